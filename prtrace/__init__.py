@@ -1,0 +1,3 @@
+"""prtrace: the reservation state of every SCSI logical unit and I_T nexus of this host."""
+
+__version__ = "0.1.0"

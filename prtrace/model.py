@@ -1,0 +1,324 @@
+"""The vocabulary that every layer shares: what happened, to which nexus, with what outcome.
+
+Nothing here knows a SCSI byte.  Decoders (prtrace.scsi, prtrace.observe) turn bytes into
+these values; the state (prtrace.state) is a fold over them; the store and the API carry
+them.  Names are those of SPC-6 clause 5.14.
+
+A nexus is written as text, everywhere: "H:C:T:L" for a local I_T nexus (the SCSI address
+the kernel gives it), "<initiator port>,<relative target port>" for one that is known from
+a PR IN reply only.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+Nexus = str
+"""A nexus as text; see the module docstring."""
+
+
+class ReservationType(enum.IntEnum):
+    """The six reservation types, by their code in the TYPE field (SPC-6 table 86)."""
+
+    WE = 1
+    EA = 3
+    WERO = 5
+    EARO = 6
+    WEAR = 7
+    EAAR = 8
+
+    @property
+    def all_registrants(self) -> bool:
+        """Whether every registrant is a holder (so that READ RESERVATION names key 0)."""
+        return self in (ReservationType.WEAR, ReservationType.EAAR)
+
+    @property
+    def single_nexus(self) -> bool:
+        """Whether registrants other than the holder are excluded too (WE and EA)."""
+        return self in (ReservationType.WE, ReservationType.EA)
+
+    @property
+    def title(self) -> str:
+        """The name in words, as the standard writes it."""
+        return _TITLES[self]
+
+
+_TITLES = {
+    ReservationType.WE: "Write Exclusive",
+    ReservationType.EA: "Exclusive Access",
+    ReservationType.WERO: "Write Exclusive, Registrants Only",
+    ReservationType.EARO: "Exclusive Access, Registrants Only",
+    ReservationType.WEAR: "Write Exclusive, All Registrants",
+    ReservationType.EAAR: "Exclusive Access, All Registrants",
+}
+
+
+class Action(enum.Enum):
+    """What a persistent reservation command asks for."""
+
+    REGISTER = "REGISTER"
+    RESERVE = "RESERVE"
+    RELEASE = "RELEASE"
+    CLEAR = "CLEAR"
+    PREEMPT = "PREEMPT"
+    PREEMPT_AND_ABORT = "PREEMPT AND ABORT"
+    REGISTER_AND_IGNORE = "REGISTER AND IGNORE EXISTING KEY"
+    REGISTER_AND_MOVE = "REGISTER AND MOVE"
+    REPLACE_LOST = "REPLACE LOST RESERVATION"
+
+
+class Outcome(enum.Enum):
+    """What became of a command, as far as the effect on the reservation state goes."""
+
+    DONE = "done"
+    """GOOD: the standard's effect applies."""
+    CONFLICT = "conflict"
+    """RESERVATION CONFLICT."""
+    NOT_EXECUTED = "not executed"
+    """A unit attention, BUSY or TASK SET FULL was answered instead: nothing happened."""
+    UNKNOWN = "unknown"
+    """CHECK CONDITION, timeout, transport error: it may or may not have taken effect."""
+
+
+class Attention(enum.Enum):
+    """The unit attentions that speak of reservations; value is (ASC, ASCQ), None is any."""
+
+    RESERVATIONS_PREEMPTED = (0x2A, 0x03)
+    RESERVATIONS_RELEASED = (0x2A, 0x04)
+    REGISTRATIONS_PREEMPTED = (0x2A, 0x05)
+    RESET = (0x29, None)
+    INFORMATION_LOST = (0x44, 0x01)
+
+
+class IssuePath(enum.Enum):
+    """The door through which a command entered the kernel."""
+
+    BLOCK_SG_IO = "SG_IO block"
+    SG_NODE = "sg node"
+    BSG = "bsg"
+    IOC_PR = "IOC_PR"
+    KERNEL = "kernel"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """Who asked for a command.
+
+    start_ns: the process's start, nanoseconds of CLOCK_BOOTTIME; with pid it names one process.
+    cgroup: the cgroup v2 id.  requested: "MAJOR:MINOR" of the block node that was opened,
+    where it differs from the disk the command went to (dm-multipath), else "".
+    """
+
+    pid: int
+    comm: str
+    start_ns: int = 0
+    cgroup: int = 0
+    path: IssuePath = IssuePath.UNKNOWN
+    requested: str = ""
+    guest: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """One thing seen on one logical unit.
+
+    target: "VENDOR/PRODUCT/REVISION" of the logical unit as INQUIRY gives them, or "".
+    seq: the kernel's record number (0 where the observation is not a record).
+    time: wall clock, nanoseconds since the epoch.  start_ns, done_ns: CLOCK_MONOTONIC of
+    dispatch and completion; two commands whose spans overlap have no known order.
+    """
+
+    lu: str
+    nexus: Nexus
+    target: str = ""
+    seq: int = 0
+    time: int = 0
+    start_ns: int = 0
+    done_ns: int = 0
+    issuer: Issuer | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrOut(Observation):
+    """A PERSISTENT RESERVE OUT and its outcome.
+
+    type is None where the action has none or its code is reserved.  problem says, for an
+    UNKNOWN outcome or a parameter list that could not be trusted, what is wrong with it.
+    """
+
+    action: Action
+    outcome: Outcome
+    key: int
+    sa_key: int
+    type: ReservationType | None = None
+    aptpl: bool = False
+    spec_i_pt: bool = False
+    all_tg_pt: bool = False
+    unreg: bool = False
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnreadablePrOut(Observation):
+    """A PR OUT whose CDB or list could not be decoded, with an outcome other than refusal."""
+
+    outcome: Outcome
+    problem: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeysRead(Observation):
+    """A READ KEYS reply: one key per registered nexus, in no order, repeats included."""
+
+    generation: int
+    keys: tuple[int, ...]
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReservationRead(Observation):
+    """A READ RESERVATION reply; type None means that nothing is reserved."""
+
+    generation: int
+    key: int = 0
+    type: ReservationType | None = None
+    scope: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FullStatus:
+    """One registration in a READ FULL STATUS reply.
+
+    initiator_port: canonical text of the TransportID ("naa.…", "iqn.…,i,0x…", …).
+    type and scope are those of the reservation where holder is set.
+    """
+
+    initiator_port: str
+    relative_target_port: int
+    key: int
+    holder: bool
+    all_target_ports: bool = False
+    type: ReservationType | None = None
+    scope: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FullStatusRead(Observation):
+    """A READ FULL STATUS reply.
+
+    paths: this host's nexuses to the unit at the time, which tells which of the
+    registrations are its own.
+    """
+
+    generation: int
+    registrations: tuple[FullStatus, ...]
+    truncated: bool
+    paths: tuple[LocalNexus, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadFailed(Observation):
+    """A PR IN that brought no reply: it proves nothing but that somebody asked."""
+
+    action: str
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LegacyReserve(Observation):
+    """An SPC-2 RESERVE (or, with release set, RELEASE) of 6 or 10 bytes."""
+
+    release: bool
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionSeen(Observation):
+    """A unit attention was delivered on the nexus, count times since the last one noted."""
+
+    attention: Attention
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConflictSeen(Observation):
+    """Commands that are not PR commands were answered RESERVATION CONFLICT."""
+
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordsLost(Observation):
+    """count records of this nexus never reached us; cause names the counter."""
+
+    cause: str
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotWatched(Observation):
+    """Nobody watched the unit for a while, and CLOCK_MONOTONIC may have begun anew since."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unsupported(Observation):
+    """The device answered READ KEYS, which every device with reservations knows, as unknown."""
+
+
+AnyObservation = (
+    PrOut
+    | UnreadablePrOut
+    | KeysRead
+    | ReservationRead
+    | FullStatusRead
+    | ReadFailed
+    | LegacyReserve
+    | AttentionSeen
+    | ConflictSeen
+    | RecordsLost
+    | NotWatched
+    | Unsupported
+)
+"""Every kind of observation: what a match over them has to cover."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalNexus:
+    """A local path to a logical unit, as sysfs describes it.
+
+    nexus: "H:C:T:L".  device: its disk node ("/dev/sda") or "".  sg, bsg: its other nodes or
+    "".  initiator_port, target_port and relative_target_port are None where neither sysfs
+    nor configfs knows them.  transport: "fc", "sas", "iscsi", "srp", "loop" or "".  state: the
+    midlayer's word, "running" for a device that takes commands.
+    """
+
+    nexus: Nexus
+    lu: str
+    device: str = ""
+    sg: str = ""
+    bsg: str = ""
+    initiator_port: str | None = None
+    target_port: str | None = None
+    relative_target_port: int | None = None
+    transport: str = ""
+    state: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LogicalUnit:
+    """A logical unit of this host: its designator and every name it goes by.
+
+    lu: "naa.6001405…"; "hctl.H:C:T:L" where the device gives no designator, which names it
+    on this host only, until it is removed.  kind: "disk", "tape", … (peripheral device type).
+    """
+
+    lu: str
+    vendor: str = ""
+    product: str = ""
+    revision: str = ""
+    nexuses: tuple[LocalNexus, ...] = ()
+    devices: tuple[str, ...] = field(default=())
+    """Every node: disks, sg nodes, device-mapper nodes; by-id links are looked up on request."""
+    kind: str = "disk"
