@@ -1,0 +1,1 @@
+"""SCSI wire formats of persistent reservations: pure functions between bytes and values."""

@@ -1,0 +1,154 @@
+"""Numbers with names: operation codes, service actions, statuses, host bytes, types.
+
+Sources: SPC-4 tables of PERSISTENT RESERVE IN and OUT service actions, SAM-5 status codes,
+Linux include/scsi/scsi_status.h for the host byte.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from prtrace.model import Action, ReservationType
+
+
+class Opcode(enum.IntEnum):
+    """Operation codes that prtrace decodes or sends."""
+
+    TEST_UNIT_READY = 0x00
+    REQUEST_SENSE = 0x03
+    INQUIRY = 0x12
+    RESERVE_6 = 0x16
+    RELEASE_6 = 0x17
+    RESERVE_10 = 0x56
+    RELEASE_10 = 0x57
+    PR_IN = 0x5E
+    PR_OUT = 0x5F
+
+
+class InAction(enum.IntEnum):
+    """PERSISTENT RESERVE IN service actions."""
+
+    READ_KEYS = 0
+    READ_RESERVATION = 1
+    REPORT_CAPABILITIES = 2
+    READ_FULL_STATUS = 3
+
+    @property
+    def title(self) -> str:
+        """The name as the standard writes it."""
+        return self.name.replace("_", " ")
+
+
+class Status(enum.IntEnum):
+    """SAM status codes."""
+
+    GOOD = 0x00
+    CHECK_CONDITION = 0x02
+    CONDITION_MET = 0x04
+    BUSY = 0x08
+    RESERVATION_CONFLICT = 0x18
+    TASK_SET_FULL = 0x28
+    ACA_ACTIVE = 0x30
+    TASK_ABORTED = 0x40
+
+    @property
+    def title(self) -> str:
+        """The name as the standard writes it."""
+        return self.name.replace("_", " ")
+
+
+@dataclass(frozen=True, slots=True)
+class ReservedCode:
+    """A code the standard reserves or has made obsolete: kept, shown, never guessed at."""
+
+    field: str
+    code: int
+
+    @property
+    def text(self) -> str:
+        """For people: "reserved TYPE 0x9"."""
+        return f"reserved {self.field} {self.code:#x}"
+
+
+OUT_ACTIONS: dict[int, Action] = {
+    0: Action.REGISTER,
+    1: Action.RESERVE,
+    2: Action.RELEASE,
+    3: Action.CLEAR,
+    4: Action.PREEMPT,
+    5: Action.PREEMPT_AND_ABORT,
+    6: Action.REGISTER_AND_IGNORE,
+    7: Action.REGISTER_AND_MOVE,
+    8: Action.REPLACE_LOST,
+}
+"""PERSISTENT RESERVE OUT service actions by code."""
+
+OUT_CODES: dict[Action, int] = {action: code for code, action in OUT_ACTIONS.items()}
+
+SCOPE_LU = 0
+"""The one scope that is not obsolete."""
+
+_IN_ACTIONS = {action.value: action for action in InAction}
+_TYPES = {kind.value: kind for kind in ReservationType}
+
+_HOST_BYTES = {
+    0x00: "DID_OK",
+    0x01: "DID_NO_CONNECT",
+    0x02: "DID_BUS_BUSY",
+    0x03: "DID_TIME_OUT",
+    0x04: "DID_BAD_TARGET",
+    0x05: "DID_ABORT",
+    0x06: "DID_PARITY",
+    0x07: "DID_ERROR",
+    0x08: "DID_RESET",
+    0x09: "DID_BAD_INTR",
+    0x0A: "DID_PASSTHROUGH",
+    0x0B: "DID_SOFT_ERROR",
+    0x0C: "DID_IMM_RETRY",
+    0x0D: "DID_REQUEUE",
+    0x0E: "DID_TRANSPORT_DISRUPTED",
+    0x0F: "DID_TRANSPORT_FAILFAST",
+    # 0x10 to 0x13 left the header in v6.1; older kernels still report them.
+    0x10: "DID_TARGET_FAILURE",
+    0x11: "DID_NEXUS_FAILURE",
+    0x12: "DID_ALLOC_FAILURE",
+    0x13: "DID_MEDIUM_ERROR",
+    0x14: "DID_TRANSPORT_MARGINAL",
+}
+
+
+def out_action(code: int) -> Action | ReservedCode:
+    """Name a PERSISTENT RESERVE OUT service action."""
+    return OUT_ACTIONS.get(code) or ReservedCode("PR OUT service action", code)
+
+
+def in_action(code: int) -> InAction | ReservedCode:
+    """Name a PERSISTENT RESERVE IN service action."""
+    action = _IN_ACTIONS.get(code)
+    return ReservedCode("PR IN service action", code) if action is None else action
+
+
+def reservation_type(code: int) -> ReservationType | ReservedCode:
+    """Name the TYPE field's value."""
+    return _TYPES.get(code) or ReservedCode("TYPE", code)
+
+
+def type_code(kind: ReservationType | ReservedCode | None) -> int:
+    """The TYPE field's value; None is 0, which is what commands without a type carry."""
+    if kind is None:
+        return 0
+    return kind.code if isinstance(kind, ReservedCode) else kind.value
+
+
+def status_title(code: int) -> str:
+    """Name a SAM status; an unknown one keeps its number ("STATUS 0x22")."""
+    try:
+        return Status(code).title
+    except ValueError:
+        return f"STATUS {code:#04x}"
+
+
+def host_byte_name(code: int) -> str:
+    """Name the Linux host byte of a command's result; an unknown one keeps its number."""
+    return _HOST_BYTES.get(code, f"DID_{code:#04x}")

@@ -1,0 +1,145 @@
+"""Which forms a run of bytes could be.
+
+Only CDBs, sense data and VPD page 83h carry a mark of their own.  Parameter lists and replies
+do not: 24 bytes can be a PR OUT list, two keys or a reservation, so they have to be named.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+
+from prtrace.errors import MalformedError, UsageError
+from prtrace.scsi.cdb import parse_cdb
+from prtrace.scsi.codes import Opcode, ReservedCode
+from prtrace.scsi.designator import IdentificationPage
+from prtrace.scsi.parameter import BasicList, MoveList
+from prtrace.scsi.reply import ReadFullStatus, ReadKeys, ReadReservation, ReportCapabilities
+from prtrace.scsi.sense import DESCRIPTOR, Sense
+
+
+class Form(enum.Enum):
+    """What bytes can be; the values are the choices of `decode --as`."""
+
+    CDB = "cdb"
+    OUT = "out"
+    OUT_MOVE = "out-move"
+    KEYS = "keys"
+    RESERVATION = "reservation"
+    CAPABILITIES = "capabilities"
+    FULL_STATUS = "full-status"
+    SENSE = "sense"
+    VPD83 = "vpd83"
+
+
+CHOICES = tuple(form.value for form in Form)
+
+_CDB_LENGTHS: dict[int, int] = {
+    Opcode.RESERVE_6: 6,
+    Opcode.RELEASE_6: 6,
+    Opcode.RESERVE_10: 10,
+    Opcode.RELEASE_10: 10,
+    Opcode.PR_IN: 10,
+    Opcode.PR_OUT: 10,
+}
+# A target that counted 16 million registrations since power on is taken for something else:
+# sense data of 8 bytes would otherwise pass for a reply without registrations.
+_GENERATIONS = 1 << 24
+_MARKED = (Form.CDB, Form.SENSE, Form.VPD83)
+
+
+def _cdb(raw: bytes) -> bool:
+    parse_cdb(raw)
+    length = _CDB_LENGTHS.get(raw[0])
+    # The kernel's buffers for a CDB have 16 or 32 bytes.
+    return length is not None and len(raw) in (length, 16, 32) and not any(raw[length:])
+
+
+def _out(raw: bytes) -> bool:
+    value = BasicList.parse(raw)
+    return value.build() == raw and not value.problem
+
+
+def _out_move(raw: bytes) -> bool:
+    value = MoveList.parse(raw)
+    return value.build() == raw and not value.problem
+
+
+def _keys(raw: bytes) -> bool:
+    value = ReadKeys.parse(raw)
+    complete = not value.truncated and len(raw) == 8 + value.additional_length
+    return complete and value.generation < _GENERATIONS
+
+
+def _reservation(raw: bytes) -> bool:
+    value = ReadReservation.parse(raw)
+    held = value.reservation
+    known = held is None or not isinstance(held.type, ReservedCode)
+    complete = len(raw) == (8 if held is None else 24)
+    return known and complete and value.generation < _GENERATIONS
+
+
+def _capabilities(raw: bytes) -> bool:
+    return ReportCapabilities.parse(raw).build() == raw
+
+
+def _full_status(raw: bytes) -> bool:
+    value = ReadFullStatus.parse(raw)
+    complete = not value.truncated and len(raw) == 8 + value.additional_length
+    return complete and value.generation < _GENERATIONS
+
+
+def _sense(raw: bytes) -> bool:
+    sense = Sense.parse(raw)
+    if len(raw) < 8 or sense.asc is None:
+        return False
+    reserved = raw[4:7] if sense.response_code >= DESCRIPTOR else raw[1:2]
+    end = 8 + raw[7]
+    return end <= len(raw) and not any(raw[end:]) and not any(reserved)
+
+
+def _vpd83(raw: bytes) -> bool:
+    page = IdentificationPage.parse(raw)
+    return not page.truncated and not page.problem
+
+
+_FITS: dict[Form, Callable[[bytes], bool]] = {
+    Form.CDB: _cdb,
+    Form.OUT: _out,
+    Form.OUT_MOVE: _out_move,
+    Form.KEYS: _keys,
+    Form.RESERVATION: _reservation,
+    Form.CAPABILITIES: _capabilities,
+    Form.FULL_STATUS: _full_status,
+    Form.SENSE: _sense,
+    Form.VPD83: _vpd83,
+}
+
+
+def plausible_forms(raw: bytes) -> tuple[Form, ...]:
+    """The forms that raw fits exactly: complete, without contradiction or leftovers."""
+    return tuple(form for form in Form if _fits(form, raw))
+
+
+def recognise(raw: bytes) -> Form:
+    """The form of raw, where it carries a mark and fits no other form.
+
+    UsageError otherwise; it names what raw could be.
+    """
+    forms = plausible_forms(raw)
+    if len(forms) == 1 and forms[0] in _MARKED:
+        return forms[0]
+    could_be = " or ".join(form.value for form in forms)
+    raise UsageError(
+        f"{len(raw)} bytes could be {could_be}: nothing in them says which"
+        if forms
+        else f"{len(raw)} bytes carry no mark that says what they are",
+        hint=f"name it with --as: {', '.join(CHOICES)}",
+    )
+
+
+def _fits(form: Form, raw: bytes) -> bool:
+    try:
+        return _FITS[form](raw)
+    except MalformedError:
+        return False

@@ -1,0 +1,203 @@
+"""Sense data (SPC-4 4.5), fixed and descriptor format.
+
+Fixed, response code 70h (current) or 71h (deferred): 2 SENSE KEY bits 0-3; 7 ADDITIONAL SENSE
+LENGTH; 12 ADDITIONAL SENSE CODE; 13 its qualifier.
+Descriptor, 72h or 73h: 1 SENSE KEY bits 0-3; 2 ADDITIONAL SENSE CODE; 3 its qualifier;
+7 ADDITIONAL SENSE LENGTH.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Self
+
+import construct as cs
+
+from prtrace.errors import MalformedError
+from prtrace.model import Attention
+from prtrace.scsi.wire import Layout
+
+_WHAT = "sense data"
+_FIXED = Layout(
+    _WHAT,
+    "response_code" / cs.Int8ub,
+    cs.Padding(1),
+    "key" / cs.Int8ub,
+    cs.Padding(4),
+    "additional" / cs.Int8ub,
+    cs.Padding(4),
+    "asc" / cs.Int8ub,
+    "ascq" / cs.Int8ub,
+    cs.Padding(4),
+)
+_DESCRIPTOR = Layout(
+    _WHAT,
+    "response_code" / cs.Int8ub,
+    "key" / cs.Int8ub,
+    "asc" / cs.Int8ub,
+    "ascq" / cs.Int8ub,
+    cs.Padding(3),
+    "additional" / cs.Int8ub,
+)
+
+FIXED = 0x70
+DESCRIPTOR = 0x72
+_RESPONSE_CODE = 0x7F
+_SENSE_KEY = 0x0F
+
+NO_SENSE = 0x0
+NOT_READY = 0x2
+ILLEGAL_REQUEST = 0x5
+UNIT_ATTENTION = 0x6
+
+_KEYS = (
+    "NO SENSE",
+    "RECOVERED ERROR",
+    "NOT READY",
+    "MEDIUM ERROR",
+    "HARDWARE ERROR",
+    "ILLEGAL REQUEST",
+    "UNIT ATTENTION",
+    "DATA PROTECT",
+    "BLANK CHECK",
+    "VENDOR SPECIFIC",
+    "COPY ABORTED",
+    "ABORTED COMMAND",
+    "RESERVED 0xC",
+    "VOLUME OVERFLOW",
+    "MISCOMPARE",
+    "COMPLETED",
+)
+
+_CODES = {
+    (0x00, 0x00): "NO ADDITIONAL SENSE INFORMATION",
+    (0x04, 0x00): "LOGICAL UNIT NOT READY, CAUSE NOT REPORTABLE",
+    (0x04, 0x01): "LOGICAL UNIT IS IN PROCESS OF BECOMING READY",
+    (0x04, 0x02): "LOGICAL UNIT NOT READY, INITIALIZING COMMAND REQUIRED",
+    (0x04, 0x03): "LOGICAL UNIT NOT READY, MANUAL INTERVENTION REQUIRED",
+    (0x04, 0x0A): "LOGICAL UNIT NOT ACCESSIBLE, ASYMMETRIC ACCESS STATE TRANSITION",
+    (0x04, 0x0B): "LOGICAL UNIT NOT ACCESSIBLE, TARGET PORT IN STANDBY STATE",
+    (0x04, 0x0C): "LOGICAL UNIT NOT ACCESSIBLE, TARGET PORT IN UNAVAILABLE STATE",
+    (0x08, 0x00): "LOGICAL UNIT COMMUNICATION FAILURE",
+    (0x1A, 0x00): "PARAMETER LIST LENGTH ERROR",
+    (0x20, 0x00): "INVALID COMMAND OPERATION CODE",
+    (0x24, 0x00): "INVALID FIELD IN CDB",
+    (0x25, 0x00): "LOGICAL UNIT NOT SUPPORTED",
+    (0x26, 0x00): "INVALID FIELD IN PARAMETER LIST",
+    (0x26, 0x04): "INVALID RELEASE OF PERSISTENT RESERVATION",
+    (0x29, 0x00): "POWER ON, RESET, OR BUS DEVICE RESET OCCURRED",
+    (0x29, 0x01): "POWER ON OCCURRED",
+    (0x29, 0x02): "SCSI BUS RESET OCCURRED",
+    (0x29, 0x03): "BUS DEVICE RESET FUNCTION OCCURRED",
+    (0x29, 0x04): "DEVICE INTERNAL RESET",
+    (0x29, 0x05): "TRANSCEIVER MODE CHANGED TO SINGLE-ENDED",
+    (0x29, 0x06): "TRANSCEIVER MODE CHANGED TO LVD",
+    (0x29, 0x07): "I_T NEXUS LOSS OCCURRED",
+    (0x2A, 0x00): "PARAMETERS CHANGED",
+    (0x2A, 0x01): "MODE PARAMETERS CHANGED",
+    (0x2A, 0x02): "LOG PARAMETERS CHANGED",
+    (0x2A, 0x03): "RESERVATIONS PREEMPTED",
+    (0x2A, 0x04): "RESERVATIONS RELEASED",
+    (0x2A, 0x05): "REGISTRATIONS PREEMPTED",
+    (0x2A, 0x09): "CAPACITY DATA HAS CHANGED",
+    (0x3F, 0x0E): "REPORTED LUNS DATA HAS CHANGED",
+    (0x44, 0x00): "INTERNAL TARGET FAILURE",
+    (0x44, 0x01): "PERSISTENT RESERVATION INFORMATION LOST",
+    (0x55, 0x03): "INSUFFICIENT RESOURCES",
+    (0x55, 0x04): "INSUFFICIENT REGISTRATION RESOURCES",
+}
+
+_ATTENTIONS: dict[tuple[int | None, int | None], Attention] = {
+    Attention.RESERVATIONS_PREEMPTED.value: Attention.RESERVATIONS_PREEMPTED,
+    Attention.RESERVATIONS_RELEASED.value: Attention.RESERVATIONS_RELEASED,
+    Attention.REGISTRATIONS_PREEMPTED.value: Attention.REGISTRATIONS_PREEMPTED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sense:
+    """What a CHECK CONDITION says.
+
+    response_code: 70h to 73h.  key: the sense key.  asc and ascq are None where the data ends
+    before them.  raw: as it came, "" where it was not parsed; not part of equality.
+    """
+
+    response_code: int
+    key: int
+    asc: int | None
+    ascq: int | None
+    raw: bytes = field(default=b"", compare=False, repr=False)
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Self:
+        """Decode either format as far as it reaches, as the kernel does.
+
+        MalformedError when the sense key did not arrive or the response code is none of
+        70h to 73h (vendor specific 7Fh included).
+        """
+        if not raw:
+            raise MalformedError(_WHAT, "is empty")
+        code = raw[0] & _RESPONSE_CODE
+        if code in (FIXED, FIXED + 1):
+            layout, key_at, asc_at = _FIXED, 2, 12
+        elif code in (DESCRIPTOR, DESCRIPTOR + 1):
+            layout, key_at, asc_at = _DESCRIPTOR, 1, 2
+        else:
+            raise MalformedError(_WHAT, f"response code {code:#04x} is none of 0x70 to 0x73")
+        if len(raw) <= key_at:
+            raise MalformedError(_WHAT, f"ends after {len(raw)} bytes, before the sense key")
+        c = layout.parse(raw.ljust(layout.size, b"\0"))
+        # What ADDITIONAL SENSE LENGTH does not cover is not sense data.
+        end = min(len(raw), 8 + c.additional) if len(raw) >= 8 else len(raw)
+        return cls(
+            code,
+            c.key & _SENSE_KEY,
+            c.asc if end > asc_at else None,
+            c.ascq if end > asc_at + 1 else None,
+            raw,
+        )
+
+    @property
+    def deferred(self) -> bool:
+        """Whether it speaks of an earlier command than the one that brought it."""
+        return bool(self.response_code & 1)
+
+    @property
+    def text(self) -> str:
+        """For people: "UNIT ATTENTION 2A/03 RESERVATIONS PREEMPTED"."""
+        words = [_KEYS[self.key]]
+        if self.asc is not None:
+            words.append(f"{self.asc:02X}/" + ("??" if self.ascq is None else f"{self.ascq:02X}"))
+            if self.ascq is not None and (self.asc, self.ascq) in _CODES:
+                words.append(_CODES[self.asc, self.ascq])
+        if self.deferred:
+            words.append("(deferred)")
+        return " ".join(words)
+
+    def build(self) -> bytes:
+        """18 bytes of fixed or 8 bytes of descriptor format, by response_code.
+
+        An absent asc or ascq cannot be left out, so it is sent as 0.
+        """
+        layout = _DESCRIPTOR if self.response_code in (DESCRIPTOR, DESCRIPTOR + 1) else _FIXED
+        return layout.build(
+            response_code=self.response_code,
+            key=self.key,
+            additional=layout.size - 8,
+            asc=self.asc or 0,
+            ascq=self.ascq or 0,
+        )
+
+
+def attention(sense: Sense) -> Attention | None:
+    """The news about reservations in sense, None where there is none.
+
+    44/01 counts under every sense key: it tells of a loss, however it is delivered.
+    """
+    if (sense.asc, sense.ascq) == Attention.INFORMATION_LOST.value:
+        return Attention.INFORMATION_LOST
+    if sense.key != UNIT_ATTENTION:
+        return None
+    if sense.asc == Attention.RESET.value[0]:
+        return Attention.RESET
+    return _ATTENTIONS.get((sense.asc, sense.ascq))

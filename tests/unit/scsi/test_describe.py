@@ -1,0 +1,176 @@
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scsi_forms import parses_or_refuses
+
+from prtrace.errors import MalformedError, UsageError
+from prtrace.scsi.describe import describe
+from prtrace.scsi.hexfile import parse_hex
+from prtrace.scsi.recognise import CHOICES, Form, recognise
+
+FIXTURES = sorted((Path(__file__).parents[2] / "fixtures").glob("*.hex"))
+
+
+def capture(name):
+    """The bytes of a fixture, and the form its name tells."""
+    path = next(each for each in FIXTURES if each.name == name)
+    return parse_hex(path.read_text()), name.split(".")[-2]
+
+
+def fields(name):
+    raw, kind = capture(name)
+    described = describe(raw, kind).as_json()
+    assert described["kind"] == kind
+    return described["fields"]
+
+
+@pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.name)
+def test_every_fixture_is_what_its_name_says(path):
+    raw, kind = capture(path.name)
+    described = describe(raw, kind)
+    json.dumps(described.as_json())
+    assert described.lines()[0] == described.title
+    assert all(line.isprintable() for line in described.lines())
+    assert "problem:" not in " ".join(described.lines())
+    if Form(kind) in (Form.CDB, Form.SENSE, Form.VPD83):
+        assert recognise(raw) is Form(kind)
+        assert describe(raw) == described
+    else:
+        with pytest.raises(UsageError):
+            describe(raw)
+
+
+def test_every_form_has_a_fixture():
+    assert {path.name.split(".")[-2] for path in FIXTURES} == set(CHOICES)
+
+
+def test_cdb():
+    raw, _ = capture("pr-out-preempt.cdb.hex")
+    assert describe(raw).lines() == [
+        "PERSISTENT RESERVE OUT",
+        "  service action: PREEMPT",
+        "  scope: LU",
+        "  type: 5 (Write Exclusive, Registrants Only)",
+        "  parameter list length: 24",
+        "  control: 0x00",
+    ]
+    assert describe(capture("reserve-6.cdb.hex")[0]).title == "RESERVE(6)"
+    read_keys = describe(capture("pr-in-read-keys.cdb.hex")[0]).as_json()["fields"]
+    assert read_keys["service_action"] == "READ KEYS"
+    assert read_keys["allocation_length"] == "8192"
+
+
+def test_cdb_with_reserved_codes():
+    described = describe(bytes.fromhex("5f 1f f9 0000 00000018 00"), "cdb")
+    assert described.lines()[1:4] == [
+        "  service action: reserved PR OUT service action 0x1f",
+        "  scope: reserved 0xf",
+        "  type: reserved TYPE 0x9",
+    ]
+    assert describe(b"\x28" + bytes(9), "cdb").title == "CDB with operation code 0x28"
+
+
+def test_parameter_lists():
+    assert fields("register.out.hex") == {
+        "reservation_key": "0x0000000000000000",
+        "service_action_reservation_key": "0x0000000000123abc",
+        "spec_i_pt": "0",
+        "all_tg_pt": "0",
+        "aptpl": "1",
+    }
+    assert fields("register-spec-i-pt.out.hex")["transportids"] == [
+        "naa.5001405aabbccdde",
+        "iqn.1993-08.org.debian:01:1,i,0x00023d000001",
+    ]
+    move = fields("register-and-move.out-move.hex")
+    assert (move["unreg"], move["relative_target_port"]) == ("1", "2")
+    assert move["transportid"] == "naa.5001405aabbccdde"
+
+
+def test_cut_list_tells_its_problem():
+    raw, kind = capture("register-spec-i-pt.out.hex")
+    described = describe(raw[:60], kind).as_json()["fields"]
+    assert described["transportids"] == ["naa.5001405aabbccdde"]
+    assert described["problem"] == "the SPEC_I_PT list has 76 bytes, 32 arrived"
+
+
+def test_replies():
+    assert fields("two-nexuses.keys.hex")["keys"] == ["0x0000000000123abc"] * 2
+    cut = fields("truncated.keys.hex")
+    assert cut["keys"] == ["0x0000000000123abc"]
+    assert cut["truncated"] == "more exists than arrived"
+    assert fields("none.reservation.hex") == {"generation": "7", "reservation": "none"}
+    assert fields("held.reservation.hex") == {
+        "generation": "7",
+        "reservation_key": "0x0000000000abcdef",
+        "scope": "LU",
+        "type": "5 (Write Exclusive, Registrants Only)",
+    }
+    assert fields("lio.capabilities.hex")["types"] == ["WE", "EA", "WERO", "EARO", "WEAR", "EAAR"]
+
+
+def test_full_status():
+    raw, kind = capture("two-nexuses.full-status.hex")
+    assert describe(raw, kind).lines() == [
+        "READ FULL STATUS reply",
+        "  generation: 7",
+        "  additional length: 120",
+        "  registrations:",
+        "    - reservation key: 0x0000000000123abc",
+        "      transportid: naa.5001405aabbccdde",
+        "      all_tg_pt: 0",
+        "      relative target port: 1",
+        "      r_holder: 1",
+        "      scope: LU",
+        "      type: 5 (Write Exclusive, Registrants Only)",
+        "    - reservation key: 0x0000000000456def",
+        "      transportid: iqn.2004-10.com.x:host,i,0x00023d000001",
+        "      all_tg_pt: 0",
+        "      relative target port: 2",
+        "      r_holder: 0",
+    ]
+
+
+def test_sense():
+    assert fields("preempted-fixed.sense.hex") == {
+        "response_code": "0x70",
+        "sense": "UNIT ATTENTION 2A/05 REGISTRATIONS PREEMPTED",
+        "deferred": "0",
+        "reservation_news": "registrations preempted",
+    }
+
+
+def test_vpd83():
+    page = fields("lio.vpd83.hex")
+    assert page["logical_unit_name"] == "naa.6001405abbccddee0011223344556677"
+    assert [each["type"] for each in page["designators"]] == [
+        "naa",
+        "t10",
+        "naa",
+        "relative target port",
+        "target port group",
+        "name string",
+    ]
+    assert page["designators"][1]["designator"] == r"t10.LIO-ORG\x20disk0:abcde"
+
+
+def test_unknown_kind():
+    with pytest.raises(UsageError, match="'nonsense' is no form") as caught:
+        describe(bytes(8), "nonsense")
+    assert "vpd83" in caught.value.hint
+
+
+def test_what_is_not_of_the_kind_is_malformed():
+    with pytest.raises(MalformedError, match="needs 24 bytes"):
+        describe(bytes(8), "out")
+
+
+@given(st.sampled_from(CHOICES), st.binary(max_size=200))
+def test_any_bytes(kind, raw):
+    described = parses_or_refuses(lambda raw: describe(raw, kind), raw)
+    if described is not None:
+        json.dumps(described.as_json())
+        assert all(line.isprintable() and line.isascii() for line in described.lines())
