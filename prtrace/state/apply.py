@@ -1,0 +1,263 @@
+"""The reservation state machine: one observation changes one state.
+
+    state = new_state(lu, target, time)
+    for seen in observations:
+        change = apply(state, seen)
+        state = change.state
+
+apply never raises for anything that can be observed: what does not fit makes doubt.
+Observations come in the order of their completion; the spans in them say which overlap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from prtrace.model import (
+    Action,
+    AnyObservation,
+    AttentionSeen,
+    ConflictSeen,
+    FullStatusRead,
+    KeysRead,
+    LegacyReserve,
+    NotWatched,
+    Outcome,
+    PrOut,
+    ReadFailed,
+    RecordsLost,
+    ReservationRead,
+    UnreadablePrOut,
+    Unsupported,
+)
+from prtrace.state import doubt, signs
+from prtrace.state.draft import Draft, draft_of
+from prtrace.state.evidence import contradicted, refused
+from prtrace.state.learning import learn_full_status
+from prtrace.state.order import Order, commutes, could_touch, place
+from prtrace.state.partial import learn_keys, learn_reservation
+from prtrace.state.preempting import preempt
+from prtrace.state.registering import register
+from prtrace.state.reserving import clear, release, reserve
+from prtrace.state.unit import Fact, LuState
+
+_PREEMPTS = (Action.PREEMPT, Action.PREEMPT_AND_ABORT)
+_REGISTERS = (Action.REGISTER, Action.REGISTER_AND_IGNORE)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The state after an observation, and in a few words what the observation changed."""
+
+    state: LuState
+    effect: str
+
+
+def new_state(lu: str, target: str = "", time: int = 0) -> LuState:
+    """Return the state of a logical unit that was never seen: everything is in doubt.
+
+    target: "VENDOR/PRODUCT/REVISION".  time: now, nanoseconds since the epoch.
+    """
+    return LuState(lu, target, doubts=doubt.added((), doubt.ALL, "never read", time))
+
+
+def in_doubt(state: LuState, reason: str, time: int) -> LuState:
+    """Return state with everything in doubt for a reason that is no observation of its own."""
+    return replace(state, doubts=doubt.added(state.doubts, doubt.ALL, reason, time))
+
+
+def _unwatched(state: LuState, time: int) -> LuState:
+    """Return a state for use after a time that nobody watched, a restart of the host perhaps.
+
+    What anybody did meanwhile is not known; neither are the unit attentions that are left.
+    """
+    fresh = replace(
+        state,
+        expected=LuState("").expected,
+        legacy_holder=None,
+        settled_ns=0,
+        settled_by="",
+        recent=(),
+        floor_ns=0,
+        anchor=None,
+        seq=0,
+    )
+    return in_doubt(fresh, "nobody was watching", time)
+
+
+def apply(state: LuState, seen: AnyObservation) -> Change:
+    """Return what seen makes of state."""
+    if not state.supported and _proves_support(seen):
+        state = new_state(state.lu, state.target, seen.time)
+    draft = draft_of(state, seen)
+    match seen:
+        case PrOut():
+            _pr_out(draft, seen)
+        case FullStatusRead():
+            learn_full_status(draft, seen)
+            _settle_reply(draft, state)
+        case KeysRead():
+            learn_keys(draft, seen)
+            _settle_reply(draft, state)
+        case ReservationRead():
+            learn_reservation(draft, seen)
+            _settle_reply(draft, state)
+        case ReadFailed():
+            signs.note_failed_read(draft, seen)
+        case LegacyReserve():
+            signs.note_legacy(draft, seen)
+        case AttentionSeen():
+            signs.note_attention(draft, seen)
+        case ConflictSeen():
+            signs.note_conflict(draft, seen)
+        case RecordsLost():
+            signs.note_loss(draft, seen)
+        case UnreadablePrOut():
+            signs.note_unreadable(draft, seen)
+        case NotWatched():
+            return Change(_unwatched(state, seen.time), "in doubt: nobody was watching")
+        case Unsupported():
+            none = LuState(state.lu, draft.target, seq=state.seq, supported=False)
+            return Change(none, "the device has no persistent reservations")
+        case _:
+            assert_never(seen)
+    return Change(draft.freeze(state), "; ".join(draft.words) or "none")
+
+
+def _proves_support(seen: AnyObservation) -> bool:
+    if isinstance(seen, PrOut):
+        return seen.outcome is Outcome.DONE
+    return isinstance(seen, KeysRead | ReservationRead | FullStatusRead)
+
+
+def _settle_reply(draft: Draft, state: LuState) -> None:
+    """A reply that told nothing new does not count: it cannot hide a command it overlapped."""
+    told = (
+        draft.registrations != state.registrations
+        or draft.reservation != state.reservation
+        or draft.generation != state.generation
+        or draft.doubts != state.doubts
+        or draft.unattributed != state.unattributed
+        or draft.legacy_holder != state.legacy_holder
+    )
+    if told:
+        draft.settle()
+
+
+def _pr_out(draft: Draft, seen: PrOut) -> None:
+    match seen.outcome:
+        case Outcome.DONE:
+            _done(draft, seen)
+        case Outcome.CONFLICT:
+            _conflict(draft, seen)
+        case Outcome.UNKNOWN:
+            _unknown(draft, seen)
+        case Outcome.NOT_EXECUTED:
+            draft.say("none")
+        case _:
+            assert_never(seen.outcome)
+
+
+def _conflict(draft: Draft, seen: PrOut) -> None:
+    if seen.action in _PREEMPTS:
+        # SPDK answers so after it removed the holder and the sender.
+        facts = doubt.ALL
+        reason = f"{seen.action.value} on {seen.nexus} met a RESERVATION CONFLICT"
+    elif draft.legacy_holder is None and place(draft, seen).order is Order.AFTER:
+        facts = contradicted(draft, seen)
+        reason = f"{seen.action.value} on {seen.nexus} should not have met a RESERVATION CONFLICT"
+    else:
+        facts, reason = doubt.NONE, ""
+    if not facts:
+        draft.say("none")
+        return
+    if seen.action not in _PREEMPTS:
+        draft.anchor = None
+    _doubt(draft, facts, reason)
+    draft.settle(facts)
+
+
+def _unknown(draft: Draft, seen: PrOut) -> None:
+    placed = place(draft, seen)
+    if placed.order is Order.AFTER and refused(draft, seen):
+        draft.say("none: would have been refused")
+        return
+    facts = _changes(draft, seen)
+    if placed.order is Order.UNKNOWN:
+        facts |= placed.doubtful
+        draft.anchor = None
+    problem = seen.problem or "outcome unknown"
+    _doubt(draft, facts, f"{seen.action.value} on {seen.nexus}: {problem}")
+    draft.settle(facts)
+
+
+def _done(draft: Draft, seen: PrOut) -> None:
+    placed = place(draft, seen)
+    swaps = commutes(draft, seen)
+    new = seen.nexus not in draft.registrations
+    if placed.order is Order.UNKNOWN:
+        draft.quiet = True
+        draft.anchor = None
+        _doubt(
+            draft,
+            placed.doubtful,
+            f"{seen.action.value} on {seen.nexus} overlapped a command on {placed.other}",
+        )
+    else:
+        wrong = contradicted(draft, seen)
+        if wrong:
+            draft.anchor = None
+            _doubt(draft, wrong, f"{seen.action.value} on {seen.nexus} should not have been done")
+        # With an SPC-2 reservation active it would have met a conflict.
+        draft.legacy_holder = None
+    _take_effect(draft, seen)
+    if new and placed.order is not Order.AFTER:
+        draft.ordered = False
+    touched = could_touch(seen.action)
+    if swaps and placed.order is not Order.UNKNOWN:
+        draft.settle(touched - {Fact.RESERVATION}, commutes=True)
+    else:
+        draft.settle(touched)
+
+
+def _take_effect(draft: Draft, seen: PrOut) -> None:
+    match seen.action:
+        case Action.REGISTER | Action.REGISTER_AND_IGNORE:
+            register(draft, seen)
+        case Action.RESERVE:
+            reserve(draft, seen)
+        case Action.RELEASE:
+            release(draft, seen)
+        case Action.CLEAR:
+            clear(draft, seen)
+        case Action.PREEMPT | Action.PREEMPT_AND_ABORT:
+            preempt(draft, seen)
+        case Action.REGISTER_AND_MOVE | Action.REPLACE_LOST:
+            # Which nexus has which key now depends on names that only the device resolves.
+            draft.anchor = None
+            draft.ordered = False
+            _doubt(draft, doubt.ALL, f"{seen.action.value} on {seen.nexus}")
+        case _:
+            assert_never(seen.action)
+
+
+def _changes(draft: Draft, seen: PrOut) -> frozenset[Fact]:
+    """Return the facts that seen may have changed if it was carried out."""
+    touched = could_touch(seen.action)
+    if seen.action not in _REGISTERS or not draft.known(Fact.RESERVATION):
+        return touched
+    held = draft.reservation
+    if held is None:
+        return touched - {Fact.RESERVATION}
+    sender_holds = held.holder == seen.nexus
+    shared = held.type.all_registrants and seen.sa_key == 0
+    unmatched = any(each.maybe_local for each in draft.registrations.values())
+    if sender_holds or shared or unmatched or seen.all_tg_pt:
+        return touched
+    return touched - {Fact.RESERVATION}
+
+
+def _doubt(draft: Draft, facts: frozenset[Fact], reason: str) -> None:
+    draft.doubt(facts, reason)
+    draft.say(f"in doubt: {doubt.named(facts)} ({reason})")

@@ -1,0 +1,209 @@
+"""Which registration of a READ FULL STATUS reply belongs to which nexus of this host.
+
+A descriptor names an initiator port and a relative target port; a local nexus is known as
+"H:C:T:L".  They are matched, in this order, never guessing:
+1. by both port names, exactly (iSCSI and NAA names are compared without regard to case);
+2. by name where one side lacks the iSCSI ISID (targets may list a port without it), if only
+   one descriptor and one nexus are left that fit;
+3. where a nexus' own port names are not known: by the key that was observed on it, if as
+   many descriptors with that key are left as such nexuses.
+What is left keeps the name "<initiator port>,<relative target port>".
+
+ALL_TG_PT descriptors have no relative target port.  Targets that were examined list one per
+target port, alike in everything: as many local nexuses of that initiator port are bound as
+there are descriptors, if that leaves no choice; those of target ports that are not
+visible here are one registration "<initiator port>,*".
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from prtrace.model import FullStatus, LocalNexus, Nexus
+from prtrace.state.unit import Registration, Source
+
+_ISID = ",i,"
+
+
+@dataclass(slots=True)
+class Bound:
+    """The registrations of a reply by the nexus they belong to.
+
+    by_nexus: in the reply's order.  unplaced: descriptors that belong to nexuses which could
+    not be told apart; their keys are known, their nexuses are not.  repeated: texts of nexuses
+    that the reply names more than once, which no correct reply does.  maybe_local: the nexuses
+    (foreign names) that may be local ones.  swappable: local nexuses with one key, bound as a
+    group: the key is right, the port names may be another's of the group.
+    """
+
+    by_nexus: dict[Nexus, FullStatus] = field(default_factory=dict)
+    unplaced: list[FullStatus] = field(default_factory=list)
+    repeated: list[Nexus] = field(default_factory=list)
+    maybe_local: frozenset[Nexus] = frozenset()
+    swappable: frozenset[Nexus] = frozenset()
+
+
+def bind(
+    descriptors: Iterable[FullStatus],
+    paths: Iterable[LocalNexus],
+    observed: Mapping[Nexus, Registration],
+    *,
+    each_port_listed: bool,
+) -> Bound:
+    """Match descriptors with paths.
+
+    observed: the registrations known before, for rule 3; pass none where they are in doubt.
+    each_port_listed: see Profile.lists_every_port.
+    """
+    descriptors = tuple(descriptors)
+    paths = tuple({path.nexus: path for path in paths}.values())
+    named = [path for path in paths if path.initiator_port and path.relative_target_port]
+    blank = [path for path in paths if not (path.initiator_port and path.relative_target_port)]
+    single = {index: each for index, each in enumerate(descriptors) if not each.all_target_ports}
+    owner: dict[int, Nexus] = {}
+    _by_name(single, named, owner)
+    _by_name_without_isid(single, named, owner)
+    bound = Bound(swappable=_by_observed_key(single, blank, observed, owner))
+    spread = _spread(descriptors, named, set(owner.values()), each_port_listed)
+    foreign: set[Nexus] = set()
+    for index, each in enumerate(descriptors):
+        if each.all_target_ports:
+            names = spread.pop(_fold(each.initiator_port), None)
+            if names is None:
+                continue
+            if not names:
+                bound.unplaced.extend(
+                    other
+                    for other in descriptors
+                    if other.all_target_ports
+                    and _fold(other.initiator_port) == _fold(each.initiator_port)
+                )
+        elif index in owner:
+            names = [owner[index]]
+        else:
+            names = [f"{each.initiator_port},{each.relative_target_port}"]
+            foreign.add(names[0])
+        for name in names:
+            if name in bound.by_nexus:
+                bound.repeated.append(name)
+            else:
+                bound.by_nexus[name] = each
+    unbound = [path for path in blank if path.nexus not in bound.by_nexus]
+    bound.maybe_local = frozenset(
+        name for name in foreign if any(_may_be(bound.by_nexus[name], path) for path in unbound)
+    )
+    return bound
+
+
+def _by_name(
+    single: Mapping[int, FullStatus], named: Iterable[LocalNexus], owner: dict[int, Nexus]
+) -> None:
+    candidates: dict[tuple[str, int | None], list[Nexus]] = defaultdict(list)
+    for path in named:
+        candidates[_fold(path.initiator_port), path.relative_target_port].append(path.nexus)
+    for index, each in single.items():
+        found = candidates.get((_fold(each.initiator_port), each.relative_target_port), [])
+        if len(found) == 1:
+            owner[index] = found[0]
+
+
+def _by_name_without_isid(
+    single: Mapping[int, FullStatus], named: Iterable[LocalNexus], owner: dict[int, Nexus]
+) -> None:
+    taken = set(owner.values())
+    free_paths: dict[tuple[str, int | None], list[LocalNexus]] = defaultdict(list)
+    for path in named:
+        if path.nexus not in taken:
+            free_paths[_base(path.initiator_port), path.relative_target_port].append(path)
+    free: dict[tuple[str, int | None], list[int]] = defaultdict(list)
+    for index, each in single.items():
+        if index not in owner:
+            free[_base(each.initiator_port), each.relative_target_port].append(index)
+    for names, indexes in free.items():
+        fitting = free_paths.get(names, [])
+        if len(indexes) != 1 or len(fitting) != 1:
+            continue
+        one, other = single[indexes[0]].initiator_port, fitting[0].initiator_port or ""
+        if (_ISID in one) != (_ISID in other):
+            owner[indexes[0]] = fitting[0].nexus
+
+
+def _by_observed_key(
+    single: Mapping[int, FullStatus],
+    blank: Iterable[LocalNexus],
+    observed: Mapping[Nexus, Registration],
+    owner: dict[int, Nexus],
+) -> frozenset[Nexus]:
+    """Bind by rule 3; return the nexuses whose descriptors may be each other's."""
+    guessed: set[Nexus] = set()
+    waiting: dict[int, list[LocalNexus]] = defaultdict(list)
+    for path in blank:
+        known = observed.get(path.nexus)
+        if known is not None and known.source is Source.OBSERVED:
+            waiting[known.key].append(path)
+    for key, nexuses in waiting.items():
+        fitting = [
+            index
+            for index, each in single.items()
+            if index not in owner and each.key == key and any(_may_be(each, p) for p in nexuses)
+        ]
+        # Nexuses with one key are alike but for who holds the reservation.
+        alike = len({single[index].holder for index in fitting}) == 1
+        if len(fitting) == len(nexuses) and alike:
+            owner.update((index, path.nexus) for index, path in zip(fitting, nexuses, strict=True))
+            if len(nexuses) > 1:
+                guessed.update(path.nexus for path in nexuses)
+    return frozenset(guessed)
+
+
+def _spread(
+    descriptors: Iterable[FullStatus],
+    named: Iterable[LocalNexus],
+    taken: set[Nexus],
+    each_port_listed: bool,
+) -> dict[str, list[Nexus]]:
+    """Return the nexuses of every ALL_TG_PT initiator port, or none where they are not known."""
+    groups: dict[str, list[FullStatus]] = defaultdict(list)
+    for each in descriptors:
+        if each.all_target_ports:
+            groups[_fold(each.initiator_port)].append(each)
+    result: dict[str, list[Nexus]] = {}
+    for port, group in groups.items():
+        local = [
+            path.nexus
+            for path in named
+            if path.nexus not in taken and _same_port(port, _fold(path.initiator_port))
+        ]
+        alike = len({(each.key, each.holder) for each in group}) == 1
+        if not alike or (each_port_listed and len(group) < len(local)):
+            result[port] = []
+        else:
+            elsewhere = each_port_listed and len(group) > len(local)
+            hidden = [f"{group[0].initiator_port},*"] if elsewhere or not local else []
+            result[port] = [*local, *hidden]
+    return result
+
+
+def _may_be(each: FullStatus, path: LocalNexus) -> bool:
+    """Whether each may be path's, as far as path's names are known."""
+    if path.initiator_port and not _same_port(
+        _fold(each.initiator_port), _fold(path.initiator_port)
+    ):
+        return False
+    return path.relative_target_port in (None, each.relative_target_port)
+
+
+def _same_port(one: str, other: str) -> bool:
+    if (_ISID in one) != (_ISID in other):
+        return _base(one) == _base(other)
+    return one == other
+
+
+def _fold(port: str | None) -> str:
+    return (port or "").casefold()
+
+
+def _base(port: str | None) -> str:
+    return _fold(port).partition(_ISID)[0]

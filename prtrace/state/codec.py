@@ -1,0 +1,232 @@
+"""LuState as JSON and back, exactly: for the store, not for people (prtrace.show is for them).
+
+Every field is written, so that a record says itself what it holds.  FORMAT is raised when a
+reader of the old form would misread the new one; from_json knows only its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from prtrace.errors import MalformedError
+from prtrace.model import Attention, IssuePath, Issuer, ReservationType
+from prtrace.state.unit import (
+    Doubt,
+    Fact,
+    LuState,
+    Registration,
+    Reservation,
+    Settled,
+    Source,
+)
+
+FORMAT = 1
+
+Item = TypeVar("Item")
+
+
+def to_json(state: LuState) -> dict[str, Any]:
+    """Return state as values that json.dumps takes; from_json gives an equal state back."""
+    return {
+        "format": FORMAT,
+        "lu": state.lu,
+        "target": state.target,
+        "generation": state.generation,
+        "registrations": [_registration(each) for each in state.registrations.values()],
+        "reservation": None if state.reservation is None else _reservation(state.reservation),
+        "unattributed": list(state.unattributed),
+        "legacy_holder": state.legacy_holder,
+        "doubts": [
+            {"what": doubt.what.value, "reason": doubt.reason, "since": doubt.since}
+            for doubt in state.doubts
+        ],
+        "expected": {
+            nexus: [attention.name for attention in attentions]
+            for nexus, attentions in state.expected.items()
+        },
+        "settled_ns": state.settled_ns,
+        "settled_by": state.settled_by,
+        "recent": [
+            {
+                "nexus": each.nexus,
+                "done_ns": each.done_ns,
+                "touched": sorted(fact.value for fact in each.touched),
+                "commutes": each.commutes,
+            }
+            for each in state.recent
+        ],
+        "floor_ns": state.floor_ns,
+        "ordered": state.ordered,
+        "anchor": state.anchor,
+        "seq": state.seq,
+        "supported": state.supported,
+    }
+
+
+def from_json(document: Any) -> LuState:
+    """Return the state that to_json wrote.
+
+    Raises MalformedError where document is anything else: a missing field, a value of the
+    wrong kind, another format.
+    """
+    try:
+        return _state(document)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise MalformedError("stored state of a logical unit", problem) from error
+
+
+def _state(document: Any) -> LuState:
+    fields = _typed(document, dict)
+    if fields["format"] != FORMAT:
+        raise ValueError(f"format {fields['format']!r} instead of {FORMAT}")
+    registrations = _list(fields["registrations"], _read_registration)
+    by_nexus = {each.nexus: each for each in registrations}
+    if len(by_nexus) != len(registrations):
+        raise ValueError("a nexus is registered twice")
+    reservation = fields["reservation"]
+    return LuState(
+        lu=_typed(fields["lu"], str),
+        target=_typed(fields["target"], str),
+        generation=_optional(fields["generation"], int),
+        registrations=MappingProxyType(by_nexus),
+        reservation=None if reservation is None else _read_reservation(reservation),
+        unattributed=_list(fields["unattributed"], _int),
+        legacy_holder=_optional(fields["legacy_holder"], str),
+        doubts=_list(fields["doubts"], _read_doubt),
+        expected=MappingProxyType(
+            {
+                _typed(nexus, str): _list(names, lambda name: Attention[name])
+                for nexus, names in _typed(fields["expected"], dict).items()
+            }
+        ),
+        settled_ns=_int(fields["settled_ns"]),
+        settled_by=_typed(fields["settled_by"], str),
+        recent=_list(fields["recent"], _read_settled),
+        floor_ns=_int(fields["floor_ns"]),
+        ordered=_typed(fields["ordered"], bool),
+        anchor=_optional(fields["anchor"], int),
+        seq=_int(fields["seq"]),
+        supported=_typed(fields["supported"], bool),
+    )
+
+
+def _registration(each: Registration) -> dict[str, Any]:
+    return {
+        "nexus": each.nexus,
+        "key": each.key,
+        "local": each.local,
+        "source": each.source.value,
+        "at": each.at,
+        "by": _issuer(each.by),
+        "initiator_port": each.initiator_port,
+        "relative_target_port": each.relative_target_port,
+        "maybe_local": each.maybe_local,
+    }
+
+
+def _read_registration(value: Any) -> Registration:
+    fields = _typed(value, dict)
+    return Registration(
+        nexus=_typed(fields["nexus"], str),
+        key=_int(fields["key"]),
+        local=_typed(fields["local"], bool),
+        source=Source(fields["source"]),
+        at=_int(fields["at"]),
+        by=_read_issuer(fields["by"]),
+        initiator_port=_optional(fields["initiator_port"], str),
+        relative_target_port=_optional(fields["relative_target_port"], int),
+        maybe_local=_typed(fields["maybe_local"], bool),
+    )
+
+
+def _reservation(each: Reservation) -> dict[str, Any]:
+    return {
+        "type": int(each.type),
+        "scope": each.scope,
+        "holder": each.holder,
+        "key": each.key,
+        "source": each.source.value,
+        "at": each.at,
+        "by": _issuer(each.by),
+        "designated": each.designated,
+    }
+
+
+def _read_reservation(value: Any) -> Reservation:
+    fields = _typed(value, dict)
+    return Reservation(
+        type=ReservationType(_int(fields["type"])),
+        scope=_int(fields["scope"]),
+        holder=_optional(fields["holder"], str),
+        key=_optional(fields["key"], int),
+        source=Source(fields["source"]),
+        at=_int(fields["at"]),
+        by=_read_issuer(fields["by"]),
+        designated=_optional(fields["designated"], str),
+    )
+
+
+def _issuer(issuer: Issuer | None) -> dict[str, Any] | None:
+    if issuer is None:
+        return None
+    return {
+        "pid": issuer.pid,
+        "comm": issuer.comm,
+        "start_ns": issuer.start_ns,
+        "cgroup": issuer.cgroup,
+        "path": issuer.path.value,
+        "requested": issuer.requested,
+        "guest": issuer.guest,
+    }
+
+
+def _read_issuer(value: Any) -> Issuer | None:
+    if value is None:
+        return None
+    fields = _typed(value, dict)
+    return Issuer(
+        pid=_int(fields["pid"]),
+        comm=_typed(fields["comm"], str),
+        start_ns=_int(fields["start_ns"]),
+        cgroup=_int(fields["cgroup"]),
+        path=IssuePath(fields["path"]),
+        requested=_typed(fields["requested"], str),
+        guest=_typed(fields["guest"], str),
+    )
+
+
+def _read_doubt(value: Any) -> Doubt:
+    fields = _typed(value, dict)
+    return Doubt(Fact(fields["what"]), _typed(fields["reason"], str), _int(fields["since"]))
+
+
+def _read_settled(value: Any) -> Settled:
+    fields = _typed(value, dict)
+    return Settled(
+        nexus=_typed(fields["nexus"], str),
+        done_ns=_int(fields["done_ns"]),
+        touched=frozenset(_list(fields["touched"], Fact)),
+        commutes=_typed(fields["commutes"], bool),
+    )
+
+
+def _list(value: Any, read: Callable[[Any], Item]) -> tuple[Item, ...]:
+    return tuple(read(each) for each in _typed(value, list))
+
+
+def _int(value: Any) -> int:
+    return _typed(value, int)
+
+
+def _optional(value: Any, kind: type[Item]) -> Item | None:
+    return None if value is None else _typed(value, kind)
+
+
+def _typed(value: Any, kind: type[Item]) -> Item:
+    # bool is an int to isinstance, but "true" in place of a number is damage.
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise TypeError(f"{value!r} is not a {kind.__name__}")
+    return value

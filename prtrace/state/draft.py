@@ -1,0 +1,177 @@
+"""A state being changed by one observation: mutable while it is worked on, then frozen.
+
+Only apply() makes and freezes drafts.  Everything that is bounded is bounded here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from prtrace.model import Attention, Nexus, Observation
+from prtrace.state.doubt import NONE, added, cleared
+from prtrace.state.quirks import Profile, profile_of
+from prtrace.state.unit import (
+    Doubt,
+    Fact,
+    LuState,
+    Registration,
+    Reservation,
+    Settled,
+)
+
+MAX_REGISTRATIONS = 65536
+"""Registrations kept (and keys without a nexus); beyond, the registrations are in doubt."""
+MAX_EXPECTED_ALIKE = 2
+"""Equal unit attentions remembered per nexus (three kinds are: never more than 6 in all).
+
+Targets merge equal ones that wait, so two are enough unless they are taken and raised again
+between two looks at the counters; then one reading is the price.
+"""
+MAX_RECENT = 32
+"""Commands remembered to recognise overlaps; older ones are remembered by time alone."""
+GENERATION_MASK = 0xFFFF_FFFF
+
+
+@dataclass(slots=True)
+class Draft:
+    """The fields of a LuState, changeable, with the observation that changes them."""
+
+    seen: Observation
+    profile: Profile
+    target: str
+    generation: int | None
+    registrations: dict[Nexus, Registration]
+    reservation: Reservation | None
+    unattributed: tuple[int, ...]
+    legacy_holder: Nexus | None
+    doubts: tuple[Doubt, ...]
+    expected: dict[Nexus, tuple[Attention, ...]]
+    settled_ns: int
+    settled_by: Nexus
+    recent: tuple[Settled, ...]
+    floor_ns: int
+    ordered: bool
+    anchor: int | None
+    quiet: bool = False
+    """Set where the order of commands is not known: then no unit attention is expected."""
+    words: list[str] = field(default_factory=list)
+
+    def known(self, fact: Fact) -> bool:
+        """Whether fact is not in doubt."""
+        return all(each.what is not fact for each in self.doubts)
+
+    def doubt(self, facts: Iterable[Fact], reason: str) -> None:
+        """Put facts in doubt since this observation."""
+        self.doubts = added(self.doubts, facts, reason, self.seen.time)
+
+    def resolve(self, *facts: Fact) -> None:
+        """Take the doubts about facts away."""
+        if self.doubts:
+            self.doubts = cleared(self.doubts, facts)
+
+    def say(self, words: str) -> None:
+        """Add to the effect's text."""
+        self.words.append(words)
+
+    def advance(self, by: int | None, why: str) -> None:
+        """Add to PRGENERATION; None: the command may have added this or that (why says it)."""
+        if by is None:
+            self.generation = self.anchor = None
+            self.doubt((Fact.GENERATION,), why)
+            return
+        if self.generation is not None:
+            self.generation = (self.generation + by) & GENERATION_MASK
+        if self.anchor is not None:
+            self.anchor = (self.anchor + by) & GENERATION_MASK
+
+    def expect(self, nexuses: Iterable[Nexus], attention: Attention) -> None:
+        """Note that attention was raised for those of nexuses that are this host's.
+
+        Call it while they are still registered.  The sender gets none.
+        """
+        if self.quiet or not self.profile.raises_attentions:
+            return
+        raised = False
+        for nexus in nexuses:
+            registration = self.registrations.get(nexus)
+            if registration is None or not registration.local or nexus == self.seen.nexus:
+                continue
+            waiting = self.expected.get(nexus, ())
+            if waiting.count(attention) < MAX_EXPECTED_ALIKE:
+                self.expected[nexus] = (*waiting, attention)
+            raised = True
+        if raised:
+            self.say("unit attention expected")
+
+    def put(self, registration: Registration) -> bool:
+        """Add or replace a registration; False where there are too many (then in doubt)."""
+        new = registration.nexus not in self.registrations
+        if new and len(self.registrations) >= MAX_REGISTRATIONS:
+            self.anchor = None
+            self.doubt((Fact.REGISTRATIONS,), f"more than {MAX_REGISTRATIONS} registrations")
+            return False
+        self.registrations[registration.nexus] = registration
+        return True
+
+    def settle(self, touched: frozenset[Fact] = NONE, *, commutes: bool = False) -> None:
+        """Note that the observation is part of the state from now on."""
+        done = self.seen.done_ns
+        if not done:
+            return
+        if done >= self.settled_ns:
+            self.settled_ns, self.settled_by = done, self.seen.nexus
+        entry = Settled(self.seen.nexus, done, touched, commutes)
+        recent = (*self.recent, entry)
+        if len(recent) > 1 and recent[-2].done_ns > done:
+            recent = tuple(sorted(recent, key=lambda each: each.done_ns))
+        if len(recent) > MAX_RECENT:
+            self.floor_ns = max(self.floor_ns, recent[0].done_ns)
+            recent = recent[1:]
+        self.recent = recent
+
+    def freeze(self, state: LuState) -> LuState:
+        """Return the changed state; state is the one this draft was made from."""
+        return LuState(
+            lu=state.lu,
+            target=self.target,
+            generation=self.generation,
+            registrations=MappingProxyType(self.registrations),
+            reservation=self.reservation,
+            unattributed=self.unattributed,
+            legacy_holder=self.legacy_holder,
+            doubts=self.doubts,
+            expected=MappingProxyType(self.expected),
+            settled_ns=self.settled_ns,
+            settled_by=self.settled_by,
+            recent=self.recent,
+            floor_ns=self.floor_ns,
+            ordered=self.ordered,
+            anchor=self.anchor,
+            seq=max(state.seq, self.seen.seq),
+            supported=state.supported,
+        )
+
+
+def draft_of(state: LuState, seen: Observation) -> Draft:
+    """Return state as a draft, about to be changed by seen."""
+    target = seen.target or state.target
+    return Draft(
+        seen=seen,
+        profile=profile_of(target),
+        target=target,
+        generation=state.generation,
+        registrations=dict(state.registrations),
+        reservation=state.reservation,
+        unattributed=state.unattributed,
+        legacy_holder=state.legacy_holder,
+        doubts=state.doubts,
+        expected=dict(state.expected),
+        settled_ns=state.settled_ns,
+        settled_by=state.settled_by,
+        recent=state.recent,
+        floor_ns=state.floor_ns,
+        ordered=state.ordered,
+        anchor=state.anchor,
+    )

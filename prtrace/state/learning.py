@@ -1,0 +1,170 @@
+"""What a READ FULL STATUS reply teaches: everything, unless it is truncated or overlaps.
+
+A reply that was dispatched before the newest change was complete may be older than that
+change, so nothing is learned from it; it is not even allowed to take doubts away where it
+agrees, for it may agree with what was true before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from prtrace.model import FullStatus, FullStatusRead, LocalNexus, Nexus, ReservationType
+from prtrace.state.binding import Bound, bind
+from prtrace.state.doubt import ALL
+from prtrace.state.draft import MAX_REGISTRATIONS, Draft
+from prtrace.state.order import overlaps
+from prtrace.state.partial import note_generation
+from prtrace.state.unit import Fact, Registration, Reservation, Source
+
+
+def learn_full_status(draft: Draft, seen: FullStatusRead) -> None:
+    """Learn from a READ FULL STATUS reply."""
+    if overlaps(draft, seen):
+        draft.say(f"not learned: overlapped a command on {draft.settled_by}")
+        return
+    if seen.truncated:
+        note_generation(draft, seen.generation, told=frozenset())
+        draft.say("not learned: truncated")
+        return
+    trusted = draft.known(Fact.REGISTRATIONS) or draft.anchor == seen.generation
+    paths = seen.paths
+    if all(path.nexus != seen.nexus for path in paths):
+        paths = (*paths, LocalNexus(seen.nexus, seen.lu))
+    bound = bind(
+        seen.registrations,
+        paths,
+        draft.registrations if trusted else {},
+        each_port_listed=draft.profile.lists_every_port,
+    )
+    before = (draft.registrations, draft.reservation, draft.generation, draft.unattributed)
+    known = {fact for fact in ALL if draft.known(fact)}
+    draft.resolve(*ALL)
+    draft.registrations, draft.unattributed = _registrations(draft, seen, bound)
+    draft.reservation = _reservation(draft, seen, bound)
+    draft.generation = draft.anchor = seen.generation
+    draft.ordered = not bound.unplaced and not any(e.all_target_ports for e in seen.registrations)
+    draft.legacy_holder = None
+    _doubt_contradictions(draft, bound)
+    same = _same(draft, before)
+    _keep_designated(draft, before[1] if same and known == ALL else None)
+    if same:
+        draft.say("confirmed by reading")
+    elif known == ALL:
+        draft.say("corrected by reading: " + _summary(draft))
+    else:
+        draft.say("read: " + _summary(draft))
+
+
+def _registrations(
+    draft: Draft, seen: FullStatusRead, bound: Bound
+) -> tuple[dict[Nexus, Registration], tuple[int, ...]]:
+    local = {path.nexus for path in seen.paths} | {seen.nexus}
+    result: dict[Nexus, Registration] = {}
+    for nexus, each in bound.by_nexus.items():
+        if len(result) >= MAX_REGISTRATIONS:
+            draft.doubt((Fact.REGISTRATIONS,), f"more than {MAX_REGISTRATIONS} registrations")
+            break
+        known = draft.registrations.get(nexus)
+        same = known is not None and known.key == each.key
+        no_port = each.all_target_ports or nexus in bound.swappable
+        result[nexus] = Registration(
+            nexus,
+            each.key,
+            local=nexus in local,
+            source=known.source if known is not None and same else Source.READ,
+            at=known.at if known is not None and same else seen.time,
+            by=known.by if known is not None and same else None,
+            initiator_port=None if nexus in bound.swappable else each.initiator_port,
+            relative_target_port=None if no_port else each.relative_target_port,
+            maybe_local=nexus in bound.maybe_local,
+        )
+    return result, tuple(each.key for each in bound.unplaced[:MAX_REGISTRATIONS])
+
+
+def _reservation(draft: Draft, seen: FullStatusRead, bound: Bound) -> Reservation | None:
+    holding = [each for each in seen.registrations if each.holder]
+    if not holding:
+        return None
+    old = draft.reservation
+    kinds = {(each.type, each.scope) for each in holding}
+    if len(kinds) > 1:
+        draft.doubt((Fact.RESERVATION,), "the reply names holders of different types")
+    kind, scope = holding[0].type, holding[0].scope
+    if kind is None:
+        draft.doubt((Fact.RESERVATION,), "the reply names a holder, but no type known here")
+        return old
+    holder: Nexus | None = None
+    key: int | None = 0
+    if not kind.all_registrants:
+        holders = [nexus for nexus, each in bound.by_nexus.items() if each.holder]
+        holder, key = _single_holder(draft, holding, holders)
+    if old is not None and _essence(old) == (kind, scope, holder, key):
+        return replace(old, designated=None)
+    return Reservation(kind, scope, holder, key, Source.READ, seen.time)
+
+
+def _single_holder(
+    draft: Draft, holding: list[FullStatus], holders: list[Nexus]
+) -> tuple[Nexus | None, int | None]:
+    if len(holding) == 1 and len(holders) == 1:
+        return holders[0], holding[0].key
+    keys = {each.key for each in holding}
+    draft.doubt((Fact.RESERVATION,), "holder: the reply does not tell which nexus holds it")
+    return None, keys.pop() if len(keys) == 1 else None
+
+
+def _keep_designated(draft: Draft, old: Reservation | None) -> None:
+    """Set the designated holder, which no reply names.
+
+    It is the only registrant, or the one that old names: the reservation before a reply that
+    changed nothing, None otherwise.
+    """
+    held = draft.reservation
+    if held is None or not draft.profile.designates or not held.type.all_registrants:
+        return
+    if len(draft.registrations) == 1 and not draft.unattributed:
+        draft.reservation = replace(held, designated=next(iter(draft.registrations)))
+    elif old is not None:
+        draft.reservation = replace(held, designated=old.designated)
+
+
+def _doubt_contradictions(draft: Draft, bound: Bound) -> None:
+    if bound.repeated:
+        draft.anchor = None
+        draft.doubt((Fact.REGISTRATIONS,), f"the reply names {bound.repeated[0]} more than once")
+    if bound.unplaced:
+        draft.doubt(
+            (Fact.REGISTRATIONS,),
+            "which target port has which ALL_TG_PT registration is not known",
+        )
+
+
+def _same(
+    draft: Draft,
+    before: tuple[dict[Nexus, Registration], Reservation | None, int | None, tuple[int, ...]],
+) -> bool:
+    registrations, reservation, generation, unattributed = before
+    return (
+        {nexus: each.key for nexus, each in registrations.items()}
+        == {nexus: each.key for nexus, each in draft.registrations.items()}
+        and _essence(reservation) == _essence(draft.reservation)
+        and generation == draft.generation
+        and unattributed == draft.unattributed
+    )
+
+
+def _essence(
+    held: Reservation | None,
+) -> tuple[ReservationType, int, Nexus | None, int | None] | None:
+    return None if held is None else (held.type, held.scope, held.holder, held.key)
+
+
+def _summary(draft: Draft) -> str:
+    count = len(draft.registrations) + len(draft.unattributed)
+    held = draft.reservation
+    noun = "registration" if count == 1 else "registrations"
+    if held is None:
+        return f"{count} {noun}, no reservation"
+    holder = "all registrants" if held.type.all_registrants else held.holder or "an unknown nexus"
+    return f"{count} {noun}, {held.type.name} held by {holder}"

@@ -1,0 +1,187 @@
+"""The effect of REGISTER and REGISTER AND IGNORE EXISTING KEY, and who is registered with what.
+
+SPC-6 5.14.7 (registering) and 5.14.11.2 (unregistering), with the target's profile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from prtrace.model import Action, Attention, Nexus, PrOut
+from prtrace.state.draft import Draft
+from prtrace.state.evidence import unknown_nexus
+from prtrace.state.unit import Fact, Registration, Reservation, Source
+
+_RO_ATTENTION = Attention.RESERVATIONS_RELEASED
+
+
+def register(draft: Draft, seen: PrOut) -> None:
+    """Apply a REGISTER or REGISTER AND IGNORE EXISTING KEY that was done."""
+    if seen.action is Action.REGISTER and seen.key != 0:
+        prove(draft, seen.nexus, seen.key)
+    elif seen.action is Action.REGISTER_AND_IGNORE and unknown_nexus(draft, seen):
+        _doubt_unmatched(draft, seen)
+    held = draft.reservation
+    # Siblings of a registration made with ALL_TG_PT may change with it, the holder among them.
+    spreads = seen.all_tg_pt and held is not None and seen.nexus in draft.registrations
+    if seen.sa_key:
+        _add_or_change(draft, seen)
+    else:
+        _unregister(draft, seen)
+    if seen.spec_i_pt or seen.all_tg_pt:
+        why = f"{seen.action.value} on {seen.nexus} registered or unregistered further nexuses"
+        draft.ordered = False
+        draft.advance(None, why)
+        draft.doubt((Fact.REGISTRATIONS,), why)
+        if spreads:
+            draft.doubt((Fact.RESERVATION,), why)
+
+
+def prove(draft: Draft, nexus: Nexus, key: int) -> None:
+    """Note that a command shows nexus to be registered with key, where that was not known."""
+    own = draft.registrations.get(nexus)
+    if draft.quiet or (own is not None and own.key == key):
+        return
+    seen = draft.seen
+    if own is not None:
+        draft.put(replace(own, key=key, source=Source.OBSERVED, at=seen.time, by=None))
+        return
+    fitting = [
+        each for each in draft.registrations.values() if each.maybe_local and each.key == key
+    ]
+    if fitting:
+        if len(fitting) > 1:
+            draft.anchor = None
+            draft.doubt(
+                (Fact.REGISTRATIONS,),
+                f"{nexus} is one of {len(fitting)} registrations with key 0x{key:x}",
+            )
+        _rename(draft, fitting[0], nexus)
+        return
+    if key in draft.unattributed:
+        rest = list(draft.unattributed)
+        rest.remove(key)
+        draft.unattributed = tuple(rest)
+    draft.ordered = False
+    draft.put(Registration(nexus, key, local=True, source=Source.OBSERVED, at=seen.time))
+
+
+def leave(draft: Draft, held: Reservation, nexus: Nexus) -> None:
+    """Settle what becomes of an all-registrants reservation after nexus' registration went."""
+    if not draft.known(Fact.REGISTRATIONS):
+        why = f"{nexus} may have been the last registrant"
+        draft.doubt((Fact.RESERVATION,), why)
+        draft.reservation = replace(held, designated=None)
+    elif not draft.registrations:
+        draft.reservation = None
+        draft.say(f"released {held.type.name}: the last registrant is gone")
+    elif held.designated is None or held.designated == nexus:
+        draft.reservation = replace(held, designated=_successor(draft))
+
+
+def _successor(draft: Draft) -> Nexus | None:
+    """Return who is the designated holder once the old one is gone; the list's first on LIO."""
+    if not draft.profile.designates:
+        return None
+    held = draft.reservation
+    left = tuple(draft.registrations)
+    if len(left) == 1:
+        return left[0]
+    knew = held is not None and held.designated is not None
+    return left[0] if knew and draft.ordered else None
+
+
+def _add_or_change(draft: Draft, seen: PrOut) -> None:
+    own = draft.registrations.get(seen.nexus)
+    new = Registration(
+        seen.nexus,
+        seen.sa_key,
+        local=True,
+        source=Source.OBSERVED,
+        at=seen.time,
+        by=seen.issuer,
+        initiator_port=None if own is None else own.initiator_port,
+        relative_target_port=None if own is None else own.relative_target_port,
+    )
+    draft.advance(1, "")
+    if not draft.put(new):
+        return
+    if own is None:
+        draft.say(f"registered 0x{seen.sa_key:x}")
+        return
+    draft.say(f"changed key 0x{own.key:x} to 0x{seen.sa_key:x}")
+    held = draft.reservation
+    if held is None or held.type.all_registrants or held.holder != seen.nexus:
+        return
+    if held.key == seen.sa_key or draft.profile.holder_key_follows:
+        draft.reservation = replace(held, key=seen.sa_key)
+    else:
+        draft.doubt(
+            (Fact.RESERVATION,),
+            f"the holder {seen.nexus} changed its key; the reservation may show the old one",
+        )
+
+
+def _unregister(draft: Draft, seen: PrOut) -> None:
+    profile = draft.profile
+    own = draft.registrations.get(seen.nexus)
+    held = draft.reservation
+    if own is None:
+        if draft.known(Fact.REGISTRATIONS):
+            draft.advance(
+                profile.idle_register_adds,
+                "not known whether this target counts a REGISTER that changes nothing",
+            )
+            draft.say("none: not registered")
+            return
+        same = profile.idle_register_adds == profile.unregister_adds
+        draft.advance(
+            profile.unregister_adds if same else None,
+            f"not known whether {seen.nexus} was registered",
+        )
+        if held is not None and (held.type.all_registrants or held.holder is None):
+            draft.doubt((Fact.RESERVATION,), f"not known whether {seen.nexus} held it")
+        draft.say("unregistered, if it was registered")
+        return
+    del draft.registrations[seen.nexus]
+    draft.say(f"unregistered 0x{own.key:x}")
+    draft.advance(
+        profile.unregister_adds, "not known whether this target counts an unregistration"
+    )
+    if held is None:
+        return
+    if held.type.all_registrants:
+        leave(draft, held, seen.nexus)
+    elif held.holder == seen.nexus:
+        draft.reservation = None
+        draft.say(f"released {held.type.name}")
+        if not held.type.single_nexus and draft.known(Fact.RESERVATION):
+            draft.expect(tuple(draft.registrations), _RO_ATTENTION)
+
+
+def _doubt_unmatched(draft: Draft, seen: PrOut) -> None:
+    """REGISTER AND IGNORE from a nexus that may be one of those read from the device."""
+    why = f"not known which of the registrations read from the device is that of {seen.nexus}"
+    draft.anchor = None
+    draft.doubt((Fact.REGISTRATIONS,), why)
+    held = draft.reservation
+    if held is not None:
+        holder = None if held.holder is None else draft.registrations.get(held.holder)
+        if held.type.all_registrants or holder is None or holder.maybe_local:
+            draft.doubt((Fact.RESERVATION,), why)
+
+
+def _rename(draft: Draft, old: Registration, nexus: Nexus) -> None:
+    """Give a registration read from the device its local name, in its place in the list."""
+    found = replace(old, nexus=nexus, local=True, maybe_local=False)
+    draft.registrations = {
+        (nexus if each is old else each.nexus): (found if each is old else each)
+        for each in draft.registrations.values()
+    }
+    held = draft.reservation
+    if held is not None and old.nexus in (held.holder, held.designated):
+        draft.reservation = replace(
+            held,
+            holder=nexus if held.holder == old.nexus else held.holder,
+            designated=nexus if held.designated == old.nexus else held.designated,
+        )

@@ -1,0 +1,137 @@
+"""What is learned from everything that is no persistent reservation command with an effect.
+
+Unit attentions, RESERVATION CONFLICT of other commands, SPC-2 RESERVE and RELEASE, PR INs
+that failed, and records that were lost.  Most of these are signs that a command went unseen.
+"""
+
+from __future__ import annotations
+
+from prtrace.model import (
+    Attention,
+    AttentionSeen,
+    ConflictSeen,
+    LegacyReserve,
+    Outcome,
+    ReadFailed,
+    RecordsLost,
+    UnreadablePrOut,
+)
+from prtrace.state.doubt import ALL, named
+from prtrace.state.draft import Draft
+from prtrace.state.order import overlaps
+from prtrace.state.unit import Fact
+
+_CODES = {
+    Attention.RESERVATIONS_PREEMPTED: "2A/03",
+    Attention.RESERVATIONS_RELEASED: "2A/04",
+    Attention.REGISTRATIONS_PREEMPTED: "2A/05",
+    Attention.RESET: "29/xx",
+    Attention.INFORMATION_LOST: "44/01",
+}
+
+
+def note_attention(draft: Draft, seen: AttentionSeen) -> None:
+    """A unit attention: expected after a command that was seen, or else a stranger's doing."""
+    where = f"{_CODES[seen.attention]} on {seen.nexus}"
+    waiting = draft.expected.pop(seen.nexus, ())
+    if seen.attention is Attention.RESET:
+        draft.legacy_holder = None
+        draft.anchor = None
+        _doubt(draft, f"{where}: reset or power loss")
+    elif seen.attention is Attention.INFORMATION_LOST:
+        draft.registrations = {}
+        draft.unattributed = ()
+        draft.reservation = None
+        draft.generation = draft.anchor = None
+        draft.expected = {}
+        draft.ordered = False
+        _doubt(draft, f"{where}: the device lost its reservations")
+    elif waiting.count(seen.attention) >= seen.count:
+        # The target may have merged equal ones that it raised one after the other.
+        left = tuple(each for each in waiting if each is not seen.attention)
+        if left and not draft.profile.attention_clears_all:
+            draft.expected[seen.nexus] = left
+        draft.say(f"expected: {where}")
+    else:
+        _doubt(draft, f"{where}: changed by somebody else")
+
+
+def note_conflict(draft: Draft, seen: ConflictSeen) -> None:
+    """A RESERVATION CONFLICT of an ordinary command: right, unless the state allows access."""
+    if overlaps(draft, seen) or not draft.known(Fact.RESERVATION):
+        draft.say("none")
+        return
+    where = f"RESERVATION CONFLICT on {seen.nexus}"
+    held = draft.reservation
+    if draft.legacy_holder is not None and draft.legacy_holder != seen.nexus:
+        draft.say("none")
+    elif held is None:
+        _doubt(draft, f"{where} while no reservation is known")
+    elif held.holder == seen.nexus or (
+        not held.type.single_nexus
+        and draft.known(Fact.REGISTRATIONS)
+        and seen.nexus in draft.registrations
+    ):
+        _doubt(draft, f"{where}, which the known reservation lets in")
+    else:
+        draft.say("none")
+
+
+def note_legacy(draft: Draft, seen: LegacyReserve) -> None:
+    """An SPC-2 RESERVE or RELEASE; beside registrations it changes nothing (SPC-6 5.14.3, CRH)."""
+    command = "RELEASE" if seen.release else "RESERVE"
+    registered = bool(draft.registrations) or bool(draft.unattributed)
+    match seen.outcome:
+        case Outcome.DONE if seen.release:
+            if draft.legacy_holder == seen.nexus:
+                draft.legacy_holder = None
+                draft.say("SPC-2 reservation released")
+        case Outcome.DONE if not registered:
+            draft.legacy_holder = seen.nexus
+            draft.say(f"SPC-2 reservation held by {seen.nexus}")
+        case Outcome.CONFLICT:
+            unexplained = not registered and draft.legacy_holder is None
+            if unexplained and draft.known(Fact.REGISTRATIONS) and not overlaps(draft, seen):
+                _doubt(draft, f"SPC-2 {command} on {seen.nexus} met a RESERVATION CONFLICT")
+        case Outcome.UNKNOWN:
+            _doubt(draft, f"SPC-2 {command} on {seen.nexus}: outcome unknown", {Fact.RESERVATION})
+        case Outcome.DONE | Outcome.NOT_EXECUTED:
+            pass
+    if not draft.words:
+        draft.say("none")
+
+
+def note_failed_read(draft: Draft, seen: ReadFailed) -> None:
+    """A PR IN without a reply.  One that conflicts met an SPC-2 reservation: nothing else does."""
+    if seen.outcome is not Outcome.CONFLICT or draft.legacy_holder is not None:
+        draft.say("none")
+        return
+    reason = f"{seen.action} on {seen.nexus} met a RESERVATION CONFLICT: SPC-2 reservation active"
+    if overlaps(draft, seen):
+        draft.say(reason)
+    elif draft.registrations and draft.known(Fact.REGISTRATIONS):
+        # Registrations and an SPC-2 reservation exclude each other.
+        _doubt(draft, reason)
+    else:
+        _doubt(draft, reason, {Fact.RESERVATION})
+
+
+def note_unreadable(draft: Draft, seen: UnreadablePrOut) -> None:
+    """A PR OUT that could not be decoded: it may have done anything, conflict included."""
+    if seen.outcome is Outcome.NOT_EXECUTED:
+        draft.say("none")
+    else:
+        draft.anchor = None
+        _doubt(draft, f"PR OUT on {seen.nexus} not understood: {seen.problem}")
+
+
+def note_loss(draft: Draft, seen: RecordsLost) -> None:
+    """Records that never came: anything may have happened meanwhile."""
+    noun = "record" if seen.count == 1 else "records"
+    _doubt(draft, f"{seen.count} {noun} of {seen.nexus} lost ({seen.cause})")
+
+
+def _doubt(draft: Draft, reason: str, facts: frozenset[Fact] | set[Fact] = ALL) -> None:
+    draft.doubt(facts, reason)
+    draft.settle(frozenset(facts))
+    draft.say(f"in doubt: {named(facts)} ({reason})")

@@ -1,0 +1,156 @@
+"""The reservation state of one logical unit, as a value.
+
+What is known, where each fact came from, and what is in doubt.  A LuState is never
+changed: prtrace.state.apply returns a new one.  Doubt is a fact like any other: it says
+which part may be wrong, since when and why, and only a reading of the device, a command
+whose effect leaves no room (CLEAR), or the operator takes it away.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from prtrace.model import Attention, Issuer, Nexus, ReservationType
+
+
+class Source(enum.Enum):
+    """How a fact became known."""
+
+    OBSERVED = "observed"
+    """The effect of a command that this host saw succeed."""
+    READ = "read"
+    """A PR IN reply said so."""
+
+
+class Fact(enum.Enum):
+    """The parts of the state that can be in doubt, each on its own."""
+
+    REGISTRATIONS = "registrations"
+    RESERVATION = "reservation"
+    GENERATION = "generation"
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """One fact that may be wrong: why, and since when (nanoseconds since the epoch)."""
+
+    what: Fact
+    reason: str
+    since: int
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """One registered nexus.
+
+    local: the nexus is one of this host's.  at: when the fact was observed or read,
+    nanoseconds since the epoch.  by: who sent the REGISTER, where that was seen.
+    maybe_local: read from the device, and it may be the registration of one of this host's
+    nexuses whose own port names are not known, so that the two cannot be matched.
+    """
+
+    nexus: Nexus
+    key: int
+    local: bool
+    source: Source
+    at: int
+    by: Issuer | None = None
+    initiator_port: str | None = None
+    relative_target_port: int | None = None
+    maybe_local: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """The persistent reservation.
+
+    holder: the holding nexus, or None where it is not known which one it is, and for the
+    all-registrants types, where every registrant holds it.  key: the holder's key as READ
+    RESERVATION would show it; None where it is not known, 0 for the all-registrants types.
+    designated: the one registrant that some targets treat as *the* holder of an
+    all-registrants reservation (see prtrace.state.quirks), None where not known.
+    """
+
+    type: ReservationType
+    scope: int
+    holder: Nexus | None
+    key: int | None
+    source: Source
+    at: int
+    by: Issuer | None = None
+    designated: Nexus | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A command that is already part of the state, kept to recognise commands that overlap it.
+
+    done_ns: its completion (CLOCK_MONOTONIC).  touched: the facts it may have changed; none
+    for a reply, which asserts values instead of changing them.  commutes: it may change
+    places with the REGISTER of another nexus without changing the result.
+    """
+
+    nexus: Nexus
+    done_ns: int
+    touched: frozenset[Fact] = frozenset()
+    commutes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LuState:
+    """Everything known of one logical unit.
+
+    generation: PRGENERATION, None where unknown; while in doubt, the last one known plus
+    what the commands seen since then add.
+    registrations: in the order in which the target would list them, as far as known;
+    ordered says whether all of that order is known (some targets pick the next holder by it).
+    anchor: the PRGENERATION at which registrations are right if no command went unseen.
+    Unlike generation it is never set from a reply that does not name the registrations, so
+    a reply that shows it, with the same keys, proves them.  None where there is no such value.
+    unattributed: keys that READ KEYS showed and no known nexus accounts for, repeats included.
+    expected: unit attentions that observed commands have raised and nobody has taken yet.
+    legacy_holder: the nexus with an SPC-2 RESERVE active.
+    settled_ns: CLOCK_MONOTONIC completion of the newest command that was applied or reply
+    that was learned from; a command dispatched before it overlapped it.
+    settled_by: the nexus of that command.  recent: the newest such commands, oldest first;
+    floor_ns: completion of the newest one that is no longer in recent.
+    seq: the last record applied.  supported: False for a device that has no reservations.
+    """
+
+    lu: str
+    target: str = ""
+    generation: int | None = None
+    registrations: Mapping[Nexus, Registration] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+    reservation: Reservation | None = None
+    unattributed: tuple[int, ...] = ()
+    legacy_holder: Nexus | None = None
+    doubts: tuple[Doubt, ...] = ()
+    expected: Mapping[Nexus, tuple[Attention, ...]] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+    settled_ns: int = 0
+    settled_by: Nexus = ""
+    recent: tuple[Settled, ...] = ()
+    floor_ns: int = 0
+    ordered: bool = False
+    anchor: int | None = None
+    seq: int = 0
+    supported: bool = True
+
+    def doubted(self, fact: Fact) -> bool:
+        """Whether fact is in doubt."""
+        return any(doubt.what is fact for doubt in self.doubts)
+
+    @property
+    def holders(self) -> tuple[Nexus, ...]:
+        """The nexuses that hold the reservation, as far as known."""
+        if self.reservation is None:
+            return ()
+        if self.reservation.type.all_registrants:
+            return tuple(self.registrations)
+        return () if self.reservation.holder is None else (self.reservation.holder,)

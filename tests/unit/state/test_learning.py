@@ -1,0 +1,226 @@
+"""Replies of PR IN, and which descriptor belongs to which local nexus."""
+
+from __future__ import annotations
+
+import pytest
+from reference_target import LU, TARGET
+from test_effects import ALL, DOUBT, REGISTER, A, B, C, doubted, held, keys, send, start
+
+from prtrace.model import (
+    Action,
+    FullStatus,
+    FullStatusRead,
+    KeysRead,
+    LocalNexus,
+    Outcome,
+    ReservationRead,
+    ReservationType,
+)
+from prtrace.state.apply import apply, new_state
+from prtrace.state.binding import bind
+from prtrace.state.unit import Fact, Source
+
+WE, WERO, WEAR = ReservationType.WE, ReservationType.WERO, ReservationType.WEAR
+
+
+def descriptor(port: str, key: int, rtpi: int = 1, **more) -> FullStatus:
+    return FullStatus(
+        **{"initiator_port": port, "relative_target_port": rtpi, "key": key, "holder": False}
+        | more
+    )
+
+
+def path(nexus: str, port: str | None = None, rtpi: int | None = 1) -> LocalNexus:
+    return LocalNexus(nexus, LU, initiator_port=port, relative_target_port=rtpi)
+
+
+def bound(descriptors, paths, observed=None, *, each=True) -> list[str]:
+    return list(bind(descriptors, paths, observed or {}, each_port_listed=each).by_nexus)
+
+
+IQN1, IQN2 = "iqn.2020-01.a:x,i,0x00023D000001", "iqn.2020-01.a:x,i,0x00023d000002"
+
+
+def test_names_match_without_regard_to_case() -> None:
+    assert bound([descriptor(IQN1, 1)], [path(A, IQN1.lower())]) == [A]
+
+
+def test_another_target_port_or_isid_is_another_nexus() -> None:
+    assert bound([descriptor(IQN1, 1, 2)], [path(A, IQN1)]) == [f"{IQN1},2"]
+    assert bound([descriptor(IQN1, 1)], [path(A, IQN2)]) == [f"{IQN1},1"]
+
+
+def test_a_missing_isid_matches_only_if_unique() -> None:
+    bare = "iqn.2020-01.a:x"
+    assert bound([descriptor(bare, 1)], [path(A, IQN1)]) == [A]
+    assert bound([descriptor(bare, 1)], [path(A, IQN1), path(B, IQN2)]) == [f"{bare},1"]
+
+
+def test_unnamed_paths_are_bound_by_the_observed_key_only() -> None:
+    observed = send(start({}), A, REGISTER, 0, 7).state.registrations
+    both = [descriptor("naa.1", 7), descriptor("naa.2", 8)]
+    assert bound(both, [path(A, None)], observed) == [A, "naa.2,1"]
+    assert bound(both, [path(A, None)]) == ["naa.1,1", "naa.2,1"]
+    twice = [descriptor("naa.1", 7), descriptor("naa.2", 7)]
+    result = bind(twice, [path(A, None)], observed, each_port_listed=True)
+    assert list(result.by_nexus) == ["naa.1,1", "naa.2,1"]
+    assert result.maybe_local == {"naa.1,1", "naa.2,1"}
+
+
+def test_all_target_ports() -> None:
+    one = descriptor("naa.1", 7, 0, all_target_ports=True)
+    paths = [path(A, "naa.1"), path(B, "naa.1", 2), path(C, "naa.2")]
+    assert bound([one, one], paths) == [A, B]
+    assert bound([one, one, one], paths) == [A, B, "naa.1,*"]
+    assert bound([one], paths, each=False) == [A, B]
+    assert bound([one], []) == ["naa.1,*"]
+    result = bind([one], paths, {}, each_port_listed=True)
+    assert (result.by_nexus, result.unplaced) == ({}, [one])
+
+
+def read_full(*registrations, generation=10, paths=(), **more) -> FullStatusRead:
+    return FullStatusRead(
+        lu=LU,
+        nexus=A,
+        generation=generation,
+        registrations=registrations,
+        truncated=False,
+        paths=paths,
+        time=9,
+        **more,
+    )
+
+
+def test_confirming_keeps_who_did_it() -> None:
+    state = send(start({}), A, REGISTER, 0, 7).state
+    change = apply(
+        state, read_full(descriptor("naa.1", 7), generation=11, paths=(path(A, "naa.1"),))
+    )
+    assert change.effect == "confirmed by reading"
+    assert change.state.registrations[A].source is Source.OBSERVED
+    assert change.state.registrations[A].initiator_port == "naa.1"
+    corrected = apply(
+        state, read_full(descriptor("naa.1", 8), generation=12, paths=(path(A, "naa.1"),))
+    )
+    assert corrected.effect.startswith("corrected by reading")
+    assert corrected.state.registrations[A].source is Source.READ
+
+
+def test_a_reply_that_contradicts_itself_is_in_doubt() -> None:
+    twice = apply(new_state(LU, TARGET), read_full(descriptor("naa.1", 7), descriptor("naa.1", 8)))
+    assert doubted(twice.state) == {Fact.REGISTRATIONS}
+    holders = [descriptor(f"naa.{i}", i, holder=True, type=WE) for i in (1, 2)]
+    assert doubted(apply(new_state(LU, TARGET), read_full(*holders)).state) == {Fact.RESERVATION}
+    no_type = descriptor("naa.1", 7, holder=True)
+    assert doubted(apply(new_state(LU, TARGET), read_full(no_type)).state) == {Fact.RESERVATION}
+
+
+def test_an_unmatched_registration_is_bound_when_its_nexus_speaks() -> None:
+    reply = read_full(
+        descriptor("naa.1", 7, holder=True, type=WE),
+        descriptor("naa.2", 8),
+        paths=(path(A, None),),
+    )
+    state = apply(new_state(LU, TARGET), reply).state
+    assert held(state) == ("naa.1,1", WE, 7)
+    state = send(state, A, REGISTER, 7, 9).state
+    assert state.doubts == ()
+    assert keys(state) == {A: 9, "naa.2,1": 8}
+    assert held(state) == (A, WE, 9)
+
+
+def read_keys(generation: int, *listed: int, truncated=False) -> KeysRead:
+    return KeysRead(lu=LU, nexus=A, generation=generation, keys=listed, truncated=truncated)
+
+
+def test_keys_confirm() -> None:
+    change = apply(start({A: 1, B: 2}), read_keys(10, 2, 1))
+    assert change.effect == "confirmed by reading"
+    assert change.state.doubts == ()
+
+
+def test_keys_resolve_an_uncertain_register_that_did_nothing() -> None:
+    state = send(start({A: 1}), B, REGISTER, 0, 2, outcome=Outcome.UNKNOWN).state
+    assert apply(state, read_keys(10, 1)).state.doubts == ()
+    happened = apply(state, read_keys(11, 1, 2)).state
+    assert doubted(happened) == {Fact.REGISTRATIONS}
+    assert happened.unattributed == (2,)
+
+
+def test_equal_keys_at_another_generation_prove_nothing() -> None:
+    state = apply(start({A: 1, B: 1}), read_keys(12, 1, 1)).state
+    assert doubted(state) == {Fact.REGISTRATIONS, Fact.RESERVATION}
+    assert state.generation == 12
+    assert doubted(apply(state, read_keys(12, 1, 1)).state) >= {Fact.REGISTRATIONS}
+
+
+def test_keys_that_are_gone_and_ambiguous_counts() -> None:
+    gone = apply(start({A: 1, B: 2}), read_keys(10, 2))
+    assert keys(gone.state) == {B: 2}
+    assert gone.state.doubts == ()
+    fewer = apply(start({A: 1, B: 1, C: 2}), read_keys(10, 1, 2)).state
+    assert doubted(fewer) == {Fact.REGISTRATIONS}
+    holder = apply(start({A: 1, B: 2}, (A, WE)), read_keys(10, 2)).state
+    assert doubted(holder) == {Fact.RESERVATION}
+
+
+def test_no_keys_means_nothing_at_all() -> None:
+    state = apply(new_state(LU, TARGET), read_keys(4)).state
+    assert (state.doubts, state.generation, state.reservation) == ((), 4, None)
+
+
+def test_keys_of_a_unit_never_seen() -> None:
+    state = apply(new_state(LU, TARGET, 3), read_keys(4, 5, 5)).state
+    assert state.unattributed == (5, 5)
+    assert doubted(state) == {Fact.REGISTRATIONS, Fact.RESERVATION}
+    reasons = {doubt.what: doubt for doubt in state.doubts}
+    assert reasons[Fact.REGISTRATIONS].reason == "which nexus has which key is not known"
+    assert reasons[Fact.REGISTRATIONS].since == 3
+    state = send(state, A, Action.RESERVE, 5, 0, WE).state
+    assert (keys(state), state.unattributed) == ({A: 5}, (5,))
+
+
+def test_truncated_replies_teach_the_generation_only() -> None:
+    change = apply(start({A: 1}), read_keys(10, 9, truncated=True))
+    assert "not learned: truncated" in change.effect
+    assert (keys(change.state), change.state.doubts) == ({A: 1}, ())
+
+
+def read_reservation(generation: int, kind=None, key: int = 0) -> ReservationRead:
+    return ReservationRead(lu=LU, nexus=A, generation=generation, type=kind, key=key, time=9)
+
+
+def test_reservation_names_the_holder_by_a_unique_key() -> None:
+    state = apply(start({A: 1, B: 2}), read_reservation(10, WE, 2)).state
+    assert (held(state), state.doubts) == ((B, WE, 2), ())
+    shared = apply(start({A: 1, B: 1}), read_reservation(10, WE, 1)).state
+    assert held(shared) == (None, WE, 1)
+    assert any("several nexuses" in doubt.reason for doubt in shared.doubts)
+    nobody = apply(start({A: 1}), read_reservation(10, WE, 9)).state
+    assert doubted(nobody) == DOUBT
+
+
+def test_reservation_of_all_registrants_and_of_key_zero() -> None:
+    state = apply(start({A: 1, B: 2}), read_reservation(10, WEAR)).state
+    assert (held(state), state.doubts) == ((None, WEAR, 0), ())
+    odd = apply(start({A: 1, B: 2}), read_reservation(10, WERO)).state
+    assert held(odd) == (None, WERO, 0)
+    assert doubted(odd) == {Fact.RESERVATION}
+
+
+def test_reservation_confirms_a_holder_whose_key_is_shared() -> None:
+    change = apply(start({A: 1, B: 1}, (B, WE)), read_reservation(10, WE, 1))
+    assert (held(change.state), change.effect) == ((B, WE, 1), "confirmed by reading")
+
+
+def test_reservation_at_another_generation_doubts_the_registrations() -> None:
+    change = apply(start({A: 1}, (A, WE)), read_reservation(13, None))
+    assert doubted(change.state) == {Fact.REGISTRATIONS}
+    assert "PRGENERATION is 13, expected 10" in change.effect
+
+
+@pytest.mark.parametrize("nexus", ALL)
+def test_full_status_lists_a_local_nexus_once(nexus: str) -> None:
+    state = start({nexus: 4})
+    assert list(state.registrations) == [nexus]
+    assert state.registrations[nexus].local
