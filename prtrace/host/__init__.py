@@ -1,0 +1,1 @@
+"""This host: logical units and their names, initiator ports, device events, processes."""

@@ -1,0 +1,364 @@
+"""SCSI commands by SG_IO, interface version 3 (include/uapi/scsi/sg.h).
+
+The layout of SgIoHdr is that header's, checked by a test against the C compiler.  Nothing
+here reads a clock, a store or sysfs: bytes go down, a Reply comes back.
+
+A block node is the better door for PERSISTENT RESERVE OUT: its SG_IO waits without being
+interruptible.  The sg driver's wait ends with -ERESTARTSYS on any signal, and the system
+call is then restarted, which sends the command a second time (drivers/scsi/sg.c,
+sg_ioctl_common).  Signals are therefore blocked in the calling thread while a command runs;
+stopping the process (SIGSTOP) cannot be blocked.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import signal
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NoReturn, Self
+
+from prtrace.errors import (
+    ConflictError,
+    DeviceError,
+    MalformedError,
+    NoSuchDeviceError,
+    UnavailableError,
+    UsageError,
+)
+from prtrace.model import Outcome
+from prtrace.scsi.codes import Status
+from prtrace.scsi.sense import UNIT_ATTENTION, Sense
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+SG_IO: Final = 0x2285
+SG_GET_VERSION_NUM: Final = 0x2282
+SG_DXFER_NONE: Final = -1
+SG_DXFER_TO_DEV: Final = -2
+SG_DXFER_FROM_DEV: Final = -3
+
+DEFAULT_TIMEOUT_MS: Final = 60_000
+"""Long: a timeout makes the kernel abort the command and, failing that, reset the device."""
+
+_SG_MAJOR: Final = 21
+_SENSE_SIZE: Final = 252
+_MAX_TRANSFER: Final = 1 << 20
+_STATUS_MASK: Final = 0x7E  # SAM-2 left bits 0 and 7 of the status byte to the vendor
+
+_REFUSED: Final = frozenset({Status.BUSY, Status.TASK_SET_FULL})
+
+_DID_OK: Final = 0x00
+_DID_NEXUS_FAILURE: Final = 0x11  # kernels before 6.0 add it to RESERVATION CONFLICT
+_DRIVER_SENSE: Final = 0x08  # "the sense data is valid", no fault
+
+
+class SgIoHdr(ctypes.Structure):
+    """struct sg_io_hdr, 88 bytes on 64-bit machines."""
+
+    _fields_ = (
+        ("interface_id", ctypes.c_int),
+        ("dxfer_direction", ctypes.c_int),
+        ("cmd_len", ctypes.c_ubyte),
+        ("mx_sb_len", ctypes.c_ubyte),
+        ("iovec_count", ctypes.c_ushort),
+        ("dxfer_len", ctypes.c_uint),
+        ("dxferp", ctypes.c_void_p),
+        ("cmdp", ctypes.c_void_p),
+        ("sbp", ctypes.c_void_p),
+        ("timeout", ctypes.c_uint),
+        ("flags", ctypes.c_uint),
+        ("pack_id", ctypes.c_int),
+        ("usr_ptr", ctypes.c_void_p),
+        ("status", ctypes.c_ubyte),
+        ("masked_status", ctypes.c_ubyte),
+        ("msg_status", ctypes.c_ubyte),
+        ("sb_len_wr", ctypes.c_ubyte),
+        ("host_status", ctypes.c_ushort),
+        ("driver_status", ctypes.c_ushort),
+        ("resid", ctypes.c_int),
+        ("duration", ctypes.c_uint),
+        ("info", ctypes.c_uint),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back for one command.
+
+    status: SAM status byte.  host_status, driver_status: the kernel's DID_* and DRIVER_*
+    bytes.  received: no more bytes than the driver says were transferred; a driver that
+    keeps no residual count leaves zeros at the end, so decoders go by the lengths inside.
+    """
+
+    status: int
+    host_status: int
+    driver_status: int
+    sense: bytes
+    received: bytes
+    duration_ms: int
+
+    @property
+    def transport_fault(self) -> bool:
+        """Whether the host adapter or a driver, not the device, decided the outcome."""
+        conflict = self.status == Status.RESERVATION_CONFLICT
+        host_fine = self.host_status == _DID_OK or (
+            conflict and self.host_status == _DID_NEXUS_FAILURE
+        )
+        return not host_fine or self.driver_status & ~_DRIVER_SENSE != 0
+
+    @property
+    def conflict(self) -> bool:
+        """Whether the device answered RESERVATION CONFLICT."""
+        return self.outcome is Outcome.CONFLICT
+
+    @property
+    def attention(self) -> bool:
+        """Whether a unit attention was delivered instead of executing the command."""
+        return (
+            not self.transport_fault
+            and self.status == Status.CHECK_CONDITION
+            and _is_attention(self.sense)
+        )
+
+    @property
+    def outcome(self) -> Outcome:
+        """What became of the command's effect; UNKNOWN whenever the transport failed."""
+        if self.transport_fault:
+            return Outcome.UNKNOWN
+        if self.status == Status.GOOD:
+            return Outcome.DONE
+        if self.status == Status.RESERVATION_CONFLICT:
+            return Outcome.CONFLICT
+        if self.status in _REFUSED or self.attention:
+            return Outcome.NOT_EXECUTED
+        return Outcome.UNKNOWN
+
+    @property
+    def text(self) -> str:
+        """The raw figures, for messages and logs."""
+        words = [f"status 0x{self.status:02x}"]
+        if self.host_status:
+            words.append(f"host byte 0x{self.host_status:02x}")
+        if self.driver_status & ~_DRIVER_SENSE:
+            words.append(f"driver byte 0x{self.driver_status:02x}")
+        if self.sense:
+            words.append(f"sense {self.sense[:32].hex()}")
+        return ", ".join(words)
+
+    def expect_good(self, what: str) -> bytes:
+        """The received bytes, where the command was executed with GOOD.
+
+        what names the command in the message.  Raises ConflictError for RESERVATION
+        CONFLICT and DeviceError for everything else.
+        """
+        match self.outcome:
+            case Outcome.DONE:
+                return self.received
+            case Outcome.CONFLICT:
+                raise ConflictError(f"{what}: RESERVATION CONFLICT")
+            case Outcome.NOT_EXECUTED:
+                raise DeviceError(f"{what}: the device did not execute it ({self.text})")
+            case Outcome.UNKNOWN:
+                raise DeviceError(f"{what}: failed, its effect is unknown ({self.text})")
+
+
+class SgDevice:
+    """An open block or sg node of a SCSI device; a context manager that closes it.
+
+    Opened read-only: CAP_SYS_RAWIO permits every command all the same, a write-protected
+    disk can be opened, and closing does not make udev probe the disk again, which would
+    collect the unit attentions that belong to others.  O_NONBLOCK: the sg driver would
+    otherwise wait for the holder of an exclusive open.
+
+    Raises NoSuchDeviceError (no such node, device gone, no SCSI node), UnavailableError
+    (not permitted) and DeviceError (anything else).
+    """
+
+    __slots__ = ("_fd", "path")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._fd = -1
+        try:
+            _require_scsi_node(path, os.stat(path))
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            _raise(path, "cannot be opened", error)
+        try:
+            # Between stat and open the name can have moved to another node.
+            _require_scsi_node(path, os.fstat(fd))
+            version = fcntl.ioctl(fd, SG_GET_VERSION_NUM, b"\0\0\0\0")
+        except OSError as error:
+            os.close(fd)
+            _raise(path, "takes no SCSI commands", error)
+        except NoSuchDeviceError:
+            os.close(fd)
+            raise
+        if int.from_bytes(version, "little") < 30_000:
+            os.close(fd)
+            raise NoSuchDeviceError(f"{path} does not speak version 3 of SG_IO")
+        self._fd = fd
+
+    @classmethod
+    def adopt(cls, fd: int, name: str) -> Self:
+        """Take over an open descriptor, which the caller has checked; name is for messages."""
+        device = cls.__new__(cls)
+        device.path, device._fd = name, fd
+        return device
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the node; a second call does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def fileno(self) -> int:
+        """The descriptor, which stays this object's."""
+        return self._fd
+
+    def pr_in(
+        self,
+        cdb: bytes,
+        allocation_length: int,
+        timeout_ms: int = DEFAULT_TIMEOUT_MS,
+    ) -> Reply:
+        """Send PERSISTENT RESERVE IN (or another data-in command).
+
+        allocation_length, in bytes, is the buffer's size and should be the CDB's.  Raises
+        UsageError (impossible sizes, closed device), otherwise as the class does.
+        """
+        data = ctypes.create_string_buffer(_transfer_size(allocation_length))
+        hdr, sense = self._send(cdb, SG_DXFER_FROM_DEV, data, allocation_length, timeout_ms)
+        arrived = allocation_length - min(max(hdr.resid, 0), allocation_length)
+        return _reply(hdr, sense, data.raw[:arrived])
+
+    def pr_out(
+        self,
+        cdb: bytes,
+        parameter: bytes,
+        timeout_ms: int = DEFAULT_TIMEOUT_MS,
+    ) -> Reply:
+        """Send PERSISTENT RESERVE OUT (or another data-out command) with its parameter list.
+
+        Any error but UsageError and UnavailableError leaves the outcome unknown.
+        """
+        data = ctypes.create_string_buffer(parameter, _transfer_size(len(parameter)))
+        direction = SG_DXFER_TO_DEV if parameter else SG_DXFER_NONE
+        hdr, sense = self._send(cdb, direction, data, len(parameter), timeout_ms)
+        return _reply(hdr, sense, b"")
+
+    def test_unit_ready(self, timeout_ms: int = DEFAULT_TIMEOUT_MS) -> Reply:
+        """Send TEST UNIT READY, which collects one pending unit attention of this nexus."""
+        hdr, sense = self._send(bytes(6), SG_DXFER_NONE, None, 0, timeout_ms)
+        return _reply(hdr, sense, b"")
+
+    def _send(
+        self,
+        cdb: bytes,
+        direction: int,
+        data: ctypes.Array[ctypes.c_char] | None,
+        size: int,
+        timeout_ms: int,
+    ) -> tuple[SgIoHdr, bytes]:
+        if not 6 <= len(cdb) <= 16:
+            raise UsageError(f"a CDB has 6 to 16 bytes, not {len(cdb)}")
+        if self._fd < 0:
+            raise UsageError(f"{self.path} is closed")
+        command = ctypes.create_string_buffer(cdb, len(cdb))
+        sense = ctypes.create_string_buffer(_SENSE_SIZE)
+        hdr = SgIoHdr(
+            interface_id=ord("S"),
+            dxfer_direction=direction,
+            cmd_len=len(cdb),
+            mx_sb_len=_SENSE_SIZE,
+            dxfer_len=size,
+            dxferp=None if data is None else ctypes.addressof(data),
+            cmdp=ctypes.addressof(command),
+            sbp=ctypes.addressof(sense),
+            timeout=timeout_ms,
+        )
+        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            fcntl.ioctl(self._fd, SG_IO, hdr)
+        except OSError as error:
+            # The sg driver also says ENODEV for a command that was under way.
+            _raise(self.path, "did not answer, the outcome is unknown", error)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+        return hdr, sense.raw[: min(hdr.sb_len_wr, _SENSE_SIZE)]
+
+
+def _reply(hdr: SgIoHdr, sense: bytes, received: bytes) -> Reply:
+    return Reply(
+        status=hdr.status & _STATUS_MASK,
+        host_status=hdr.host_status,
+        driver_status=hdr.driver_status,
+        sense=sense,
+        received=received,
+        duration_ms=hdr.duration,
+    )
+
+
+def _is_attention(raw: bytes) -> bool:
+    """Whether sense data says UNIT ATTENTION, about this command and not an earlier one."""
+    try:
+        sense = Sense.parse(raw)
+    except MalformedError:
+        return False
+    return sense.key == UNIT_ATTENTION and not sense.deferred
+
+
+def _transfer_size(size: int) -> int:
+    if not 0 <= size <= _MAX_TRANSFER:
+        raise UsageError(f"a transfer has 0 to {_MAX_TRANSFER} bytes, not {size}")
+    return size
+
+
+def _require_scsi_node(path: str, status: os.stat_result) -> None:
+    """Refuse what must not even be opened: opening some character devices has effects."""
+    if stat.S_ISBLK(status.st_mode):
+        return
+    if not stat.S_ISCHR(status.st_mode):
+        raise NoSuchDeviceError(
+            f"{path} is no device node", hint="name a disk or sg node, as /dev/sda or /dev/sg0"
+        )
+    if os.major(status.st_rdev) != _SG_MAJOR:
+        raise NoSuchDeviceError(
+            f"{path} is neither a block node nor an sg node",
+            hint="name the disk or sg node of the same device (lsscsi -g lists them)",
+        )
+
+
+def _raise(path: str, problem: str, error: OSError) -> NoReturn:
+    message = f"{path} {problem}: {os.strerror(error.errno or 0)}"
+    match error.errno:
+        case errno.ENOENT | errno.ENODEV | errno.ENXIO | errno.ENOTDIR:
+            raise NoSuchDeviceError(
+                message, hint="the device is gone or was never here"
+            ) from error
+        case errno.ENOTTY:
+            raise NoSuchDeviceError(
+                message, hint="it is no SCSI device: name a SCSI disk or its sg node"
+            ) from error
+        case errno.EACCES | errno.EPERM:
+            raise UnavailableError(
+                message, hint="run as root, or with CAP_SYS_RAWIO and access to the node"
+            ) from error
+        case _:
+            raise DeviceError(message) from error

@@ -1,0 +1,399 @@
+"""Discovery, initiator ports and SG_IO against a real kernel and LIO's own view of itself.
+
+Run as root in a lab machine: ./tools/lab run --luns 2 --transport loop,iscsi --multipath -- \
+    python3 tests/kernel/host_check.py
+Prints "N passed, N failed"; exits 1 when something failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prtrace.errors import NoSuchDeviceError, PrtraceError
+from prtrace.host.uevents import UeventSocket
+from prtrace.host.units import Inventory, scan
+from prtrace.model import LogicalUnit, Outcome
+from prtrace.scsi.codes import InAction
+from prtrace.scsi.reply import parse_reply
+from prtrace.sgio import Reply, SgDevice
+
+DEADLINE_S = 60.0
+READ_KEYS = bytes((0x5E, 0, 0, 0, 0, 0, 0, 0x20, 0, 0))
+READ_FULL_STATUS = bytes((0x5E, 3, 0, 0, 0, 0, 0, 0x20, 0, 0))
+ALLOCATION = 0x2000
+REGISTER, RESERVE, CLEAR, PREEMPT, REGISTER_IGNORE = 0, 1, 3, 4, 6
+REGISTRATION = re.compile(r"Node: (\S+) Key: (0x[0-9a-f]{16})")
+
+passed = 0
+failures: list[str] = []
+
+
+def check(what: str, got: object, wanted: object) -> None:
+    global passed  # noqa: PLW0603
+    if got == wanted:
+        passed += 1
+    else:
+        failures.append(what)
+        print(f"FAILED {what}\n    got    {got!r}\n    wanted {wanted!r}")
+
+
+def check_refused(what: str, call: Callable[[], object], words: str) -> None:
+    try:
+        got: object = call()
+    except NoSuchDeviceError as error:
+        text = f"{error.message} ({error.hint})"
+        check(what, words if words in text else text, words)
+    else:
+        check(what, got, "NoSuchDeviceError")
+
+
+def pr_out(device: SgDevice, action: int, key: int, sa_key: int, type_: int = 0) -> Reply:
+    cdb = bytes((0x5F, action, type_, 0, 0, 0, 0, 0, 24, 0))
+    parameter = key.to_bytes(8, "big") + sa_key.to_bytes(8, "big") + bytes(8)
+    # A unit attention that waits for this nexus comes first, and is none of this test's.
+    for _ in range(10):
+        reply = device.pr_out(cdb, parameter)
+        if not reply.attention:
+            break
+    return reply
+
+
+def await_that(what: str, holds: Callable[[], bool], events: UeventSocket) -> None:
+    end = time.monotonic() + DEADLINE_S
+    while not holds():
+        left = end - time.monotonic()
+        if left <= 0:
+            check(what, "deadline passed", "holds")
+            return
+        select.select([events], [], [], min(left, 1))
+        events.read()
+    check(what, True, True)
+
+
+def lio_registrations(directory: Path) -> dict[str, int]:
+    """Initiator port to key, from configfs; names in lower case as in TransportIDs."""
+    text = (directory / "pr/res_pr_registered_i_pts").read_text()
+    return {port.lower(): int(key, 16) for port, key in REGISTRATION.findall(text)}
+
+
+def check_units(target: dict[str, Any], inventory: Inventory) -> None:
+    for unit in target["units"]:
+        found = inventory.units.get(unit["lu"])
+        check(f"{unit['lu']} found", found is not None, True)
+        if found is None:
+            continue
+        check("kind, vendor", (found.kind, found.vendor), ("disk", "LIO-ORG"))
+        wanted = {path["hctl"] for path in unit["paths"]}
+        check("nexuses", {nexus.nexus for nexus in found.nexuses}, wanted)
+        for path in unit["paths"]:
+            nexus = inventory.nexus(path["hctl"])
+            assert nexus is not None
+            got = (nexus.device, nexus.sg, nexus.bsg, nexus.transport, nexus.relative_target_port)
+            keys = ("block", "sg", "bsg", "transport", "rtpi")
+            check(path["hctl"], got, tuple(path[key] for key in keys))
+            # iSCSI's ISID is not in sysfs here; check_ports compares the whole with LIO.
+            port = (nexus.initiator_port or "")[: len(path["initiator"])]
+            check("initiator port", port, path["initiator"].lower())
+            check("state", nexus.state, "running")
+            check("in devices", {nexus.device, nexus.sg} <= set(found.devices), True)
+
+
+def check_names(target: dict[str, Any], inventory: Inventory, folder: Path) -> None:
+    for unit in target["units"]:
+        lu = unit["lu"]
+        check("by designator", inventory.resolve(lu).nexus, None)
+        check("by designator in capitals", inventory.resolve(lu.upper()).lu.lu, lu)
+        for path in unit["paths"]:
+            number = (Path("/sys/class/block") / Path(path["block"]).name / "dev").read_text()
+            link = folder / path["hctl"]
+            link.symlink_to(path["block"])
+            by_number = f"/dev/block/{number.strip()}"
+            names = (path["hctl"], path["block"], path["sg"], path["bsg"], str(link), by_number)
+            for name in names:
+                resolved = inventory.resolve(name)
+                nexus = resolved.nexus.nexus if resolved.nexus else None
+                check(f"resolve {name}", (resolved.lu.lu, nexus), (lu, path["hctl"]))
+            check("requested name", inventory.requested_name(number.strip()), path["block"])
+        if unit["multipath"]:
+            check_map(unit, inventory)
+        for link in inventory.aliases(lu):
+            # By path it is a nexus; by id it is the unit, wherever the link leads today.
+            resolved = inventory.resolve(link)
+            is_nexus = "/by-path/" in link and "dm-" not in Path(link).resolve().name
+            check(f"resolve {link}", (resolved.lu.lu, resolved.nexus is not None), (lu, is_nexus))
+
+
+def check_map(unit: dict[str, Any], inventory: Inventory) -> None:
+    number = _number(unit["multipath"])
+    node = Path("/dev", Path("/sys/dev/block", number).resolve().name)
+    for name in (unit["multipath"], str(node)):
+        resolved = inventory.resolve(name)
+        check(f"resolve {name}", (resolved.lu.lu, resolved.nexus), (unit["lu"], None))
+        check("map in devices", name in resolved.lu.devices, True)
+    check("requested name", inventory.requested_name(number), unit["multipath"])
+
+
+def check_refusals(target: dict[str, Any], folder: Path) -> None:
+    disk = target["units"][-1]["paths"][-1]["block"]
+    plain = folder / "plain"
+    plain.write_bytes(b"")
+    subprocess.run(["addpart", disk, "1", "8", "8"], check=True)
+    # Without the device manager nobody but dmsetup itself makes the node.
+    alone = {**os.environ, "DM_DISABLE_UDEV": "1"}
+    table = f"0 8 linear {disk} 0"
+    subprocess.run(["dmsetup", "create", "volume", "--table", table], check=True, env=alone)
+    inventory = scan()
+    partition = f"{disk}1"
+    check_refused("a partition", lambda: inventory.resolve(partition), f"name the disk: {disk}")
+    check_refused("a volume", lambda: inventory.resolve("/dev/mapper/volume"), disk)
+    check("a partition's name", inventory.requested_name(_number(partition)), partition)
+    check_refused("no SCSI node", lambda: inventory.resolve("/dev/null"), "no SCSI node")
+    check_refused("a file", lambda: inventory.resolve(str(plain)), "no device node")
+    check_refused("absent", lambda: inventory.resolve("/dev/absent"), "does not exist")
+    check_refused("absent address", lambda: inventory.resolve("99:0:0:0"), "99:0:0:0")
+    check_refused("nonsense", lambda: inventory.resolve("sda\x1b[2J"), r"\x1b")
+    bsg = target["units"][0]["paths"][0]["bsg"]
+    check_refused("SG_IO on bsg", lambda: SgDevice(bsg), "sg node")
+    check_refused("SG_IO on a file", lambda: SgDevice(str(plain)), "no device node")
+    subprocess.run(["dmsetup", "remove", "volume"], check=True, env=alone)
+    subprocess.run(["delpart", disk, "1"], check=True)
+
+
+def _number(node: str) -> str:
+    status = os.stat(node)
+    return f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+
+
+def register_all(found: LogicalUnit) -> dict[str | None, int]:
+    """Register every nexus with a key of its own; gives the keys by initiator port."""
+    keys = {}
+    for place, nexus in enumerate(found.nexuses):
+        node = nexus.sg if place % 2 else nexus.device
+        keys[nexus.initiator_port] = 0xABC000 + place
+        with SgDevice(node) as device:
+            reply = pr_out(device, REGISTER_IGNORE, 0, 0xABC000 + place)
+            check(f"register {node}", (reply.outcome, reply.text), (Outcome.DONE, "status 0x00"))
+    return keys
+
+
+def check_full_status(found: LogicalUnit) -> None:
+    """After register_all: READ FULL STATUS names exactly our ports."""
+    with SgDevice(found.nexuses[0].sg) as device:
+        raw = device.pr_in(READ_FULL_STATUS, ALLOCATION).expect_good("READ FULL STATUS")
+    reply = parse_reply(InAction.READ_FULL_STATUS, raw)
+    theirs = {
+        (each.transport_id.text, each.relative_target_port, each.key) for each in reply.descriptors
+    }
+    ours = {
+        (nexus.initiator_port, nexus.relative_target_port, 0xABC000 + place)
+        for place, nexus in enumerate(found.nexuses)
+    }
+    check("ports as READ FULL STATUS has them", ours, theirs)
+
+
+def check_ports(unit: dict[str, Any], found: LogicalUnit) -> None:
+    ours = register_all(found)
+    check("ports as configfs has them", ours, lio_registrations(Path(unit["directory"])))
+    check_full_status(found)
+
+
+def check_loopback_flavours(events: UeventSocket) -> None:
+    """A loopback target may pose as SAS, FC or iSCSI; its TransportIDs differ accordingly."""
+    target = Path("/sys/kernel/config/target")
+    store = target / "core/rd_mcp_0/flavours"
+    store.mkdir(parents=True)
+    (store / "control").write_text("rd_pages=256")
+    (store / "wwn/vpd_unit_serial").write_text("00000000-f1a4-0000-0000-00000000cafe")
+    (store / "enable").write_text("1")
+    flavours = {
+        "naa.60014050f1a40001": "naa.60014050F1A4000A",
+        "fc.21:00:00:1b:32:aa:bb:00": "fc.21:00:00:1b:32:AA:BB:CD",
+        "iqn.2026-11.lab.flavours:Target": "iqn.2026-11.lab.flavours:Host",
+    }
+    for wwn, nexus in flavours.items():
+        tpg = target / "loopback" / wwn / "tpgt_1"
+        tpg.mkdir(parents=True)
+        (tpg / "nexus").write_text(nexus)
+        lun = tpg / "lun/lun_0"
+        lun.mkdir(parents=True)
+        (lun / "port").symlink_to(store)
+    lu = "naa.600140500000000f1a40000000000000"
+
+    def appeared() -> bool:
+        unit = scan().units.get(lu)
+        return unit is not None and len(unit.nexuses) == len(flavours)
+
+    await_that("flavours appear", appeared, events)
+    found = scan().units[lu]
+    ports = {nexus.initiator_port for nexus in found.nexuses}
+    wanted = {"naa.60014050f1a4000a", "naa.2100001b32aabbcd", "iqn.2026-11.lab.flavours:host"}
+    check("flavours", ports, wanted)
+    register_all(found)
+    check_full_status(found)
+
+
+def check_maps(unit: dict[str, Any]) -> None:
+    """Maps made by hand: multipathd's uuid or none, one path or two, and a volume on one."""
+    subprocess.run(["modprobe", "-a", "dm_multipath", "dm_round_robin"], check=True)
+    one, two = (path["block"] for path in unit["paths"][:2])
+    other = unit["other"]
+    paths = {
+        ("byhand", ""): (one, two),
+        ("single", "mpath-3600140"): (one,),
+        ("mixed", "mpath-3600141"): (one, other),
+        ("linear", "LVM-abc"): (one, two),
+    }
+    alone = {**os.environ, "DM_DISABLE_UDEV": "1"}
+    for (name, uuid), disks in paths.items():
+        table = f"0 8 multipath 0 0 1 1 round-robin 0 {len(disks)} 1 " + " ".join(
+            f"{disk} 1" for disk in disks
+        )
+        subprocess.run(
+            ["dmsetup", "create", name, *(["-u", uuid] if uuid else []), "--table", table],
+            check=True,
+            env=alone,
+        )
+    inventory = scan()
+    lu = inventory.units[unit["lu"]]
+    for name in ("byhand", "single"):
+        node = f"/dev/mapper/{name}"
+        check(f"resolve {name}", inventory.resolve(node).lu.lu, unit["lu"])
+        check(f"{name} in devices", node in lu.devices, True)
+        check("requested name", inventory.requested_name(_number(node)), node)
+    check_refused("mixed", lambda: inventory.resolve("/dev/mapper/mixed"), "no one logical unit")
+    check_refused("linear", lambda: inventory.resolve("/dev/mapper/linear"), "volume")
+    for name, _ in paths:
+        subprocess.run(["dmsetup", "remove", name], check=True, env=alone)
+
+
+def check_outcomes(found: LogicalUnit) -> None:
+    """Conflict, unit attention, short buffer; the first two nexuses hold keys from check_ports."""
+    first, second, *_ = found.nexuses
+    with SgDevice(first.device) as one, SgDevice(second.sg) as two:
+        check("reserve", pr_out(one, RESERVE, 0xABC000, 0, 5).outcome, Outcome.DONE)
+        conflict = pr_out(two, RESERVE, 0xABC001, 0, 5)
+        check("conflict", (conflict.outcome, conflict.status), (Outcome.CONFLICT, 0x18))
+        check("conflict's host byte", conflict.host_status in (0, 0x11), True)
+        check("preempt", pr_out(one, PREEMPT, 0xABC000, 0xABC001, 5).outcome, Outcome.DONE)
+        attention = two.test_unit_ready()
+        check(
+            "unit attention",
+            (attention.attention, attention.outcome),
+            (True, Outcome.NOT_EXECUTED),
+        )
+        check("its sense", attention.sense[2] & 0xF if attention.sense[0] & 2 == 0 else 6, 6)
+        reply = two.pr_in(READ_KEYS[:7] + bytes((0, 8, 0)), 8)
+        check("short reply", (reply.outcome, len(reply.received)), (Outcome.DONE, 8))
+        bad = pr_out(one, 0x1E, 0xABC000, 0)
+        check("an illegal command", (bad.outcome, bad.status), (Outcome.UNKNOWN, 2))
+        check("no signal stays blocked", signal.pthread_sigmask(signal.SIG_BLOCK, ()), set())
+        check("clear", pr_out(one, CLEAR, 0xABC000, 0).outcome, Outcome.DONE)
+
+
+def check_hot_plug(unit: dict[str, Any]) -> None:
+    path = unit["paths"][0]
+    host = path["hctl"].split(":")[0]
+    with UeventSocket() as events:
+        device = SgDevice(path["sg"])
+        Path("/sys/bus/scsi/devices", path["hctl"], "delete").write_text("1")
+        await_that("it is gone", lambda: scan().nexus(path["hctl"]) is None, events)
+        check_refused("resolve a removed address", lambda: scan().resolve(path["hctl"]), "no such")
+        try:
+            reply = device.pr_in(READ_KEYS, ALLOCATION, 10_000)
+            check("a removed device", reply.transport_fault, True)
+        except PrtraceError as error:
+            check("a removed device", type(error), NoSuchDeviceError)
+        device.close()
+        # Through the iSCSI session, or the loopback target, a scan finds it again.
+        Path("/sys/class/scsi_host", f"host{host}", "scan").write_text("- - -")
+        await_that("it is back", lambda: scan().nexus(path["hctl"]) is not None, events)
+
+
+def check_events(unit: dict[str, Any]) -> None:
+    """Every change is told; a tiny buffer overflows and says so."""
+    name = Path(unit["paths"][0]["block"]).name
+    trigger = Path("/sys/class/block", name, "uevent")
+    with UeventSocket() as events:
+        trigger.write_text("change")
+        check("readable", select.select([events], [], [], DEADLINE_S)[0], [events])
+        seen = [event for event in events.read().events if event.name == name]
+        check(
+            "one change",
+            [(e.action, e.subsystem, e.device_type) for e in seen],
+            [("change", "block", "disk")],
+        )
+        check("its number", seen[0].number if seen else "", _number(f"/dev/{name}"))
+        check("nothing more", events.read().events, ())
+    with UeventSocket(buffer_size=1) as events:
+        for _ in range(200):
+            trigger.write_text("change")
+        check("overflow is told", any(events.read().overflow for _ in range(10)), True)
+
+
+def check_scan_while_vanishing(unit: dict[str, Any]) -> None:
+    """Removing and finding a device under a scan makes it neither fail nor invent a name."""
+    path = unit["paths"][0]
+    host = path["hctl"].split(":")[0]
+    stop = threading.Event()
+    rounds = 0
+
+    def churn() -> None:
+        nonlocal rounds
+        while not stop.is_set():
+            with contextlib.suppress(OSError):
+                Path("/sys/bus/scsi/devices", path["hctl"], "delete").write_text("1")
+            Path("/sys/class/scsi_host", f"host{host}", "scan").write_text("- - -")
+            rounds += 1
+
+    churning = threading.Thread(target=churn)
+    churning.start()
+    try:
+        end = time.monotonic() + DEADLINE_S
+        while rounds < 20 and time.monotonic() < end:
+            nexus = scan().nexus(path["hctl"])
+            if nexus is not None:
+                check("no name is made up", nexus.lu, unit["lu"])
+    finally:
+        stop.set()
+        churning.join(DEADLINE_S)
+    check("rounds", rounds >= 20, True)
+    check("there in the end", scan().resolve(path["hctl"]).lu.lu, unit["lu"])
+
+
+def main() -> int:
+    target = json.loads(Path(os.environ["LAB_TARGET"]).read_text())
+    inventory = scan()
+    with tempfile.TemporaryDirectory() as folder:
+        check_units(target, inventory)
+        check_names(target, inventory, Path(folder))
+        check_refusals(target, Path(folder))
+    for unit in target["units"]:
+        check_ports(unit, inventory.units[unit["lu"]])
+        check_outcomes(inventory.units[unit["lu"]])
+    check_events(target["units"][0])
+    with UeventSocket() as events:
+        check_loopback_flavours(events)
+    if not target["units"][0]["multipath"]:
+        check_maps({**target["units"][0], "other": target["units"][-1]["paths"][0]["block"]})
+        # A path in a map is held open, and deleting it tests the map, not the scan.
+        check_hot_plug(target["units"][0])
+        check_scan_while_vanishing(target["units"][0])
+    print(f"{passed} passed, {len(failures)} failed")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
