@@ -1,0 +1,130 @@
+"""Get attached programs: adopt what a former agent left, replace it without a gap, or start.
+
+Three cases.  The pinned programs are this agent's own: adopt them, and nothing in the
+kernel changes.  They are another version's, of the same ABI: load the new ones on the same
+maps, let them answer for new requests, and detach the old ones when the last request that
+they answer for has ended.  Anything else: a new epoch, and the caller has to treat what
+happened before as unknown.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from prtrace.probe import bcc, core, libbpf, pins
+from prtrace.probe.programs import POINTS, Engine, Programs, activate
+from prtrace.probe.record import ABI
+
+_GENERATION_AT = 48
+"""Offset of generation in struct pr_pending; finished lies five bytes behind it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """Programs at work.  continues: records go on where a former agent stopped reading.
+
+    note: for the log, what was found and done.
+    """
+
+    programs: Programs
+    epoch: pins.Epoch
+    continues: bool
+    note: str
+
+
+def choose(engine: Engine | None) -> Engine:
+    """The engine asked for; without one, core wherever the kernel has BTF."""
+    if engine is not None:
+        return engine
+    return Engine.CORE if libbpf.btf_available() else Engine.BCC
+
+
+def attach(engine: Engine | None, ring_size: int, base: Path = pins.BASE) -> Attached:
+    """Adopt, replace or start; see the module docstring.  Raises UnavailableError."""
+    pins.require_bpffs(base)
+    found = pins.epochs(base)
+    usable = [epoch for epoch in found if epoch.abi == ABI and epoch.generations]
+    if not usable:
+        chosen = choose(engine)
+        return _start(chosen, ring_size, base, found)
+    epoch = usable[-1]
+    newest = epoch.generations[-1]
+    chosen = engine or newest.engine
+    if newest.engine is chosen and newest.digest == _digest(chosen):
+        return _adopt(epoch)
+    if chosen is Engine.BCC:
+        return _start(chosen, ring_size, base, found)
+    return _replace(epoch)
+
+
+def _digest(engine: Engine) -> str:
+    return core.digest() if engine is Engine.CORE else bcc.digest()
+
+
+def _start(engine: Engine, ring_size: int, base: Path, found: list[pins.Epoch]) -> Attached:
+    loader: Callable[[], Programs] = (
+        (lambda: core.load(1, ring_size, {}))
+        if engine is Engine.CORE
+        else (lambda: bcc.load(1, ring_size))
+    )
+    programs = loader()
+    epoch = pins.create(base, programs)
+    for old in found:
+        pins.remove(old.path)
+    note = f"started with {engine.value}"
+    if found:
+        note += "; what an older version had recorded and nobody had read is gone"
+    return Attached(programs, epoch, continues=False, note=note)
+
+
+def _adopt(epoch: pins.Epoch) -> Attached:
+    newest = epoch.generations[-1]
+    links = pins.open_links(newest)
+    missing = {
+        point.program: "not attached when the programs were loaded"
+        for point in POINTS
+        if point.program not in links
+    }
+    maps = pins.open_maps(epoch)
+    # An agent killed between pinning the links and making them the active ones.
+    activate(maps, newest.number)
+    programs = Programs(newest.engine, newest.digest, newest.number, maps, links, missing)
+    return Attached(programs, epoch, continues=True, note="adopted the running programs")
+
+
+def _replace(epoch: pins.Epoch) -> Attached:
+    number = epoch.generations[-1].number + 1
+    shared = pins.open_maps(epoch)
+    try:
+        programs = core.load(number, 0, shared)
+    finally:
+        for fd in shared.values():
+            os.close(fd)
+    epoch = pins.add(epoch, programs)
+    activate(programs.maps, number)
+    return Attached(programs, epoch, continues=True, note="replaced programs of another version")
+
+
+def retire(attached: Attached) -> bool:
+    """Detach generations older than the active one that no request needs any more.
+
+    Returns whether any of them is still needed; call it again, later.
+    """
+    old = attached.epoch.generations[:-1]
+    if not old:
+        return False
+    needed = {
+        int.from_bytes(value[_GENERATION_AT : _GENERATION_AT + 4], "little")
+        for _, value in libbpf.map_items(attached.programs.maps["pr_pendings"])
+        if not value[_GENERATION_AT + 5]
+    }
+    waiting = False
+    for generation in old:
+        if generation.number in needed:
+            waiting = True
+        elif generation.path.exists():
+            pins.remove(generation.path)
+    return waiting

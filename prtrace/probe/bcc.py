@@ -1,0 +1,179 @@
+"""The bcc engine: the same C source, compiled on this host by the distribution's bcc.
+
+For kernels without BTF data for libbpf to relocate against, and for people who want to
+edit the programs in place.  PyPI's `bcc` is an unrelated package, so the distribution's
+copy is found by its path, whatever interpreter runs this.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from prtrace.errors import UnavailableError
+from prtrace.probe import libbpf
+from prtrace.probe.programs import MAPS, POINTS, Engine, Programs, activate
+
+_PLACES: Final = ("/usr/lib/python3/dist-packages/bcc", "/usr/lib/python3.*/site-packages/bcc")
+_PACKAGE: Final = "apt install python3-bpfcc"
+_SAMPLE_PAGES: Final = 64
+_PAGE: Final = 4096
+_METHODS: Final = (
+    ("PR_LOOKUP", "lookup"),
+    ("PR_UPDATE", "update"),
+    ("PR_INSERT", "insert"),
+    ("PR_DELETE", "delete"),
+    ("PR_RESERVE", "ringbuf_reserve"),
+)
+"""bpf/pr_maps.h's names of what can be done with a map, as bcc's methods."""
+_VARIABLES: Final = ("vmemmap_base", "page_offset_base")
+
+
+def package_path() -> Path | None:
+    """Where the distribution keeps bcc's Python package, None where it is not installed."""
+    for place in _PLACES:
+        for path in sorted(Path("/").glob(place.lstrip("/"))):
+            # PyPI's namesake has no libbcc.py.
+            if (path / "libbcc.py").is_file():
+                return path
+    return None
+
+
+def headers_path() -> Path | None:
+    """The running kernel's build folder: $BCC_KERNEL_SOURCE, or the modules' build link."""
+    named = os.environ.get("BCC_KERNEL_SOURCE")
+    path = Path(named) if named else Path("/lib/modules") / platform.release() / "build"
+    return path if path.is_dir() else None
+
+
+def source_path() -> Path:
+    """The folder of the C source: inside the package, or beside it in a checkout."""
+    for path in (
+        Path(str(resources.files("prtrace.probe") / "bpf")),
+        Path(__file__).parents[2] / "bpf",
+    ):
+        if (path / "prtrace.bpf.c").is_file():
+            return path
+    raise UnavailableError("the BPF source is not installed", hint="reinstall prtrace")
+
+
+def digest() -> str:
+    """Twelve hex digits that name the source."""
+    whole = hashlib.sha256()
+    for path in sorted(source_path().glob("*.[ch]")):
+        whole.update(path.read_bytes())
+    return whole.hexdigest()[:12]
+
+
+def load(generation: int, ring_size: int) -> Programs:
+    """Compile, load and attach.  bcc cannot share the maps of a running generation.
+
+    Raises UnavailableError naming the package that is missing.
+    """
+    module = _bcc()
+    if headers_path() is None:
+        raise UnavailableError(
+            f"bcc needs the headers of the running kernel, {platform.release()}",
+            hint=f"apt install linux-headers-{platform.release()}",
+        )
+    source = source_path()
+    flags = [
+        "-DPR_BCC",
+        f"-I{source}",
+        f"-DPR_RING_PAGES={ring_size // _PAGE}",
+        f"-DPR_SAMPLE_PAGES={_SAMPLE_PAGES}",
+        f"-DPR_GENERATION={generation}",
+        *(f"-D{name.upper()}_AT={at:#x}ULL" for name, at in _addresses()),
+        "-Wno-macro-redefined",
+    ]
+    try:
+        bpf = module.BPF(text=_translated(source).encode(), cflags=flags)
+    except Exception as error:  # bcc raises bare Exception for everything
+        raise UnavailableError(
+            f"bcc could not compile or load the programs: {error}", hint="see prtrace doctor"
+        ) from None
+    maps = {name: os.dup(bpf[name.encode()].map_fd) for name in MAPS}
+    activate(maps, generation)
+    links, missing = _attached(bpf)
+    return Programs(Engine.BCC, digest(), generation, maps, links, missing)
+
+
+def _translated(source: Path) -> str:
+    text = (source / "prtrace.bpf.c").read_text()
+    for name, method in _METHODS:
+        text = re.sub(rf"{name}\((\w+), ", rf"\1.{method}(", text)
+    return re.sub(r"PR_SUBMIT\((\w+), (\w+)\)", r"\1.ringbuf_submit(\2, 0)", text)
+
+
+def _bcc() -> ModuleType:
+    path = package_path()
+    if path is None:
+        raise UnavailableError("bcc is not installed", hint=_PACKAGE)
+    if "bcc" in sys.modules:
+        return sys.modules["bcc"]
+    spec = importlib.util.spec_from_file_location(
+        "bcc", path / "__init__.py", submodule_search_locations=[str(path)]
+    )
+    if spec is None or spec.loader is None:
+        raise UnavailableError(f"bcc at {path} cannot be imported", hint=_PACKAGE)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["bcc"] = module
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, OSError) as error:
+        del sys.modules["bcc"]
+        raise UnavailableError(f"bcc at {path}: {error}", hint=_PACKAGE) from None
+    return module
+
+
+def _addresses() -> Iterator[tuple[str, int]]:
+    """("pr_" + name, address) of the variables that find a page's memory."""
+    names = "|".join(_VARIABLES).encode()
+    wanted = re.compile(rb"^([0-9a-f]+) \w (" + names + rb")$", re.MULTILINE)
+    found = {m[2].decode(): int(m[1], 16) for m in wanted.finditer(_kallsyms())}
+    for name in _VARIABLES:
+        if not found.get(name):
+            raise UnavailableError(
+                f"the kernel does not show the address of {name}",
+                hint="run as root, with kernel.kptr_restrict below 2",
+            )
+        yield f"pr_{name}", found[name]
+
+
+def _kallsyms() -> bytes:
+    return Path("/proc/kallsyms").read_bytes()
+
+
+def _attached(bpf: Any) -> tuple[dict[str, int], dict[str, str]]:
+    links: dict[str, int] = {}
+    missing: dict[str, str] = {}
+    # bcc attaches what carries a kfunc prefix by itself, while it loads.
+    by_function = {**bpf.kfunc_entry_fds, **bpf.kfunc_exit_fds}
+    for point in POINTS:
+        kind, _, function = point.section.partition("/")
+        try:
+            if kind == "tp_btf":
+                bpf.attach_raw_tracepoint(function.encode(), point.program.encode())
+                links[point.program] = os.dup(bpf.raw_tracepoint_fds[function.encode()])
+            else:
+                prefix = "kfunc__" if kind == "fentry" else "kretfunc__"
+                links[point.program] = os.dup(by_function[f"{prefix}{function}".encode()])
+        except KeyError:
+            missing[point.program] = "bcc attaches to functions of the kernel proper only"
+        except Exception as error:
+            if not point.lost:
+                raise UnavailableError(
+                    f"bcc could not attach {point.program}: {error}", hint="see prtrace doctor"
+                ) from None
+            missing[point.program] = str(error)
+    libbpf.log()
+    return links, missing

@@ -1,0 +1,239 @@
+"""libbpf.so.1 by ctypes: the only file that knows there is a C library.
+
+Functions keep their C names; failures are OSError with the kernel's errno.  libbpf's own
+messages (the verifier's log among them) are collected, not printed: log() hands them over.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Iterator
+from ctypes import byref, c_bool, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
+from typing import Final
+
+from prtrace.errors import UnavailableError
+
+_LIBRARY: Final = "libbpf.so.1"
+_LOG_LIMIT: Final = 4000
+"""Messages kept: a verifier log is one message a line, and its end is what matters."""
+
+BPF_ANY: Final = 0
+
+
+class bpf_map_info(ctypes.Structure):  # noqa: N801 - named as in C
+    """The beginning of struct bpf_map_info (include/uapi/linux/bpf.h)."""
+
+    _fields_ = (
+        ("type", c_uint32),
+        ("id", c_uint32),
+        ("key_size", c_uint32),
+        ("value_size", c_uint32),
+        ("max_entries", c_uint32),
+        ("map_flags", c_uint32),
+        ("name", ctypes.c_char * 16),
+    )
+
+
+_messages: list[str] = []
+_PRINT = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
+
+
+def _load() -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL(_LIBRARY, use_errno=True)
+    except OSError as error:
+        raise UnavailableError(
+            f"{_LIBRARY} cannot be loaded: {error}", hint="install it: apt install libbpf1"
+        ) from None
+    pointers = ("bpf_object__open_file", "bpf_object__next_program", "bpf_object__next_map",
+                "bpf_program__attach", "bpf_map__initial_value")  # fmt: skip
+    for name in pointers:
+        getattr(library, name).restype = c_void_p
+    for name in ("bpf_program__name", "bpf_program__section_name", "bpf_map__name"):
+        getattr(library, name).restype = c_char_p
+    library.libbpf_set_print.restype = c_void_p
+    library.libbpf_set_print(_collect)
+    return library
+
+
+# vsnprintf comes from the C library that this process already has.
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _collected(_level: int, form: bytes, arguments: int) -> int:
+    text = ctypes.create_string_buffer(1 << 16)
+    _libc.vsnprintf(text, c_size_t(len(text)), form, c_void_p(arguments))
+    _messages.append(text.value.decode("utf-8", "replace").rstrip("\n"))
+    del _messages[:-_LOG_LIMIT]
+    return 0
+
+
+# ctypes does not keep a callback alive: this name does.
+_collect = _PRINT(_collected)
+
+
+_library: ctypes.CDLL | None = None
+
+
+def lib() -> ctypes.CDLL:
+    """The library, loaded at first use.  Raises UnavailableError where there is none."""
+    global _library  # noqa: PLW0603 - one library a process, as the dynamic linker has it
+    if _library is None:
+        _library = _load()
+    return _library
+
+
+def log() -> list[str]:
+    """Hand over what libbpf said since the last call."""
+    said = _messages.copy()
+    _messages.clear()
+    return said
+
+
+def _check(result: int, what: str) -> int:
+    # libbpf 1.x returns -errno; the syscall wrappers set errno as well.
+    if result < 0:
+        code = -result if result != -1 else ctypes.get_errno() or errno.EPERM
+        raise OSError(code, f"{what}: {os.strerror(code)}")
+    return result
+
+
+def _pointer(result: int | None, what: str) -> int:
+    if not result:
+        code = ctypes.get_errno() or errno.EINVAL
+        raise OSError(code, f"{what}: {os.strerror(code)}")
+    return result
+
+
+# --- objects -----------------------------------------------------------------------------
+
+
+def bpf_object__open_file(path: str) -> int:
+    """Open an object; nothing reaches the kernel yet."""
+    return _pointer(lib().bpf_object__open_file(os.fsencode(path), None), f"open {path}")
+
+
+def bpf_object__load(obj: int) -> None:
+    """Create the maps and load the programs that have autoload set."""
+    _check(lib().bpf_object__load(c_void_p(obj)), "load")
+
+
+def bpf_object__close(obj: int) -> None:
+    """Free an object; what is pinned stays."""
+    lib().bpf_object__close(c_void_p(obj))
+
+
+def programs(obj: int) -> Iterator[tuple[str, int]]:
+    """(name, program) of each program in an object."""
+    at = lib().bpf_object__next_program(c_void_p(obj), None)
+    while at:
+        yield lib().bpf_program__name(c_void_p(at)).decode(), at
+        at = lib().bpf_object__next_program(c_void_p(obj), c_void_p(at))
+
+
+def maps(obj: int) -> Iterator[tuple[str, int]]:
+    """(name, map) of each map in an object."""
+    at = lib().bpf_object__next_map(c_void_p(obj), None)
+    while at:
+        yield lib().bpf_map__name(c_void_p(at)).decode(), at
+        at = lib().bpf_object__next_map(c_void_p(obj), c_void_p(at))
+
+
+def bpf_program__section_name(program: int) -> str:
+    """What the program attaches to, as the section says it."""
+    name: bytes = lib().bpf_program__section_name(c_void_p(program))
+    return name.decode()
+
+
+def bpf_program__set_autoload(program: int, load: bool) -> None:
+    """Take a program out of the next load."""
+    _check(lib().bpf_program__set_autoload(c_void_p(program), c_bool(load)), "set_autoload")
+
+
+def bpf_program__attach(program: int) -> int:
+    """Attach as the section says; returns a descriptor of the link, the caller's to close."""
+    link = _pointer(lib().bpf_program__attach(c_void_p(program)), "attach")
+    # The link object is left to the process: destroying it would detach the program.
+    return os.dup(_check(lib().bpf_link__fd(c_void_p(link)), "link"))
+
+
+def bpf_map__fd(map_: int) -> int:
+    """The descriptor of a loaded map; it belongs to the object."""
+    return _check(lib().bpf_map__fd(c_void_p(map_)), "map fd")
+
+
+def bpf_map__set_max_entries(map_: int, entries: int) -> None:
+    """Set the size of a map (of a ring: bytes) before load."""
+    _check(lib().bpf_map__set_max_entries(c_void_p(map_), c_uint32(entries)), "set_max_entries")
+
+
+def bpf_map__reuse_fd(map_: int, fd: int) -> None:
+    """Let a map of the object be one that exists already."""
+    _check(lib().bpf_map__reuse_fd(c_void_p(map_), c_int(fd)), "reuse_fd")
+
+
+def bpf_map__initial_value(map_: int) -> memoryview:
+    """The writable initial contents of a .rodata or .data map, before load."""
+    size = c_size_t()
+    at = _pointer(lib().bpf_map__initial_value(c_void_p(map_), byref(size)), "initial value")
+    return memoryview((ctypes.c_char * size.value).from_address(at)).cast("B")
+
+
+# --- the kernel's maps and pins --------------------------------------------------------------
+
+
+def bpf_obj_pin(fd: int, path: str) -> None:
+    """Give a map, program or link a name in a bpf file system."""
+    _check(lib().bpf_obj_pin(c_int(fd), os.fsencode(path)), f"pin {path}")
+
+
+def bpf_obj_get(path: str) -> int:
+    """Open a pinned map, program or link."""
+    return _check(lib().bpf_obj_get(os.fsencode(path)), f"open {path}")
+
+
+def bpf_map_get_info(fd: int) -> bpf_map_info:
+    """What the kernel says of a map."""
+    told = bpf_map_info()
+    size = c_uint32(ctypes.sizeof(told))
+    _check(lib().bpf_obj_get_info_by_fd(c_int(fd), byref(told), byref(size)), "map info")
+    return told
+
+
+def bpf_map_lookup_elem(fd: int, key: bytes, value_size: int) -> bytes | None:
+    """The value at key, or None."""
+    value = ctypes.create_string_buffer(value_size)
+    try:
+        _check(lib().bpf_map_lookup_elem(c_int(fd), key, value), "map lookup")
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise
+    return value.raw
+
+
+def bpf_map_update_elem(fd: int, key: bytes, value: bytes) -> None:
+    """Set the value at key."""
+    _check(lib().bpf_map_update_elem(c_int(fd), key, value, c_uint64(BPF_ANY)), "map update")
+
+
+def map_items(fd: int) -> Iterator[tuple[bytes, bytes]]:
+    """(key, value) of a hash; the walk ends even when entries come and go meanwhile."""
+    told = bpf_map_get_info(fd)
+    key = ctypes.create_string_buffer(told.key_size)
+    previous: ctypes.Array[ctypes.c_char] | None = None
+    # A key that vanishes restarts the kernel's walk at the beginning: bound it.
+    for _ in range(2 * told.max_entries):
+        if lib().bpf_map_get_next_key(c_int(fd), previous, key) < 0:
+            return
+        previous = ctypes.create_string_buffer(key.raw, told.key_size)
+        value = bpf_map_lookup_elem(fd, key.raw, told.value_size)
+        if value is not None:
+            yield key.raw, value
+
+
+def btf_available() -> bool:
+    """Whether the running kernel describes its types."""
+    return os.path.exists("/sys/kernel/btf/vmlinux")

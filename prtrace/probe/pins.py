@@ -1,0 +1,135 @@
+"""What outlives the agent: maps and links, pinned in the bpf file system.
+
+    /sys/fs/bpf/prtrace/abi1-<epoch>/maps/<map>
+    /sys/fs/bpf/prtrace/abi1-<epoch>/<generation>-<engine>-<digest>/<program>
+
+An epoch is the life of one set of maps, and so of one sequence of record numbers.  A
+generation is one set of programs attached to them.  Folders are filled under another name
+and renamed, so that an agent killed half way leaves nothing that looks whole.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from prtrace.errors import UnavailableError
+from prtrace.probe import libbpf
+from prtrace.probe.programs import MAPS, Engine, Programs
+from prtrace.probe.record import ABI
+
+BASE: Final = Path("/sys/fs/bpf/prtrace")
+_BPF_FS_MAGIC: Final = 0xCAFE4A11
+_EPOCH: Final = re.compile(r"abi(\d+)-([0-9a-f]{16})")
+_GENERATION: Final = re.compile(r"(\d+)-(core|bcc)-([0-9a-f]{12})")
+_UNFINISHED: Final = "-new"
+"""bpffs keeps names with a dot for itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One set of attached programs, by the folder that holds their links."""
+
+    path: Path
+    number: int
+    engine: Engine
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One set of maps and the generations attached to it, oldest first."""
+
+    path: Path
+    abi: int
+    name: str
+    generations: tuple[Generation, ...]
+
+
+def require_bpffs(base: Path = BASE) -> None:
+    """Make sure that base can hold pins.  Raises UnavailableError."""
+    # f_type is the first word of struct statfs, whatever follows it.
+    buffer = ctypes.create_string_buffer(256)
+    libc = ctypes.CDLL(None, use_errno=True)
+    at = base.parent
+    if libc.statfs(os.fsencode(at), buffer) or (
+        int.from_bytes(buffer.raw[:8], "little") != _BPF_FS_MAGIC
+    ):
+        raise UnavailableError(
+            f"{at} is not a bpf file system", hint=f"mount -t bpf bpf {at}, then start again"
+        )
+    try:
+        base.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise UnavailableError(f"{base}: {error.strerror}", hint="run it as root") from None
+
+
+def epochs(base: Path = BASE) -> list[Epoch]:
+    """Every epoch that is pinned below base; what was left half made is removed."""
+    found = []
+    for path in sorted(base.iterdir()):
+        if path.name.endswith(_UNFINISHED):
+            remove(path)
+        elif match := _EPOCH.fullmatch(path.name):
+            found.append(Epoch(path, int(match[1]), match[2], _generations(path)))
+    return found
+
+
+def _generations(epoch: Path) -> tuple[Generation, ...]:
+    found = []
+    for path in epoch.iterdir():
+        if path.name.endswith(_UNFINISHED):
+            remove(path)
+        elif match := _GENERATION.fullmatch(path.name):
+            found.append(Generation(path, int(match[1]), Engine(match[2]), match[3]))
+    return tuple(sorted(found, key=lambda generation: generation.number))
+
+
+def create(base: Path, programs: Programs) -> Epoch:
+    """Pin programs with their maps as a new epoch."""
+    name = os.urandom(8).hex()
+    path = base / f"abi{ABI}-{name}"
+    unfinished = path.with_name(path.name + _UNFINISHED)
+    maps = unfinished / "maps"
+    maps.mkdir(parents=True, mode=0o700)
+    for map_name, fd in programs.maps.items():
+        libbpf.bpf_obj_pin(fd, str(maps / map_name))
+    _pin_links(unfinished, programs)
+    unfinished.rename(path)
+    return Epoch(path, ABI, name, _generations(path))
+
+
+def add(epoch: Epoch, programs: Programs) -> Epoch:
+    """Pin programs as one more generation of epoch."""
+    _pin_links(epoch.path, programs)
+    return Epoch(epoch.path, epoch.abi, epoch.name, _generations(epoch.path))
+
+
+def _pin_links(epoch: Path, programs: Programs) -> None:
+    path = epoch / f"{programs.generation}-{programs.engine.value}-{programs.digest}"
+    unfinished = path.with_name(path.name + _UNFINISHED)
+    unfinished.mkdir(mode=0o700)
+    for name, fd in programs.links.items():
+        libbpf.bpf_obj_pin(fd, str(unfinished / name))
+    unfinished.rename(path)
+
+
+def open_maps(epoch: Epoch) -> Mapping[str, int]:
+    """Descriptors of the epoch's maps, the caller's to close."""
+    return {name: libbpf.bpf_obj_get(str(epoch.path / "maps" / name)) for name in MAPS}
+
+
+def open_links(generation: Generation) -> Mapping[str, int]:
+    """Descriptors of a generation's links, the caller's to close."""
+    return {path.name: libbpf.bpf_obj_get(str(path)) for path in generation.path.iterdir()}
+
+
+def remove(path: Path) -> None:
+    """Unpin a generation or a whole epoch: its programs are detached."""
+    shutil.rmtree(path)
