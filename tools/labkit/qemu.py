@@ -1,0 +1,89 @@
+"""The command line of QEMU for a lab machine."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from labkit import accel, channel, places
+from labkit.kernels import Kernel
+
+# Stall detectors count the emulator's slowness, not the kernel's faults.
+_KERNEL_ARGUMENTS = (
+    "panic=-1 loglevel=4 rcupdate.rcu_cpu_stall_suppress=1 watchdog_thresh=60 "
+    "tsc=reliable no_timer_check net.ifnames=0"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A machine's hardware.
+
+    memory as QEMU writes it ("2G").  cpus: emulated processors spin on each other's locks while
+    the host runs something else, so two of them start in 6 s on an idle host but in 20 s on a busy
+    one, where one starts in 6 to 9.  Ask for two where races are the point.  icount: one processor
+    whose clock advances one nanosecond an instruction, so that CPU-bound figures repeat; its clock
+    jumps ahead whenever it is idle.  options: further arguments for QEMU.
+    """
+
+    memory: str = "2G"
+    cpus: int = 1
+    icount: bool = False
+    options: tuple[str, ...] = ()
+
+
+def command(
+    kernel: Kernel, shape: Shape, folder: Path, out: Path, *, interactive: bool
+) -> list[str]:
+    """QEMU's arguments; control socket, monitor socket and console log are in folder."""
+    # An instruction counter exists in emulation only.
+    engine = "tcg" if shape.icount else accel.choose(kernel)
+    append = (
+        f"console=ttyS0 {_KERNEL_ARGUMENTS} "
+        f"lab.script={places.CHECKOUT}/tools/labkit/guest.sh lab.tools={places.CHECKOUT}/tools "
+        f"lab.modules={kernel.modules} lab.python=/usr/bin/python3"
+    )
+    share = "security_model=none,multidevs=remap"
+    arguments = [
+        *("qemu-system-x86_64", "-machine", "q35", "-accel", engine),
+        *("-cpu", "host" if engine == "kvm" else "max"),
+        *("-m", shape.memory, "-smp", "1" if shape.icount else str(shape.cpus)),
+        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+        *("-kernel", str(kernel.image), "-initrd", str(kernel.initramfs()), "-append", append),
+        *("-fsdev", f"local,id=root,path=/,readonly=on,{share}"),
+        *("-device", "virtio-9p-pci,fsdev=root,mount_tag=root"),
+        *("-fsdev", f"local,id=out,path={out},{share}"),
+        *("-device", "virtio-9p-pci,fsdev=out,mount_tag=out"),
+        *("-device", "virtio-serial-pci"),
+        *("-chardev", f"socket,id=control,path={folder}/control,server=on,wait=off"),
+        *("-device", f"virtserialport,chardev=control,name={channel.PORT}"),
+        *("-qmp", f"unix:{folder}/monitor,server=on,wait=off"),
+    ]
+    if interactive:
+        arguments += ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
+    else:
+        arguments += ["-serial", f"file:{folder}/console"]
+    if shape.icount:
+        arguments += ["-icount", "shift=0,sleep=off"]
+    for option in shape.options:
+        arguments += shlex.split(option)
+    return arguments
+
+
+def environment(extra: dict[str, str]) -> dict[str, str]:
+    """What a command in the machine finds in its environment, whatever the caller's own is."""
+    return {
+        "PATH": f"{places.venv()}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin",
+        "HOME": "/root",
+        "USER": "root",
+        "LANG": "C.UTF-8",
+        "TERM": os.environ.get("TERM", "linux"),
+        "PRTRACE_CACHE": str(places.cache()),
+        "PYTHONPATH": f"{places.CHECKOUT}:{places.CHECKOUT}/tools",
+        "PYTHONPYCACHEPREFIX": str(places.cache() / "pycache"),
+        "LAB_OUT": "/run/lab/out",
+        "LAB_TARGET": "/run/lab/target.json",
+        **extra,
+    }
