@@ -1,0 +1,1 @@
+"""The state directory: the history of events, and the state they led to, in SQLite."""

@@ -1,0 +1,364 @@
+"""The store: events with ascending numbers, the states they led to, and small facts beside them.
+
+A commit is one transaction, so that events, states and meta always belong together; a failed
+one changes nothing and can be repeated.  WAL with synchronous=NORMAL: a killed process loses
+nothing that was committed, a power failure at most the last commits, which the devices and
+the kernel's ring tell again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+from urllib.parse import quote
+
+from prtrace.errors import MalformedError, StoreError
+from prtrace.event import Event
+from prtrace.state import codec
+from prtrace.state.unit import LuState
+from prtrace.store import history, schema
+from prtrace.store.failure import as_store_error, damaged
+from prtrace.store.rows import INSERT, Row, row_of, without_surrogates
+
+FILE: Final = "prtrace.db"
+"""The database's name in the state directory."""
+
+KEEP_EVENTS: Final = 1_000_000
+
+_CHECKED: Final = 8 << 20
+"""Databases up to this many bytes are checked as a whole when they are opened (milliseconds)."""
+
+_PRUNED_BESIDES: Final = 1000
+"""Rows that a commit may delete on top of four times those that it adds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What the store holds: events, the first and last number among them, and bytes on disk."""
+
+    events: int
+    first: int
+    last: int
+    bytes: int
+
+
+class Store:
+    """An open database; a context manager that closes it.
+
+    To be used by one thread at a time.  Every method raises StoreError, whose hint says what
+    to do, where the database cannot be used.
+    """
+
+    __slots__ = ("_boundary", "_database", "_epochs", "_first", "_keep", "_last", "_units", "path")
+
+    def __init__(self, database: sqlite3.Connection, path: Path, keep_events: int) -> None:
+        """Use open() instead."""
+        self.path = path
+        self._database = database
+        self._keep = keep_events
+        self._first, self._last, self._boundary = history.extent(database)
+        self._epochs: dict[str, int] = dict(database.execute("SELECT name, id FROM epoch"))
+        self._units: dict[str, int] = dict(database.execute("SELECT lu, id FROM unit"))
+
+    @classmethod
+    def open(cls, path: Path, *, readonly: bool = False, keep_events: int = KEEP_EVENTS) -> Self:
+        """Open the database file, made with mode 0600 where it is missing and readonly is not set.
+
+        keep_events: how many events are kept, at least 1.  Raises StoreError also for a store
+        of a newer prtrace, another program's database, a damaged one and a directory that is
+        none; nothing is ever deleted or moved for that.
+        """
+        database = _connect_readonly(path) if readonly else _connect(path)
+        try:
+            with as_store_error(path, "read" if readonly else "written"):
+                version = schema.require_known(database, str(path), readonly=readonly)
+                if path.stat().st_size <= _CHECKED:
+                    _check(database, path)
+                if not readonly:
+                    database.execute("PRAGMA journal_mode = WAL")
+                    database.execute("PRAGMA synchronous = NORMAL")
+                    database.execute("PRAGMA journal_size_limit = 67108864")
+                    schema.migrate(database, version)
+                return cls(database, path, max(1, keep_events))
+        except BaseException:
+            database.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the database; a second call does nothing."""
+        self._database.close()
+
+    @property
+    def last_seq(self) -> int:
+        """The number of the newest event that this object stored or found; 0: none yet."""
+        return self._last
+
+    def commit(
+        self,
+        epoch: str,
+        events: Sequence[Event],
+        states: Sequence[LuState] = (),
+        meta: Mapping[str, str] | None = None,
+    ) -> list[Event]:
+        """Store events of epoch, the states they led to and meta, all or nothing.
+
+        Returns the events that were new, with their numbers.  An event whose record (> 0) is
+        stored already for epoch is left out: see known() for telling before.
+        """
+        fresh = self._fresh(epoch, events)
+        self._begin()
+        try:
+            stored, first, last, boundary = self._write(epoch, fresh, states, meta or {})
+            with as_store_error(self.path, "written"):
+                self._database.execute("COMMIT")
+        except BaseException:
+            self._roll_back()
+            raise
+        self._first, self._last, self._boundary = first, last, boundary
+        return stored
+
+    def known(self, epoch: str, records: Sequence[int]) -> set[int]:
+        """Those of records that are stored for epoch."""
+        epoch_id = self._epochs.get(epoch)
+        wanted = {record for record in records if record > 0}
+        if epoch_id is None or not wanted:
+            return set()
+        with as_store_error(self.path, "read"):
+            # Records come in runs, so the range holds little besides what is asked for.
+            rows = self._database.execute(
+                "SELECT record FROM event WHERE epoch_id = ? AND record BETWEEN ? AND ?"
+                " AND record > 0",
+                (epoch_id, min(wanted), max(wanted)),
+            )
+            return {record for (record,) in rows if record in wanted}
+
+    def states(self) -> dict[str, LuState]:
+        """The newest state of every logical unit, by its designator."""
+        with as_store_error(self.path, "read"):
+            rows = self._database.execute(
+                "SELECT unit.lu, document FROM state JOIN unit ON unit.id = state.unit_id"
+            ).fetchall()
+        return {lu: self._state(lu, document) for lu, document in rows}
+
+    def base(self) -> tuple[int, dict[str, LuState]]:
+        """Where replaying begins: a number, and the states as they were after that event.
+
+        0 and no states while the history is complete.  The states, and the events with
+        greater numbers, lead to what states() gives.  While another process writes, call it
+        in a snapshot().
+        """
+        with as_store_error(self.path, "read"):
+            seq, rows = history.base(self._database)
+        return seq, {lu: self._state(lu, document) for lu, document in rows}
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Everything read within belongs together, whatever another process stores meanwhile.
+
+        Not for long while an agent runs: its log cannot be shortened until the end.
+        """
+        with as_store_error(self.path, "read"):
+            self._database.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._database.execute("ROLLBACK")
+
+    def events(
+        self,
+        *,
+        lus: Sequence[str] | None = None,
+        since_seq: int = 0,
+        since_time: int = 0,
+        limit: int | None = None,
+        last: int | None = None,
+    ) -> Iterator[Event]:
+        """Events in the order of their numbers.
+
+        lus: of these logical units only.  since_seq: with greater numbers.  since_time: not
+        older, nanoseconds since the epoch.  limit: at most so many.  last: the newest so many
+        of what fits.  Reads in portions: what is stored meanwhile is included, and no
+        transaction stays open between two events.
+        """
+        wanted = None if lus is None else self._unit_ids(lus)
+        query = history.Query(wanted, since_seq, since_time, limit, last)
+        portions = history.portions(self._database, query)
+        while True:
+            with as_store_error(self.path, "read"):
+                portion = next(portions, None)
+            if portion is None:
+                return
+            try:
+                yield from history.events_of(portion)
+            except MalformedError as error:
+                raise damaged(self.path, str(error)) from error
+
+    def meta(self) -> dict[str, str]:
+        """Everything that commit() stored as meta, the newest value of each name."""
+        with as_store_error(self.path, "read"):
+            return dict(self._database.execute("SELECT name, value FROM meta"))
+
+    def size(self) -> Size:
+        """How much is stored; the write-ahead log counts into the bytes."""
+        with as_store_error(self.path, "read"):
+            first, last, _ = history.extent(self._database)
+        size = 0
+        for path in (self.path, Path(f"{self.path}-wal")):
+            # The log is there only while somebody has the database open.
+            if path.exists():
+                size += path.stat().st_size
+        return Size(last - first + 1 if last else 0, first, last, size)
+
+    def verify(self) -> None:
+        """Read the whole database and raise StoreError where it is damaged (slow)."""
+        with as_store_error(self.path, "read"):
+            _check(self._database, self.path)
+
+    def _fresh(self, epoch: str, events: Sequence[Event]) -> list[Event]:
+        seen = self.known(epoch, [event.record for event in events])
+        fresh: list[Event] = []
+        for event in events:
+            if event.record > 0:
+                if event.record in seen:
+                    continue
+                seen.add(event.record)
+            fresh.append(event)
+        return fresh
+
+    def _write(
+        self,
+        epoch: str,
+        events: Sequence[Event],
+        states: Sequence[LuState],
+        meta: Mapping[str, str],
+    ) -> tuple[list[Event], int, int, int]:
+        last = self._last
+        with as_store_error(self.path, "written"):
+            epoch_id = self._id(self._epochs, "INSERT INTO epoch (name) VALUES (?)", epoch)
+            stored = [
+                replace(event, seq=seq, epoch=epoch) for seq, event in enumerate(events, last + 1)
+            ]
+            rows = [row_of(event, epoch_id, self._unit_id(event.lu)) for event in stored]
+            self._insert(rows)
+            last += len(stored)
+            self._database.executemany(
+                "INSERT OR REPLACE INTO state (unit_id, seq, document) VALUES (?, ?, ?)",
+                [
+                    (self._unit_id(state.lu), last, json.dumps(codec.to_json(state)))
+                    for state in states
+                ],
+            )
+            self._database.executemany(
+                "INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", list(meta.items())
+            )
+            boundary = self._boundary
+            if last - boundary >= max(1, self._keep // 10):
+                boundary = history.set_boundary(self._database, boundary, last)
+            first = history.prune(
+                self._database, self._first, last - self._keep, 4 * len(rows) + _PRUNED_BESIDES
+            )
+        return stored, first, last, boundary
+
+    def _insert(self, rows: list[Row]) -> None:
+        try:
+            self._database.executemany(INSERT, rows)
+        except UnicodeEncodeError:
+            seqs = [(row[0],) for row in rows]
+            self._database.executemany("DELETE FROM event WHERE seq = ?", seqs)
+            self._database.executemany(INSERT, [without_surrogates(row) for row in rows])
+
+    def _begin(self) -> None:
+        with as_store_error(self.path, "written"):
+            self._database.execute("BEGIN IMMEDIATE")
+
+    def _roll_back(self) -> None:
+        # SQLite itself has rolled back after some failures, a full disk among them.
+        if self._database.in_transaction:
+            self._database.execute("ROLLBACK")
+        with as_store_error(self.path, "read"):
+            self._epochs = dict(self._database.execute("SELECT name, id FROM epoch"))
+            self._units = dict(self._database.execute("SELECT lu, id FROM unit"))
+
+    def _unit_id(self, lu: str) -> int:
+        return self._id(self._units, "INSERT INTO unit (lu) VALUES (?)", lu)
+
+    def _id(self, ids: dict[str, int], insert: str, name: str) -> int:
+        number = ids.get(name)
+        if number is None:
+            number = self._database.execute(insert, (name,)).lastrowid or 0
+            ids[name] = number
+        return number
+
+    def _unit_ids(self, lus: Sequence[str]) -> tuple[int, ...]:
+        with as_store_error(self.path, "read"):
+            found = [
+                self._database.execute("SELECT id FROM unit WHERE lu = ?", (lu,)).fetchone()
+                for lu in lus
+            ]
+        return tuple(row[0] for row in found if row is not None)
+
+    def _state(self, lu: str, document: str) -> LuState:
+        try:
+            return codec.from_json(json.loads(document))
+        except (MalformedError, ValueError) as error:
+            raise damaged(self.path, f"state of {lu}: {error}") from error
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # SQLite would make it by the umask, and a state directory may be open to all.
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        os.close(os.open(path, flags, 0o600))
+    except (FileExistsError, NotADirectoryError) as error:
+        raise StoreError(
+            f"{path.parent} is not a directory", hint="name another --state-dir"
+        ) from error
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be made: {os.strerror(error.errno or 0)}",
+            hint=f"see who may use {path.parent}, and whether its file system is full",
+        ) from error
+    with as_store_error(path, "opened"):
+        return sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
+
+
+def _connect_readonly(path: Path) -> sqlite3.Connection:
+    if not path.is_file():
+        raise StoreError(f"{path} is not there, or is no file")
+    # A store that was copied without its log can be in a place where none may be made.
+    log = Path(f"{path}-wal")
+    alone = not log.exists() and not os.access(path.parent, os.W_OK)
+    mode = "mode=ro&immutable=1" if alone else "mode=ro"
+    with as_store_error(path, "opened"):
+        return sqlite3.connect(
+            f"file:{quote(str(path))}?{mode}",
+            uri=True,
+            timeout=5.0,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+
+
+def _check(database: sqlite3.Connection, path: Path) -> None:
+    found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise damaged(path, str(found))

@@ -1,0 +1,66 @@
+"""What SQLite's errors mean to whoever runs the agent."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from prtrace.errors import StoreError
+
+_FULL: Final = (sqlite3.SQLITE_FULL,)
+_DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_REFUSED: Final = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH)
+
+
+@contextmanager
+def as_store_error(path: Path, doing: str) -> Iterator[None]:
+    """Turn SQLite's errors into StoreError: what could not be done to path, and what helps."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _store_error(path, doing, error) from error
+
+
+def damaged(path: Path, problem: str) -> StoreError:
+    """The error for a database that contradicts itself."""
+    return StoreError(
+        f"{path} is damaged: {problem[:200]}",
+        hint=f"stop the agent, move {path}* aside (keep it: sqlite3's .recover may save the "
+        "history) and start the agent: it reads the devices anew",
+    )
+
+
+def _store_error(path: Path, doing: str, error: sqlite3.Error) -> StoreError:
+    # The low byte is the result code, the rest says where it happened.
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in _DAMAGED:
+        return damaged(path, str(error))
+    if code in _FULL:
+        return StoreError(
+            f"{path} cannot be written: the disk is full",
+            hint=f"make room below {path.parent}; nothing that was stored is lost",
+        )
+    if code == sqlite3.SQLITE_IOERR:
+        return StoreError(
+            f"{path} cannot be {doing}: {error}",
+            hint=f"see whether the file system of {path.parent} is full or failing",
+        )
+    if code in _REFUSED:
+        return StoreError(
+            f"{path} may not be {doing}: {error}",
+            hint=f"run as the owner of {path.parent}, usually root",
+        )
+    if code == sqlite3.SQLITE_CANTOPEN:
+        return StoreError(
+            f"{path} cannot be opened",
+            hint=f"see whether {path.parent} exists and who may use it",
+        )
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return StoreError(
+            f"{path} is in use by another program",
+            hint="stop whatever else has it open (lsof shows it)",
+        )
+    return StoreError(f"{path} cannot be {doing}: {error}")

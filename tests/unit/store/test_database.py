@@ -1,0 +1,273 @@
+"""Commits: all or nothing, numbered without gaps, never twice."""
+
+import json
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prtrace.errors import StoreError
+from prtrace.event import Command, Event
+from prtrace.model import IssuePath, Issuer, LocalNexus, ReservationType
+from prtrace.state.apply import in_doubt, new_state
+from prtrace.store.database import Store
+from store.conftest import make_event
+
+
+def test_numbers_ascend_from_one_without_gaps(store):
+    first = store.commit("a", [make_event(5), make_event(3)])
+    second = store.commit("a", [make_event(9)])
+    assert [event.seq for event in (*first, *second)] == [1, 2, 3]
+    assert [event.record for event in store.events()] == [5, 3, 9]
+    assert store.last_seq == 3
+
+
+def test_an_event_comes_back_as_it_was(store):
+    event = make_event(1)
+    assert store.commit("epoch", [event]) == [replace(event, seq=1, epoch="epoch")]
+    assert list(store.events()) == [replace(event, seq=1, epoch="epoch")]
+
+
+def test_a_record_is_stored_once_for_each_epoch(store):
+    store.commit("a", [make_event(1), make_event(2)])
+    again = store.commit("a", [make_event(1), make_event(2), make_event(3), make_event(3)])
+    assert [(event.seq, event.record) for event in again] == [(3, 3)]
+    assert [event.seq for event in store.commit("b", [make_event(1)])] == [4]
+
+
+def test_what_is_no_record_may_repeat(store):
+    lost = make_event(0, command=Command.LOST, issuer=None)
+    assert len(store.commit("a", [lost, lost])) == 2
+
+
+def test_known_tells_what_is_stored(store):
+    store.commit("a", [make_event(1), make_event(2), make_event(7)])
+    assert store.known("a", [1, 3, 7, 9, 0]) == {1, 7}
+    assert store.known("b", [1]) == set()
+    assert store.known("a", []) == set()
+
+
+def test_states_and_meta_are_of_the_same_transaction(store, path):
+    state = new_state("naa.1", "LIO-ORG/disk/4.0", 5)
+    store.commit("a", [make_event(1)], [state], {"baseline": "7"})
+    store.commit("a", [], [in_doubt(state, "why", 9)], {"baseline": "8", "other": "x"})
+    with Store.open(path, readonly=True) as reader:
+        assert reader.states() == {"naa.1": in_doubt(state, "why", 9)}
+        assert reader.meta() == {"baseline": "8", "other": "x"}
+
+
+def test_a_failed_commit_changes_nothing(store):
+    store.commit("a", [make_event(1)])
+    bad = make_event(2, time="not a number")
+    with pytest.raises(StoreError):
+        store.commit("new epoch", [make_event(3, lu="naa.new"), bad], (), {"x": "y"})
+    assert [event.record for event in store.events()] == [1]
+    assert store.meta() == {}
+    stored = store.commit("new epoch", [make_event(3, lu="naa.new")])
+    assert [(event.seq, event.lu) for event in stored] == [(2, "naa.new")]
+
+
+def test_text_that_is_no_unicode_is_escaped(store):
+    name = os.fsdecode(b"evil\xff\x00")
+    store.commit("a", [make_event(1), make_event(2, exe=name)])
+    assert [event.exe for event in store.events()] == ["/usr/bin/sg_persist", "evil\\udcff\x00"]
+
+
+def test_events_can_be_chosen(store):
+    units = ("naa.1", "naa.2", "naa.3")
+    store.commit("a", [make_event(n, lu=units[n % 3]) for n in range(1, 601)])
+
+    def seqs(**query):
+        return [event.seq for event in store.events(**query)]
+
+    assert seqs() == list(range(1, 601))
+    assert seqs(since_seq=598) == [599, 600]
+    assert seqs(limit=3) == [1, 2, 3]
+    assert seqs(limit=0) == []
+    assert seqs(last=2) == [599, 600]
+    assert seqs(last=0) == []
+    assert seqs(lus=["naa.2"], last=2) == [595, 598]
+    assert seqs(lus=["naa.2", "naa.3", "naa.9"], since_seq=595) == [596, 598, 599]
+    assert seqs(lus=["naa.9"]) == []
+    assert seqs(lus=[]) == []
+    assert seqs(since_time=make_event(599).time) == [599, 600]
+    assert seqs(since_time=1 << 62) == []
+    assert seqs(since_time=make_event(590).time, lus=["naa.1"], limit=2) == [591, 594]
+
+
+def test_a_clock_that_was_set_back_hides_nothing(store):
+    times = (500, 900, 100, 950)
+    store.commit("a", [make_event(n, time=time) for n, time in enumerate(times, 1)])
+    assert [event.time for event in store.events(since_time=600)] == [900, 950]
+
+
+def test_reading_sees_what_is_stored_meanwhile(store):
+    store.commit("a", [make_event(n) for n in range(1, 301)])
+    reading = store.events()
+    assert next(reading).seq == 1
+    store.commit("a", [make_event(301)])
+    assert [event.seq for event in reading] == list(range(2, 302))
+
+
+def test_a_snapshot_does_not(store, path):
+    store.commit("a", [make_event(1)])
+    with Store.open(path, readonly=True) as reader, reader.snapshot():
+        assert reader.size().last == 1
+        store.commit("a", [make_event(2)])
+        assert len(list(reader.events())) == 1
+
+
+def test_the_file_is_private(store, path):
+    store.commit("a", [make_event(1)])
+    for file in (path, path.parent):
+        assert stat.S_IMODE(file.stat().st_mode) & 0o077 == 0
+
+
+def test_reopening_goes_on(path):
+    with Store.open(path) as store:
+        store.commit("a", [make_event(1)])
+    with Store.open(path) as store:
+        assert [e.seq for e in store.commit("a", [make_event(1), make_event(2)])] == [2]
+        size = store.size()
+        assert (size.events, size.first, size.last) == (2, 1, 2)
+        assert size.bytes > 4096
+        store.verify()
+
+
+def test_a_read_only_store_takes_nothing(path):
+    with Store.open(path) as store:
+        store.commit("a", [make_event(1)])
+    with Store.open(path, readonly=True) as store:
+        assert len(list(store.events())) == 1
+        with pytest.raises(StoreError, match="may not be written"):
+            store.commit("a", [make_event(2)])
+
+
+_WRITER = """
+import sys
+from pathlib import Path
+from prtrace.state.apply import new_state
+from prtrace.store.database import Store
+from store.conftest import make_event
+
+store = Store.open(Path(sys.argv[1]))
+at = store.last_seq + 1
+while True:
+    events = [make_event(n) for n in range(at, at + 7)]
+    store.commit("a", events, [new_state("naa.1", time=at + 6)], {"last": str(at + 6)})
+    at += 7
+    print(at - 1, flush=True)
+"""
+
+
+def test_a_killed_writer_leaves_whole_commits(path):
+    """Whatever was acknowledged is there, and events, states and meta agree."""
+    for kill_after in (1, 2, 5, 17, 40, 3, 11):
+        acknowledged = 0
+        with subprocess.Popen(
+            [sys.executable, "-c", _WRITER, str(path)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": ":".join(filter(None, sys.path))},
+        ) as writer:
+            for _ in range(kill_after):
+                acknowledged = int(writer.stdout.readline())
+            writer.send_signal(signal.SIGKILL)
+        with Store.open(path) as store:
+            store.verify()
+            seqs = [event.seq for event in store.events()]
+            assert seqs == list(range(1, len(seqs) + 1))
+            assert len(seqs) >= acknowledged
+            assert len(seqs) % 7 == 0
+            assert store.meta() == {"last": str(len(seqs))}
+            assert store.states() == {"naa.1": new_state("naa.1", time=len(seqs))}
+            assert store.known("a", seqs) == set(seqs)
+
+
+texts = st.text(max_size=20)
+numbers = st.integers(0, (1 << 63) - 1)
+keys = st.none() | st.integers(0, (1 << 64) - 1)
+events = st.builds(
+    Event,
+    record=numbers,
+    time=st.integers(0, 1 << 62),
+    start_ns=numbers,
+    done_ns=numbers,
+    lu=texts,
+    nexus=texts,
+    device=texts,
+    target=texts,
+    command=st.sampled_from(Command),
+    action=texts,
+    status=texts,
+    host_byte=texts,
+    key=keys,
+    sa_key=keys,
+    type=st.none() | st.sampled_from(ReservationType),
+    scope=st.none() | st.integers(0, 15),
+    sense=texts,
+    problem=texts,
+    effect=texts,
+    attempts=st.integers(0, 1 << 31),
+    count=st.integers(0, 1 << 62),
+    issuer=st.none()
+    | st.builds(
+        Issuer,
+        pid=st.integers(0, 1 << 22),
+        comm=texts,
+        start_ns=numbers,
+        cgroup=st.integers(0, (1 << 64) - 1),
+        path=st.sampled_from(IssuePath),
+        requested=texts,
+        guest=texts,
+    ),
+    exe=texts,
+    unit=texts,
+    truncated=st.booleans(),
+    cdb=st.binary(max_size=32),
+    data=st.binary(max_size=64),
+    head=st.binary(max_size=32),
+    sense_bytes=st.binary(max_size=32),
+)
+paths = st.builds(
+    LocalNexus,
+    nexus=texts,
+    lu=st.just("naa.1"),
+    device=texts,
+    initiator_port=st.none() | texts,
+    relative_target_port=st.none() | st.integers(0, 65535),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(events, st.lists(paths, max_size=3))
+def test_every_event_comes_back(tmp_path_factory, event, some_paths):
+    if some_paths:
+        event = replace(event, lu="naa.1", paths=tuple(some_paths))
+    with Store.open(tmp_path_factory.mktemp("any") / "prtrace.db") as store:
+        (stored,) = store.commit("e", [event])
+        assert list(store.events()) == [stored]
+        assert stored == replace(event, seq=1, epoch="e")
+
+
+def test_the_documented_number_form_is_right(store, path):
+    """The schema says how to read a key with the sqlite3 program."""
+    store.commit("a", [make_event(1)])
+    with sqlite3.connect(path) as database:
+        (text,) = database.execute("SELECT printf('%016x', key) FROM event").fetchone()
+    assert int(text, 16) == make_event(1).key
+
+
+def test_a_state_that_cannot_be_read_is_named(store, path):
+    store.commit("a", [make_event(1)], [new_state("naa.1")])
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE state SET document = ?", (json.dumps({"format": 99}),))
+    with pytest.raises(StoreError, match=r"state of naa\.1"):
+        store.states()
