@@ -140,7 +140,7 @@ class Event:
             )
         try:
             return cls._from_json(given)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise MalformedError("event", f"{type(error).__name__}: {error}"[:200]) from None
 
     @classmethod

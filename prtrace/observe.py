@@ -41,6 +41,9 @@ TIMEOUT: Final = "TIMEOUT"
 REFUSED: Final = "NOT QUEUED"
 """The statuses that no device sent: the timer ran out; the driver did not take the command."""
 
+TAKEN: Final = "unit attention taken by prtrace itself"
+"""What the agent adds to an effect, because only it knows which commands are its own."""
+
 NOT_WATCHED: Final = "nobody was watching"
 """The problem of a LOST event that stands for a time without programs, not for records."""
 
@@ -89,10 +92,17 @@ def _seen(event: Event) -> dict[str, Any]:
     return fields
 
 
+def _worded(event: Event, **words: Any) -> Event:
+    """The event with these words; itself where it has them, as when it is replayed."""
+    if all(getattr(event, name) == word for name, word in words.items()):
+        return event
+    return replace(event, **words)
+
+
 def _command(event: Event) -> tuple[Event, tuple[AnyObservation, ...]]:
     sense = _sense(event.sense_bytes) if event.sense_bytes else None
     outcome, why = _outcome(event, sense)
-    event = replace(event, sense=_sense_text(sense))
+    event = _worded(event, sense=_sense_text(sense))
     extra: tuple[AnyObservation, ...] = ()
     news = attention(sense) if isinstance(sense, Sense) else None
     if news is not None:
@@ -146,18 +156,19 @@ def _pr_out(
         event = replace(event, action=cdb.action.text, problem=problem)
         return event, UnreadablePrOut(**_seen(event), outcome=outcome, problem=problem)
     typed = cdb.action in _TYPED
-    event = replace(
-        event,
-        action=cdb.action.value,
-        type=kind if typed else None,
-        scope=cdb.scope if typed else None,
-    )
+    words: dict[str, Any] = {
+        "action": cdb.action.value,
+        "type": kind if typed else None,
+        "scope": cdb.scope if typed else None,
+    }
     try:
         sent = parse_list(event.data, cdb.action)
     except MalformedError as error:
-        event = replace(event, problem=why or str(error))
+        event = _worded(event, **words, problem=why or str(error))
         return event, UnreadablePrOut(**_seen(event), outcome=outcome, problem=event.problem)
-    event = replace(event, key=sent.key, sa_key=sent.sa_key, problem=why or _doubtful(event, cdb))
+    event = _worded(
+        event, **words, key=sent.key, sa_key=sent.sa_key, problem=why or _doubtful(event, cdb)
+    )
     if event.problem and outcome is Outcome.DONE:
         outcome = Outcome.UNKNOWN
     basic = sent if isinstance(sent, BasicList) else None
@@ -193,7 +204,7 @@ def _doubtful(event: Event, cdb: PrOutCdb) -> str:
 def _pr_in(
     event: Event, cdb: PrInCdb, outcome: Outcome, sense: Sense | str | None
 ) -> tuple[Event, AnyObservation | None]:
-    event = replace(
+    event = _worded(
         event, action=cdb.action.text if isinstance(cdb.action, ReservedCode) else cdb.action.title
     )
     if (
@@ -223,7 +234,7 @@ def _pr_in(
             if not isinstance(held.type, ReservationType):
                 problem = f"reservation type {held.type} is reserved"
                 return replace(event, problem=problem), failed
-            event = replace(event, key=held.key, type=held.type, scope=held.scope)
+            event = _worded(event, key=held.key, type=held.type, scope=held.scope)
             return event, ReservationRead(
                 **_seen(event),
                 generation=reply.generation,
