@@ -1,0 +1,39 @@
+"""What an agent is told on its command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from prtrace.api.address import SOCKET
+
+STATE_DIR: Final = Path("/var/lib/prtrace")
+RING_SIZE: Final = 16 << 20
+ENGINES: Final = ("auto", "core", "bcc")
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+LOG_FORMATS: Final = ("text", "json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentOptions:
+    """The options of `prtrace agent`, checked by the command.
+
+    engine: one of ENGINES.  read_in_doubt: whether the agent may send PR IN by itself to
+    resolve doubt.  ring_size: bytes, a power of two and at least 4096.  socket_mode and
+    socket_group say who may connect, and so who may read.  admin_group: the group whose
+    members may make changing calls beside uid 0; "" for nobody.  log_level, log_format: one
+    of LOG_LEVELS and LOG_FORMATS.  keep_events: how many events the store keeps.
+    """
+
+    state_dir: Path = STATE_DIR
+    socket: Path = Path(SOCKET)
+    engine: str = "auto"
+    read_in_doubt: bool = True
+    ring_size: int = RING_SIZE
+    keep_events: int = 1_000_000
+    socket_mode: int = 0o660
+    socket_group: str = ""
+    admin_group: str = ""
+    log_level: str = "info"
+    log_format: str = "text"

@@ -1,0 +1,12 @@
+"""Where the agent listens, and the limits that both ends of the socket know."""
+
+from __future__ import annotations
+
+from typing import Final
+
+SOCKET: Final = "/run/prtrace/io.prtrace"
+SOCKET_VARIABLE: Final = "PRTRACE_SOCKET"
+INTERFACE: Final = "io.prtrace"
+
+MAX_CALL: Final = 64 << 10
+"""Bytes of a call, its NUL included."""

@@ -1,0 +1,206 @@
+"""The server: admits connections, answers calls from the agent's Source, and tells followers.
+
+    server = ApiServer(source, admin_gid=None)
+    server.start(Listener.bind(path))
+    …
+    stored = store.commit(…)
+    server.publish(stored)
+    …
+    await server.close()
+
+Everything runs on the event loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from prtrace.api.address import INTERFACE
+from prtrace.api.calls import Call, Calls, Refusal, event_json, refusal, reply
+from prtrace.api.connection import Connection
+from prtrace.api.interface import Busy, InvalidArgument
+from prtrace.api.listener import Listener
+from prtrace.api.peer import Peer
+from prtrace.api.source import EventQuery, Source
+from prtrace.api.stream import EventStream, Sink
+from prtrace.errors import PrtraceError
+from prtrace.event import Event, nanoseconds
+
+_log: Final = logging.getLogger(__name__)
+
+_SCARCE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_SCARCE_RETRY: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Connections at once.  others: of all uids but 0 together; each: of one such uid."""
+
+    total: int = 256
+    others: int = 192
+    each: int = 32
+
+
+class ApiServer:
+    """Serves io.prtrace on one listening socket."""
+
+    def __init__(
+        self, source: Source, *, admin_gid: int | None = None, limits: Limits | None = None
+    ) -> None:
+        self.calls = Calls(admin_gid)
+        self._source = source
+        self._limits = limits or Limits()
+        self._connections: set[Connection] = set()
+        self._open: Counter[int] = Counter()
+        self._followers: set[EventStream] = set()
+        self._refused = 0
+        self._listener: Listener | None = None
+        self._accepting: asyncio.Task[None] | None = None
+
+    def start(self, listener: Listener) -> None:
+        """Begin to accept; listener is the server's from now on."""
+        self._listener = listener
+        self._accepting = asyncio.get_running_loop().create_task(self._accept(listener.socket))
+
+    async def close(self) -> None:
+        """Stop accepting, close every connection, and remove the socket."""
+        if self._accepting is not None:
+            self._accepting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._accepting
+        for connection in tuple(self._connections):
+            connection.abort()
+        if self._listener is not None:
+            self._listener.close()
+
+    def publish(self, events: Sequence[Event]) -> None:
+        """Tell followers of events that were just stored; each is serialised once, if at all."""
+        if not self._followers:
+            return
+        told = [(event, event_json(event.to_json())) for event in events]
+        for follower in tuple(self._followers):
+            follower.publish(told)
+
+    def statistics(self) -> dict[str, int]:
+        """Counters for status: open connections, followers, and connections refused so far."""
+        return {
+            "connections": sum(self._open.values()),
+            "followers": len(self._followers),
+            "refused": self._refused,
+        }
+
+    def answer(self, call: Call) -> bytes:
+        """The reply to a call that has one; Refusal for an error."""
+        try:
+            return reply(self._parameters(call))
+        except PrtraceError as error:
+            raise refusal(error, oneway=call.oneway) from error
+
+    def open_stream(self, call: Call, sink: Sink) -> EventStream | None:
+        """The stream that call asks for, None where it asks for a single reply."""
+        if call.method != f"{INTERFACE}.Events":
+            return None
+        asked = call.parameters
+        try:
+            since_time = nanoseconds(asked["since_time"]) if asked.get("since_time") else 0
+        except (ValueError, OverflowError) as error:
+            raise Refusal(
+                InvalidArgument({"message": f"since_time: {error}"[:200], "hint": ""})
+            ) from None
+        devices = asked.get("devices") or []
+        try:
+            lus = tuple(self._source.resolve(name).lu for name in devices) if devices else None
+            query = EventQuery(
+                lus=lus,
+                since_seq=asked.get("since_seq") or 0,
+                since_time=since_time,
+                limit=asked.get("limit"),
+                last=asked.get("last"),
+            )
+            stored = iter(self._source.events(query))
+        except PrtraceError as error:
+            raise refusal(error) from error
+        goes_on = asked.get("follow") and query.limit != 0
+        return EventStream(
+            sink,
+            stored,
+            follow=self._followers.add if goes_on else None,
+            lus=None if lus is None else frozenset(lus),
+            limit=query.limit,
+            since_seq=query.since_seq,
+        )
+
+    def close_stream(self, stream: EventStream) -> None:
+        """The stream has ended or its connection is gone."""
+        self._followers.discard(stream)
+
+    def closed(self, connection: Connection) -> None:
+        """The connection is gone."""
+        self._connections.discard(connection)
+        self._open[connection.peer.uid] -= 1
+        self._open += Counter()  # drops uids without connections
+
+    def _parameters(self, call: Call) -> dict[str, Any]:
+        match call.method.rpartition("."):
+            case (interface, _, "Show") if interface == INTERFACE:
+                return self._source.show(tuple(call.parameters.get("devices") or ()))
+            case (interface, _, "Status") if interface == INTERFACE:
+                return {"status": self._source.status()}
+            case (interface, _, "Resolve") if interface == INTERFACE:
+                found = self._source.resolve(call.parameters["name"])
+                return {
+                    "lu": found.lu,
+                    "nexus": found.nexus or None,
+                    "devices": list(found.devices),
+                }
+            case _:
+                return self.calls.describe(call)
+
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, _ = await loop.sock_accept(listening)
+            except OSError as error:
+                if error.errno not in _SCARCE:
+                    raise
+                _log.warning("no connection can be accepted: %s", error.strerror)
+                await asyncio.sleep(_SCARCE_RETRY)
+                continue
+            await self._admit(accepted)
+
+    async def _admit(self, accepted: socket.socket) -> None:
+        try:
+            peer = Peer.of(accepted)
+        except OSError:
+            accepted.close()
+            return
+        if not self._has_room(peer):
+            self._refused += 1
+            error = Busy({"message": "too many connections", "hint": "close some, or wait"})
+            with accepted, contextlib.suppress(OSError):
+                accepted.send(Refusal(error).reply)
+            return
+        connection = Connection(self, peer)
+        self._connections.add(connection)
+        self._open[peer.uid] += 1
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, accepted)
+
+    def _has_room(self, peer: Peer) -> bool:
+        total = sum(self._open.values())
+        if peer.uid == 0:
+            return total < self._limits.total
+        others = total - self._open[0]
+        return (
+            total < self._limits.total
+            and others < self._limits.others
+            and self._open[peer.uid] < self._limits.each
+        )

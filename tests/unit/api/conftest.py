@@ -1,0 +1,149 @@
+"""A real server on a real socket, over a real store; the client runs in the test's thread."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+
+import pytest
+
+from prtrace.api.client import Client
+from prtrace.api.listener import Listener
+from prtrace.api.server import ApiServer, Limits
+from prtrace.api.source import Resolution
+from prtrace.errors import NoSuchDeviceError, StoreError, UnavailableError
+from prtrace.event import Command, Event
+from prtrace.store.database import Store
+
+
+def make_event(record, lu="naa.1", **changes):
+    fields = {
+        "record": record,
+        "time": 1_700_000_000_000_000_000 + record,
+        "lu": lu,
+        "nexus": "2:0:0:1",
+        "command": Command.PR_IN,
+        "action": "READ KEYS",
+        "status": "GOOD",
+    }
+    return Event(**(fields | changes))
+
+
+def wait_for(condition):
+    """Until condition holds, at most 20 s."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+
+
+class StoreSource:
+    """Answers as an agent does that knows two units and keeps its history in a store."""
+
+    def __init__(self, path):
+        self.path = path
+        self.names = {"/dev/sda": "naa.1", "naa.1": "naa.1", "/dev/sdb": "naa.2"}
+        self.failing = ""
+
+    def open(self):
+        self.store = Store.open(self.path)
+
+    def show(self, names):
+        units = [self.resolve(name).lu for name in names] or ["naa.1", "naa.2"]
+        return {"schema": "prtrace.show/1", "host": "here", "units": [{"lu": lu} for lu in units]}
+
+    def events(self, query):
+        if self.failing:
+            raise StoreError(self.failing, hint="make room")
+        return self.store.events(
+            lus=query.lus,
+            since_seq=query.since_seq,
+            since_time=query.since_time,
+            limit=query.limit,
+            last=query.last,
+        )
+
+    def status(self):
+        if self.failing:
+            raise UnavailableError(self.failing)
+        return {"schema": "prtrace.status/1", "units": 2}
+
+    def resolve(self, name):
+        if name not in self.names:
+            raise NoSuchDeviceError(f"{name} names nothing here", hint="name a disk")
+        return Resolution(self.names[name], "2:0:0:1" * (name == "/dev/sda"), ("/dev/sda",))
+
+
+class Served:
+    """The server in its thread; run() runs a function on its loop."""
+
+    def __init__(self, directory, limits):
+        self.path = directory / "io.prtrace"
+        self.source = StoreSource(directory / "prtrace.db")
+        self._limits = limits
+        self._records = 0
+
+    @contextlib.contextmanager
+    def running(self):
+        self._loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=self._loop.run_forever)
+        thread.start()
+        try:
+            self.run(self._start)
+            yield self
+        finally:
+            asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(20)
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            thread.join(20)
+            self._loop.close()
+
+    def _start(self):
+        self.source.open()
+        self.server = ApiServer(self.source, limits=self._limits)
+        self.server.start(Listener.bind(self.path))
+
+    async def _close(self):
+        await self.server.close()
+        self.source.store.close()
+
+    def run(self, function, *arguments):
+        async def call():
+            return function(*arguments)
+
+        return asyncio.run_coroutine_threadsafe(call(), self._loop).result(20)
+
+    def happen(self, count=1, lu="naa.1", **changes):
+        """Store and publish so many new events, as the agent does."""
+
+        def store():
+            first = self._records + 1
+            self._records += count
+            events = [make_event(n, lu, **changes) for n in range(first, self._records + 1)]
+            stored = self.source.store.commit("epoch", events)
+            self.server.publish(stored)
+            return [event.seq for event in stored]
+
+        return self.run(store)
+
+    def client(self, **options):
+        return Client(str(self.path), **options)
+
+    def connect(self, timeout=20):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(str(self.path))
+        connection.settimeout(timeout)
+        return connection
+
+    def connections(self):
+        return self.run(self.server.statistics)["connections"]
+
+
+@pytest.fixture
+def limits():
+    return Limits()
+
+
+@pytest.fixture
+def served(tmp_path, limits):
+    with Served(tmp_path, limits).running() as running:
+        yield running

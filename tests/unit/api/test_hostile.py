@@ -1,0 +1,198 @@
+"""Peers that mean harm lose their connection; the others do not notice."""
+
+import contextlib
+import json
+import os
+import socket
+import time
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from api.conftest import wait_for
+from prtrace.api.address import MAX_CALL
+from prtrace.api.server import Limits
+from prtrace.errors import AgentUnreachableError
+
+SHOW = b'{"method":"io.prtrace.Show"}\0'
+
+
+def drained(connection):
+    """Everything until the server closes."""
+    received = b""
+    try:
+        while chunk := connection.recv(1 << 16):
+            received += chunk
+    except ConnectionResetError:
+        pass
+    return received
+
+
+def works(served):
+    return len(served.client().call("Show")["units"]) == 2
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\0",
+        b"\0\0\0",
+        b"GET / HTTP/1.1\r\n\r\n\0",
+        b"\xff\xfe\0",
+        b"[]\0",
+        b"null\0",
+        b'{"method":5}\0',
+        b'{"method":""}\0',
+        b'{"method":"Show"}\0',
+        b'{"method":"io.prtrace.__init__"}\0',
+        b'{"method":"io.prtrace.render_interface_description"}\0',
+        b'{"method":"io.prtrace.Show","parameters":[]}\0',
+        b'{"method":"io.prtrace.Show","parameters":{"devices":"/dev/sda"}}\0',
+        b'{"method":"io.prtrace.Show","parameters":{"devices":["\\ud800"]}}\0',
+        b'{"method":"io.prtrace.Show","more":"yes"}\0',
+        b'{"method":"io.prtrace.Show","parameters":{"devices":' + b"[" * 60_000 + b"}}\0",
+        b'{"method":"io.prtrace.Events","more":true,"parameters":{"last":' + b"9" * 5000 + b"}}\0",
+    ],
+    ids=lambda garbage: repr(garbage[:60]),
+)
+def test_garbage_is_answered_with_an_error(served, garbage):
+    with served.connect() as connection:
+        connection.sendall(garbage)
+        connection.sendall(SHOW)
+        connection.shutdown(socket.SHUT_WR)
+        *refused, good = [json.loads(part) for part in drained(connection).split(b"\0") if part]
+    assert refused
+    assert all("error" in reply for reply in refused)
+    assert len(good["parameters"]["units"]) == 2
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.binary(max_size=80), max_size=5))
+def test_any_bytes_leave_the_server_working(served, parts):
+    with served.connect() as connection:
+        for part in parts:
+            connection.sendall(part)
+        connection.shutdown(socket.SHUT_WR)
+        for reply in drained(connection).split(b"\0"):
+            assert not reply or json.loads(reply)
+    assert works(served)
+
+
+def test_byte_by_byte_is_a_call_too(served):
+    with served.connect() as connection:
+        for byte in SHOW:
+            connection.sendall(bytes([byte]))
+        assert b"units" in connection.recv(1 << 16)
+
+
+@pytest.mark.parametrize("end", [b"", b"\0"], ids=["endless", "ended"])
+def test_a_huge_call_ends_the_connection(served, end):
+    with served.connect() as connection:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            connection.sendall(b'{"method":"' + b"x" * MAX_CALL * 40 + end)
+        received = drained(connection)
+    assert not received or b"at most 65536 bytes" in received
+    assert works(served)
+
+
+def test_the_largest_call_is_taken(served):
+    call = SHOW[:-2] + b" " * (MAX_CALL - len(SHOW)) + SHOW[-2:]
+    assert len(call) == MAX_CALL
+    with served.connect() as connection:
+        connection.sendall(call)
+        assert b"units" in connection.recv(1 << 16)
+
+
+def test_half_a_call_is_waited_for_five_seconds(served):
+    with served.connect() as connection:
+        before = time.monotonic()
+        connection.sendall(SHOW[:-1])
+        assert drained(connection) == b""
+        assert 4 < time.monotonic() - before < 10
+    wait_for(lambda: served.connections() == 0)
+
+
+def test_many_calls_at_once_do_not_shut_others_out(served):
+    with served.connect() as connection:
+        connection.setblocking(False)
+        sent = connection.send(SHOW * 4000)
+        assert works(served)
+        connection.settimeout(20)
+        replies = 0
+        while replies < sent // len(SHOW):
+            replies += connection.recv(1 << 16).count(b"\0")
+
+
+def test_a_peer_that_never_reads_costs_little(served):
+    """Its replies fill the socket, then its calls are left unread."""
+    served.happen(500, data=bytes(4096))
+    call = b'{"method":"io.prtrace.Events","more":true}\0'
+    with served.connect(timeout=2) as connection:
+        with pytest.raises(TimeoutError):
+            connection.sendall(call * 1_000_000)
+        waiting = served.run(lambda: [each.waiting() for each in served.server._connections])
+        assert sum(waiting) < 2 << 20
+        assert works(served)
+
+
+class TestTooMany:
+    @pytest.fixture
+    def limits(self):
+        return Limits(total=20, others=10, each=5)
+
+    def test_connections_are_limited(self, served):
+        kept = [served.connect() for _ in range(20)]
+        try:
+            with pytest.raises(AgentUnreachableError, match="too many connections"):
+                served.client().call("Show")
+            assert served.run(served.server.statistics)["refused"] >= 1
+        finally:
+            for connection in kept:
+                connection.close()
+        wait_for(lambda: served.connections() == 0)
+        assert works(served)
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+    def test_one_user_cannot_shut_out_another(self, served):
+        os.chmod(served.path, 0o666)
+        os.chmod(served.path.parent, 0o755)
+        for parent in served.path.parents:
+            os.chmod(parent, parent.stat().st_mode | 0o011)
+        assert as_user(65534, lambda: open_many(served, 7)) == 5
+        assert works(served)
+
+
+def open_many(served, count):
+    """How many of so many connections are served."""
+    kept = [served.connect() for _ in range(count)]
+    good = 0
+    for connection in kept:
+        try:
+            connection.sendall(SHOW)
+            good += b"units" in connection.recv(1 << 16)
+        except (BrokenPipeError, ConnectionResetError):
+            continue
+    return good
+
+
+def as_user(uid, function):
+    """What function gives in a child process of that user; it must be a small number."""
+    child = os.fork()
+    if child == 0:
+        os.setgroups([65534])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+        os._exit(function())
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def test_a_thousand_connections_come_and_go(served):
+    for _ in range(1000):
+        served.connect().close()
+    wait_for(lambda: served.connections() == 0)
+    assert works(served)
+    assert len(os.listdir("/proc/self/fd")) < 100

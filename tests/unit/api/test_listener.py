@@ -1,0 +1,159 @@
+"""The socket's path, mode and owner."""
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from prtrace.api.listener import Listener
+from prtrace.errors import UnavailableError, UsageError
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "run" / "io.prtrace"
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o660, 0o666])
+def test_the_mode_is_as_asked_for(path, mode):
+    before = os.umask(0o027)
+    try:
+        listener = Listener.bind(path, mode=mode)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+    listener.close()
+    assert not path.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give it away")
+def test_the_group_is_as_asked_for(path):
+    listener = Listener.bind(path, group="daemon")
+    assert path.stat().st_gid == 1
+    listener.close()
+
+
+def test_an_unknown_group_is_refused(path):
+    with pytest.raises(UsageError, match="no group 'nobodys'"):
+        Listener.bind(path, group="nobodys")
+    assert not path.exists()
+
+
+def test_a_living_agents_socket_is_left_alone(path):
+    first = Listener.bind(path)
+    with pytest.raises(UnavailableError, match="another agent answers"):
+        Listener.bind(path)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+    first.close()
+
+
+def test_a_busy_agents_socket_is_left_alone(path):
+    """Nobody accepts, and the backlog is full."""
+    first = Listener.bind(path)
+    first.socket.listen(0)
+    waiting = []
+    try:
+        while True:
+            client = socket.socket(socket.AF_UNIX)
+            waiting.append(client)
+            client.setblocking(False)
+            client.connect(str(path))
+    except BlockingIOError:
+        pass
+    with pytest.raises(UnavailableError, match="another agent answers"):
+        Listener.bind(path)
+    for client in waiting:
+        client.close()
+    first.close()
+
+
+def test_a_dead_agents_socket_is_replaced(path):
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    Listener.bind(path).close()
+
+
+def test_what_is_no_socket_is_left_alone(path):
+    path.parent.mkdir()
+    path.write_text("precious")
+    with pytest.raises(UsageError, match="is no socket"):
+        Listener.bind(path)
+    assert path.read_text() == "precious"
+
+
+def test_a_link_is_not_followed(path):
+    path.parent.mkdir()
+    path.symlink_to(path.parent / "elsewhere")
+    with pytest.raises(UsageError, match="is no socket"):
+        Listener.bind(path)
+
+
+def test_a_long_path_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="AF_UNIX path too long"):
+        Listener.bind(tmp_path / ("x" * 150))
+
+
+def test_the_successors_socket_is_not_removed(path):
+    first = Listener.bind(path)
+    path.unlink()
+    second = Listener.bind(path)
+    first.close()
+    assert path.exists()
+    second.close()
+
+
+_HANDED_OVER = """
+import os, sys
+from prtrace.api.listener import Listener
+from prtrace.errors import UsageError
+os.environ["LISTEN_PID"] = str(os.getpid())
+try:
+    listener = Listener.handed_over()
+except UsageError as error:
+    print(error.message)
+else:
+    print(listener.path, "LISTEN_FDS" in os.environ)
+    listener.close()
+"""
+
+
+def handed_over(descriptor):
+    def place():
+        os.dup2(descriptor, 3)
+        os.set_inheritable(3, True)
+
+    return subprocess.run(
+        [sys.executable, "-c", _HANDED_OVER],
+        env=os.environ | {"LISTEN_FDS": "1", "PYTHONPATH": ":".join(filter(None, sys.path))},
+        preexec_fn=place,
+        pass_fds=(3,),
+        capture_output=True,
+        text=True,
+        timeout=20,
+    ).stdout.strip()
+
+
+def test_a_socket_can_be_handed_over_and_stays(tmp_path):
+    path = tmp_path / "sock"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        assert handed_over(listening.fileno()) == f"{path} False"
+    assert path.exists()
+
+
+def test_only_a_listening_path_socket_is_taken(tmp_path):
+    with socket.socket(socket.AF_UNIX) as abstract, open(os.devnull) as file:
+        abstract.bind("\0prtrace-test")
+        abstract.listen()
+        assert "no listening socket on a path" in handed_over(abstract.fileno())
+        assert "is no socket" in handed_over(file.fileno())
+
+
+def test_nothing_is_handed_over_without_the_variables():
+    assert Listener.handed_over() is None

@@ -1,0 +1,70 @@
+"""Who may do what."""
+
+import json
+import os
+import socket
+
+import pytest
+
+from prtrace.api import calls
+from prtrace.api.calls import Calls, Refusal
+from prtrace.api.peer import Peer, Right
+
+ROOT = Peer(1, 0, 0)
+USER = Peer(2, 1000, 1000, frozenset({4, 27}))
+
+
+@pytest.mark.parametrize(
+    ("peer", "admin_gid", "may"),
+    [
+        (ROOT, None, True),
+        (ROOT, 27, True),
+        (USER, None, False),
+        (USER, 0, False),
+        (USER, 5, False),
+        (USER, 27, True),
+        (USER, 1000, True),
+    ],
+)
+def test_changing_needs_root_or_the_group(peer, admin_gid, may):
+    assert peer.may(Right.CHANGE, admin_gid) is may
+    assert peer.may(Right.READ, admin_gid)
+
+
+def test_the_kernel_tells_who_it_is():
+    one, other = socket.socketpair()
+    with one, other:
+        peer = Peer.of(one)
+    assert (peer.pid, peer.uid, peer.gid) == (os.getpid(), os.geteuid(), os.getegid())
+    assert peer.groups == frozenset(os.getgroups())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to have many groups")
+def test_more_groups_than_can_be_asked_for_are_none():
+    child = os.fork()
+    if child == 0:
+        os.setgroups(range(1, 300))
+        one, _other = socket.socketpair()
+        os._exit(0 if Peer.of(one).groups == frozenset() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_method_without_an_entry_may_be_called_by_nobody(monkeypatch):
+    monkeypatch.setattr(calls, "RIGHTS", {})
+    with pytest.raises(Refusal) as refused:
+        Calls().parse(b'{"method":"io.prtrace.Show"}', ROOT)
+    assert json.loads(refused.value.reply[:-1])["error"] == "io.prtrace.PermissionDenied"
+
+
+def test_what_changes_is_checked(monkeypatch):
+    monkeypatch.setattr(calls, "RIGHTS", {"io.prtrace.Show": Right.CHANGE})
+    message = b'{"method":"io.prtrace.Show"}'
+    assert Calls(27).parse(message, USER).method == "io.prtrace.Show"
+    with pytest.raises(Refusal):
+        Calls(5).parse(message, USER)
+
+
+def test_every_declared_method_has_a_right():
+    declared = {f"io.prtrace.{name}" for name in ("Show", "Events", "Status", "Resolve")}
+    service = {f"org.varlink.service.{n}" for n in ("GetInfo", "GetInterfaceDescription")}
+    assert set(calls.RIGHTS) == declared | service
