@@ -32,6 +32,7 @@ BPF_ARRAY(pr_active, __u64, 1);
  */
 
 #define PR_FAST(from, member) ({ typeof((from)->member) _v = 0; PR_GET(_v, from, member); _v; })
+#define PR_SLOW static __always_inline
 #define PR_ON_COMMAND(name, tracepoint) \
 	int name(struct bpf_raw_tracepoint_args *ctx)
 #define PR_COMMAND() ((struct scsi_cmnd *)ctx->args[0])
@@ -120,6 +121,11 @@ const volatile __u32 pr_generation = 0;
 #define PR_SUBMIT(map, record) bpf_ringbuf_submit(record, 0)
 
 #define PR_FAST(from, member) ((from)->member)
+/*
+ * What few commands need is a function of its own, so that the entry that all of them run has
+ * no stack and no registers to save.  (bcc inlines every function.)
+ */
+#define PR_SLOW static __attribute__((noinline))
 #define PR_ON_COMMAND(name, tracepoint) \
 	SEC("tp_btf/" #tracepoint) int name(__u64 *ctx)
 #define PR_COMMAND() ((struct scsi_cmnd *)ctx[0])

@@ -57,6 +57,7 @@ enum pr_stat {
 	PR_STAT_PENDING_FULL,	/* submission or dispatch could not be remembered */
 	PR_STAT_UNREADABLE,
 	PR_STAT_NOT_SUBMITTED,
+	PR_STAT_MISSED,		/* a PR command ended unseen: see pr_note_missed */
 	PR_STATS
 };
 
@@ -74,7 +75,7 @@ enum pr_cause {
 
 struct pr_record {
 	__u64 seq;		/* of PR records; 0 in a sample */
-	__u64 lost;		/* PR records that had found no room when this one was made */
+	__u64 lost;		/* PR records that were lost when this one was made */
 	__u64 submit_ns;	/* CLOCK_MONOTONIC, as the next two; 0 is not seen */
 	__u64 start_ns;		/* dispatch of this attempt */
 	__u64 done_ns;
@@ -112,6 +113,14 @@ struct pr_record {
 
 _Static_assert(sizeof(struct pr_record) == 432, "PR_ABI 1 has a header of 432 bytes");
 
+struct pr_nexus {
+	__u64 lun;
+	__u32 host;
+	__u32 channel;
+	__u32 target;
+	__u32 reserved;
+};
+
 /* What is remembered of a request between its submission and its end, by its scsi_cmnd. */
 struct pr_pending {
 	__u64 submit_ns;
@@ -126,23 +135,16 @@ struct pr_pending {
 	__u8 issue;
 	__u8 finished;
 	__u8 head_length;
-	__u8 reserved;
+	__u8 opcode;
 	__u8 comm[PR_COMM_SIZE];
 	__u8 head[PR_HEAD_SIZE];
+	struct pr_nexus nexus;	/* once it was dispatched */
 };
 
 /* The block ioctl that a thread is in. */
 struct pr_call {
 	__u32 ioctl;
 	__u32 requested;
-};
-
-struct pr_nexus {
-	__u64 lun;
-	__u32 host;
-	__u32 channel;
-	__u32 target;
-	__u32 reserved;
 };
 
 /* PR commands are counted apart (at cause + PR_CAUSES): each has a record that says more. */
@@ -155,7 +157,8 @@ struct pr_count {
 };
 
 struct pr_loss {
-	__u64 count;
+	__u64 count;		/* found no room in the ring */
+	__u64 missed;		/* ended unseen */
 	__u64 last_ns;
 	__u8 inquiry[PR_INQUIRY_SIZE];
 	__u32 page83_length;

@@ -134,12 +134,55 @@ static __always_inline void pr_read_inquiry(struct scsi_device *device, __u8 *to
 		bpf_probe_read_kernel(to, PR_INQUIRY_SIZE, inquiry + 8);
 }
 
+/* stat: PR_STAT_RING_FULL or PR_STAT_MISSED.  device: null where only the nexus is known. */
+static __always_inline void pr_note_loss(struct scsi_device *device, struct pr_nexus *nexus,
+					 __u32 stat)
+{
+	struct pr_loss first = {}, *loss;
+
+	pr_add(stat, 1);
+	loss = PR_LOOKUP(pr_losses, nexus);
+	if (!loss) {
+		if (device) {
+			pr_read_inquiry(device, first.inquiry);
+			first.page83_length = pr_read_page83(device, first.page83);
+		}
+		PR_INSERT(pr_losses, nexus, &first);
+		loss = PR_LOOKUP(pr_losses, nexus);
+	}
+	if (!loss) {
+		pr_add(PR_STAT_LOST_MAP_FULL, 1);
+		return;
+	}
+	if (stat == PR_STAT_MISSED)
+		__sync_fetch_and_add(&loss->missed, 1);
+	else
+		__sync_fetch_and_add(&loss->count, 1);
+	loss->last_ns = bpf_ktime_get_ns();
+}
+
+/*
+ * A program does not run where the same program is at work on the same processor already:
+ * scsi_done() in a hard interrupt on top of pr_on_done, for one.  A command that ended so
+ * is found when its scsi_cmnd is used again, here, or else by the agent, which watches how
+ * often the kernel skipped a program (prtrace/probe/misses.py).
+ */
+static __always_inline void pr_note_missed(const struct pr_pending *pending)
+{
+	struct pr_nexus nexus;
+
+	if (!pending->start_ns || pending->finished)
+		return;
+	nexus = pending->nexus;
+	pr_note_loss(0, &nexus, PR_STAT_MISSED);
+}
+
 /* --- submission ---------------------------------------------------------------------- */
 
 static __always_inline int pr_on_submit(struct request *rq, __u8 issue)
 {
 	struct scsi_cmnd *cmd = pr_command(rq);
-	struct pr_pending pending = {};
+	struct pr_pending pending = {}, *former;
 	struct task_struct *task, *leader = 0;
 	struct pr_call *call;
 	__u64 thread, id = (__u64)cmd;
@@ -150,6 +193,9 @@ static __always_inline int pr_on_submit(struct request *rq, __u8 issue)
 	if (PR_GET(opcode, cmd, cmnd[0]) || !pr_is_ours(opcode))
 		return 0;
 
+	former = PR_LOOKUP(pr_pendings, &id);
+	if (former)
+		pr_note_missed(former);
 	task = (struct task_struct *)bpf_get_current_task();
 	thread = bpf_get_current_pid_tgid();
 	PR_GET(flags, task, flags);
@@ -236,11 +282,45 @@ PR_ON_RETURN(pr_bsg_return, scsi_bsg_sg_io_fn)
 
 /* --- dispatch ------------------------------------------------------------------------ */
 
+/* One of ours goes to the driver. */
+PR_SLOW int pr_started(struct scsi_cmnd *cmd, __u8 opcode)
+{
+	struct scsi_device *device = 0;
+	struct pr_pending *pending;
+	__u64 id = (__u64)cmd;
+
+	pending = PR_LOOKUP(pr_pendings, &id);
+	if (!pending) {
+		struct pr_pending unsubmitted = { .generation = pr_active_generation() };
+
+		if (PR_UPDATE(pr_pendings, &id, &unsubmitted))
+			pr_add(PR_STAT_PENDING_FULL, 1);
+		pending = PR_LOOKUP(pr_pendings, &id);
+		if (!pending)
+			return 0;
+	}
+	if (!pr_answers_for(pending)) {
+		/* Between two attempts a request may change hands. */
+		if (!pending->finished || pr_active_generation() != pr_generation)
+			return 0;
+		pending->generation = pr_generation;
+	}
+	pr_note_missed(pending);
+	pending->start_ns = bpf_ktime_get_ns();
+	pending->attempt++;
+	pending->finished = 0;
+	pending->opcode = opcode;
+	pending->head_length = 0;
+	PR_GET(device, cmd, device);
+	pr_read_nexus(device, &pending->nexus);
+	if (opcode == PR_OPCODE_OUT && !pr_read_first(cmd, pending->head, PR_HEAD_SIZE))
+		pending->head_length = PR_HEAD_SIZE;
+	return 0;
+}
+
 PR_ON_COMMAND(pr_on_start, scsi_dispatch_cmd_start)
 {
 	struct scsi_cmnd *cmd = PR_COMMAND();
-	struct pr_pending *pending;
-	__u64 id = (__u64)cmd;
 	__u8 opcode;
 
 	/*
@@ -253,25 +333,7 @@ PR_ON_COMMAND(pr_on_start, scsi_dispatch_cmd_start)
 	opcode = PR_FAST(cmd, cmnd[0]);
 	if (!pr_is_ours(opcode))
 		return 0;
-
-	pending = PR_LOOKUP(pr_pendings, &id);
-	if (!pending) {
-		struct pr_pending unsubmitted = { .generation = pr_active_generation() };
-
-		if (PR_UPDATE(pr_pendings, &id, &unsubmitted))
-			pr_add(PR_STAT_PENDING_FULL, 1);
-		pending = PR_LOOKUP(pr_pendings, &id);
-		if (!pending)
-			return 0;
-	}
-	if (!pr_answers_for(pending))
-		return 0;
-	pending->start_ns = bpf_ktime_get_ns();
-	pending->attempt++;
-	pending->head_length = 0;
-	if (opcode == PR_OPCODE_OUT && !pr_read_first(cmd, pending->head, PR_HEAD_SIZE))
-		pending->head_length = PR_HEAD_SIZE;
-	return 0;
+	return pr_started(cmd, opcode);
 }
 
 /* --- end ----------------------------------------------------------------------------- */
@@ -355,26 +417,6 @@ static __always_inline __u32 pr_data_length(struct scsi_cmnd *cmd, const __u8 *c
 	return length;
 }
 
-static __always_inline void pr_note_loss(struct scsi_device *device, struct pr_nexus *nexus)
-{
-	struct pr_loss first = {}, *loss;
-
-	pr_add(PR_STAT_RING_FULL, 1);
-	loss = PR_LOOKUP(pr_losses, nexus);
-	if (!loss) {
-		pr_read_inquiry(device, first.inquiry);
-		first.page83_length = pr_read_page83(device, first.page83);
-		PR_INSERT(pr_losses, nexus, &first);
-		loss = PR_LOOKUP(pr_losses, nexus);
-	}
-	if (!loss) {
-		pr_add(PR_STAT_LOST_MAP_FULL, 1);
-		return;
-	}
-	__sync_fetch_and_add(&loss->count, 1);
-	loss->last_ns = bpf_ktime_get_ns();
-}
-
 /*
  * One record of a PR command.  Numbered before there is room for it, so that a full ring
  * shows as a gap as well as in the counters.
@@ -402,13 +444,13 @@ static __always_inline int pr_put(struct pr_end *end, __u32 cap, __u32 chunk, in
 
 	record = PR_RESERVE(pr_events, sizeof(*record) + cap + chunk + sizeof(*walk));
 	if (!record) {
-		pr_note_loss(end->device, &end->nexus);
+		pr_note_loss(end->device, &end->nexus, PR_STAT_RING_FULL);
 		return 0;
 	}
 	pr_fill(record, cmd, end->device, &end->nexus, end->kind, end->result);
 	pr_fill_history(record, end->pending);
 	record->seq = end->sequence;
-	record->lost = pr_stat(PR_STAT_RING_FULL);
+	record->lost = pr_stat(PR_STAT_RING_FULL) + pr_stat(PR_STAT_MISSED);
 	if (want > cap) {
 		record->flags |= PR_FLAG_TRUNCATED;
 		want = cap;
@@ -493,7 +535,7 @@ static __always_inline struct pr_count *pr_count_cause(struct pr_nexus *nexus, _
 	return count;
 }
 
-static __always_inline int pr_emit(struct scsi_cmnd *cmd, __u8 kind, __u32 result)
+PR_SLOW int pr_emit(struct scsi_cmnd *cmd, __u8 kind, __u32 result)
 {
 	struct pr_end end = { .cmd = cmd, .kind = kind, .result = result };
 	__u64 id = (__u64)cmd;
@@ -524,7 +566,7 @@ static __always_inline int pr_emit(struct scsi_cmnd *cmd, __u8 kind, __u32 resul
 }
 
 /* A command that is none of ours met a reservation: count it, and let a few a second through. */
-static __always_inline int pr_note_other(struct scsi_cmnd *cmd, __u32 result)
+PR_SLOW int pr_note_other(struct scsi_cmnd *cmd, __u32 result)
 {
 	__u32 cause = pr_cause(cmd, result & 0xff);
 	struct scsi_device *device = 0;
@@ -590,8 +632,15 @@ PR_ON_COMMAND(pr_on_timeout, scsi_dispatch_cmd_timeout)
 PR_ON_COMMAND(pr_on_error, scsi_dispatch_cmd_error)
 {
 	struct scsi_cmnd *cmd = PR_COMMAND();
+	struct pr_pending *pending;
+	__u64 id = (__u64)cmd;
 
 	if (!cmd || !pr_is_ours(PR_FAST(cmd, cmnd[0])))
 		return 0;
-	return pr_emit(cmd, PR_KIND_ERROR, PR_FAST(cmd, result));
+	pr_emit(cmd, PR_KIND_ERROR, PR_FAST(cmd, result));
+	/* No driver has it: no end is due before the next dispatch. */
+	pending = PR_LOOKUP(pr_pendings, &id);
+	if (pending && pr_answers_for(pending))
+		pending->start_ns = 0;
+	return 0;
 }

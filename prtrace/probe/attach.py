@@ -15,11 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prtrace.probe import bcc, core, libbpf, pins
+from prtrace.probe.misses import Misses
 from prtrace.probe.programs import POINTS, Engine, Programs, activate
-from prtrace.probe.record import ABI
-
-_GENERATION_AT = 48
-"""Offset of generation in struct pr_pending; finished lies five bytes behind it."""
+from prtrace.probe.record import ABI, Pending
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +31,7 @@ class Attached:
     epoch: pins.Epoch
     continues: bool
     note: str
+    misses: Misses
 
 
 def choose(engine: Engine | None) -> Engine:
@@ -47,6 +46,10 @@ def attach(engine: Engine | None, ring_size: int, base: Path = pins.BASE) -> Att
     pins.require_bpffs(base)
     found = pins.epochs(base)
     usable = [epoch for epoch in found if epoch.abi == ABI and epoch.generations]
+    if usable:
+        # An agent killed before it had removed what it replaced leaves more than one.
+        for epoch in (each for each in found if each is not usable[-1]):
+            pins.remove(epoch.path)
     if not usable:
         chosen = choose(engine)
         return _start(chosen, ring_size, base, found)
@@ -77,7 +80,7 @@ def _start(engine: Engine, ring_size: int, base: Path, found: list[pins.Epoch]) 
     note = f"started with {engine.value}"
     if found:
         note += "; what an older version had recorded and nobody had read is gone"
-    return Attached(programs, epoch, continues=False, note=note)
+    return Attached(programs, epoch, False, note, Misses.of(epoch))
 
 
 def _adopt(epoch: pins.Epoch) -> Attached:
@@ -92,7 +95,7 @@ def _adopt(epoch: pins.Epoch) -> Attached:
     # An agent killed between pinning the links and making them the active ones.
     activate(maps, newest.number)
     programs = Programs(newest.engine, newest.digest, newest.number, maps, links, missing)
-    return Attached(programs, epoch, continues=True, note="adopted the running programs")
+    return Attached(programs, epoch, True, "adopted the running programs", Misses.of(epoch))
 
 
 def _replace(epoch: pins.Epoch) -> Attached:
@@ -105,7 +108,8 @@ def _replace(epoch: pins.Epoch) -> Attached:
             os.close(fd)
     epoch = pins.add(epoch, programs)
     activate(programs.maps, number)
-    return Attached(programs, epoch, continues=True, note="replaced programs of another version")
+    note = "replaced programs of another version"
+    return Attached(programs, epoch, True, note, Misses.of(epoch))
 
 
 def retire(attached: Attached) -> bool:
@@ -116,15 +120,14 @@ def retire(attached: Attached) -> bool:
     old = attached.epoch.generations[:-1]
     if not old:
         return False
-    needed = {
-        int.from_bytes(value[_GENERATION_AT : _GENERATION_AT + 4], "little")
-        for _, value in libbpf.map_items(attached.programs.maps["pr_pendings"])
-        if not value[_GENERATION_AT + 5]
-    }
+    items = libbpf.map_items(attached.programs.maps["pr_pendings"])
+    pendings = [Pending.parse(value) for _, value in items]
+    needed = {each.generation for each in pendings if not each.finished}
     waiting = False
     for generation in old:
         if generation.number in needed:
             waiting = True
         elif generation.path.exists():
             pins.remove(generation.path)
+            attached.misses.forget(generation.number)
     return waiting

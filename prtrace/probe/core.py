@@ -102,8 +102,13 @@ def _optional_culprit(said: list[str], missing: Mapping[str, str]) -> tuple[str,
 
 
 def _refused(error: OSError, said: list[str]) -> UnavailableError:
-    words = "\n".join(said[-12:])
-    if error.errno in (1, 13):  # EPERM, EACCES
+    # The verifier's whole log is one message.
+    lines = "\n".join(said).splitlines()
+    words = "\n".join(lines[-12:])
+    if any("BEGIN PROG LOAD LOG" in line for line in lines):
+        # The verifier says EACCES, too.
+        hint = "this kernel's verifier refuses a program: please report the lines above"
+    elif error.errno in (1, 13):  # EPERM, EACCES
         hint = "run it as root: loading needs CAP_SYS_ADMIN on Debian kernels"
     elif any("scsi_dispatch" in line and "BTF" in line for line in said):
         hint = "the SCSI midlayer is not loaded: modprobe scsi_mod"

@@ -36,6 +36,18 @@ class bpf_map_info(ctypes.Structure):  # noqa: N801 - named as in C
     )
 
 
+class bpf_link_info(ctypes.Structure):  # noqa: N801 - named as in C
+    """The beginning of struct bpf_link_info."""
+
+    _fields_ = (("type", c_uint32), ("id", c_uint32), ("prog_id", c_uint32))
+
+
+class bpf_prog_info(ctypes.Structure):  # noqa: N801 - named as in C
+    """struct bpf_prog_info up to recursion_misses (Linux 5.12)."""
+
+    _fields_ = (("before", ctypes.c_char * 208), ("recursion_misses", c_uint64))
+
+
 _messages: list[str] = []
 _PRINT = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
 
@@ -199,6 +211,22 @@ def bpf_map_get_info(fd: int) -> bpf_map_info:
     told = bpf_map_info()
     size = c_uint32(ctypes.sizeof(told))
     _check(lib().bpf_obj_get_info_by_fd(c_int(fd), byref(told), byref(size)), "map info")
+    return told
+
+
+def bpf_link_get_prog_fd(fd: int) -> int:
+    """A descriptor of a link's program, the caller's to close; takes CAP_SYS_ADMIN."""
+    told = bpf_link_info()
+    size = c_uint32(ctypes.sizeof(told))
+    _check(lib().bpf_obj_get_info_by_fd(c_int(fd), byref(told), byref(size)), "link info")
+    return _check(lib().bpf_prog_get_fd_by_id(c_uint32(told.prog_id)), "program of a link")
+
+
+def bpf_prog_get_info(fd: int) -> bpf_prog_info:
+    """What the kernel says of a program."""
+    told = bpf_prog_info()
+    size = c_uint32(ctypes.sizeof(told))
+    _check(lib().bpf_obj_get_info_by_fd(c_int(fd), byref(told), byref(size)), "program info")
     return told
 
 

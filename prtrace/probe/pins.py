@@ -2,6 +2,7 @@
 
     /sys/fs/bpf/prtrace/abi1-<epoch>/maps/<map>
     /sys/fs/bpf/prtrace/abi1-<epoch>/<generation>-<engine>-<digest>/<program>
+    /sys/fs/bpf/prtrace/abi1-<epoch>/store-<name>
 
 An epoch is the life of one set of maps, and so of one sequence of record numbers.  A
 generation is one set of programs attached to them.  Folders are filled under another name
@@ -28,6 +29,8 @@ BASE: Final = Path("/sys/fs/bpf/prtrace")
 _BPF_FS_MAGIC: Final = 0xCAFE4A11
 _EPOCH: Final = re.compile(r"abi(\d+)-([0-9a-f]{16})")
 _GENERATION: Final = re.compile(r"(\d+)-(core|bcc)-([0-9a-f]{12})")
+_READER: Final = "store-"
+"""An empty folder: whose records these are."""
 _UNFINISHED: Final = "-new"
 """bpffs keeps names with a dot for itself."""
 
@@ -71,9 +74,9 @@ def require_bpffs(base: Path = BASE) -> None:
 
 
 def epochs(base: Path = BASE) -> list[Epoch]:
-    """Every epoch that is pinned below base; what was left half made is removed."""
+    """Every epoch that is pinned below base, oldest first; what was left half made is removed."""
     found = []
-    for path in sorted(base.iterdir()):
+    for path in sorted(base.iterdir(), key=lambda path: path.stat().st_mtime_ns):
         if path.name.endswith(_UNFINISHED):
             remove(path)
         elif match := _EPOCH.fullmatch(path.name):
@@ -128,6 +131,22 @@ def open_maps(epoch: Epoch) -> Mapping[str, int]:
 def open_links(generation: Generation) -> Mapping[str, int]:
     """Descriptors of a generation's links, the caller's to close."""
     return {path.name: libbpf.bpf_obj_get(str(path)) for path in generation.path.iterdir()}
+
+
+def claimed(epoch: Epoch, store: str) -> bool:
+    """Whether the store of this name, and no other since, has had the epoch's records."""
+    return [path.name for path in epoch.path.glob(f"{_READER}*")] == [_READER + store]
+
+
+def claim(epoch: Epoch, store: str) -> None:
+    """Let store be the one that gets the epoch's records from now on.
+
+    A ring is read once: whatever a store was told before somebody else read on is old.
+    """
+    (epoch.path / (_READER + store)).mkdir(mode=0o700, exist_ok=True)
+    for path in epoch.path.glob(f"{_READER}*"):
+        if path.name != _READER + store:
+            path.rmdir()
 
 
 def remove(path: Path) -> None:

@@ -21,8 +21,11 @@ HEADER = struct.Struct("<8Q12IH6B16s16s96s24s28s128sI")
 COUNT = struct.Struct("<12Q12Q12QQQ")
 """struct pr_count."""
 
-LOSS = struct.Struct("<QQ28sI128s")
+LOSS = struct.Struct("<QQQ28sI128s")
 """struct pr_loss."""
+
+PENDING = struct.Struct("<4Q5I4B16s24sQIIII")
+"""struct pr_pending."""
 
 NEXUS = struct.Struct("<QIIII")
 """struct pr_nexus: LUN, host, channel, target, reserved."""
@@ -69,6 +72,7 @@ class Stat(enum.IntEnum):
     PENDING_FULL = 8
     UNREADABLE = 9
     NOT_SUBMITTED = 10
+    MISSED = 11
 
 
 class Cause(enum.IntEnum):
@@ -207,10 +211,11 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """pr_losses of one nexus: PR records that found no room."""
+    """pr_losses of one nexus: PR records that found no room, and ends that were not seen."""
 
     nexus: str
     count: int
+    missed: int
     last_ns: int
     target: str
     page83: bytes
@@ -218,8 +223,31 @@ class Loss:
     @classmethod
     def parse(cls, key: bytes, value: bytes) -> Self:
         """Take a key and a value of pr_losses."""
-        count, last_ns, inquiry, length, page83 = LOSS.unpack(value)
-        return cls(nexus_text(key), count, last_ns, target_text(inquiry), page83[:length])
+        count, missed, last_ns, inquiry, length, page83 = LOSS.unpack(value)
+        target = target_text(inquiry)
+        return cls(nexus_text(key), count, missed, last_ns, target, page83[:length])
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What pr_pendings remembers of a request, as far as anybody outside needs it.
+
+    start_ns: 0 where no driver has it.  finished: its end was seen.  generation: of the
+    programs that answer for it.  nexus and opcode: of the last dispatch.
+    """
+
+    start_ns: int
+    generation: int
+    finished: bool
+    opcode: int
+    nexus: str
+
+    @classmethod
+    def parse(cls, value: bytes) -> Self:
+        """Take a value of pr_pendings."""
+        fields = PENDING.unpack(value)
+        nexus = nexus_text(NEXUS.pack(*fields[15:]))
+        return cls(fields[1], fields[8], bool(fields[10]), fields[12], nexus)
 
 
 def nexus_text(key: bytes) -> str:

@@ -7,6 +7,7 @@ reader of the old form would misread the new one; from_json knows only its own.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -52,7 +53,7 @@ def to_json(state: LuState) -> dict[str, Any]:
             {
                 "nexus": each.nexus,
                 "done_ns": each.done_ns,
-                "touched": sorted(fact.value for fact in each.touched),
+                "touched": _names(each.touched),
                 "commutes": each.commutes,
             }
             for each in state.recent
@@ -111,6 +112,11 @@ def _state(document: Any) -> LuState:
         seq=_int(fields["seq"]),
         supported=_typed(fields["supported"], bool),
     )
+
+
+@cache
+def _names(facts: frozenset[Fact]) -> list[str]:
+    return sorted(fact.value for fact in facts)
 
 
 def _registration(each: Registration) -> dict[str, Any]:

@@ -1,0 +1,194 @@
+"""What the agent answers: the API's Source, over the tracker, the store and the host."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+from prtrace import __version__
+from prtrace.agent.counters import Counters
+from prtrace.agent.resolver import Resolver
+from prtrace.agent.surroundings import Surroundings
+from prtrace.agent.tracker import Tracker
+from prtrace.agent.watch import Watch
+from prtrace.api.source import EventQuery, Resolution
+from prtrace.errors import NoSuchDeviceError
+from prtrace.event import Event, rfc3339
+from prtrace.model import LogicalUnit
+from prtrace.probe.attach import Attached
+from prtrace.probe.programs import POINTS
+from prtrace.probe.record import ABI
+from prtrace.probe.ring import Ring
+from prtrace.state.apply import in_doubt
+from prtrace.state.unit import LuState
+from prtrace.store.database import Store
+from prtrace.view import show_view, unit_view
+
+STATUS_SCHEMA: Final = "prtrace.status/1"
+
+
+class Answers:
+    """Answers from memory; nothing here sends a command or changes a state."""
+
+    def __init__(
+        self,
+        *,
+        attached: Attached,
+        ring: Ring,
+        tracker: Tracker,
+        watch: Watch,
+        counters: Counters,
+        store: Store,
+        surroundings: Surroundings,
+        resolver: Resolver,
+        self_test: Callable[[], tuple[str, str]],
+    ) -> None:
+        self._attached = attached
+        self._ring = ring
+        self._tracker = tracker
+        self._watch = watch
+        self._counters = counters
+        self._store = store
+        self._surroundings = surroundings
+        self._resolver = resolver
+        self._self_test = self_test
+        self._since = time.time_ns()
+
+    def show(self, names: Sequence[str]) -> dict[str, Any]:
+        """The prtrace.show/1 object; every command that is over by now is in it."""
+        self._watch.drain()
+        now = time.time_ns()
+        chosen = [self.resolve(name).lu for name in names] or self._all()
+        views = []
+        for lu in dict.fromkeys(chosen):
+            state = self._state(lu, now)
+            views.append(unit_view(state, self._surroundings.inventory.units.get(lu), now))
+        return show_view(views, platform.node())
+
+    def events(self, query: EventQuery) -> Iterator[Event]:
+        """Stored events, whatever is over by now included."""
+        self._watch.drain()
+        return self._store.events(
+            lus=query.lus,
+            since_seq=query.since_seq,
+            since_time=query.since_time,
+            limit=query.limit,
+            last=query.last,
+        )
+
+    def resolve(self, name: str) -> Resolution:
+        """Find a name among what is here, then among what is known."""
+        try:
+            found = self._surroundings.inventory.resolve(name)
+        except NoSuchDeviceError:
+            if name not in self._tracker.states:
+                self._surroundings.rescan()
+                found = self._surroundings.inventory.resolve(name)
+            else:
+                return Resolution(name)
+        nexus = found.nexus.nexus if found.nexus is not None else ""
+        return Resolution(found.lu.lu, nexus, found.lu.devices)
+
+    def status(self) -> dict[str, Any]:
+        """The prtrace.status/1 object."""
+        self._watch.drain()
+        programs = self._attached.programs
+        counters = self._counters.stats()
+        result, detail = self._self_test()
+        size = self._store.size()
+        units = self._all()
+        now = time.time_ns()
+        return {
+            "schema": STATUS_SCHEMA,
+            "version": __version__,
+            "host": platform.node(),
+            "kernel": platform.release(),
+            "pid": os.getpid(),
+            "since": rfc3339(self._since),
+            "engine": programs.engine.value,
+            "digest": programs.digest,
+            "abi": ABI,
+            "epoch": self._attached.epoch.name,
+            "generation": programs.generation,
+            "note": self._attached.note,
+            "attach": [
+                {
+                    "program": point.program,
+                    "section": point.section,
+                    "attached": point.program in programs.links,
+                    "lost": point.lost,
+                    "why": programs.missing.get(point.program, ""),
+                }
+                for point in POINTS
+            ],
+            "counters": {
+                **counters,
+                "consumed": self._watch.consumed,
+                "unreadable_records": self._watch.unreadable,
+                "reads_sent": self._resolver.sent,
+            },
+            "loss": [
+                {"cause": cause, "count": counters[name]}
+                for name, cause in _LOSSES.items()
+                if counters[name]
+            ],
+            "ring": {"size": self._ring.size, "unread": self._ring.unread},
+            "self_test": {"result": result, "at": rfc3339(now), "detail": detail},
+            "store": {
+                "path": str(self._store.path),
+                "events": size.events,
+                "bytes": size.bytes,
+                "problem": self._watch.stalled,
+            },
+            "units": len(units),
+            "nexuses": sum(len(self._surroundings.paths(lu)) for lu in units),
+            "in_doubt": sum(bool(self._state(lu, now).doubts) for lu in units),
+            "rss_bytes": _resident(),
+        }
+
+    def _all(self) -> list[str]:
+        """Units that are here, and those that are gone with something registered on them."""
+        here = list(self._surroundings.inventory.units)
+        gone = (
+            lu
+            for lu, state in self._tracker.states.items()
+            if lu not in self._surroundings.inventory.units and state.registrations
+        )
+        return [*here, *gone]
+
+    def _state(self, lu: str, now: int) -> LuState:
+        unit = self._surroundings.inventory.units.get(lu)
+        state = self._tracker.state(lu, target_of(unit), now)
+        if self._watch.stalled:
+            # What happened since cannot be shown before it is stored.
+            return in_doubt(state, f"events wait to be stored: {self._watch.stalled}", now)
+        return state
+
+
+_LOSSES: Final = {
+    "ring_full": "the ring was full",
+    "missed": "a program was busy while the command ended",
+    "skipped": "a program was busy: conflicts of ordinary commands may be uncounted",
+    "lost_map_full": "no room to note whose record was lost",
+    "sample_ring_full": "samples: the ring was full",
+    "count_map_full": "no room for a nexus's counters",
+    "pending_full": "no room to remember a submission",
+}
+
+
+def target_of(unit: LogicalUnit | None) -> str:
+    """VENDOR/PRODUCT/REVISION as records have it, "" for a unit that is not here."""
+    if unit is None:
+        return ""
+    return "/".join(part.strip() for part in (unit.vendor, unit.product, unit.revision)).rstrip(
+        "/"
+    )
+
+
+def _resident() -> int:
+    """Resident memory of this process in bytes."""
+    with open("/proc/self/statm", encoding="ascii") as figures:
+        return int(figures.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,262 @@
+"""The programs' counters, as events: conflicts and attentions of ordinary I/O, and losses.
+
+A counter only grows.  What was already told is kept in the store, in the same transaction
+as the events that tell it, so that a restart neither repeats nor forgets a count.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from prtrace.agent.surroundings import Surroundings
+from prtrace.event import Command, Event
+from prtrace.model import Attention
+from prtrace.probe import libbpf
+from prtrace.probe.misses import Misses
+from prtrace.probe.record import NEXUS, Cause, Counts, Loss, Pending, Record, Stat
+from prtrace.scsi.codes import Opcode, Status
+
+_U64: Final = 8
+_CAUSES: Final = len(Cause)
+_ATTENTIONS: Final = {
+    Cause.RESERVATIONS_PREEMPTED: Attention.RESERVATIONS_PREEMPTED,
+    Cause.RESERVATIONS_RELEASED: Attention.RESERVATIONS_RELEASED,
+    Cause.REGISTRATIONS_PREEMPTED: Attention.REGISTRATIONS_PREEMPTED,
+    Cause.RESET: Attention.RESET,
+    Cause.INFORMATION_LOST: Attention.INFORMATION_LOST,
+}
+_BUSY: Final = 2.5
+"""Seconds for which a sample makes its nexus's counters worth reading."""
+RING_FULL: Final = "the ring was full"
+ENDED_UNSEEN: Final = "a program was busy while it ended"
+MAY_HAVE_ENDED: Final = "a program was busy, so that it may have ended unseen"
+
+
+@dataclass(slots=True)
+class Told:
+    """How far each counter has been told: nexus -> counts, nexus -> losses by cause,
+    generation -> how often its programs were skipped.
+    """
+
+    counts: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    losses: dict[str, tuple[int, int]] = field(default_factory=dict)
+    skipped: dict[int, int] = field(default_factory=dict)
+    unplaced: int = 0
+
+    @classmethod
+    def from_meta(cls, epoch: str, meta: Mapping[str, str]) -> Told:
+        """Take back what to_meta() gave for this epoch; another epoch's counters began anew."""
+        told = cls()
+        for name, text in meta.items():
+            kind, _, of = name.partition("/")
+            if kind not in ("count", "loss", "skipped", "unplaced"):
+                continue
+            of_epoch, value = json.loads(text)
+            if of_epoch != epoch:
+                continue
+            if kind == "count":
+                told.counts[of] = tuple(value)
+            elif kind == "loss":
+                told.losses[of] = (value[0], value[1])
+            elif kind == "skipped":
+                told.skipped[int(of)] = value
+            else:
+                told.unplaced = value
+        return told
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """New events, and the facts that make them told once they are stored.
+
+    suspects: requests that were told to have ended unseen: scsi_cmnd -> dispatch.
+    """
+
+    events: tuple[Event, ...]
+    meta: Mapping[str, str]
+    suspects: Mapping[bytes, int] = field(default_factory=dict)
+
+
+class Counters:
+    """Reads pr_stats, pr_counts and pr_losses of the running programs."""
+
+    def __init__(
+        self,
+        maps: Mapping[str, int],
+        epoch: str,
+        misses: Misses,
+        told: Told,
+        surroundings: Surroundings,
+    ) -> None:
+        self._maps = maps
+        self._misses = misses
+        self._suspects: dict[bytes, int] = {}
+        self._epoch = epoch
+        self._told = told
+        self._surroundings = surroundings
+        self._samples: dict[str, Record] = {}
+        self._busy: dict[str, float] = {}
+
+    def stats(self) -> dict[str, int]:
+        """Every figure of pr_stats, by its name in lower case, and what the kernel skipped."""
+        figures = {stat.name.lower(): self._stat(stat) for stat in Stat}
+        return {**figures, "skipped": sum(self._misses.counts().values())}
+
+    def note(self, record: Record) -> None:
+        """A sample: its nexus has something to count, and its CDB serves as an example."""
+        self._samples[record.nexus] = record
+        self._busy[record.nexus] = time.monotonic()
+
+    def read(self, *, all_nexuses: bool = False) -> Reading:
+        """What was counted and not yet told, on the nexuses of late samples or on all."""
+        events: list[Event] = []
+        meta: dict[str, str] = {}
+        skew = time.time_ns() - time.monotonic_ns()
+        for counts in self._counts(all_nexuses):
+            told = self._told.counts.get(counts.nexus, (0,) * _CAUSES)
+            grown = [now - before for now, before in zip(counts.count, told, strict=False)]
+            if not any(grown):
+                continue
+            meta[f"count/{counts.nexus}"] = self._told_text(counts.count[:_CAUSES])
+            events += (
+                self._counted(counts, cause, grown[cause], skew) for cause in Cause if grown[cause]
+            )
+        events += self._losses(meta, skew)
+        suspects = self._unfinished(meta)
+        events += (
+            self._lost(self._surroundings.unit(each.nexus, b""), each.nexus, MAY_HAVE_ENDED)
+            for each in suspects.values()
+        )
+        started = {command: each.start_ns for command, each in suspects.items()}
+        return Reading(tuple(events), meta, started)
+
+    def accept(self, reading: Reading) -> None:
+        """The reading is stored."""
+        kept = Told.from_meta(self._epoch, reading.meta)
+        self._told.counts.update(kept.counts)
+        self._told.losses.update(kept.losses)
+        self._told.skipped.update(kept.skipped)
+        self._suspects.update(reading.suspects)
+        self._told.unplaced = max(self._told.unplaced, kept.unplaced)
+        self._samples.clear()
+
+    def _stat(self, stat: Stat) -> int:
+        key = int(stat).to_bytes(4, "little")
+        value = libbpf.bpf_map_lookup_elem(self._maps["pr_stats"], key, _U64)
+        return int.from_bytes(value or b"", "little")
+
+    def _counts(self, all_nexuses: bool) -> Iterable[Counts]:
+        fd = self._maps["pr_counts"]
+        if all_nexuses:
+            return [Counts.parse(key, value) for key, value in libbpf.map_items(fd)]
+        # A nexus stays of interest a little longer than the second that limits its samples.
+        horizon = time.monotonic() - _BUSY
+        self._busy = {nexus: at for nexus, at in self._busy.items() if at > horizon}
+        if not self._busy:
+            return []
+        size = libbpf.bpf_map_get_info(fd).value_size
+        found = []
+        for nexus in self._busy:
+            host, channel, target, lun = (int(part) for part in nexus.split(":"))
+            key = NEXUS.pack(lun, host, channel, target, 0)
+            value = libbpf.bpf_map_lookup_elem(fd, key, size)
+            if value is not None:
+                found.append(Counts.parse(key, value))
+        return found
+
+    def _counted(self, counts: Counts, cause: Cause, grown: int, skew: int) -> Event:
+        sample = self._samples.get(counts.nexus)
+        page83 = b"" if sample is None else sample.page83
+        nexus = self._surroundings.nexus(counts.nexus)
+        conflict = cause is Cause.CONFLICT
+        return Event(
+            epoch=self._epoch,
+            time=counts.last_ns[cause] + skew,
+            start_ns=counts.last_ns[cause],
+            done_ns=counts.last_ns[cause],
+            lu=self._surroundings.unit(counts.nexus, page83),
+            nexus=counts.nexus,
+            device="" if nexus is None else nexus.device,
+            command=Command.CONFLICT if conflict else Command.UNIT_ATTENTION,
+            status=(Status.RESERVATION_CONFLICT if conflict else Status.CHECK_CONDITION).title,
+            count=grown,
+            cdb=b"" if sample is None else sample.cdb,
+            sense_bytes=b"" if conflict else _sense(_ATTENTIONS[cause]),
+        )
+
+    def _losses(self, meta: dict[str, str], skew: int) -> Iterable[Event]:
+        lost = self._stat(Stat.RING_FULL) + self._stat(Stat.MISSED)
+        if lost > sum(map(sum, self._told.losses.values())) + self._told.unplaced:
+            for key, value in libbpf.map_items(self._maps["pr_losses"]):
+                loss = Loss.parse(key, value)
+                now = (loss.count, loss.missed)
+                told = self._told.losses.get(loss.nexus, (0, 0))
+                if now == told:
+                    continue
+                meta[f"loss/{loss.nexus}"] = self._told_text(now)
+                lu = self._surroundings.unit(loss.nexus, loss.page83)
+                at = loss.last_ns + skew
+                for cause, grown in (
+                    (RING_FULL, now[0] - told[0]),
+                    (ENDED_UNSEEN, now[1] - told[1]),
+                ):
+                    if grown:
+                        yield self._lost(lu, loss.nexus, cause, grown, at, loss.target)
+        unplaced = self._stat(Stat.LOST_MAP_FULL)
+        if unplaced > self._told.unplaced:
+            # Nobody knows whose records they were, so everybody's state is in doubt.
+            meta["unplaced/"] = self._told_text(unplaced)
+            for lu in self._surroundings.inventory.units:
+                yield self._lost(lu, "", RING_FULL, unplaced - self._told.unplaced)
+
+    def _unfinished(self, meta: dict[str, str]) -> dict[bytes, Pending]:
+        """Where programs were skipped: the commands that may have ended meanwhile.
+
+        Most that is skipped is ordinary I/O, and most that is found here is under way
+        still; then a doubt comes and goes for nothing.  PR IN changes no state.
+        """
+        skipped = self._misses.counts()
+        grown = {key: n for key, n in skipped.items() if n > self._told.skipped.get(key, 0)}
+        if not grown:
+            return {}
+        meta.update((f"skipped/{key}", self._told_text(n)) for key, n in grown.items())
+        items = libbpf.map_items(self._maps["pr_pendings"])
+        return {
+            command: each
+            for command, each in ((key, Pending.parse(value)) for key, value in items)
+            if each.start_ns
+            and not each.finished
+            and each.opcode != Opcode.PR_IN
+            and self._suspects.get(command) != each.start_ns
+        }
+
+    def _told_text(self, value: int | tuple[int, ...]) -> str:
+        """With the epoch, because the next one's counters begin anew."""
+        return json.dumps([self._epoch, value])
+
+    def _lost(
+        self, lu: str, nexus: str, cause: str, count: int = 1, at: int = 0, target: str = ""
+    ) -> Event:
+        now = time.monotonic_ns()
+        return Event(
+            epoch=self._epoch,
+            time=at or time.time_ns(),
+            lu=lu,
+            nexus=nexus,
+            target=target,
+            command=Command.LOST,
+            problem=cause,
+            count=count,
+            start_ns=now,
+            done_ns=now,
+        )
+
+
+def _sense(attention: Attention) -> bytes:
+    """Fixed format sense data that says attention; a counter keeps no ASCQ of 29h."""
+    asc, ascq = attention.value
+    return bytes((0x70, 0, 6, 0, 0, 0, 0, 10, 0, 0, 0, 0, asc, ascq or 0, 0, 0, 0, 0))

@@ -1,0 +1,57 @@
+"""The agent's log: lines for people on a terminal, for the journal, or JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING, Final
+
+from prtrace.event import rfc3339
+
+if TYPE_CHECKING:
+    from typing_extensions import override
+else:
+    from asyncvarlink.types import override  # typing has it since Python 3.12
+
+_PRIORITY: Final = {
+    logging.DEBUG: 7,
+    logging.INFO: 6,
+    logging.WARNING: 4,
+    logging.ERROR: 3,
+    logging.CRITICAL: 2,
+}
+
+
+class _Json(logging.Formatter):
+    @override
+    def format(self, record: logging.LogRecord) -> str:
+        return json.dumps(
+            {
+                "time": rfc3339(int(record.created * 1_000_000_000)),
+                "level": record.levelname.lower(),
+                "logger": record.name,
+                "message": record.getMessage(),
+            }
+        )
+
+
+class _Journal(logging.Formatter):
+    """sd-daemon(3): "<priority>" before the line; the journal knows the time itself."""
+
+    @override
+    def format(self, record: logging.LogRecord) -> str:
+        return f"<{_PRIORITY.get(record.levelno, 6)}>{record.name}: {record.getMessage()}"
+
+
+def set_up(level: str, form: str) -> None:
+    """Send the log to standard error.  level and form as AgentOptions has them."""
+    handler = logging.StreamHandler(sys.stderr)
+    if form == "json":
+        handler.setFormatter(_Json())
+    elif "JOURNAL_STREAM" in os.environ:
+        handler.setFormatter(_Journal())
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler])

@@ -1,0 +1,27 @@
+"""Tell the service manager how things stand: sd_notify(3), without its library."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+
+def notify(*assignments: str) -> None:
+    """Send assignments ("READY=1", "STATUS=…"); nothing happens without a service manager."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as to:
+        try:
+            to.sendto("\n".join(assignments).encode(), address)
+        except OSError:
+            # A manager that went away must not take its services along.
+            return
+
+
+def watchdog_interval() -> float | None:
+    """Seconds between two WATCHDOG=1, half of what the manager allows; None: not asked for."""
+    microseconds = os.environ.get("WATCHDOG_USEC", "")
+    return int(microseconds) / 2_000_000 if microseconds.isdecimal() else None

@@ -1,0 +1,87 @@
+"""What the process is to the kernel: give up the capabilities that watching does not need.
+
+Loading and attaching takes CAP_SYS_ADMIN on Debian's kernels (module types, fentry);
+afterwards reading maps takes CAP_BPF, sending PR IN takes CAP_SYS_RAWIO, and naming the
+processes of others takes CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import os
+from typing import Final
+
+_PR_SET_NAME: Final = 15  # include/uapi/linux/prctl.h
+_PR_CAPBSET_DROP: Final = 24
+_PR_SET_NO_NEW_PRIVS: Final = 38
+_VERSION_3: Final = 0x20080522  # include/uapi/linux/capability.h
+_WORDS: Final = 2
+
+
+class Capability(enum.IntEnum):
+    """The numbers of the capabilities that are kept (include/uapi/linux/capability.h)."""
+
+    DAC_READ_SEARCH = 2
+    SYS_RAWIO = 17
+    SYS_PTRACE = 19
+    SYS_ADMIN = 21
+    BPF = 39
+
+
+KEPT: Final = (
+    Capability.DAC_READ_SEARCH,
+    Capability.SYS_RAWIO,
+    Capability.SYS_PTRACE,
+    Capability.BPF,
+)
+
+
+class cap_header(ctypes.Structure):  # noqa: N801 - named as in C
+    """struct __user_cap_header_struct."""
+
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+class cap_data(ctypes.Structure):  # noqa: N801 - named as in C
+    """struct __user_cap_data_struct."""
+
+    _fields_ = (
+        ("effective", ctypes.c_uint32),
+        ("permitted", ctypes.c_uint32),
+        ("inheritable", ctypes.c_uint32),
+    )
+
+
+def drop(kept: tuple[Capability, ...] = KEPT) -> None:
+    """Keep these capabilities and no others, for good.  Raises OSError.
+
+    Capabilities belong to threads: call it before the first thread is started.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    keep = sum(1 << capability for capability in kept)
+    header = cap_header(_VERSION_3, 0)
+    held = (cap_data * _WORDS)()
+    _check(libc.capget(ctypes.byref(header), held), "capget")
+    number = 0
+    # The kernel says EINVAL behind its last capability.
+    while libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) == 0 and number < 64:
+        number += 1
+    for word in range(_WORDS):
+        mask = keep >> 32 * word & 0xFFFFFFFF
+        held[word].permitted &= mask
+        held[word].effective &= mask
+        held[word].inheritable = 0
+    _check(libc.capset(ctypes.byref(header), held), "capset")
+    _check(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+
+
+def name_process(name: str) -> None:
+    """Let the commands of this process bear its name, not the interpreter's; 15 bytes count."""
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
+
+
+def _check(result: int, what: str) -> None:
+    if result:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{what}: {os.strerror(code)}")

@@ -1,0 +1,288 @@
+"""`prtrace agent`: put the parts together and run them.
+
+Order matters.  The state directory is locked before anything else is touched.  Programs are
+attached while the process may still do so; then privileges go, before the first thread is
+started and the first byte from anybody is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import grp
+import logging
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from prtrace.agent import logs, notify, privileges
+from prtrace.agent.answers import Answers, target_of
+from prtrace.agent.counters import Counters, Reading, Told
+from prtrace.agent.options import AgentOptions
+from prtrace.agent.resolver import Resolver
+from prtrace.agent.surroundings import Surroundings
+from prtrace.agent.tracker import Proposal, Tracker
+from prtrace.agent.watch import Watch
+from prtrace.api.listener import Listener
+from prtrace.api.server import ApiServer
+from prtrace.errors import StoreError, UnavailableError, UsageError
+from prtrace.event import Command, Event
+from prtrace.host.uevents import UeventSocket
+from prtrace.observe import NOT_WATCHED
+from prtrace.probe import libbpf, pins
+from prtrace.probe.attach import Attached, attach, retire
+from prtrace.probe.programs import Engine
+from prtrace.probe.ring import Ring
+from prtrace.store.database import FILE, Store
+from prtrace.store.lock import StateDirLock
+
+_TICK: Final = 1.0
+_SAMPLES_APART: Final = 0.1
+"""Seconds between two looks at the counters while samples pour in."""
+_RESCAN_AFTER: Final = 0.2
+"""Seconds of quiet after a device event: a new device brings a burst of them."""
+_SELF_TEST_LIMIT: Final = 5.0
+_NAME: Final = "store"
+"""The meta entry with the name by which a store claims records."""
+
+_log = logging.getLogger("prtrace.agent")
+
+
+def run(options: AgentOptions) -> None:
+    """Run until SIGTERM or SIGINT.  Raises PrtraceError where it cannot start."""
+    logs.set_up(options.log_level, options.log_format)
+    privileges.name_process("prtrace")
+    with contextlib.ExitStack() as stack:
+        lock = StateDirLock(options.state_dir)
+        stack.callback(lock.close)
+        store = stack.enter_context(
+            Store.open(options.state_dir / FILE, keep_events=options.keep_events)
+        )
+        listener = Listener.handed_over() or Listener.bind(
+            options.socket, mode=options.socket_mode, group=options.socket_group
+        )
+        stack.callback(listener.close)
+        engine = None if options.engine == "auto" else Engine(options.engine)
+        attached = attach(engine, options.ring_size)
+        stack.callback(attached.programs.close)
+        stack.callback(attached.misses.close)
+        devices = stack.enter_context(UeventSocket())
+        _drop_privileges()
+        with _rings(attached) as (events, samples):
+            agent = Agent(options, attached, events, samples, store, devices)
+            asyncio.run(agent.run(listener))
+
+
+def _drop_privileges() -> None:
+    try:
+        privileges.drop()
+    except OSError as error:
+        raise UnavailableError(
+            f"privileges cannot be dropped: {error}", hint="run the agent as root"
+        ) from None
+
+
+@contextlib.contextmanager
+def _rings(attached: Attached) -> Iterator[tuple[Ring, Ring]]:
+    maps = attached.programs.maps
+    sizes = [libbpf.bpf_map_get_info(maps[n]).max_entries for n in ("pr_events", "pr_samples")]
+    with Ring(maps["pr_events"], sizes[0]) as events, Ring(maps["pr_samples"], sizes[1]) as sample:
+        yield events, sample
+
+
+@dataclass(slots=True)
+class _Due:
+    """Work that waits for a timer, so that bursts cost one piece of work."""
+
+    rescan: asyncio.TimerHandle | None = None
+    count: asyncio.TimerHandle | None = None
+
+
+class Agent:
+    """The running agent; everything happens on its event loop's thread, except SG_IO."""
+
+    def __init__(
+        self,
+        options: AgentOptions,
+        attached: Attached,
+        events: Ring,
+        samples: Ring,
+        store: Store,
+        devices: UeventSocket,
+    ) -> None:
+        self._options = options
+        self._attached = attached
+        self._events = events
+        self._samples = samples
+        self._devices = devices
+        self._surroundings = Surroundings()
+        epoch = attached.epoch.name
+        meta = store.meta()
+        self._name = meta.get(_NAME) or os.urandom(8).hex()
+        self._tracker = Tracker(epoch, store.states(), self._surroundings)
+        self._counters = Counters(
+            attached.programs.maps,
+            epoch,
+            attached.misses,
+            Told.from_meta(epoch, meta),
+            self._surroundings,
+        )
+        self._watch = Watch(events, samples, self._tracker, self._counters, store, self._published)
+        self._resolver = Resolver(self._surroundings, self._tracker.states.get)
+        self._server = ApiServer(
+            Answers(
+                attached=attached,
+                ring=events,
+                tracker=self._tracker,
+                watch=self._watch,
+                counters=self._counters,
+                store=store,
+                surroundings=self._surroundings,
+                resolver=self._resolver,
+                self_test=self.self_test,
+            ),
+            admin_gid=_gid(options.admin_group),
+        )
+        self._due = _Due()
+        self._asked_at = 0.0
+        self._stop = asyncio.Event()
+
+    async def run(self, listener: Listener) -> None:
+        """Serve until a signal says stop."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        _log.info("%s (%s)", self._attached.note, self._attached.programs.engine.value)
+        for program, why in self._attached.programs.missing.items():
+            _log.warning("%s is not attached: %s", program, why)
+        self._claim()
+        self._watch.drain()
+        self._watch.count(all_nexuses=True)
+        self._meet_units()
+        loop.add_reader(self._events.fd, self._watch.pump)
+        loop.add_reader(self._samples.fd, self._sampled)
+        loop.add_reader(self._devices.fileno(), self._device_event)
+        self._server.start(listener)
+        notify.notify("READY=1", f"STATUS={self._attached.note}")
+        _log.info("listening on %s", self._options.socket)
+        ticking = loop.create_task(self._tick(), name="tick")
+        try:
+            stopping = loop.create_task(self._stop.wait(), name="stop")
+            # A tick that ends is a tick that failed: fail with it.
+            await asyncio.wait((stopping, ticking), return_when=asyncio.FIRST_COMPLETED)
+            if ticking.done():
+                ticking.result()
+        finally:
+            notify.notify("STOPPING=1")
+            for fd in (self._events.fd, self._samples.fd, self._devices.fileno()):
+                loop.remove_reader(fd)
+            ticking.cancel()
+            await self._resolver.close()
+            await self._server.close()
+            self._watch.drain()
+
+    def self_test(self) -> tuple[str, str]:
+        """("passed" | "failed" | "not run", detail): do our own commands come back up?"""
+        if self._watch.own:
+            return "passed", f"{self._watch.own} commands of the agent's own were seen"
+        if not self._resolver.sent:
+            return "not run", "nothing was in doubt, so no command was sent"
+        if time.monotonic() - self._asked_at < _SELF_TEST_LIMIT:
+            return "not run", "a command of the agent's own is under way"
+        return "failed", f"{self._resolver.sent} commands were sent and none was seen"
+
+    def _published(self, stored: list[Event], proposal: Proposal) -> None:
+        self._resolver.changed(proposal.states)
+        self._server.publish(stored)
+        for lu, state in proposal.states.items():
+            if state.doubts:
+                self._ask(lu, proposal.safe.get(lu, ""))
+
+    def _ask(self, lu: str, safe: str = "") -> None:
+        if self._options.read_in_doubt and lu in self._surroundings.inventory.units:
+            self._asked_at = time.monotonic()
+            self._resolver.resolve(lu, safe)
+
+    def _claim(self) -> None:
+        """Make sure that these programs' records are this store's, from the first one on.
+
+        Where the programs are new, or another store had their records meanwhile, what
+        happened to the units we know is unknown.  The store is told before the claim: an
+        agent killed in between does it again.
+        """
+        if pins.claimed(self._attached.epoch, self._name):
+            return
+        now, at = time.time_ns(), time.monotonic_ns()
+        unknown = tuple(
+            Event(
+                time=now,
+                start_ns=at,
+                done_ns=at,
+                lu=lu,
+                command=Command.LOST,
+                problem=NOT_WATCHED,
+            )
+            for lu in self._tracker.states
+        )
+        if not self._watch.tell(unknown, Reading(unknown, {_NAME: self._name})):
+            raise StoreError(self._watch.stalled, hint="nothing is read before it can be stored")
+        pins.claim(self._attached.epoch, self._name)
+
+    def _meet_units(self) -> None:
+        """Give every unit that is here a state; one that was never seen is read once."""
+        now = time.time_ns()
+        for lu, unit in self._surroundings.inventory.units.items():
+            state = self._tracker.state(lu, target_of(unit), now)
+            self._tracker.states[lu] = state
+            if state.doubts:
+                self._ask(lu)
+
+    def _sampled(self) -> None:
+        self._watch.sample()
+        if self._due.count is None:
+            self._due.count = asyncio.get_running_loop().call_later(_SAMPLES_APART, self._count)
+
+    def _count(self) -> None:
+        self._due.count = None
+        self._watch.count()
+
+    def _device_event(self) -> None:
+        if self._devices.read().rescan and self._due.rescan is None:
+            loop = asyncio.get_running_loop()
+            self._due.rescan = loop.call_later(_RESCAN_AFTER, self._rescan)
+
+    def _rescan(self) -> None:
+        self._due.rescan = None
+        self._surroundings.rescan()
+        self._meet_units()
+
+    async def _tick(self) -> None:
+        watchdog = notify.watchdog_interval()
+        fed = 0.0
+        retiring = True
+        unseen = 0
+        while True:
+            await asyncio.sleep(min(_TICK, watchdog or _TICK))
+            if watchdog and time.monotonic() - fed >= watchdog:
+                notify.notify("WATCHDOG=1")
+                fed = time.monotonic()
+            if self._watch.stalled:
+                self._watch.drain()
+            # Samples that found no room left nobody's name, so everybody is asked.
+            missed = self._counters.stats()["sample_ring_full"]
+            self._watch.count(all_nexuses=missed > unseen)
+            unseen = missed
+            if retiring:
+                retiring = retire(self._attached)
+
+
+def _gid(group: str) -> int | None:
+    if not group:
+        return None
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise UsageError(f"there is no group {group!r}", hint="see --admin-group") from None

@@ -1,0 +1,113 @@
+"""The host around the records: which unit and nexus they speak of, and who asked."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from prtrace.errors import MalformedError
+from prtrace.host.process import ProcessCache
+from prtrace.host.text import clean
+from prtrace.host.units import Inventory, scan
+from prtrace.model import IssuePath, Issuer, LocalNexus
+from prtrace.probe.record import Flag, Issue, Record
+from prtrace.scsi.designator import lu_name_partial
+
+_SG_IO: Final = 0x2285
+_RESCAN_INTERVAL: Final = 1.0
+"""Seconds between scans that unknown nexuses cause: a burst of them costs one scan."""
+_NAMES: Final = 65536
+
+
+class Surroundings:
+    """What sysfs and /proc know, kept up to date by rescan()."""
+
+    def __init__(self) -> None:
+        self.inventory: Inventory = scan()
+        self._scanned = time.monotonic()
+        self._names: dict[bytes, str | None] = {}
+        self._processes = ProcessCache()
+
+    def rescan(self) -> None:
+        """Look at every device again; no command is sent."""
+        self.inventory = scan()
+        self._scanned = time.monotonic()
+
+    def unit(self, hctl: str, page83: bytes) -> str:
+        """The unit's designator: from the record's own page 83h, else from sysfs.
+
+        A record says which unit it met; sysfs says what is at the address now, and is asked
+        only where the captured part of the page does not settle it.
+        """
+        name = self._named(page83)
+        if name is not None:
+            return name
+        nexus = self.nexus(hctl)
+        return f"hctl.{hctl}" if nexus is None else nexus.lu
+
+    def _named(self, page83: bytes) -> str | None:
+        if page83 not in self._names:
+            if len(self._names) >= _NAMES:
+                self._names.clear()
+            try:
+                name = lu_name_partial(page83) if page83 else None
+            except MalformedError:
+                name = None
+            # A vendor specific designator need not be unique.
+            self._names[page83] = None if name and name.startswith("vendor.") else name
+        return self._names[page83]
+
+    def nexus(self, hctl: str) -> LocalNexus | None:
+        """The local nexus at an address; a device that just appeared is looked for."""
+        found = self.inventory.nexus(hctl)
+        if found is None and time.monotonic() - self._scanned > _RESCAN_INTERVAL:
+            self.rescan()
+            found = self.inventory.nexus(hctl)
+        return found
+
+    def paths(self, lu: str) -> tuple[LocalNexus, ...]:
+        """This host's nexuses to a unit."""
+        unit = self.inventory.units.get(lu)
+        return () if unit is None else unit.nexuses
+
+    def issuer(self, record: Record) -> tuple[Issuer | None, str, str]:
+        """Who asked, with program file and systemd unit ("" where the process is gone)."""
+        header = record.header
+        if header.flags & Flag.NOT_SUBMITTED:
+            return None, "", ""
+        identity = None
+        if not header.issue & Issue.KTHREAD:
+            identity = self._processes.identify(header.pid, header.issuer_start_ns, record.comm)
+        requested = ""
+        if header.issue & Issue.BLOCK:
+            major, minor = header.requested >> 20, header.requested & 0xFFFFF
+            requested = self._requested(f"{major}:{minor}", record.nexus)
+        guest = identity.guest if identity is not None else None
+        issuer = Issuer(
+            pid=header.pid,
+            comm=clean(record.comm, 16),
+            start_ns=header.issuer_start_ns,
+            cgroup=header.cgroup,
+            path=_path(header.issue, header.ioctl),
+            requested=requested,
+            guest="" if guest is None else guest.name or guest.uuid,
+        )
+        return issuer, identity.exe if identity else "", identity.unit if identity else ""
+
+    def _requested(self, number: str, hctl: str) -> str:
+        """The node that was opened, where it is not the disk the command went to."""
+        name = self.inventory.requested_name(number)
+        nexus = self.inventory.nexus(hctl)
+        return "" if nexus is not None and name == nexus.device else name
+
+
+def _path(issue: int, ioctl: int) -> IssuePath:
+    if issue & Issue.KTHREAD:
+        return IssuePath.KERNEL
+    if issue & Issue.BSG:
+        return IssuePath.BSG
+    if issue & Issue.BLOCK:
+        return IssuePath.BLOCK_SG_IO if ioctl == _SG_IO else IssuePath.IOC_PR
+    if issue & Issue.NOWAIT:
+        return IssuePath.SG_NODE
+    return IssuePath.UNKNOWN

@@ -1,0 +1,165 @@
+"""From records to events and states: what the agent knows, in memory.
+
+The tracker changes nothing outside itself.  It proposes: events and the states they lead
+to.  Once the store has them the caller accepts; if the store fails the caller drops the
+proposal, and the same records come again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from prtrace.agent.surroundings import Surroundings
+from prtrace.errors import MalformedError
+from prtrace.event import Command, Event
+from prtrace.fold import fold
+from prtrace.model import AttentionSeen, LocalNexus, PrOut
+from prtrace.observe import REFUSED, TAKEN, TIMEOUT
+from prtrace.probe.record import Flag, Kind, Record
+from prtrace.scsi.codes import Opcode, host_byte_name, status_title
+from prtrace.state.apply import new_state
+from prtrace.state.unit import LuState
+
+_COMMANDS: Final = {
+    Opcode.PR_IN: Command.PR_IN,
+    Opcode.PR_OUT: Command.PR_OUT,
+    Opcode.RESERVE_6: Command.RESERVE,
+    Opcode.RESERVE_10: Command.RESERVE,
+    Opcode.RELEASE_6: Command.RELEASE,
+    Opcode.RELEASE_10: Command.RELEASE,
+}
+_FULL_STATUS: Final = 3
+
+
+@dataclass(slots=True)
+class Proposal:
+    """What a batch leads to.  states: only those that changed.
+
+    safe: lu -> the nexus on which reading is safe, because a command was just answered on it.
+    lost: how many records had found no room when the newest of these was made.
+    own: how many of the commands this process sent.  unreadable: records that could not be
+    read at all, by reason.
+    """
+
+    events: list[Event] = field(default_factory=list)
+    states: dict[str, LuState] = field(default_factory=dict)
+    safe: dict[str, str] = field(default_factory=dict)
+    lost: int = 0
+    own: int = 0
+    unreadable: list[str] = field(default_factory=list)
+
+
+class Tracker:
+    """The states of every unit, and the way from a record to the next one."""
+
+    def __init__(
+        self, epoch: str, states: Mapping[str, LuState], surroundings: Surroundings
+    ) -> None:
+        self.epoch = epoch
+        self.states = dict(states)
+        self.surroundings = surroundings
+        self._pid = os.getpid()
+
+    def propose(self, raws: Iterable[bytes], known: frozenset[int]) -> Proposal:
+        """Read records in their order.  known: numbers the store already has."""
+        proposal = Proposal()
+        skew = time.time_ns() - time.monotonic_ns()
+        for raw in raws:
+            try:
+                record = Record.parse(raw)
+            except MalformedError as error:
+                proposal.unreadable.append(str(error))
+                continue
+            proposal.lost = max(proposal.lost, record.header.lost)
+            if record.header.seq in known:
+                continue
+            event = self._event(record, skew)
+            proposal.own += self._is_own(event)
+            self.add(proposal, event)
+        return proposal
+
+    def add(self, proposal: Proposal, event: Event) -> None:
+        """Decode one event and let it change the state that proposal has reached."""
+        before = proposal.states.get(event.lu) or self.states.get(event.lu)
+        folded = fold(before, event)
+        event = folded.event
+        for seen in folded.observations:
+            if isinstance(seen, AttentionSeen | PrOut) and event.status != TIMEOUT:
+                proposal.safe[event.lu] = event.nexus
+            if isinstance(seen, AttentionSeen) and self._is_own(event):
+                event = replace(event, effect=f"{event.effect}; {TAKEN}")
+        if folded.state is not None:
+            proposal.states[event.lu] = folded.state
+        proposal.events.append(event)
+
+    def _is_own(self, event: Event) -> bool:
+        return event.issuer is not None and event.issuer.pid == self._pid
+
+    def state(self, lu: str, target: str, now: int) -> LuState:
+        """The accepted state of a unit; one that was never seen is all in doubt."""
+        known = self.states.get(lu)
+        if known is None:
+            return new_state(lu, target, now)
+        return replace(known, target=target) if target and not known.target else known
+
+    def accept(self, proposal: Proposal) -> None:
+        """The store has the proposal: it is the truth from now on."""
+        self.states.update(proposal.states)
+
+    def _event(self, record: Record, skew: int) -> Event:
+        header = record.header
+        hctl = record.nexus
+        lu = self.surroundings.unit(hctl, record.page83)
+        nexus = self.surroundings.inventory.nexus(hctl)
+        issuer, exe, unit = self.surroundings.issuer(record)
+        cdb = record.cdb
+        paths: tuple[LocalNexus, ...] = ()
+        if len(cdb) > 1 and cdb[0] == Opcode.PR_IN and cdb[1] & 0x1F == _FULL_STATUS:
+            paths = self.surroundings.paths(lu)
+        return Event(
+            epoch=self.epoch,
+            record=header.seq,
+            time=header.done_ns + skew,
+            # Where the dispatch was not seen, it came after the submission.
+            start_ns=header.start_ns or header.submit_ns,
+            done_ns=header.done_ns,
+            lu=lu,
+            nexus=hctl,
+            device="" if nexus is None else nexus.device,
+            target=record.target,
+            command=_COMMANDS[Opcode(cdb[0])],
+            status=_status(header.kind, header.result),
+            host_byte=_host_byte(header.kind, header.result),
+            attempts=max(header.attempt, 1),
+            issuer=issuer,
+            exe=exe,
+            unit=unit,
+            truncated=bool(header.flags & Flag.TRUNCATED),
+            cdb=cdb,
+            data=record.data,
+            head=header.head[: header.head_length],
+            sense_bytes=_trimmed(record.sense),
+            paths=paths,
+        )
+
+
+def _status(kind: int, result: int) -> str:
+    if kind == Kind.TIMEOUT:
+        return TIMEOUT
+    if kind == Kind.ERROR:
+        return REFUSED
+    return status_title(result & 0xFF)
+
+
+def _host_byte(kind: int, result: int) -> str:
+    code = result >> 16 & 0xFF
+    return host_byte_name(code) if code and kind == Kind.DONE else ""
+
+
+def _trimmed(sense: bytes) -> bytes:
+    """Sense data as long as ADDITIONAL SENSE LENGTH says, of a buffer of fixed size."""
+    return sense[: 8 + sense[7]] if len(sense) > 7 else sense
