@@ -1,0 +1,7 @@
+"""`python -m prtrace`."""
+
+from __future__ import annotations
+
+from prtrace.cli.main import run
+
+run()

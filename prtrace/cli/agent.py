@@ -1,0 +1,151 @@
+"""prtrace agent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from prtrace.agent.options import (
+    ENGINES,
+    LOG_FORMATS,
+    LOG_LEVELS,
+    RING_SIZE,
+    STATE_DIR,
+    AgentOptions,
+)
+from prtrace.api.address import SOCKET, SOCKET_VARIABLE
+
+_SUFFIXES = {"K": 10, "M": 20, "G": 30}
+
+
+def _parse_size(context: click.Context, parameter: click.Parameter, text: str | int) -> int:
+    """Bytes, or a number with K, M or G; a power of two from 4 KiB, as the kernel wants it."""
+    digits, shift = str(text).upper().removesuffix("IB").removesuffix("B"), 0
+    if digits[-1:] in _SUFFIXES:
+        digits, shift = digits[:-1], _SUFFIXES[digits[-1]]
+    size = int(digits) << shift if digits.isdecimal() and len(digits) < 12 else 0
+    if not 4096 <= size <= 1 << 30 or size & (size - 1):
+        raise click.BadParameter(
+            f"{text!r} is no power of two between 4K and 1G", context, parameter
+        )
+    return size
+
+
+def _parse_mode(context: click.Context, parameter: click.Parameter, text: str) -> int:
+    try:
+        mode = int(text, 8)
+    except ValueError:
+        mode = -1
+    if not 0o600 <= mode <= 0o666 or mode & 0o111:
+        raise click.BadParameter(
+            f"{text!r} is no mode between 0600 and 0666, without x", context, parameter
+        )
+    return mode
+
+
+@click.command(
+    "agent",
+    epilog="""\b
+Examples:
+  prtrace agent                               as root; stops with Ctrl-C
+  prtrace agent --engine bcc                  where the kernel has no BTF
+  prtrace agent --read-in-doubt no            never send a command to a device
+  prtrace agent --socket-group storage        let that group read, too
+""",
+)
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path),
+    default=STATE_DIR,
+    show_default=True,
+    help="where history and state are kept",
+)
+@click.option(
+    "--socket",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    default=Path(SOCKET),
+    envvar=SOCKET_VARIABLE,
+    show_default=True,
+    help="where to listen (LISTEN_FDS is used where it is set)",
+)
+@click.option(
+    "--socket-mode",
+    metavar="OCTAL",
+    callback=_parse_mode,
+    default="0660",
+    show_default=True,
+    help="who may connect, and so read",
+)
+@click.option("--socket-group", metavar="GROUP", default="", help="the group of the socket")
+@click.option(
+    "--admin-group", metavar="GROUP", default="", help="who may change things, beside root"
+)
+@click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    default="auto",
+    show_default=True,
+    help="auto: core where the kernel has BTF, else bcc",
+)
+@click.option(
+    "--read-in-doubt",
+    type=click.Choice(("yes", "no")),
+    default="yes",
+    show_default=True,
+    help="whether PR IN may be sent to clear doubt up",
+)
+@click.option(
+    "--ring-size",
+    metavar="BYTES",
+    callback=_parse_size,
+    default=str(RING_SIZE),
+    show_default="16M",
+    help="the ring between kernel and agent",
+)
+@click.option(
+    "--keep-events",
+    type=click.IntRange(min=1000),
+    default=1_000_000,
+    show_default=True,
+    help="how much history is kept",
+)
+@click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True)
+@click.option("--log-format", type=click.Choice(LOG_FORMATS), default="text", show_default=True)
+def command(
+    *,
+    state_dir: Path,
+    socket: Path,
+    socket_mode: int,
+    socket_group: str,
+    admin_group: str,
+    engine: str,
+    read_in_doubt: str,
+    ring_size: int,
+    keep_events: int,
+    log_level: str,
+    log_format: str,
+) -> None:
+    """Watch this host in the foreground, keep the state, and serve it.
+
+    Runs until SIGINT or SIGTERM.  What happens between two runs is not
+    missed: the programs stay in the kernel.
+    """
+    options = AgentOptions(
+        state_dir=state_dir,
+        socket=socket,
+        socket_mode=socket_mode,
+        socket_group=socket_group,
+        admin_group=admin_group,
+        engine=engine,
+        read_in_doubt=read_in_doubt == "yes",
+        ring_size=ring_size,
+        keep_events=keep_events,
+        log_level=log_level,
+        log_format=log_format,
+    )
+    # Loads the engine's libraries: not before the options are known to be right.
+    from prtrace.agent import service
+
+    service.run(options)

@@ -1,0 +1,168 @@
+"""prtrace events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any, Final
+
+import click
+
+from prtrace.api.client import Client
+from prtrace.cli.options import json_option, parse_since, socket_option
+from prtrace.cli.text import cut, labelled, line, plain, width
+
+_STATUSES: Final = {
+    "RESERVATION CONFLICT": "CONFLICT",
+    "CHECK CONDITION": "CHECK",
+    "TASK SET FULL": "SET FULL",
+}
+_ACTIONS: Final = {
+    "REGISTER AND IGNORE EXISTING KEY": "REGISTER IGNORE",
+    "REPLACE LOST RESERVATION": "REPLACE LOST",
+    "REPORT CAPABILITIES": "READ CAPABILITY",
+    "READ FULL STATUS": "READ FULL",
+    "READ RESERVATION": "READ RESERVATN",
+}
+_KEYED: Final = ("PR OUT",)
+
+
+@click.command(
+    "events",
+    epilog="""\b
+Examples:
+  prtrace events --last 20               the newest twenty
+  prtrace events /dev/sda --since 10m    what happened to it lately
+  prtrace events --since 4711 --follow   after event 4711, and what comes
+  prtrace events --json > events.jsonl   for `prtrace replay`
+""",
+)
+@click.argument("devices", metavar="[DEVICE]...", nargs=-1)
+@click.option("-f", "--follow", is_flag=True, help="go on with what happens from now on")
+@click.option(
+    "--since",
+    metavar="AGE|TIME|SEQ",
+    callback=parse_since,
+    help="not older than 10m (s, h, d), a time as 2026-01-31T12:00, or after that number",
+)
+@click.option("--last", metavar="N", type=click.IntRange(min=0), help="only the newest N")
+@click.option("-v", "--verbose", is_flag=True, help="everything that is known of each")
+@json_option
+@socket_option
+def command(
+    devices: tuple[str, ...],
+    *,
+    follow: bool,
+    since: tuple[int, str | None],
+    last: int | None,
+    verbose: bool,
+    as_json: bool,
+    socket: str,
+) -> None:
+    """List what happened, oldest first, one line each.
+
+    The line: time, device, action, status, who asked, what it changed.
+    """
+    found = _events(Client(socket), devices, since, last, follow=follow)
+    if as_json:
+        for event in found:
+            click.echo(json.dumps(event, separators=(",", ":")))
+        return
+    columns = width()
+    day = ""
+    for event in found:
+        moment = _moment(event["time"])
+        if moment.strftime("%x") != day:
+            day = moment.strftime("%x")
+            line(f"-- {moment:%A, %Y-%m-%d} --")
+        line(event_line(event, moment, columns))
+        if verbose:
+            for text in _details(event):
+                line(text)
+
+
+def event_line(event: Mapping[str, Any], moment: datetime, columns: int) -> str:
+    """One event in at most so many columns."""
+    device = str(event["device"] or event["nexus"]).removeprefix("/dev/")
+    action = str(event["action"] or event["command"])
+    status = str(event["status"] or "")
+    told = [_who(event), _keys(event), _change(event)]
+    return cut(
+        plain(
+            f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03} "
+            f"{cut(device, 9):<9} {cut(_ACTIONS.get(action, action), 15):<15} "
+            f"{cut(_STATUSES.get(status, status), 8):<8} "
+            + "  ".join(text for text in told if text)
+        ),
+        columns,
+    ).rstrip()
+
+
+def _events(
+    client: Client,
+    devices: tuple[str, ...],
+    since: tuple[int, str | None],
+    last: int | None,
+    *,
+    follow: bool,
+) -> Iterator[Mapping[str, Any]]:
+    """The events; comes back for the rest where the agent found this reader too slow."""
+    since_seq, since_time = since
+    gap: int | None = -1
+    while gap is not None:
+        gap = None
+        for reply in client.stream(
+            "Events",
+            patient=follow,
+            devices=list(devices) or None,
+            since_seq=since_seq,
+            since_time=since_time,
+            last=last,
+            follow=follow,
+        ):
+            yield from reply.get("events", ())
+            gap = reply.get("gap")
+        if gap is not None:
+            since_seq, last = gap, None
+
+
+def _who(event: Mapping[str, Any]) -> str:
+    if event["guest"]:
+        return f"guest {event['guest']}"
+    return str(event["comm"] or "")
+
+
+def _keys(event: Mapping[str, Any]) -> str:
+    if event["command"] not in _KEYED or event["key"] is None:
+        return f"x{event['count']}" if event["count"] > 1 else ""
+    keys = f"{int(event['key'], 16):x}"
+    if event["sa_key"] is not None and int(event["sa_key"], 16):
+        keys += f"→{int(event['sa_key'], 16):x}"
+    return f"{keys} {event['type']}" if event["type"] else keys
+
+
+def _change(event: Mapping[str, Any]) -> str:
+    for name in ("problem", "sense", "effect"):
+        if event[name] and event[name] != "none":
+            return str(event[name])
+    return ""
+
+
+def _details(event: Mapping[str, Any]) -> list[str]:
+    shown = (
+        "seq", "lu", "nexus", "status", "host_byte", "key", "sa_key", "type", "sense", "problem",
+        "effect", "attempts", "count", "pid", "comm", "guest", "path", "requested", "exe",
+        "unit", "target",
+    )  # fmt: skip
+    return [
+        text
+        for name in shown
+        if event.get(name) not in (None, "", 0)
+        for text in labelled(name.replace("_", " "), str(event[name]), indent=13, column=25)
+    ]
+
+
+def _moment(time: str) -> datetime:
+    """An event's time in this machine's zone."""
+    return datetime.fromisoformat(time).astimezone()

@@ -1,0 +1,123 @@
+"""The command line: finds the command, and turns what happened into an exit status.
+
+0 done; 1 failed; 2 the request makes no sense; 3 no such device; 4 answered, but part of the
+answer is in doubt; 5 no agent reachable; 24 RESERVATION CONFLICT; 130 interrupted; 141 the
+reader of the output went away.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import click
+
+from prtrace import __version__
+from prtrace.cli.text import warn
+from prtrace.errors import PrtraceError
+
+if TYPE_CHECKING:
+    from typing_extensions import override
+else:
+
+    def override(method: object) -> object:
+        """typing.override, which Python has since 3.12."""
+        return method
+
+
+_COMMANDS: Final = {
+    "agent": "watch this host, keep the state, serve the socket",
+    "decode": "say what the bytes of a command, list, reply or sense mean",
+    "doctor": "say what this host lacks, and how to get it",
+    "events": "list what happened",
+    "read": "ask a device itself, without an agent",
+    "replay": "rebuild the state from recorded events",
+    "show": "who is registered, who holds the reservation",
+    "status": "how the agent is doing",
+}
+
+_INTERRUPTED: Final = 130
+_READER_GONE: Final = 141
+DEBUG_VARIABLE: Final = "PRTRACE_DEBUG"
+
+
+class _Commands(click.Group):
+    """Imports a command's module (prtrace.cli.NAME) when the command is wanted."""
+
+    @override
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    @override
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command = import_module(f"prtrace.cli.{cmd_name}").command
+        return command if isinstance(command, click.Command) else None
+
+    @override
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+    epilog="""\b
+Examples:
+  prtrace doctor              what is missing for an agent to run
+  prtrace agent               run it (as root; usually a service)
+  prtrace show /dev/sda       who is registered, who holds the reservation
+  prtrace events --follow     watch what happens
+""",
+)
+@click.version_option(__version__, prog_name="prtrace")
+def cli() -> None:
+    """SCSI persistent reservations on this host: who is registered on a LUN,
+    who holds the reservation, and how did it get that way."""
+
+
+def run() -> NoReturn:
+    """The program's entry: runs the command and exits."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command that arguments name; returns the exit status, and never raises."""
+    try:
+        with cli.make_context("prtrace", list(arguments)) as context:
+            status = cli.invoke(context)
+        sys.stdout.flush()
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except PrtraceError as error:
+        _report(error)
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Python would complain about the lost output once more when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _READER_GONE
+    except Exception as error:  # a fault of ours: never a traceback, unless asked for
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        warn(f"prtrace: internal error: {type(error).__name__}: {error}")
+        warn(f"hint: {DEBUG_VARIABLE}=1 shows where; please report it")
+        return 1
+    return status if isinstance(status, int) else 0
+
+
+def _report(error: PrtraceError) -> None:
+    warn(f"prtrace: {error.message}")
+    if error.hint:
+        warn(f"hint: {error.hint}")
+    if os.environ.get(DEBUG_VARIABLE) and error.__cause__ is not None:
+        warn(f"cause: {error.__cause__!r}")

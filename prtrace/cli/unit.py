@@ -1,0 +1,149 @@
+"""A logical unit of a prtrace.show/1 object as text of 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import click
+
+from prtrace.cli.text import WIDTH, age, cut, labelled, plain, table
+
+_NEXUS: Final = 14
+"""Columns for a nexus; a longer one gets a line of its own."""
+
+TITLES: Final = {
+    "WE": "Write Exclusive",
+    "EA": "Exclusive Access",
+    "WERO": "Write Exclusive, Registrants Only",
+    "EARO": "Exclusive Access, Registrants Only",
+    "WEAR": "Write Exclusive, All Registrants",
+    "EAAR": "Exclusive Access, All Registrants",
+}
+
+
+def unit_lines(unit: Mapping[str, Any]) -> list[str]:
+    """The block of lines that tells everything about one unit."""
+    doubted = {doubt["what"] for doubt in unit["doubt"]}
+    lines = [_title(unit)]
+    names = " ".join(unit["devices"])
+    lines += labelled("devices", names or "none: the unit is not on this host (any more)")
+    if not unit.get("supported", True):
+        lines += labelled("reservations", "the device has none (it does not know READ KEYS)")
+        return lines
+    lines += _generation(unit, "generation" in doubted)
+    lines += _reservation(unit, "reservation" in doubted)
+    if unit.get("legacy_reservation"):
+        lines += labelled("SPC-2 reserve", f"by {unit['legacy_reservation']}")
+    lines += _registrations(unit, "registrations" in doubted)
+    keys = unit.get("unattributed_keys") or []
+    if keys:
+        lines += labelled("other keys", f"{' '.join(keys)} (whose is not known)")
+    lines += [
+        line
+        for nexus, attentions in (unit.get("expected_attentions") or {}).items()
+        for line in labelled("attention due", f"{nexus}: {', '.join(map(_words, attentions))}")
+    ]
+    lines += _doubts(unit)
+    return lines
+
+
+def _title(unit: Mapping[str, Any]) -> str:
+    target = " ".join(part for part in str(unit.get("target") or "").split("/") if part)
+    return click.style(cut(plain(f"{unit['lu']}  {target}").rstrip(), WIDTH), bold=True)
+
+
+def _generation(unit: Mapping[str, Any], doubted: bool) -> list[str]:
+    generation = unit["generation"]
+    text = "not known" if generation is None else str(generation)
+    return labelled("generation", text + _mark(doubted))
+
+
+def _reservation(unit: Mapping[str, Any], doubted: bool) -> list[str]:
+    held = unit["reservation"]
+    if held is None:
+        return labelled("reservation", _none(doubted))
+    kind = held["type"]
+    lines = labelled("reservation", f"{TITLES.get(kind, kind)} ({kind}){_mark(doubted)}")
+    if kind in ("WEAR", "EAAR"):
+        holder = "every registrant"
+    else:
+        holder = ", ".join(_holder(unit, nexus) for nexus in held["holders"])
+    key = f", key {held['key']}" if held["key"] else ""
+    return lines + labelled("", f"held by {holder or 'a nexus that is not known'}{key}")
+
+
+def _holder(unit: Mapping[str, Any], nexus: str) -> str:
+    for each in unit["registrations"]:
+        if each["nexus"] == nexus:
+            told = [text for text in (each["device"], _who(each["by"], guest_only=True)) if text]
+            if not each["local"]:
+                told = ["another host"]
+            return f"{nexus} ({', '.join(told)})" if told else str(nexus)
+    return str(nexus)
+
+
+def _registrations(unit: Mapping[str, Any], doubted: bool) -> list[str]:
+    found = unit["registrations"]
+    if not found:
+        return labelled("registrations", _none(doubted))
+    count = f"{len(found)}{_mark(doubted)}"
+    holders = set((unit["reservation"] or {}).get("holders", ()))
+    rows = [("", "KEY", "NEXUS", "DEVICE", "BY", "SOURCE", "AGE")]
+    long_names: dict[int, str] = {}
+    for each in found:
+        nexus = each["nexus"]
+        if len(nexus) > _NEXUS:
+            long_names[len(rows)] = nexus
+            nexus = "(below)"
+        rows.append(
+            (
+                "*" if each["nexus"] in holders else "",
+                str(each["key"]),
+                nexus,
+                each["device"] or ("" if each["local"] else "elsewhere"),
+                cut(_who(each["by"]), 16),
+                each["source"],
+                age(each["at"]),
+            )
+        )
+    lines = labelled("registrations", count)
+    for number, text in enumerate(table(rows, indent=2)):
+        lines.append(cut(text, WIDTH))
+        if number in long_names:
+            lines += labelled("", long_names[number], column=5)
+    if holders:
+        lines.append("  * holds the reservation")
+    return lines
+
+
+def _doubts(unit: Mapping[str, Any]) -> list[str]:
+    """One entry for each reason, with everything that is in doubt for it."""
+    whats: dict[tuple[str, str], list[str]] = {}
+    for doubt in unit["doubt"]:
+        whats.setdefault((doubt["reason"], doubt["since"]), []).append(doubt["what"])
+    return [
+        click.style(line, fg="red")
+        for (reason, since), what in whats.items()
+        for line in labelled("IN DOUBT", f"{', '.join(what)}: {reason} (for {age(since)})")
+    ]
+
+
+def _none(doubted: bool) -> str:
+    return f"none known{_mark(doubted)}" if doubted else "none"
+
+
+def _mark(doubted: bool) -> str:
+    return " (in doubt, see below)" if doubted else ""
+
+
+def _who(by: Mapping[str, Any] | None, *, guest_only: bool = False) -> str:
+    if by is None:
+        return ""
+    if by.get("guest"):
+        return f"guest {by['guest']}"
+    return "" if guest_only else f"{by['comm']}[{by['pid']}]"
+
+
+def _words(attention: str) -> str:
+    return attention.replace("_", " ").lower()
