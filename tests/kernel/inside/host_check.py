@@ -1,7 +1,7 @@
 """Discovery, initiator ports and SG_IO against a real kernel and LIO's own view of itself.
 
 Run as root in a lab machine: ./tools/lab run --luns 2 --transport loop,iscsi --multipath -- \
-    python3 tests/kernel/host_check.py
+    python3 tests/kernel/inside/host_check.py
 Prints "N passed, N failed"; exits 1 when something failed.
 """
 
