@@ -101,8 +101,9 @@ struct task_struct {
 	__u64 start_boottime;
 } __attribute__((preserve_access_index));
 
-extern const void vmemmap_base __ksym;
-extern const void page_offset_base __ksym;
+/* The loader says where these two variables of the kernel are. */
+extern const volatile __u64 pr_vmemmap_base_at;
+extern const volatile __u64 pr_page_offset_base_at;
 
 #define PR_GET(to, from, member) \
 	bpf_probe_read_kernel(&(to), sizeof(to), \
@@ -110,8 +111,8 @@ extern const void page_offset_base __ksym;
 #define PR_ADDRESS(from, member) \
 	((__u64)__builtin_preserve_access_index(&(from)->member))
 #define PR_SIZEOF(type) bpf_core_type_size(type)
-#define PR_VMEMMAP_BASE (&vmemmap_base)
-#define PR_PAGE_OFFSET_BASE (&page_offset_base)
+#define PR_VMEMMAP_BASE ((void *)pr_vmemmap_base_at)
+#define PR_PAGE_OFFSET_BASE ((void *)pr_page_offset_base_at)
 
 #endif
 

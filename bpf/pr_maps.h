@@ -111,7 +111,10 @@ struct {
 	__type(value, __u64);
 } pr_active SEC(".maps");	/* 0 -> the generation that answers for new requests */
 
+/* In this order in .rodata: prtrace/probe/core.py fills it in. */
 const volatile __u32 pr_generation = 0;
+const volatile __u64 pr_vmemmap_base_at = 0;
+const volatile __u64 pr_page_offset_base_at = 0;
 
 #define PR_LOOKUP(map, key) bpf_map_lookup_elem(&map, key)
 #define PR_UPDATE(map, key, value) bpf_map_update_elem(&map, key, value, BPF_ANY)

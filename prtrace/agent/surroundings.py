@@ -13,6 +13,9 @@ from prtrace.model import IssuePath, Issuer, LocalNexus
 from prtrace.probe.record import Flag, Issue, Record
 from prtrace.scsi.designator import lu_name_partial
 
+# As plain numbers: with enum members these tests take half of the time that issuer() needs.
+_NOT_SUBMITTED: Final = int(Flag.NOT_SUBMITTED)
+_NOWAIT, _KTHREAD, _BSG, _BLOCK = map(int, (Issue.NOWAIT, Issue.KTHREAD, Issue.BSG, Issue.BLOCK))
 _SG_IO: Final = 0x2285
 _RESCAN_INTERVAL: Final = 1.0
 """Seconds between scans that unknown nexuses cause: a burst of them costs one scan."""
@@ -73,13 +76,13 @@ class Surroundings:
     def issuer(self, record: Record) -> tuple[Issuer | None, str, str]:
         """Who asked, with program file and systemd unit ("" where the process is gone)."""
         header = record.header
-        if header.flags & Flag.NOT_SUBMITTED:
+        if header.flags & _NOT_SUBMITTED:
             return None, "", ""
         identity = None
-        if not header.issue & Issue.KTHREAD:
+        if not header.issue & _KTHREAD:
             identity = self._processes.identify(header.pid, header.issuer_start_ns, record.comm)
         requested = ""
-        if header.issue & Issue.BLOCK:
+        if header.issue & _BLOCK:
             major, minor = header.requested >> 20, header.requested & 0xFFFFF
             requested = self._requested(f"{major}:{minor}", record.nexus)
         guest = identity.guest if identity is not None else None
@@ -102,12 +105,12 @@ class Surroundings:
 
 
 def _path(issue: int, ioctl: int) -> IssuePath:
-    if issue & Issue.KTHREAD:
+    if issue & _KTHREAD:
         return IssuePath.KERNEL
-    if issue & Issue.BSG:
+    if issue & _BSG:
         return IssuePath.BSG
-    if issue & Issue.BLOCK:
+    if issue & _BLOCK:
         return IssuePath.BLOCK_SG_IO if ioctl == _SG_IO else IssuePath.IOC_PR
-    if issue & Issue.NOWAIT:
+    if issue & _NOWAIT:
         return IssuePath.SG_NODE
     return IssuePath.UNKNOWN

@@ -8,6 +8,7 @@ which of them it has, and goes on.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -20,9 +21,10 @@ from prtrace.probe.ring import Ring
 from prtrace.store.database import Store
 
 _BATCH: Final = 256
-"""Records in one transaction: enough to make commits cheap, few enough to stay responsive."""
-_DRAIN: Final = 256
-"""Batches that one drain reads at most: twice what the default ring can hold."""
+"""Records in one transaction at most: enough to make commits cheap."""
+_LEAST: Final = 16
+_RESPONSIVE: Final = 0.1
+"""Seconds that a batch should take: between two of them callers are answered."""
 
 _log = logging.getLogger("prtrace.watch")
 
@@ -51,6 +53,7 @@ class Watch:
         self._publish = publish
         self._replaying = True
         self._lost_told = 0
+        self._portion = _BATCH
         self.stalled = ""
         self.consumed = 0
         self.own = 0
@@ -61,7 +64,8 @@ class Watch:
 
         A store that fails leaves the records in the ring; see stalled.
         """
-        raws = self._events.read(_BATCH)
+        begun = time.monotonic()
+        raws = self._events.read(self._portion)
         if not raws:
             # Discarded records leave room to give back too.
             self._events.commit()
@@ -83,6 +87,8 @@ class Watch:
         self.unreadable += len(proposal.unreadable)
         for problem in proposal.unreadable:
             _log.error("a record cannot be read: %s", problem)
+        pace = len(raws) / max(time.monotonic() - begun, 1e-6)
+        self._portion = max(_LEAST, min(_BATCH, int(pace * _RESPONSIVE)))
         return True
 
     def drain(self) -> None:
@@ -91,9 +97,10 @@ class Watch:
         A command's record is in the ring before its issuer hears of its end, so an answer
         given after this takes every command into account that the asker knows to be over.
         """
-        for _ in range(_DRAIN):
-            if not self.pump():
-                break
+        # Not further: others may write faster than this reads.
+        end = self._events.position + self._events.unread
+        while self._events.position < end and self.pump():
+            pass
         self.count()
 
     def sample(self) -> None:

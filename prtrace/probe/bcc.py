@@ -13,14 +13,13 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
 from prtrace.errors import UnavailableError
-from prtrace.probe import libbpf
+from prtrace.probe import kallsyms, libbpf
 from prtrace.probe.programs import MAPS, POINTS, Engine, Programs, activate
 
 _PLACES: Final = ("/usr/lib/python3/dist-packages/bcc", "/usr/lib/python3.*/site-packages/bcc")
@@ -35,7 +34,6 @@ _METHODS: Final = (
     ("PR_RESERVE", "ringbuf_reserve"),
 )
 """bpf/pr_maps.h's names of what can be done with a map, as bcc's methods."""
-_VARIABLES: Final = ("vmemmap_base", "page_offset_base")
 
 
 def package_path() -> Path | None:
@@ -92,7 +90,7 @@ def load(generation: int, ring_size: int) -> Programs:
         f"-DPR_RING_PAGES={ring_size // _PAGE}",
         f"-DPR_SAMPLE_PAGES={_SAMPLE_PAGES}",
         f"-DPR_GENERATION={generation}",
-        *(f"-D{name.upper()}_AT={at:#x}ULL" for name, at in _addresses()),
+        *(f"-DPR_{name.upper()}_AT={at:#x}ULL" for name, at in kallsyms.addresses().items()),
         "-Wno-macro-redefined",
     ]
     try:
@@ -133,24 +131,6 @@ def _bcc() -> ModuleType:
         del sys.modules["bcc"]
         raise UnavailableError(f"bcc at {path}: {error}", hint=_PACKAGE) from None
     return module
-
-
-def _addresses() -> Iterator[tuple[str, int]]:
-    """("pr_" + name, address) of the variables that find a page's memory."""
-    names = "|".join(_VARIABLES).encode()
-    wanted = re.compile(rb"^([0-9a-f]+) \w (" + names + rb")$", re.MULTILINE)
-    found = {m[2].decode(): int(m[1], 16) for m in wanted.finditer(_kallsyms())}
-    for name in _VARIABLES:
-        if not found.get(name):
-            raise UnavailableError(
-                f"the kernel does not show the address of {name}",
-                hint="run as root, with kernel.kptr_restrict below 2",
-            )
-        yield f"pr_{name}", found[name]
-
-
-def _kallsyms() -> bytes:
-    return Path("/proc/kallsyms").read_bytes()
 
 
 def _attached(bpf: Any) -> tuple[dict[str, int], dict[str, str]]:

@@ -6,17 +6,20 @@ import contextlib
 import hashlib
 import os
 import re
+import struct
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Final
 
 from prtrace.errors import UnavailableError
-from prtrace.probe import libbpf
+from prtrace.probe import kallsyms, libbpf
 from prtrace.probe.programs import MAPS, POINTS, Engine, Programs, activate
 
 _OBJECT: Final = "prtrace.bpf.o"
 _RODATA: Final = ".rodata"
+_CONSTANTS: Final = struct.Struct("<I4xQQ")
+"""What .rodata holds: pr_generation, pr_vmemmap_base_at, pr_page_offset_base_at."""
 _BLAMED: Final = re.compile(r"prog '(\w+)': ")
 
 
@@ -51,9 +54,11 @@ def load(generation: int, ring_size: int, reuse: Mapping[str, int]) -> Programs:
             "this kernel has no BTF (/sys/kernel/btf/vmlinux)", hint="use --engine bcc"
         )
     missing: dict[str, str] = {}
+    at = kallsyms.addresses()
+    constants = generation, at["vmemmap_base"], at["page_offset_base"]
     # Each round either loads or leaves one more optional program out.
     for _ in POINTS:
-        with _opened(generation, ring_size, reuse, missing) as obj:
+        with _opened(constants, ring_size, reuse, missing) as obj:
             try:
                 libbpf.bpf_object__load(obj)
             except OSError as error:
@@ -71,16 +76,17 @@ def load(generation: int, ring_size: int, reuse: Mapping[str, int]) -> Programs:
 
 @contextlib.contextmanager
 def _opened(
-    generation: int, ring_size: int, reuse: Mapping[str, int], missing: Mapping[str, str]
+    constants: tuple[int, ...],
+    ring_size: int,
+    reuse: Mapping[str, int],
+    missing: Mapping[str, str],
 ) -> Iterator[int]:
     libbpf.log()
     obj = libbpf.bpf_object__open_file(str(object_path()))
     try:
         for name, map_ in libbpf.maps(obj):
             if name.endswith(_RODATA):
-                # The object's only constant is pr_generation.
-                constant = libbpf.bpf_map__initial_value(map_)
-                constant[:4] = generation.to_bytes(4, "little")
+                _CONSTANTS.pack_into(libbpf.bpf_map__initial_value(map_), 0, *constants)
             elif name in reuse:
                 libbpf.bpf_map__reuse_fd(map_, reuse[name])
             elif name == "pr_events":

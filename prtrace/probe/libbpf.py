@@ -19,6 +19,9 @@ _LIBRARY: Final = "libbpf.so.1"
 _LOG_LIMIT: Final = 4000
 """Messages kept: a verifier log is one message a line, and its end is what matters."""
 
+_DEBUG: Final = 2
+"""LIBBPF_DEBUG: every relocation is one such message, a thousand for our object."""
+
 BPF_ANY: Final = 0
 
 
@@ -74,7 +77,9 @@ def _load() -> ctypes.CDLL:
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _collected(_level: int, form: bytes, arguments: int) -> int:
+def _collected(level: int, form: bytes, arguments: int) -> int:
+    if level >= _DEBUG:
+        return 0
     text = ctypes.create_string_buffer(1 << 16)
     _libc.vsnprintf(text, c_size_t(len(text)), form, c_void_p(arguments))
     _messages.append(text.value.decode("utf-8", "replace").rstrip("\n"))

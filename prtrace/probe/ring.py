@@ -5,6 +5,9 @@ read is safe (commit), so that a reader killed in between sees the same records 
 Layout: Linux kernel commit 457f44363a88 ("bpf: Implement BPF ring buffer and verifier
 support for it") (in v5.8): a page with the consumer position, a page with the producer
 position, then the data, mapped twice in a row so that no record is split.
+
+The kernel fills a mapping at once, so that all of it counts as resident.  The data is
+mapped a window at a time: a large ring costs the reader no memory of its own.
 """
 
 from __future__ import annotations
@@ -20,19 +23,24 @@ _POSITION = struct.Struct("<Q")
 _BUSY = 1 << 31
 _DISCARD = 1 << 30
 _LENGTH = _DISCARD - 1
+_WINDOW = 256 << 10
+"""Bytes of data mapped at a time; no record is as long as half of it."""
 
 
 class Ring:
     """A mapped ring of size bytes, the map's max_entries; fd stays the caller's."""
 
     def __init__(self, fd: int, size: int) -> None:
-        page = os.sysconf("SC_PAGE_SIZE")
+        self._page = os.sysconf("SC_PAGE_SIZE")
         self.fd = fd
         self.size = size
         self._mask = size - 1
-        self._consumer = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        self._data = mmap.mmap(fd, page + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
-        self._start = page
+        self._consumer = mmap.mmap(
+            fd, self._page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE
+        )
+        self._producer = self._mapped(self._page, self._page)
+        self._first = 0
+        self._data = self._window()
         self._position = 0
         self.rewind()
 
@@ -50,14 +58,17 @@ class Ring:
     def close(self) -> None:
         """Unmap; what was read and not committed will be read again by the next reader."""
         self._consumer.close()
+        self._producer.close()
         self._data.close()
 
     def read(self, limit: int) -> list[bytes]:
         """At most limit records that are complete, oldest first; copies, without waiting."""
         records: list[bytes] = []
-        producer = _POSITION.unpack_from(self._data)[0]
+        producer = _POSITION.unpack_from(self._producer)[0]
         while self._position < producer and len(records) < limit:
-            at = self._start + (self._position & self._mask)
+            at = (self._position & self._mask) - self._first
+            if not 0 <= at <= _WINDOW // 2:
+                at = self._move()
             length = _HEADER.unpack_from(self._data, at)[0]
             if length & _BUSY:
                 break
@@ -76,6 +87,26 @@ class Ring:
         self._position = int.from_bytes(self._consumer[:8], "little")
 
     @property
+    def position(self) -> int:
+        """Where the next read begins, in bytes since the ring was made."""
+        return self._position
+
+    @property
     def unread(self) -> int:
         """Bytes between what was read and what the programs have reserved."""
-        return int.from_bytes(self._data[:8], "little") - self._position
+        return int.from_bytes(self._producer[:8], "little") - self._position
+
+    def _move(self) -> int:
+        """Map the window that holds the next record; returns where in it that begins."""
+        at = self._position & self._mask
+        self._first = at & -self._page
+        self._data.close()
+        self._data = self._window()
+        return at - self._first
+
+    def _window(self) -> mmap.mmap:
+        length = min(_WINDOW, 2 * self.size - self._first)
+        return self._mapped(2 * self._page + self._first, length)
+
+    def _mapped(self, offset: int, length: int) -> mmap.mmap:
+        return mmap.mmap(self.fd, length, mmap.MAP_SHARED, mmap.PROT_READ, offset=offset)
