@@ -5,8 +5,8 @@ A descriptor names an initiator port and a relative target port; a local nexus i
 1. by both port names, exactly (iSCSI and NAA names are compared without regard to case);
 2. by name where one side lacks the iSCSI ISID (targets may list a port without it), if only
    one descriptor and one nexus are left that fit;
-3. where a nexus' own port names are not known: by the key that was observed on it, if as
-   many descriptors with that key are left as such nexuses.
+3. where a nexus' own port names are not known, or another goes by the same: by the key that
+   was observed on it, if as many descriptors with that key are left as such nexuses.
 What is left keeps the name "<initiator port>,<relative target port>".
 
 ALL_TG_PT descriptors have no relative target port.  Targets that were examined list one per
@@ -17,7 +17,7 @@ visible here are one registration "<initiator port>,*".
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -59,14 +59,18 @@ def bind(
     """
     descriptors = tuple(descriptors)
     paths = tuple({path.nexus: path for path in paths}.values())
-    named = [path for path in paths if path.initiator_port and path.relative_target_port]
-    blank = [path for path in paths if not (path.initiator_port and path.relative_target_port)]
+    whole = [p for p in paths if p.initiator_port and p.relative_target_port is not None]
+    # Several may go by the same names: newer kernels' tcm_loop has relative target port 0, a
+    # reserved value, on all its targets.
+    times = Counter(_names(path) for path in whole)
+    named = [path for path in whole if times[_names(path)] == 1]
+    blank = [path for path in paths if path not in named]
     single = {index: each for index, each in enumerate(descriptors) if not each.all_target_ports}
     owner: dict[int, Nexus] = {}
     _by_name(single, named, owner)
     _by_name_without_isid(single, named, owner)
     bound = Bound(swappable=_by_observed_key(single, blank, observed, owner))
-    spread = _spread(descriptors, named, set(owner.values()), each_port_listed)
+    spread = _spread(descriptors, whole, set(owner.values()), each_port_listed)
     foreign: set[Nexus] = set()
     for index, each in enumerate(descriptors):
         if each.all_target_ports:
@@ -100,13 +104,11 @@ def bind(
 def _by_name(
     single: Mapping[int, FullStatus], named: Iterable[LocalNexus], owner: dict[int, Nexus]
 ) -> None:
-    candidates: dict[tuple[str, int | None], list[Nexus]] = defaultdict(list)
-    for path in named:
-        candidates[_fold(path.initiator_port), path.relative_target_port].append(path.nexus)
+    found = {_names(path): path.nexus for path in named}
     for index, each in single.items():
-        found = candidates.get((_fold(each.initiator_port), each.relative_target_port), [])
-        if len(found) == 1:
-            owner[index] = found[0]
+        names = _fold(each.initiator_port), each.relative_target_port
+        if names in found:
+            owner[index] = found[names]
 
 
 def _by_name_without_isid(
@@ -160,7 +162,7 @@ def _by_observed_key(
 
 def _spread(
     descriptors: Iterable[FullStatus],
-    named: Iterable[LocalNexus],
+    whole: Iterable[LocalNexus],
     taken: set[Nexus],
     each_port_listed: bool,
 ) -> dict[str, list[Nexus]]:
@@ -173,7 +175,7 @@ def _spread(
     for port, group in groups.items():
         local = [
             path.nexus
-            for path in named
+            for path in whole
             if path.nexus not in taken and _same_port(port, _fold(path.initiator_port))
         ]
         alike = len({(each.key, each.holder) for each in group}) == 1
@@ -199,6 +201,10 @@ def _same_port(one: str, other: str) -> bool:
     if (_ISID in one) != (_ISID in other):
         return _base(one) == _base(other)
     return one == other
+
+
+def _names(path: LocalNexus) -> tuple[str, int | None]:
+    return _fold(path.initiator_port), path.relative_target_port
 
 
 def _fold(port: str | None) -> str:

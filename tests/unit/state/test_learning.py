@@ -50,6 +50,17 @@ def test_another_target_port_or_isid_is_another_nexus() -> None:
     assert bound([descriptor(IQN1, 1)], [path(A, IQN2)]) == [f"{IQN1},1"]
 
 
+def test_relative_target_port_zero_is_a_port_like_any_other() -> None:
+    every = {"all_target_ports": True}
+    assert bound([descriptor(IQN1, 1, 0)], [path(A, IQN1, 0)]) == [A]
+    assert bound([descriptor(IQN1, 1, 0, **every)], [path(A, IQN1, 0)]) == [A]
+    # Two nexuses of the same names: it may be either.
+    result = bind(
+        [descriptor(IQN1, 1, 0)], [path(A, IQN1, 0), path(B, IQN1, 0)], {}, each_port_listed=True
+    )
+    assert result.maybe_local == {f"{IQN1},0"}
+
+
 def test_a_missing_isid_matches_only_if_unique() -> None:
     bare = "iqn.2020-01.a:x"
     assert bound([descriptor(bare, 1)], [path(A, IQN1)]) == [A]
