@@ -33,6 +33,7 @@ _COMMANDS: Final = {
     "decode": "say what the bytes of a command, list, reply or sense mean",
     "doctor": "say what this host lacks, and how to get it",
     "events": "list what happened",
+    "proxy": "stand between QEMU and the device: hide what cannot move",
     "read": "ask a device itself, without an agent",
     "replay": "rebuild the state from recorded events",
     "show": "who is registered, who holds the reservation",

@@ -1,0 +1,83 @@
+"""Descriptors that travel with bytes over a Unix socket (SCM_RIGHTS, unix(7)).
+
+close() of a descriptor that a stranger sent can block for as long as the stranger likes (a
+FUSE file's flush, a lingering socket), so nobody here closes one: the owner decides on which
+thread that happens.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_INT: Final = array.array("i").itemsize
+_ROOM: Final = socket.CMSG_SPACE(2 * _INT)
+"""For one descriptor too many, which is how one is noticed; the kernel drops the others."""
+
+
+@dataclass(slots=True)
+class OwnedFd:
+    """Closes its descriptor once: on leaving `with` or by close(), never after release()."""
+
+    fd: int
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def release(self) -> int:
+        """Give the descriptor away; -1 where it is gone already."""
+        fd, self.fd = self.fd, -1
+        return fd
+
+    def close(self) -> None:
+        """Close the descriptor, if it is still here; an error of its file is no concern."""
+        fd = self.release()
+        if fd >= 0:
+            try:
+                os.close(fd)
+            except OSError:
+                return  # the number is free all the same (close(2)); the error is the sender's
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """data b"" is the end of the stream.  surplus: more descriptors came than were kept."""
+
+    data: bytes
+    fds: tuple[OwnedFd, ...]
+    surplus: bool
+
+
+def receive(sock: socket.socket, size: int) -> Received:
+    """Receive up to size bytes and the descriptors with them, close-on-exec.
+
+    Raises BlockingIOError and other OSErrors of recvmsg(2).
+    """
+    # Not socket.recv_fds(): it drops its flags (CPython issue 107898), so that a descriptor
+    # would leak into child processes.
+    data, control, flags, _ = sock.recvmsg(size, _ROOM, socket.MSG_CMSG_CLOEXEC)
+    numbers = array.array("i")
+    for level, kind, raw in control:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            numbers.frombytes(raw[: len(raw) - len(raw) % _INT])
+    return Received(data, tuple(map(OwnedFd, numbers)), bool(flags & socket.MSG_CTRUNC))
+
+
+def send(sock: socket.socket, data: bytes, fd: int) -> int:
+    """Send data with one descriptor; how many bytes went.  Raises OSErrors of sendmsg(2)."""
+    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))
+    return sock.sendmsg([data], [rights], socket.MSG_NOSIGNAL)

@@ -1,0 +1,270 @@
+"""Hostile clients against the proxy: slow ones, thousands of descriptors, files that never answer.
+
+    python3 tests/proxy/hostile.py          (root; the FUSE part needs /dev/fuse)
+
+Prints "N passed, N failed"; exits 1 when something failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import pwd
+import random
+import signal
+import socket
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import NoReturn
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from helpers import proxy
+from streams import PR_IN, REPLY, Message, cdb, play
+
+SLOW = 500
+THROWN = 10_000
+DEADLINE = 60.0
+_MNT_FORCE, _MNT_DETACH = 1, 2
+_libc = ctypes.CDLL(None, use_errno=True)
+
+passed: list[str] = []
+failures: list[str] = []
+
+
+def check(what: str, holds: bool, figures: str = "") -> None:
+    (passed if holds else failures).append(what)
+    print(f"{'ok' if holds else 'FAILED'}: {what} {figures}", flush=True)
+
+
+def descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def resident(pid: int) -> int:
+    """Bytes of the process's own memory."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no VmRSS")
+
+
+def until(condition: object, seconds: float = 20) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():  # type: ignore[operator]
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def good_client(path: Path, rounds: int) -> list[float]:
+    """Round trips of one well-behaved client; /dev/null answers at once."""
+    times = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(DEADLINE)
+        sock.connect(str(path))
+        sock.recv(4, socket.MSG_WAITALL)
+        sock.sendall(bytes(4))
+        fd = os.open("/dev/null", os.O_RDWR)
+        for _ in range(rounds):
+            start = time.perf_counter()
+            socket.send_fds(sock, [cdb(PR_IN, 0, 255)], [fd])
+            sock.recv(REPLY.size, socket.MSG_WAITALL)
+            times.append(time.perf_counter() - start)
+            time.sleep(0.0005)
+        os.close(fd)
+    return times
+
+
+def tail(times: list[float]) -> float:
+    return statistics.quantiles(times, n=100)[-1]
+
+
+def _dawdle(path: Path) -> NoReturn:
+    """Be SLOW clients, each of which sends a byte a second; in a process of its own."""
+    r = random.Random(1)
+    socks: list[socket.socket] = []
+    while True:
+        while len(socks) < SLOW:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock.setblocking(False)
+            try:
+                sock.connect(str(path))
+            except BlockingIOError:
+                sock.close()
+                break
+            socks.append(sock)
+        for sock in r.sample(socks, len(socks) // 20):
+            try:
+                sock.send(bytes((r.choice((0, 0x5E)),)))
+            except OSError:
+                sock.close()
+                socks.remove(sock)
+        time.sleep(0.05)
+
+
+def check_slow(path: Path, pid: int) -> None:
+    """Clients that send a byte now and then, and begin again when they are thrown out."""
+    alone = [tail(good_client(path, 400)) for _ in range(3)]
+    child = os.fork()
+    if not child:
+        _dawdle(path)
+    try:
+        check("500 slow clients are connected", until(lambda: descriptors(pid) > SLOW))
+        beside = [tail(good_client(path, 400)) for _ in range(3)]
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    one, two = statistics.median(alone), statistics.median(beside)
+    check(
+        "99th percentile at most doubled", two <= 2 * one, f"{one * 1e6:.0f} -> {two * 1e6:.0f} us"
+    )
+
+
+def check_thrown(path: Path, pid: int) -> None:
+    """Descriptors in every number and place, whole requests and broken ones."""
+    fds = {"null": os.open("/dev/null", os.O_RDWR), "root": os.open("/", os.O_RDONLY)}
+    fds["pipe"], other = os.pipe()
+    r = random.Random(2)
+    good_client(path, 20)
+    before, memory = descriptors(pid), 0
+    thrown = 0
+    while thrown < THROWN:
+        count = r.choice((1, 1, 2, 3, 16, 200))
+        names = tuple(r.choice(list(fds)) for _ in range(count))
+        head = cdb(PR_IN, 0, 255)
+        cut = r.randrange(1, 16)
+        stream = (Message(bytes(4)), Message(head[:cut], names), Message(head[cut:]))
+        play(str(path), stream[: r.randrange(2, 4)], fds)
+        thrown += count
+        if not memory and thrown > THROWN // 10:
+            memory = resident(pid)
+    check(
+        "descriptors are all closed",
+        until(lambda: descriptors(pid) <= before),
+        f"{before} -> {descriptors(pid)}",
+    )
+    after = resident(pid)
+    check("memory within 20 %", after <= memory * 1.2, f"{memory >> 10} -> {after >> 10} KiB")
+    for fd in (*fds.values(), other):
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def dead_file(folder: Path) -> object:
+    """A file on a FUSE file system whose server answers INIT, LOOKUP, OPEN, and no more."""
+    place = folder / "fuse"
+    place.mkdir()
+    device = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={device},rootmode=40000,user_id=0,group_id=0"
+    subprocess.run(
+        ["mount", "-i", "-t", "fuse", "-o", options, "dead", str(place)],
+        check=True,
+        pass_fds=[device],
+    )
+
+    def attributes(node: int) -> bytes:
+        mode = 0o40755 if node == 1 else 0o100644
+        # ino, size, blocks, 3 times, 3 parts of them, mode, nlink, uid, gid, rdev, ...
+        return struct.pack("<6Q10I", node, 0, 0, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
+
+    def serve() -> None:
+        while True:
+            try:
+                request = os.read(device, 1 << 17)
+            except OSError:
+                return
+            _, opcode, unique, node = struct.unpack_from("<IIQQ", request)
+            match opcode:
+                case 26:  # INIT
+                    body = struct.pack(
+                        "<IIIIHHIIHHI", 7, 31, 65536, 0, 12, 10, 65536, 1, 32, 0, 0
+                    ) + bytes(28)
+                case 3 if node == 1:  # GETATTR of the root
+                    body = struct.pack("<QII", 0, 0, 0) + attributes(1)
+                case 1:  # LOOKUP; attributes that are out of date at once
+                    body = struct.pack("<QQQQII", 2, 0, 3600, 0, 0, 0) + attributes(2)
+                case 14:  # OPEN
+                    body = struct.pack("<QII", 1, 0, 0)
+                case _:
+                    continue  # GETATTR of the file, FLUSH, RELEASE: silence
+            os.write(device, struct.pack("<IiQ", 16 + len(body), 0, unique) + body)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    fd = os.open(place / "file", os.O_RDWR)
+    try:
+        yield fd
+    finally:
+        # Forced: ends every wait for the server.  No child does it: closing its copy of fd
+        # would wait as well.
+        if _libc.umount2(os.fsencode(place), _MNT_FORCE) and _libc.umount2(
+            os.fsencode(place), _MNT_DETACH
+        ):
+            raise OSError(ctypes.get_errno(), "umount2")
+        with contextlib.suppress(OSError):  # of flush, from a server that is gone
+            os.close(fd)
+        os.close(device)
+
+
+def check_fuse(path: Path, folder: Path, pid: int) -> None:
+    with dead_file(folder) as fd:
+        for number in range(3):
+            start = time.monotonic()
+            got = play(
+                str(path), (Message(bytes(4)), Message(cdb(PR_IN, 0, 8), ("dead",))), {"dead": fd}
+            )
+            taken = time.monotonic() - start
+            check(
+                f"FUSE file {number} is refused",
+                [r.status for r in got.replies] == [2],
+                f"{taken:.3f} s",
+            )
+            check("within a second", taken < 1)
+        start = time.monotonic()
+        good_client(path, 50)
+        check("others are served meanwhile", time.monotonic() - start < 2)
+    good_client(path, 1)
+
+
+def check_other_user(path: Path) -> None:
+    nobody = pwd.getpwnam("nobody").pw_uid
+    script = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])"
+    done = subprocess.run(
+        ["/usr/bin/python3", "-c", script, str(path)], user=nobody, group=nobody, extra_groups=[],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    check("another user cannot connect", "PermissionError" in done.stderr)
+
+
+def main() -> int:
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.chmod(0o755)
+        path = folder / "proxy"
+        run_dir = folder / "run"
+        run_dir.mkdir()
+        process = stack.enter_context(
+            proxy(path, "--run-dir", str(run_dir), "--connections-of-user", "1000")
+        )
+        check_other_user(path)
+        check_slow(path, process.pid)
+        check_thrown(path, process.pid)
+        if os.path.exists("/dev/fuse"):
+            check_fuse(path, folder, process.pid)
+        else:
+            print("not checked: no /dev/fuse")
+    print(f"{len(passed)} passed, {len(failures)} failed")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
