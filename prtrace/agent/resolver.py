@@ -146,13 +146,15 @@ class Resolver:
 
 
 def _ask(nexus: LocalNexus) -> Asked:
-    """READ FULL STATUS; where that is not to be had, READ KEYS and READ RESERVATION."""
+    """READ KEYS, which tells how many there are; READ FULL STATUS; where that is not to be
+    had whole, READ RESERVATION.
+    """
     sent = 0
     try:
         with SgDevice(nexus.sg or nexus.device or nexus.bsg) as device:
             for action in (
-                InAction.READ_FULL_STATUS,
                 InAction.READ_KEYS,
+                InAction.READ_FULL_STATUS,
                 InAction.READ_RESERVATION,
             ):
                 cdb = PrInCdb(action, _LENGTH).build()

@@ -81,6 +81,7 @@ def _unwatched(state: LuState, time: int) -> LuState:
         recent=(),
         floor_ns=0,
         anchor=None,
+        census=None,
         seq=0,
     )
     return in_doubt(fresh, "nobody was watching", time)
@@ -146,6 +147,8 @@ def _settle_reply(draft: Draft, state: LuState) -> None:
 
 
 def _pr_out(draft: Draft, seen: PrOut) -> None:
+    if seen.outcome is not Outcome.NOT_EXECUTED:
+        draft.census = None
     match seen.outcome:
         case Outcome.DONE:
             _done(draft, seen)

@@ -57,6 +57,7 @@ def to_json(state: LuState) -> dict[str, Any]:
         "floor_ns": state.floor_ns,
         "ordered": state.ordered,
         "anchor": state.anchor,
+        "census": None if state.census is None else list(state.census),
         "seq": state.seq,
         "supported": state.supported,
     }
@@ -105,6 +106,7 @@ def _state(document: Any) -> LuState:
         floor_ns=_int(fields["floor_ns"]),
         ordered=_typed(fields["ordered"], bool),
         anchor=_optional(fields["anchor"], int),
+        census=_census(fields["census"]),
         seq=_int(fields["seq"]),
         supported=_typed(fields["supported"], bool),
     )
@@ -113,6 +115,13 @@ def _state(document: Any) -> LuState:
 @cache
 def _names(facts: frozenset[Fact]) -> list[str]:
     return sorted(fact.value for fact in facts)
+
+
+def _census(value: Any) -> tuple[int, int, int, int] | None:
+    if value is None:
+        return None
+    generation, count, done_ns, pid = _list(value, _int)
+    return generation, count, done_ns, pid
 
 
 def _registration(each: Registration) -> dict[str, Any]:

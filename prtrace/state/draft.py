@@ -54,6 +54,7 @@ class Draft:
     floor_ns: int
     ordered: bool
     anchor: int | None
+    census: tuple[int, int, int, int] | None
     quiet: bool = False
     """Set where the order of commands is not known: then no unit attention is expected."""
     words: list[str] = field(default_factory=list)
@@ -149,6 +150,7 @@ class Draft:
             floor_ns=self.floor_ns,
             ordered=self.ordered,
             anchor=self.anchor,
+            census=self.census,
             seq=max(state.seq, self.seen.seq),
             supported=state.supported,
         )
@@ -174,4 +176,5 @@ def draft_of(state: LuState, seen: Observation) -> Draft:
         floor_ns=state.floor_ns,
         ordered=state.ordered,
         anchor=state.anchor,
+        census=state.census,
     )

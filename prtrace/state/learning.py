@@ -17,6 +17,9 @@ from prtrace.state.order import overlaps
 from prtrace.state.partial import note_generation
 from prtrace.state.unit import Fact, Registration, Reservation, Source
 
+ONE_LOOK_NS = 1_000_000_000
+"""Between two commands of a process that looks at a unit once."""
+
 
 def learn_full_status(draft: Draft, seen: FullStatusRead) -> None:
     """Learn from a READ FULL STATUS reply."""
@@ -26,6 +29,12 @@ def learn_full_status(draft: Draft, seen: FullStatusRead) -> None:
     if seen.truncated:
         note_generation(draft, seen.generation, told=frozenset())
         draft.say("not learned: truncated")
+        return
+    if (listed := _cut_short(draft, seen)) is not None:
+        note_generation(draft, seen.generation, told=frozenset())
+        reason = f"READ FULL STATUS lists {len(seen.registrations)} of {listed} registrations"
+        draft.doubt((Fact.REGISTRATIONS, Fact.RESERVATION), reason)
+        draft.say(f"not learned: {reason}")
         return
     trusted = draft.known(Fact.REGISTRATIONS) or draft.anchor == seen.generation
     paths = seen.paths
@@ -54,6 +63,24 @@ def learn_full_status(draft: Draft, seen: FullStatusRead) -> None:
         draft.say("corrected by reading: " + _summary(draft))
     else:
         draft.say("read: " + _summary(draft))
+
+
+def _cut_short(draft: Draft, seen: FullStatusRead) -> int | None:
+    """How many registrations READ KEYS listed in the same look, where that is more.
+
+    LIO ends the list, and says nothing, at a nexus whose TransportID it cannot build.  Only
+    the same process's READ KEYS just before counts: LIO does not count an unregistration, so
+    an equal PRGENERATION does not show that nobody has left since.
+    """
+    if draft.census is None or seen.issuer is None:
+        return None
+    generation, count, done_ns, pid = draft.census
+    same_look = pid == seen.issuer.pid and 0 <= seen.start_ns - done_ns <= ONE_LOOK_NS
+    if generation != seen.generation or not same_look:
+        return None
+    if any(each.all_target_ports for each in seen.registrations):
+        return None
+    return count if count > len(seen.registrations) else None
 
 
 def _registrations(

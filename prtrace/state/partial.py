@@ -27,6 +27,8 @@ def learn_keys(draft: Draft, seen: KeysRead) -> None:
         note_generation(draft, seen.generation, told=frozenset())
         draft.say("not learned: truncated")
         return
+    pid = 0 if seen.issuer is None else seen.issuer.pid
+    draft.census = seen.generation, len(seen.keys), seen.done_ns, pid
     if not seen.keys:
         _nobody(draft, seen)
         return

@@ -110,6 +110,8 @@ class LuState:
     anchor: the PRGENERATION at which registrations are right if no command went unseen.
     Unlike generation it is never set from a reply that does not name the registrations, so
     a reply that shows it, with the same keys, proves them.  None where there is no such value.
+    census: of the last READ KEYS reply while no command has changed anything since, the
+    PRGENERATION, the number of keys, its completion (CLOCK_MONOTONIC) and who asked (pid).
     unattributed: keys that READ KEYS showed and no known nexus accounts for, repeats included.
     expected: unit attentions that observed commands have raised and nobody has taken yet.
     legacy_holder: the nexus with an SPC-2 RESERVE active.
@@ -139,6 +141,7 @@ class LuState:
     floor_ns: int = 0
     ordered: bool = False
     anchor: int | None = None
+    census: tuple[int, int, int, int] | None = None
     seq: int = 0
     supported: bool = True
 

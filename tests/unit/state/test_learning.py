@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from reference_target import LU, TARGET
 from test_effects import ALL, DOUBT, REGISTER, A, B, C, doubted, held, keys, send, start
@@ -10,6 +12,7 @@ from prtrace.model import (
     Action,
     FullStatus,
     FullStatusRead,
+    Issuer,
     KeysRead,
     LocalNexus,
     Outcome,
@@ -235,3 +238,22 @@ def test_full_status_lists_a_local_nexus_once(nexus: str) -> None:
     state = start({nexus: 4})
     assert list(state.registrations) == [nexus]
     assert state.registrations[nexus].local
+
+
+def test_a_full_status_that_ends_early_is_not_learned() -> None:
+    state = start({A: 1, B: 2})
+    us, them = Issuer(pid=7, comm="prtrace"), Issuer(pid=8, comm="sg_persist")
+    seen = {"lu": LU, "nexus": A, "generation": 10, "truncated": False}
+    state = apply(state, KeysRead(**seen, keys=(1, 2), issuer=us, start_ns=5, done_ns=6)).state
+    reply = FullStatusRead(
+        **seen, registrations=(descriptor(IQN1, 1),), issuer=us, start_ns=7, done_ns=8
+    )
+    change = apply(state, reply)
+    assert keys(change.state) == keys(state)
+    assert change.state.doubted(Fact.REGISTRATIONS)
+    assert "lists 1 of 2" in change.effect
+    # Of another's look nobody knows whether someone left in between: LIO does not count that.
+    assert "not learned" not in apply(state, replace(reply, issuer=them)).effect
+    assert "not learned" not in apply(state, replace(reply, start_ns=2_000_000_000)).effect
+    # A command in between may be why there are fewer.
+    assert send(state, A, REGISTER, 1, 0).state.census is None
