@@ -24,8 +24,8 @@ from prtrace.sgio import SgDevice
 
 SCHEMA: Final = "prtrace.read/1"
 
-_SIZE: Final = 8192
-_LARGEST: Final = 65_528
+_SIZE: Final = 8128
+_LARGEST: Final = 65_472
 """Allocation lengths: nearly every reply fits the first; the field has 16 bits."""
 
 _ATTENTIONS: Final = 4
