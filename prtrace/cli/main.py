@@ -30,12 +30,17 @@ else:
 
 _COMMANDS: Final = {
     "agent": "watch this host, keep the state, serve the socket",
+    "check": "can this host's part of the state move now",
     "decode": "say what the bytes of a command, list, reply or sense mean",
     "doctor": "say what this host lacks, and how to get it",
     "events": "list what happened",
+    "finish": "after a migration: leave nothing of the guest here",
+    "load": "take a saved state over to this host's nexuses",
     "proxy": "stand between QEMU and the device: hide what cannot move",
     "read": "ask a device itself, without an agent",
     "replay": "rebuild the state from recorded events",
+    "rollback": "after a failed migration: take the state back",
+    "save": "write down what load needs on the other host",
     "show": "who is registered, who holds the reservation",
     "status": "how the agent is doing",
 }

@@ -27,9 +27,9 @@ def _mode(_context: click.Context, _option: click.Parameter, text: str) -> int:
 @click.command(
     epilog="""\b
 Examples:
-  prtrace proxy --listen /run/prtrace-proxy/pr.sock
-  prtrace proxy --listen pr.sock --upstream /run/qemu-pr-helper.sock
   qemu-system-x86_64 -object pr-manager-helper,id=pr,path=pr.sock …
+  prtrace proxy --listen pr.sock
+  prtrace proxy --listen pr.sock --upstream /run/helper.sock
 """,
 )
 @click.option("--listen", type=click.Path(path_type=Path), help="socket for QEMU to connect to")

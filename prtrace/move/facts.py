@@ -1,0 +1,110 @@
+"""What is known of a logical unit, as far as a move needs it (pure).
+
+Taken from one element of "units" of prtrace.show/1, whoever made it: the agent, or a
+reading of the device (prtrace.move.device.observed).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from prtrace.errors import MalformedError
+from prtrace.model import Nexus, ReservationType
+from prtrace.state.unit import Fact
+
+_WHAT = "prtrace.show/1 unit"
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Somebody who sent a reservation command.  guest is "" where no guest is known."""
+
+    pid: int
+    comm: str
+    guest: str = ""
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        return f"guest {self.guest}" if self.guest else f"{self.comm}[{self.pid}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """One registration.  source: "observed" or "read"; at: RFC 3339."""
+
+    nexus: Nexus
+    key: int
+    initiator_port: str | None
+    relative_target_port: int | None
+    source: str
+    at: str
+    by: User | None = None
+    maybe_local: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """The state of one unit.
+
+    type is None where nothing is reserved.  holders: nexuses; every registrant for the
+    all-registrants types.  doubts: (fact, reason), those about PRGENERATION alone left out,
+    for a move does not depend on it.  unplaced: keys whose nexus is not known.
+    """
+
+    lu: str
+    target: str = ""
+    generation: int | None = None
+    registrations: tuple[Registered, ...] = ()
+    type: ReservationType | None = None
+    scope: str = "LU"
+    holders: tuple[Nexus, ...] = ()
+    unplaced: tuple[int, ...] = ()
+    legacy_holder: Nexus | None = None
+    doubts: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def from_show(cls, unit: Mapping[str, Any]) -> Facts:
+        """Take one element of "units"; MalformedError where it is not what the schema says."""
+        try:
+            return _from_show(unit)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise MalformedError(_WHAT, f"{type(error).__name__}: {error}"[:200]) from None
+
+
+def _from_show(unit: Mapping[str, Any]) -> Facts:
+    held = unit["reservation"]
+    return Facts(
+        lu=str(unit["lu"]),
+        target=str(unit.get("target") or ""),
+        generation=None if unit["generation"] is None else int(unit["generation"]),
+        registrations=tuple(_registered(each) for each in unit["registrations"]),
+        type=None if held is None else ReservationType[held["type"]],
+        scope="LU" if held is None else str(held["scope"]),
+        holders=() if held is None else tuple(str(nexus) for nexus in held["holders"]),
+        unplaced=tuple(int(key, 16) for key in unit.get("unattributed_keys") or ()),
+        legacy_holder=unit.get("legacy_reservation"),
+        doubts=tuple(
+            (str(doubt["what"]), str(doubt["reason"]))
+            for doubt in unit["doubt"]
+            if doubt["what"] != Fact.GENERATION.value
+        ),
+    )
+
+
+def _registered(each: Mapping[str, Any]) -> Registered:
+    by = each.get("by")
+    return Registered(
+        nexus=str(each["nexus"]),
+        key=int(each["key"], 16),
+        initiator_port=each.get("initiator_port"),
+        relative_target_port=each.get("relative_target_port"),
+        source=str(each["source"]),
+        at=str(each["at"]),
+        by=None
+        if by is None
+        else User(int(by["pid"]), str(by["comm"]), str(by.get("guest") or "")),
+        maybe_local=bool(each.get("maybe_local", False)),
+    )

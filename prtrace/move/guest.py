@@ -1,0 +1,120 @@
+"""The guest whose reservation is to move, and whether its QEMU moves the reservation itself.
+
+QEMU 11.0 and later do for scsi-block devices with migrate-pr=on, the default of machine types
+from 11.0 on (QEMU docs/system/devices/scsi/migrate-pr.rst).  Both must never do it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import mmap
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from prtrace.errors import NoSuchDeviceError, UnavailableError
+from prtrace.host.process import PROC, ProcessIdentity, identify, start_of
+
+_PROPERTY: Final = b"migrate-pr"
+_MACHINE: Final = re.compile(r"-(\d+)\.(\d+)$")
+_FIRST_VERSION: Final = (11, 0)
+
+
+def find_guest(name: str) -> ProcessIdentity:
+    """The QEMU process of the guest with this name or UUID; NoSuchDeviceError without one."""
+    for process in _processes():
+        guest = process.guest
+        if guest is not None and name in (guest.name, guest.uuid):
+            return process
+    raise NoSuchDeviceError(
+        f"no QEMU process here runs a guest called {name}", hint="name its process with --pid"
+    )
+
+
+def find_process(pid: int) -> ProcessIdentity:
+    """The process; NoSuchDeviceError where there is none."""
+    start = start_of(pid)
+    process = None if start is None else identify(pid, start)
+    if process is None:
+        raise NoSuchDeviceError(f"there is no process {pid}")
+    return process
+
+
+def _processes() -> Iterator[ProcessIdentity]:
+    for entry in sorted(PROC.iterdir()):
+        if entry.name.isdecimal():
+            start = start_of(int(entry.name))
+            process = None if start is None else identify(int(entry.name), start)
+            if process is not None:
+                yield process
+
+
+def moves_itself(pid: int) -> str:
+    """Why this QEMU will move reservations itself, "" where it will not."""
+    try:
+        arguments = (PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        knows = _contains(PROC / str(pid) / "exe", _PROPERTY)
+    except FileNotFoundError as error:
+        raise NoSuchDeviceError(f"there is no process {pid}") from error
+    except OSError as error:
+        raise UnavailableError(f"process {pid} may not be read", hint="run as root") from error
+    return reason(arguments) if knows else ""
+
+
+def reason(arguments: Sequence[str]) -> str:
+    """Why a QEMU that knows migrate-pr and has these arguments moves reservations itself."""
+    devices = [
+        device
+        for option, value in itertools.pairwise(arguments)
+        if option in ("-device", "--device") and (device := _device(value))
+    ]
+    explicit = [device["migrate-pr"] for device in devices if "migrate-pr" in device]
+    if any(value in (True, "on", "yes", "true") for value in explicit):
+        return "a scsi-block device has migrate-pr=on: take it away, or leave the move to QEMU"
+    if len(explicit) == len(devices):
+        return ""
+    machine = _machine(arguments)
+    version = _MACHINE.search(machine)
+    if version is not None and (int(version[1]), int(version[2])) < _FIRST_VERSION:
+        return ""
+    return (
+        f"migrate-pr is on by default for machine type {machine or 'none given'}: set "
+        "migrate-pr=off on its scsi-block devices, or leave the move to QEMU"
+    )
+
+
+def _device(value: str) -> dict[str, Any] | None:
+    """The settings of a scsi-block device; None for others."""
+    if value.startswith("{"):
+        try:
+            settings = json.loads(value)
+        except ValueError:
+            return None
+    else:
+        first, *rest = value.split(",")
+        settings = dict(part.partition("=")[::2] for part in rest)
+        settings["driver"] = first.removeprefix("driver=")
+    return settings if settings.get("driver") == "scsi-block" else None
+
+
+def _machine(arguments: Sequence[str]) -> str:
+    found = ""
+    for option, value in itertools.pairwise(arguments):
+        if option in ("-machine", "--machine", "-M"):
+            for place, part in enumerate(value.split(",")):
+                key, equals, text = part.partition("=")
+                if key == "type" and equals:
+                    found = text
+                elif place == 0 and not equals:
+                    found = part
+    return found
+
+
+def _contains(program: Path, needle: bytes) -> bool:
+    with (
+        program.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        return content.find(needle) >= 0

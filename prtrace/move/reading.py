@@ -1,0 +1,112 @@
+"""What the device says, seen from one side of a move (pure).
+
+A reading tells the side's own registrations from those of the other side and of third
+parties.  It is made of READ FULL STATUS, or, where a device has none, of READ KEYS and READ
+RESERVATION; then, and where the side's own port names are not known, it is blind: keys are
+known, and whose they are is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from prtrace.model import FullStatus, LocalNexus, Nexus, ReservationType
+from prtrace.state.binding import bind
+from prtrace.state.quirks import profile_of
+
+OTHER_SIDE = "source "
+"""What the names of the other side's nexuses begin with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A registration that is not this side's own.
+
+    nexus: "source H:C:T:L" for the other side's, as far as its port names are known, else
+    "<initiator port>,<relative target port>", or "?" in a reading of keys.
+    """
+
+    nexus: Nexus
+    key: int
+    holder: bool = False
+
+    @property
+    def other_side(self) -> bool:
+        """Whether it is certainly the other side's."""
+        return self.nexus.startswith(OTHER_SIDE)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """own: key by nexus.  type: of the reservation, None where nothing is reserved.
+
+    own_holds: one of the side's own nexuses holds it; None where a blind reading cannot say.
+    holder_key: the key that READ RESERVATION shows, of a blind reading only.
+    """
+
+    generation: int
+    own: Mapping[Nexus, int]
+    others: tuple[Entry, ...]
+    type: ReservationType | None
+    own_holds: bool | None
+    blind: bool = False
+    holder_key: int | None = None
+
+    def elsewhere(self, key: int) -> tuple[Entry, ...]:
+        """The registrations with key that are not this side's own."""
+        return tuple(entry for entry in self.others if entry.key == key)
+
+
+def of_full_status(
+    generation: int,
+    registrations: Iterable[FullStatus],
+    own: Iterable[LocalNexus],
+    other: Iterable[LocalNexus],
+    target: str,
+) -> Reading:
+    """The reading that a whole READ FULL STATUS reply gives.
+
+    other: the other side's nexuses, named with OTHER_SIDE in front.
+    """
+    registrations, own, other = tuple(registrations), tuple(own), tuple(other)
+    kind = next((each.type for each in registrations if each.holder), None)
+    if any(path.initiator_port is None or path.relative_target_port is None for path in own):
+        holder_key = next((each.key for each in registrations if each.holder), None)
+        shared = kind is not None and kind.all_registrants
+        keys = [each.key for each in registrations]
+        return of_keys(generation, keys, kind, 0 if shared else holder_key)
+    ours = {path.nexus for path in own}
+    profile = profile_of(target)
+    bound = bind(registrations, (*own, *other), {}, each_port_listed=profile.lists_every_port)
+    mine = {nexus: each for nexus, each in bound.by_nexus.items() if nexus in ours}
+    others = [
+        Entry(nexus, each.key, each.holder)
+        for nexus, each in bound.by_nexus.items()
+        if nexus not in ours
+    ]
+    others += [
+        Entry(f"{each.initiator_port},{each.relative_target_port}", each.key, each.holder)
+        for each in bound.unplaced
+    ]
+    return Reading(
+        generation,
+        MappingProxyType({nexus: each.key for nexus, each in mine.items()}),
+        tuple(others),
+        kind,
+        any(each.holder for each in mine.values()),
+    )
+
+
+def of_keys(
+    generation: int,
+    keys: Iterable[int],
+    kind: ReservationType | None,
+    holder_key: int | None,
+) -> Reading:
+    """The blind reading that READ KEYS and READ RESERVATION give together."""
+    entries = tuple(Entry("?", key) for key in keys)
+    return Reading(
+        generation, MappingProxyType({}), entries, kind, None, blind=True, holder_key=holder_key
+    )

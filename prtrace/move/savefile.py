@@ -1,0 +1,248 @@
+"""The file that travels from source to destination: prtrace.save/1, JSON with a checksum (pure).
+
+The checksum is SHA-256 over the object without it, as JSON with sorted keys and no blanks.
+It is there against cut and edited files, not against forgery.
+
+temporary_load and temporary_rollback are fresh random keys, one for each direction.  They
+travel so that each side recognises what the other has left on the device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from prtrace.errors import MalformedError
+from prtrace.event import key_text, nanoseconds, rfc3339
+from prtrace.model import LocalNexus, Nexus, ReservationType
+
+SCHEMA: Final = "prtrace.save/1"
+MAX_SIZE: Final = 16 << 20
+_FAMILY: Final = "prtrace.save/"
+_WHAT: Final = "save file"
+
+
+@dataclass(frozen=True, slots=True)
+class SavedPath:
+    """One of the source's nexuses.  registered: it had the key."""
+
+    nexus: Nexus
+    device: str
+    initiator_port: str | None
+    relative_target_port: int | None
+    registered: bool
+
+    @property
+    def named(self) -> bool:
+        """Whether both port names are known.  A relative target port of 0 is one: LIO's
+        loopback has it since Linux 6.5."""
+        return self.initiator_port is not None and self.relative_target_port is not None
+
+    def as_path(self, lu: str, name: Nexus) -> LocalNexus:
+        """The nexus in the form that readings are matched with, called name."""
+        return LocalNexus(
+            name,
+            lu,
+            initiator_port=self.initiator_port,
+            relative_target_port=self.relative_target_port,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SavedUnit:
+    """One logical unit.
+
+    key: None where the guest has nothing here; the rest then says nothing.  type: of the
+    reservation, whoever holds it; None where nothing is reserved.  held: the guest held it.
+    aptpl: the guest asked for persistence through power loss; None where that is not known.
+    basis: "observed" or "read".  others: the registrations of other nexuses, for people.
+    """
+
+    lu: str
+    device: str
+    target: str
+    key: int | None
+    type: ReservationType | None
+    held: bool
+    holders: tuple[Nexus, ...]
+    aptpl: bool | None
+    generation: int | None
+    basis: str
+    paths: tuple[SavedPath, ...]
+    others: tuple[tuple[Nexus, int], ...]
+    temporary_load: int
+    temporary_rollback: int
+
+
+@dataclass(frozen=True, slots=True)
+class SaveFile:
+    """id: 32 hex digits that name this move.  time: nanoseconds since the epoch."""
+
+    id: str
+    time: int
+    host: str
+    guest: str
+    units: tuple[SavedUnit, ...]
+
+    def unit(self, lu: str) -> SavedUnit | None:
+        """The saved unit with this designator."""
+        return next((unit for unit in self.units if unit.lu == lu), None)
+
+    def dump(self) -> str:
+        """The file's text."""
+        document = self.to_json()
+        return json.dumps(document | {"checksum": _checksum(document)}, indent=1) + "\n"
+
+    def to_json(self) -> dict[str, Any]:
+        """The object, without its checksum."""
+        return {
+            "schema": SCHEMA,
+            "id": self.id,
+            "time": rfc3339(self.time),
+            "host": self.host,
+            "guest": self.guest or None,
+            "units": [_unit_json(unit) for unit in self.units],
+        }
+
+
+def parse(text: str) -> SaveFile:
+    """Read the file's text; MalformedError says what is wrong with it."""
+    if len(text) > MAX_SIZE:
+        raise MalformedError(_WHAT, f"longer than {MAX_SIZE} characters")
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise MalformedError(
+            _WHAT, f"not whole JSON: {error}"[:200], hint="copy it again, or save anew"
+        ) from None
+    if not isinstance(document, dict):
+        raise MalformedError(_WHAT, "not a JSON object")
+    schema = document.get("schema")
+    if schema != SCHEMA:
+        newer = isinstance(schema, str) and schema.startswith(_FAMILY)
+        raise MalformedError(
+            _WHAT,
+            f"schema {schema!r:.60}, this program reads {SCHEMA}",
+            hint="it was written by another version: use the same prtrace on both hosts"
+            if newer
+            else "name the file that prtrace save wrote",
+        )
+    claimed = document.pop("checksum", None)
+    if claimed != _checksum(document):
+        raise MalformedError(
+            _WHAT, "the checksum does not fit: it was changed", hint="copy it again, or save anew"
+        )
+    try:
+        return _from_json(document)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise MalformedError(_WHAT, f"{type(error).__name__}: {error}"[:200]) from None
+
+
+def _checksum(document: Mapping[str, Any]) -> str:
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _unit_json(unit: SavedUnit) -> dict[str, Any]:
+    return {
+        "lu": unit.lu,
+        "device": unit.device,
+        "target": unit.target,
+        "key": key_text(unit.key),
+        "type": None if unit.type is None else unit.type.name,
+        "type_code": None if unit.type is None else int(unit.type),
+        "scope": "LU",
+        "held": unit.held,
+        "holders": list(unit.holders),
+        "aptpl": unit.aptpl,
+        "generation": unit.generation,
+        "basis": unit.basis,
+        "paths": [
+            {
+                "nexus": path.nexus,
+                "device": path.device or None,
+                "initiator_port": path.initiator_port,
+                "relative_target_port": path.relative_target_port,
+                "registered": path.registered,
+            }
+            for path in unit.paths
+        ],
+        "others": [{"nexus": nexus, "key": key_text(key)} for nexus, key in unit.others],
+        "temporary": {
+            "load": key_text(unit.temporary_load),
+            "rollback": key_text(unit.temporary_rollback),
+        },
+    }
+
+
+def _from_json(document: Mapping[str, Any]) -> SaveFile:
+    units = tuple(_unit(each) for each in document["units"])
+    if len({unit.lu for unit in units}) != len(units):
+        raise ValueError("a logical unit is in it twice")
+    name = document["id"]
+    if not (isinstance(name, str) and len(name) == 32 and int(name, 16) >= 0 and name.isalnum()):
+        raise ValueError("id is not 32 hex digits")
+    return SaveFile(
+        name,
+        nanoseconds(document["time"]),
+        _text(document["host"]),
+        document.get("guest") or "",
+        units,
+    )
+
+
+def _unit(given: Mapping[str, Any]) -> SavedUnit:
+    key = None if given["key"] is None else _key(given["key"])
+    unit = SavedUnit(
+        lu=_text(given["lu"]),
+        device=_text(given["device"]),
+        target=_text(given["target"]),
+        key=key,
+        type=None if given["type"] is None else ReservationType[given["type"]],
+        held=_flag(given["held"]),
+        holders=tuple(_text(nexus) for nexus in given["holders"]),
+        aptpl=None if given["aptpl"] is None else _flag(given["aptpl"]),
+        generation=None if given["generation"] is None else int(given["generation"]),
+        basis=_text(given["basis"]),
+        paths=tuple(_path(each) for each in given["paths"]),
+        others=tuple((_text(each["nexus"]), _key(each["key"])) for each in given["others"]),
+        temporary_load=_key(given["temporary"]["load"]),
+        temporary_rollback=_key(given["temporary"]["rollback"]),
+    )
+    keys = {unit.key, unit.temporary_load, unit.temporary_rollback}
+    if len(keys) != 3 or (unit.held and unit.type is None):
+        raise ValueError("it contradicts itself")
+    return unit
+
+
+def _path(given: Mapping[str, Any]) -> SavedPath:
+    port, relative = given["initiator_port"], given["relative_target_port"]
+    return SavedPath(
+        _text(given["nexus"]),
+        given["device"] or "",
+        None if port is None else _text(port),
+        None if relative is None else int(relative),
+        _flag(given["registered"]),
+    )
+
+
+def _key(text: str) -> int:
+    key = int(text, 16)
+    if not 0 < key < 1 << 64:
+        raise ValueError(f"a key has 1 to 64 bits, not {text!r:.40}")
+    return key
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"text was expected, not {value!r:.40}")
+    return value
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"true or false was expected, not {value!r:.40}")
+    return value

@@ -1,0 +1,178 @@
+"""A side of a move: a logical unit and the paths to it that belong to the guest here.
+
+What the user names decides: a disk or sg node is that one path, a multipath map its disks, a
+designator or a by-id link every path of this host.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from prtrace.errors import NoSuchDeviceError, UsageError
+from prtrace.host.units import Inventory
+from prtrace.model import LocalNexus, LogicalUnit, Nexus
+from prtrace.move.savefile import SavedUnit, SaveFile
+
+_RUNNING = "running"
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """nexus: the I_T nexus.  node: the device node that commands for it go through."""
+
+    nexus: LocalNexus
+    node: str
+
+    @property
+    def usable(self) -> bool:
+        """Whether the midlayer lets commands through."""
+        return self.nexus.state in (_RUNNING, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """name: as the user named it.  target: "VENDOR/PRODUCT/REVISION".  maps: names of the
+    multipath maps that stand on the paths."""
+
+    name: str
+    lu: str
+    target: str
+    paths: tuple[Path, ...]
+    maps: tuple[str, ...] = ()
+
+    def path(self, nexus: Nexus) -> Path | None:
+        """The path with this nexus."""
+        return next((path for path in self.paths if path.nexus.nexus == nexus), None)
+
+
+def find_side(inventory: Inventory, name: str) -> Side:
+    """The side that name stands for; NoSuchDeviceError where it stands for none."""
+    resolved = inventory.resolve(name)
+    unit = resolved.lu
+    disks: set[str] | None = None
+    number = _block_number(name)
+    for found in inventory.maps:
+        if number == found.number:
+            disks = {f"/dev/{disk}" for disk in found.disks}
+    if resolved.nexus is not None:
+        nexuses: tuple[LocalNexus, ...] = (resolved.nexus,)
+    elif disks is not None:
+        nexuses = tuple(nexus for nexus in unit.nexuses if nexus.device in disks)
+    else:
+        nexuses = unit.nexuses
+    return _side(inventory, name, unit, nexuses, through_sg=_is_char(name))
+
+
+def _side(
+    inventory: Inventory,
+    name: str,
+    unit: LogicalUnit,
+    nexuses: tuple[LocalNexus, ...],
+    *,
+    through_sg: bool,
+) -> Side:
+    paths = tuple(
+        Path(nexus, nexus.sg if through_sg and nexus.sg else nexus.device or nexus.sg)
+        for nexus in nexuses
+    )
+    if not paths or not all(path.node for path in paths):
+        raise NoSuchDeviceError(
+            f"{name}: a path of it has no device node", hint="load sd_mod or sg (modprobe sg)"
+        )
+    ours = {path.nexus.device for path in paths}
+    return Side(
+        name,
+        unit.lu,
+        "/".join(text.strip() for text in (unit.vendor, unit.product, unit.revision)),
+        paths,
+        tuple(
+            found.name
+            for found in inventory.maps
+            if found.lu == unit.lu and ours & {f"/dev/{disk}" for disk in found.disks}
+        ),
+    )
+
+
+def find_sides(inventory: Inventory, names: Iterable[str]) -> tuple[Side, ...]:
+    """The sides of several names; UsageError where two name the same logical unit."""
+    sides: dict[str, Side] = {}
+    for name in names:
+        side = find_side(inventory, name)
+        if side.lu in sides:
+            raise UsageError(
+                f"{sides[side.lu].name} and {name} are the same logical unit {side.lu}",
+                hint="name the multipath map, or the designator for all its paths",
+            )
+        sides[side.lu] = side
+    return tuple(sides.values())
+
+
+def _block_number(name: str) -> str:
+    try:
+        status = os.stat(name)
+    except (OSError, ValueError):
+        return ""  # an address or a designator: resolve() has answered for it
+    if not stat.S_ISBLK(status.st_mode):
+        return ""
+    return f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+
+
+def _is_char(name: str) -> bool:
+    try:
+        return stat.S_ISCHR(os.stat(name).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def find_loading_sides(
+    inventory: Inventory, file: SaveFile, names: Mapping[str, str]
+) -> tuple[Side, ...]:
+    """This host's side for each unit of file.
+
+    names: what to use for a unit, by its designator or its name on the source; without one,
+    all paths of this host.  UsageError where a name is another unit, or fits none.
+    """
+    known = {each for unit in file.units for each in (unit.lu, unit.device)}
+    for old in names:
+        if old not in known:
+            raise UsageError(
+                f"the file does not speak of {old}", hint="it names " + ", ".join(sorted(known))
+            )
+    sides = []
+    for unit in file.units:
+        name = names.get(unit.lu) or names.get(unit.device) or unit.lu
+        side = find_side(inventory, name)
+        if side.lu != unit.lu:
+            raise UsageError(f"{name} is {side.lu}, and {unit.device} of the file is {unit.lu}")
+        sides.append(side)
+    return tuple(sides)
+
+
+def find_saved_sides(inventory: Inventory, file: SaveFile) -> tuple[Side, ...]:
+    """The source's sides as they were saved, found again by their port names.
+
+    Addresses and device names can have changed since; NoSuchDeviceError where a unit has none
+    of its saved paths here.
+    """
+    return tuple(_saved_side(inventory, unit) for unit in file.units)
+
+
+def _saved_side(inventory: Inventory, unit: SavedUnit) -> Side:
+    here = inventory.units.get(unit.lu)
+    nexuses = () if here is None else here.nexuses
+    ports = {(path.initiator_port, path.relative_target_port) for path in unit.paths if path.named}
+    addresses = {path.nexus for path in unit.paths if not path.named}
+    found = tuple(
+        nexus
+        for nexus in nexuses
+        if (nexus.initiator_port, nexus.relative_target_port) in ports or nexus.nexus in addresses
+    )
+    if here is None or not found:
+        raise NoSuchDeviceError(
+            f"{unit.lu}: none of the paths that were saved is on this host",
+            hint="rollback and finish are for the source",
+        )
+    return _side(inventory, unit.device, here, found, through_sg=False)

@@ -1,0 +1,254 @@
+"""May the reservation state of a device move now (pure)?
+
+The verdict on one side is made of facts only; each reason carries the fact behind it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from prtrace.event import key_text
+from prtrace.model import Nexus, ReservationType
+from prtrace.move.facts import Facts, Registered, User
+from prtrace.move.side import Side
+
+SCHEMA: Final = "prtrace.check/1"
+
+
+class Verdict(enum.Enum):
+    """The answer; exit_code is that of `prtrace check`."""
+
+    CLEAR = "clear"
+    MOVABLE = "movable"
+    BLOCKED = "blocked"
+    IN_DOUBT = "in doubt"
+
+    @property
+    def exit_code(self) -> int:
+        """0, 10, 11 or 12."""
+        return _EXIT_CODES[self]
+
+
+_EXIT_CODES = {
+    Verdict.CLEAR: 0,
+    Verdict.MOVABLE: 10,
+    Verdict.BLOCKED: 11,
+    Verdict.IN_DOUBT: 12,
+}
+
+
+class Obstacle(enum.Enum):
+    """What stands in the way; the value is its name in JSON."""
+
+    IN_DOUBT = "state in doubt"
+    SHARED_KEY = "key on other nexuses"
+    OTHER_USER = "nexus used by others"
+    LEGACY_RESERVE = "legacy reservation"
+    BEYOND_PATHS = "registered beyond our paths"
+    PATH_WITHOUT_KEY = "path without the key"
+    DIFFERENT_KEYS = "paths with different keys"
+    FOREIGN_SCOPE = "scope is not the logical unit"
+    QEMU_MOVES_IT = "QEMU moves it itself"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """An obstacle and the fact behind it."""
+
+    obstacle: Obstacle
+    fact: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnitVerdict:
+    """The verdict on one side.
+
+    key: the guest's key, None where nothing is registered.  held: the reservation is this
+    side's (for the all-registrants types: it is a registrant).  would: what a load would do.
+    """
+
+    side: Side
+    verdict: Verdict
+    key: int | None = None
+    type: ReservationType | None = None
+    held: bool = False
+    reasons: tuple[Reason, ...] = ()
+    would: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """One element of "units" of prtrace.check/1."""
+        return {
+            "lu": self.side.lu,
+            "device": self.side.name,
+            "nexuses": [path.nexus.nexus for path in self.side.paths],
+            "verdict": self.verdict.value,
+            "key": key_text(self.key),
+            "type": None if self.type is None else self.type.name,
+            "held": self.held,
+            "reasons": [
+                {"obstacle": reason.obstacle.value, "fact": reason.fact} for reason in self.reasons
+            ],
+            "would": list(self.would),
+        }
+
+
+def overall(verdicts: Iterable[UnitVerdict]) -> Verdict:
+    """The verdict on all of them together: the gravest counts."""
+    found = {each.verdict for each in verdicts}
+    for verdict in (Verdict.BLOCKED, Verdict.IN_DOUBT, Verdict.MOVABLE):
+        if verdict in found:
+            return verdict
+    return Verdict.CLEAR
+
+
+def check_view(verdicts: Iterable[UnitVerdict], host: str) -> dict[str, Any]:
+    """The prtrace.check/1 object."""
+    verdicts = tuple(verdicts)
+    return {
+        "schema": SCHEMA,
+        "host": host,
+        "verdict": overall(verdicts).value,
+        "units": [each.to_json() for each in verdicts],
+    }
+
+
+def own_registrations(side: Side, facts: Facts) -> dict[Nexus, Registered]:
+    """The registrations of the side's own nexuses."""
+    mine = {path.nexus.nexus for path in side.paths}
+    return {each.nexus: each for each in facts.registrations if each.nexus in mine}
+
+
+def holds(side: Side, facts: Facts) -> bool:
+    """Whether a nexus of the side holds the reservation."""
+    return facts.type is not None and any(path.nexus.nexus in facts.holders for path in side.paths)
+
+
+def judge(
+    side: Side,
+    facts: Facts,
+    *,
+    asked: User | None = None,
+    users: Iterable[User] = (),
+    moves_itself: str = "",
+) -> UnitVerdict:
+    """Return the verdict on side.
+
+    asked: the guest or process whose reservation is to move, None for whoever registered.
+    users: who else is known to have changed reservations through the side's nexuses.
+    moves_itself: why QEMU will move it without us, "" where it will not.
+    """
+    own = own_registrations(side, facts)
+    keys = sorted({each.key for each in own.values()})
+    reasons = [Reason(Obstacle.IN_DOUBT, f"{what}: {why}") for what, why in facts.doubts]
+    if facts.legacy_holder is not None:
+        reasons.append(
+            Reason(Obstacle.LEGACY_RESERVE, f"{facts.legacy_holder} has an SPC-2 RESERVE active")
+        )
+    if not keys:
+        reasons += _perhaps_ours(facts, own)
+        if reasons:
+            return UnitVerdict(side, _of(reasons), reasons=tuple(reasons))
+        return UnitVerdict(side, Verdict.CLEAR, type=facts.type)
+    reasons += _key_reasons(side, facts, own, keys)
+    reasons += _user_reasons(own, asked, users)
+    if facts.type is not None and facts.scope != "LU":
+        reasons.append(Reason(Obstacle.FOREIGN_SCOPE, f"the reservation's scope is {facts.scope}"))
+    if moves_itself:
+        reasons.append(Reason(Obstacle.QEMU_MOVES_IT, moves_itself))
+    held = holds(side, facts)
+    verdict = _of(reasons) if reasons else Verdict.MOVABLE
+    would = () if reasons else _would(side, keys[0], facts.type if held else None)
+    return UnitVerdict(side, verdict, keys[0], facts.type, held, tuple(reasons), would)
+
+
+def _of(reasons: Iterable[Reason]) -> Verdict:
+    only_doubt = all(reason.obstacle is Obstacle.IN_DOUBT for reason in reasons)
+    return Verdict.IN_DOUBT if only_doubt else Verdict.BLOCKED
+
+
+def _key_reasons(
+    side: Side, facts: Facts, own: dict[Nexus, Registered], keys: list[int]
+) -> list[Reason]:
+    reasons = []
+    if len(keys) > 1:
+        listed = ", ".join(f"{each.nexus} {each.key:#x}" for each in own.values())
+        reasons.append(Reason(Obstacle.DIFFERENT_KEYS, listed))
+    ports = {(path.nexus.initiator_port or "").casefold() for path in side.paths} - {""}
+    for each in facts.registrations:
+        if each.nexus in own or each.key not in keys or each.maybe_local:
+            continue
+        if (each.initiator_port or "").casefold() in ports:
+            # Only ALL_TG_PT, SPEC_I_PT or a path that is gone registers there.
+            text = f"{each.nexus} has key {each.key:#x}, registered from our port {side.name}"
+            reasons.append(Reason(Obstacle.BEYOND_PATHS, text))
+        else:
+            text = f"{each.nexus} has key {each.key:#x} too"
+            reasons.append(Reason(Obstacle.SHARED_KEY, text))
+    reasons += _perhaps_ours(facts, own)
+    reasons += [
+        Reason(Obstacle.SHARED_KEY, f"key {key:#x} is on one more nexus, which is not known")
+        for key in facts.unplaced
+        if key in keys
+    ]
+    reasons += [
+        Reason(Obstacle.PATH_WITHOUT_KEY, f"{path.nexus.nexus} ({path.node}) is not registered")
+        for path in side.paths
+        if path.nexus.nexus not in own
+    ]
+    return reasons
+
+
+def _perhaps_ours(facts: Facts, own: dict[Nexus, Registered]) -> list[Reason]:
+    """Registrations of which nobody can say that they are not this side's."""
+    reasons = [
+        Reason(Obstacle.IN_DOUBT, f"{each.nexus} has key {each.key:#x}, and may be one of ours")
+        for each in facts.registrations
+        if each.maybe_local and each.nexus not in own
+    ]
+    if not own:
+        reasons += [
+            Reason(Obstacle.IN_DOUBT, f"key {key:#x} is on a nexus that is not known")
+            for key in facts.unplaced
+        ]
+    return reasons
+
+
+def _user_reasons(
+    own: dict[Nexus, Registered], asked: User | None, users: Iterable[User]
+) -> list[Reason]:
+    registrants = {each.by for each in own.values() if each.by is not None}
+    main = asked or next(iter(sorted(registrants, key=lambda user: user.pid)), None)
+    if main is None:
+        return []
+    others = {user.text: user for user in (*registrants, *users) if not _same(user, main)}
+    return [
+        Reason(
+            Obstacle.OTHER_USER,
+            f"{text} changed reservations on the same nexus, which is to move with {main.text}",
+        )
+        for text in sorted(others)
+    ]
+
+
+def _same(one: User, other: User) -> bool:
+    """Guests are told apart by name; programs of the host run once for each command."""
+    if one.pid and one.pid == other.pid:
+        return True
+    if one.guest or other.guest:
+        return one.guest == other.guest
+    return one.comm == other.comm
+
+
+def _would(side: Side, key: int, kind: ReservationType | None) -> tuple[str, ...]:
+    steps = [
+        "register a temporary key on the destination's first path",
+        f"preempt key {key:#x}"
+        + (f", taking the {kind.title} reservation" if kind is not None else ""),
+        f"register key {key:#x} on that path",
+    ]
+    if len(side.paths) > 1:
+        steps.append(f"register key {key:#x} on the destination's other paths")
+    return (*steps, "read the device and compare")

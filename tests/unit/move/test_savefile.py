@@ -1,0 +1,105 @@
+"""The file that travels: whole, or refused."""
+
+import json
+from importlib import resources
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prtrace.errors import MalformedError
+from prtrace.model import ReservationType
+from prtrace.move import savefile
+from prtrace.move.savefile import SavedPath, SavedUnit, SaveFile
+
+UNIT = SavedUnit(
+    lu="naa.6001405",
+    device="/dev/sda",
+    target="LIO-ORG/disk/4.0",
+    key=0x4B,
+    type=ReservationType.EARO,
+    held=True,
+    holders=("0:0:0:0",),
+    aptpl=None,
+    generation=0,
+    basis="observed",
+    paths=(
+        SavedPath("0:0:0:0", "/dev/sda", "iqn.a,i,0x00023d000001", 0, registered=True),
+        SavedPath("1:0:0:0", "", None, None, registered=False),
+    ),
+    others=(("naa.5,1", 0x99),),
+    temporary_load=0x1111,
+    temporary_rollback=0x2222,
+)
+FILE = SaveFile("0123456789abcdef" * 2, 1_700_000_000_123_456_789, "here", "db1", (UNIT,))
+
+
+def test_there_and_back():
+    assert savefile.parse(FILE.dump()) == FILE
+
+
+def test_fits_its_schema():
+    schema = json.loads((resources.files("prtrace") / "schema/save.1.json").read_text())
+    jsonschema.validate(json.loads(FILE.dump()), schema)
+
+
+@given(st.integers(0, len(FILE.dump()) - 3))
+def test_cut(length):
+    with pytest.raises(MalformedError):
+        savefile.parse(FILE.dump()[:length])
+
+
+@given(st.integers(0, len(FILE.dump()) - 1), st.characters())
+def test_edited(place, letter):
+    text = FILE.dump()
+    edited = text[:place] + letter + text[place + 1 :]
+    try:
+        read = savefile.parse(edited)
+    except MalformedError:
+        return
+    assert read == FILE  # a blank, or an escape that means the same
+
+
+@given(st.text())
+def test_anything(text):
+    with pytest.raises(MalformedError):
+        savefile.parse(text)
+
+
+def resealed(**changes):
+    """A file that was edited by somebody who knows how to make the checksum."""
+    document = FILE.to_json()
+    document["units"][0] |= changes
+    return json.dumps(document | {"checksum": savefile._checksum(document)})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"key": "0x0"},
+        {"key": "0x1111"},
+        {"key": 5},
+        {"type": "XX"},
+        {"type": None},
+        {"held": 1},
+        {"paths": None},
+        {"temporary": {"load": "0x1"}},
+        {"lu": None},
+    ],
+    ids=str,
+)
+def test_contradictions(changes):
+    with pytest.raises(MalformedError):
+        savefile.parse(resealed(**changes))
+
+
+def test_other_versions_and_other_files():
+    newer = FILE.dump().replace("prtrace.save/1", "prtrace.save/2")
+    with pytest.raises(MalformedError) as refused:
+        savefile.parse(newer)
+    assert "another version" in refused.value.hint
+    with pytest.raises(MalformedError):
+        savefile.parse('{"schema": "prtrace.show/1"}')
+    with pytest.raises(MalformedError):
+        savefile.parse("[" * 100_000)

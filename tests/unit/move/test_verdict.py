@@ -1,0 +1,113 @@
+"""Each obstacle, with the fact behind it."""
+
+import json
+from importlib import resources
+
+import jsonschema
+import pytest
+
+from prtrace.errors import MalformedError
+from prtrace.model import LocalNexus, ReservationType
+from prtrace.move.facts import Facts, Registered, User
+from prtrace.move.side import Path, Side
+from prtrace.move.verdict import Obstacle, Verdict, check_view, judge, overall
+
+QEMU = User(100, "qemu", "db1")
+
+
+def path(nexus, port):
+    return Path(LocalNexus(nexus, "naa.6", initiator_port=port, relative_target_port=1), "/dev/x")
+
+
+SIDE = Side("/dev/mapper/a", "naa.6", "", (path("1:0:0:0", "naa.a"), path("2:0:0:0", "naa.b")))
+
+
+def registered(nexus, key=0x4B, port=None, by=QEMU, **more):
+    return Registered(nexus, key, port, 1, "observed", "2026-01-01T00:00:00Z", by, **more)
+
+
+OURS = (registered("1:0:0:0"), registered("2:0:0:0"))
+HELD = Facts("naa.6", registrations=OURS, type=ReservationType.WERO, holders=("1:0:0:0",))
+
+
+def with_more(*more, **changes):
+    return Facts(
+        "naa.6",
+        registrations=(*OURS, *more),
+        type=HELD.type,
+        holders=HELD.holders,
+        **changes,
+    )
+
+
+def test_clear_and_movable():
+    assert judge(SIDE, Facts("naa.6")).verdict is Verdict.CLEAR
+    verdict = judge(SIDE, HELD, asked=QEMU)
+    assert (verdict.verdict, verdict.key, verdict.held) == (Verdict.MOVABLE, 0x4B, True)
+    assert len(verdict.would) == 5
+
+
+@pytest.mark.parametrize(
+    ("facts", "obstacle"),
+    [
+        (with_more(doubts=(("registrations", "lost"),)), Obstacle.IN_DOUBT),
+        (Facts("naa.6", doubts=(("registrations", "never read"),)), Obstacle.IN_DOUBT),
+        (with_more(registered("naa.c,1", port="naa.c")), Obstacle.SHARED_KEY),
+        (with_more(unplaced=(0x4B,)), Obstacle.SHARED_KEY),
+        (with_more(registered("naa.a,2", port="naa.a")), Obstacle.BEYOND_PATHS),
+        (with_more(registered("naa.c,1", maybe_local=True)), Obstacle.IN_DOUBT),
+        (
+            Facts("naa.6", registrations=(registered("naa.c,1", maybe_local=True),)),
+            Obstacle.IN_DOUBT,
+        ),
+        (Facts("naa.6", unplaced=(5,)), Obstacle.IN_DOUBT),
+        (with_more(legacy_holder="3:0:0:0"), Obstacle.LEGACY_RESERVE),
+        (with_more(scope="ELEMENT"), Obstacle.FOREIGN_SCOPE),
+        (Facts("naa.6", registrations=OURS[:1]), Obstacle.PATH_WITHOUT_KEY),
+        (
+            Facts("naa.6", registrations=(OURS[0], registered("2:0:0:0", 0x4C))),
+            Obstacle.DIFFERENT_KEYS,
+        ),
+    ],
+)
+def test_obstacles(facts, obstacle):
+    verdict = judge(SIDE, facts)
+    assert [reason.obstacle for reason in verdict.reasons] == [obstacle]
+    doubtful = obstacle is Obstacle.IN_DOUBT
+    assert verdict.verdict is (Verdict.IN_DOUBT if doubtful else Verdict.BLOCKED)
+
+
+def test_others_on_the_same_nexus():
+    other = User(200, "qemu", "db2")
+    verdict = judge(SIDE, HELD, asked=QEMU, users=(QEMU, other))
+    assert [reason.obstacle for reason in verdict.reasons] == [Obstacle.OTHER_USER]
+    assert "db2" in verdict.reasons[0].fact
+    # The programs of one administrator are not different guests.
+    script = (User(1, "sg_persist"), User(2, "sg_persist"))
+    mine = Facts("naa.6", registrations=(registered("1:0:0:0", by=script[0]),))
+    one = Side("/dev/x", "naa.6", "", SIDE.paths[:1])
+    assert judge(one, mine, users=script).verdict is Verdict.MOVABLE
+    assert judge(one, mine, asked=QEMU).verdict is Verdict.BLOCKED
+
+
+def test_qemu_moves_it():
+    verdict = judge(SIDE, HELD, moves_itself="migrate-pr=on")
+    assert [reason.obstacle for reason in verdict.reasons] == [Obstacle.QEMU_MOVES_IT]
+
+
+def test_gravest_counts():
+    clear, movable = judge(SIDE, Facts("naa.6")), judge(SIDE, HELD)
+    doubtful = judge(SIDE, Facts("naa.6", unplaced=(5,)))
+    blocked = judge(SIDE, HELD, moves_itself="on")
+    assert overall([clear]).exit_code == 0
+    assert overall([clear, movable]).exit_code == 10
+    assert overall([clear, doubtful, movable]).exit_code == 12
+    assert overall([blocked, doubtful]).exit_code == 11
+    schema = json.loads((resources.files("prtrace") / "schema/check.1.json").read_text())
+    jsonschema.validate(check_view([clear, movable, doubtful, blocked], "here"), schema)
+
+
+def test_facts_from_anything():
+    for wrong in ({}, {"lu": 1}, {"lu": "naa.6", "generation": "x"}):
+        with pytest.raises(MalformedError):
+            Facts.from_show(wrong)
