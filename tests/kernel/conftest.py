@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -55,3 +56,25 @@ def inside(boot: Callable[..., Machine]) -> Callable[..., str]:
         return done.output
 
     return run
+
+
+@pytest.fixture
+def loaded(boot: Callable[..., Machine], inside: Callable[..., str]) -> Callable[..., str]:
+    """As inside, with the load program (tests/kernel/inside/load.c) where scripts look for it."""
+
+    def run(*arguments: str, kernel: str = "6.1", timeout: float = 300, **spec: object) -> str:
+        program = boot(kernel, **spec).out / "load"
+        if not program.exists():
+            source = Path(__file__).with_name("inside") / "load.c"
+            flags = ("-O2", "-Wall", "-Werror", "-static", "-pthread")
+            subprocess.run(["gcc", *flags, "-o", program, source], check=True, timeout=60)
+        return inside(*arguments, kernel=kernel, timeout=timeout, **spec)
+
+    return run
+
+
+@pytest.fixture
+def machine_without_target() -> Iterator[Machine]:
+    """A machine in which nothing of SCSI is loaded."""
+    with Machine("6.1", None) as machine:
+        yield machine

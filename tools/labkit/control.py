@@ -38,7 +38,11 @@ class Control:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.connect(str(folder / "control"))
+        try:
+            self._socket.connect(str(folder / "control"))
+        except OSError:
+            self._socket.close()
+            raise
         self._lines = channel.Lines()
         self._number = time.monotonic_ns()
 

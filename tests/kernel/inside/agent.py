@@ -70,6 +70,11 @@ class Agent:
             else:
                 return
 
+    def send(self, number: int) -> None:
+        """Send the agent a signal."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
     def kill(self, number: int = signal.SIGKILL) -> int:
         """End the agent with a signal; returns its exit status."""
         if self.process is None:

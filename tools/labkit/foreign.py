@@ -1,0 +1,50 @@
+"""Programs of other people that no package here installs: fetched once, unpacked in the cache.
+
+fence-agents depends on 2 GB of libraries of agents that nobody wants; the one agent that
+speaks PERSISTENT RESERVE needs python3-pexpect and python3-pycurl, which tools/setup installs.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from labkit import places
+from labkit.mirror import Archive, unpack
+
+
+@dataclass(frozen=True, slots=True)
+class FenceScsi:
+    """Where fence_scsi is, and what its Python has to be told."""
+
+    program: Path
+    library: Path
+
+    @property
+    def command(self) -> str:
+        """How a shell in the lab's machine calls it."""
+        return f"PYTHONPATH={self.library} /usr/bin/python3 {self.program}"
+
+
+def _unpacked(package: str) -> Path:
+    """The folder with package's files."""
+    folder = places.cache() / "foreign" / package
+    with places.locked(folder.with_name(f"{package}.lock")):
+        if not folder.exists():
+            archive = Archive()
+            archive.update()
+            with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+                part = Path(temporary) / "files"
+                part.mkdir()
+                for file in archive.download([package], Path(temporary)):
+                    unpack(file, part)
+                shutil.move(part, folder)
+    return folder
+
+
+def fence_scsi() -> FenceScsi:
+    """Fence_scsi of fence-agents; LabError where it cannot be fetched."""
+    folder = _unpacked("fence-agents")
+    return FenceScsi(folder / "usr/sbin/fence_scsi", folder / "usr/share/fence")
