@@ -77,11 +77,15 @@ class EventStream:
             return
         if portion:
             self._send([event_json(event.to_json()) for event in portion], portion[-1].seq)
+        if not self._running:
+            return
+        if len(portion) == _PORTION:
             asyncio.get_running_loop().call_soon(self.pump)
         elif self._follow is None:
             self._end(reply({}))
         else:
-            # Nothing can be published between the last look at the store and this.
+            # The last look at the store, just now, found nothing, and nothing can be published
+            # between it and this.
             self.live = True
             self._follow(self)
 

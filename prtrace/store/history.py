@@ -55,17 +55,20 @@ def extent(database: sqlite3.Connection) -> tuple[int, int, int]:
 
 
 def portions(database: sqlite3.Connection, query: Query) -> Iterator[list[Any]]:
-    """The rows that query asks for, a portion at a time, none of them empty."""
+    """The rows that query asks for, a portion at a time, none of them empty.
+
+    Ends with a look that found nothing, never with one that found few: what was stored while
+    the caller worked on the last portion is not missed.
+    """
     at = max(query.since_seq, _start(database, query))
     left = query.limit
     statement = f"{SELECT} WHERE {query.condition} ORDER BY event.seq LIMIT ?"
     while left is None or left > 0:
         size = _PORTION if left is None else min(left, _PORTION)
         rows = database.execute(statement, (*query.values(at), size)).fetchall()
-        if rows:
-            yield rows
-        if len(rows) < size:
+        if not rows:
             return
+        yield rows
         at = rows[-1][0]
         left = None if left is None else left - len(rows)
 
