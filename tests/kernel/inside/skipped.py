@@ -1,0 +1,75 @@
+"""Commands that end while a program is at work: skipped.py COMMANDS
+
+scsi_debug completes commands in a timer's hard interrupt, on top of whatever runs: now and then
+on top of the program that handles the end of another command.  The kernel then skips the
+program for the second one.  What is lost so is noticed, by name.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from agent import Agent
+from load import counters, fresh, run, target
+
+from prtrace.api.client import Client
+
+_FULL_STATUS = 3
+_ROUNDS = 10
+
+
+def debug_device() -> str:
+    """The node of scsi_debug's disk, made to answer after 20 microseconds."""
+    subprocess.run(["modprobe", "scsi_debug", "ndelay=20000"], check=True, timeout=60)
+    end = time.monotonic() + 30
+    while True:
+        for disk in Path("/sys/block").glob("sd*"):
+            if (disk / "device" / "model").read_text().strip() == "scsi_debug":
+                return f"/dev/{disk.name}"
+        assert time.monotonic() < end, "scsi_debug brought no disk"
+        time.sleep(0.1)
+
+
+def main(commands: int) -> None:
+    """PR INs with their long programs below, RESERVEs that end in interrupts on top."""
+    node = debug_device()
+    path = target().units[0].paths[0]
+    fresh()
+    with Agent("--read-in-doubt", "no") as agent, ThreadPoolExecutor(1) as pool:
+        before = after = counters(agent)
+        sent = 0
+        while after["skipped"] == before["skipped"]:
+            # It happens once in some hundred commands: whoever sees none is blind.
+            assert sent < _ROUNDS * 2 * commands, after
+            below = pool.submit(run, "in", path.block, commands, _FULL_STATUS)
+            assert run("legacy", node, commands)["good"] == commands
+            assert below.result(timeout=600)["good"] == commands
+            sent += 2 * commands
+            Client(str(agent.socket), timeout=300).call("Show", devices=[])
+            after = counters(agent)
+        events = list(agent.events())
+        reserves = sum(event["command"] == "RESERVE" for event in events)
+        reads = sum(event["command"] == "PR IN" for event in events)
+        lost = [event for event in events if event["command"] == "LOST" and event["count"]]
+        named = sum(event["count"] for event in lost if "busy" in (event["problem"] or ""))
+        skipped = after["skipped"] - before["skipped"]
+        print(f"{sent} sent, {reserves} + {reads} records, {skipped} skipped, {named} named")
+        unseen = sent - reserves - reads
+        assert unseen >= 0
+        assert after["ring_full"] == 0
+        # What was skipped may have been a dispatch, too; what ended unseen is named.
+        assert skipped >= unseen
+        assert named >= unseen, (named, unseen)
+        if unseen:
+            shown = {unit["lu"] for unit in agent.show() if unit["doubt"]}
+            assert {event["lu"] for event in lost} <= shown
+        assert "Traceback" not in agent.log
+    print("1 passed, 0 failed")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

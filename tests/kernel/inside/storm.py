@@ -1,0 +1,96 @@
+"""A storm of RESERVATION CONFLICTs on ordinary reads: storm.py READS [SEED]"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from agent import Agent
+from load import (
+    Load,
+    Mark,
+    check_answers,
+    check_history,
+    check_oracle,
+    counters,
+    fresh,
+    pr_out,
+    run,
+    seeded,
+    target,
+)
+
+from prtrace.probe import libbpf, pins
+from prtrace.probe.record import Cause, Counts
+from prtrace.sgio import SgDevice
+
+_EXCLUSIVE_ACCESS = 3
+_KEY = (0xEA).to_bytes(8, "big")
+_THREADS = 4
+_ROOM = 200_000
+_PER_SECOND = 10
+
+
+def counted(nexus: str) -> int:
+    """The kernel's own count of a nexus."""
+    fd = libbpf.bpf_obj_get(str(pins.epochs()[-1].path / "maps" / "pr_counts"))
+    all_counts = [Counts.parse(key, value) for key, value in libbpf.map_items(fd)]
+    os.close(fd)
+    return sum(each.count[Cause.CONFLICT] for each in all_counts if each.nexus == nexus)
+
+
+def told(agent: Agent, nexus: str, since: int) -> int:
+    """What the events say."""
+    return sum(
+        event["count"]
+        for event in agent.events(since_seq=since)
+        if event["command"] == "CONFLICT" and event["nexus"] == nexus
+    )
+
+
+def main(reads: int, arguments: list[str]) -> None:
+    """Excluded readers on one unit, PR OUTs on another."""
+    chance = seeded(arguments)
+    excluded, busy = target().units[:2]
+    holder, reader = excluded.paths[:2]
+    fresh()
+    # Closing a node makes the kernel look for partitions when it is opened again.
+    nodes = [os.open(path.block, os.O_RDONLY | os.O_NONBLOCK) for path in excluded.paths]
+    with Agent() as agent, SgDevice(holder.sg) as device:
+        agent.settled(60)
+        pr_out(device, 6, sa_key=_KEY).expect_good("REGISTER")
+        pr_out(device, 1, _KEY, type_=_EXCLUSIVE_ACCESS).expect_good("RESERVE")
+        mark, before = Mark.now(agent), counters(agent)
+        base = counted(reader.hctl)
+        load = Load(busy, chance.randrange(1 << 30)).feed(_ROOM)
+        begun = time.monotonic()
+        found = run("read", reader.block, reads, _THREADS)
+        took = time.monotonic() - begun
+        total = load.end()
+        end = time.monotonic() + 60
+        while told(agent, reader.hctl, mark.seq) < found["conflict"] and time.monotonic() < end:
+            time.sleep(0.2)
+        units = {unit["lu"]: unit for unit in agent.settled(60)}
+        after = counters(agent)
+        events = list(agent.events(since_seq=mark.seq))
+        samples = after["samples"] - before["samples"]
+        print(f"{found} in {took:.1f} s, {samples} samples, {dict(total)}, {after}")
+        assert found["conflict"] == reads, found
+        assert told(agent, reader.hctl, mark.seq) == reads
+        assert counted(reader.hctl) - base == reads
+        assert samples <= _PER_SECOND * (int(took) + 2), samples
+        assert after["ring_full"] == after["missed"] == after["count_map_full"] == 0
+        check_history(events, mark, after["seen"])
+        check_answers([event for event in events if event["lu"] == busy.lu], total)
+        check_oracle(units[busy.lu], busy)
+        check_oracle(units[excluded.lu], excluded)
+        pr_out(device, 3, _KEY).expect_good("CLEAR")
+        assert "Traceback" not in agent.log
+    for node in nodes:
+        os.close(node)
+    print("1 passed, 0 failed")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2:])

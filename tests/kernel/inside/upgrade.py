@@ -1,0 +1,136 @@
+"""Other programs take over under load: upgrade.py UPGRADES [SEED]
+
+Then what cannot go on: programs of another ABI, and records that another store has had.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from agent import STATE_DIR, Agent
+from load import (
+    Load,
+    Mark,
+    check_answers,
+    check_history,
+    check_oracle,
+    counters,
+    fresh,
+    seeded,
+    target,
+)
+
+from prtrace.probe import core, pins
+
+_ROOM = 200_000
+_OBJECT = STATE_DIR.with_name("prtrace-upgrade.o")
+_VARIABLE = "PRTRACE_BPF_OBJECT"
+
+
+def another_object(number: int) -> None:
+    """An object with a digest of its own: bytes behind the end of an ELF file mean nothing."""
+    os.environ.pop(_VARIABLE, None)
+    _OBJECT.write_bytes(core.object_path().read_bytes() + bytes([number]))
+    os.environ[_VARIABLE] = str(_OBJECT)
+
+
+def attached() -> int:
+    """How many generations of the programs the kernel runs."""
+    told = subprocess.run(
+        ["bpftool", "prog", "show", "--json"], capture_output=True, check=True, timeout=60
+    )
+    return sum(program.get("name") == "pr_on_done" for program in json.loads(told.stdout))
+
+
+def wait_single(seconds: float = 60) -> None:
+    """Until one generation is left."""
+    end = time.monotonic() + seconds
+    while attached() != 1 or len(pins.epochs()[-1].generations) != 1:
+        assert time.monotonic() < end, (attached(), pins.epochs())
+        time.sleep(0.2)
+
+
+def replaced(agent: Agent, upgrades: int, arguments: list[str]) -> None:
+    """No record is missing and none is there twice, whichever programs made it."""
+    chance = seeded(arguments)
+    built = target().units[0]
+    agent.settled(60)
+    mark = Mark.now(agent)
+    epoch = pins.epochs()[-1].name
+    load = Load(built, chance.randrange(1 << 30)).feed(_ROOM)
+    for number in range(1, upgrades + 1):
+        agent.kill()
+        another_object(number)
+        if number % 2:
+            # Killed at some moment of the upgrade, which the next agent has to finish.
+            agent.start(wait=False)
+            time.sleep(chance.uniform(1, 8))
+            agent.kill()
+        agent.start(timeout=300)
+        digest = agent.status()["status"]["digest"]
+        assert digest == core.digest()
+        wait_single()
+    total = load.end()
+    units = {unit["lu"]: unit for unit in agent.settled(60)}
+    status = agent.status()["status"]
+    figures = counters(agent)
+    events = list(agent.events(since_seq=mark.seq))
+    print(f"{upgrades} upgrades, generation {status['generation']}, {dict(total)}, {figures}")
+    assert [each.name for each in pins.epochs()] == [epoch]
+    assert status["generation"] > upgrades
+    assert figures["ring_full"] == figures["missed"] == 0
+    check_history(events, mark, figures["seen"])
+    check_answers(events, total)
+    assert load.generations() == total["registers_good"]
+    check_oracle(units[built.lu], built)
+
+
+def unknown(agent: Agent, why: str) -> None:
+    """A start after which everything that was known is in doubt, and then is read."""
+    quiet = Agent("--read-in-doubt", "no")
+    quiet.start(timeout=300)
+    units = quiet.show()
+    quiet.kill()
+    assert {unit["lu"] for unit in units} == {unit.lu for unit in target().units}
+    for unit in units:
+        reasons = {doubt["what"]: doubt["reason"] for doubt in unit["doubt"]}
+        assert set(reasons) == {"registrations", "reservation", "generation"}, (why, reasons)
+        assert "nobody was watching" in set(reasons.values()), (why, reasons)
+    agent.start(timeout=300)
+    known = {unit["lu"]: unit for unit in agent.settled(60)}
+    for built in target().units:
+        check_oracle(known[built.lu], built)
+    wait_single()
+
+
+def main(upgrades: int, arguments: list[str]) -> None:
+    """Go through all three."""
+    fresh()
+    with Agent() as agent:
+        replaced(agent, upgrades, arguments)
+        print("replaced", flush=True)
+
+        agent.kill()
+        old = pins.epochs()[-1]
+        old.path.rename(old.path.with_name(f"abi99-{old.name}"))
+        unknown(agent, "another ABI")
+        assert [each.abi for each in pins.epochs()] == [1]
+        print("another ABI", flush=True)
+
+        agent.kill()
+        elsewhere = Path("/run/prtrace-elsewhere")
+        with Agent(state_dir=elsewhere) as visitor:
+            visitor.settled(60)
+        unknown(agent, "another store")
+        print("another store", flush=True)
+        assert "Traceback" not in agent.log
+    print("1 passed, 0 failed")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2:])
