@@ -75,9 +75,8 @@ class EventStream:
         except PrtraceError as error:
             self._end(refusal(error).reply)
             return
-        if portion:
-            self._send([event_json(event.to_json()) for event in portion], portion[-1].seq)
-        if not self._running:
+        texts = [event_json(event.to_json()) for event in portion]
+        if texts and not self._send(texts, portion[-1].seq):
             return
         if len(portion) == _PORTION:
             asyncio.get_running_loop().call_soon(self.pump)
@@ -107,13 +106,15 @@ class EventStream:
         """Send nothing more: the connection is gone."""
         self._running = False
 
-    def _send(self, events: list[bytes], last: int) -> None:
+    def _send(self, events: list[bytes], last: int) -> bool:
+        """Whether more may be sent after these."""
         self._sink.write(events_reply(events))
         self._sent = last
         if self._left is not None:
             self._left -= len(events)
             if self._left <= 0:
                 self._end(reply({}))
+        return self._running
 
     def _end(self, message: bytes) -> None:
         self._running = False

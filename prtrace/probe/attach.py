@@ -22,14 +22,10 @@ from prtrace.probe.record import ABI, Pending
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """Programs at work.  continues: records go on where a former agent stopped reading.
-
-    note: for the log, what was found and done.
-    """
+    """Programs at work.  note: for the log, what was found and done."""
 
     programs: Programs
     epoch: pins.Epoch
-    continues: bool
     note: str
     misses: Misses
 
@@ -80,7 +76,7 @@ def _start(engine: Engine, ring_size: int, base: Path, found: list[pins.Epoch]) 
     note = f"started with {engine.value}"
     if found:
         note += "; what an older version had recorded and nobody had read is gone"
-    return Attached(programs, epoch, False, note, Misses.of(epoch))
+    return Attached(programs, epoch, note, Misses.of(epoch))
 
 
 def _adopt(epoch: pins.Epoch) -> Attached:
@@ -95,7 +91,7 @@ def _adopt(epoch: pins.Epoch) -> Attached:
     # An agent killed between pinning the links and making them the active ones.
     activate(maps, newest.number)
     programs = Programs(newest.engine, newest.digest, newest.number, maps, links, missing)
-    return Attached(programs, epoch, True, "adopted the running programs", Misses.of(epoch))
+    return Attached(programs, epoch, "adopted the running programs", Misses.of(epoch))
 
 
 def _replace(epoch: pins.Epoch) -> Attached:
@@ -109,7 +105,7 @@ def _replace(epoch: pins.Epoch) -> Attached:
     epoch = pins.add(epoch, programs)
     activate(programs.maps, number)
     note = "replaced programs of another version"
-    return Attached(programs, epoch, True, note, Misses.of(epoch))
+    return Attached(programs, epoch, note, Misses.of(epoch))
 
 
 def retire(attached: Attached) -> bool:
