@@ -66,6 +66,8 @@ def run(options: AgentOptions) -> None:
         )
         stack.callback(listener.close)
         engine = None if options.engine == "auto" else Engine(options.engine)
+        pins.require_bpffs()
+        stack.callback(os.close, pins.lock())
         attached = attach(engine, options.ring_size)
         stack.callback(attached.programs.close)
         stack.callback(attached.misses.close)

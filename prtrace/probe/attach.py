@@ -38,8 +38,11 @@ def choose(engine: Engine | None) -> Engine:
 
 
 def attach(engine: Engine | None, ring_size: int, base: Path = pins.BASE) -> Attached:
-    """Adopt, replace or start; see the module docstring.  Raises UnavailableError."""
-    pins.require_bpffs(base)
+    """Adopt, replace or start; see the module docstring.  Raises UnavailableError.
+
+    The caller holds pins.lock(base).
+    """
+    pins.sweep(base)
     found = pins.epochs(base)
     usable = [epoch for epoch in found if epoch.abi == ABI and epoch.generations]
     if usable:

@@ -12,6 +12,7 @@ and renamed, so that an agent killed half way leaves nothing that looks whole.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import re
 import shutil
@@ -73,25 +74,50 @@ def require_bpffs(base: Path = BASE) -> None:
         raise UnavailableError(f"{base}: {error.strerror}", hint="run it as root") from None
 
 
+def lock(base: Path = BASE) -> int:
+    """Keep other agents away from the programs; returns the descriptor that holds the lock.
+
+    Two readers of one ring would take each other's records.  The kernel drops the lock when
+    the process ends.  Raises UnavailableError where another process holds it.
+    """
+    try:
+        fd = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UnavailableError(f"{base}: {error.strerror}", hint="run it as root") from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(fd)
+        raise UnavailableError(
+            f"another agent reads this host's events ({base}: {error.strerror})",
+            hint="stop that agent: a host has one",
+        ) from None
+    return fd
+
+
 def epochs(base: Path = BASE) -> list[Epoch]:
-    """Every epoch that is pinned below base, oldest first; what was left half made is removed."""
-    found = []
-    for path in sorted(base.iterdir(), key=lambda path: path.stat().st_mtime_ns):
-        if path.name.endswith(_UNFINISHED):
-            remove(path)
-        elif match := _EPOCH.fullmatch(path.name):
-            found.append(Epoch(path, int(match[1]), match[2], _generations(path)))
-    return found
+    """Every epoch that is pinned below base, the one used last at the end."""
+    found = [
+        (path.stat().st_mtime_ns, Epoch(path, int(match[1]), match[2], _generations(path)))
+        for path in base.iterdir()
+        if (match := _EPOCH.fullmatch(path.name))
+    ]
+    return [epoch for _, epoch in sorted(found, key=lambda each: each[0])]
 
 
 def _generations(epoch: Path) -> tuple[Generation, ...]:
-    found = []
-    for path in epoch.iterdir():
-        if path.name.endswith(_UNFINISHED):
-            remove(path)
-        elif match := _GENERATION.fullmatch(path.name):
-            found.append(Generation(path, int(match[1]), Engine(match[2]), match[3]))
+    found = [
+        Generation(path, int(match[1]), Engine(match[2]), match[3])
+        for path in epoch.iterdir()
+        if (match := _GENERATION.fullmatch(path.name))
+    ]
     return tuple(sorted(found, key=lambda generation: generation.number))
+
+
+def sweep(base: Path = BASE) -> None:
+    """Remove what agents that were killed left half made; for the holder of the lock."""
+    for path in (*base.glob(f"*{_UNFINISHED}"), *base.glob(f"*/*{_UNFINISHED}")):
+        remove(path)
 
 
 def create(base: Path, programs: Programs) -> Epoch:

@@ -52,7 +52,7 @@ class StateDirLock:
             os.close(fd)
             raise StoreError(
                 f"{directory} is in use by another agent, process {holder or 'unknown'}",
-                hint="stop that agent, or name another --state-dir and --socket",
+                hint="stop that agent: a host has one",
             ) from error
         except OSError as error:
             os.close(fd)

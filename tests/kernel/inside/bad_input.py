@@ -33,6 +33,7 @@ from load import (
     target,
 )
 
+from prtrace.probe import pins
 from prtrace.store.database import FILE
 
 _NOBODY = 65534
@@ -88,6 +89,8 @@ def host() -> None:
     _ELSEWHERE.mkdir()
     os.chown(_ELSEWHERE, _NOBODY, _NOBODY)
     refused("no root", "root", prefix=nobody)
+    pins.BASE.mkdir(mode=0o700, exist_ok=True)
+    refused("no root, and an agent was here", "root", prefix=nobody)
     shutil.rmtree(_ELSEWHERE)
     refused("no BTF", "no BTF", "--engine bcc",
             prefix=hidden("/sys/kernel/btf"), options=("--engine", "core"))  # fmt: skip
@@ -103,6 +106,7 @@ def host() -> None:
         agent.settled(60)
         refused("a second agent", "in use by another agent", f"process {agent.process.pid}",
                 options=("--state-dir", str(agent.state_dir)))  # fmt: skip
+        refused("a second agent elsewhere", "another agent reads this host's events")
         # And the first one does not mind.
         assert agent.show()
 

@@ -93,7 +93,7 @@ class Load:
                 else:
                     self._stop.wait(0.02)
 
-        self._feeder = threading.Thread(target=keep)
+        self._feeder = threading.Thread(target=keep, daemon=True)
         self._feeder.start()
         return self
 
