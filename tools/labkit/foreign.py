@@ -2,6 +2,7 @@
 
 fence-agents depends on 2 GB of libraries of agents that nobody wants; the one agent that
 speaks PERSISTENT RESERVE needs python3-pexpect and python3-pycurl, which tools/setup installs.
+blkpr is newer than Debian 12: it comes from the next release, with that one's C library.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ class FenceScsi:
         return f"PYTHONPATH={self.library} /usr/bin/python3 {self.program}"
 
 
-def _unpacked(package: str) -> Path:
-    """The folder with package's files."""
-    folder = places.cache() / "foreign" / package
-    with places.locked(folder.with_name(f"{package}.lock")):
+def _unpacked(name: str, packages: list[str], *, newer: bool = False) -> Path:
+    """The folder with the packages' files."""
+    folder = places.cache() / "foreign" / name
+    with places.locked(folder.with_name(f"{name}.lock")):
         if not folder.exists():
-            archive = Archive()
+            archive = Archive(newer=newer)
             archive.update()
             with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
                 part = Path(temporary) / "files"
                 part.mkdir()
-                for file in archive.download([package], Path(temporary)):
+                for file in archive.download(packages, Path(temporary)):
                     unpack(file, part)
                 shutil.move(part, folder)
     return folder
@@ -46,5 +47,10 @@ def _unpacked(package: str) -> Path:
 
 def fence_scsi() -> FenceScsi:
     """Fence_scsi of fence-agents; LabError where it cannot be fetched."""
-    folder = _unpacked("fence-agents")
+    folder = _unpacked("fence-agents", ["fence-agents"])
     return FenceScsi(folder / "usr/sbin/fence_scsi", folder / "usr/share/fence")
+
+
+def blkpr() -> Path:
+    """A root directory with /usr/sbin/blkpr and its libraries; LabError where it cannot be."""
+    return _unpacked("blkpr", ["util-linux-extra", "libc6"], newer=True)

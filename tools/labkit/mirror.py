@@ -21,6 +21,7 @@ _HOST_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _RELEASES = ("bookworm", "trixie")
 _OWN = ("bookworm", "bookworm-updates")
 _FOREIGN = ("bookworm-backports", "trixie-backports")
+_NEWER = ("trixie",)
 _SECURITY = "bookworm-security"
 _ONE_LINE = re.compile(r"^deb\s+(?:\[[^]]*\]\s+)?(\S+)\s+(\S+)")
 
@@ -78,10 +79,14 @@ def addresses(etc: Path = Path("/etc/apt")) -> Addresses:
 
 
 class Archive:
-    """The lab's own view of the archive: lists and downloads of its own, nothing installed."""
+    """The lab's own view of the archive: lists and downloads of its own, nothing installed.
 
-    def __init__(self) -> None:
-        self._folder = places.cache() / "apt"
+    newer adds the packages of the next release, under which those of this one disappear.
+    """
+
+    def __init__(self, *, newer: bool = False) -> None:
+        self._folder = places.cache() / ("apt-newer" if newer else "apt")
+        self._foreign = _NEWER if newer else _FOREIGN
         self._keyring = _HOST_KEYRING
 
     def update(self) -> None:
@@ -101,7 +106,7 @@ class Archive:
             unpack(package, self._folder / "keyring")
             package.unlink()
         self._keyring = self._folder / "keyring" / _HOST_KEYRING.relative_to("/")
-        self._write_sources((*_OWN, *_FOREIGN))
+        self._write_sources((*_OWN, *self._foreign))
         self._apt("apt-get", "update", timeout=600)
 
     def _write_sources(self, suites: tuple[str, ...]) -> None:
