@@ -81,7 +81,7 @@ def guard_refusal(request: Request) -> Response:
     """What a guest is told whose nexus is another guest's.
 
     To a registration, that there is no room for one; to everything else what a nexus without
-    registration is told (SPC-4 5.13.7: RESERVATION CONFLICT).
+    registration is told (SPC-4, Registering: RESERVATION CONFLICT).
     """
     if request.action in (REGISTER, REGISTER_AND_IGNORE):
         return illegal(NO_REGISTRATION_LEFT)

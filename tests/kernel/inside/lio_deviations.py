@@ -256,37 +256,37 @@ class Row:
 ROWS = (
     Row(
         unregister_not_counted,
-        "an unregistration counts (SPC-4 5.12.7)",
+        "an unregistration counts (SPC-4, Registering)",
         "PRGENERATION + 0",
     ),
     Row(
         idle_register_not_counted,
-        "every REGISTER that is GOOD counts (SPC-4 6.15.2)",
+        "every REGISTER that is GOOD counts (SPC-4, READ KEYS)",
         "GOOD, PRGENERATION + 0",
     ),
     Row(
         reserve_unregistered,
-        "RESERVATION CONFLICT (SPC-4 5.12.1)",
+        "RESERVATION CONFLICT (SPC-4, Reservations overview)",
         "CHECK CONDITION 2/08/00",
     ),
     Row(
         clear_unregistered,
-        "RESERVATION CONFLICT (SPC-4 5.12.1)",
+        "RESERVATION CONFLICT (SPC-4, Reservations overview)",
         "CHECK CONDITION 2/08/00",
     ),
     Row(
         release_wrong_type,
-        "CHECK CONDITION 5/26/04 (SPC-4 5.12.11.2.2)",
+        "CHECK CONDITION 5/26/04 (SPC-4, Releasing)",
         "RESERVATION CONFLICT",
     ),
     Row(
         release_wrong_key,
-        "RESERVATION CONFLICT (SPC-4 5.12.1)",
+        "RESERVATION CONFLICT (SPC-4, Reservations overview)",
         "GOOD",
     ),
     Row(
         preempt_type_zero,
-        "GOOD: nothing is reserved, TYPE is ignored (SPC-4 5.12.11.2.4)",
+        "GOOD: nothing is reserved, TYPE is ignored (SPC-4, Preempting)",
         "CHECK CONDITION 5/24/00",
         but=(("7", "GOOD"),),
     ),
@@ -297,12 +297,12 @@ ROWS = (
     ),
     Row(
         preempt_designated,
-        "all registrants hold alike: type WEAR (SPC-4 5.12.11.2.4)",
+        "all registrants hold alike: type WEAR (SPC-4, Preempting)",
         "GOOD, type WE",
     ),
     Row(
         relative_target_port,
-        "each target port has its own, from 1 on (SPC-4 3.1.120)",
+        "each target port has its own, from 1 on (SPC-4, relative port identifier)",
         "tcm_loop: 0 and 0",
         but=(("6.1", "tcm_loop: 1 and 2"),),
     ),
@@ -318,22 +318,22 @@ ROWS = (
     ),
     Row(
         unregister_all_tg_pt,
-        "GOOD: the nexus that sends it is unregistered (SPC-4 5.12.11.2.3)",
+        "GOOD: the nexus that sends it is unregistered (SPC-4, Unregistering)",
         "CHECK CONDITION 5/24/00",
     ),
     Row(
         attention_takes_the_rest,
-        "each is delivered: 6/2A/04 6/2A/05 (SAM-5 5.14)",
+        "each is delivered: 6/2A/04 6/2A/05 (SAM-5, Unit attention conditions)",
         "6/2A/04",
     ),
     Row(
         cache_flush_let_in,
-        "RESERVATION CONFLICT (SBC-3 table 13)",
+        "RESERVATION CONFLICT (SBC-3, Reservations)",
         "GOOD",
     ),
     Row(
         full_status_cut_off,
-        "ADDITIONAL LENGTH 96, whatever the allocation length (SPC-4 4.2.5.6)",
+        "ADDITIONAL LENGTH 96, whatever the allocation length (SPC-4, Allocation length)",
         "ADDITIONAL LENGTH 48",
     ),
     Row(
