@@ -101,10 +101,6 @@ struct task_struct {
 	__u64 start_boottime;
 } __attribute__((preserve_access_index));
 
-/* The loader says where these two variables of the kernel are. */
-extern const volatile __u64 pr_vmemmap_base_at;
-extern const volatile __u64 pr_page_offset_base_at;
-
 #define PR_GET(to, from, member) \
 	bpf_probe_read_kernel(&(to), sizeof(to), \
 			      __builtin_preserve_access_index(&(from)->member))
@@ -172,10 +168,56 @@ static __always_inline int pr_read_first(struct scsi_cmnd *cmd, void *to, __u32 
 /* Where a copy stands. */
 struct pr_walk {
 	__u64 sg;
-	__u32 inside;	/* bytes done of the current segment */
+	__u64 from;	/* the kernel's address of the next part */
+	__u32 length;	/* of the segment; 0 before it was looked at */
+	__u32 inside;	/* bytes done of it */
+	__u32 last;	/* it is the last one */
+	__u32 part;	/* bytes of the next part */
 	__u32 copied;
 	__u32 want;
 };
+
+enum pr_located {
+	PR_LOCATED_NOTHING,	/* there is no more */
+	PR_LOCATED_CHAIN,	/* the list goes on elsewhere: look again */
+	PR_LOCATED_PART,
+};
+
+/* Find the next part, of at most chunk bytes and of one segment. */
+PR_APART int pr_locate(volatile struct pr_walk *walk, __u32 chunk)
+{
+	struct scatterlist *sg;
+	__u32 offset = 0, length = 0, part;
+	__u64 link = 0;
+
+	if (!walk)
+		return PR_LOCATED_NOTHING;
+	if (walk->length && walk->inside >= walk->length) {
+		walk->sg = walk->last ? 0 : walk->sg + PR_SIZEOF(struct scatterlist);
+		walk->inside = 0;
+	}
+	sg = (void *)walk->sg;
+	if (!sg || walk->copied >= walk->want)
+		return PR_LOCATED_NOTHING;
+	PR_GET(link, sg, page_link);
+	PR_GET(offset, sg, offset);
+	PR_GET(length, sg, length);
+	if (link & 1) {	/* SG_CHAIN */
+		walk->sg = link & ~3ULL;
+		walk->length = 0;
+		return PR_LOCATED_CHAIN;
+	}
+	walk->last = (link & 2) != 0;	/* SG_END */
+	walk->length = length;
+	part = walk->want - walk->copied;
+	if (part > length - walk->inside)
+		part = length - walk->inside;
+	if (part > chunk)
+		part = chunk;
+	walk->part = part;
+	walk->from = pr_segment_address(link, offset + walk->inside);
+	return part && walk->from ? PR_LOCATED_PART : PR_LOCATED_NOTHING;
+}
 
 /*
  * One step of a copy: up to chunk bytes of one segment to to + copied.  to has room for
@@ -183,43 +225,26 @@ struct pr_walk {
  * Returns 0 when there is nothing more to do.
  *
  * walk lives in the ring record and is volatile: what the verifier loads from there it
- * knows nothing about, so every step starts from the same state and is verified once.
- * In registers the same loop takes the verifier minutes.
+ * knows nothing about, so every step starts from the same state.  In registers, which is where
+ * it is when bcc inlines everything, the same steps take the verifier minutes.
  */
 static __always_inline int pr_copy_step(__u8 *to, volatile struct pr_walk *walk, __u32 chunk,
 					__u32 cap)
 {
-	__u32 offset = 0, length = 0, inside = walk->inside;
-	__u64 link = 0, sg = walk->sg, from;
-	__u64 n = walk->want, copied = walk->copied;
+	int located = pr_locate(walk, chunk);
+	__u64 part, copied;
 
-	if (!sg || copied >= n || copied >= cap)
-		return 0;
-	n -= copied;
-	PR_GET(link, (struct scatterlist *)sg, page_link);
-	PR_GET(offset, (struct scatterlist *)sg, offset);
-	PR_GET(length, (struct scatterlist *)sg, length);
-	if (link & 1) {	/* SG_CHAIN: the list goes on there */
-		walk->sg = link & ~3ULL;
-		return 1;
-	}
-	length -= inside;
-	if (n > length)
-		n = length;
-	if (n > chunk)
-		n = chunk;
-	from = pr_segment_address(link, offset + inside);
-	PR_OPAQUE(n);
+	if (located != PR_LOCATED_PART)
+		return located;
+	part = walk->part;
+	copied = walk->copied;
+	PR_OPAQUE(part);
 	PR_OPAQUE(copied);
-	if (!n || n > chunk || copied >= cap || !from || bpf_probe_read_kernel(to + copied, n, (void *)from))
+	if (part > chunk || copied >= cap ||
+	    bpf_probe_read_kernel(to + copied, part, (void *)walk->from))
 		return 0;
-	walk->copied = copied + n;
-	if (n < length) {
-		walk->inside = inside + n;
-	} else {
-		walk->inside = 0;
-		walk->sg = link & 2 /* SG_END */ ? 0 : sg + PR_SIZEOF(struct scatterlist);
-	}
+	walk->inside += part;
+	walk->copied = copied + part;
 	return 1;
 }
 

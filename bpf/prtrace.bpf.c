@@ -12,17 +12,17 @@
  * Only the first lines of pr_on_start and pr_on_done run for every SCSI command.
  */
 #ifdef PR_BCC
-#include "pr_kernel.h"
 #include "pr_record.h"
 #include "pr_maps.h"
+#include "pr_kernel.h"
 #else
 #include <linux/types.h>
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
 #include "pr_record.h"
-#include "pr_kernel.h"
 #include "pr_maps.h"
+#include "pr_kernel.h"
 
 char LICENSE[] SEC("license") = "GPL";
 #endif
@@ -47,6 +47,18 @@ static __always_inline int pr_is_ours(__u8 opcode)
 	if ((opcode & 0x16) != 0x16)
 		return 0;
 	return (opcode & ~0x41) == 0x16 || (opcode & ~0x01) == PR_OPCODE_IN;
+}
+
+/*
+ * The address of a command as a number: what is done apart takes no pointer of the kernel's,
+ * and the verifier has no other way to let go of what it knows of one.
+ */
+static __always_inline __u64 pr_number(struct scsi_cmnd *cmd)
+{
+	__u64 number = 0;
+
+	bpf_probe_read_kernel(&number, sizeof(number), &cmd);
+	return number;
 }
 
 static __always_inline void pr_add(__u32 stat, __u64 n)
@@ -134,31 +146,35 @@ static __always_inline void pr_read_inquiry(struct scsi_device *device, __u8 *to
 		bpf_probe_read_kernel(to, PR_INQUIRY_SIZE, inquiry + 8);
 }
 
-/* stat: PR_STAT_RING_FULL or PR_STAT_MISSED.  device: null where only the nexus is known. */
-static __always_inline void pr_note_loss(struct scsi_device *device, struct pr_nexus *nexus,
-					 __u32 stat)
+/* stat: PR_STAT_RING_FULL or PR_STAT_MISSED.  device: 0 where only the nexus is known. */
+PR_APART int pr_note_loss(__u64 device, struct pr_nexus *on, __u32 stat)
 {
 	struct pr_loss first = {}, *loss;
+	struct pr_nexus nexus;
 
+	if (!on)
+		return 0;
+	nexus = *on;	/* a key has to be on the stack */
 	pr_add(stat, 1);
-	loss = PR_LOOKUP(pr_losses, nexus);
+	loss = PR_LOOKUP(pr_losses, &nexus);
 	if (!loss) {
 		if (device) {
-			pr_read_inquiry(device, first.inquiry);
-			first.page83_length = pr_read_page83(device, first.page83);
+			pr_read_inquiry((void *)device, first.inquiry);
+			first.page83_length = pr_read_page83((void *)device, first.page83);
 		}
-		PR_INSERT(pr_losses, nexus, &first);
-		loss = PR_LOOKUP(pr_losses, nexus);
+		PR_INSERT(pr_losses, &nexus, &first);
+		loss = PR_LOOKUP(pr_losses, &nexus);
 	}
 	if (!loss) {
 		pr_add(PR_STAT_LOST_MAP_FULL, 1);
-		return;
+		return 0;
 	}
 	if (stat == PR_STAT_MISSED)
 		__sync_fetch_and_add(&loss->missed, 1);
 	else
 		__sync_fetch_and_add(&loss->count, 1);
 	loss->last_ns = bpf_ktime_get_ns();
+	return 0;
 }
 
 /*
@@ -283,11 +299,11 @@ PR_ON_RETURN(pr_bsg_return, scsi_bsg_sg_io_fn)
 /* --- dispatch ------------------------------------------------------------------------ */
 
 /* One of ours goes to the driver. */
-PR_SLOW int pr_started(struct scsi_cmnd *cmd, __u8 opcode)
+PR_APART int pr_dispatched(__u64 id, __u32 opcode)
 {
+	struct scsi_cmnd *cmd = (void *)id;
 	struct scsi_device *device = 0;
 	struct pr_pending *pending;
-	__u64 id = (__u64)cmd;
 
 	pending = PR_LOOKUP(pr_pendings, &id);
 	if (!pending) {
@@ -318,6 +334,11 @@ PR_SLOW int pr_started(struct scsi_cmnd *cmd, __u8 opcode)
 	return 0;
 }
 
+PR_SLOW int pr_started(struct scsi_cmnd *cmd, __u8 opcode)
+{
+	return pr_dispatched(pr_number(cmd), opcode);
+}
+
 PR_ON_COMMAND(pr_on_start, scsi_dispatch_cmd_start)
 {
 	struct scsi_cmnd *cmd = PR_COMMAND();
@@ -338,37 +359,15 @@ PR_ON_COMMAND(pr_on_start, scsi_dispatch_cmd_start)
 
 /* --- end ----------------------------------------------------------------------------- */
 
-static __always_inline void pr_fill(struct pr_record *record, struct scsi_cmnd *cmd,
-				    struct scsi_device *device, const struct pr_nexus *nexus,
-				    __u8 kind, __u32 result)
-{
-	void *sense = 0;
-	__u16 cdb_length = 0;
-
-	/* The ring hands out whatever it held before: clear before filling. */
-	__builtin_memset(record, 0, sizeof(*record));
-	record->abi = PR_ABI;
-	record->kind = kind;
-	record->generation = pr_generation;
-	record->done_ns = bpf_ktime_get_ns();
-	record->result = result;
-	record->host = nexus->host;
-	record->channel = nexus->channel;
-	record->target = nexus->target;
-	record->lun = nexus->lun;
-	PR_GET(cdb_length, cmd, cmd_len);
-	record->cdb_length = cdb_length < PR_CDB_SIZE ? cdb_length : PR_CDB_SIZE;
-	bpf_probe_read_kernel(record->cdb, PR_CDB_SIZE, (void *)PR_ADDRESS(cmd, cmnd));
-	PR_GET(record->transfer_length, cmd, sdb.length);
-	PR_GET(record->resid, cmd, resid_len);
-	if ((result & 0xff) == PR_STATUS_CHECK_CONDITION) {
-		PR_GET(sense, cmd, sense_buffer);
-		if (sense && !bpf_probe_read_kernel(record->sense, PR_SENSE_SIZE, sense))
-			record->sense_length = PR_SENSE_SIZE;
-	}
-	pr_read_inquiry(device, record->inquiry);
-	record->page83_length = pr_read_page83(device, record->page83);
-}
+/* What is known of a command's end before there is room for its record. */
+struct pr_ended {
+	__u64 command;
+	__u64 device;
+	struct pr_nexus nexus;
+	__u64 sequence;	/* 0: of a sample */
+	__u32 kind;
+	__u32 result;
+};
 
 static __always_inline void pr_fill_history(struct pr_record *record,
 					    const struct pr_pending *pending)
@@ -395,12 +394,63 @@ static __always_inline void pr_fill_history(struct pr_record *record,
 	__builtin_memcpy(record->head, pending->head, PR_HEAD_SIZE);
 }
 
-/* How many bytes of data are worth keeping: of a reply, what it says it holds. */
-static __always_inline __u32 pr_data_length(struct scsi_cmnd *cmd, const __u8 *cdb)
+/* Everything of a record but its data. */
+PR_APART int pr_fill(struct pr_record *record, struct pr_ended *end)
 {
-	__u32 length = 0, resid = 0, claim;
-	__u8 head[8] = {};
+	struct scsi_device *device;
+	struct scsi_cmnd *cmd;
+	void *sense = 0;
+	__u16 cdb_length = 0;
+	__u32 result;
+	__u64 id;
 
+	if (!record || !end)
+		return 0;
+	id = end->command;
+	cmd = (void *)id;
+	device = (void *)end->device;
+	result = end->result;
+	/* The ring hands out whatever it held before: clear before filling. */
+	__builtin_memset(record, 0, sizeof(*record));
+	record->abi = PR_ABI;
+	record->kind = end->kind;
+	record->generation = pr_generation;
+	record->done_ns = bpf_ktime_get_ns();
+	record->result = result;
+	record->host = end->nexus.host;
+	record->channel = end->nexus.channel;
+	record->target = end->nexus.target;
+	record->lun = end->nexus.lun;
+	PR_GET(cdb_length, cmd, cmd_len);
+	record->cdb_length = cdb_length < PR_CDB_SIZE ? cdb_length : PR_CDB_SIZE;
+	bpf_probe_read_kernel(record->cdb, PR_CDB_SIZE, (void *)PR_ADDRESS(cmd, cmnd));
+	PR_GET(record->transfer_length, cmd, sdb.length);
+	PR_GET(record->resid, cmd, resid_len);
+	if ((result & 0xff) == PR_STATUS_CHECK_CONDITION) {
+		PR_GET(sense, cmd, sense_buffer);
+		if (sense && !bpf_probe_read_kernel(record->sense, PR_SENSE_SIZE, sense))
+			record->sense_length = PR_SENSE_SIZE;
+	}
+	pr_read_inquiry(device, record->inquiry);
+	record->page83_length = pr_read_page83(device, record->page83);
+	if (!end->sequence)
+		return 0;
+	record->seq = end->sequence;
+	record->lost = pr_stat(PR_STAT_RING_FULL) + pr_stat(PR_STAT_MISSED);
+	pr_fill_history(record, PR_LOOKUP(pr_pendings, &id));
+	if (record->flags & PR_FLAG_NOT_SUBMITTED)
+		pr_add(PR_STAT_NOT_SUBMITTED, 1);
+	return 0;
+}
+
+/* How many bytes of data are worth keeping: of a reply, what it says it holds. */
+PR_APART __u32 pr_data_length(__u64 command)
+{
+	struct scsi_cmnd *cmd = (void *)command;
+	__u32 length = 0, resid = 0, claim;
+	__u8 cdb[2] = {}, head[8] = {};
+
+	bpf_probe_read_kernel(cdb, sizeof(cdb), (void *)PR_ADDRESS(cmd, cmnd));
 	PR_GET(length, cmd, sdb.length);
 	if (cdb[0] != PR_OPCODE_IN)
 		return length;
@@ -418,27 +468,15 @@ static __always_inline __u32 pr_data_length(struct scsi_cmnd *cmd, const __u8 *c
 }
 
 /*
- * One record of a PR command.  Numbered before there is room for it, so that a full ring
- * shows as a gap as well as in the counters.
+ * One record of a PR command, with want bytes of data.  cap, chunk and steps are constants,
+ * so that the ring can be asked for a constant size.
  */
-struct pr_end {
-	struct scsi_cmnd *cmd;
-	struct scsi_device *device;
-	struct pr_pending *pending;
-	struct pr_nexus nexus;
-	__u64 sequence;
-	__u32 result;
-	__u32 want;	/* bytes of data worth keeping */
-	__u8 kind;
-};
-
-/* cap, chunk and steps are constants, so that the ring can be asked for a constant size. */
-static __always_inline int pr_put(struct pr_end *end, __u32 cap, __u32 chunk, int steps)
+static __always_inline int pr_put(struct pr_ended *end, __u32 want, __u32 cap, __u32 chunk,
+				  int steps)
 {
 	volatile struct pr_walk *walk;
-	struct scsi_cmnd *cmd = end->cmd;
+	struct scsi_cmnd *cmd = (void *)end->command;
 	struct pr_record *record;
-	__u32 want = end->want;
 	__u64 sg = 0;
 	int i;
 
@@ -447,10 +485,7 @@ static __always_inline int pr_put(struct pr_end *end, __u32 cap, __u32 chunk, in
 		pr_note_loss(end->device, &end->nexus, PR_STAT_RING_FULL);
 		return 0;
 	}
-	pr_fill(record, cmd, end->device, &end->nexus, end->kind, end->result);
-	pr_fill_history(record, end->pending);
-	record->seq = end->sequence;
-	record->lost = pr_stat(PR_STAT_RING_FULL) + pr_stat(PR_STAT_MISSED);
+	pr_fill(record, end);
 	if (want > cap) {
 		record->flags |= PR_FLAG_TRUNCATED;
 		want = cap;
@@ -458,27 +493,29 @@ static __always_inline int pr_put(struct pr_end *end, __u32 cap, __u32 chunk, in
 	walk = (void *)(record->data + cap + chunk);
 	PR_GET(sg, cmd, sdb.table.sgl);
 	walk->sg = sg;
+	walk->length = 0;
 	walk->inside = 0;
 	walk->copied = 0;
 	walk->want = want;
+	/* A loop may end with a call, and Linux 6.1 takes what follows one for no loop's beginning. */
+#pragma unroll
 	for (i = 0; i < steps; i++)
 		if (!pr_copy_step(record->data, walk, chunk, cap))
 			break;
 	record->data_length = walk->copied;
-	if (record->data_length < want) {
+	if (record->data_length < walk->want) {
 		record->flags |= PR_FLAG_UNREADABLE;
 		pr_add(PR_STAT_UNREADABLE, 1);
 	}
-	if (record->flags & PR_FLAG_NOT_SUBMITTED)
-		pr_add(PR_STAT_NOT_SUBMITTED, 1);
 	pr_add(PR_STAT_SUBMITTED, 1);
 	PR_SUBMIT(pr_events, record);
 	return 0;
 }
 
 /* What a command's end has to do with reservations; PR_CAUSES for nothing. */
-static __always_inline __u32 pr_cause(struct scsi_cmnd *cmd, __u32 status)
+PR_APART __u32 pr_cause(__u64 command, __u32 status)
 {
+	struct scsi_cmnd *cmd = (void *)command;
 	__u8 code[2] = {}, format = 0, key = 0;
 	__u64 sense = 0;
 
@@ -535,43 +572,67 @@ static __always_inline struct pr_count *pr_count_cause(struct pr_nexus *nexus, _
 	return count;
 }
 
-PR_SLOW int pr_emit(struct scsi_cmnd *cmd, __u8 kind, __u32 result)
+/* Returns whether these programs answer for a command that ended, which is noted. */
+PR_APART int pr_finish(__u64 command, __u32 kind)
 {
-	struct pr_end end = { .cmd = cmd, .kind = kind, .result = result };
-	__u64 id = (__u64)cmd;
-	__u8 cdb[2] = {};
+	struct pr_pending *pending = PR_LOOKUP(pr_pendings, &command);
 
-	end.pending = PR_LOOKUP(pr_pendings, &id);
-	if (!pr_answers_for(end.pending))
+	if (!pr_answers_for(pending))
 		return 0;
-	PR_GET(end.device, cmd, device);
-	pr_read_nexus(end.device, &end.nexus);
-	bpf_probe_read_kernel(cdb, sizeof(cdb), (void *)PR_ADDRESS(cmd, cmnd));
-	end.want = pr_data_length(cmd, cdb);
-	if (kind == PR_KIND_DONE && (result & 0xff)) {
-		__u32 cause = pr_cause(cmd, result & 0xff);
+	if (pending)
+		pending->finished = kind != PR_KIND_ERROR;
+	return 1;
+}
 
-		if (cause < PR_CAUSES)
-			pr_count_cause(&end.nexus, cause + PR_CAUSES, bpf_ktime_get_ns());
-	}
-	if (end.pending)
-		end.pending->finished = kind != PR_KIND_ERROR;
+PR_APART int pr_count_own(struct pr_ended *end)
+{
+	struct pr_nexus nexus;
+	__u32 cause;
+
+	if (!end || end->kind != PR_KIND_DONE || !(end->result & 0xff))
+		return 0;
+	nexus = end->nexus;
+	cause = pr_cause(end->command, end->result & 0xff);
+	if (cause < PR_CAUSES)
+		pr_count_cause(&nexus, cause + PR_CAUSES, bpf_ktime_get_ns());
+	return 0;
+}
+
+/*
+ * One of ours ended.  Its record is numbered before there is room for it, so that a full ring
+ * shows as a gap as well as in the counters.
+ */
+PR_APART int pr_end(__u64 command, __u32 kind, __u32 result)
+{
+	struct pr_ended end = { .command = command, .kind = kind, .result = result };
+	struct scsi_cmnd *cmd = (void *)command;
+	struct scsi_device *device = 0;
+	__u32 want;
+
+	if (!pr_finish(command, kind))
+		return 0;
+	PR_GET(device, cmd, device);
+	end.device = (__u64)device;
+	pr_read_nexus(device, &end.nexus);
+	pr_count_own(&end);
+	want = pr_data_length(command);
 	end.sequence = pr_next_sequence();
 	pr_add(PR_STAT_SEEN, 1);
-	if (end.want <= PR_DATA_SMALL)
-		return pr_put(&end, PR_DATA_SMALL, PR_DATA_SMALL, 3);
-	if (end.want <= PR_DATA_MEDIUM)
-		return pr_put(&end, PR_DATA_MEDIUM, PR_DATA_MEDIUM, 4);
-	return pr_put(&end, PR_DATA_LARGE, 4096, 8);
+	if (want <= PR_DATA_SMALL)
+		return pr_put(&end, want, PR_DATA_SMALL, PR_DATA_SMALL, 3);
+	if (want <= PR_DATA_MEDIUM)
+		return pr_put(&end, want, PR_DATA_MEDIUM, PR_DATA_MEDIUM, 4);
+	return pr_put(&end, want, PR_DATA_LARGE, 4096, 8);
 }
 
 /* A command that is none of ours met a reservation: count it, and let a few a second through. */
-PR_SLOW int pr_note_other(struct scsi_cmnd *cmd, __u32 result)
+PR_APART int pr_other(__u64 command, __u32 result)
 {
-	__u32 cause = pr_cause(cmd, result & 0xff);
+	struct pr_ended end = { .command = command, .kind = PR_KIND_SAMPLE, .result = result };
+	struct scsi_cmnd *cmd = (void *)command;
+	__u32 cause = pr_cause(command, result & 0xff);
 	struct scsi_device *device = 0;
 	struct pr_record *record;
-	struct pr_nexus nexus = {};
 	struct pr_count *count;
 	__u64 now, second;
 
@@ -580,8 +641,9 @@ PR_SLOW int pr_note_other(struct scsi_cmnd *cmd, __u32 result)
 	now = bpf_ktime_get_ns();
 	second = now / 1000000000;
 	PR_GET(device, cmd, device);
-	pr_read_nexus(device, &nexus);
-	count = pr_count_cause(&nexus, cause, now);
+	end.device = (__u64)device;
+	pr_read_nexus(device, &end.nexus);
+	count = pr_count_cause(&end.nexus, cause, now);
 	if (!count)
 		return 0;
 	if (count->window != second) {
@@ -598,10 +660,20 @@ PR_SLOW int pr_note_other(struct scsi_cmnd *cmd, __u32 result)
 		pr_add(PR_STAT_SAMPLE_RING_FULL, 1);
 		return 0;
 	}
-	pr_fill(record, cmd, device, &nexus, PR_KIND_SAMPLE, result);
+	pr_fill(record, &end);
 	pr_add(PR_STAT_SAMPLES, 1);
 	PR_SUBMIT(pr_samples, record);
 	return 0;
+}
+
+PR_SLOW int pr_emit(struct scsi_cmnd *cmd, __u32 kind, __u32 result)
+{
+	return pr_end(pr_number(cmd), kind, result);
+}
+
+PR_SLOW int pr_note_other(struct scsi_cmnd *cmd, __u32 result)
+{
+	return pr_other(pr_number(cmd), result);
 }
 
 PR_ON_COMMAND(pr_on_done, scsi_dispatch_cmd_done)

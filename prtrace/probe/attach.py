@@ -10,11 +10,10 @@ happened before as unknown.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from prtrace.probe import bcc, core, libbpf, pins
+from prtrace.probe import core, libbpf, pins
 from prtrace.probe.misses import Misses
 from prtrace.probe.programs import POINTS, Engine, Programs, activate
 from prtrace.probe.record import ABI, Pending
@@ -45,40 +44,50 @@ def attach(engine: Engine | None, ring_size: int, base: Path = pins.BASE) -> Att
     pins.sweep(base)
     found = pins.epochs(base)
     usable = [epoch for epoch in found if epoch.abi == ABI and epoch.generations]
-    if usable:
-        # An agent killed before it had removed what it replaced leaves more than one.
-        for epoch in (each for each in found if each is not usable[-1]):
-            pins.remove(epoch.path)
-    if not usable:
-        chosen = choose(engine)
-        return _start(chosen, ring_size, base, found)
+    unlike = pins.unlike(usable[-1]) if usable else ""
+    if not usable or unlike:
+        return _start(choose(engine), ring_size, base, found, unlike)
     epoch = usable[-1]
+    # An agent killed before it had removed what it replaced leaves more than one.
+    for other in (each for each in found if each is not epoch):
+        pins.remove(other.path)
     newest = epoch.generations[-1]
     chosen = engine or newest.engine
     if newest.engine is chosen and newest.digest == _digest(chosen):
         return _adopt(epoch)
     if chosen is Engine.BCC:
-        return _start(chosen, ring_size, base, found)
+        return _start(chosen, ring_size, base, found, "bcc cannot share maps")
     return _replace(epoch)
 
 
 def _digest(engine: Engine) -> str:
-    return core.digest() if engine is Engine.CORE else bcc.digest()
+    if engine is Engine.CORE:
+        return core.digest()
+    # Few hosts need it.
+    from prtrace.probe import bcc
+
+    return bcc.digest()
 
 
-def _start(engine: Engine, ring_size: int, base: Path, found: list[pins.Epoch]) -> Attached:
-    loader: Callable[[], Programs] = (
-        (lambda: core.load(1, ring_size, {}))
-        if engine is Engine.CORE
-        else (lambda: bcc.load(1, ring_size))
-    )
-    programs = loader()
+def _load(engine: Engine, ring_size: int) -> Programs:
+    if engine is Engine.CORE:
+        return core.load(1, ring_size, {})
+    from prtrace.probe import bcc
+
+    return bcc.load(1, ring_size)
+
+
+def _start(
+    engine: Engine, ring_size: int, base: Path, found: list[pins.Epoch], why: str
+) -> Attached:
+    programs = _load(engine, ring_size)
     epoch = pins.create(base, programs)
     for old in found:
         pins.remove(old.path)
     note = f"started with {engine.value}"
     if found:
-        note += "; what an older version had recorded and nobody had read is gone"
+        note += f"; {why or 'what was pinned is of another version'}:"
+        note += " what was recorded and nobody had read is gone"
     return Attached(programs, epoch, note, Misses.of(epoch))
 
 

@@ -13,7 +13,6 @@ import os
 import platform
 import re
 import sys
-from importlib import resources
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -56,7 +55,7 @@ def headers_path() -> Path | None:
 def source_path() -> Path:
     """The folder of the C source: inside the package, or beside it in a checkout."""
     for path in (
-        Path(str(resources.files("prtrace.probe") / "bpf")),
+        Path(__file__).with_name("bpf"),
         Path(__file__).parents[2] / "bpf",
     ):
         if (path / "prtrace.bpf.c").is_file():

@@ -8,13 +8,13 @@ import os
 import re
 import struct
 from collections.abc import Iterator, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Final
 
 from prtrace.errors import UnavailableError
-from prtrace.probe import kallsyms, libbpf
+from prtrace.probe import btf, kallsyms, libbpf
 from prtrace.probe.programs import MAPS, POINTS, Engine, Programs, activate
+from prtrace.probe.targets import targets
 
 _OBJECT: Final = "prtrace.bpf.o"
 _RODATA: Final = ".rodata"
@@ -26,7 +26,7 @@ _BLAMED: Final = re.compile(r"prog '(\w+)': ")
 def object_path() -> Path:
     """Where the compiled object is: $PRTRACE_BPF_OBJECT, or beside this module."""
     named = os.environ.get("PRTRACE_BPF_OBJECT")
-    path = Path(named) if named else Path(str(resources.files("prtrace.probe") / _OBJECT))
+    path = Path(named) if named else Path(__file__).with_name(_OBJECT)
     if not path.is_file():
         raise UnavailableError(
             f"no compiled BPF object at {path}",
@@ -53,25 +53,48 @@ def load(generation: int, ring_size: int, reuse: Mapping[str, int]) -> Programs:
         raise UnavailableError(
             "this kernel has no BTF (/sys/kernel/btf/vmlinux)", hint="use --engine bcc"
         )
-    missing: dict[str, str] = {}
     at = kallsyms.addresses()
     constants = generation, at["vmemmap_base"], at["page_offset_base"]
-    # Each round either loads or leaves one more optional program out.
-    for _ in POINTS:
-        with _opened(constants, ring_size, reuse, missing) as obj:
-            try:
-                libbpf.bpf_object__load(obj)
-            except OSError as error:
-                said = libbpf.log()
-                blamed = _optional_culprit(said, missing)
-                if blamed is None:
-                    raise _refused(error, said) from None
-                missing[blamed[0]] = blamed[1]
-                continue
-            if not reuse:
-                activate(dict(_map_fds(obj)), generation)
-            return _attached(obj, generation, missing)
+    with contextlib.ExitStack() as stack:
+        try:
+            known = stack.enter_context(targets(_sections()))
+        except OSError as error:
+            raise _refused(error, libbpf.log()) from None
+        stack.enter_context(btf.attaching(known.found))
+        missing = dict(known.missing)
+        for point in POINTS:
+            if point.program in missing and not point.lost:
+                raise UnavailableError(
+                    f"{point.program} cannot be attached: {missing[point.program]}",
+                    hint="the SCSI midlayer is not loaded: modprobe scsi_mod",
+                )
+        # Each round either loads or leaves one more optional program out.
+        for _ in POINTS:
+            with _opened(constants, ring_size, reuse, missing) as obj:
+                try:
+                    libbpf.bpf_object__load(obj)
+                except OSError as error:
+                    said = libbpf.log()
+                    blamed = _optional_culprit(said, missing)
+                    if blamed is None:
+                        raise _refused(error, said) from None
+                    missing[blamed[0]] = blamed[1]
+                    continue
+                if not reuse:
+                    activate(dict(_map_fds(obj)), generation)
+                return _attached(obj, generation, missing)
     raise UnavailableError("no program could be loaded", hint="see prtrace doctor")
+
+
+def _sections() -> dict[str, str]:
+    obj = libbpf.bpf_object__open_file(str(object_path()))
+    try:
+        return {
+            name: libbpf.bpf_program__section_name(program)
+            for name, program in libbpf.programs(obj)
+        }
+    finally:
+        libbpf.bpf_object__close(obj)
 
 
 @contextlib.contextmanager
@@ -116,8 +139,6 @@ def _refused(error: OSError, said: list[str]) -> UnavailableError:
         hint = "this kernel's verifier refuses a program: please report the lines above"
     elif error.errno in (1, 13):  # EPERM, EACCES
         hint = "run it as root: loading needs CAP_SYS_ADMIN on Debian kernels"
-    elif any("scsi_dispatch" in line and "BTF" in line for line in said):
-        hint = "the SCSI midlayer is not loaded: modprobe scsi_mod"
     else:
         hint = "see prtrace doctor"
     return UnavailableError(f"the kernel refused the programs: {error}\n{words}", hint=hint)
@@ -135,7 +156,7 @@ def _attached(obj: int, generation: int, missing: dict[str, str]) -> Programs:
         if name in missing:
             continue
         try:
-            links[name] = libbpf.bpf_program__attach(program)
+            links[name] = libbpf.bpf_program__attach_trace(program)
         except OSError as error:
             if not sections[name].lost:
                 raise _refused(error, libbpf.log()) from None

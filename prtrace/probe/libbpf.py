@@ -1,4 +1,4 @@
-"""libbpf.so.1 by ctypes: the only file that knows there is a C library.
+"""libbpf.so.1 by ctypes: this file and btf.py alone know that there is a C library.
 
 Functions keep their C names; failures are OSError with the kernel's errno.  libbpf's own
 messages (the verifier's log among them) are collected, not printed: log() hands them over.
@@ -63,7 +63,8 @@ def _load() -> ctypes.CDLL:
             f"{_LIBRARY} cannot be loaded: {error}", hint="install it: apt install libbpf1"
         ) from None
     pointers = ("bpf_object__open_file", "bpf_object__next_program", "bpf_object__next_map",
-                "bpf_program__attach", "bpf_map__initial_value")  # fmt: skip
+                "bpf_program__attach", "bpf_program__attach_trace",
+                "bpf_map__initial_value")  # fmt: skip
     for name in pointers:
         getattr(library, name).restype = c_void_p
     for name in ("bpf_program__name", "bpf_program__section_name", "bpf_map__name"):
@@ -109,7 +110,8 @@ def log() -> list[str]:
     return said
 
 
-def _check(result: int, what: str) -> int:
+def check(result: int, what: str) -> int:
+    """Give back what a function returned that fails with a negative number.  Raises OSError."""
     # libbpf 1.x returns -errno; the syscall wrappers set errno as well.
     if result < 0:
         code = -result if result != -1 else ctypes.get_errno() or errno.EPERM
@@ -117,7 +119,8 @@ def _check(result: int, what: str) -> int:
     return result
 
 
-def _pointer(result: int | None, what: str) -> int:
+def pointer(result: int | None, what: str) -> int:
+    """Give back what a function returned that fails with a null pointer.  Raises OSError."""
     if not result:
         code = ctypes.get_errno() or errno.EINVAL
         raise OSError(code, f"{what}: {os.strerror(code)}")
@@ -129,12 +132,12 @@ def _pointer(result: int | None, what: str) -> int:
 
 def bpf_object__open_file(path: str) -> int:
     """Open an object; nothing reaches the kernel yet."""
-    return _pointer(lib().bpf_object__open_file(os.fsencode(path), None), f"open {path}")
+    return pointer(lib().bpf_object__open_file(os.fsencode(path), None), f"open {path}")
 
 
 def bpf_object__load(obj: int) -> None:
     """Create the maps and load the programs that have autoload set."""
-    _check(lib().bpf_object__load(c_void_p(obj)), "load")
+    check(lib().bpf_object__load(c_void_p(obj)), "load")
 
 
 def bpf_object__close(obj: int) -> None:
@@ -166,35 +169,43 @@ def bpf_program__section_name(program: int) -> str:
 
 def bpf_program__set_autoload(program: int, load: bool) -> None:
     """Take a program out of the next load."""
-    _check(lib().bpf_program__set_autoload(c_void_p(program), c_bool(load)), "set_autoload")
+    check(lib().bpf_program__set_autoload(c_void_p(program), c_bool(load)), "set_autoload")
 
 
 def bpf_program__attach(program: int) -> int:
     """Attach as the section says; returns a descriptor of the link, the caller's to close."""
-    link = _pointer(lib().bpf_program__attach(c_void_p(program)), "attach")
+    return _link(lib().bpf_program__attach(c_void_p(program)))
+
+
+def bpf_program__attach_trace(program: int) -> int:
+    """Attach to the kernel function or tracepoint that the program was loaded for."""
+    return _link(lib().bpf_program__attach_trace(c_void_p(program)))
+
+
+def _link(link: int | None) -> int:
     # The link object is left to the process: destroying it would detach the program.
-    return os.dup(_check(lib().bpf_link__fd(c_void_p(link)), "link"))
+    return os.dup(check(lib().bpf_link__fd(c_void_p(pointer(link, "attach"))), "link"))
 
 
 def bpf_map__fd(map_: int) -> int:
     """The descriptor of a loaded map; it belongs to the object."""
-    return _check(lib().bpf_map__fd(c_void_p(map_)), "map fd")
+    return check(lib().bpf_map__fd(c_void_p(map_)), "map fd")
 
 
 def bpf_map__set_max_entries(map_: int, entries: int) -> None:
     """Set the size of a map (of a ring: bytes) before load."""
-    _check(lib().bpf_map__set_max_entries(c_void_p(map_), c_uint32(entries)), "set_max_entries")
+    check(lib().bpf_map__set_max_entries(c_void_p(map_), c_uint32(entries)), "set_max_entries")
 
 
 def bpf_map__reuse_fd(map_: int, fd: int) -> None:
     """Let a map of the object be one that exists already."""
-    _check(lib().bpf_map__reuse_fd(c_void_p(map_), c_int(fd)), "reuse_fd")
+    check(lib().bpf_map__reuse_fd(c_void_p(map_), c_int(fd)), "reuse_fd")
 
 
 def bpf_map__initial_value(map_: int) -> memoryview:
     """The writable initial contents of a .rodata or .data map, before load."""
     size = c_size_t()
-    at = _pointer(lib().bpf_map__initial_value(c_void_p(map_), byref(size)), "initial value")
+    at = pointer(lib().bpf_map__initial_value(c_void_p(map_), byref(size)), "initial value")
     return memoryview((ctypes.c_char * size.value).from_address(at)).cast("B")
 
 
@@ -203,19 +214,19 @@ def bpf_map__initial_value(map_: int) -> memoryview:
 
 def bpf_obj_pin(fd: int, path: str) -> None:
     """Give a map, program or link a name in a bpf file system."""
-    _check(lib().bpf_obj_pin(c_int(fd), os.fsencode(path)), f"pin {path}")
+    check(lib().bpf_obj_pin(c_int(fd), os.fsencode(path)), f"pin {path}")
 
 
 def bpf_obj_get(path: str) -> int:
     """Open a pinned map, program or link."""
-    return _check(lib().bpf_obj_get(os.fsencode(path)), f"open {path}")
+    return check(lib().bpf_obj_get(os.fsencode(path)), f"open {path}")
 
 
 def bpf_map_get_info(fd: int) -> bpf_map_info:
     """What the kernel says of a map."""
     told = bpf_map_info()
     size = c_uint32(ctypes.sizeof(told))
-    _check(lib().bpf_obj_get_info_by_fd(c_int(fd), byref(told), byref(size)), "map info")
+    check(lib().bpf_obj_get_info_by_fd(c_int(fd), byref(told), byref(size)), "map info")
     return told
 
 
@@ -223,15 +234,15 @@ def bpf_link_get_prog_fd(fd: int) -> int:
     """A descriptor of a link's program, the caller's to close; takes CAP_SYS_ADMIN."""
     told = bpf_link_info()
     size = c_uint32(ctypes.sizeof(told))
-    _check(lib().bpf_obj_get_info_by_fd(c_int(fd), byref(told), byref(size)), "link info")
-    return _check(lib().bpf_prog_get_fd_by_id(c_uint32(told.prog_id)), "program of a link")
+    check(lib().bpf_obj_get_info_by_fd(c_int(fd), byref(told), byref(size)), "link info")
+    return check(lib().bpf_prog_get_fd_by_id(c_uint32(told.prog_id)), "program of a link")
 
 
 def bpf_prog_get_info(fd: int) -> bpf_prog_info:
     """What the kernel says of a program."""
     told = bpf_prog_info()
     size = c_uint32(ctypes.sizeof(told))
-    _check(lib().bpf_obj_get_info_by_fd(c_int(fd), byref(told), byref(size)), "program info")
+    check(lib().bpf_obj_get_info_by_fd(c_int(fd), byref(told), byref(size)), "program info")
     return told
 
 
@@ -239,7 +250,7 @@ def bpf_map_lookup_elem(fd: int, key: bytes, value_size: int) -> bytes | None:
     """The value at key, or None."""
     value = ctypes.create_string_buffer(value_size)
     try:
-        _check(lib().bpf_map_lookup_elem(c_int(fd), key, value), "map lookup")
+        check(lib().bpf_map_lookup_elem(c_int(fd), key, value), "map lookup")
     except OSError as error:
         if error.errno == errno.ENOENT:
             return None
@@ -249,7 +260,7 @@ def bpf_map_lookup_elem(fd: int, key: bytes, value_size: int) -> bytes | None:
 
 def bpf_map_update_elem(fd: int, key: bytes, value: bytes) -> None:
     """Set the value at key."""
-    _check(lib().bpf_map_update_elem(c_int(fd), key, value, c_uint64(BPF_ANY)), "map update")
+    check(lib().bpf_map_update_elem(c_int(fd), key, value, c_uint64(BPF_ANY)), "map update")
 
 
 def map_items(fd: int) -> Iterator[tuple[bytes, bytes]]:

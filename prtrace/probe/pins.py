@@ -23,7 +23,7 @@ from typing import Final
 
 from prtrace.errors import UnavailableError
 from prtrace.probe import libbpf
-from prtrace.probe.programs import MAPS, Engine, Programs
+from prtrace.probe.programs import MAPS, Engine, Programs, Shape
 from prtrace.probe.record import ABI
 
 BASE: Final = Path("/sys/fs/bpf/prtrace")
@@ -152,6 +152,24 @@ def _pin_links(epoch: Path, programs: Programs) -> None:
 def open_maps(epoch: Epoch) -> Mapping[str, int]:
     """Descriptors of the epoch's maps, the caller's to close."""
     return {name: libbpf.bpf_obj_get(str(epoch.path / "maps" / name)) for name in MAPS}
+
+
+def unlike(epoch: Epoch) -> str:
+    """Which pinned map is not made as this version's, and how; "" where all are."""
+    maps = open_maps(epoch)
+    try:
+        for name, shape in MAPS.items():
+            told = libbpf.bpf_map_get_info(maps[name])
+            found = Shape(told.key_size, told.value_size)
+            if found != shape:
+                return (
+                    f"the pinned map {name} has keys of {found.key} and values of {found.value}"
+                    f" bytes, this version's has {shape.key} and {shape.value}"
+                )
+    finally:
+        for fd in maps.values():
+            os.close(fd)
+    return ""
 
 
 def open_links(generation: Generation) -> Mapping[str, int]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from prtrace.probe import libbpf
+from prtrace.probe.record import CALL, COUNT, LOSS, NEXUS, PENDING
 
 
 class Engine(enum.Enum):
@@ -47,8 +48,26 @@ POINTS: Final = (
 )
 """Every attach point of bpf/prtrace.bpf.c."""
 
-MAPS: Final = ("pr_events", "pr_samples", "pr_pendings", "pr_calls", "pr_counts", "pr_losses",
-               "pr_stats", "pr_sequence", "pr_active")  # fmt: skip
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How many bytes a map's keys and values have; both 0 for a ring."""
+
+    key: int
+    value: int
+
+
+MAPS: Final = {
+    "pr_events": Shape(0, 0),
+    "pr_samples": Shape(0, 0),
+    "pr_pendings": Shape(8, PENDING.size),
+    "pr_calls": Shape(8, CALL.size),
+    "pr_counts": Shape(NEXUS.size, COUNT.size),
+    "pr_losses": Shape(NEXUS.size, LOSS.size),
+    "pr_stats": Shape(4, 8),
+    "pr_sequence": Shape(4, 8),
+    "pr_active": Shape(4, 8),
+}
 """Every map that outlives a loader."""
 
 

@@ -27,6 +27,9 @@ LOSS = struct.Struct("<QQQ28sI128s")
 PENDING = struct.Struct("<4Q5I4B16s24sQIIII")
 """struct pr_pending."""
 
+CALL = struct.Struct("<II")
+"""struct pr_call."""
+
 NEXUS = struct.Struct("<QIIII")
 """struct pr_nexus: LUN, host, channel, target, reserved."""
 

@@ -1,6 +1,7 @@
 """Other programs take over under load: upgrade.py UPGRADES [SEED]
 
-Then what cannot go on: programs of another ABI, and records that another store has had.
+Then what cannot go on: programs of another ABI, maps of another layout, and records that
+another store has had.
 """
 
 from __future__ import annotations
@@ -90,10 +91,28 @@ def replaced(agent: Agent, upgrades: int, arguments: list[str]) -> None:
     check_oracle(units[built.lu], built)
 
 
-def unknown(agent: Agent, why: str) -> None:
-    """A start after which everything that was known is in doubt, and then is read."""
+def reshape(epoch: pins.Epoch) -> None:
+    """Put a map with other values in the place of one of this version's."""
+    path = epoch.path / "maps" / "pr_pendings"
+    path.unlink()
+    subprocess.run(
+        [
+            *("bpftool", "map", "create", str(path), "type", "lru_hash"),
+            *("key", "8", "value", "112", "entries", "64", "name", "pr_pendings"),
+        ],
+        check=True,
+        timeout=60,
+    )
+
+
+def unknown(agent: Agent, why: str) -> str:
+    """A start after which everything that was known is in doubt, and then is read.
+
+    Returns what the agent says of that start.
+    """
     quiet = Agent("--read-in-doubt", "no")
     quiet.start(timeout=300)
+    note: str = quiet.status()["status"]["note"]
     units = quiet.show()
     quiet.kill()
     assert {unit["lu"] for unit in units} == {unit.lu for unit in target().units}
@@ -106,10 +125,11 @@ def unknown(agent: Agent, why: str) -> None:
     for built in target().units:
         check_oracle(known[built.lu], built)
     wait_single()
+    return note
 
 
 def main(upgrades: int, arguments: list[str]) -> None:
-    """Go through all three."""
+    """Go through all four."""
     fresh()
     with Agent() as agent:
         replaced(agent, upgrades, arguments)
@@ -121,6 +141,13 @@ def main(upgrades: int, arguments: list[str]) -> None:
         unknown(agent, "another ABI")
         assert [each.abi for each in pins.epochs()] == [1]
         print("another ABI", flush=True)
+
+        agent.kill()
+        reshape(pins.epochs()[-1])
+        note = unknown(agent, "another layout")
+        assert "pr_pendings has keys of 8 and values of 112 bytes" in note, note
+        assert pins.unlike(pins.epochs()[-1]) == ""
+        print("another layout:", note, flush=True)
 
         agent.kill()
         elsewhere = Path("/run/prtrace-elsewhere")

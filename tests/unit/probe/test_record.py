@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from prtrace.errors import MalformedError
 from prtrace.probe import record
 from prtrace.probe.bcc import source_path
-from prtrace.probe.record import COUNT, HEADER, LOSS, NEXUS, Header, Record
+from prtrace.probe.record import CALL, COUNT, HEADER, LOSS, NEXUS, PENDING, Header, Record
+
+_STRUCTURES = ("record", "count", "loss", "nexus", "pending", "call")
 
 
 @cache
@@ -26,7 +28,7 @@ def btf() -> list[dict[str, Any]]:
     """The types of pr_record.h, from an object that holds one variable of each."""
     with tempfile.TemporaryDirectory() as folder:
         source, compiled = Path(folder, "layout.c"), Path(folder, "layout.o")
-        types = [f"struct pr_{name}" for name in ("record", "count", "loss", "nexus")]
+        types = [f"struct pr_{name}" for name in _STRUCTURES]
         types += [f"enum pr_{name}" for name in ("kind", "flag", "issue", "stat", "cause")]
         lines = ["#include <linux/types.h>", '#include "pr_record.h"']
         # A pointer, because pr_record ends in an array of no size.
@@ -72,7 +74,14 @@ def bytes_of(value: object) -> bytes | None:
 
 
 @pytest.mark.parametrize(
-    ("name", "layout"), [("pr_count", COUNT), ("pr_loss", LOSS), ("pr_nexus", NEXUS)]
+    ("name", "layout"),
+    [
+        ("pr_count", COUNT),
+        ("pr_loss", LOSS),
+        ("pr_nexus", NEXUS),
+        ("pr_pending", PENDING),
+        ("pr_call", CALL),
+    ],
 )
 def test_map_values_have_the_btf_size(name: str, layout: struct.Struct) -> None:
     assert named("STRUCT", name)["size"] == layout.size

@@ -1,0 +1,158 @@
+"""The kernel's types by libbpf's functions, and what programs attach to by their numbers."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from ctypes import byref, c_int, c_size_t, c_uint32, c_uint64, c_void_p
+from dataclasses import dataclass
+from typing import Final
+
+from prtrace.probe.libbpf import check, lib, pointer
+
+_TRACING_PROGRAM: Final = 26
+_TRACING: Final = {b"tp_btf+": 23, b"fentry+": 24, b"fexit+": 25}
+"""BPF_PROG_TYPE_TRACING; section -> attach type (include/uapi/linux/bpf.h)."""
+
+_PREPARE = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, ctypes.c_long)
+
+
+class bpf_btf_info(ctypes.Structure):  # noqa: N801 - named as in C
+    """struct bpf_btf_info up to kernel_btf (Linux 5.11)."""
+
+    _fields_ = (
+        ("btf", c_uint64),
+        ("btf_size", c_uint32),
+        ("id", c_uint32),
+        ("name", c_uint64),
+        ("name_len", c_uint32),
+        ("kernel_btf", c_uint32),
+    )
+
+
+class bpf_prog_load_opts(ctypes.Structure):  # noqa: N801 - named as in C
+    """struct bpf_prog_load_opts up to attach_btf_obj_fd (bpf/bpf.h)."""
+
+    _fields_ = (
+        ("sz", c_size_t),
+        ("attempts", c_int),
+        ("expected_attach_type", c_int),
+        ("prog_btf_fd", c_uint32),
+        ("prog_flags", c_uint32),
+        ("prog_ifindex", c_uint32),
+        ("kern_version", c_uint32),
+        ("attach_btf_id", c_uint32),
+        ("attach_prog_fd", c_uint32),
+        ("attach_btf_obj_fd", c_uint32),
+    )
+
+
+class libbpf_prog_handler_opts(ctypes.Structure):  # noqa: N801 - named as in C
+    """struct libbpf_prog_handler_opts (bpf/libbpf.h)."""
+
+    _fields_ = (
+        ("sz", c_size_t),
+        ("cookie", ctypes.c_long),
+        ("prog_setup_fn", c_void_p),
+        ("prog_prepare_load_fn", c_void_p),
+        ("prog_attach_fn", c_void_p),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a program attaches to: the number of a type, and of whose types it is one.
+
+    btf_fd: 0 for the kernel proper, else a descriptor of a module's types.
+    """
+
+    btf_id: int
+    btf_fd: int
+
+
+def _returning_pointer(name: str) -> Callable[..., int | None]:
+    function = getattr(lib(), name)
+    function.restype = c_void_p
+    called: Callable[..., int | None] = function
+    return called
+
+
+def btf__load_vmlinux_btf() -> int:
+    """Types of the kernel proper; for btf__free."""
+    return pointer(_returning_pointer("btf__load_vmlinux_btf")(), "types of the kernel")
+
+
+def btf__load_module_btf(module: str, vmlinux: int) -> int:
+    """Types of the kernel proper and of a module; for btf__free, before vmlinux."""
+    load = _returning_pointer("btf__load_module_btf")
+    loaded = load(os.fsencode(module), c_void_p(vmlinux))
+    return pointer(loaded, f"types of {module}")
+
+
+def btf__find_by_name_kind(btf: int, name: str, kind: int) -> int | None:
+    """The number of a type."""
+    found: int = lib().btf__find_by_name_kind(c_void_p(btf), name.encode(), c_uint32(kind))
+    return found if found > 0 else None
+
+
+def btf__type_cnt(btf: int) -> int:
+    """The first number that is no type's."""
+    count: int = lib().btf__type_cnt(c_void_p(btf))
+    return count
+
+
+def btf__free(btf: int) -> None:
+    """Let go of types."""
+    lib().btf__free(c_void_p(btf))
+
+
+def btf_of_module(module: str) -> int:
+    """A descriptor of a module's types in the kernel, the caller's to close."""
+    name = ctypes.create_string_buffer(64)
+    number = c_uint32(0)
+    while lib().bpf_btf_get_next_id(number, byref(number)) == 0:
+        fd = check(lib().bpf_btf_get_fd_by_id(number), "types by number")
+        told = bpf_btf_info(name=ctypes.addressof(name), name_len=len(name))
+        size = c_uint32(ctypes.sizeof(told))
+        result = lib().bpf_obj_get_info_by_fd(c_int(fd), byref(told), byref(size))
+        if result == 0 and told.kernel_btf and name.value == module.encode():
+            return fd
+        os.close(fd)
+    raise OSError(errno.ENOENT, f"types of {module}: {os.strerror(errno.ENOENT)}")
+
+
+@contextmanager
+def attaching(targets: Mapping[str, Target]) -> Iterator[None]:
+    """Within, objects are opened and loaded with the targets named here, by program.
+
+    libbpf finds them itself, but goes through all types of the kernel once for each module,
+    for each program: half of the agent's start.
+    """
+
+    def prepare(program: int, options: int, _cookie: int) -> int:
+        target = targets.get(lib().bpf_program__name(c_void_p(program)).decode())
+        if target is None:
+            return -errno.ENOENT
+        given = bpf_prog_load_opts.from_address(options)
+        given.attach_btf_id, given.attach_btf_obj_fd = target.btf_id, target.btf_fd
+        return 0
+
+    callback = _PREPARE(prepare)
+    handled = libbpf_prog_handler_opts(
+        sz=ctypes.sizeof(libbpf_prog_handler_opts),
+        prog_prepare_load_fn=ctypes.cast(callback, c_void_p),
+    )
+    numbers = []
+    try:
+        for section, attach_type in _TRACING.items():
+            number = lib().libbpf_register_prog_handler(
+                section, _TRACING_PROGRAM, attach_type, byref(handled)
+            )
+            numbers.append(check(number, "register"))
+        yield
+    finally:
+        for number in numbers:
+            lib().libbpf_unregister_prog_handler(number)
