@@ -31,6 +31,10 @@ class Command(enum.Enum):
     LOST = "LOST"
 
 
+CHANGING: Final = (Command.PR_OUT, Command.RESERVE, Command.RELEASE)
+"""The commands that can change reservations."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """One thing that happened, with everything needed to read it again.
@@ -44,6 +48,8 @@ class Event:
     prtrace.observe.  cdb, data, head, sense_bytes: the bytes it was read from; head is the
     parameter list as it was at dispatch, b"" where it was not seen.
     paths: this host's nexuses to the unit, kept with a READ FULL STATUS reply only.
+    asked, asked_data: the CDB and the parameter list that the client asked the issuer for, b""
+    where they are what was issued.
     """
 
     seq: int = 0
@@ -78,6 +84,8 @@ class Event:
     head: bytes = b""
     sense_bytes: bytes = b""
     paths: tuple[LocalNexus, ...] = ()
+    asked: bytes = b""
+    asked_data: bytes = b""
 
     def to_json(self) -> dict[str, Any]:
         """The event as `events --json` prints it; from_json() takes it back."""
@@ -104,6 +112,9 @@ class Event:
             "pid": None if issuer is None else issuer.pid,
             "comm": None if issuer is None else issuer.comm,
             "guest": (issuer.guest or None) if issuer else None,
+            "uuid": (issuer.uuid or None) if issuer else None,
+            "client_pid": (issuer.client_pid or None) if issuer else None,
+            "client_comm": (issuer.client_comm or None) if issuer else None,
             "path": None if issuer is None else issuer.path.value,
             "requested": (issuer.requested or None) if issuer else None,
             "exe": self.exe or None,
@@ -124,6 +135,8 @@ class Event:
             "paths": [
                 [p.nexus, p.initiator_port, p.relative_target_port, p.device] for p in self.paths
             ],
+            "asked": self.asked.hex(),
+            "asked_data": self.asked_data.hex(),
         }
 
     @classmethod
@@ -156,6 +169,9 @@ class Event:
                 path=IssuePath(given.get("path") or IssuePath.UNKNOWN.value),
                 requested=given.get("requested") or "",
                 guest=given.get("guest") or "",
+                uuid=given.get("uuid") or "",
+                client_pid=int(given.get("client_pid") or 0),
+                client_comm=given.get("client_comm") or "",
             )
         return cls(
             seq=int(given["seq"]),
@@ -199,6 +215,8 @@ class Event:
                 )
                 for nexus, port, relative, device in given.get("paths") or ()
             ),
+            asked=bytes.fromhex(given.get("asked") or ""),
+            asked_data=bytes.fromhex(given.get("asked_data") or ""),
         )
 
 

@@ -108,7 +108,9 @@ class Issuer:
 
     start_ns: the process's start, nanoseconds of CLOCK_BOOTTIME; with pid it names one process.
     cgroup: the cgroup v2 id.  requested: "MAJOR:MINOR" of the block node that was opened,
-    where it differs from the disk the command went to (dm-multipath), else "".
+    where it differs from the disk the command went to (dm-multipath), else "".  guest, uuid:
+    QEMU's name (its UUID where it has none) and UUID.  client_pid, client_comm: the process
+    that had the issuer send it, through `prtrace proxy`; 0 and "" where nobody did.
     """
 
     pid: int
@@ -118,6 +120,9 @@ class Issuer:
     path: IssuePath = IssuePath.UNKNOWN
     requested: str = ""
     guest: str = ""
+    uuid: str = ""
+    client_pid: int = 0
+    client_comm: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

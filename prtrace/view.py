@@ -122,6 +122,9 @@ def _by(fact: Registration | Reservation) -> dict[str, Any] | None:
         "pid": issuer.pid,
         "comm": issuer.comm,
         "guest": issuer.guest or None,
+        "uuid": issuer.uuid or None,
+        "client_pid": issuer.client_pid or None,
+        "client_comm": issuer.client_comm or None,
         "path": issuer.path.value,
         "requested": issuer.requested or None,
     }

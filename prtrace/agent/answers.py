@@ -77,6 +77,7 @@ class Answers:
             since_time=query.since_time,
             limit=query.limit,
             last=query.last,
+            changes=query.changes,
         )
 
     def resolve(self, name: str) -> Resolution:

@@ -9,6 +9,8 @@ from typing import Final
 from prtrace.api.address import SOCKET
 
 STATE_DIR: Final = Path("/var/lib/prtrace")
+CLAIMS_DIR: Final = Path("/run/prtrace-proxy")
+"""Where the proxy's unit has its run directory."""
 RING_SIZE: Final = 16 << 20
 ENGINES: Final = ("auto", "core", "bcc")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
@@ -23,7 +25,8 @@ class AgentOptions:
     resolve doubt.  ring_size: bytes, a power of two and at least 4096.  socket_mode and
     socket_group say who may connect, and so who may read.  admin_group: the group whose
     members may make changing calls beside uid 0; "" for nobody.  log_level, log_format: one
-    of LOG_LEVELS and LOG_FORMATS.  keep_events: how many events the store keeps.
+    of LOG_LEVELS and LOG_FORMATS.  keep_events: how many events the store keeps.  claims: the
+    run directories of proxies, whose claims say for which guest they send a command.
     """
 
     state_dir: Path = STATE_DIR
@@ -37,3 +40,4 @@ class AgentOptions:
     admin_group: str = ""
     log_level: str = "info"
     log_format: str = "text"
+    claims: tuple[Path, ...] = (CLAIMS_DIR,)

@@ -28,6 +28,7 @@ from prtrace.agent.tracker import Proposal, Tracker
 from prtrace.agent.watch import Watch
 from prtrace.api.listener import Listener
 from prtrace.api.server import ApiServer
+from prtrace.api.source import Moves
 from prtrace.errors import StoreError, UnavailableError, UsageError
 from prtrace.event import Command, Event
 from prtrace.host.uevents import UeventSocket
@@ -120,7 +121,7 @@ class Agent:
         self._events = events
         self._samples = samples
         self._devices = devices
-        self._surroundings = Surroundings()
+        self._surroundings = Surroundings(options.claims)
         epoch = attached.epoch.name
         meta = store.meta()
         self._name = meta.get(_NAME) or os.urandom(8).hex()
@@ -146,9 +147,11 @@ class Agent:
                 resolver=self._resolver,
                 self_test=self.self_test,
             ),
+            self._moves,
             admin_gid=_gid(options.admin_group),
         )
         self._due = _Due()
+        self._paused = False
         self._asked_at = 0.0
         self._stop = asyncio.Event()
 
@@ -164,7 +167,7 @@ class Agent:
         self._watch.drain()
         self._watch.count(all_nexuses=True)
         self._meet_units()
-        loop.add_reader(self._events.fd, self._watch.pump)
+        loop.add_reader(self._events.fd, self._pump)
         loop.add_reader(self._samples.fd, self._sampled)
         loop.add_reader(self._devices.fileno(), self._device_event)
         self._server.start(listener)
@@ -185,6 +188,12 @@ class Agent:
             await self._resolver.close()
             await self._server.close()
             self._watch.drain()
+
+    def _moves(self) -> Moves:
+        # Most agents are never asked to move anything: what that takes is loaded when one is.
+        from prtrace.move.service import AgentMoves
+
+        return AgentMoves(self._options.state_dir)
 
     def self_test(self) -> tuple[str, str]:
         """("passed" | "failed" | "not run", detail): do our own commands come back up?"""
@@ -242,6 +251,13 @@ class Agent:
             if state.doubts:
                 self._ask(lu)
 
+    def _pump(self) -> None:
+        self._watch.pump()
+        if self._watch.stalled:
+            # The ring stays readable: the tick tries again, and callers are answered meanwhile.
+            asyncio.get_running_loop().remove_reader(self._events.fd)
+            self._paused = True
+
     def _sampled(self) -> None:
         self._watch.sample()
         if self._due.count is None:
@@ -273,6 +289,9 @@ class Agent:
                 fed = time.monotonic()
             if self._watch.stalled:
                 self._watch.drain()
+            if self._paused and not self._watch.stalled:
+                asyncio.get_running_loop().add_reader(self._events.fd, self._pump)
+                self._paused = False
             # Samples that found no room left nobody's name, so everybody is asked.
             missed = self._counters.stats()["sample_ring_full"]
             self._watch.count(all_nexuses=missed > unseen)

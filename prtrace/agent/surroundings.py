@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import time
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 
+from prtrace.agent.claims import Claims, sent_by_proxy
 from prtrace.errors import MalformedError
 from prtrace.host.process import ProcessCache
 from prtrace.host.text import clean
 from prtrace.host.units import Inventory, scan
 from prtrace.model import IssuePath, Issuer, LocalNexus
 from prtrace.probe.record import Flag, Issue, Record
+from prtrace.scsi.codes import Opcode
 from prtrace.scsi.designator import lu_name_partial
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from prtrace.proxy.claim import Claim
 
 # As plain numbers: with enum members these tests take half of the time that issuer() needs.
 _NOT_SUBMITTED: Final = int(Flag.NOT_SUBMITTED)
@@ -20,16 +30,39 @@ _SG_IO: Final = 0x2285
 _RESCAN_INTERVAL: Final = 1.0
 """Seconds between scans that unknown nexuses cause: a burst of them costs one scan."""
 _NAMES: Final = 65536
+_NAME_LIMIT: Final = 256
+_COMM_LIMIT: Final = 64
+_PR_CDB: Final = 10
+"""The bytes of a PERSISTENT RESERVE CDB; clients pad it to 16."""
+_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Who asked.  exe, unit: the issuer's program file and systemd unit, "" where it is gone.
+
+    cdb, parameter: what the issuer's client wanted, where that is not what was issued.
+    """
+
+    issuer: Issuer | None
+    exe: str = ""
+    unit: str = ""
+    cdb: bytes = b""
+    parameter: bytes = b""
 
 
 class Surroundings:
-    """What sysfs and /proc know, kept up to date by rescan()."""
+    """What sysfs and /proc know, kept up to date by rescan(), and what proxies say.
 
-    def __init__(self) -> None:
+    claims: the directories in which proxies say for whom they send a command.
+    """
+
+    def __init__(self, claims: Iterable[Path] = ()) -> None:
         self.inventory: Inventory = scan()
         self._scanned = time.monotonic()
         self._names: dict[bytes, str | None] = {}
         self._processes = ProcessCache()
+        self._claims = Claims(claims)
 
     def rescan(self) -> None:
         """Look at every device again; no command is sent."""
@@ -73,14 +106,16 @@ class Surroundings:
         unit = self.inventory.units.get(lu)
         return () if unit is None else unit.nexuses
 
-    def issuer(self, record: Record) -> tuple[Issuer | None, str, str]:
-        """Who asked, with program file and systemd unit ("" where the process is gone)."""
+    def asked(self, record: Record) -> Asked:
+        """Who asked: the process that issued the command, and for whom where a proxy says so."""
         header = record.header
         if header.flags & _NOT_SUBMITTED:
-            return None, "", ""
+            return Asked(None)
         identity = None
         if not header.issue & _KTHREAD:
-            identity = self._processes.identify(header.pid, header.issuer_start_ns, record.comm)
+            # A proxy's thread has another name for each command; the process is the same.
+            comm = "" if sent_by_proxy(record.comm) else record.comm
+            identity = self._processes.identify(header.pid, header.issuer_start_ns, comm)
         requested = ""
         if header.issue & _BLOCK:
             major, minor = header.requested >> 20, header.requested & 0xFFFFF
@@ -94,14 +129,37 @@ class Surroundings:
             path=_path(header.issue, header.ioctl),
             requested=requested,
             guest="" if guest is None else guest.name or guest.uuid,
+            uuid="" if guest is None else guest.uuid,
         )
-        return issuer, identity.exe if identity else "", identity.unit if identity else ""
+        asked = Asked(issuer, *((identity.exe, identity.unit) if identity else ()))
+        claim = self._claims.of(record, asked.exe)
+        return asked if claim is None else _for_client(asked, issuer, claim, record)
 
     def _requested(self, number: str, hctl: str) -> str:
         """The node that was opened, where it is not the disk the command went to."""
         name = self.inventory.requested_name(number)
         nexus = self.inventory.nexus(hctl)
         return "" if nexus is not None and name == nexus.device else name
+
+
+def _for_client(asked: Asked, issuer: Issuer, claim: Claim, record: Record) -> Asked:
+    """The same with what the claim says; its words are a process's own choice."""
+    uuid = claim.uuid if _UUID.fullmatch(claim.uuid) else ""
+    issuer = replace(
+        issuer,
+        guest=clean(claim.guest, _NAME_LIMIT) or uuid,
+        uuid=uuid,
+        client_pid=claim.client_pid,
+        client_comm=clean(claim.client_comm, _COMM_LIMIT),
+    )
+    length = min(len(claim.cdb), len(record.cdb), _PR_CDB)
+    out = claim.cdb[:1] == bytes((Opcode.PR_OUT,))
+    same = claim.cdb[:length] == record.cdb[:length]
+    if out:
+        same = same and record.data == claim.parameter[: len(record.data)]
+    if same:
+        return replace(asked, issuer=issuer)
+    return replace(asked, issuer=issuer, cdb=claim.cdb, parameter=claim.parameter)
 
 
 def _path(issue: int, ioctl: int) -> IssuePath:

@@ -115,7 +115,7 @@ class Tracker:
         hctl = record.nexus
         lu = self.surroundings.unit(hctl, record.page83)
         nexus = self.surroundings.inventory.nexus(hctl)
-        issuer, exe, unit = self.surroundings.issuer(record)
+        asked = self.surroundings.asked(record)
         cdb = record.cdb
         paths: tuple[LocalNexus, ...] = ()
         if len(cdb) > 1 and cdb[0] == Opcode.PR_IN and cdb[1] & 0x1F == _FULL_STATUS:
@@ -135,15 +135,17 @@ class Tracker:
             status=_status(header.kind, header.result),
             host_byte=_host_byte(header.kind, header.result),
             attempts=max(header.attempt, 1),
-            issuer=issuer,
-            exe=exe,
-            unit=unit,
+            issuer=asked.issuer,
+            exe=asked.exe,
+            unit=asked.unit,
             truncated=bool(header.flags & Flag.TRUNCATED),
             cdb=cdb,
             data=record.data,
             head=header.head[: header.head_length],
             sense_bytes=_trimmed(record.sense),
             paths=paths,
+            asked=asked.cdb,
+            asked_data=asked.parameter,
         )
 
 

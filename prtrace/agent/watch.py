@@ -79,6 +79,8 @@ class Watch:
                 self._tracker.add(proposal, event)
         if not self._commit(proposal, reading):
             self._events.rewind()
+            # It will be tried again and again: with little.
+            self._portion = _LEAST
             return False
         self._lost_told = max(self._lost_told, proposal.lost)
         self._events.commit()

@@ -12,6 +12,7 @@ import click
 from prtrace.api.client import Client
 from prtrace.cli.options import json_option, parse_since, socket_option
 from prtrace.cli.text import cut, labelled, line, plain, width
+from prtrace.event import Command, Event
 
 _STATUSES: Final = {
     "RESERVATION CONFLICT": "CONFLICT",
@@ -87,7 +88,7 @@ def event_line(event: Mapping[str, Any], moment: datetime, columns: int) -> str:
     device = str(event["device"] or event["nexus"]).removeprefix("/dev/")
     action = str(event["action"] or event["command"])
     status = str(event["status"] or "")
-    told = [_who(event), _keys(event), _change(event)]
+    told = [_who(event), _keys(event), _asked_for(event), _change(event)]
     return cut(
         plain(
             f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03} "
@@ -130,7 +131,12 @@ def _events(
 def _who(event: Mapping[str, Any]) -> str:
     if event["guest"]:
         return f"guest {event['guest']}"
-    return str(event["comm"] or "")
+    return str(event.get("client_comm") or event["comm"] or "")
+
+
+def _asked_for(event: Mapping[str, Any]) -> str:
+    asked = _asked(event)
+    return f"for {asked}" if asked else ""
 
 
 def _keys(event: Mapping[str, Any]) -> str:
@@ -152,15 +158,34 @@ def _change(event: Mapping[str, Any]) -> str:
 def _details(event: Mapping[str, Any]) -> list[str]:
     shown = (
         "seq", "lu", "nexus", "status", "host_byte", "key", "sa_key", "type", "sense", "problem",
-        "effect", "attempts", "count", "pid", "comm", "guest", "path", "requested", "exe",
-        "unit", "target",
+        "effect", "attempts", "count", "guest", "uuid", "client_pid", "client_comm", "asked",
+        "pid", "comm", "path", "requested", "exe", "unit", "target",
     )  # fmt: skip
+    told = {**event, "asked": _asked(event)}
     return [
         text
         for name in shown
-        if event.get(name) not in (None, "", 0)
-        for text in labelled(name.replace("_", " "), str(event[name]), indent=13, column=25)
+        if told.get(name) not in (None, "", 0)
+        for text in labelled(name.replace("_", " "), str(told[name]), indent=13, column=25)
     ]
+
+
+def _asked(event: Mapping[str, Any]) -> str:
+    """What the client asked for, "" where that is what was issued."""
+    if not event.get("asked"):
+        return ""
+    # Here: it is slow to import, and hardly ever needed.
+    from prtrace.observe import decode
+
+    wanted, _ = decode(
+        Event(
+            command=Command.PR_OUT,
+            cdb=bytes.fromhex(event["asked"]),
+            data=bytes.fromhex(event["asked_data"]),
+        )
+    )
+    action = wanted.action or wanted.cdb.hex(" ")
+    return f"{_ACTIONS.get(action, action)} {_keys(wanted.to_json())}".rstrip()
 
 
 def _moment(time: str) -> datetime:

@@ -142,7 +142,11 @@ def _who(by: Mapping[str, Any] | None, *, guest_only: bool = False) -> str:
         return ""
     if by.get("guest"):
         return f"guest {by['guest']}"
-    return "" if guest_only else f"{by['comm']}[{by['pid']}]"
+    if guest_only:
+        return ""
+    if by.get("client_pid"):
+        return f"{by['client_comm']}[{by['client_pid']}]"
+    return f"{by['comm']}[{by['pid']}]"
 
 
 def _words(attention: str) -> str:

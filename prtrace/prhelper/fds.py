@@ -10,15 +10,20 @@ from __future__ import annotations
 import array
 import os
 import socket
+import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 if TYPE_CHECKING:
     from types import TracebackType
 
 _INT: Final = array.array("i").itemsize
+_ONE: Final = struct.Struct("=i")
 _ROOM: Final = socket.CMSG_SPACE(2 * _INT)
 """For one descriptor too many, which is how one is noticed; the kernel drops the others."""
+# As plain numbers: arithmetic with enum members takes longer than the system call.
+_CLOEXEC, _CTRUNC = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
+_SOL_SOCKET, _SCM_RIGHTS = int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS)
 
 
 @dataclass(slots=True)
@@ -53,8 +58,7 @@ class OwnedFd:
                 return  # the number is free all the same (close(2)); the error is the sender's
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(NamedTuple):
     """data b"" is the end of the stream.  surplus: more descriptors came than were kept."""
 
     data: bytes
@@ -69,12 +73,18 @@ def receive(sock: socket.socket, size: int) -> Received:
     """
     # Not socket.recv_fds(): it drops its flags (CPython issue 107898), so that a descriptor
     # would leak into child processes.
-    data, control, flags, _ = sock.recvmsg(size, _ROOM, socket.MSG_CMSG_CLOEXEC)
+    data, control, flags, _ = sock.recvmsg(size, _ROOM, _CLOEXEC)
+    if not control:
+        return Received(data, (), bool(flags & _CTRUNC))
+    if len(control) == 1:
+        level, kind, raw = control[0]
+        if len(raw) == _INT and level == _SOL_SOCKET and kind == _SCM_RIGHTS:
+            return Received(data, (OwnedFd(*_ONE.unpack(raw)),), bool(flags & _CTRUNC))
     numbers = array.array("i")
     for level, kind, raw in control:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+        if level == _SOL_SOCKET and kind == _SCM_RIGHTS:
             numbers.frombytes(raw[: len(raw) - len(raw) % _INT])
-    return Received(data, tuple(map(OwnedFd, numbers)), bool(flags & socket.MSG_CTRUNC))
+    return Received(data, tuple(map(OwnedFd, numbers)), bool(flags & _CTRUNC))
 
 
 def send(sock: socket.socket, data: bytes, fd: int) -> int:

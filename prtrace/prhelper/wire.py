@@ -29,6 +29,9 @@ FEATURE_CLEANUP: Final = 1 << 0
 CLEANUP: Final = 0xFF
 """Operation code that is none of SCSI's: the client's device goes away, drop its registration."""
 
+# As plain numbers: looking an enum's member up takes longer than comparing with it.
+_PR_IN, _PR_OUT, _GOOD = int(Opcode.PR_IN), int(Opcode.PR_OUT), int(Status.GOOD)
+_OPCODES: Final = (_PR_IN, _PR_OUT, CLEANUP)
 _REQUEST: Final = "pr-helper request"
 _ANSWER: Final = "pr-helper reply"
 # Not construct: these are on every command's way, and flat.
@@ -78,7 +81,7 @@ class Response:
         QEMU ends the guest's process on a reply with more, or with data for PR OUT.
         """
         data = b""
-        if self.status == Status.GOOD:
+        if self.status == _GOOD:
             data = self.data[: request.allocation_length]
         return _REPLY.pack(self.status, len(data), self.sense[:SENSE_SIZE]) + data
 
@@ -86,15 +89,24 @@ class Response:
 class ServerSession:
     """The helper's end: feed it what arrives, answer each Request with reply()."""
 
-    __slots__ = ("_buffer", "_cdb", "_greeted", "_offered", "_request", "descriptor")
+    __slots__ = (
+        "_buffer", "_cdb", "_greeted", "_offered", "_owed", "descriptor", "takes_descriptor",
+        "wanted",
+    )  # fmt: skip
 
     def __init__(self, offered: int) -> None:
         self._offered = offered
-        self._buffer = bytearray()
+        self._buffer = b""
         self._greeted = False
         self._cdb = b""
-        self._request: Request | None = None
+        self._owed: Request | None = None
         self.descriptor = False
+        self.takes_descriptor = False
+        """Whether a descriptor that arrives now belongs to a request: with its CDB only.
+
+        As with the helper, one that comes with the greeting or the list is dropped unseen."""
+        self.wanted = _WORD.size
+        """How many bytes the message under way still lacks; 0 while a reply is owed."""
 
     @property
     def greeting(self) -> bytes:
@@ -111,102 +123,85 @@ class ServerSession:
         """Whether no message has begun."""
         return not self._buffer and not self._cdb
 
-    @property
-    def takes_descriptor(self) -> bool:
-        """Whether a descriptor that arrives now belongs to a request: with its CDB only.
-
-        As with the helper, one that comes with the greeting or the list is dropped unseen.
-        """
-        return self._greeted and not self._cdb
-
-    @property
-    def wanted(self) -> int:
-        """How many bytes the message under way still lacks; 0 while a reply is owed."""
-        return self._lacks()
-
-    def _lacks(self) -> int:
-        return 0 if self._request is not None else self._size() - len(self._buffer)
-
-    def _size(self) -> int:
-        if not self._greeted:
-            return _WORD.size
-        return _length(self._cdb) if self._cdb else CDB_SIZE
-
     def feed(self, data: bytes, descriptors: int = 0) -> Request | None:
         """Take what arrived; return the request that it completes, if it completes one.
 
         Raises MalformedError where the client broke the protocol: then close the connection.
         """
-        if len(data) > self.wanted:
+        left = self.wanted - len(data)
+        if left < 0:
             raise UsageError(f"{len(data)} bytes fed, {self.wanted} wanted")
-        if self.takes_descriptor and descriptors:
+        if descriptors and self.takes_descriptor:
             if descriptors > 1 or self.descriptor:
                 raise MalformedError(_REQUEST, "has more than one descriptor")
             self.descriptor = True
-        self._buffer += data
-        if self._lacks():
+        if self._buffer:
+            data = self._buffer + data
+        if left:
+            self._buffer, self.wanted = data, left
             return None
-        message = bytes(self._buffer)
-        self._buffer.clear()
+        self._buffer = b""
         if not self._greeted:
-            (asked,) = _WORD.unpack(message)
-            if asked & ~self._offered:
-                raise MalformedError("pr-helper greeting", f"asks for features {asked:#x}")
-            self._greeted = True
+            self._greet(data)
             return None
-        if not self._cdb:
-            self._take_cdb(message)
-            if self._lacks():
-                return None
-            message = b""
-        out = self._cdb[0] == Opcode.PR_OUT
-        room = _transfer(self._cdb) if self._cdb[0] == Opcode.PR_IN else 0
-        self._request = Request(self._cdb, message if out else b"", room)
-        return self._request
+        if self._cdb:
+            return self._complete(data)
+        return self._take_cdb(data)
+
+    def _greet(self, word: bytes) -> None:
+        (asked,) = _WORD.unpack(word)
+        if asked & ~self._offered:
+            raise MalformedError("pr-helper greeting", f"asks for features {asked:#x}")
+        self._greeted = self.takes_descriptor = True
+        self.wanted = CDB_SIZE
+
+    def _take_cdb(self, cdb: bytes) -> Request | None:
+        if not self.descriptor:
+            raise MalformedError(_REQUEST, "has no descriptor")
+        opcode = cdb[0]
+        if opcode not in _OPCODES:
+            raise MalformedError(_REQUEST, f"has operation code {opcode:#04x}")
+        transfer = _transfer(cdb)
+        if transfer > DATA_SIZE:
+            raise MalformedError(_REQUEST, f"transfers {transfer} bytes")
+        self._cdb = cdb
+        self.takes_descriptor = False
+        if opcode == _PR_OUT and transfer:
+            self.wanted = transfer
+            return None
+        return self._complete(b"")
+
+    def _complete(self, parameter: bytes) -> Request:
+        cdb = self._cdb
+        self.wanted = 0
+        self._owed = Request(cdb, parameter, _transfer(cdb) if cdb[0] == _PR_IN else 0)
+        return self._owed
 
     def reply(self, response: Response) -> bytes:
         """What to send for the request that feed() returned; the next one may come then."""
-        if self._request is None:
+        if self._owed is None:
             raise UsageError("no request waits for a reply")
-        answer = response.build(self._request)
-        self._request = None
+        answer = response.build(self._owed)
+        self._owed = None
         self._cdb = b""
         self.descriptor = False
+        self.takes_descriptor = True
+        self.wanted = CDB_SIZE
         return answer
-
-    def _take_cdb(self, cdb: bytes) -> None:
-        if not self.descriptor:
-            raise MalformedError(_REQUEST, "has no descriptor")
-        if cdb[0] not in (Opcode.PR_IN, Opcode.PR_OUT, CLEANUP):
-            raise MalformedError(_REQUEST, f"has operation code {cdb[0]:#04x}")
-        if _transfer(cdb) > DATA_SIZE:
-            raise MalformedError(_REQUEST, f"transfers {_transfer(cdb)} bytes")
-        self._cdb = cdb
 
 
 class ClientSession:
     """The client's end, towards a helper that executes: one request at a time."""
 
-    __slots__ = ("_buffer", "_header", "_request", "features")
+    __slots__ = ("_buffer", "_header", "_request", "features", "wanted")
 
     def __init__(self) -> None:
         self.features: int | None = None
-        self._buffer = bytearray()
+        self._buffer = b""
         self._request: Request | None = None
         self._header: tuple[int, int, bytes] | None = None
-
-    @property
-    def wanted(self) -> int:
+        self.wanted = _WORD.size
         """How many bytes the message under way still lacks; 0 where none is due."""
-        return self._lacks()
-
-    def _lacks(self) -> int:
-        if self.features is None:
-            return _WORD.size - len(self._buffer)
-        if self._request is None:
-            return 0
-        size = REPLY_HEADER if self._header is None else self._header[1]
-        return size - len(self._buffer)
 
     def greet(self, wanted: int) -> bytes:
         """The answer to the greeting: those of the wanted features that are on offer."""
@@ -217,6 +212,7 @@ class ClientSession:
         if self.features is None or self._request is not None:
             raise UsageError("a request before the greeting or before the last reply")
         self._request = request
+        self.wanted = REPLY_HEADER
         return request.build()
 
     def feed(self, data: bytes) -> Response | None:
@@ -224,30 +220,34 @@ class ClientSession:
 
         Raises MalformedError for a reply that no helper may give.
         """
-        if len(data) > self.wanted:
+        left = self.wanted - len(data)
+        if left < 0:
             raise UsageError(f"{len(data)} bytes fed, {self.wanted} wanted")
-        self._buffer += data
-        if self.features is None:
-            if not self._lacks():
-                (self.features,) = _WORD.unpack(self._take())
+        if self._buffer:
+            data = self._buffer + data
+        if left:
+            self._buffer, self.wanted = data, left
             return None
-        if self._request is None or self._lacks():
+        self._buffer = b""
+        if self._request is None:
+            if self.features is None:
+                (self.features,) = _WORD.unpack(data)
+                self.wanted = 0
             return None
         if self._header is None:
-            status, size, sense = _REPLY.unpack(self._take())
+            status, size, sense = _REPLY.unpack(data)
             self._check(status, size)
-            self._header = (status, size, sense)
-            if self._lacks():
+            if size:
+                self._header = (status, size, sense)
+                self.wanted = size
                 return None
-        status, _, sense = self._header
-        response = Response(status, sense, self._take())
+            data = b""
+        else:
+            status, _, sense = self._header
+        response = Response(status, sense, data)
         self._request = self._header = None
+        self.wanted = 0
         return response
-
-    def _take(self) -> bytes:
-        taken = bytes(self._buffer)
-        self._buffer.clear()
-        return taken
 
     def _check(self, status: int, size: int) -> None:
         if not 0 <= status <= 0xFF:
@@ -262,8 +262,3 @@ class ClientSession:
 def _transfer(cdb: bytes) -> int:
     """Bytes 7-8, which is all that QEMU's helper looks at (PR OUT has its length in 5-8)."""
     return 0 if cdb[0] == CLEANUP else int.from_bytes(cdb[7:9], "big")
-
-
-def _length(cdb: bytes) -> int:
-    """How many bytes follow the CDB."""
-    return _transfer(cdb) if cdb[0] == Opcode.PR_OUT else 0

@@ -73,6 +73,8 @@ def of_errno(number: int) -> Response:
 
 def of_reply(reply: Reply) -> Response:
     """What the guest is told of a command that came back."""
+    if not (reply.status or reply.host_status or reply.driver_status):
+        return Response(0, b"", reply.received)
     host = reply.host_status
     if host == _CONFLICT_HOST:
         return Response(Status.RESERVATION_CONFLICT)

@@ -10,17 +10,20 @@ reads both joins them so:
   can have several records with the same name, one a path.
 * `comm` is "": a helper behind the proxy sent it.  The record is one whose nexus is among
   `nexuses`, whose CDB begins with the claim's ten bytes and whose dispatch (start_ns) lies between
-  the claim's begin_ns and end_ns (or later, where the claim has no end).  The proxy sends one
-  command at a time to each device that way, so at most one claim fits.
+  the claim's begin_ns and end_ns (at most LATE_NS later, where the claim has no end).  The proxy
+  sends one command at a time to each device that way, so at most one claim fits.
 * A claim with `issued` false has no record: the proxy answered by itself.
 
 One claim is two lines of JSON: at the begin, with all but the outcome, and at the end.  A begin
-without an end is a command whose outcome nobody was told.
+without an end is a command whose outcome nobody may have been told.
+
+What a line says is what some process wrote, so every value is bounded when it is read.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self
@@ -32,18 +35,20 @@ COMM_PREFIX: Final = "prx"
 UNKNOWN: Final = "unknown"
 """The outcome of a command that was sent and whose answer never came."""
 
+LATE_NS: Final = 180_000_000_000
+"""How long after its begin a claim without an end still stands for a command."""
+
 _WHAT: Final = "claim"
-_TEXTS: Final = ("comm", "guest", "uuid", "client_comm", "device", "note", "outcome")
+_MOST_TEXT: Final = 512
+_NONE: Final = '""'
+_MOST_BYTES: Final = {"cdb": 32, "parameter": 8192, "sense": 96, "shown": 8192, "answered": 8192}
+_MOST_NEXUSES: Final = 1024
+_NEXUS: Final = re.compile(r"\d{1,10}:\d{1,10}:\d{1,10}:\d{1,20}", re.ASCII)
+_TEXTS: Final = ("comm", "guest", "uuid", "client_comm", "device")
 _NUMBERS: Final = (
-    "token",
-    "issuer_pid",
-    "issuer_start_ns",
-    "client_pid",
-    "client_start_ns",
+    "token", "begin_ns", "issuer_pid", "issuer_start_ns", "client_pid", "client_start_ns",
     "client_uid",
-    "begin_ns",
-    "end_ns",
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,33 +87,6 @@ class Claim:
     answered: bytes = b""
     note: str = ""
 
-    def begin_line(self) -> bytes:
-        """The line to write before the command goes out."""
-        fields: dict[str, Any] = {"schema": SCHEMA}
-        for name in (*_NUMBERS, *_TEXTS):
-            fields[name] = getattr(self, name)
-        fields["issued"] = self.issued
-        fields["nexuses"] = list(self.nexuses)
-        for name in ("cdb", "parameter", "sense", "shown", "answered"):
-            fields[name] = getattr(self, name).hex()
-        return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
-
-    def end_line(self) -> bytes:
-        """The line to write when the guest has its answer."""
-        fields = {
-            "schema": SCHEMA,
-            "token": self.token,
-            "issuer_pid": self.issuer_pid,
-            "issuer_start_ns": self.issuer_start_ns,
-            "end_ns": self.end_ns,
-            "outcome": self.outcome,
-            "sense": self.sense.hex(),
-            "shown": self.shown.hex(),
-            "answered": self.answered.hex(),
-            "note": self.note,
-        }
-        return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
-
     @property
     def key(self) -> tuple[int, int, int]:
         """What the two lines of a claim have in common."""
@@ -118,12 +96,16 @@ class Claim:
     def from_json(cls, given: Mapping[str, Any]) -> Self:
         """Take a begin line back; MalformedError where a key is missing or of another kind."""
         try:
-            fields: dict[str, Any] = {name: str(given[name]) for name in _TEXTS}
-            fields |= {name: int(given[name]) for name in _NUMBERS}
-            for name in ("cdb", "parameter", "sense", "shown", "answered"):
-                fields[name] = bytes.fromhex(given[name])
-            nexuses = tuple(str(nexus) for nexus in given["nexuses"])
-            return cls(**fields, issued=bool(given["issued"]), nexuses=nexuses)
+            fields: dict[str, Any] = {name: _text(given[name]) for name in _TEXTS}
+            fields |= {name: _number(given[name]) for name in _NUMBERS}
+            return cls(
+                **fields,
+                cdb=_bytes("cdb", given["cdb"]),
+                parameter=_bytes("parameter", given["parameter"]),
+                nexuses=_nexuses(given["nexuses"]),
+                issued=given["issued"] is True,
+                note=_text(given["note"]),
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise MalformedError(_WHAT, f"{type(error).__name__}: {error}"[:200]) from None
 
@@ -132,15 +114,73 @@ class Claim:
         try:
             return replace(
                 self,
-                end_ns=int(given["end_ns"]),
-                outcome=str(given["outcome"]),
-                sense=bytes.fromhex(given["sense"]),
-                shown=bytes.fromhex(given["shown"]),
-                answered=bytes.fromhex(given["answered"]),
-                note=str(given["note"]),
+                end_ns=_number(given["end_ns"]),
+                outcome=_text(given["outcome"]),
+                sense=_bytes("sense", given["sense"]),
+                shown=_bytes("shown", given.get("shown", "")),
+                answered=_bytes("answered", given.get("answered", "")),
+                note=_text(given.get("note", self.note)),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise MalformedError(_WHAT, f"{type(error).__name__}: {error}"[:200]) from None
+
+
+def common_part(
+    *,
+    issuer_pid: int,
+    issuer_start_ns: int,
+    client_pid: int,
+    client_uid: int,
+    client_start_ns: int,
+    client_comm: str,
+    guest: str,
+    uuid: str,
+    device: str,
+    nexuses: tuple[str, ...],
+) -> str:
+    """What the begin lines of one client's commands to one device have in common."""
+    return json.dumps(locals(), separators=(",", ":"))[1:-1]
+
+
+def begin_line(
+    common: str,
+    token: int,
+    comm: str,
+    begin_ns: int,
+    cdb: bytes,
+    parameter: bytes,
+    note: str,
+    *,
+    issued: bool,
+) -> bytes:
+    """The line to write before the command goes out.  A guest waits, so no json.dumps()."""
+    return (
+        f'{{"schema":"{SCHEMA}","token":{token},"comm":"{comm}","begin_ns":{begin_ns},'
+        f'"cdb":"{cdb.hex()}","parameter":"{parameter.hex()}",'
+        f'"issued":{"true" if issued else "false"},{common},'
+        f'"note":{json.dumps(note[:_MOST_TEXT]) if note else _NONE}}}\n'
+    ).encode()
+
+
+def end_line(
+    key: tuple[int, int, int],
+    end_ns: int,
+    outcome: str,
+    sense: bytes = b"",
+    *,
+    shown: bytes = b"",
+    answered: bytes = b"",
+    note: str = "",
+) -> bytes:
+    """The line to write when the guest has its answer; note where it is not the begin's."""
+    issuer_pid, issuer_start_ns, token = key
+    more = f',"shown":"{shown.hex()}","answered":"{answered.hex()}"' if shown != answered else ""
+    more += f',"note":{json.dumps(note[:_MOST_TEXT])}' if note else ""
+    return (
+        f'{{"schema":"{SCHEMA}","token":{token},"issuer_pid":{issuer_pid},'
+        f'"issuer_start_ns":{issuer_start_ns},"end_ns":{end_ns},"outcome":"{outcome}",'
+        f'"sense":"{sense.hex()}"{more}}}\n'
+    ).encode()
 
 
 def parse_lines(text: bytes, known: dict[tuple[int, int, int], Claim]) -> list[Claim]:
@@ -156,17 +196,46 @@ def parse_lines(text: bytes, known: dict[tuple[int, int, int], Claim]) -> list[C
                 continue
             if "cdb" in given:
                 claim = Claim.from_json(given)
+                if claim.key in known:
+                    continue
             else:
                 key = (
-                    int(given["issuer_pid"]),
-                    int(given["issuer_start_ns"]),
-                    int(given["token"]),
+                    _number(given["issuer_pid"]),
+                    _number(given["issuer_start_ns"]),
+                    _number(given["token"]),
                 )
                 if key not in known:
                     continue
                 claim = known[key].ended(given)
-        except (MalformedError, KeyError, TypeError, ValueError):
+        except (MalformedError, KeyError, TypeError, ValueError, RecursionError):
             continue
         known[claim.key] = claim
         changed.append(claim)
     return changed
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise ValueError("a number from 0 to 2^63 is wanted")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > _MOST_TEXT:
+        raise ValueError(f"a text of at most {_MOST_TEXT} characters is wanted")
+    return value
+
+
+def _bytes(name: str, value: Any) -> bytes:
+    raw = bytes.fromhex(value)
+    if len(raw) > _MOST_BYTES[name]:
+        raise ValueError(f"{name} has {len(raw)} bytes")
+    return raw
+
+
+def _nexuses(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > _MOST_NEXUSES:
+        raise ValueError(f"at most {_MOST_NEXUSES} nexuses are wanted")
+    if not all(isinstance(nexus, str) and _NEXUS.fullmatch(nexus) for nexus in value):
+        raise ValueError("a nexus is H:C:T:L")
+    return tuple(value)

@@ -10,48 +10,36 @@ import ctypes
 import fcntl
 import os
 import stat
+import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 from prtrace.errors import DeviceError, MalformedError
 from prtrace.host.sysfs import SYS, names, read_bytes, read_text, target
 from prtrace.scsi import designator
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-_AT_EMPTY_PATH: Final = 0x1000
-_AT_STATX_DONT_SYNC: Final = 0x4000
+_STATX_FLAGS: Final = 0x1000 | 0x4000
+"""AT_EMPTY_PATH, AT_STATX_DONT_SYNC."""
 _STATX_TYPE: Final = 0x0001
 _SG_MAJOR: Final = 21
 _WHAT: Final = "descriptor"
 
 
-class _Statx(ctypes.Structure):
-    """struct statx (linux/stat.h), as far as it is looked at; 256 bytes in all."""
-
-    _fields_ = (
-        ("mask", ctypes.c_uint32),
-        ("blksize", ctypes.c_uint32),
-        ("attributes", ctypes.c_uint64),
-        ("nlink", ctypes.c_uint32),
-        ("uid", ctypes.c_uint32),
-        ("gid", ctypes.c_uint32),
-        ("mode", ctypes.c_uint16),
-        ("spare0", ctypes.c_uint16),
-        ("ino", ctypes.c_uint64),
-        ("size", ctypes.c_uint64),
-        ("blocks", ctypes.c_uint64),
-        ("attributes_mask", ctypes.c_uint64),
-        ("times", ctypes.c_uint64 * 8),
-        ("rdev_major", ctypes.c_uint32),
-        ("rdev_minor", ctypes.c_uint32),
-        ("spare", ctypes.c_uint64 * 15),
-    )
-
-
+_STATX: Final = struct.Struct("=28xH98xII")
+"""stx_mode, stx_rdev_major and stx_rdev_minor of struct statx (linux/stat.h)."""
+_Statx: Final = ctypes.c_char * 256
+_BLKGETDISKSEQ: Final = 0x80081280
+_EIGHT: Final = bytes(8)
+# As plain numbers, and not by calls: these are on every command's way.
+_S_IFMT, _S_IFBLK, _S_IFCHR = 0o170000, int(stat.S_IFBLK), int(stat.S_IFCHR)
 _MOST_KNOWN: Final = 4096
-_libc: Any = ctypes.CDLL(None, use_errno=True)
+# Not CDLL, which lets other threads run meanwhile: this call waits for nobody.
+_libc: Any = ctypes.PyDLL(None, use_errno=True)
+_statx: Any = _libc.statx
+_statx.argtypes = (
+    ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_char_p
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +70,7 @@ class Node:
         return ""
 
 
-_known: dict[tuple[str, str], tuple[str, Node]] = {}
+_known: dict[tuple[int, int], tuple[bytes, Node]] = {}
 
 
 def read_only(fd: int) -> bool:
@@ -97,22 +85,33 @@ def node_of(fd: int) -> Node:
     device that is not the sg driver's, O_PATH, a partition; DeviceError where the kernel does
     not tell.
     """
+    found = _Statx()
+    if _statx(fd, b"", _STATX_FLAGS, _STATX_TYPE, found):
+        raise DeviceError(f"statx: {os.strerror(ctypes.get_errno())}")
+    mode, major, minor = _STATX.unpack_from(found)
+    kind = mode & _S_IFMT
+    if kind == _S_IFBLK:
+        known = _known.get((major, minor))
+        if known is not None and known[0] == _disk_number(fd):
+            return known[1]
     try:
         if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:
             raise MalformedError(_WHAT, "was opened with O_PATH")
     except OSError as error:
         raise DeviceError(f"F_GETFL: {error.strerror}") from error
-    found = _Statx()
-    flags = _AT_EMPTY_PATH | _AT_STATX_DONT_SYNC
-    if _libc.statx(fd, b"", flags, _STATX_TYPE, ctypes.byref(found)):
-        raise DeviceError(f"statx: {os.strerror(ctypes.get_errno())}")
-    kind = stat.S_IFMT(found.mode)
-    number = f"{found.rdev_major}:{found.rdev_minor}"
-    if kind == stat.S_IFCHR and found.rdev_major == _SG_MAJOR:
+    number = f"{major}:{minor}"
+    if kind == _S_IFBLK:
+        node = _scsi("block", number)
+        disk = _disk_number(fd)
+        # Only a map can change below its number.
+        if disk and not node.multipath and node.nexuses:
+            if len(_known) >= _MOST_KNOWN:
+                _known.clear()
+            _known[major, minor] = disk, node
+        return node
+    if kind == _S_IFCHR and major == _SG_MAJOR:
         return _scsi("char", number)
-    if kind != stat.S_IFBLK:
-        raise MalformedError(_WHAT, "is neither a block device nor an sg node")
-    return _scsi("block", number)
+    raise MalformedError(_WHAT, "is neither a block device nor an sg node")
 
 
 def open_path(nexus: str) -> int:
@@ -138,29 +137,27 @@ def open_path(nexus: str) -> int:
     return fd
 
 
-def _scsi(kind: str, number: str) -> Node:
-    """The node with this number, as sysfs describes it now.
+def _disk_number(fd: int) -> bytes:
+    """The kernel's number for the disk, which no other disk gets; b"" before Linux 5.15.
 
-    What /sys/dev/KIND/NUMBER leads to names the device's address and the partition, if it is
-    one, so as long as it leads there the answer is the same.  Only a map can change below it.
+    A device number can become another disk's, this one cannot.
     """
-    place = SYS / "dev" / kind / number
     try:
-        leads_to = os.readlink(f"{SYS}/dev/{kind}/{number}")
+        return fcntl.ioctl(fd, _BLKGETDISKSEQ, _EIGHT)
     except OSError:
+        return b""
+
+
+def _scsi(kind: str, number: str) -> Node:
+    """The node with this number, as sysfs describes it now."""
+    place = SYS / "dev" / kind / number
+    if not place.exists():
         return Node(number, kind == "block")
-    known = _known.get((kind, number))
-    if known is not None and known[0] == leads_to:
-        return known[1]
     if (place / "partition").exists():
         raise MalformedError(_WHAT, f"is the partition {number}")
     if (place / "dm").exists():
         return _map(number, place)
-    node = Node(number, kind == "block", nexuses=_nexus(place))
-    if len(_known) >= _MOST_KNOWN:
-        _known.clear()
-    _known[kind, number] = leads_to, node
-    return node
+    return Node(number, kind == "block", nexuses=_nexus(place))
 
 
 def _map(number: str, directory: Path) -> Node:

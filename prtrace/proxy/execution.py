@@ -10,17 +10,21 @@ aborts, and a timeout makes the kernel abort it and reset the unit.
 from __future__ import annotations
 
 import os
+import threading
 from typing import Final, Protocol
 
 from prtrace.errors import PrtraceError
-from prtrace.prhelper.wire import CLEANUP, DATA_SIZE, Request, Response
+from prtrace.prhelper.wire import CLEANUP, Request, Response
 from prtrace.proxy.answer import COMMUNICATION_FAILURE, check, of_errno, of_reply
 from prtrace.proxy.descriptor import Node
 from prtrace.proxy.multipath import MapExecution
+from prtrace.proxy.sgslot import SgSlot
 from prtrace.scsi.codes import Opcode, Status
-from prtrace.sgio import Reply, SgDevice
+from prtrace.sgio import Reply
 
 TIMEOUT_MS: Final = 30_000
+# As plain numbers: looking an enum's member up takes longer than comparing with it.
+_PR_IN, _GOOD = int(Opcode.PR_IN), int(Status.GOOD)
 
 
 class OutcomeUnknownError(PrtraceError):
@@ -40,11 +44,14 @@ class Execution(Protocol):
     own: bool
 
     def execute(self, request: Request, fd: int, node: Node) -> Response:
-        """Raises OutcomeUnknownError and NotSentError: the client's connection ends then."""
+        """Raises OutcomeUnknownError: the client's connection ends then."""
         ...
 
-    def issuer(self) -> int:
-        """The pid of the process that issues the commands, 0 where unknown."""
+    def prepare(self) -> int:
+        """Get ready for a command; the pid of the process that will issue it, 0 where unknown.
+
+        Raises NotSentError.
+        """
         ...
 
     def close(self) -> None:
@@ -52,16 +59,21 @@ class Execution(Protocol):
         ...
 
 
-def send(fd: int, request: Request, name: str) -> Reply | int:
+class _Slots(threading.local):
+    """Each thread's own."""
+
+    def __init__(self) -> None:
+        self.slot = SgSlot()
+
+
+_slots = _Slots()
+
+
+def send(fd: int, request: Request) -> Reply | int:
     """Send the request's command through an open node; an errno where SG_IO failed."""
-    device = SgDevice.adopt(fd, name)
-    try:
-        if request.opcode == Opcode.PR_IN:
-            return device.pr_in(request.cdb, DATA_SIZE, TIMEOUT_MS)
-        return device.pr_out(request.cdb, request.parameter, TIMEOUT_MS)
-    except PrtraceError as error:
-        cause = error.__cause__
-        return (cause.errno or 0) if isinstance(cause, OSError) else 0
+    if request.cdb[0] == _PR_IN:
+        return _slots.slot.pr_in(fd, request.cdb, request.allocation_length, TIMEOUT_MS)
+    return _slots.slot.pr_out(fd, request.cdb, request.parameter, TIMEOUT_MS)
 
 
 class DirectExecution:
@@ -71,21 +83,22 @@ class DirectExecution:
 
     def __init__(self) -> None:
         self._maps = MapExecution(send)
+        self._pid = os.getpid()
 
     def execute(self, request: Request, fd: int, node: Node) -> Response:
         """Send it and translate what comes back; a multipath map has its own rules."""
         if node.multipath:
             return self._maps.execute(request, fd, node)
-        if request.opcode == CLEANUP:
-            return Response(Status.GOOD)
-        reply = send(fd, request, node.number)
+        if request.cdb[0] == CLEANUP:
+            return Response(_GOOD)
+        reply = send(fd, request)
         if isinstance(reply, int):
             return of_errno(reply) if reply else check(COMMUNICATION_FAILURE)
         return of_reply(reply)
 
-    def issuer(self) -> int:
+    def prepare(self) -> int:
         """This process."""
-        return os.getpid()
+        return self._pid
 
     def close(self) -> None:
         """Nothing belongs to one client."""

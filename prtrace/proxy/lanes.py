@@ -7,6 +7,7 @@ at a time.  A thread that finds nothing to do for IDLE_SECONDS ends.
 from __future__ import annotations
 
 import queue
+import signal
 import threading
 from typing import TYPE_CHECKING, Final
 
@@ -36,16 +37,21 @@ class Lanes:
                 if len(self._lanes) >= self._limit:
                     return False
                 lane = queue.SimpleQueue()
-                thread = threading.Thread(target=self._run, args=(key, lane), daemon=True)
                 try:
-                    thread.start()
+                    self._start(key, lane)
                 except RuntimeError:  # no more threads from the system
                     return False
                 self._lanes[key] = lane
             lane.put(job)
             return True
 
+    def _start(self, key: Hashable, lane: queue.SimpleQueue[Callable[[], None]]) -> None:
+        threading.Thread(target=self._run, args=(key, lane), daemon=True).start()
+
     def _run(self, key: Hashable, lane: queue.SimpleQueue[Callable[[], None]]) -> None:
+        # The sg driver's SG_IO ends on a signal and is then started again: the command is sent
+        # twice.  The main thread is there for signals.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while True:
             try:
                 job = lane.get(timeout=IDLE_SECONDS)
@@ -55,4 +61,11 @@ class Lanes:
                         continue
                     del self._lanes[key]
                     return
-            job()
+            ended = False
+            try:
+                job()
+                ended = True
+            finally:
+                if not ended:
+                    # A fault of ours ends the thread, not the service of the device.
+                    self._start(key, lane)

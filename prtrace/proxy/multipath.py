@@ -1,19 +1,23 @@
 """PERSISTENT RESERVE on a dm-multipath map: one nexus to the guest, several to the unit.
 
-PERSISTENT RESERVE IN goes through the map's own node: the kernel takes a usable path.  The
-commands that change something go over the paths' own nodes:
+PERSISTENT RESERVE IN goes through the map's own node: the kernel takes a path, and where that one
+is dead, another is asked.  The commands that change something go over the paths' own nodes:
 
 REGISTER, REGISTER AND IGNORE  every path, because I/O may take any of them.  A path that is dead
-    does not fail the whole; nothing is ever rolled back.  Where some paths accept the guest's key
-    and others do not (a path that came back has an old key, or none), the others get it by
-    REGISTER AND IGNORE EXISTING KEY, then the first path must still accept it: if a peer preempted
-    the guest meanwhile, what was just added is taken back, so that a fenced guest stays fenced.
+    does not fail the whole; it stays owed the registration and gets it with the guest's next
+    command, whatever that is, once it is alive.  Nothing is ever rolled back.  Where some paths
+    accept the guest's key and others do not (a path that came back has an old key, or none), the
+    others get it by REGISTER AND IGNORE EXISTING KEY, then the first path must still accept it: if
+    a peer preempted the guest meanwhile, what was just added is taken back, so that a fenced guest
+    stays fenced.  What was owed is held to the same.
 RESERVE     a path that accepts it; the reservation may be held by another path of ours already,
-    which accepts the same RESERVE again.  If the holder is a dead path of ours, it is held.
+    which accepts the same RESERVE again.  If the holder is a dead path of ours, it is held.  So it
+    may be sent on the next path when nobody knows what became of it on one.
 RELEASE     every path: one that does not hold answers GOOD and releases nothing.  If a dead path
     of ours still holds afterwards, the guest is told of a failure.
-CLEAR, PREEMPT, PREEMPT AND ABORT  one path.  A PREEMPT of the guest's own key, or of all (key 0),
-    removes our other paths' registrations too; they are made again.
+CLEAR, PREEMPT, PREEMPT AND ABORT  one path, and not one that failed last time.  A PREEMPT of the
+    guest's own key, or of all (key 0), removes our other paths' registrations too; they are made
+    again.
 
 The first path's answer is the guest's, unit attentions included.  A unit attention on another
 path is about a nexus that the guest does not know: the command is sent there again.  Another
@@ -43,7 +47,7 @@ from prtrace.sgio import Reply
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    Send = Callable[[int, Request, str], Reply | int]
+    Send = Callable[[int, Request], Reply | int]
 
 _KEYS: Final = struct.Struct(">QQ")
 _LIST_SIZE: Final = 24
@@ -58,11 +62,11 @@ _ROOM: Final = 8192
 
 @dataclass(slots=True)
 class _Path:
-    """An open path.  reply is its last answer, an errno where SG_IO failed."""
+    """An open path.  reply is its last answer, an errno where SG_IO failed, None before."""
 
     nexus: str
     fd: int
-    reply: Reply | int = 0
+    reply: Reply | int | None = None
 
     @property
     def good(self) -> bool:
@@ -79,7 +83,9 @@ class _Path:
     @property
     def dead(self) -> bool:
         """Whether the transport, not the device, decided."""
-        return isinstance(self.reply, int) or self.reply.transport_fault
+        if isinstance(self.reply, Reply):
+            return self.reply.transport_fault
+        return self.reply is not None
 
     @property
     def untouched(self) -> bool:
@@ -88,40 +94,63 @@ class _Path:
 
     @property
     def response(self) -> Response:
-        if isinstance(self.reply, int):
-            return of_errno(self.reply) if self.reply else check(COMMUNICATION_FAILURE)
-        return of_reply(self.reply)
+        if isinstance(self.reply, Reply):
+            return of_reply(self.reply)
+        return of_errno(self.reply) if self.reply else check(COMMUNICATION_FAILURE)
+
+
+@dataclass(slots=True)
+class _Owed:
+    """What paths of a map are to be sent when they are alive again.
+
+    key: the guest's registration after it, 0 for none.
+    """
+
+    request: Request
+    key: int
+    nexuses: set[str]
 
 
 class MapExecution:
-    """send sends one request through one descriptor."""
+    """send sends one request through one descriptor; one thread at a time for each map."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
+        self._owed: dict[str, _Owed] = {}
+        self._failed: set[str] = set()
 
     def execute(self, request: Request, fd: int, node: Node) -> Response:
         """Carry the request out on the map whose node fd is; the guest's answer."""
+        if node.number in self._owed:
+            self._settle(self._owed[node.number], node)
         if request.opcode == Opcode.PR_IN:
-            return _Path("", fd, self._send(fd, request, node.number)).response
+            return self._ask(request, fd, node).response
         if request.opcode == CLEANUP:
             request = _register(request, _IGNORE, 0, 0)
         if request.action > _IGNORE:
             return illegal(INVALID_CDB)
         if len(request.parameter) < _LIST_SIZE:
             return check(LIST_LENGTH)
-        paths = list(_open(node))
+        paths = sorted(_open(node), key=lambda path: path.nexus in self._failed)
         if not paths:
             return check(COMMUNICATION_FAILURE)
         try:
             return self._carry_out(request, paths, fd, node)
         finally:
             for path in paths:
+                if path.dead:
+                    self._failed.add(path.nexus)
+                elif path.reply is not None:
+                    self._failed.discard(path.nexus)
                 os.close(path.fd)
 
     def _carry_out(self, request: Request, paths: list[_Path], fd: int, node: Node) -> Response:
         action = request.action
         if action in (_REGISTER, _IGNORE):
-            return self._register_all(request, paths)
+            response = self._register_all(request, paths)
+            if response.status == Status.GOOD:
+                self._owe(request, paths, node)
+            return response
         if action == _RELEASE:
             return self._release(request, paths, fd, node)
         response, used = self._first(request, paths)
@@ -135,12 +164,77 @@ class MapExecution:
             for path in paths:
                 if path is not used:
                     self._insist(path, again)
+            self._owe(again, paths, node)
+        if action == _CLEAR and response.status == Status.GOOD:
+            self._owed.pop(node.number, None)
         return response
+
+    def _owe(self, request: Request, paths: list[_Path], node: Node) -> None:
+        """Note which paths a registration has not reached, which is over for all others."""
+        self._owed.pop(node.number, None)
+        missed = set(node.nexuses) - {path.nexus for path in paths if not path.dead}
+        if missed:
+            key, sa_key = _KEYS.unpack_from(request.parameter)
+            again = _register(request, _IGNORE, 0, sa_key)
+            if not sa_key and request.action == _REGISTER:
+                # Not by IGNORE: another's registration may be there when the path is back.
+                again = _register(request, _REGISTER, key, 0)
+            self._owed[node.number] = _Owed(again, sa_key, missed)
+
+    def _settle(self, owed: _Owed, node: Node) -> None:
+        """Give the paths that are alive again what they are owed."""
+        owed.nexuses &= set(node.nexuses)
+        for path in _open(node):
+            try:
+                if path.nexus in owed.nexuses and not self._pay(owed, path, node):
+                    owed.nexuses.clear()
+            finally:
+                os.close(path.fd)
+        if not owed.nexuses:
+            del self._owed[node.number]
+
+    def _pay(self, owed: _Owed, path: _Path, node: Node) -> bool:
+        """Send one path what it is owed; False where nothing is owed any more."""
+        self._insist(path, owed.request)
+        if path.dead:
+            return True
+        owed.nexuses.discard(path.nexus)
+        if not path.good or not owed.key:
+            return True
+        proof = _register(owed.request, _REGISTER, owed.key, owed.key)
+        fenced = False
+        for other in _open(node):
+            try:
+                if other.nexus != path.nexus and other.nexus not in owed.nexuses:
+                    self._insist(other, proof)
+                    if other.good:
+                        return True
+                    fenced = fenced or other.conflict
+            finally:
+                os.close(other.fd)
+        self._insist(path, _register(owed.request, _REGISTER, owed.key, 0))
+        if not fenced:
+            # Nobody can tell now: later.
+            owed.nexuses.add(path.nexus)
+        return not fenced
+
+    def _ask(self, request: Request, fd: int, node: Node) -> _Path:
+        """Send a command that changes nothing: by the map, then by any path that is alive."""
+        asked = _Path("", fd, self._send(fd, request))
+        if asked.dead:
+            for path in _open(node):
+                try:
+                    self._insist(path, request)
+                finally:
+                    os.close(path.fd)
+                if not path.dead:
+                    return path
+        return asked
 
     def _insist(self, path: _Path, request: Request) -> None:
         """Send until the path has no unit attention to tell first."""
         for _ in range(_ATTEMPTS):
-            path.reply = self._send(path.fd, request, path.nexus)
+            path.reply = self._send(path.fd, request)
             if not path.attention:
                 return
 
@@ -154,12 +248,12 @@ class MapExecution:
         for path in paths:
             last = path
             if conflict is None:
-                path.reply = self._send(path.fd, request, path.nexus)
+                path.reply = self._send(path.fd, request)
             else:
                 self._insist(path, request)
             if path.conflict:
                 conflict = conflict or path
-            elif not path.untouched:
+            elif not path.untouched and not (path.dead and request.action == _RESERVE):
                 if conflict is not None and not path.good:
                     break
                 return path.response, path
@@ -170,7 +264,7 @@ class MapExecution:
         first: _Path | None = None
         for path in paths:
             if first is None:
-                path.reply = self._send(path.fd, request, path.nexus)
+                path.reply = self._send(path.fd, request)
             else:
                 self._insist(path, request)
             if path.dead:
@@ -207,7 +301,7 @@ class MapExecution:
         first: _Path | None = None
         for path in paths:
             if first is None:
-                path.reply = self._send(path.fd, request, path.nexus)
+                path.reply = self._send(path.fd, request)
                 if path.attention:
                     return path.response
             else:
@@ -237,8 +331,8 @@ class MapExecution:
         can be shared, so the key alone proves nothing (READ FULL STATUS names the port).
         """
         key, _ = _KEYS.unpack_from(request.parameter)
-        held = self._read(fd, InAction.READ_RESERVATION)
-        full = self._read(fd, InAction.READ_FULL_STATUS)
+        held = self._read(fd, node, InAction.READ_RESERVATION)
+        full = self._read(fd, node, InAction.READ_FULL_STATUS)
         try:
             reservation = ReadReservation.parse(held).reservation
             registrations = ReadFullStatus.parse(full).descriptors
@@ -255,11 +349,11 @@ class MapExecution:
                 return reservation.scope << 4 | type_code(reservation.type)
         return None
 
-    def _read(self, fd: int, action: InAction) -> bytes:
+    def _read(self, fd: int, node: Node, action: InAction) -> bytes:
         cdb = bytes((Opcode.PR_IN, action, 0, 0, 0, 0, 0, *_ROOM.to_bytes(2, "big"))).ljust(
             16, b"\0"
         )
-        reply = self._send(fd, Request(cdb, b"", _ROOM), "map")
+        reply = self._ask(Request(cdb, b"", _ROOM), fd, node).reply
         return reply.received if isinstance(reply, Reply) and reply.status == 0 else b""
 
 

@@ -32,6 +32,10 @@ _CAPABILITIES_AT: Final = 2
 _SIP_C: Final = 0x08
 _ATP_C: Final = 0x04
 
+# As plain numbers: looking an enum's member up takes longer than comparing with it.
+_PR_IN, _CAPABILITIES = int(Opcode.PR_IN), int(InAction.REPORT_CAPABILITIES)
+_GOOD: Final = int(Status.GOOD)
+
 INVALID_CDB: Final = (0x24, 0x00)
 INVALID_LIST: Final = (0x26, 0x00)
 NO_REGISTRATION_LEFT: Final = (0x55, 0x04)
@@ -144,9 +148,9 @@ def masked(request: Request, response: Response) -> Response:
     """The reply as the guest is to see it: REPORT CAPABILITIES without SIP_C and ATP_C."""
     data = response.data
     if (
-        request.opcode != Opcode.PR_IN
-        or request.action != InAction.REPORT_CAPABILITIES
-        or response.status != Status.GOOD
+        request.action != _CAPABILITIES
+        or request.cdb[0] != _PR_IN
+        or response.status != _GOOD
         or len(data) <= _CAPABILITIES_AT
     ):
         return response

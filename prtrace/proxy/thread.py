@@ -6,7 +6,9 @@ import ctypes
 from typing import Any, Final
 
 _PR_SET_NAME: Final = 15
-_libc: Any = ctypes.CDLL(None)
+# Not CDLL, which lets other threads run meanwhile: this call waits for nobody.
+_prctl: Any = ctypes.PyDLL(None).prctl
+_prctl.argtypes = (ctypes.c_int, ctypes.c_char_p)
 
 
 def name_thread(name: str) -> None:
@@ -15,4 +17,4 @@ def name_thread(name: str) -> None:
     The kernel takes 15 bytes; this call cannot fail.
     """
     if name:
-        _libc.prctl(_PR_SET_NAME, name.encode())
+        _prctl(_PR_SET_NAME, name.encode())

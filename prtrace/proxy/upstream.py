@@ -6,14 +6,23 @@ told nothing: its connection closes, as it does when its own helper dies.
 
 from __future__ import annotations
 
+import select
 import socket
+import struct
 import time
 from pathlib import Path
 from typing import Final
 
-from prtrace.errors import MalformedError
+from prtrace.errors import MalformedError, UsageError
 from prtrace.prhelper import fds
-from prtrace.prhelper.wire import CLEANUP, FEATURE_CLEANUP, ClientSession, Request, Response
+from prtrace.prhelper.wire import (
+    CLEANUP,
+    FEATURE_CLEANUP,
+    REPLY_HEADER,
+    ClientSession,
+    Request,
+    Response,
+)
 from prtrace.proxy.descriptor import Node
 from prtrace.proxy.execution import NotSentError, OutcomeUnknownError
 from prtrace.proxy.guests import peer
@@ -22,6 +31,7 @@ from prtrace.scsi.codes import Status
 CONNECT_SECONDS: Final = 5.0
 REPLY_SECONDS: Final = 120.0
 """Longer than the helper's command takes, error handling included."""
+_TIMEVAL: Final = struct.Struct("@ll")
 
 
 class UpstreamExecution:
@@ -33,11 +43,14 @@ class UpstreamExecution:
         self._path = path
         self._sock: socket.socket | None = None
         self._session = ClientSession()
+        self._poll = select.poll()
         self._pid = 0
 
     def execute(self, request: Request, fd: int, node: Node) -> Response:
         """Pass it on, and the descriptor with it; wait for the answer."""
-        sock = self._connection()
+        sock = self._sock
+        if sock is None:
+            raise UsageError("a command that was not prepared for")
         if request.opcode == CLEANUP and not (self._session.features or 0) & FEATURE_CLEANUP:
             return Response(Status.GOOD)
         try:
@@ -48,8 +61,12 @@ class UpstreamExecution:
                 f"the helper at {self._path} did not answer a command on {node.number}: {error}"
             ) from error
 
-    def issuer(self) -> int:
-        """The helper's process; with socket activation it is whoever made the socket."""
+    def prepare(self) -> int:
+        """Make sure that there is a connection; NotSentError where none can be had.
+
+        The helper's process; with socket activation it is whoever made the socket.
+        """
+        self._connection()
         return self._pid
 
     def close(self) -> None:
@@ -58,12 +75,9 @@ class UpstreamExecution:
             self._sock.close()
             self._sock = None
 
-    def connect(self) -> None:
-        """Make sure that there is a connection; NotSentError where none can be had."""
-        self._connection()
-
     def _connection(self) -> socket.socket:
-        if self._sock is not None and _ended(self._sock):
+        # The end, or bytes that nobody asked for: it was restarted, say.
+        if self._sock is not None and self._poll.poll(0):
             self.close()
         if self._sock is None:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -84,19 +98,39 @@ class UpstreamExecution:
             self._session.feed(_receive(sock, self._session.wanted, deadline))
         sock.sendall(self._session.greet(FEATURE_CLEANUP))
         self._pid, _ = peer(sock)
+        # From now on the kernel keeps the time, without a poll(2) before each call.
+        sock.settimeout(None)
+        for option, seconds in (
+            (socket.SO_SNDTIMEO, CONNECT_SECONDS),
+            (socket.SO_RCVTIMEO, REPLY_SECONDS),
+        ):
+            sock.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(int(seconds), 0))
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
 
     def _exchange(self, sock: socket.socket, request: Request, fd: int) -> Response:
         deadline = time.monotonic() + REPLY_SECONDS
         message = self._session.send(request)
-        sock.settimeout(CONNECT_SECONDS)
         # The helper reads the CDB and the list in two steps, and takes descriptors in the first
         # one only, so the list must not be in the same message.
         sent = fds.send(sock, request.cdb, fd)
-        sock.sendall(message[sent:])
+        if sent < len(message):
+            sock.sendall(message[sent:])
         while True:
-            response = self._session.feed(_receive(sock, self._session.wanted, deadline))
-            if response is not None:
-                return response
+            # Nothing but this one reply can come.
+            data = sock.recv(REPLY_HEADER + request.allocation_length)
+            if not data:
+                raise ConnectionResetError("it closed the connection")
+            while data:
+                wanted = self._session.wanted
+                response = self._session.feed(data[:wanted])
+                data = data[wanted:]
+                if response is not None:
+                    if data:
+                        raise MalformedError("pr-helper reply", "is longer than it says")
+                    return response
+            if time.monotonic() > deadline:
+                raise TimeoutError("no answer in time")
 
 
 def _receive(sock: socket.socket, size: int, deadline: float) -> bytes:
@@ -108,16 +142,3 @@ def _receive(sock: socket.socket, size: int, deadline: float) -> bytes:
     if not data:
         raise ConnectionResetError("it closed the connection")
     return data
-
-
-def _ended(sock: socket.socket) -> bool:
-    """Whether the helper closed while nothing was owed: it was restarted, say."""
-    # MSG_DONTWAIT would not do: with a timeout, Python waits that long after EAGAIN.
-    sock.setblocking(False)
-    try:
-        sock.recv(1, socket.MSG_PEEK)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True  # the end, or bytes that nobody asked for

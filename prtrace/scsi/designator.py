@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 import construct as cs
@@ -170,6 +171,12 @@ class IdentificationPage:
         return _PAGE.build(code=PAGE_CODE, length=len(body)) + body
 
 
+@lru_cache(maxsize=512)
+def _parsed(page: bytes) -> IdentificationPage:
+    """The page, decoded once: whoever looks for devices asks three things of each path's."""
+    return IdentificationPage.parse(page)
+
+
 def lu_name(page: bytes) -> str:
     """The logical unit's name: its best designator, as text.
 
@@ -179,7 +186,7 @@ def lu_name(page: bytes) -> str:
     """
     name = lu_name_partial(page)
     if name is None:
-        cut = IdentificationPage.parse(page).truncated
+        cut = _parsed(page).truncated
         raise MalformedError(
             _WHAT,
             "is cut off before the best name is certain" if cut else "names no logical unit",
@@ -193,7 +200,7 @@ def lu_name_partial(page: bytes) -> str | None:
     None when nothing names the logical unit or a better name could lie beyond what arrived;
     only an NAA 6 name is beyond improvement.  MalformedError when it is not this page.
     """
-    parsed = IdentificationPage.parse(page)
+    parsed = _parsed(page)
     best = min(parsed.designators, key=lambda each: each.rank, default=None)
     if best is None or best.rank == _NONE or (parsed.truncated and best.rank > 0):
         return None
@@ -202,7 +209,7 @@ def lu_name_partial(page: bytes) -> str | None:
 
 def relative_target_port(page: bytes) -> int | None:
     """The relative port identifier of the port that answered, None where it is not told."""
-    for each in IdentificationPage.parse(page).designators:
+    for each in _parsed(page).designators:
         if (
             each.association is Association.TARGET_PORT
             and each.kind == Kind.RELATIVE_TARGET_PORT
@@ -219,7 +226,7 @@ def target_port(page: bytes) -> str | None:
     """
     names = [
         each
-        for each in IdentificationPage.parse(page).designators
+        for each in _parsed(page).designators
         if each.association is Association.TARGET_PORT
         and each.kind in (Kind.NAA, Kind.NAME_STRING)
         and each.text is not None

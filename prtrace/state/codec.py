@@ -191,6 +191,9 @@ def _issuer(issuer: Issuer | None) -> dict[str, Any] | None:
         "path": issuer.path.value,
         "requested": issuer.requested,
         "guest": issuer.guest,
+        "uuid": issuer.uuid,
+        "client_pid": issuer.client_pid,
+        "client_comm": issuer.client_comm,
     }
 
 
@@ -206,6 +209,10 @@ def _read_issuer(value: Any) -> Issuer | None:
         path=IssuePath(fields["path"]),
         requested=_typed(fields["requested"], str),
         guest=_typed(fields["guest"], str),
+        # Documents from before there were clients have none.
+        uuid=_typed(fields.get("uuid", ""), str),
+        client_pid=_int(fields.get("client_pid", 0)),
+        client_comm=_typed(fields.get("client_comm", ""), str),
     )
 
 

@@ -190,16 +190,18 @@ class Store:
         since_time: int = 0,
         limit: int | None = None,
         last: int | None = None,
+        changes: bool = False,
     ) -> Iterator[Event]:
         """Events in the order of their numbers.
 
         lus: of these logical units only.  since_seq: with greater numbers.  since_time: not
         older, nanoseconds since the epoch.  limit: at most so many.  last: the newest so many
-        of what fits.  Reads in portions: what is stored meanwhile is included, and no
-        transaction stays open between two events.
+        of what fits.  changes: of commands that can change reservations only.  Reads in
+        portions: what is stored meanwhile is included, and no transaction stays open between
+        two events.
         """
         wanted = None if lus is None else self._unit_ids(lus)
-        query = history.Query(wanted, since_seq, since_time, limit, last)
+        query = history.Query(wanted, since_seq, since_time, limit, last, changes)
         portions = history.portions(self._database, query)
         while True:
             with as_store_error(self.path, "read"):

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from prtrace.event import Event
+from prtrace.event import CHANGING, Event
 from prtrace.store.rows import SELECT, event_of
 
 _PORTION: Final = 256
@@ -28,6 +28,7 @@ class Query:
     since_time: int = 0
     limit: int | None = None
     last: int | None = None
+    changes: bool = False
 
     @property
     def condition(self) -> str:
@@ -37,12 +38,15 @@ class Query:
             parts.append("time >= ?")
         if self.units is not None:
             parts.append(f"unit_id IN ({', '.join('?' * len(self.units))})")
+        if self.changes:
+            parts.append(f"command IN ({', '.join('?' * len(CHANGING))})")
         return " AND ".join(f"event.{part}" for part in parts)
 
-    def values(self, since_seq: int) -> list[int]:
+    def values(self, since_seq: int) -> list[int | str]:
         """The parameters of condition."""
         times = [self.since_time] if self.since_time else []
-        return [since_seq, *times, *(self.units or ())]
+        changing = [command.value for command in CHANGING] if self.changes else []
+        return [since_seq, *times, *(self.units or ()), *changing]
 
 
 def extent(database: sqlite3.Connection) -> tuple[int, int, int]:

@@ -17,7 +17,7 @@ COLUMNS: Final = (
     "target", "command", "action", "status", "host_byte", "key", "sa_key", "type", "scope",
     "sense", "problem", "effect", "attempts", "count", "pid", "comm", "process_start_ns",
     "cgroup", "path", "requested", "guest", "exe", "unit", "truncated", "cdb", "data", "head",
-    "sense_bytes", "paths",
+    "sense_bytes", "paths", "uuid", "client_pid", "client_comm", "asked", "asked_data",
 )  # fmt: skip
 
 INSERT: Final = (
@@ -41,6 +41,7 @@ def row_of(event: Event, epoch_id: int, unit_id: int) -> Row:
     issuer = event.issuer
     if issuer is None:
         by: Row = (None, None, None, None, None, None, None)
+        client: Row = (None, None, None)
     else:
         by = (
             issuer.pid,
@@ -51,6 +52,8 @@ def row_of(event: Event, epoch_id: int, unit_id: int) -> Row:
             issuer.requested,
             issuer.guest,
         )
+        # Most commands have no client: nothing is kept for them.
+        client = (issuer.uuid or None, issuer.client_pid or None, issuer.client_comm or None)
     return (
         event.seq,
         epoch_id,
@@ -84,6 +87,9 @@ def row_of(event: Event, epoch_id: int, unit_id: int) -> Row:
         event.head,
         event.sense_bytes,
         _paths_text(event.paths) if event.paths else None,
+        *client,
+        event.asked or None,
+        event.asked_data or None,
     )
 
 
@@ -113,7 +119,7 @@ def _event_of(row: Sequence[Any]) -> Event:
         seq, epoch, lu, record, time, start_ns, done_ns, nexus, device, target, command, action,
         status, host_byte, key, sa_key, kind, scope, sense, problem, effect, attempts, count, pid,
         comm, process_start_ns, cgroup, path, requested, guest, exe, unit, truncated, cdb, data,
-        head, sense_bytes, paths,
+        head, sense_bytes, paths, uuid, client_pid, client_comm, asked, asked_data,
     ) = row  # fmt: skip
     issuer = None
     if pid is not None:
@@ -125,6 +131,9 @@ def _event_of(row: Sequence[Any]) -> Event:
             path=_PATHS[path],
             requested=requested,
             guest=guest,
+            uuid=uuid or "",
+            client_pid=client_pid or 0,
+            client_comm=client_comm or "",
         )
     return Event(
         seq=seq,
@@ -159,6 +168,8 @@ def _event_of(row: Sequence[Any]) -> Event:
         head=head,
         sense_bytes=sense_bytes,
         paths=_paths_of(lu, paths) if paths else (),
+        asked=asked or b"",
+        asked_data=asked_data or b"",
     )
 
 

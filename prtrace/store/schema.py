@@ -76,7 +76,16 @@ CREATE TABLE checkpoint (unit_id INTEGER NOT NULL REFERENCES unit (id),
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
-SCRIPTS: Final = (_FIRST,)
+# Whom a proxy sent the command for, and what was asked of it; NULL where it is nothing.
+_CLIENTS: Final = """
+ALTER TABLE event ADD COLUMN uuid TEXT;
+ALTER TABLE event ADD COLUMN client_pid INTEGER;
+ALTER TABLE event ADD COLUMN client_comm TEXT;
+ALTER TABLE event ADD COLUMN asked BLOB;
+ALTER TABLE event ADD COLUMN asked_data BLOB;
+"""
+
+SCRIPTS: Final = (_FIRST, _CLIENTS)
 
 
 def require_known(database: sqlite3.Connection, path: str, *, readonly: bool) -> int:

@@ -3,6 +3,7 @@
     ./tools/lab run --luns 1 --nexuses 1 -- python3 tests/proxy/bench.py [--rounds N]
 
 The ways take turns (A B C C B A), so that what the machine does meanwhile hits all of them.
+Between two requests there is a pause in which a server does what it left for later.
 Prints a median for each and its ratio to the helper's own.  Without $LAB_TARGET the command goes
 to /dev/null, which answers at once: what is left is the proxy's own work.
 """
@@ -27,6 +28,9 @@ from helpers import proxy, qemu_helper
 from streams import PR_IN, REPLY, cdb
 
 AIMS = {"proxy": 1.2, "proxy, helper behind": 1.5}
+
+
+PAUSE_SECONDS = 0.002
 
 
 def connect(path: Path) -> socket.socket:
@@ -84,6 +88,7 @@ def main() -> int:
         for number in range(asked.rounds + 20):
             order = list(ways) if number % 2 else list(reversed(ways))
             for name in order:
+                time.sleep(PAUSE_SECONDS)
                 taken = round_trip(ways[name], rights)
                 if number >= 20:
                     times[name].append(taken)

@@ -18,11 +18,13 @@ CHECKOUT = Path(__file__).parents[2]
 
 
 @contextlib.contextmanager
-def proxy(socket_path: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-    """`prtrace proxy` at socket_path."""
+def proxy(
+    socket_path: Path, *options: str, log: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """`prtrace proxy` at socket_path; what it says goes to log, where one is named."""
     command = [sys.executable, "-c", "from prtrace.cli.proxy import command; command()"]
     command += ["--listen", str(socket_path), *options]
-    with process(command, socket_path) as running:
+    with process(command, socket_path, log) as running:
         yield running
 
 
@@ -34,10 +36,14 @@ def qemu_helper(socket_path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextlib.contextmanager
-def process(command: list[str], socket_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+def process(
+    command: list[str], socket_path: Path, log: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run command until the with statement ends; it listens at socket_path when that begins."""
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-    running = subprocess.Popen(command, env=environment)
+    with contextlib.ExitStack() as stack:
+        told = None if log is None else stack.enter_context(log.open("ab"))
+        running = subprocess.Popen(command, env=environment, stderr=told)
     try:
         _await_listener(running, socket_path)
         yield running

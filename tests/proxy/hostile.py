@@ -12,6 +12,7 @@ import ctypes
 import os
 import pwd
 import random
+import select
 import signal
 import socket
 import statistics
@@ -28,6 +29,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from helpers import proxy
 from streams import PR_IN, REPLY, Message, cdb, play
+
+from prtrace.proxy.connection import GREETING_SECONDS, MESSAGE_SECONDS
 
 SLOW = 500
 THROWN = 10_000
@@ -126,6 +129,83 @@ def check_slow(path: Path, pid: int) -> None:
     one, two = statistics.median(alone), statistics.median(beside)
     # A figure, not a check: on a shared machine time proves nothing either way.
     print(f"99th percentile beside them: {two / one:.1f} x, {one * 1e6:.0f} -> {two * 1e6:.0f} us")
+
+
+def _client(path: Path, *parts: bytes) -> socket.socket:
+    """A connection that has sent these parts and says no more."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.settimeout(DEADLINE)
+    sock.connect(str(path))
+    for part in parts:
+        sock.sendall(part)
+    return sock
+
+
+def _glut(path: Path) -> socket.socket:
+    """A connection that sends requests until nobody takes them: it reads no reply."""
+    sock = _client(path, bytes(4))
+    sock.setblocking(False)
+    fd = os.open("/dev/null", os.O_RDWR)
+    stuck = 0
+    while stuck < 20:
+        try:
+            socket.send_fds(sock, [cdb(PR_IN, 0, 255)], [fd])
+            stuck = 0
+        except BlockingIOError:
+            stuck += 1
+            time.sleep(0.02)
+    os.close(fd)
+    return sock
+
+
+def check_limits(path: Path, pid: int) -> None:
+    """Who is too slow is thrown out when DIFFERENCES.md says so; who is idle is not."""
+    before = descriptors(pid)
+    start = time.monotonic()
+    idle = _client(path, bytes(4))
+    waiting = {
+        _client(path): ("no greeting", GREETING_SECONDS),
+        _client(path, b"\0"): ("half a greeting", GREETING_SECONDS),
+        _client(path, bytes(4), b"\x5e"): ("a byte of a request", MESSAGE_SECONDS),
+        _client(path, bytes(4), cdb(PR_IN, 0, 8)[:15]): ("all but a byte", MESSAGE_SECONDS),
+        _glut(path): ("no reply taken", MESSAGE_SECONDS),
+    }
+    late = time.monotonic() - start
+    poll = select.poll()
+    numbers = {sock.fileno(): told for sock, told in waiting.items()}
+    for number in (*numbers, idle.fileno()):
+        poll.register(number, 0)  # the end of the connection alone
+    while numbers and time.monotonic() - start < DEADLINE:
+        for number, _ in poll.poll(1000):
+            taken = time.monotonic() - start
+            poll.unregister(number)
+            what, seconds = numbers.pop(number, ("idle", 0.0))
+            check(f"{what}: closed after {seconds:.0f} s",
+                  seconds - 0.5 <= taken <= seconds + late + 2, f"{taken:.1f} s")  # fmt: skip
+    check("all of them", not numbers, " ".join(what for what, _ in numbers.values()))
+    idle.sendall(b"\x5e")
+    check("an idle client stays", not poll.poll(100))
+    for sock in (*waiting, idle):
+        sock.close()
+    check("nothing is left", until(lambda: descriptors(pid) <= before))
+
+
+def check_too_many(folder: Path) -> None:
+    """Beyond the limit of connections the next is closed, and served again when there is room."""
+    path = folder / "few"
+    with proxy(path, "--connections", "3") as running:
+        socks = [_client(path) for _ in range(3)]
+        greetings = [sock.recv(4) for sock in socks]
+        check("three are served", all(len(word) == 4 for word in greetings))
+        with _client(path) as fourth:
+            check("a fourth is not", fourth.recv(4) == b"")
+        before = descriptors(running.pid)
+        socks.pop().close()
+        check("one has gone", until(lambda: descriptors(running.pid) < before))
+        with _client(path) as fourth:
+            check("then the next is", len(fourth.recv(4)) == 4)
+        for sock in socks:
+            sock.close()
 
 
 def check_thrown(path: Path, pid: int) -> None:
@@ -255,6 +335,8 @@ def main() -> int:
             proxy(path, "--run-dir", str(run_dir), "--connections-of-user", "1000")
         )
         check_other_user(path)
+        check_limits(path, process.pid)
+        check_too_many(folder)
         check_slow(path, process.pid)
         check_thrown(path, process.pid)
         if os.path.exists("/dev/fuse"):

@@ -197,41 +197,57 @@ def check_dead_helper(folder: Path, fd: int) -> None:
     check("outcomes", outcomes, [UNKNOWN, UNKNOWN, "not sent"])
 
 
-def check_guard(folder: Path, fd: int, nexus: str) -> None:
+def check_guard(folder: Path, fd: int, nexus: str, guard: str) -> None:
     """Two guests on one nexus: this process, and a child."""
-    policy, path, run_dir = folder / "policy.toml", folder / "guarded", folder / "guarded-run"
-    policy.write_text('guard = "refuse"\n')
+    policy, path = folder / f"{guard}.toml", folder / f"guard-{guard}"
+    run_dir, log = folder / f"guard-{guard}-run", folder / f"guard-{guard}-log"
+    policy.write_text(f'guard = "{guard}"\n')
     run_dir.mkdir()
-    with proxy(path, "--policy", str(policy), "--run-dir", str(run_dir)):
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]);"
+        "from lab_check import *; fd = int(sys.argv[3]); p = Path(sys.argv[2]);"
+        "print(os.getpid(), code(out(p, fd, IGNORE, 0, 0xB)),"
+        " code(out(p, fd, RESERVE, 0xA, 0, 5)), read(p, fd, KEYS).status)"
+    )
+    command = [sys.executable, "-c", script, str(Path(__file__).parent), str(path), str(fd)]
+
+    def second(what: str, wanted: str) -> str:
+        """A guest of its own, which is gone when this returns; its pid."""
+        done = subprocess.run(
+            command, pass_fds=[fd], capture_output=True, text=True, timeout=DEADLINE
+        )
+        pid, _, told = done.stdout.strip().partition(" ")
+        check(f"{guard}: {what}", told, wanted)
+        return pid
+
+    refused = guard == "refuse"
+    alone = f"({GOOD}, 0, 0) ({CONFLICT}, 0, 0) 0"
+    beside = f"({CHECK}, 85, 4) ({CONFLICT}, 0, 0) 0" if refused else alone
+    with proxy(path, "--policy", str(policy), "--run-dir", str(run_dir), log=log):
         check("first guest", out(path, fd, REGISTER, 0, 0xA).status, GOOD)
-        script = (
-            "import sys; sys.path.insert(0, sys.argv[1]);"
-            "from lab_check import *; fd = int(sys.argv[3]); p = Path(sys.argv[2]);"
-            "print(code(out(p, fd, IGNORE, 0, 0xB)), code(out(p, fd, RESERVE, 0xA, 0, 5)),"
-            " read(p, fd, KEYS).status)"
-        )
-        command = [sys.executable, "-c", script, str(Path(__file__).parent), str(path), str(fd)]
-        done = subprocess.run(
-            command, pass_fds=[fd], capture_output=True, text=True, timeout=DEADLINE
-        )
-        check("second guest", done.stdout.strip(), f"({CHECK}, 85, 4) ({CONFLICT}, 0, 0) 0")
-        check("its registration stands", keys(path, fd), [0xA])
-        check("first guest unregisters", out(path, fd, REGISTER, 0xA, 0).status, GOOD)
-        done = subprocess.run(
-            command, pass_fds=[fd], capture_output=True, text=True, timeout=DEADLINE
-        )
-        check("second guest alone", done.stdout.strip(), f"({GOOD}, 0, 0) ({CONFLICT}, 0, 0) 0")
+        pid = second("second guest", beside)
+        check("first guest's registration", keys(path, fd), [0xA if refused else 0xB])
+        key = 0xA if refused else 0xB
+        check("first guest unregisters", out(path, fd, REGISTER, key, 0).status, GOOD)
+        warned = log.read_text()
+        second("second guest alone", alone)
         # Its process is gone, so the nexus is free.
         check("first guest again", out(path, fd, IGNORE, 0, 0xA).status, GOOD)
         check("clear", out(path, fd, CLEAR, 0xA).status, GOOD)
+        check("no more warnings", log.read_text(), warned)
+    lines = [line for line in warned.splitlines() if nexus in line]
+    both = all(pid in line and str(os.getpid()) in line for line in lines)
+    check(f"{guard}: warned with both named", both and len(lines) >= 1, True)
+    check(f"{guard}: refused", {line.endswith(": refused") for line in lines}, {refused})
     reader = ClaimReader(run_dir)
     reader.read()
-    notes = [claim.note for claim in reader.claims.values() if claim.note]
+    noted = [claim for claim in reader.claims.values() if claim.note]
     check(
-        "both named",
-        all(nexus in note and str(os.getpid()) in note for note in notes) and len(notes) >= 2,
+        f"{guard}: both in the claim",
+        all(nexus in claim.note and str(os.getpid()) in claim.note for claim in noted),
         True,
     )
+    check(f"{guard}: sent", {claim.issued for claim in noted}, {not refused})
 
 
 def check_policy(folder: Path, fd: int, lu: str) -> None:
@@ -357,7 +373,8 @@ def main() -> int:
             check_claims(run_dir, first["hctl"])
             check_claims(second_run, first["hctl"])
             check_dead_helper(folder, fd)
-            check_guard(folder, fd, first["hctl"])
+            for guard in ("warn", "refuse"):
+                check_guard(folder, fd, first["hctl"], guard)
             check_policy(folder, fd, unit["lu"])
             check_refused_descriptors(path, folder, first["block"])
             check_partition(path, first["block"])

@@ -26,8 +26,8 @@ def run(script: str, *options: str, seconds: float = 100) -> str:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("options", [(), ("--upstream",)], ids=["direct", "helper behind"])
 def test_same_as_the_helper(options: tuple[str, ...]) -> None:
-    out = run("differential.py", "--streams", "2000", *options)
-    assert "2000 streams, 0 differences" in out
+    out = run("differential.py", "--streams", "20000", *options)
+    assert "20000 streams, 0 differences" in out
 
 
 @pytest.mark.timeout(120)
@@ -38,3 +38,9 @@ def test_fuzz() -> None:
 @pytest.mark.timeout(120)
 def test_hostile_clients() -> None:
     assert "0 failed" in run("hostile.py")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3700)
+def test_fuzz_for_long() -> None:
+    assert "10000000 executions" in run("fuzz.py", seconds=3650)

@@ -54,6 +54,9 @@ events = st.builds(
         path=st.sampled_from(IssuePath),
         requested=texts,
         guest=texts,
+        uuid=texts,
+        client_pid=st.integers(0, 1 << 22),
+        client_comm=texts,
     ),
     exe=texts,
     unit=texts,
@@ -62,6 +65,8 @@ events = st.builds(
     data=st.binary(max_size=64),
     head=st.binary(max_size=32),
     sense_bytes=st.binary(max_size=32),
+    asked=st.binary(max_size=16),
+    asked_data=st.binary(max_size=24),
 )
 
 

@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from cli.conftest import REMOTE, pr_out, valid
+from prtrace.model import Issuer
 from prtrace.observe import decode
 
 
@@ -90,6 +92,36 @@ def test_events_are_one_line_each(prtrace, served):
     verbose = prtrace("events", "-v", "--socket", served.path, TZ="UTC")
     assert "lu          naa.2" in "\n".join(lines(verbose))
     assert "SG_IO block" in verbose.stdout
+
+
+def test_events_name_the_client_and_what_it_asked_for(prtrace, served):
+    """Not the proxy that issued it."""
+    by = Issuer(7, "prx000000000001", client_pid=8, client_comm="qemu\x1b[31m")
+    other = pr_out(2, action=6, sa_key=0xD).cdb
+    asked = pr_out(2, action=0, key=0xA, sa_key=0xD)
+    store(
+        served,
+        *decoded(
+            [
+                pr_out(1, sa_key=0xA, issuer=replace(by, guest="web2")),
+                pr_out(
+                    2, sa_key=0xD, cdb=other, issuer=by, asked=asked.cdb, asked_data=asked.data
+                ),
+                pr_out(3, key=0xD, issuer=by, asked=b"\xff"),
+            ]
+        ),
+    )
+    done = prtrace("events", "--socket", served.path, TZ="UTC")
+    assert lines(done)[1:] == [
+        "22:13:21.000 sda       REGISTER        GOOD     guest web2  0→a",
+        "22:13:22.000 sda       REGISTER IGNORE GOOD     qemu\\x1b[31m  0→d  for REGISTER…",
+        "22:13:23.000 sda       REGISTER        GOOD     qemu\\x1b[31m  d  for ff",
+    ]
+    verbose = "\n".join(lines(prtrace("events", "-v", "--socket", served.path)))
+    assert "asked       REGISTER a→d" in verbose
+    assert "client pid  8" in verbose
+    for line in prtrace("events", "--json", "--socket", served.path).stdout.splitlines():
+        valid(json.loads(line), "event.1")
 
 
 def test_events_json_is_in_the_schema(prtrace, served):

@@ -17,7 +17,9 @@ from prtrace.errors import StoreError
 from prtrace.event import Command, Event
 from prtrace.model import IssuePath, Issuer, LocalNexus, ReservationType
 from prtrace.state.apply import in_doubt, new_state
+from prtrace.store import schema
 from prtrace.store.database import Store
+from prtrace.store.rows import COLUMNS, row_of
 from store.conftest import make_event
 
 
@@ -33,6 +35,38 @@ def test_an_event_comes_back_as_it_was(store):
     event = make_event(1)
     assert store.commit("epoch", [event]) == [replace(event, seq=1, epoch="epoch")]
     assert list(store.events()) == [replace(event, seq=1, epoch="epoch")]
+
+
+def test_whom_a_command_was_for_comes_back_as_it_was(store):
+    client = Issuer(9, "prx1", guest="web1", uuid="0-1", client_pid=8, client_comm="qemu")
+    event = make_event(1, issuer=client, asked=bytes(16), asked_data=b"\1")
+    unnamed = make_event(2, issuer=Issuer(9, "prx2", client_pid=8))
+    store.commit("epoch", [event, unnamed])
+    assert list(store.events()) == [
+        replace(event, seq=1, epoch="epoch"),
+        replace(unnamed, seq=2, epoch="epoch"),
+    ]
+
+
+def test_a_store_from_before_there_were_clients(path, monkeypatch):
+    monkeypatch.setattr(schema, "SCRIPTS", schema.SCRIPTS[:1])
+    path.parent.mkdir()
+    database = sqlite3.connect(path)
+    schema.migrate(database, 0)
+    event = make_event(1)
+    database.execute("INSERT INTO epoch VALUES (1, 'old')")
+    database.execute("INSERT INTO unit VALUES (1, 'naa.1')")
+    first = len(COLUMNS) - 5
+    database.execute(
+        f"INSERT INTO event ({', '.join(COLUMNS[:first])}) VALUES ({', '.join('?' * first)})",
+        row_of(replace(event, seq=1), 1, 1)[:first],
+    )
+    database.commit()
+    database.close()
+    monkeypatch.undo()
+    with Store.open(path) as store:
+        assert list(store.events()) == [replace(event, seq=1, epoch="old")]
+        assert [each.seq for each in store.commit("old", [make_event(2)])] == [2]
 
 
 def test_a_record_is_stored_once_for_each_epoch(store):
@@ -100,6 +134,15 @@ def test_events_can_be_chosen(store):
     assert seqs(since_time=make_event(599).time) == [599, 600]
     assert seqs(since_time=1 << 62) == []
     assert seqs(since_time=make_event(590).time, lus=["naa.1"], limit=2) == [591, 594]
+
+
+def test_changes_can_be_chosen(store):
+    kinds = (Command.PR_IN, Command.PR_OUT, Command.LOST, Command.RESERVE, Command.RELEASE)
+    store.commit("a", [make_event(n, command=kinds[n % 5]) for n in range(1, 601)])
+    changes = [event.seq for event in store.events(changes=True)]
+    assert changes == [n for n in range(1, 601) if n % 5 in (1, 3, 4)]
+    assert [event.seq for event in store.events(changes=True, last=2)] == [598, 599]
+    assert [event.seq for event in store.events(changes=True, lus=["naa.2"])] == []
 
 
 def test_a_clock_that_was_set_back_hides_nothing(store):

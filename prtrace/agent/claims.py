@@ -1,0 +1,103 @@
+"""For whom a proxy sent a command: the kernel's record joined with the proxy's claim.
+
+See prtrace.proxy.claim for what joins them.  A claim is what a process wrote.  It is taken from
+a directory that root, the agent's own user or the proxy's owns and nobody else may write to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pwd
+import re
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+from prtrace.proxy.claimlog import ClaimReader
+from prtrace.scsi.codes import Opcode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from prtrace.probe.record import Record
+    from prtrace.proxy.claim import Claim
+
+PROXY_USER: Final = "prtrace-proxy"
+"""The user of the installed unit (prtrace/systemd)."""
+
+_OWN_COMM: Final = re.compile(r"prx[0-9a-f]{12}")
+_HELPER: Final = "qemu-pr-helper"
+_TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+_log = logging.getLogger("prtrace.claims")
+
+
+def sent_by_proxy(comm: str) -> bool:
+    """Whether the name is one that a proxy's thread bears for one command."""
+    return _OWN_COMM.fullmatch(comm) is not None
+
+
+class Claims:
+    """The claims of every proxy on this host, one directory each."""
+
+    def __init__(self, directories: Iterable[Path]) -> None:
+        self._directories = tuple(directories)
+        self._told = {""}
+
+    def of(self, record: Record, exe: str) -> Claim | None:
+        """The claim for the record's command; exe is the program that issued it."""
+        if sent_by_proxy(record.comm):
+            found = self._of_proxy(record)
+        elif _HELPER in (record.comm, os.path.basename(exe)):
+            found = self._of_helper(record)
+        else:
+            return None
+        for reader in self._readers:
+            if reader.disbelieved not in self._told:
+                self._told.add(reader.disbelieved)
+                _log.warning("no guest is named: %s", reader.disbelieved)
+        return found
+
+    @cached_property
+    def _readers(self) -> tuple[ClaimReader, ...]:
+        """Made when the first proxy is seen, which is long after the agent's start."""
+        owners = {0, os.geteuid()}
+        with contextlib.suppress(KeyError):  # no proxy is installed as a service
+            owners.add(pwd.getpwnam(PROXY_USER).pw_uid)
+        return tuple(ClaimReader(directory, owners) for directory in self._directories)
+
+    def _of_proxy(self, record: Record) -> Claim | None:
+        header = record.header
+        for reader in self._readers:
+            claim = reader.of_comm(header.pid, record.comm)
+            if claim is not None and _is_start(claim.issuer_start_ns, header.issuer_start_ns):
+                return claim
+        return None
+
+    def _of_helper(self, record: Record) -> Claim | None:
+        header = record.header
+        start_ns = header.start_ns or header.submit_ns
+        for reader in self._readers:
+            claim = reader.of_helper(record.nexus, record.cdb, start_ns)
+            if claim is not None and _same_list(claim, record):
+                return claim
+        return None
+
+
+def _is_start(claimed: int, seen: int) -> bool:
+    """Whether both are the start of one process; /proc shows it to a clock tick."""
+    return abs(claimed // _TICK_NS - seen // _TICK_NS) <= 1
+
+
+def _same_list(claim: Claim, record: Record) -> bool:
+    """Whether the list is the claim's too; several guests may ask a helper for the like at once.
+
+    On several nexuses it is a multipath map's, where the helper makes lists of its own.
+    """
+    if record.cdb[:1] != bytes((Opcode.PR_OUT,)) or len(claim.nexuses) > 1:
+        return True
+    seen = record.header.head[: record.header.head_length] or record.data
+    length = min(len(seen), len(claim.parameter))
+    return seen[:length] == claim.parameter[:length]
