@@ -10,3 +10,6 @@ INTERFACE: Final = "io.prtrace"
 
 MAX_CALL: Final = 64 << 10
 """Bytes of a call, its NUL included."""
+
+MAX_CHANGE_CALL: Final = 1 << 20
+"""The same for a peer that may change things: a saved file travels in a call."""

@@ -18,7 +18,7 @@ from asyncvarlink.error import VarlinkErrorReply
 from asyncvarlink.serviceinterface import InvalidParameter, VarlinkServiceInterface
 
 import prtrace
-from prtrace.api.address import INTERFACE
+from prtrace.api.address import INTERFACE, MAX_CALL, MAX_CHANGE_CALL
 from prtrace.api.interface import (
     Failed,
     Interface,
@@ -46,6 +46,13 @@ RIGHTS: Final[Mapping[str, Right]] = {
     f"{INTERFACE}.Events": Right.READ,
     f"{INTERFACE}.Status": Right.READ,
     f"{INTERFACE}.Resolve": Right.READ,
+    # Sends nothing to any device.
+    f"{INTERFACE}.Check": Right.READ,
+    # May send PR IN, which takes a unit attention away from whoever waits for it.
+    f"{INTERFACE}.Save": Right.CHANGE,
+    f"{INTERFACE}.Load": Right.CHANGE,
+    f"{INTERFACE}.Rollback": Right.CHANGE,
+    f"{INTERFACE}.Finish": Right.CHANGE,
 }
 """What each method needs; one that is not here may be called by nobody."""
 
@@ -57,13 +64,15 @@ class Call:
     """A call that its peer may make.
 
     method: the full name.  parameters: checked against the interface's declaration.  oneway:
-    no reply is wanted.  more: several replies may come.
+    no reply is wanted.  more: several replies may come.  peer_may: the most that its peer may
+    do, whatever this method needs.
     """
 
     method: str
     parameters: dict[str, Any]
     oneway: bool
     more: bool
+    peer_may: Right
 
 
 class Refusal(Exception):  # noqa: N818 - an answer for the peer, not a fault of ours
@@ -87,6 +96,13 @@ class Calls:
         )
         # Its methods are declarations (hence the cast); the server answers them.
         self._registry.register_interface(cast("type[VarlinkInterface]", Interface)())
+
+    def longest(self, peer: Peer) -> int:
+        """Bytes of a call that peer may make, its NUL included."""
+        return MAX_CHANGE_CALL if self._most(peer) is Right.CHANGE else MAX_CALL
+
+    def _most(self, peer: Peer) -> Right:
+        return Right.CHANGE if peer.may(Right.CHANGE, self._admin_gid) else Right.READ
 
     def parse(self, message: bytes, peer: Peer) -> Call:
         """The call that message (without its NUL) makes.
@@ -120,7 +136,7 @@ class Calls:
         for name, value in parameters.items():
             if isinstance(value, int) and not 0 <= value < _INTEGERS:
                 raise Refusal(InvalidParameter({"parameter": name}), oneway=call.oneway)
-        return Call(call.method, parameters, call.oneway, call.more)
+        return Call(call.method, parameters, call.oneway, call.more, self._most(peer))
 
     def describe(self, call: Call) -> dict[str, Any]:
         """The answer to a method of org.varlink.service; Refusal for an unknown interface."""
@@ -151,6 +167,11 @@ def refusal(error: PrtraceError, *, oneway: bool = False) -> Refusal:
 def reply(parameters: Mapping[str, Any]) -> bytes:
     """The last (or only) reply to a call."""
     return _message({"parameters": parameters})
+
+
+def steps_reply(lu: str, what: str) -> bytes:
+    """A reply that tells one step of a move that goes on."""
+    return _message({"continues": True, "parameters": {"steps": [{"lu": lu, "what": what}]}})
 
 
 def event_json(event: Mapping[str, Any]) -> bytes:

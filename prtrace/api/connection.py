@@ -11,11 +11,10 @@ import enum
 import select
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from prtrace.api.address import MAX_CALL
 from prtrace.api.calls import Call, Calls, Refusal
 from prtrace.api.interface import InvalidArgument
 from prtrace.api.peer import Peer
-from prtrace.api.stream import EventStream, Sink
+from prtrace.api.stream import Sink, Stream
 
 if TYPE_CHECKING:
     from typing_extensions import override
@@ -44,10 +43,10 @@ class Service(Protocol):
     def answer(self, call: Call) -> bytes:
         """The reply to a call that has one; Refusal for an error."""
 
-    def open_stream(self, call: Call, sink: Sink) -> EventStream | None:
-        """The stream that call asks for, None where it asks for a single reply."""
+    def open_stream(self, call: Call, sink: Sink) -> Stream | None:
+        """The stream or job that call asks for, None where it is answered at once."""
 
-    def close_stream(self, stream: EventStream) -> None:
+    def close_stream(self, stream: Stream) -> None:
         """The stream has ended or its connection is gone."""
 
     def closed(self, connection: Connection) -> None:
@@ -62,7 +61,8 @@ class Connection(asyncio.Protocol):
         self._service = service
         self._received = bytearray()
         self._scanned = 0
-        self._stream: EventStream | None = None
+        self._stream: Stream | None = None
+        self._longest = service.calls.longest(peer)
         self._full = False
         self._eof = False
         self._deadline: Deadline | None = None
@@ -77,7 +77,7 @@ class Connection(asyncio.Protocol):
     @override
     def data_received(self, data: bytes) -> None:
         self._received += data
-        if len(self._received) > MAX_CALL:
+        if len(self._received) > self._longest:
             self._transport.pause_reading()
         self._work()
 
@@ -123,7 +123,7 @@ class Connection(asyncio.Protocol):
         """Whether so many wait that stored events should wait, too."""
         return self._full
 
-    def finished(self, stream: EventStream) -> None:
+    def finished(self, stream: Stream) -> None:
         """The stream has sent its last reply."""
         self._stream = None
         self._service.close_stream(stream)
@@ -138,7 +138,7 @@ class Connection(asyncio.Protocol):
         if self._stream is None and not self._full and not self._transport.is_closing():
             end = self._received.find(0, self._scanned)
             self._scanned = len(self._received) if end < 0 else 0
-            if end >= MAX_CALL or (end < 0 and self._scanned >= MAX_CALL):
+            if end >= self._longest or (end < 0 and self._scanned >= self._longest):
                 self._refuse_length()
                 return
             if end >= 0:
@@ -150,7 +150,7 @@ class Connection(asyncio.Protocol):
                 asyncio.get_running_loop().call_soon(self._work)
             elif self._eof:
                 self._transport.close()
-        if len(self._received) <= MAX_CALL and not self._eof:
+        if len(self._received) <= self._longest and not self._eof:
             self._transport.resume_reading()
         self._wait()
 
@@ -169,7 +169,8 @@ class Connection(asyncio.Protocol):
             self.write(reply)
 
     def _refuse_length(self) -> None:
-        error = InvalidArgument({"message": f"a call has at most {MAX_CALL} bytes", "hint": ""})
+        text = f"a call has at most {self._longest} bytes"
+        error = InvalidArgument({"message": text, "hint": ""})
         self.write(Refusal(error).reply)
         self._transport.close()
 

@@ -43,6 +43,29 @@ class ResolveReply(TypedDict):
     devices: list[str]
 
 
+class CheckReply(TypedDict):
+    """The members of a prtrace.check/1 object."""
+
+    schema: str
+    host: str
+    verdict: str
+    units: list[Any]
+
+
+class StepReply(TypedDict):
+    """What was done to a logical unit, in words."""
+
+    lu: str
+    what: str
+
+
+class MoveReply(TypedDict, total=False):
+    """Steps as they happen; in the last reply the prtrace.move/1 object."""
+
+    steps: list[StepReply]
+    report: dict[str, Any]
+
+
 class Message(TypedDict):
     """What went wrong, and what to do next; "" where there is nothing to say."""
 
@@ -75,7 +98,7 @@ class StoreFailed(TypedVarlinkErrorReply, interface=INTERFACE):
 
 
 class Busy(TypedVarlinkErrorReply, interface=INTERFACE):
-    """There are too many connections; this one is closed."""
+    """There are too many connections, or too many such calls under way."""
 
     parameters: Message
 
@@ -86,14 +109,45 @@ class Failed(TypedVarlinkErrorReply, interface=INTERFACE):
     parameters: Message
 
 
+class Verdicts(TypedDict):
+    """Why nothing may move: verdict "blocked" or "in doubt", units as in prtrace.check/1."""
+
+    message: str
+    hint: str
+    verdict: str
+    units: list[Any]
+
+
+class NotMovable(TypedVarlinkErrorReply, interface=INTERFACE):
+    """The reservation state may not move now."""
+
+    parameters: Verdicts
+
+
+class UnderWay(TypedVarlinkErrorReply, interface=INTERFACE):
+    """The same logical unit is being moved by another call or process."""
+
+    parameters: Message
+
+
 class Interface(VarlinkInterface, name=INTERFACE):
     """SCSI persistent reservations of this host's logical units, as its agent knows them.
 
-    The objects are described by JSON Schemas: prtrace.show/1, prtrace.event/1 and
-    prtrace.status/1.
+    The objects are described by JSON Schemas: prtrace.show/1, prtrace.event/1,
+    prtrace.status/1, prtrace.check/1, prtrace.save/1, prtrace.move/1 and prtrace.finish/1.
+    Save, Load, Rollback and Finish are for root and the agent's --admin-group.
     """
 
-    errors = (NoSuchDevice, InvalidArgument, PermissionDenied, StoreFailed, Busy, Failed)
+    errors = (
+        NoSuchDevice,
+        InvalidArgument,
+        PermissionDenied,
+        StoreFailed,
+        Busy,
+        Failed,
+        NotMovable,
+        UnderWay,
+    )
 
     @varlinkmethod(return_type=ShowReply, allow_foreign=True)
     @abstractmethod
@@ -110,12 +164,14 @@ class Interface(VarlinkInterface, name=INTERFACE):
         since_time: str | None = None,
         limit: int | None = None,
         last: int | None = None,
+        changes: bool | None = None,
         follow: bool | None = None,
     ) -> Iterator[EventsReply]:
         """Events with numbers above since_seq and not before since_time (RFC 3339).
 
-        limit is the most that are sent, last asks for the newest so many.  With follow, what
-        happens from then on is sent, too.  The last reply has no events.
+        limit is the most that are sent, last asks for the newest so many.  changes: only
+        those of commands that can change reservations.  With follow, what happens from then
+        on is sent, too.  The last reply has no events.
         """
 
     @varlinkmethod(return_type=dict[str, Any], return_parameter="status", allow_foreign=True)
@@ -127,3 +183,46 @@ class Interface(VarlinkInterface, name=INTERFACE):
     @abstractmethod
     def Resolve(self, *, name: str) -> ResolveReply:
         """The unit that a device node, an address H:C:T:L or a designator stands for."""
+
+    @varlinkmethod(return_type=CheckReply, allow_foreign=True)
+    @abstractmethod
+    def Check(
+        self, *, devices: list[str], guest: str | None = None, pid: int | None = None
+    ) -> CheckReply:
+        """May the reservations of devices move to another host now?
+
+        guest is a name or UUID, pid its process: whose they are, where that matters.
+        """
+
+    @varlinkmethod(return_type=dict[str, Any], return_parameter="file", allow_foreign=True)
+    @abstractmethod
+    def Save(
+        self, *, devices: list[str], guest: str | None = None, pid: int | None = None
+    ) -> dict[str, Any]:
+        """What is to travel (prtrace.save/1), all devices or none; on the source, when paused."""
+
+    @varlinkmethod(return_type=MoveReply, allow_foreign=True)
+    @abstractmethod
+    def Load(
+        self,
+        *,
+        file: dict[str, Any],
+        devices: dict[str, str] | None = None,
+        dry_run: bool | None = None,
+        max_age: int | None = None,
+    ) -> Iterator[MoveReply]:
+        """Take the reservations of file over, on the destination.
+
+        devices says what to use here for a unit of the file; max_age is in seconds.  It goes
+        on to its end whether or not the caller stays; called again, it goes on after a crash.
+        """
+
+    @varlinkmethod(return_type=MoveReply, allow_foreign=True)
+    @abstractmethod
+    def Rollback(self, *, file: dict[str, Any]) -> Iterator[MoveReply]:
+        """Take the reservations back, on the source, however far the destination got."""
+
+    @varlinkmethod(return_type=dict[str, Any], return_parameter="report", allow_foreign=True)
+    @abstractmethod
+    def Finish(self, *, file: dict[str, Any]) -> dict[str, Any]:
+        """See to it, on the source, that nothing of the guest is left there (prtrace.finish/1)."""

@@ -1,6 +1,6 @@
 """The server: admits connections, answers calls from the agent's Source, and tells followers.
 
-    server = ApiServer(source, admin_gid=None)
+    server = ApiServer(source, make_moves, admin_gid=None)
     server.start(Listener.bind(path))
     …
     stored = store.commit(…)
@@ -8,7 +8,7 @@
     …
     await server.close()
 
-Everything runs on the event loop's thread.
+Everything runs on the event loop's thread, but for what waits for devices (prtrace.api.jobs).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import errno
 import logging
 import socket
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,10 +27,11 @@ from prtrace.api.address import INTERFACE
 from prtrace.api.calls import Call, Calls, Refusal, event_json, refusal, reply
 from prtrace.api.connection import Connection
 from prtrace.api.interface import Busy, InvalidArgument
+from prtrace.api.jobs import Job, Jobs, Seen, Work
 from prtrace.api.listener import Listener
 from prtrace.api.peer import Peer
-from prtrace.api.source import EventQuery, Source
-from prtrace.api.stream import EventStream, Sink
+from prtrace.api.source import EventQuery, Moves, Source
+from prtrace.api.stream import EventStream, Sink, Stream
 from prtrace.errors import PrtraceError
 from prtrace.event import Event, nanoseconds
 
@@ -50,13 +51,23 @@ class Limits:
 
 
 class ApiServer:
-    """Serves io.prtrace on one listening socket."""
+    """Serves io.prtrace on one listening socket.
+
+    moves: called for each call that moves reservations, on that call's thread.
+    """
 
     def __init__(
-        self, source: Source, *, admin_gid: int | None = None, limits: Limits | None = None
+        self,
+        source: Source,
+        moves: Callable[[], Moves],
+        *,
+        admin_gid: int | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.calls = Calls(admin_gid)
         self._source = source
+        self._moves = moves
+        self._jobs = Jobs()
         self._limits = limits or Limits()
         self._connections: set[Connection] = set()
         self._open: Counter[int] = Counter()
@@ -71,11 +82,12 @@ class ApiServer:
         self._accepting = asyncio.get_running_loop().create_task(self._accept(listener.socket))
 
     async def close(self) -> None:
-        """Stop accepting, close every connection, and remove the socket."""
+        """Stop accepting, wait for moves under way, close every connection, remove the socket."""
         if self._accepting is not None:
             self._accepting.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._accepting
+        await self._jobs.close()
         for connection in tuple(self._connections):
             connection.abort()
         if self._listener is not None:
@@ -90,10 +102,11 @@ class ApiServer:
             follower.publish(told)
 
     def statistics(self) -> dict[str, int]:
-        """Counters for status: open connections, followers, and connections refused so far."""
+        """Counters: open connections, followers, jobs, and connections refused so far."""
         return {
             "connections": sum(self._open.values()),
             "followers": len(self._followers),
+            "jobs": self._jobs.under_way,
             "refused": self._refused,
         }
 
@@ -104,10 +117,46 @@ class ApiServer:
         except PrtraceError as error:
             raise refusal(error, oneway=call.oneway) from error
 
-    def open_stream(self, call: Call, sink: Sink) -> EventStream | None:
-        """The stream that call asks for, None where it asks for a single reply."""
-        if call.method != f"{INTERFACE}.Events":
+    def open_stream(self, call: Call, sink: Sink) -> Stream | None:
+        """The stream or job that call asks for, None where it is answered at once."""
+        if call.method == f"{INTERFACE}.Events":
+            return self._events(call, sink)
+        work = self._work(call)
+        if work is None:
             return None
+        job = Job(sink, more=call.more, oneway=call.oneway)
+        self._jobs.start(call.peer_may, work, job)
+        return job
+
+    def _work(self, call: Call) -> Work | None:
+        """What a call that waits for devices has to do, None for other calls."""
+        given = call.parameters
+        moves, seen = self._moves, Seen(self._source, asyncio.get_running_loop())
+        who = (given.get("guest"), given.get("pid"))
+        match call.method.rpartition("."):
+            case (interface, _, "Check") if interface == INTERFACE:
+                return lambda _: moves().check(seen, given["devices"], *who)
+            case (interface, _, "Save") if interface == INTERFACE:
+                return lambda _: {"file": moves().save(seen, given["devices"], *who)}
+            case (interface, _, "Load") if interface == INTERFACE:
+                return lambda step: {
+                    "report": moves().load(
+                        seen,
+                        given["file"],
+                        step,
+                        devices=given.get("devices") or {},
+                        dry_run=bool(given.get("dry_run")),
+                        max_age=given.get("max_age"),
+                    )
+                }
+            case (interface, _, "Rollback") if interface == INTERFACE:
+                return lambda step: {"report": moves().rollback(seen, given["file"], step)}
+            case (interface, _, "Finish") if interface == INTERFACE:
+                return lambda _: {"report": moves().finish(given["file"])}
+            case _:
+                return None
+
+    def _events(self, call: Call, sink: Sink) -> EventStream:
         asked = call.parameters
         try:
             since_time = nanoseconds(asked["since_time"]) if asked.get("since_time") else 0
@@ -124,6 +173,7 @@ class ApiServer:
                 since_time=since_time,
                 limit=asked.get("limit"),
                 last=asked.get("last"),
+                changes=bool(asked.get("changes")),
             )
             stored = iter(self._source.events(query))
         except PrtraceError as error:
@@ -136,11 +186,13 @@ class ApiServer:
             lus=None if lus is None else frozenset(lus),
             limit=query.limit,
             since_seq=query.since_seq,
+            changes=query.changes,
         )
 
-    def close_stream(self, stream: EventStream) -> None:
+    def close_stream(self, stream: Stream) -> None:
         """The stream has ended or its connection is gone."""
-        self._followers.discard(stream)
+        if isinstance(stream, EventStream):
+            self._followers.discard(stream)
 
     def closed(self, connection: Connection) -> None:
         """The connection is gone."""

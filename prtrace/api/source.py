@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ class EventQuery:
 
     lus: of these logical units, None for all.  since_seq: with greater numbers.  since_time:
     not older, nanoseconds since the epoch.  limit: at most so many; last: the newest so many.
+    changes: of commands that can change reservations only.
     """
 
     lus: tuple[str, ...] | None = None
@@ -22,6 +23,7 @@ class EventQuery:
     since_time: int = 0
     limit: int | None = None
     last: int | None = None
+    changes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,56 @@ class Resolution:
     lu: str
     nexus: str = ""
     devices: tuple[str, ...] = ()
+
+
+Step = Callable[[str, str], None]
+"""Called with a logical unit and a few words about what was done to it."""
+
+
+class Observed(Protocol):
+    """What the agent knows, for threads that are not the loop's; see Source."""
+
+    def show(self, names: Sequence[str]) -> dict[str, Any]:
+        """Return the prtrace.show/1 object."""
+
+    def events(self, query: EventQuery) -> Iterator[Event]:
+        """Return stored events."""
+
+
+class Moves(Protocol):
+    """Moves reservations (prtrace.move); every method waits for devices, on a thread.
+
+    file: a prtrace.save/1 object.  A PrtraceError or a Refusal becomes the reply's error;
+    nothing else may be raised.  What is sent comes back up as events like everybody's.
+    """
+
+    def check(
+        self, observed: Observed, devices: Sequence[str], guest: str | None, pid: int | None
+    ) -> dict[str, Any]:
+        """Return the prtrace.check/1 object; sends nothing to any device."""
+
+    def save(
+        self, observed: Observed, devices: Sequence[str], guest: str | None, pid: int | None
+    ) -> dict[str, Any]:
+        """Return the prtrace.save/1 object."""
+
+    def load(
+        self,
+        observed: Observed,
+        file: Mapping[str, Any],
+        step: Step,
+        *,
+        devices: Mapping[str, str],
+        dry_run: bool,
+        max_age: int | None,
+    ) -> dict[str, Any]:
+        """Return the prtrace.move/1 object."""
+
+    def rollback(self, observed: Observed, file: Mapping[str, Any], step: Step) -> dict[str, Any]:
+        """Return the prtrace.move/1 object."""
+
+    def finish(self, file: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the prtrace.finish/1 object."""
 
 
 class Source(Protocol):

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from prtrace.api.calls import event_json, events_reply, refusal, reply
 from prtrace.errors import PrtraceError
-from prtrace.event import Event
+from prtrace.event import CHANGING, Event
 
 _PORTION: Final = 64
 """Stored events in one reply, at most; others are served between two replies."""
@@ -30,8 +30,23 @@ class Sink(Protocol):
     def full(self) -> bool:
         """Whether so many wait that stored events should wait, too."""
 
-    def finished(self, stream: EventStream) -> None:
+    def finished(self, stream: Stream) -> None:
         """The stream has sent its last reply."""
+
+
+class Stream(Protocol):
+    """A call with several replies, or with one that takes its time.
+
+    live: nothing waits that the receiver's pace could hold up.
+    """
+
+    live: bool
+
+    def pump(self) -> None:
+        """Send what waits, as far as the sink takes it."""
+
+    def stop(self) -> None:
+        """Send nothing more: the connection is gone."""
 
 
 class EventStream:
@@ -39,10 +54,20 @@ class EventStream:
 
     follow: called when the stored ones are all sent, with this stream; None: that is the end.
     lus: whose events are wanted, None for all.  limit: how many at most.  since_seq: what
-    was sent last.
+    was sent last.  changes: only those of CHANGING commands are wanted.
     """
 
-    __slots__ = ("_follow", "_left", "_lus", "_running", "_sent", "_sink", "_stored", "live")
+    __slots__ = (
+        "_changes",
+        "_follow",
+        "_left",
+        "_lus",
+        "_running",
+        "_sent",
+        "_sink",
+        "_stored",
+        "live",
+    )
 
     def __init__(
         self,
@@ -53,6 +78,7 @@ class EventStream:
         lus: frozenset[str] | None,
         limit: int | None,
         since_seq: int,
+        changes: bool = False,
     ) -> None:
         self._sink = sink
         self._stored = stored
@@ -60,6 +86,7 @@ class EventStream:
         self._lus = lus
         self._left = limit
         self._sent = since_seq
+        self._changes = changes
         self._running = True
         self.live = False
 
@@ -93,7 +120,9 @@ class EventStream:
         wanted = [
             (event.seq, text)
             for event, text in events
-            if event.seq > self._sent and (self._lus is None or event.lu in self._lus)
+            if event.seq > self._sent
+            and (self._lus is None or event.lu in self._lus)
+            and (not self._changes or event.command in CHANGING)
         ]
         if not wanted or not self._running:
             return

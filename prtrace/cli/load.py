@@ -7,11 +7,12 @@ from pathlib import Path
 import click
 
 from prtrace.cli.carrying import print_report, read_file, say, state_dir_option
-from prtrace.cli.knowledge import witness
+from prtrace.cli.knowledge import AgentObserver
 from prtrace.cli.options import json_option, socket_option
 from prtrace.errors import UsageError
 from prtrace.host.units import scan
 from prtrace.move.actions import MAX_AGE_S, MoveOptions, load
+from prtrace.move.knowledge import witness
 from prtrace.move.side import find_loading_sides
 
 
@@ -68,7 +69,7 @@ def command(
         max_age_s=max_age,
         dry_run=dry_run,
         progress=(lambda _lu, _words: None) if as_json else say,
-        witness=witness(socket),
+        witness=witness(AgentObserver(socket)),
     )
     sides = find_loading_sides(scan(), saved, _mapping(devices))
     return print_report(load(saved, sides, options), as_json=as_json)

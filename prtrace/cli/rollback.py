@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 
 from prtrace.cli.carrying import print_report, read_file, say, state_dir_option
-from prtrace.cli.knowledge import witness
+from prtrace.cli.knowledge import AgentObserver
 from prtrace.cli.options import json_option, socket_option
 from prtrace.host.units import scan
 from prtrace.move.actions import MoveOptions, rollback
+from prtrace.move.knowledge import witness
 from prtrace.move.side import find_saved_sides
 
 
@@ -38,7 +39,7 @@ def command(file: str, *, state_dir: Path, as_json: bool, socket: str) -> int:
     options = MoveOptions(
         state_dir=state_dir,
         progress=(lambda _lu, _words: None) if as_json else say,
-        witness=witness(socket),
+        witness=witness(AgentObserver(socket)),
     )
     report = rollback(saved, find_saved_sides(scan(), saved), options)
     return print_report(report, as_json=as_json)

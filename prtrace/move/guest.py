@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import mmap
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +19,11 @@ from prtrace.host.process import PROC, ProcessIdentity, identify, start_of
 _PROPERTY: Final = b"migrate-pr"
 _MACHINE: Final = re.compile(r"-(\d+)\.(\d+)$")
 _FIRST_VERSION: Final = (11, 0)
+_TRUE: Final = (True, "on", "yes", "true", "y")
+_GLOBALS: Final = ("scsi-block.migrate-pr=", "driver=scsi-block,property=migrate-pr,value=")
+_LONGEST: Final = 6 << 20  # the most that execve(2) takes as arguments
+_LARGEST: Final = 256 << 20
+_CHUNK: Final = 1 << 20
 
 
 def find_guest(name: str) -> ProcessIdentity:
@@ -54,7 +58,8 @@ def _processes() -> Iterator[ProcessIdentity]:
 def moves_itself(pid: int) -> str:
     """Why this QEMU will move reservations itself, "" where it will not."""
     try:
-        arguments = (PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        with (PROC / str(pid) / "cmdline").open("rb") as file:
+            arguments = file.read(_LONGEST).decode(errors="replace").split("\0")
         knows = _contains(PROC / str(pid) / "exe", _PROPERTY)
     except FileNotFoundError as error:
         raise NoSuchDeviceError(f"there is no process {pid}") from error
@@ -64,17 +69,24 @@ def moves_itself(pid: int) -> str:
 
 
 def reason(arguments: Sequence[str]) -> str:
-    """Why a QEMU that knows migrate-pr and has these arguments moves reservations itself."""
+    """Why a QEMU that knows migrate-pr and has these arguments moves reservations itself.
+
+    A device overrides -global, which overrides the machine type, as in QEMU.  Devices that were
+    plugged in later, -set and -readconfig are not seen.
+    """
     devices = [
         device
         for option, value in itertools.pairwise(arguments)
         if option in ("-device", "--device") and (device := _device(value))
     ]
     explicit = [device["migrate-pr"] for device in devices if "migrate-pr" in device]
-    if any(value in (True, "on", "yes", "true") for value in explicit):
+    if any(value in _TRUE for value in explicit):
         return "a scsi-block device has migrate-pr=on: take it away, or leave the move to QEMU"
     if len(explicit) == len(devices):
         return ""
+    if (value := _global(arguments)) is not None:
+        wrong = "-global sets migrate-pr=on: take it away, or leave the move to QEMU"
+        return wrong if value in _TRUE else ""
     machine = _machine(arguments)
     version = _MACHINE.search(machine)
     if version is not None and (int(version[1]), int(version[2])) < _FIRST_VERSION:
@@ -99,6 +111,15 @@ def _device(value: str) -> dict[str, Any] | None:
     return settings if settings.get("driver") == "scsi-block" else None
 
 
+def _global(arguments: Sequence[str]) -> str | None:
+    found = None
+    for option, value in itertools.pairwise(arguments):
+        for start in _GLOBALS:
+            if option in ("-global", "--global") and value.startswith(start):
+                found = value.removeprefix(start)
+    return found
+
+
 def _machine(arguments: Sequence[str]) -> str:
     found = ""
     for option, value in itertools.pairwise(arguments):
@@ -113,8 +134,17 @@ def _machine(arguments: Sequence[str]) -> str:
 
 
 def _contains(program: Path, needle: bytes) -> bool:
-    with (
-        program.open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
-    ):
-        return content.find(needle) >= 0
+    """Whether needle is in the file; what is larger than any QEMU is taken to have it.
+
+    Not by mmap: anybody may have the agent look at a process, and at a file that shrinks.
+    """
+    end = b""
+    with program.open("rb") as file:
+        for _ in range(_LARGEST // _CHUNK):
+            chunk = file.read(_CHUNK)
+            if needle in end + chunk:
+                return True
+            if not chunk:
+                return False
+            end = chunk[1 - len(needle) :]
+    return True

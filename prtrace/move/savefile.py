@@ -93,8 +93,12 @@ class SaveFile:
 
     def dump(self) -> str:
         """The file's text."""
+        return json.dumps(self.to_document(), indent=1) + "\n"
+
+    def to_document(self) -> dict[str, Any]:
+        """The prtrace.save/1 object, its checksum included."""
         document = self.to_json()
-        return json.dumps(document | {"checksum": _checksum(document)}, indent=1) + "\n"
+        return document | {"checksum": _checksum(document)}
 
     def to_json(self) -> dict[str, Any]:
         """The object, without its checksum."""
@@ -120,6 +124,12 @@ def parse(text: str) -> SaveFile:
         ) from None
     if not isinstance(document, dict):
         raise MalformedError(_WHAT, "not a JSON object")
+    return from_document(document)
+
+
+def from_document(given: Mapping[str, Any]) -> SaveFile:
+    """Read the prtrace.save/1 object, checksum included; MalformedError as parse() has it."""
+    document = dict(given)
     schema = document.get("schema")
     if schema != SCHEMA:
         newer = isinstance(schema, str) and schema.startswith(_FAMILY)

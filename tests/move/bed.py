@@ -7,6 +7,7 @@ a third node's.  Runs as root in a lab machine (LAB_TARGET, LAB_OUT).
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import subprocess
 import sys
@@ -15,9 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "kernel/inside"))
 
+from agent import Agent, cli
 from labkit.oracle import OracleState, oracle
 from labkit.target import Target, Unit, UnitPath
+from truth_compare import compare
 
 from prtrace.host.units import Inventory, scan
 from prtrace.model import Action, Outcome, ReservationType
@@ -159,6 +163,19 @@ class Bed:
         if kind is not None and not kind.all_registrants:
             holders = {self.paths[path].initiator for path in paths}
             check(f"{what}: holder {state.holder}", state.holder in holders, True)
+
+    def is_known(self, what: str, agent: Agent) -> None:
+        """Compare what an agent shows, which must be without doubt, with LIO's own view."""
+        shown = next(unit for unit in agent.settled(60) if unit["lu"] == self.unit.lu)
+        check(f"{what}: the agent's view", compare(self.unit, shown, self.lio()), [])
+
+    def is_shown(self, what: str, agent: Agent) -> None:
+        """The same for what `prtrace show --json` prints."""
+        agent.settled(60)
+        done = cli("show", self.unit.lu, "--json", socket=agent.socket)
+        shown = json.loads(done.stdout)["units"][0]
+        check(f"{what}: doubt", (done.returncode, shown["doubt"]), (0, []))
+        check(f"{what}: show --json", compare(self.unit, shown, self.lio()), [])
 
 
 def in_child(work: Callable[[], object], fault: str = "") -> int:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 from bed import PEER, SOURCE, THIRD, Bed, K, check, finish, in_child
 
 from prtrace.errors import PrtraceError
+from prtrace.host.units import scan
 from prtrace.model import Action, Outcome, ReservationType
 from prtrace.move import actions, finishing, savefile, saving
 from prtrace.move.handover import Result
@@ -30,6 +32,7 @@ def main() -> None:
             fenced(bed, held, step)
     fenced_with_paths(bed, there)
     shared_key(bed)
+    unreachable(bed)
     verdicts(bed)
     files(bed, other)
     finished(bed)
@@ -130,6 +133,26 @@ def shared_key(bed) -> None:
     check("shared: named", bed.paths[THIRD].initiator in end.why, True)
     check("shared: untouched", bed.lio(), before)
     refused("shared: save", lambda: bed.save(bed.paths[0].block), "key on other nexuses")
+
+
+def unreachable(bed) -> None:
+    """The source's paths are gone: the destination needs none of them."""
+    file = prepared(bed, ReservationType.EA)
+    source, destination = bed.paths[0].block, bed.paths[2].block
+    state = Path(f"/sys/class/scsi_device/{bed.paths[0].hctl}/device/state")
+    state.write_text("offline\n")
+    bed.inventory = scan()
+    check("unreachable: loaded", bed.load(file, destination).good, True)
+    bed.is_at("unreachable", (2,), ReservationType.EA, peer=True)
+    remains = finishing.finish(file, bed.sides(source))[0].remains
+    check("unreachable: finish", ["takes commands" in text for text in remains], [True])
+    refused("unreachable: rollback", lambda: bed.rollback(file, source), "takes commands")
+    refused("unreachable: save", lambda: bed.save(source), "takes commands")
+    bed.is_at("unreachable: untouched", (2,), ReservationType.EA, peer=True)
+    state.write_text("running\n")
+    bed.inventory = scan()
+    check("reachable: rollback", bed.rollback(file, source).good, True)
+    bed.is_at("reachable: back", (0,), ReservationType.EA, peer=True)
 
 
 def verdicts(bed) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 import threading
 import time
@@ -11,7 +12,7 @@ import pytest
 from prtrace.api.client import Client
 from prtrace.api.listener import Listener
 from prtrace.api.server import ApiServer, Limits
-from prtrace.api.source import Resolution
+from prtrace.api.source import EventQuery, Resolution
 from prtrace.errors import NoSuchDeviceError, StoreError, UnavailableError
 from prtrace.event import Command, Event
 from prtrace.store.database import Store
@@ -61,6 +62,7 @@ class StoreSource:
             since_time=query.since_time,
             limit=query.limit,
             last=query.last,
+            changes=query.changes,
         )
 
     def status(self):
@@ -74,12 +76,62 @@ class StoreSource:
         return Resolution(self.names[name], "2:0:0:1" * (name == "/dev/sda"), ("/dev/sda",))
 
 
+class WaitingMoves:
+    """Moves nothing; a call ends when may_end is set, and done has those that ended."""
+
+    def __init__(self):
+        self.may_end = threading.Event()
+        self.may_end.set()
+        self.begun = []
+        self.done = []
+        self.failing = None
+
+    def _call(self, name, answer):
+        self.begun.append(name)
+        if not self.may_end.wait(20):
+            raise TimeoutError
+        if self.failing is not None:
+            raise self.failing
+        self.done.append(name)
+        return answer
+
+    def check(self, observed, devices, guest, pid):
+        shown = observed.show(devices)
+        last = [event.seq for event in observed.events(EventQuery())]
+        answer = {
+            "schema": "prtrace.check/1",
+            "host": f"{guest} {pid}",
+            "verdict": "clear",
+            "units": [*shown["units"], last],
+        }
+        return self._call("check", answer)
+
+    def save(self, observed, devices, guest, pid):
+        return self._call("save", {"devices": list(devices)})
+
+    def load(self, observed, file, step, **options):
+        step("naa.1", "first")
+        answer = self._call("load", {"file": dict(file), **options})
+        step("naa.1", "last")
+        return answer
+
+    def rollback(self, observed, file, step):
+        return self._call("rollback", {"file": dict(file)})
+
+    def finish(self, file):
+        return self._call("finish", {"file": dict(file)})
+
+
 class Served:
-    """The server in its thread; run() runs a function on its loop."""
+    """The server in its thread; run() runs a function on its loop.
+
+    Members of this process's own group may change things.
+    """
 
     def __init__(self, directory, limits):
         self.path = directory / "io.prtrace"
         self.source = StoreSource(directory / "prtrace.db")
+        self.moves = WaitingMoves()
         self._limits = limits
         self._records = 0
 
@@ -97,9 +149,18 @@ class Served:
             thread.join(20)
             self._loop.close()
 
+    def close_soon(self):
+        """Begin to close the server, and go as far as it gets at once; a future of its end."""
+        closing = asyncio.run_coroutine_threadsafe(self.server.close(), self._loop)
+        for _ in range(10):
+            self.run(lambda: None)
+        return closing
+
     def _start(self):
         self.source.open()
-        self.server = ApiServer(self.source, limits=self._limits)
+        self.server = ApiServer(
+            self.source, lambda: self.moves, admin_gid=os.getegid(), limits=self._limits
+        )
         self.server.start(Listener.bind(self.path))
 
     async def _close(self):

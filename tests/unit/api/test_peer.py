@@ -7,6 +7,7 @@ import socket
 import pytest
 
 from prtrace.api import calls
+from prtrace.api.address import MAX_CALL, MAX_CHANGE_CALL
 from prtrace.api.calls import Calls, Refusal
 from prtrace.api.peer import Peer, Right
 
@@ -64,7 +65,36 @@ def test_what_changes_is_checked(monkeypatch):
         Calls(5).parse(message, USER)
 
 
+def test_who_may_only_read_is_known_for_it():
+    message = b'{"method":"io.prtrace.Check","parameters":{"devices":[]}}'
+    assert Calls(5).parse(message, USER).peer_may is Right.READ
+    assert Calls(5).parse(message, ROOT).peer_may is Right.CHANGE
+
+
+def test_only_who_may_change_sends_long_calls():
+    assert Calls(27).longest(USER) == MAX_CHANGE_CALL
+    assert Calls(5).longest(USER) == MAX_CALL
+
+
+CHANGING = ("Save", "Load", "Rollback", "Finish")
+
+
+@pytest.mark.parametrize("method", CHANGING)
+def test_moving_is_for_root_and_the_group(method):
+    given = {"devices": ["/dev/sda"]} if method == "Save" else {"file": {}}
+    more = method in ("Load", "Rollback")
+    call = {"method": f"io.prtrace.{method}", "parameters": given, "more": more}
+    message = json.dumps(call).encode()
+    for peer, admin_gid in ((ROOT, None), (USER, 27)):
+        call = Calls(admin_gid).parse(message, peer)
+        assert (call.parameters, call.peer_may) == (given, Right.CHANGE)
+    with pytest.raises(Refusal) as refused:
+        Calls(None).parse(message, USER)
+    assert json.loads(refused.value.reply[:-1])["error"] == "io.prtrace.PermissionDenied"
+
+
 def test_every_declared_method_has_a_right():
-    declared = {f"io.prtrace.{name}" for name in ("Show", "Events", "Status", "Resolve")}
+    reading = ("Show", "Events", "Status", "Resolve", "Check")
+    declared = {f"io.prtrace.{name}" for name in (*reading, *CHANGING)}
     service = {f"org.varlink.service.{n}" for n in ("GetInfo", "GetInterfaceDescription")}
     assert set(calls.RIGHTS) == declared | service

@@ -24,6 +24,7 @@ from prtrace.errors import (
     StoreError,
     UsageError,
 )
+from prtrace.event import Command
 
 
 def test_single_replies(served):
@@ -123,6 +124,24 @@ def test_followers_hear_of_their_units_only(served):
     assert seqs([first["parameters"]]) == [1]
     assert seqs([second["parameters"]]) == [2, 3]
     wait_for(lambda: served.connections() == 0)
+
+
+def test_changes_only(served):
+    """Of what is stored, and of what happens then."""
+
+    def happen():
+        for command in (Command.PR_IN, Command.PR_OUT, Command.RESERVE, Command.CONFLICT):
+            served.happen(1, command=command)
+
+    happen()
+    stream = served.client().stream
+    assert seqs(stream("Events", changes=True)) == [2, 3]
+    assert seqs(stream("Events", changes=True, last=1)) == [3]
+    following = stream("Events", changes=True, follow=True, limit=4, patient=True)
+    got = seqs([next(following)])
+    wait_for(lambda: served.run(served.server.statistics)["followers"] == 1)
+    happen()
+    assert got + seqs(following) == [2, 3, 6, 7]
 
 
 def test_a_published_event_is_the_stored_one(served):

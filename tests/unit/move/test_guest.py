@@ -4,9 +4,11 @@ import os
 
 import pytest
 
+from prtrace.move import guest
 from prtrace.move.guest import moves_itself, reason
 
 DISK = "scsi-block,drive=d0,bus=s.0"
+GLOBAL_ON = ("-global", "driver=scsi-block,property=migrate-pr,value=on")
 
 
 @pytest.mark.parametrize(
@@ -21,6 +23,10 @@ DISK = "scsi-block,drive=d0,bus=s.0"
         (["qemu-kvm", "-device", DISK], True),
         (["qemu-kvm", "-M", "q35", "-device", f"{DISK},migrate-pr=off"], False),
         (["qemu-kvm", "-M", "pc-q35-9.0", "-device", f"{DISK},migrate-pr=on"], True),
+        (["qemu-kvm", "-M", "pc-q35-9.0", "-device", f"{DISK},migrate-pr=y"], True),
+        (["qemu-kvm", "-global", "scsi-block.migrate-pr=off", "-device", DISK], False),
+        (["qemu-kvm", *GLOBAL_ON, "-M", "pc-i440fx-10.2", "-device", DISK], True),
+        (["qemu-kvm", *GLOBAL_ON, "-device", f"{DISK},migrate-pr=off"], False),
         (["qemu-kvm", "-device", '{"driver":"scsi-block","migrate-pr":false}'], False),
         (["qemu-kvm", "-device", '{"driver":"scsi-block","migrate-pr":true}'], True),
         (["qemu-kvm", "-device", '{"driver":"scsi-block"'], False),
@@ -32,3 +38,21 @@ def test_reason(arguments, itself):
 
 def test_a_program_that_does_not_know_it():
     assert moves_itself(os.getpid()) == ""
+
+
+@pytest.mark.parametrize("place", [0, 5, guest._CHUNK - 5, guest._CHUNK, 3 * guest._CHUNK - 1])
+def test_a_property_is_found_wherever_it_is(tmp_path, place):
+    program = tmp_path / "qemu"
+    whole = bytearray(4 * guest._CHUNK)
+    program.write_bytes(whole)
+    assert not guest._contains(program, b"migrate-pr")
+    whole[place : place + 10] = b"migrate-pr"
+    program.write_bytes(whole)
+    assert guest._contains(program, b"migrate-pr")
+
+
+def test_a_huge_file_is_not_read_to_its_end(tmp_path):
+    program = tmp_path / "qemu"
+    program.touch()
+    os.truncate(program, 1 << 40)
+    assert guest._contains(program, b"migrate-pr")

@@ -1,0 +1,157 @@
+"""Calls that wait for devices: each on a thread, its steps and its end told on the loop.
+
+A job belongs to nobody's connection: a client that goes away in the middle of it does not
+stop it, and neither does an agent that is told to stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any, Final, TypeVar
+
+from prtrace.api.calls import Refusal, refusal, reply, steps_reply
+from prtrace.api.interface import Busy
+from prtrace.api.peer import Right
+from prtrace.api.source import EventQuery, Source, Step
+from prtrace.api.stream import MAX_BEHIND, Sink
+from prtrace.errors import PrtraceError
+from prtrace.event import Event
+
+Answer = TypeVar("Answer")
+
+_THREADS: Final = {Right.READ: 2, Right.CHANGE: 8}
+"""For peers that may do no more than this: nobody who may only read delays a move."""
+_WAITING: Final = 32
+"""Jobs of such peers, under way or waiting for a thread; more are refused."""
+_PATIENCE: Final = 60.0
+"""Seconds for the loop to answer a job; it runs until the last one has ended."""
+_PORTION: Final = 64
+"""Events taken from the store at once: others are served between two portions."""
+
+_FAULT: Final = refusal(PrtraceError("the call failed", hint="see the agent's log")).reply
+"""For what should not happen; the loop logs what it was."""
+
+Work = Callable[[Step], Mapping[str, Any]]
+"""Called on a thread; returns the last reply's parameters.  PrtraceError and Refusal become
+the reply's error."""
+
+
+class Job:
+    """One call under way, as its connection sees it.  more: the client wants to hear steps."""
+
+    live = False
+
+    def __init__(self, sink: Sink, *, more: bool, oneway: bool) -> None:
+        self._sink: Sink | None = sink
+        self._more = more
+        self.oneway = oneway
+
+    def pump(self) -> None:
+        """Nothing waits in a job: what happens is told when it happens."""
+
+    def stop(self) -> None:
+        """Tell nothing more: the connection is gone.  The work goes on."""
+        self._sink = None
+
+    def step(self, lu: str, what: str) -> None:
+        """Tell a step; one too many for a client that does not read is left out."""
+        if self._more and self._sink is not None and self._sink.waiting() <= MAX_BEHIND:
+            self._sink.write(steps_reply(lu, what))
+
+    def end(self, message: bytes) -> None:
+        """Send the last reply."""
+        if self._sink is None:
+            return
+        if not self.oneway:
+            self._sink.write(message)
+        self._sink.finished(self)
+
+
+class Jobs:
+    """Threads for jobs.  Every method is called on the loop's thread."""
+
+    def __init__(self) -> None:
+        self._pools: dict[Right, ThreadPoolExecutor] = {}
+        self._running: dict[Right, set[asyncio.Task[None]]] = {right: set() for right in Right}
+        self._closing = False
+
+    def start(self, right: Right, work: Work, job: Job) -> None:
+        """Begin work, or wait for a thread to do so; Refusal where too much waits.
+
+        right: the most that the caller may do.
+        """
+        running = self._running[right]
+        if self._closing or len(running) >= _WAITING:
+            why = "the agent ends" if self._closing else f"{_WAITING} such calls are under way"
+            raise Refusal(Busy({"message": why, "hint": "wait"}), oneway=job.oneway)
+        if right not in self._pools:
+            name = f"prtrace-{right.value}"
+            self._pools[right] = ThreadPoolExecutor(_THREADS[right], thread_name_prefix=name)
+        loop = asyncio.get_running_loop()
+
+        def step(lu: str, what: str) -> None:
+            loop.call_soon_threadsafe(job.step, lu, what)
+
+        task = loop.create_task(_run(self._pools[right], work, step, job), name=f"job {right}")
+        running.add(task)
+        task.add_done_callback(running.discard)
+
+    @property
+    def under_way(self) -> int:
+        """How many jobs there are."""
+        return sum(len(running) for running in self._running.values())
+
+    async def close(self) -> None:
+        """Wait for the jobs to end.
+
+        Every command has a time limit and every job a number of commands, so they do end;
+        whoever cannot wait kills the process, and the journal knows the rest.
+        """
+        self._closing = True
+        if tasks := [task for running in self._running.values() for task in running]:
+            await asyncio.wait(tasks)
+        for pool in self._pools.values():
+            pool.shutdown()
+
+
+async def _run(pool: ThreadPoolExecutor, work: Work, step: Step, job: Job) -> None:
+    loop = asyncio.get_running_loop()
+    message = _FAULT
+    try:
+        message = reply(await loop.run_in_executor(pool, work, step))
+    except PrtraceError as error:
+        message = refusal(error).reply
+    except Refusal as error:
+        message = error.reply
+    finally:
+        job.end(message)
+
+
+class Seen:
+    """The Source for other threads: each question is answered on the loop's thread."""
+
+    def __init__(self, source: Source, loop: asyncio.AbstractEventLoop) -> None:
+        self._source = source
+        self._loop = loop
+
+    def show(self, names: Sequence[str]) -> dict[str, Any]:
+        """As Source.show."""
+        return self._there(lambda: self._source.show(names))
+
+    def events(self, query: EventQuery) -> Iterator[Event]:
+        """As Source.events."""
+        stored = self._there(lambda: iter(self._source.events(query)))
+        while portion := self._there(lambda: list(islice(stored, _PORTION))):
+            yield from portion
+
+    def _there(self, question: Callable[[], Answer]) -> Answer:
+        async def answer() -> Answer:
+            return question()
+
+        try:
+            return asyncio.run_coroutine_threadsafe(answer(), self._loop).result(_PATIENCE)
+        except TimeoutError:
+            raise PrtraceError("the agent is too busy to say what it knows") from None

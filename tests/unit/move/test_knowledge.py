@@ -1,0 +1,112 @@
+"""What is made of what an agent saw."""
+
+import pytest
+
+from prtrace.errors import AgentUnreachableError, UsageError
+from prtrace.event import Command, Event
+from prtrace.model import Issuer, LocalNexus
+from prtrace.move.handover import Plan, Role
+from prtrace.move.knowledge import asked_user, learn, witness
+from prtrace.move.memory import Memory
+from prtrace.move.side import Path, Side
+from prtrace.scsi.parameter import BasicList
+
+LU, HERE, ELSEWHERE = "naa.6", "1:0:0:0", "9:0:0:0"
+SIDE = Side("/dev/sda", LU, "", (Path(LocalNexus(HERE, LU), "/dev/sda"),))
+AT = "2026-01-01T00:00:10.000000000Z"
+SECOND = 1_767_225_610  # AT, in seconds since the epoch
+
+
+class Observed:
+    def __init__(self, *events, units=()):
+        self._events, self._units = events, units
+
+    def units(self, lus):
+        return [unit for unit in self._units if unit["lu"] in lus]
+
+    def events(self, lu):
+        yield from (event for event in self._events if event.lu == lu)
+
+
+class Nobody:
+    def units(self, lus):
+        raise AgentUnreachableError("no agent")
+
+    def events(self, lu):
+        raise AgentUnreachableError("no agent")
+        yield
+
+
+def out(action="REGISTER", seconds=0, nexus=HERE, status="GOOD", comm="qemu", **fields):
+    return Event(
+        time=(SECOND + seconds) * 10**9,
+        lu=LU,
+        nexus=nexus,
+        command=Command.PR_OUT,
+        action=action,
+        status=status,
+        issuer=Issuer(pid=7, comm=comm, start_ns=1),
+        **fields,
+    )
+
+
+def unit(*registrations):
+    return {"lu": LU, "registrations": [{"at": at} for at in registrations]}
+
+
+@pytest.mark.parametrize(
+    ("event", "users"),
+    [
+        (out(), ["qemu"]),
+        (out(seconds=-1), []),  # before what is registered now was registered
+        (out(nexus=ELSEWHERE), []),
+        (out(status="RESERVATION CONFLICT"), []),
+        (out(comm="prtrace"), []),
+    ],
+    ids=["used", "earlier", "another nexus", "refused", "ourselves"],
+)
+def test_who_used_the_nexus(event, users):
+    known = learn((SIDE,), Observed(event, units=[unit(AT)]))
+    assert [user.comm for user in known.users[LU]] == users
+    assert known.units == {LU: unit(AT)}
+
+
+def test_the_newest_registration_tells_about_power_loss():
+    asked = [out(sa_key=5, data=BasicList(0, 5, aptpl=bit).build()) for bit in (True, False)]
+    gone = out(sa_key=0, data=BasicList(5, 0, aptpl=True).build())
+    assert learn((SIDE,), Observed()).aptpl == {LU: None}
+    assert learn((SIDE,), Observed(*asked, gone)).aptpl == {LU: False}
+    assert learn((SIDE,), Observed(*reversed(asked))).aptpl == {LU: True}
+    assert learn((SIDE,), Observed(*asked, out(sa_key=5))).aptpl == {LU: None}
+
+
+PLAN = Plan(
+    Role.LOAD, LU, "", 0x4B, None, held=False, aptpl=False, mine=1, theirs=2, paths=(HERE,)
+)
+MEMORY = Memory(HERE, victim=0x4B)
+
+
+@pytest.mark.parametrize(
+    ("events", "seen"),
+    [
+        ([], None),
+        ([out("PREEMPT", key=1, sa_key=0x4B)], True),
+        ([out("PREEMPT", key=1, sa_key=0x4B, status="RESERVATION CONFLICT")], False),
+        ([out("PREEMPT", key=1, sa_key=0x4B, status="CHECK CONDITION")], None),
+        ([out("PREEMPT", key=3, sa_key=0x4B), out("REGISTER", key=1, sa_key=0x4B)], None),
+    ],
+)
+def test_a_witness_of_the_preempt(events, seen):
+    assert witness(Observed(*events))(PLAN, MEMORY) is seen
+
+
+def test_no_agent():
+    assert witness(Nobody())(PLAN, MEMORY) is None
+    with pytest.raises(AgentUnreachableError):
+        learn((SIDE,), Nobody())
+
+
+def test_one_guest_is_asked_for():
+    assert asked_user(None, None) == (None, "")
+    with pytest.raises(UsageError):
+        asked_user("db1", 7)
