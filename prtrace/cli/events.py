@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final
@@ -27,6 +28,8 @@ _ACTIONS: Final = {
     "READ RESERVATION": "READ RESERVATN",
 }
 _KEYED: Final = ("PR OUT",)
+_INDENT: Final = 13
+"""Columns: under the device."""
 
 
 @click.command(
@@ -61,9 +64,9 @@ def command(
     as_json: bool,
     socket: str,
 ) -> None:
-    """List what happened, oldest first, one line each.
+    """List what happened, oldest first.
 
-    The line: time, device, action, status, who asked, what it changed.
+    Time, device, action, status, who asked, keys and type, what it changed.
     """
     found = _events(Client(socket), devices, since, last, follow=follow)
     if as_json:
@@ -77,19 +80,20 @@ def command(
         if moment.strftime("%x") != day:
             day = moment.strftime("%x")
             line(f"-- {moment:%A, %Y-%m-%d} --")
-        line(event_line(event, moment, columns))
+        for text in event_lines(event, moment, columns):
+            line(text)
         if verbose:
             for text in _details(event):
                 line(text)
 
 
-def event_line(event: Mapping[str, Any], moment: datetime, columns: int) -> str:
-    """One event in at most so many columns."""
+def event_lines(event: Mapping[str, Any], moment: datetime, columns: int) -> list[str]:
+    """One event in at most so many columns; what does not fit in its first line is indented."""
     device = str(event["device"] or event["nexus"]).removeprefix("/dev/")
     action = str(event["action"] or event["command"])
     status = str(event["status"] or "")
     told = [_who(event), _keys(event), _asked_for(event), _change(event)]
-    return cut(
+    return textwrap.wrap(
         plain(
             f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03} "
             f"{cut(device, 9):<9} {cut(_ACTIONS.get(action, action), 15):<15} "
@@ -97,7 +101,9 @@ def event_line(event: Mapping[str, Any], moment: datetime, columns: int) -> str:
             + "  ".join(text for text in told if text)
         ),
         columns,
-    ).rstrip()
+        subsequent_indent=" " * _INDENT,
+        break_on_hyphens=False,
+    )
 
 
 def _events(
@@ -166,7 +172,7 @@ def _details(event: Mapping[str, Any]) -> list[str]:
         text
         for name in shown
         if told.get(name) not in (None, "", 0)
-        for text in labelled(name.replace("_", " "), str(told[name]), indent=13, column=25)
+        for text in labelled(name.replace("_", " "), str(told[name]), indent=_INDENT, column=25)
     ]
 
 

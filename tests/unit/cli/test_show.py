@@ -114,7 +114,8 @@ def test_events_name_the_client_and_what_it_asked_for(prtrace, served):
     done = prtrace("events", "--socket", served.path, TZ="UTC")
     assert lines(done)[1:] == [
         "22:13:21.000 sda       REGISTER        GOOD     guest web2  0→a",
-        "22:13:22.000 sda       REGISTER IGNORE GOOD     qemu\\x1b[31m  0→d  for REGISTER…",
+        "22:13:22.000 sda       REGISTER IGNORE GOOD     qemu\\x1b[31m  0→d  for REGISTER",
+        "             a→d",
         "22:13:23.000 sda       REGISTER        GOOD     qemu\\x1b[31m  d  for ff",
     ]
     verbose = "\n".join(lines(prtrace("events", "-v", "--socket", served.path)))
