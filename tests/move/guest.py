@@ -1,172 +1,207 @@
 """An unmodified QEMU guest that reserves, and migrates with tools/migrate-vm.
 
-    ./tools/lab run --luns 1 --nexuses 3 --memory 3G --timeout 1500 -- python tests/move/guest.py
+    ./tools/lab run --nexuses 5 --memory 3G --timeout 1500 -- python tests/move/guest.py \
+        "$(./tools/setup --exec python tests/move/image.py)" PART...
 
-The guest runs in the machine's own emulator, so this takes minutes.  A third nexus tries to write
-all the time.  MIGRATE_PYTHON names a Python that has qemu.qmp; PRTRACE the command.
+The first nexus is the source's, the second the destination's; the third tries to write all the
+time.  PART: plain, a migration; accidents, the same after every accident, from each of which the
+guest goes on on the source; proxies, a migration with prtrace proxy on both sides.
 """
 
 from __future__ import annotations
 
-import lzma
+import contextlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from bed import SOURCE, Bed, check, finish
-from labkit import places
-from labkit.initramfs import module_files
+from bed import Bed, K, check, finish
+from nested import Guest, capabilities, masked, started
 
 from prtrace.model import Outcome, ReservationType
 
-KEY = 0x4B4B
-SG_PERSIST = "/usr/bin/sg_persist"
-MODULES = ("virtio_pci", "virtio_scsi", "sd_mod", "sg")
-BOOT_S, STEP_S = 900, 300
-# The guest says where it is, and goes on when its own look at the reservation, every few seconds,
-# shows what is waited for: it needs no input.
-INIT = """#!/bin/busybox sh
-B=/bin/busybox
-$B mount -t devtmpfs dev /dev
-$B mount -t proc proc /proc
-$B mount -t sysfs sys /sys
-for m in {modules}; do $B insmod /modules/$m; done
-while [ ! -e /dev/sda ]; do $B sleep 0.1; done
-{persist} -n -o -G -S {key:#x} /dev/sda >/dev/null; echo "REGISTER $?"
-{persist} -n -o -R -K {key:#x} -T 5 /dev/sda >/dev/null; echo "RESERVE $?"
-n=0
-while :; do
-  n=$((n+1))
-  $B dd if=/dev/zero of=/dev/sda bs=4096 count=1 oflag=direct 2>/dev/null
-  echo "TICK $n write $?"
-  {persist} -n -i -r /dev/sda | $B tr '\\n' ' '
-  echo
-done
-"""
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "proxy"))
+
+from helpers import proxy
+
+HERE, THERE, THIRD = 0, 1, 2
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "migrate-vm"
+HOST = Path(__file__).with_name("host.sh")
+MIGRATE_S = 600
+WRITE = "dd if=/dev/zero of=/dev/sda bs=4096 count=1 oflag=direct 2>/dev/null"
+# The guest writes whatever happens around it.
+WRITER = f"while :; do {WRITE} && echo WRITTEN || echo LOST; sleep 3; done &"
+WERO = ReservationType.WERO
 
 
-def build(folder: Path, tree: Path) -> Path:
-    """The guest's first file system: busybox, sg_persist with its libraries, a few modules."""
-    root = folder / "root"
-    for name in ("bin", "dev", "proc", "sys", "modules", "lib64", "usr/bin"):
-        (root / name).mkdir(parents=True)
-    shutil.copy(str(shutil.which("busybox")), root / "bin/busybox")
-    shutil.copy(SG_PERSIST, root / SG_PERSIST[1:])
-    listed = subprocess.run(["ldd", SG_PERSIST], capture_output=True, text=True, check=True)
-    for library in re.findall(r"(/\S+) \(0x", listed.stdout):
-        place = root / library[1:]
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(os.path.realpath(library), place)
-    names = []
-    for module in module_files(tree, os.uname().release, MODULES):
-        content = module.read_bytes()
-        name = module.name.removesuffix(".xz")
-        packed = module.suffix == ".xz"
-        (root / "modules" / name).write_bytes(lzma.decompress(content) if packed else content)
-        names.append(name)
-    init = root / "init"
-    init.write_text(INIT.format(modules=" ".join(names), persist=SG_PERSIST, key=KEY))
-    init.chmod(0o755)
-    image = folder / "guest.cpio"
-    files = subprocess.run(["find", "."], cwd=root, capture_output=True, check=True).stdout
-    with image.open("wb") as file:
-        cpio = ["busybox", "cpio", "-o", "-H", "newc"]
-        subprocess.run(cpio, cwd=root, input=files, stdout=file, check=True)
-    return image
+@dataclass(frozen=True)
+class Accident:
+    """fault: where load is killed.  after: the command after which QEMU is.  says: migrate-vm."""
+
+    name: str
+    says: str
+    fault: str = ""
+    after: str = ""
+    map_to: str = ""
 
 
-class Qemu:
-    """A QEMU with the disk at node; its console goes to a file."""
-
-    def __init__(self, bed: Bed, name: str, node: str, image: Path, *options: str) -> None:
-        self.qmp = str(bed.state_dir / f"{name}.qmp")
-        self.console = bed.state_dir / f"{name}.console"
-        kernel = places.kernels() / os.uname().release / "vmlinux"
-        command = ["qemu-system-x86_64", "-name", "guest=waldi", "-M", "pc-i440fx-7.2",
-                   "-accel", "tcg,thread=single", "-m", "192", "-nodefaults", "-display", "none",
-                   "-serial", f"file:{self.console}", "-kernel", str(kernel),
-                   "-initrd", str(image), "-append",
-                   "console=ttyS0 quiet mitigations=off no_timer_check lpj=4000000 panic=1",
-                   "-qmp", f"unix:{self.qmp},server=on,wait=off",
-                   "-device", "virtio-scsi-pci,id=scsi",
-                   "-drive", f"if=none,id=d0,format=raw,file.driver=host_device,"
-                   f"file.filename={node}",
-                   "-device", "scsi-block,bus=scsi.0,drive=d0,share-rw=on"]  # fmt: skip
-        self.process = subprocess.Popen([*command, *options], stdin=subprocess.DEVNULL)
-
-    def text(self) -> str:
-        return self.console.read_text(errors="replace") if self.console.exists() else ""
-
-    def wait_for(self, pattern: str, seconds: float) -> str:
-        end = time.monotonic() + seconds
-        while not (found := re.findall(pattern, self.text())):
-            if time.monotonic() > end or self.process.poll() is not None:
-                print(self.text()[-3000:])
-                raise SystemExit(f"the guest does not say {pattern}")
-            time.sleep(0.2)
-        return found[-1]
-
-    def stop(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
+ACCIDENTS = (
+    Accident("dead before the preempt", "rolled back", "load:before-step-2", "load"),
+    Accident("dead during the preempt", "rolled back", "load:after-step-2", "load"),
+    Accident("dead after the preempt", "rolled back", "load:after-step-3", "load"),
+    Accident("dead after the load", "rolled back", after="load"),
+    Accident("dead while the guest is paused", "nothing was moved", after="save"),
+    Accident("load killed, QEMU alive", "rolled back", "load:after-step-2"),
+    Accident("load refused", "rolled back", map_to="/dev/null"),
+)
 
 
-def migrate(bed: Bed, source: Qemu, destination: Qemu, fault: str = "") -> int:
-    tool = Path(__file__).resolve().parents[2] / "tools" / "migrate-vm"
-    here, there = bed.paths[SOURCE[0]].block, bed.paths[SOURCE[1]].block
-    python = os.environ.get("MIGRATE_PYTHON", sys.executable)
-    command = [python, str(tool), "--source", source.qmp, "--destination", destination.qmp,
-               "--uri", f"unix:{bed.state_dir}/migration", "--map", f"{here}={there}",
-               "--check=--guest=waldi", here]  # fmt: skip
-    env = {**os.environ, "PRTRACE_FAULT": fault, "PRTRACE_SOCKET": "/nowhere"}
-    return subprocess.run(command, env=env, timeout=STEP_S * 2).returncode
+class Migration:
+    """One run of tools/migrate-vm."""
+
+    def __init__(self, bed: Bed, source: Guest, there: Guest, accident: Accident) -> None:
+        state = bed.state_dir / there.name
+        state.mkdir()
+        node, other = bed.paths[HERE].block, accident.map_to or bed.paths[THERE].block
+        command = [sys.executable, str(TOOL), "--source", str(source.qmp), "--destination",
+                   str(there.qmp), "--uri", f"unix:{bed.state_dir}/{there.name}.migration",
+                   "--there", "sh -c", "--map", f"{node}={other}",
+                   "--guest", source.name, node]  # fmt: skip
+        env = {**os.environ, "PRTRACE": f"sh {HOST}", "PRTRACE_SOCKET": "/nowhere",
+               "PRTRACE_FAULT": accident.fault, "ACCIDENT": accident.after or "none",
+               "VICTIM": str(there.process.pid), "STATE": str(state)}  # fmt: skip
+        begun = time.monotonic()
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=MIGRATE_S)
+        print(done.stdout, done.stderr, sep="")
+        print(f"{accident.name}: {time.monotonic() - begun:.0f} s", flush=True)
+        self.status = done.returncode
+        self.text = done.stdout + done.stderr
+        check(f"{accident.name}: no traceback", "Traceback" in self.text, False)
+
+
+@contextlib.contextmanager
+def third(bed: Bed) -> Iterator[None]:
+    """A third nexus tries to write, until the with statement ends: always in vain."""
+    outcomes: list[Outcome] = []
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.wait(0.05):
+            outcomes.append(bed.write(THIRD).outcome)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(60)
+    check("the third nexus stayed out", set(outcomes), {Outcome.CONFLICT})
+    print(f"the third nexus tried {len(outcomes)} times", flush=True)
+
+
+def reserve(guest: Guest) -> None:
+    check("the guest registers", guest.sg_persist(f"-o -G -S {K:#x}"), (0, ""))
+    check("the guest reserves", guest.sg_persist(f"-o -R -K {K:#x} -T {int(WERO)}"), (0, ""))
+
+
+def holds(bed: Bed, what: str, guest: Guest, path: int) -> None:
+    """The guest reads that it holds the reservation, over this path, and can write."""
+    bed.is_at(what, (path,), WERO, peer=False)
+    status, text = guest.sg_persist("-i -s")
+    keys = re.findall(r"Key=(\S+)", text)
+    holders = re.findall(r"<< Reservation holder >>.*?type: (.*?)\n.*?0x(\w+)\s", text, re.DOTALL)
+    initiator = bed.paths[path].initiator.removeprefix("naa.")
+    wanted = (0, [f"{K:#x}"], [("Write Exclusive, registrants only", initiator)])
+    check(f"{what}: the guest reads", (status, keys, holders), wanted)
+    check(f"{what}: the guest writes", guest.run(WRITE)[0], 0)
+
+
+def accidents(bed: Bed, source: Guest) -> None:
+    for number, accident in enumerate(ACCIDENTS):
+        node = bed.paths[THERE].block
+        with Guest(bed.state_dir, f"lost{number}", "defer", (node, None)) as there:
+            migration = Migration(bed, source, there, accident)
+            check(f"{accident.name}: status", migration.status, 1)
+            check(f"{accident.name}: says", f"{accident.says}: the guest" in migration.text, True)
+            killed = bool(accident.after)
+            check(f"{accident.name}: ended", there.process.wait(60), -9 if killed else 0)
+        holds(bed, accident.name, source, HERE)
+
+
+def nobody_there(bed: Bed, source: Guest) -> None:
+    """The destination's QMP socket leads nowhere: nothing is begun."""
+    accident = Accident("nobody there", "")
+    with Guest(bed.state_dir, "gone", "defer", (bed.paths[THERE].block, None)) as there:
+        there.wait_until("inmigrate")
+    check("nobody there: status", Migration(bed, source, there, accident).status, 1)
+    holds(bed, "nobody there", source, HERE)
+
+
+def moved(bed: Bed, source: Guest, there: Guest) -> None:
+    check("migrate-vm", Migration(bed, source, there, Accident("migration", "")).status, 0)
+    check("the source has ended", source.process.wait(60), 0)
+    holds(bed, "moved", there, THERE)
+    for guest in (source, there):
+        check(f"{guest.name}: wrote", "WRITTEN" in guest.text(), True)
+        check(f"{guest.name}: lost writes", guest.text().count("LOST"), 0)
+
+
+def plain(bed: Bed, snapshot: str, *before: Callable[[Bed, Guest], None]) -> None:
+    node, other = bed.paths[HERE].block, bed.paths[THERE].block
+    with (
+        started(bed.state_dir, "waldi", snapshot, (node, None)) as source,
+        Guest(bed.state_dir, "waldi-there", "defer", (other, None)) as there,
+    ):
+        reserve(source)
+        source.run(WRITER)
+        with third(bed):
+            holds(bed, "before", source, HERE)
+            for part in before:
+                part(bed, source)
+            moved(bed, source, there)
+
+
+def after_accidents(bed: Bed, snapshot: str) -> None:
+    plain(bed, snapshot, accidents, nobody_there)
+
+
+def behind_proxies(bed: Bed, snapshot: str) -> None:
+    folders = [bed.state_dir / "proxy-here", bed.state_dir / "proxy-there"]
+    sockets = [folder / "pr.sock" for folder in folders]
+    with contextlib.ExitStack() as stack:
+        for folder, socket in zip(folders, sockets, strict=True):
+            folder.mkdir()
+            stack.enter_context(proxy(socket, "--run-dir", str(folder)))
+        node, other = bed.paths[HERE].block, bed.paths[THERE].block
+        guest = started(bed.state_dir, "masked", snapshot, (node, sockets[0]))
+        source = stack.enter_context(guest)
+        guest = Guest(bed.state_dir, "masked-there", "defer", (other, sockets[1]))
+        there = stack.enter_context(guest)
+        hidden = masked(capabilities(node))
+        reserve(source)
+        source.run(WRITER)
+        with third(bed):
+            holds(bed, "masked, before", source, HERE)
+            check("masked, before: hidden", source.capabilities(), hidden)
+            moved(bed, source, there)
+            check("masked, moved: hidden", there.capabilities(), hidden)
+        check("the guest clears", there.sg_persist(f"-o -C -K {K:#x}")[0], 0)
+    bed.is_at("cleared", (), None, peer=False)
 
 
 def main() -> None:
     bed = Bed()
-    image = build(bed.state_dir, places.kernels() / os.uname().release)
-    here, there = bed.paths[0].block, bed.paths[1].block
-    source = Qemu(bed, "source", here, image)
-    source.wait_for("TICK 1 write 0", BOOT_S)
-    bed.is_at("the guest", (0,), ReservationType.WERO, peer=False)
-    outcomes: set[Outcome] = set()
-    ended = threading.Event()
-
-    def third() -> None:
-        while not ended.is_set():
-            outcomes.add(bed.write(2).outcome)
-
-    thread = threading.Thread(target=third)
-    thread.start()
-    destination = None
-    try:
-        for fault in ("load:before-step-2", "load:after-step-2", "load:after-step-3"):
-            destination = Qemu(bed, f"d{fault[5:]}", there, image, "-incoming", "defer")
-            status = migrate(bed, source, destination, fault)
-            check(f"{fault}: migrate-vm", status, 1)
-            check(f"{fault}: no destination", destination.process.wait(60), 0)
-            bed.is_at(fault, (0,), ReservationType.WERO, peer=False)
-            before = len(re.findall("TICK", source.text()))
-            source.wait_for(f"TICK {before + 2} write 0", STEP_S)
-        destination = Qemu(bed, "destination", there, image, "-incoming", "defer")
-        check("migrate-vm", migrate(bed, source, destination), 0)
-        bed.is_at("moved", (1,), ReservationType.WERO, peer=False)
-        destination.wait_for(r"TICK \d+ write 0\s.*Key=0x4b4b.*\s+TICK \d+ write 0", STEP_S)
-        check("destination only", source.process.wait(60), 0)
-    finally:
-        ended.set()
-        thread.join(60)
-        for each in (source, destination):
-            if each is not None:
-                each.stop()
-    check("the third nexus stayed out", outcomes, {Outcome.CONFLICT})
-
+    parts = {"plain": plain, "accidents": after_accidents, "proxies": behind_proxies}
+    for name in sys.argv[2:]:
+        bed.reset()
+        parts[name](bed, sys.argv[1])
     finish()
 
 

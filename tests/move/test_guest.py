@@ -1,0 +1,42 @@
+"""A running guest, and the reservation that it made, on another nexus."""
+
+import pytest
+from labkit.kernels import SERIES
+
+from move.image import snapshot
+
+SPEC = {"nexuses": 5, "memory": "3G"}
+
+
+def others() -> list[object]:
+    return [pytest.param(each, marks=pytest.mark.slow) for each in SERIES if each != "6.1"]
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kernel", ["6.1", *others()])
+def test_a_guest_migrates_with_its_reservation(inside, kernel) -> None:
+    inside("guest.py", str(snapshot()), "plain", kernel=kernel, timeout=800, **SPEC)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2700)
+def test_a_guest_outlives_every_accident_of_the_destination(inside) -> None:
+    inside("guest.py", str(snapshot()), "accidents", timeout=2400, **SPEC)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_guest_migrates_behind_proxies(inside) -> None:
+    inside("guest.py", str(snapshot()), "proxies", timeout=900, **SPEC)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_what_a_guest_sees_of_the_proxy(boot) -> None:
+    done = boot(luns=2, **SPEC).run(f"python3 tests/proxy/guest.py {snapshot()}", timeout=900)
+    assert done.status == 0, done.output
+
+
+@pytest.mark.timeout(300)
+def test_libvirt_hook(inside) -> None:
+    inside("hook.py", timeout=200, **SPEC)
