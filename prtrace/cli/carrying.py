@@ -31,6 +31,20 @@ def state_dir_option(function: _Function) -> _Function:
     )(function)
 
 
+def yes_option(function: _Function) -> _Function:
+    """--yes, for what somebody at a terminal is asked about."""
+    return click.option("-y", "--yes", is_flag=True, help="do not ask, on a terminal either")(
+        function
+    )
+
+
+def agreed(question: str, *, yes: bool) -> bool:
+    """Ask whoever sits at a terminal; a script has decided when it called."""
+    if yes or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return True
+    return click.confirm(question)
+
+
 def read_file(name: str) -> SaveFile:
     """The save file called name, or standard input for "-"."""
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from prtrace.cli.carrying import read_file, say
+from prtrace.cli.carrying import agreed, read_file, say, yes_option
 from prtrace.cli.options import json_option
 from prtrace.cli.text import document
 from prtrace.errors import InDoubtError
@@ -23,14 +23,20 @@ Examples:
 """,
 )
 @click.argument("file")
+@yes_option
 @json_option
-def command(file: str, *, as_json: bool) -> int:
+def command(file: str, *, yes: bool, as_json: bool) -> int:
     """See to it, on the source, that nothing of the guest is left there.
 
     To be run after a successful migration.  The key that multipathd stores
     is forgotten too: it would register it again on a path that returns.
     """
     saved = read_file(file)
+    for each in saved.units if not as_json else ():
+        if each.key is not None:
+            say(each.lu, f"plan: remove key {each.key:#x} from the paths of this host")
+    if not agreed("Has the guest moved, and may this go?", yes=yes or as_json):
+        return 1
     units = finish(saved, find_saved_sides(scan(), saved))
     if as_json:
         document(finish_view(units, saved))

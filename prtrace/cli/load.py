@@ -6,7 +6,14 @@ from pathlib import Path
 
 import click
 
-from prtrace.cli.carrying import print_report, read_file, say, state_dir_option
+from prtrace.cli.carrying import (
+    agreed,
+    print_report,
+    read_file,
+    say,
+    state_dir_option,
+    yes_option,
+)
 from prtrace.cli.knowledge import AgentObserver
 from prtrace.cli.options import json_option, socket_option
 from prtrace.errors import UsageError
@@ -45,6 +52,7 @@ Examples:
     show_default=True,
     help="refuse a file that is older",
 )
+@yes_option
 @state_dir_option
 @json_option
 @socket_option
@@ -54,6 +62,7 @@ def command(
     devices: tuple[str, ...],
     dry_run: bool,
     max_age: float,
+    yes: bool,
     state_dir: Path,
     as_json: bool,
     socket: str,
@@ -68,6 +77,7 @@ def command(
         state_dir=state_dir,
         max_age_s=max_age,
         dry_run=dry_run,
+        approve=lambda: agreed("Send this, and take the key over?", yes=yes or as_json),
         progress=(lambda _lu, _words: None) if as_json else say,
         witness=witness(AgentObserver(socket)),
     )

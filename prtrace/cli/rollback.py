@@ -6,7 +6,14 @@ from pathlib import Path
 
 import click
 
-from prtrace.cli.carrying import print_report, read_file, say, state_dir_option
+from prtrace.cli.carrying import (
+    agreed,
+    print_report,
+    read_file,
+    say,
+    state_dir_option,
+    yes_option,
+)
 from prtrace.cli.knowledge import AgentObserver
 from prtrace.cli.options import json_option, socket_option
 from prtrace.host.units import scan
@@ -26,10 +33,11 @@ Examples:
 """,
 )
 @click.argument("file")
+@yes_option
 @state_dir_option
 @json_option
 @socket_option
-def command(file: str, *, state_dir: Path, as_json: bool, socket: str) -> int:
+def command(file: str, *, yes: bool, state_dir: Path, as_json: bool, socket: str) -> int:
     """Take the reservations back on the source after a failed migration,
     however far the destination got.
 
@@ -38,6 +46,7 @@ def command(file: str, *, state_dir: Path, as_json: bool, socket: str) -> int:
     saved = read_file(file)
     options = MoveOptions(
         state_dir=state_dir,
+        approve=lambda: agreed("Send this, and take the key back?", yes=yes or as_json),
         progress=(lambda _lu, _words: None) if as_json else say,
         witness=witness(AgentObserver(socket)),
     )

@@ -7,7 +7,7 @@ Commands go down through SG_IO like everybody else's, and the store is never wri
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,12 +36,14 @@ MAX_AGE_S: Final = 300.0
 class MoveOptions:
     """state_dir: where the journal is.  max_age_s: of the file, in seconds.
 
-    dry_run: look, plan, and send nothing.
+    dry_run: look, plan, and send nothing.  approve: asked once the plan was told, before
+    anything is sent; False ends it there.
     """
 
     state_dir: Path = STATE_DIR
     max_age_s: float = MAX_AGE_S
     dry_run: bool = False
+    approve: Callable[[], bool] = lambda: True
     progress: Progress = lambda _lu, _words: None
     witness: Witness | None = None
 
@@ -173,10 +175,15 @@ def _move(role: Role, file: SaveFile, sides: Iterable[Side], options: MoveOption
         if options.dry_run:
             reports = [_as_planned(carrier) for carrier in carriers]
         else:
-            for carrier in carriers:
-                for words in carrier.planned():
-                    options.progress(carrier.plan.lu, f"plan: {words}")
-            reports = _run_all(role, carriers)
+            planned = [
+                (carrier.plan.lu, words) for carrier in carriers for words in carrier.planned()
+            ]
+            for lu, words in planned:
+                options.progress(lu, f"plan: {words}")
+            if not planned or options.approve():
+                reports = _run_all(role, carriers)
+            else:
+                reports = [carrier.hold_back("it was not agreed to") for carrier in carriers]
     return MoveReport(role, file, (*reports, *nothing), time.monotonic() - begun, options.dry_run)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -33,6 +34,24 @@ class Host:
         if "--json" not in arguments:
             print(done.stdout + done.stderr, end="", flush=True)
         return done
+
+    def at_terminal(self, answer: str, *arguments: str) -> tuple[int, str]:
+        """The exit status and the output of a command that somebody answers at a terminal."""
+        there, here = pty.openpty()
+        env = {**os.environ, "PRTRACE_SOCKET": self.socket}
+        command = [sys.executable, "-m", "prtrace", *arguments]
+        os.write(there, answer.encode())
+        with subprocess.Popen(command, stdin=here, stdout=here, stderr=here, env=env) as process:
+            os.close(here)
+            status = process.wait(timeout=120)
+        shown = b""
+        try:
+            while part := os.read(there, 65536):
+                shown += part
+        except OSError:  # EIO: the other side is closed
+            os.close(there)
+        print("$ prtrace", *arguments, f"[{status}]", shown.decode(), sep="\n")
+        return status, shown.decode()
 
 
 def main() -> None:
@@ -88,6 +107,9 @@ def moves(bed: Bed, host: Host, agent: Agent, there: str) -> None:
     state = ["--state-dir", str(bed.state_dir)]
     planned = host.run("load", host.file, "--device", mapping, "--dry-run", *state)
     check("dry run", planned.returncode, 0)
+    before = bed.lio()
+    status, shown = host.at_terminal("n\n", "load", host.file, "--device", mapping, *state)
+    check("not agreed to", (status, "plan: " in shown, bed.lio()), (1, True, before))
     loaded = host.run("load", host.file, "--device", mapping, "--json", *state)
     schema = json.loads((resources.files("prtrace") / "schema/load.1.json").read_text())
     jsonschema.validate(json.loads(loaded.stdout), schema)
@@ -98,7 +120,7 @@ def moves(bed: Bed, host: Host, agent: Agent, there: str) -> None:
     schema = json.loads((resources.files("prtrace") / "schema/finish.1.json").read_text())
     jsonschema.validate(json.loads(finished.stdout), schema)
     check("finish", finished.returncode, 0)
-    check("back", host.run("rollback", host.file, *state).returncode, 0)
+    check("back", host.at_terminal("y\n", "rollback", host.file, *state)[0], 0)
     bed.is_shown("back", agent)
     bed.is_at("back", (0, 1), ReservationType.WERO, peer=False)
     check("third", bed.send(THIRD, Action.REGISTER, 0, K), Outcome.DONE)
