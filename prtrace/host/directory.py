@@ -69,6 +69,10 @@ class Directory:
         """A name for the block device "MAJOR:MINOR": its node's, or the number itself."""
         if number in self.maps:
             return f"{self.dev}/mapper/{self.maps[number].name}"
+        nexus = self.nexuses.get(self.block.get(number, ""))
+        if nexus is not None and nexus.device:
+            # Nearly every command's: no file is read for it.
+            return nexus.device
         device = target(self.sys / "dev/block" / number)
         if device is None:
             return number
