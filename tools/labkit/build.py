@@ -23,8 +23,12 @@ def build(spec: TargetSpec) -> Target:
     """Build spec; LabError where the kernel or a tool refuses a step."""
     if spec.udev:
         start_udev()
-    lio.prepare()
-    stores = [lio.backstore(index, spec.pages) for index in range(spec.luns)]
+    lio.modprobe("sd_mod", "sg")
+    stores = [lio.Backstore.numbered(index) for index in range(spec.luns)]
+    if not spec.remote:
+        lio.prepare()
+        for store in stores:
+            lio.create(store, spec.pages)
     paths: list[list[UnitPath]] = [[] for _ in stores]
     for transport in spec.transport.split(","):
         if transport == "loop":
@@ -66,11 +70,13 @@ def _export_loop(
 def _export_iscsi(
     spec: TargetSpec, stores: list[lio.Backstore], paths: list[list[UnitPath]]
 ) -> None:
-    tpg = lio.iscsi_target(stores)
-    for session in iscsi.login(tpg, spec.nexuses, spec.luns):
+    portal = f"{spec.portal}:3260"
+    if not spec.remote:
+        lio.iscsi_target(stores, portal)
+    for session in iscsi.login(portal, spec.nexuses, spec.luns, remote=spec.remote):
         for index, store in enumerate(stores):
             hctl = f"{session.host}:0:0:{index}"
-            paths[index].append(_path(hctl, store, "iscsi", session.port, tpg))
+            paths[index].append(_path(hctl, store, "iscsi", session.port, lio.ISCSI))
 
 
 def _path(hctl: str, store: lio.Backstore, transport: str, initiator: str, tpg: Path) -> UnitPath:

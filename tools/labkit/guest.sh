@@ -8,6 +8,7 @@ for word in $(</proc/cmdline); do
     lab.modules=*) modules=${word#lab.modules=} ;;
     lab.tools=*) tools=${word#lab.tools=} ;;
     lab.python=*) python=${word#lab.python=} ;;
+    lab.address=*) address=${word#lab.address=} ;;
     esac
 done
 
@@ -32,6 +33,8 @@ done
 
 hostname lab
 ip link set lo up
+# The network of two machines: a machine without one has no other interface.
+[[ -z $address ]] || { modprobe virtio_net && ip address add "$address" dev eth0 && ip link set eth0 up; }
 modprobe configfs 2>/dev/null
 mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config
 

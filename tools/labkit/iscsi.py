@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from labkit.failure import LabError
-from labkit.lio import IQN, PORTAL
+from labkit.lio import IQN, ISCSI, modprobe
 from labkit.sysfs import addresses, await_that
 
 _SESSIONS = Path("/sys/class/iscsi_session")
@@ -17,7 +17,10 @@ _SESSIONS = Path("/sys/class/iscsi_session")
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One I_T nexus: its SCSI host's number, and the initiator port's name with its ISID."""
+    """One I_T nexus: its SCSI host's number, and the initiator port's name.
+
+    With its ISID, which LIO shows, unless the target is remote.
+    """
 
     host: int
     port: str
@@ -32,27 +35,31 @@ def _iscsiadm(*arguments: str) -> None:
         raise LabError(f"iscsiadm {' '.join(arguments)}: {complaint}")
 
 
-def _initiator(nexus: int) -> str:
-    return f"iqn.2026-11.lab.prtrace:host{nexus}"
+def _initiator(nexus: int, *, remote: bool) -> str:
+    # Session numbers, of which iscsid makes ISIDs, start alike in every machine: names must not.
+    return f"iqn.2026-11.lab.prtrace:{'remote' if remote else 'host'}{nexus}"
 
 
-def login(tpg: Path, nexuses: int, luns: int) -> list[Session]:
-    """Log in to tpg once for each of nexuses initiator names; wait for luns disks each."""
+def login(portal: str, nexuses: int, luns: int, *, remote: bool) -> list[Session]:
+    """Log in at portal once for each of nexuses initiator names; wait for luns disks each."""
+    modprobe("iscsi_tcp")
     names = Path("/etc/iscsi/initiatorname.iscsi")
     names.parent.mkdir(exist_ok=True)
-    names.write_text(f"InitiatorName={_initiator(0)}\n")
+    names.write_text(f"InitiatorName={_initiator(0, remote=remote)}\n")
     subprocess.run(["iscsid"], check=True, timeout=60)
     sessions = []
     for nexus in range(1, nexuses + 1):
+        initiator = _initiator(nexus, remote=remote)
         interface = ("-m", "iface", "-I", f"lab{nexus}")
         _iscsiadm(*interface, "-o", "new")
-        _iscsiadm(*interface, "-o", "update", "-n", "iface.initiatorname", "-v", _initiator(nexus))
-        node = ("-m", "node", "-T", IQN, "-p", PORTAL, "-I", f"lab{nexus}")
+        _iscsiadm(*interface, "-o", "update", "-n", "iface.initiatorname", "-v", initiator)
+        node = ("-m", "node", "-T", IQN, "-p", portal, "-I", f"lab{nexus}")
         _iscsiadm(*node, "-o", "new")
         _iscsiadm(*node, "--login")
-        session = _session(tpg, _initiator(nexus))
+        port = initiator if remote else f"{initiator},i,0x{_isid(initiator)}"
+        session = Session(_host(initiator), port)
         await_that(
-            f"{luns} disks appear for {_initiator(nexus)}",
+            f"{luns} disks appear for {initiator}",
             partial(_has_disks, session.host, luns),
         )
         sessions.append(session)
@@ -63,22 +70,21 @@ def _has_disks(host: int, luns: int) -> bool:
     return sum(address.startswith(f"{host}:") for address in addresses()) >= luns
 
 
-def _session(tpg: Path, initiator: str) -> Session:
+def _host(initiator: str) -> int:
     for entry in _SESSIONS.iterdir():
         if (entry / "initiatorname").read_text().strip() == initiator:
             # /sys/devices/platform/hostH/sessionS
-            host = (entry / "device").resolve().parent.name.removeprefix("host")
-            return Session(int(host), f"{initiator},i,0x{_isid(tpg, initiator)}")
+            return int((entry / "device").resolve().parent.name.removeprefix("host"))
     raise LabError(f"no session of {initiator}")
 
 
-def _isid(tpg: Path, initiator: str) -> str:
+def _isid(initiator: str) -> str:
     """The session's ISID, twelve digits.
 
     The initiator's sysfs does not show it.  LIO does, in the initiator's access control list: to
     name the list makes permanent the one that LIO made by itself, and changes nothing else.
     """
-    acl = tpg / "acls" / initiator
+    acl = ISCSI / "acls" / initiator
     acl.mkdir()
     shown = re.search(r"ISID: 0x((?:[0-9a-f]{2} ){5}[0-9a-f]{2})", (acl / "info").read_text())
     if shown is None:

@@ -26,6 +26,7 @@ _WANTED = (
     *initramfs.MODULES,
     *("configfs", "sd_mod", "sg", "target_core_mod", "target_core_file", "target_core_iblock"),
     *("tcm_loop", "iscsi_target_mod", "iscsi_tcp", "dm_multipath", "dm_round_robin", "dm_mod"),
+    "virtio_net",
 )
 
 

@@ -11,7 +11,7 @@ from labkit.failure import LabError
 
 CONFIGFS = Path("/sys/kernel/config/target")
 IQN = "iqn.2026-11.lab.prtrace:target"
-PORTAL = "127.0.0.1:3260"
+ISCSI = CONFIGFS / "iscsi" / IQN / "tpgt_1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,12 @@ class Backstore:
 
     directory: Path
     serial: str
+
+    @classmethod
+    def numbered(cls, index: int) -> Backstore:
+        """The index-th.  Its serial is the same in every machine, unique in the NAA's digits."""
+        serial = str(uuid.uuid5(uuid.NAMESPACE_DNS, f"lun{index}.lab.prtrace"))
+        return cls(CONFIGFS / "core" / "rd_mcp_0" / f"lun{index}", serial)
 
     @property
     def lu(self) -> str:
@@ -44,23 +50,20 @@ def modprobe(*modules: str) -> None:
 
 
 def prepare() -> None:
-    """Load LIO and the disk drivers."""
+    """Load LIO."""
     # Where LIO keeps APTPL metadata, looked for as the module loads.  Without the folders REGISTER
     # answers NOT READY, and registers all the same.
     for folder in ("/var/target/pr", "/etc/target/pr"):
         Path(folder).mkdir(parents=True, exist_ok=True)
-    modprobe("sd_mod", "sg", "target_core_mod", "tcm_loop")
+    modprobe("target_core_mod", "tcm_loop")
 
 
-def backstore(index: int, pages: int) -> Backstore:
-    """A ramdisk.  Its serial is the same in every machine, unique in the NAA's digits."""
-    serial = str(uuid.uuid5(uuid.NAMESPACE_DNS, f"lun{index}.lab.prtrace"))
-    directory = CONFIGFS / "core" / "rd_mcp_0" / f"lun{index}"
-    directory.mkdir(parents=True)
-    write(directory / "control", f"rd_pages={pages}")
-    write(directory / "wwn" / "vpd_unit_serial", serial)
-    write(directory / "enable", "1")
-    return Backstore(directory, serial)
+def create(unit: Backstore, pages: int) -> None:
+    """Make unit, a ramdisk."""
+    unit.directory.mkdir(parents=True)
+    write(unit.directory / "control", f"rd_pages={pages}")
+    write(unit.directory / "wwn" / "vpd_unit_serial", unit.serial)
+    write(unit.directory / "enable", "1")
 
 
 def _link(tpg: Path, units: list[Backstore]) -> None:
@@ -81,18 +84,16 @@ def loop_target(nexus: int, units: list[Backstore]) -> tuple[Path, str, str]:
     return tpg, initiator, address
 
 
-def iscsi_target(units: list[Backstore]) -> Path:
-    """One iSCSI target on the loopback interface with every unit, open to every initiator."""
-    modprobe("iscsi_target_mod", "iscsi_tcp")
-    tpg = CONFIGFS / "iscsi" / IQN / "tpgt_1"
-    (tpg / "np" / PORTAL).mkdir(parents=True)
-    _link(tpg, units)
+def iscsi_target(units: list[Backstore], portal: str) -> None:
+    """The target portal group ISCSI at "address:port", with every unit, open to everybody."""
+    modprobe("iscsi_target_mod")
+    (ISCSI / "np" / portal).mkdir(parents=True)
+    _link(ISCSI, units)
     for attribute, setting in (
         ("authentication", "0"),
         ("generate_node_acls", "1"),
         ("demo_mode_write_protect", "0"),
         ("cache_dynamic_acls", "1"),
     ):
-        write(tpg / "attrib" / attribute, setting)
-    write(tpg / "enable", "1")
-    return tpg
+        write(ISCSI / "attrib" / attribute, setting)
+    write(ISCSI / "enable", "1")

@@ -18,6 +18,8 @@ class TargetSpec:
     transport is "loop", "iscsi" or "loop,iscsi" (nexuses of each, loop's first).  multipath puts a
     device-mapper node over the first two paths of every logical unit.  pages is the size of a
     logical unit in 4 KiB pages.  udev runs the device manager (slower; makes /dev/disk/by-id).
+    portal is the address of the iSCSI target.  remote: it is another machine's, built there with
+    as many luns; this machine has iSCSI initiators only, with names of their own.
     """
 
     luns: int = 1
@@ -26,6 +28,8 @@ class TargetSpec:
     multipath: bool = False
     pages: int = 256
     udev: bool = False
+    portal: str = "127.0.0.1"
+    remote: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -40,7 +44,8 @@ class UnitPath:
     """One path: one I_T nexus to one logical unit.
 
     hctl "H:C:T:L"; block, sg, bsg device nodes; initiator the initiator port's name (iSCSI: with
-    ",i,0x<ISID>"), rtpi the relative target port identifier, tpg LIO's configfs folder.
+    ",i,0x<ISID>", unless the target is remote: only LIO shows it), rtpi the relative target port
+    identifier, tpg LIO's configfs folder.
     """
 
     hctl: str
@@ -57,7 +62,8 @@ class UnitPath:
 class Unit:
     """One logical unit; lu is its name ("naa.6001405…"), directory LIO's configfs folder of it.
 
-    multipath is the device-mapper node ("/dev/mapper/mpatha"), where one was asked for.
+    directory is in the machine that has the target.  multipath is the device-mapper node
+    ("/dev/mapper/mpatha"), where one was asked for.
     """
 
     lu: str

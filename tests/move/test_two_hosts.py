@@ -1,0 +1,251 @@
+"""Two machines, an agent on each: nobody tells them of a move, they see the commands.
+
+Host A has the target, and a nexus of its own by tcm_loop and one by iSCSI; host B reaches the
+target over a network between the two.  What an agent shows without doubt is held against LIO's
+own view, which is A's configfs.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from labkit.control import CompletedRun
+from labkit.machine import Machine
+from labkit.qemu import Link, Shape
+from labkit.target import TargetSpec, Unit, UnitPath
+
+KEY = 0x4B4B
+PRTRACE = ("python3", "-m", "prtrace")
+PORTAL = "10.0.0.1"
+LOOP, ISCSI = 0, 1
+WERO = 5
+KILLED = 128 + 9
+IN_DOUBT = 4
+UNIT_ATTENTION = 6  # as sg_turs ends
+GLIMPSES = "tests/move/glimpses.py"
+pytestmark = pytest.mark.timeout(600)
+
+ORACLE = """\
+import json, sys
+from dataclasses import asdict
+from labkit.oracle import oracle
+print(json.dumps(asdict(oracle(sys.argv[1]))))
+"""
+
+
+@dataclass(frozen=True)
+class Host:
+    """One of the two machines, and the commands that somebody gives there."""
+
+    machine: Machine
+
+    @property
+    def unit(self) -> Unit:
+        return self.machine.target.units[0]
+
+    def run(
+        self,
+        *words: str,
+        expect: int | None = 0,
+        stdin: str = "",
+        env: dict[str, str] | None = None,
+    ) -> CompletedRun:
+        """Run a command that is to end with this status, None: with any."""
+        command = shlex.join(words)
+        done = self.machine.run(command, timeout=120, stdin=stdin.encode(), env=env)
+        print(f"$ {command} [{done.status}]\n{done.output}")
+        assert expect in (None, done.status), f"{command} ended with {done.status}\n{done.output}"
+        return done
+
+    def prtrace(self, *words: str, **given: Any) -> CompletedRun:
+        return self.run(*PRTRACE, *words, **given)
+
+    def start_agent(self) -> None:
+        """An agent that stays; it reads what there is."""
+        agent = shlex.join((*PRTRACE, "agent"))
+        self.run("bash", "-c", f"setsid {agent} </dev/null >/run/agent.log 2>&1 &")
+
+    def await_agent(self) -> None:
+        """Wait until it answers, and doubts nothing any more."""
+        show = shlex.join((*PRTRACE, "show"))
+        tries = f"for _ in {{1..30}}; do {show} && exit; sleep 1; done"
+        self.run("bash", "-c", f"{tries}; cat /run/agent.log; exit 1")
+
+    def shown(self) -> dict[str, Any]:
+        """The unit as `prtrace show --json` prints it, which must be without doubt."""
+        # A doubt lasts from the command that made it to the agent's own reading.
+        for _ in range(10):
+            done = self.run(*PRTRACE, "show", "--json", expect=None)
+            if done.status != IN_DOUBT:
+                break
+        assert done.status == 0, done.output
+        (unit,) = json.loads(done.stdout)["units"]
+        assert unit["doubt"] == []
+        return dict(unit)
+
+    def facts(self, unit: dict[str, Any]) -> dict[str, Any]:
+        """What unit says, by the names of doubts, with initiator ports as LIO names them."""
+        own = {path.hctl: path.initiator for path in self.unit.paths}
+        ports = {each["nexus"]: each["initiator_port"] for each in unit["nexuses"]}
+        assert ports.keys() == own.keys()
+        for nexus, port in ports.items():
+            # Only LIO, which is on A, tells the lab of the ISID.
+            assert port.startswith(own[nexus])
+        for each in unit["registrations"]:
+            assert each["local"] == (each["nexus"] in own)
+
+        def port(nexus: str) -> str:
+            return ports.get(nexus) or nexus.rpartition(",")[0]
+
+        assert unit["unattributed_keys"] == []
+        assert unit["legacy_reservation"] is None
+        held = unit["reservation"]
+        return {
+            "generation": unit["generation"],
+            "registrations": {
+                port(each["nexus"]): int(each["key"], 16) for each in unit["registrations"]
+            },
+            "reservation": held and (held["type_code"], [*map(port, held["holders"])]),
+        }
+
+    def says(self) -> dict[str, Any]:
+        """The facts that the agent shows without doubt."""
+        return self.facts(self.shown())
+
+    def glimpses(self, *words: str, stdin: str = "") -> dict[str, list[object]]:
+        """The certain facts that the agent shows while a command runs, each in its order."""
+        done = self.run("python3", GLIMPSES, shlex.join(words), stdin=stdin)
+        found: dict[str, list[object]] = {}
+        for text in done.stdout.splitlines():
+            unit = json.loads(text)
+            doubted = {each["what"] for each in unit["doubt"]}
+            for fact, value in self.facts(unit).items():
+                values = found.setdefault(fact, [])
+                if fact not in doubted and values[-1:] != [value]:
+                    values.append(value)
+        return found
+
+
+def in_order(values: list[object], possible: list[object]) -> bool:
+    """Whether values are some of possible, in their order, and end where those end."""
+    rest = iter(possible)
+    return all(value in rest for value in values) and values[-1] == possible[-1]
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """Both machines, each with its agent."""
+
+    a: Host
+    b: Host
+
+    @property
+    def there(self) -> UnitPath:
+        """B's path."""
+        return self.b.unit.paths[0]
+
+    def reserve(self, path: UnitPath) -> str:
+        """A guest registers and reserves over A's path; what `prtrace save` wrote of it."""
+        for words in (
+            f"--register-ignore --param-sark={KEY:x}",
+            f"--clear --param-rk={KEY:x}",
+            f"--register --param-sark={KEY:x}",
+            f"--reserve --param-rk={KEY:x} --prout-type={WERO}",
+        ):
+            self.a.run("sg_persist", "--out", *words.split(), path.block)
+        assert self.a.says() == self.truth(path)
+        return self.a.prtrace("save", path.block).stdout
+
+    def truth(self, path: UnitPath) -> dict[str, Any]:
+        """LIO's own view, in which this path alone is registered, with KEY, and holds."""
+        done = self.a.run("python3", "-c", ORACLE, self.a.unit.directory)
+        lio = json.loads(done.stdout)
+        keys = {each["initiator"]: each["key"] for each in lio["registrations"]}
+        holder = lio["holder"]
+        assert keys == {holder: KEY}
+        assert holder.startswith(path.initiator)
+        assert lio["type_code"] == WERO
+        return {
+            "generation": lio["generation"],
+            "registrations": keys,
+            "reservation": (WERO, [holder]),
+        }
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    socket = tmp_path_factory.mktemp("link") / "socket"
+    here = TargetSpec(nexuses=1, transport="loop,iscsi", portal=PORTAL)
+    there = TargetSpec(nexuses=1, transport="iscsi", portal=PORTAL, remote=True)
+    listening = Shape(link=Link(socket, f"{PORTAL}/24", listens=True))
+    calling = Shape(link=Link(socket, "10.0.0.2/24", listens=False))
+    with ExitStack() as machines:
+        a = Host(machines.enter_context(Machine("6.1", here, shape=listening)))
+        # It takes its time while the other machine starts.
+        a.start_agent()
+        b = Host(machines.enter_context(Machine("6.1", there, shape=calling)))
+        b.start_agent()
+        a.await_agent()
+        b.await_agent()
+        yield Hosts(a, b)
+
+
+def test_both_agents_know_of_a_move(hosts: Hosts) -> None:
+    here = hosts.a.unit.paths[LOOP]
+    file = hosts.reserve(here)
+    hosts.b.prtrace("load", "-", stdin=file)
+    assert hosts.b.says() == hosts.truth(hosts.there)
+    hosts.a.prtrace("finish", "-", stdin=file)
+    truth = hosts.truth(hosts.there)
+    assert hosts.a.says() == truth
+    assert hosts.b.says() == truth
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["finish", "another command"])
+def test_no_agent_is_wrong_on_the_way(hosts: Hosts, first: str) -> None:
+    """B's agent during the load, and A's during the first command that reaches A afterwards."""
+    here = hosts.a.unit.paths[ISCSI]
+    file = hosts.reserve(here)
+    before = hosts.truth(here)
+    temporary = int(json.loads(file)["units"][0]["temporary"]["load"], 16)
+    stale = hosts.b.says()
+    seen = hosts.b.glimpses(*PRTRACE, "load", "-", stdin=file)
+    truth = hosts.truth(hosts.there)
+    (source,), (destination,) = before["registrations"], truth["registrations"]
+    both = {source: KEY, destination: temporary}
+    keys = [before["registrations"], both, {destination: temporary}, truth["registrations"]]
+    assert in_order(seen["registrations"], [stale["registrations"], *keys])
+    held = [stale["reservation"], before["reservation"], truth["reservation"]]
+    assert in_order(seen["reservation"], held)
+    steps = range(before["generation"], truth["generation"] + 1)
+    assert in_order(seen["generation"], [stale["generation"], *steps])
+
+    # No command has come to A: its agent can only say what it saw last.
+    assert hosts.a.says() == before
+    command = (*PRTRACE, "finish", "-") if first == "finish" else ("sg_turs", here.sg)
+    seen = hosts.a.glimpses(*command, stdin=file)
+    assert seen == {fact: [before[fact], truth[fact]] for fact in truth}
+    assert hosts.truth(hosts.there) == truth
+    assert hosts.b.says() == truth
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", ["load:after-step-1", "load:after-step-2", "load:before-end"])
+def test_both_agents_know_of_a_rollback(hosts: Hosts, killed: str) -> None:
+    here = hosts.a.unit.paths[LOOP]
+    file = hosts.reserve(here)
+    hosts.b.prtrace("load", "-", stdin=file, env={"PRTRACE_FAULT": killed}, expect=KILLED)
+    hosts.a.prtrace("rollback", "-", stdin=file)
+    assert hosts.a.says() == hosts.truth(here)
+    # B hears of it from the first command there, to which a unit attention is the answer.
+    hosts.b.run("sg_turs", hosts.there.sg, expect=UNIT_ATTENTION)
+    truth = hosts.truth(here)
+    assert hosts.a.says() == truth
+    assert hosts.b.says() == truth
