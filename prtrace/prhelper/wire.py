@@ -123,6 +123,11 @@ class ServerSession:
         """Whether no message has begun."""
         return not self._buffer and not self._cdb
 
+    @property
+    def split(self) -> bool:
+        """Whether the greeting, a CDB or a list is here in part; QEMU sends each in one piece."""
+        return bool(self._buffer)
+
     def feed(self, data: bytes, descriptors: int = 0) -> Request | None:
         """Take what arrived; return the request that it completes, if it completes one.
 

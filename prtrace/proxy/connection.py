@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Protocol
 
+    from prtrace.proxy.anteroom import Anteroom
+    from prtrace.proxy.deadlines import Deadlines
     from prtrace.proxy.lanes import Lanes
     from prtrace.proxy.passage import Client, Passage
 
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
         passage: Passage
         lanes: Lanes
+        anteroom: Anteroom
+        deadlines: Deadlines
         stopping: bool
 
         def close(self, client: Client, fd: OwnedFd) -> None: ...
@@ -56,8 +60,8 @@ class Connection:
     """Everything but _carry_out and _tell runs on the event loop's thread."""
 
     __slots__ = (
-        "_fds", "_loop", "_paused", "_server", "_session", "_sock", "_timer", "_unsent",
-        "_work", "_writing", "client",
+        "_fds", "_loop", "_paused", "_seconds", "_server", "_session", "_slow", "_sock",
+        "_unsent", "_work", "_writing", "client",
     )  # fmt: skip
 
     def __init__(
@@ -69,7 +73,10 @@ class Connection:
         self.client = client
         self._session = ServerSession(FEATURE_CLEANUP)
         self._fds: list[OwnedFd] = []
-        self._timer: asyncio.TimerHandle | None = None
+        # Of the deadline that is set, 0 for none.
+        self._seconds = 0.0
+        # In the anteroom: before the greeting, and while half of something is here.
+        self._slow = True
         # Not listening; and a reply waits for room.
         self._paused = self._writing = False
         # The request that is on its lane; None again when its reply is out.
@@ -84,13 +91,12 @@ class Connection:
 
     def start(self) -> None:
         """Greet the client and listen to it."""
+        self._server.anteroom.add(self._sock.fileno(), self._readable)
+        self._expire_in(GREETING_SECONDS)
         try:
             self._sock.send(self._session.greeting, socket.MSG_NOSIGNAL)
         except OSError as error:
             self.end(error)
-            return
-        self._expire_in(GREETING_SECONDS)
-        self._loop.add_reader(self._sock.fileno(), self._readable)
 
     def end(self, why: Exception) -> None:
         """Close the connection; a second call does nothing."""
@@ -98,12 +104,20 @@ class Connection:
         if number < 0:
             return
         log.debug("pid %d: %s %s", self.client.pid, type(why).__name__, why)
-        self._loop.remove_reader(number)
+        if self._slow:
+            self._server.anteroom.remove(number)
+        else:
+            self._loop.remove_reader(number)
         self._loop.remove_writer(number)
         self._in_time()
         self._sock.close()
         self.client.execution.close()
         self._server.farewell(self, self._fds)
+
+    def expire(self) -> None:
+        """The client took too long."""
+        self._seconds = 0.0
+        self.end(TimeoutError("too slow"))
 
     def _readable(self) -> None:
         if self.busy:
@@ -120,16 +134,31 @@ class Connection:
                 request = self._take()
                 if request is not None:
                     self._in_time()
+                    self._sort(slow=False)
                     self._answer(request)
                     return
                 if session.greeted and session.idle:
                     self._in_time()
         except BlockingIOError:
+            self._sort(slow=session.split or not session.greeted)
             # Between two requests the client may be silent as long as it likes.
-            if self._timer is None and not session.idle:
+            if not self._seconds and not session.idle:
                 self._expire_in(MESSAGE_SECONDS)
         except (_GoneError, MalformedError, OSError) as error:
             self.end(error)
+
+    def _sort(self, *, slow: bool) -> None:
+        """Listen to the client where it belongs now."""
+        if slow is self._slow:
+            return
+        self._slow = slow
+        number = self._sock.fileno()
+        if slow:
+            self._loop.remove_reader(number)
+            self._server.anteroom.add(number, self._readable)
+        else:
+            self._server.anteroom.remove(number)
+            self._loop.add_reader(number, self._readable)
 
     def _take(self) -> Request | None:
         session = self._session
@@ -236,7 +265,7 @@ class Connection:
             self._loop.remove_reader(number)
             self._paused = self._writing = True
             self._loop.add_writer(number, self._send, data)
-            if self._timer is None:
+            if not self._seconds:
                 self._expire_in(MESSAGE_SECONDS)
             return
         self._in_time()
@@ -253,12 +282,13 @@ class Connection:
         self._loop.add_reader(self._sock.fileno(), self._readable)
 
     def _expire_in(self, seconds: float) -> None:
-        self._timer = self._loop.call_later(seconds, self.end, TimeoutError("too slow"))
+        self._seconds = seconds
+        self._server.deadlines.set(self, seconds)
 
     def _in_time(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._seconds:
+            self._server.deadlines.drop(self, self._seconds)
+            self._seconds = 0.0
 
 
 def _device(request: Request, fd: int) -> Node | Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import resource
 import signal
 import threading
@@ -12,8 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from prtrace.errors import UnavailableError, UsageError
+from prtrace.proxy.anteroom import Anteroom
 from prtrace.proxy.claimlog import ClaimLog
 from prtrace.proxy.execution import DirectExecution
+from prtrace.proxy.guests import guest_of_process, own_start
 from prtrace.proxy.lanes import STACK_BYTES
 from prtrace.proxy.listening import activated, listen, notify
 from prtrace.proxy.passage import Passage
@@ -62,27 +65,33 @@ def run(options: ProxyOptions) -> None:
     claims = None if options.run_dir is None else ClaimLog(options.run_dir)
     listener = _listener(options)
     _allow_descriptors(options.limits.connections)
-    service = Service(Passage(policy, claims, _execution(options.upstream)), options.limits)
+    passage = Passage(policy, claims, _execution(options.upstream))
+    # The first look loads what it needs, which takes longer than anybody's command.
+    guest_of_process(os.getpid(), os.getuid(), own_start())
     # What was made so far stays: the collector need not look at it again.
     gc.collect()
     gc.freeze()
-    asyncio.run(_serve(service, listener))
+    anteroom = Anteroom()
+    with asyncio.Runner(loop_factory=anteroom.new_loop) as runner:
+        runner.run(_serve(passage, options.limits, listener, anteroom))
+    anteroom.close()
     if options.socket is not None:
         options.socket.unlink(missing_ok=True)
 
 
-async def _serve(service: Service, listener: socket.socket) -> None:
+async def _serve(
+    passage: Passage, limits: Limits, listener: socket.socket, anteroom: Anteroom
+) -> None:
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    serving = loop.create_task(service.serve(listener))
+    service = Service(passage, limits, anteroom)
+    service.serve(listener)
     notify("READY=1")
     log.info("listening at %s", listener.getsockname())
     await ended.wait()
     notify("STOPPING=1")
-    serving.cancel()
-    listener.close()
     await service.stop(GRACE_SECONDS)
 
 

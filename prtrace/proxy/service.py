@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from prtrace.proxy.closer import Closer
 from prtrace.proxy.connection import Connection
+from prtrace.proxy.deadlines import Deadlines
 from prtrace.proxy.guests import peer, start_of_client
 from prtrace.proxy.lanes import Lanes
 from prtrace.proxy.passage import Client, Passage
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from prtrace.prhelper.fds import OwnedFd
+    from prtrace.proxy.anteroom import Anteroom
 
 log = logging.getLogger("prtrace.proxy")
 
@@ -41,35 +43,69 @@ class Limits:
 
 
 class Service:
-    """Serves the connections of a listening socket until it is told to stop."""
+    """Serves the connections of a listening socket until it is told to stop.
 
-    def __init__(self, passage: Passage, limits: Limits) -> None:
+    Make it where the anteroom's event loop runs.
+    """
+
+    def __init__(self, passage: Passage, limits: Limits, anteroom: Anteroom) -> None:
+        self._loop = asyncio.get_running_loop()
         self.passage = passage
+        self.anteroom = anteroom
+        self.deadlines = Deadlines(self._loop)
         self.lanes = Lanes(limits.threads)
         self.stopping = False
         self._limits = limits
+        self._listener: socket.socket | None = None
+        # Until the next look at the listener, where accepting went wrong.
+        self._pause: asyncio.TimerHandle | None = None
         self._closer = Closer()
         self._users: Counter[int] = Counter()
         self._refused: set[int] = set()
         self._connections: set[Connection] = set()
         self._calm = asyncio.Event()
 
-    async def serve(self, listener: socket.socket) -> None:
-        """Accept until cancelled."""
-        loop = asyncio.get_running_loop()
+    def serve(self, listener: socket.socket) -> None:
+        """Accept from now on, at most one connection in a turn of the loop."""
         listener.setblocking(False)
-        while True:
-            try:
-                sock, _ = await loop.sock_accept(listener)
-            except OSError as error:
-                # Out of descriptors, or the client is gone already: the next one may do better.
-                log.warning("a connection could not be accepted: %s", error)
-                await asyncio.sleep(_ACCEPT_PAUSE)
-                continue
-            self._welcome(loop, sock)
+        self._listener = listener
+        self._listen()
+
+    def _listen(self) -> None:
+        if self._listener is not None:
+            self.anteroom.add(self._listener.fileno(), self._accept)
+            self._pause = None
+
+    def _accept(self) -> None:
+        listener = self._listener
+        if listener is None:
+            return
+        try:
+            sock, _ = listener.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            # Out of descriptors, or the client is gone already: the next one may do better.
+            log.warning("a connection could not be accepted: %s", error)
+            self.anteroom.remove(listener.fileno())
+            self._pause = self._loop.call_later(_ACCEPT_PAUSE, self._listen)
+            return
+        self._welcome(sock)
+
+    def _refuse(self) -> None:
+        """Accept nobody any more."""
+        if self._listener is None:
+            return
+        if self._pause is None:
+            self.anteroom.remove(self._listener.fileno())
+        else:
+            self._pause.cancel()
+        self._listener.close()
+        self._listener = None
 
     async def stop(self, grace: float) -> None:
-        """Let commands under way finish for at most grace seconds, then end all connections."""
+        """Accept nobody, let commands under way finish for at most grace seconds, end the rest."""
+        self._refuse()
         self.stopping = True
         self.calmed()
         with contextlib.suppress(TimeoutError):
@@ -78,7 +114,7 @@ class Service:
         for connection in tuple(self._connections):
             connection.end(ConnectionAbortedError("the proxy stops"))
 
-    def _welcome(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+    def _welcome(self, sock: socket.socket) -> None:
         try:
             pid, uid = peer(sock)
         except OSError as error:
@@ -95,7 +131,7 @@ class Service:
         sock.setblocking(False)
         client = Client(pid, uid, start_of_client(pid), self.passage.connect())
         self._users[uid] += 1
-        connection = Connection(self, loop, sock, client)
+        connection = Connection(self, self._loop, sock, client)
         self._connections.add(connection)
         connection.start()
 

@@ -30,13 +30,6 @@ def test_a_guest_migrates_behind_proxies(inside) -> None:
     inside("guest.py", str(snapshot()), "proxies", timeout=900, **SPEC)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_what_a_guest_sees_of_the_proxy(boot) -> None:
-    done = boot(luns=2, **SPEC).run(f"python3 tests/proxy/guest.py {snapshot()}", timeout=900)
-    assert done.status == 0, done.output
-
-
 @pytest.mark.timeout(300)
 def test_libvirt_hook(inside) -> None:
     inside("hook.py", timeout=200, **SPEC)

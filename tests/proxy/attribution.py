@@ -1,7 +1,9 @@
 """The agent names the guest that a command came from: the proxy alone, and a helper behind it.
 
-    ./tools/lab run --luns 2 --nexuses 2 --multipath -- python3 tests/proxy/attribution.py
+    ./tools/lab run --luns 2 --nexuses 2 --multipath -- python3 tests/proxy/attribution.py [PART]
 
+PART: names, what events and show say; trouble, agents and proxies that are killed, and claims
+that others could have written, which takes minutes; both without.
 The first unit is used by its map, the second by its first path.  The clients are processes that
 look like QEMU: a copy of the interpreter with QEMU's name and command line.  Prints "N passed, N
 failed"; exits 1 when something failed.
@@ -203,7 +205,7 @@ def check_hostile(agent: Agent, folder: Path, node: str, guest: Guest) -> None:
         seen("in its place again", guest.name)
 
 
-def main() -> int:
+def main(part: str = "") -> int:
     units = json.loads(Path(os.environ["LAB_TARGET"]).read_text())["units"]
     node = units[1]["paths"][0]["block"]
     with contextlib.ExitStack() as stack:
@@ -221,17 +223,19 @@ def main() -> int:
                   str(folder / "helper"))
         )  # fmt: skip
         agent = stack.enter_context(Agent("--read-in-doubt", "no", *options))
-        check_disk(agent, folder / "first", node, first.pid, waldi)
-        check_disk(agent, folder / "second", node, helper.pid, bello)
-        check_bystanders(agent, folder / "first", folder / "helper", node, waldi)
-        check_bystanders(agent, folder / "second", folder / "helper", node, bello)
-        if units[0]["multipath"]:
-            check_map(agent, folder / "first", units[0], first.pid, waldi)
-        check_restarts(agent, folder, node, waldi)
-        check_hostile(agent, folder, node, waldi)
+        if part != "trouble":
+            check_disk(agent, folder / "first", node, first.pid, waldi)
+            check_disk(agent, folder / "second", node, helper.pid, bello)
+            check_bystanders(agent, folder / "first", folder / "helper", node, waldi)
+            check_bystanders(agent, folder / "second", folder / "helper", node, bello)
+            if units[0]["multipath"]:
+                check_map(agent, folder / "first", units[0], first.pid, waldi)
+        if part != "names":
+            check_restarts(agent, folder, node, waldi)
+            check_hostile(agent, folder, node, waldi)
     print(f"{len(lab_check.passed)} passed, {len(lab_check.failures)} failed")
     return 1 if lab_check.failures else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))

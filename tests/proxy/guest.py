@@ -1,83 +1,130 @@
-"""An unmodified QEMU guest behind the proxy: its sg_persist, and whom the claims name.
+"""An unmodified QEMU guest behind the proxy: its sg_persist, and whom `prtrace events` names.
 
     ./tools/lab run --luns 2 --memory 3G --timeout 900 -- python tests/proxy/guest.py \\
         "$(./tools/setup --exec python tests/move/image.py)"
 
 The guest has two disks: the first goes to the proxy alone, the second to a proxy with
-qemu-pr-helper behind it.
+qemu-pr-helper behind it.  An agent watches.  What it has on the guest's nexus must be the commands
+that were sent, in their order, each by the guest or, before the guest's, by sg_persist here.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from helpers import proxy, qemu_helper
-from labkit.target import Target
-
-from prtrace.proxy.claimlog import ClaimReader
+from labkit.target import Target, UnitPath
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "move"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "kernel/inside"))
 
-from nested import UUID, capabilities, masked, started
+from agent import Agent, cli
+from nested import UUID, Guest, capabilities, masked, started
 
 NAME = "waldi"
 DISKS = ("/dev/sda", "/dev/sdb")
-ILLEGAL_REQUEST = 5  # sg_persist's exit status
-# What is asked, its exit status, and what the guest must read in the answer.
+PEER_KEY = "0xdef"
+CAPABILITIES = "5e02"
+
+
+@dataclass(frozen=True)
+class Step:
+    """options: sg_persist's.  sent: how the CDB begins, "" where the device must not see it.
+
+    words: what the guest must read in the answer.  status: sg_persist's exit status.
+    """
+
+    options: str
+    sent: str
+    words: str = ""
+    status: int = 0
+
+
+ILLEGAL_REQUEST = 5
 STEPS = (
-    ("-o -G -S 0xabc", 0, ""),
-    ("-o -R -K 0xabc -T 5", 0, ""),
-    ("-i -k", 0, "0xabc"),
-    ("-i -r", 0, "Key=0xabc"),
-    ("-i -s", 0, "<< Reservation holder >>"),
-    ("-o -P -K 0xabc -S 0xabc -T 5", 0, ""),
-    ("-o -G -K 0xabc -S 0xabc -Y", ILLEGAL_REQUEST, ""),  # ALL_TG_PT, which the proxy refuses
-    ("-o -L -K 0xabc -T 5", 0, ""),
-    ("-i -r", 0, "there is NO reservation held"),
-    ("-o -C -K 0xabc", 0, ""),
-    ("-i -k", 0, "there are NO registered reservation keys"),
+    Step("-o -G -S 0xabc", "5f00"),
+    Step("-o -R -K 0xabc -T 5", "5f01"),
+    Step("-i -k", "5e00", "2 registered reservation keys follow"),
+    Step("-i -r", "5e01", "Key=0xabc"),
+    Step("-i -s", "5e03", "<< Reservation holder >>"),
+    Step(f"-o -P -K 0xabc -S {PEER_KEY} -T 5", "5f04"),
+    Step("-i -k", "5e00", "1 registered reservation key follows"),
+    Step("-o -G -K 0xabc -S 0xabc -Y", "", status=ILLEGAL_REQUEST),  # ALL_TG_PT
+    Step("-o -L -K 0xabc -T 5", "5f02"),
+    Step("-i -r", "5e01", "there is NO reservation held"),
+    Step("-o -C -K 0xabc", "5f03"),
+    Step("-i -k", "5e00", "there are NO registered reservation keys"),
 )
+
+passed: list[str] = []
+failures: list[str] = []
+
+
+def check(what: str, got: object, wanted: object) -> None:
+    (passed if got == wanted else failures).append(what)
+    verdict = "ok" if got == wanted else f"FAILED, wanted {wanted!r}"
+    print(f"{what}: {got!r} {verdict}", flush=True)
+
+
+def take_steps(guest: Guest, disk: str, path: UnitPath, peer: UnitPath) -> None:
+    """The commands; peer registers on the host, so that there is somebody to preempt."""
+    real, inside = capabilities(path.block), guest.capabilities(disk)
+    check(f"{disk}: capabilities {real.hex()} in the guest", inside.hex(), masked(real).hex())
+    command = ["sg_persist", "-n", "-o", "-G", "-S", PEER_KEY, peer.block]
+    subprocess.run(command, check=True, capture_output=True)
+    for step in STEPS:
+        status, text = guest.sg_persist(step.options, disk)
+        check(f"{disk} {step.options}", status, step.status)
+        if step.words not in text:
+            check(f"{disk} {step.options}: words", text, step.words)
+
+
+def check_events(disk: str, path: UnitPath, qemu: int, issuer: int) -> None:
+    """What `prtrace events` has of the guest's nexus; issuer: who sends the guest's commands."""
+    told = cli("events", path.block, "--json")
+    events: list[dict[str, Any]] = [json.loads(line) for line in told.stdout.splitlines()]
+    ours = [event for event in events if event["nexus"] == path.hctl]
+    found = [(event["cdb"][:4], event["status"], event["guest"], event["uuid"],
+              event["client_pid"], event["pid"]) for event in ours]  # fmt: skip
+    sent = [CAPABILITIES, *(step.sent for step in STEPS if step.sent)]
+    wanted = [(cdb, "GOOD", NAME, UUID, qemu, issuer) for cdb in sent]
+    check(f"{disk}: events of the guest", found[1:], wanted)
+    check(f"{disk}: the host's own before", [(each[0], *each[2:5]) for each in found[:1]],
+          [(CAPABILITIES, None, None, None)])  # fmt: skip
+    check(f"{disk}: QEMU sent", {event["client_comm"][:11] for event in ours[1:]}, {"qemu-system"})
+    text = cli("events", path.block, "--last", "1", "-v").stdout
+    check(f"{disk}: in words", f"guest {NAME}" in text and str(qemu) in text, True)
 
 
 def main() -> int:
-    units = Target.load(os.environ["LAB_TARGET"]).units
-    nodes = [unit.paths[0].block for unit in units[: len(DISKS)]]
-    failures: list[str] = []
+    units = Target.load(os.environ["LAB_TARGET"]).units[: len(DISKS)]
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         runs = [folder / "run0", folder / "run1"]
         for each in runs:
             each.mkdir()
-        stack.enter_context(qemu_helper(folder / "helper"))
-        stack.enter_context(proxy(folder / "p0", "--run-dir", str(runs[0])))
+        helper = stack.enter_context(qemu_helper(folder / "helper"))
+        alone = stack.enter_context(proxy(folder / "p0", "--run-dir", str(runs[0])))
         stack.enter_context(
             proxy(folder / "p1", "--run-dir", str(runs[1]), "--upstream", str(folder / "helper"))
         )
-        through = ((nodes[0], folder / "p0"), (nodes[1], folder / "p1"))
+        claims = [word for each in runs for word in ("--claims", str(each))]
+        stack.enter_context(Agent("--read-in-doubt", "no", *claims))
+        through = [(unit.paths[0].block, folder / f"p{n}") for n, unit in enumerate(units)]
         guest = stack.enter_context(started(folder, NAME, sys.argv[1], *through))
-        for disk, node, run in zip(DISKS, nodes, runs, strict=True):
-            real, inside = capabilities(node), guest.capabilities(disk)
-            print(f"{disk}: host {real.hex()}, guest {inside.hex()}", flush=True)
-            if inside != masked(real):
-                failures.append(f"{disk}: capabilities")
-            for step, wanted, words in STEPS:
-                status, text = guest.sg_persist(step, disk)
-                print(f"{disk} {step}: {status}", flush=True)
-                if status != wanted or words not in text:
-                    failures.append(f"{disk} {step}: {status} {text}")
-            reader = ClaimReader(run)
-            reader.read()
-            named = {(claim.guest, claim.uuid) for claim in reader.claims.values()}
-            print(f"{disk}: {len(reader.claims)} claims of {named}")
-            if named != {(NAME, UUID)} or len(reader.claims) <= len(STEPS):
-                failures.append(f"{disk}: {len(reader.claims)} claims of {named}")
-    for failure in failures:
-        print("FAILED", failure)
-    print(f"{len(DISKS) * (len(STEPS) + 1)} commands in the guest, {len(failures)} failed")
+        for disk, unit, issuer in zip(DISKS, units, (alone.pid, helper.pid), strict=True):
+            path, peer = unit.paths[:2]
+            take_steps(guest, disk, path, peer)
+            check_events(disk, path, guest.process.pid, issuer)
+    print(f"{len(passed)} passed, {len(failures)} failed")
     return 1 if failures else 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from labkit.kernels import SERIES
 
 KERNELS = (
     "6.1",
@@ -30,10 +31,19 @@ def test_paths_that_fail(inside, kernel) -> None:
     assert PASSED in inside("failed_paths.py", kernel=kernel, multipath=True)
 
 
-@pytest.mark.timeout(700)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_the_agent_names_the_guest(inside, kernel) -> None:
-    output = inside("attribution.py", kernel=kernel, timeout=600, luns=2, multipath=True)
+    assert PASSED in inside("attribution.py", "names", kernel=kernel, luns=2, multipath=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(700)
+@pytest.mark.parametrize("kernel", SERIES)
+def test_names_in_trouble(inside, kernel) -> None:
+    output = inside(
+        "attribution.py", "trouble", kernel=kernel, timeout=600, luns=2, multipath=True
+    )
     assert PASSED in output
 
 
