@@ -63,6 +63,7 @@ struct scsi_device {
 	__u64 lun;
 	unsigned char *inquiry;
 	struct scsi_vpd *vpd_pg83;
+	struct request_queue *request_queue;
 } __attribute__((preserve_access_index));
 
 struct scsi_cmnd {
@@ -75,8 +76,23 @@ struct scsi_cmnd {
 	int result;
 } __attribute__((preserve_access_index));
 
+struct bio_vec {
+	struct page *bv_page;
+	unsigned int bv_len;
+	unsigned int bv_offset;
+} __attribute__((preserve_access_index));
+
+struct bio {
+	struct bio_vec *bi_io_vec;
+} __attribute__((preserve_access_index));
+
+struct request_queue {
+	void *queuedata;
+} __attribute__((preserve_access_index));
+
 struct request {
-	unsigned int __data_len;
+	struct request_queue *q;
+	struct bio *bio;
 } __attribute__((preserve_access_index));
 
 struct page {
@@ -144,6 +160,48 @@ static __always_inline __u64 pr_segment_address(__u64 page_link, __u32 offset)
 		return 0;
 	frame = (page - pr_variable(PR_VMEMMAP_BASE)) / PR_SIZEOF(struct page);
 	return pr_variable(PR_PAGE_OFFSET_BASE) + frame * 4096 + offset;
+}
+
+/* The device that a request is for; 0 where it is another driver's. */
+static __always_inline struct scsi_device *pr_device(struct request *rq)
+{
+	struct request_queue *queue = 0, *own = 0;
+	struct scsi_device *device = 0;
+
+	PR_GET(queue, rq, q);
+	if (!queue)
+		return 0;
+	PR_GET(device, queue, queuedata);
+	if (!device)
+		return 0;
+	PR_GET(own, device, request_queue);
+	return own == queue ? device : 0;
+}
+
+/*
+ * Read n bytes at the beginning of what a request will send; fails if they span segments.
+ * The midlayer makes its scatterlist of these segments later; none of them is consumed yet.
+ */
+static __always_inline int pr_read_submitted(struct request *rq, void *to, __u32 n)
+{
+	__u32 offset = 0, length = 0;
+	struct bio_vec *segment = 0;
+	struct bio *bio = 0;
+	__u64 page = 0, from;
+
+	PR_GET(bio, rq, bio);
+	if (!bio)
+		return -1;
+	PR_GET(segment, bio, bi_io_vec);
+	if (!segment)
+		return -1;
+	PR_GET(page, segment, bv_page);
+	PR_GET(offset, segment, bv_offset);
+	PR_GET(length, segment, bv_len);
+	from = pr_segment_address(page, offset);
+	if (!from || length < n)
+		return -1;
+	return bpf_probe_read_kernel(to, n, (void *)from);
 }
 
 /* Read n bytes at the beginning of the command's data; fails if they span segments. */

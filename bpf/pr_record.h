@@ -10,7 +10,7 @@
 #ifndef PR_RECORD_H
 #define PR_RECORD_H
 
-#define PR_ABI 1
+#define PR_ABI 2
 
 #define PR_CDB_SIZE 16
 #define PR_SENSE_SIZE 96	/* SCSI_SENSE_BUFFERSIZE */
@@ -27,7 +27,7 @@
 enum pr_kind {
 	PR_KIND_DONE = 1,	/* the low level driver completed the command */
 	PR_KIND_TIMEOUT = 2,	/* the block layer's timer ran out; the outcome is unknown */
-	PR_KIND_ERROR = 3,	/* queuecommand refused it; it will be dispatched again */
+	PR_KIND_ERROR = 3,	/* queuecommand refused it; it will be tried again */
 	PR_KIND_SAMPLE = 4,	/* a conflict or unit attention on a command that is none of ours */
 };
 
@@ -35,7 +35,6 @@ enum pr_flag {
 	PR_FLAG_TRUNCATED = 1,	/* there was more data than PR_DATA_LARGE */
 	PR_FLAG_UNREADABLE = 2,	/* the data buffer could not be read */
 	PR_FLAG_NOT_SUBMITTED = 4,	/* no submission seen: pid, comm and issue say nothing */
-	PR_FLAG_NOT_STARTED = 8,	/* no dispatch seen: start_ns and head say nothing */
 };
 
 enum pr_issue {
@@ -54,11 +53,18 @@ enum pr_stat {
 	PR_STAT_SAMPLES_LIMITED,
 	PR_STAT_SAMPLE_RING_FULL,
 	PR_STAT_COUNT_MAP_FULL,	/* a conflict or attention that no counter holds */
-	PR_STAT_PENDING_FULL,	/* submission or dispatch could not be remembered */
+	PR_STAT_PENDING_FULL,	/* a submission could not be remembered */
 	PR_STAT_UNREADABLE,
 	PR_STAT_NOT_SUBMITTED,
 	PR_STAT_MISSED,		/* a PR command ended unseen: see pr_note_missed */
 	PR_STATS
+};
+
+/* How a request stands. */
+enum pr_state {
+	PR_STATE_UNDER_WAY,	/* its end is to come */
+	PR_STATE_ENDED,
+	PR_STATE_MAY_RETURN,	/* it ended, and the midlayer may try it once more */
 };
 
 enum pr_cause {
@@ -77,7 +83,7 @@ struct pr_record {
 	__u64 seq;		/* of PR records; 0 in a sample */
 	__u64 lost;		/* PR records that were lost when this one was made */
 	__u64 submit_ns;	/* CLOCK_MONOTONIC, as the next two; 0 is not seen */
-	__u64 start_ns;		/* dispatch of this attempt */
+	__u64 start_ns;		/* from when on the device can have had this attempt */
 	__u64 done_ns;
 	__u64 lun;
 	__u64 issuer_start_ns;	/* CLOCK_BOOTTIME */
@@ -92,7 +98,7 @@ struct pr_record {
 	__u32 transfer_length;
 	__u32 resid;
 	__u32 data_length;	/* valid bytes in data */
-	__u32 attempt;		/* dispatches of the request so far */
+	__u32 attempt;		/* ends of the request so far, this one included */
 	__u32 generation;	/* of the programs that made this record */
 	__u16 abi;
 	__u8 kind;
@@ -104,14 +110,14 @@ struct pr_record {
 	__u8 comm[PR_COMM_SIZE];
 	__u8 cdb[PR_CDB_SIZE];
 	__u8 sense[PR_SENSE_SIZE];
-	__u8 head[PR_HEAD_SIZE];	/* the parameter list as it was at dispatch */
+	__u8 head[PR_HEAD_SIZE];	/* the parameter list as it was at submission */
 	__u8 inquiry[PR_INQUIRY_SIZE];
 	__u8 page83[PR_PAGE83_SIZE];
 	__u32 head_length;	/* valid bytes in head */
 	__u8 data[];
 };
 
-_Static_assert(sizeof(struct pr_record) == 432, "PR_ABI 1 has a header of 432 bytes");
+_Static_assert(sizeof(struct pr_record) == 432, "PR_ABI 2 has a header of 432 bytes");
 
 struct pr_nexus {
 	__u64 lun;
@@ -124,7 +130,7 @@ struct pr_nexus {
 /* What is remembered of a request between its submission and its end, by its scsi_cmnd. */
 struct pr_pending {
 	__u64 submit_ns;
-	__u64 start_ns;
+	__u64 start_ns;		/* submission, or the end of the attempt before */
 	__u64 issuer_start_ns;
 	__u64 cgroup;
 	__u32 pid;
@@ -133,12 +139,12 @@ struct pr_pending {
 	__u32 attempt;
 	__u32 generation;	/* which programs answer for this request */
 	__u8 issue;
-	__u8 finished;
+	__u8 state;
 	__u8 head_length;
 	__u8 opcode;
 	__u8 comm[PR_COMM_SIZE];
 	__u8 head[PR_HEAD_SIZE];
-	struct pr_nexus nexus;	/* once it was dispatched */
+	struct pr_nexus nexus;
 };
 
 /* The block ioctl that a thread is in. */

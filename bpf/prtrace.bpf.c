@@ -3,13 +3,14 @@
  * Watch PERSISTENT RESERVE and the legacy RESERVE/RELEASE on their way through the SCSI
  * midlayer, and count what reservations do to everything else.
  *
- *   submission  blk_execute_rq*()           who asks: still in the asking task
- *   dispatch    scsi_dispatch_cmd_start     the parameter list, before the device sees it
+ *   submission  blk_execute_rq*()           who asks, still in the asking task; the parameter
+ *                                           list, before the device sees it
  *   end         scsi_dispatch_cmd_done      CDB, list or reply, status, sense; one record
  *               ..._timeout, ..._error      an end without an answer
  *
- * The three are joined by the address of the scsi_cmnd, which a request keeps for life.
- * Only the first lines of pr_on_start and pr_on_done run for every SCSI command.
+ * The two are joined by the address of the scsi_cmnd, which a request keeps for life.  Only the
+ * first lines of pr_on_done run for every SCSI command: between the two nothing is watched,
+ * because whatever the midlayer does there it does for ordinary I/O as well.
  */
 #ifdef PR_BCC
 #include "pr_record.h"
@@ -94,7 +95,7 @@ static __always_inline __u32 pr_active_generation(void)
 
 /*
  * While an agent is being upgraded two generations of these programs are attached.  The
- * one that was active at a request's submission answers for it until its end.
+ * one that was active at a request's submission answers for it until its last end.
  */
 static __always_inline int pr_answers_for(const struct pr_pending *pending)
 {
@@ -187,10 +188,20 @@ static __always_inline void pr_note_missed(const struct pr_pending *pending)
 {
 	struct pr_nexus nexus;
 
-	if (!pending->start_ns || pending->finished)
+	if (pending->state != PR_STATE_UNDER_WAY)
 		return;
 	nexus = pending->nexus;
 	pr_note_loss(0, &nexus, PR_STAT_MISSED);
+}
+
+static __always_inline void pr_remember(__u64 id, struct pr_pending *pending)
+{
+	const struct pr_pending *former = PR_LOOKUP(pr_pendings, &id);
+
+	if (former)
+		pr_note_missed(former);
+	if (PR_UPDATE(pr_pendings, &id, pending))
+		pr_add(PR_STAT_PENDING_FULL, 1);
 }
 
 /* --- submission ---------------------------------------------------------------------- */
@@ -198,42 +209,47 @@ static __always_inline void pr_note_missed(const struct pr_pending *pending)
 static __always_inline int pr_on_submit(struct request *rq, __u8 issue)
 {
 	struct scsi_cmnd *cmd = pr_command(rq);
-	struct pr_pending pending = {}, *former;
 	struct task_struct *task, *leader = 0;
-	struct pr_call *call;
+	struct pr_pending pending = {};
+	struct scsi_device *device;
 	__u64 thread, id = (__u64)cmd;
+	struct pr_call *call;
 	__u32 flags = 0;
 	__u8 opcode = 0;
 
 	/* Not every request is a SCSI command; of another driver's we read a byte, no more. */
 	if (PR_GET(opcode, cmd, cmnd[0]) || !pr_is_ours(opcode))
 		return 0;
+	device = pr_device(rq);
+	if (!device || pr_active_generation() != pr_generation)
+		return 0;
 
-	former = PR_LOOKUP(pr_pendings, &id);
-	if (former)
-		pr_note_missed(former);
+	pending.opcode = opcode;
+	pending.generation = pr_generation;
+	pr_read_nexus(device, &pending.nexus);
+	if (opcode == PR_OPCODE_OUT && !pr_read_submitted(rq, pending.head, PR_HEAD_SIZE))
+		pending.head_length = PR_HEAD_SIZE;
 	task = (struct task_struct *)bpf_get_current_task();
 	thread = bpf_get_current_pid_tgid();
 	PR_GET(flags, task, flags);
 	PR_GET(leader, task, group_leader);
 	if (leader)
 		PR_GET(pending.issuer_start_ns, leader, start_boottime);
-	pending.submit_ns = bpf_ktime_get_ns();
 	pending.cgroup = bpf_get_current_cgroup_id();
 	pending.pid = thread >> 32;
 	pending.issue = issue;
 	if (flags & PR_PF_KTHREAD)
 		pending.issue |= PR_ISSUE_KTHREAD;
-	call = PR_LOOKUP(pr_calls, &thread);
+	/* No ioctl of these submits without waiting: one is left over, where its exit was skipped. */
+	call = issue & PR_ISSUE_NOWAIT ? 0 : PR_LOOKUP(pr_calls, &thread);
 	if (call) {
 		pending.ioctl = call->ioctl;
 		pending.requested = call->requested;
 		pending.issue |= call->ioctl ? PR_ISSUE_BLOCK : PR_ISSUE_BSG;
 	}
-	pending.generation = pr_active_generation();
 	bpf_get_current_comm(pending.comm, sizeof(pending.comm));
-	if (PR_UPDATE(pr_pendings, &id, &pending))
-		pr_add(PR_STAT_PENDING_FULL, 1);
+	pending.submit_ns = pending.start_ns = bpf_ktime_get_ns();
+	pr_remember(id, &pending);
 	return 0;
 }
 
@@ -296,67 +312,6 @@ PR_ON_RETURN(pr_bsg_return, scsi_bsg_sg_io_fn)
 }
 #endif
 
-/* --- dispatch ------------------------------------------------------------------------ */
-
-/* One of ours goes to the driver. */
-PR_APART int pr_dispatched(__u64 id, __u32 opcode)
-{
-	struct scsi_cmnd *cmd = (void *)id;
-	struct scsi_device *device = 0;
-	struct pr_pending *pending;
-
-	pending = PR_LOOKUP(pr_pendings, &id);
-	if (!pending) {
-		struct pr_pending unsubmitted = { .generation = pr_active_generation() };
-
-		if (PR_UPDATE(pr_pendings, &id, &unsubmitted))
-			pr_add(PR_STAT_PENDING_FULL, 1);
-		pending = PR_LOOKUP(pr_pendings, &id);
-		if (!pending)
-			return 0;
-	}
-	if (!pr_answers_for(pending)) {
-		/* Between two attempts a request may change hands. */
-		if (!pending->finished || pr_active_generation() != pr_generation)
-			return 0;
-		pending->generation = pr_generation;
-	}
-	pr_note_missed(pending);
-	pending->start_ns = bpf_ktime_get_ns();
-	pending->attempt++;
-	pending->finished = 0;
-	pending->opcode = opcode;
-	pending->head_length = 0;
-	PR_GET(device, cmd, device);
-	pr_read_nexus(device, &pending->nexus);
-	if (opcode == PR_OPCODE_OUT && !pr_read_first(cmd, pending->head, PR_HEAD_SIZE))
-		pending->head_length = PR_HEAD_SIZE;
-	return 0;
-}
-
-PR_SLOW int pr_started(struct scsi_cmnd *cmd, __u8 opcode)
-{
-	return pr_dispatched(pr_number(cmd), opcode);
-}
-
-PR_ON_COMMAND(pr_on_start, scsi_dispatch_cmd_start)
-{
-	struct scsi_cmnd *cmd = PR_COMMAND();
-	__u8 opcode;
-
-	/*
-	 * Since Linux kernel commit 838a10bd2ebf ("bpf: Augment raw_tp arguments with
-	 * PTR_MAYBE_NULL") (in v6.13, and in 6.12.y), arguments of a module's tracepoints may
-	 * be NULL as far as the verifier knows.
-	 */
-	if (!cmd)
-		return 0;
-	opcode = PR_FAST(cmd, cmnd[0]);
-	if (!pr_is_ours(opcode))
-		return 0;
-	return pr_started(cmd, opcode);
-}
-
 /* --- end ----------------------------------------------------------------------------- */
 
 /* What is known of a command's end before there is room for its record. */
@@ -365,29 +320,28 @@ struct pr_ended {
 	__u64 device;
 	struct pr_nexus nexus;
 	__u64 sequence;	/* 0: of a sample */
+	__u64 start_ns;
+	__u32 attempt;
 	__u32 kind;
 	__u32 result;
+	__u32 reserved;	/* the verifier wants every byte written */
 };
 
 static __always_inline void pr_fill_history(struct pr_record *record,
 					    const struct pr_pending *pending)
 {
-	if (!pending) {
-		record->flags |= PR_FLAG_NOT_SUBMITTED | PR_FLAG_NOT_STARTED;
-		return;
-	}
-	if (!pending->submit_ns)
+	if (!pending || !pending->submit_ns) {
 		record->flags |= PR_FLAG_NOT_SUBMITTED;
-	if (!pending->start_ns)
-		record->flags |= PR_FLAG_NOT_STARTED;
+		pr_add(PR_STAT_NOT_SUBMITTED, 1);
+	}
+	if (!pending)
+		return;
 	record->submit_ns = pending->submit_ns;
-	record->start_ns = pending->start_ns;
 	record->issuer_start_ns = pending->issuer_start_ns;
 	record->cgroup = pending->cgroup;
 	record->pid = pending->pid;
 	record->ioctl = pending->ioctl;
 	record->requested = pending->requested;
-	record->attempt = pending->attempt;
 	record->issue = pending->issue;
 	__builtin_memcpy(record->comm, pending->comm, PR_COMM_SIZE);
 	record->head_length = pending->head_length;
@@ -437,9 +391,9 @@ PR_APART int pr_fill(struct pr_record *record, struct pr_ended *end)
 		return 0;
 	record->seq = end->sequence;
 	record->lost = pr_stat(PR_STAT_RING_FULL) + pr_stat(PR_STAT_MISSED);
+	record->start_ns = end->start_ns;
+	record->attempt = end->attempt;
 	pr_fill_history(record, PR_LOOKUP(pr_pendings, &id));
-	if (record->flags & PR_FLAG_NOT_SUBMITTED)
-		pr_add(PR_STAT_NOT_SUBMITTED, 1);
 	return 0;
 }
 
@@ -572,15 +526,33 @@ static __always_inline struct pr_count *pr_count_cause(struct pr_nexus *nexus, _
 	return count;
 }
 
-/* Returns whether these programs answer for a command that ended, which is noted. */
-PR_APART int pr_finish(__u64 command, __u32 kind)
+/*
+ * Returns whether these programs answer for a command that ended, which is noted.  If there is
+ * another attempt the device gets it after now.
+ */
+PR_APART int pr_finish(struct pr_ended *end)
 {
-	struct pr_pending *pending = PR_LOOKUP(pr_pendings, &command);
+	struct pr_pending *pending;
+	__u64 id;
 
+	if (!end)
+		return 0;
+	id = end->command;
+	pending = PR_LOOKUP(pr_pendings, &id);
 	if (!pr_answers_for(pending))
 		return 0;
-	if (pending)
-		pending->finished = kind != PR_KIND_ERROR;
+	end->attempt = 1;
+	if (!pending)
+		return 1;
+	end->start_ns = pending->start_ns;
+	end->attempt = ++pending->attempt;
+	pending->start_ns = bpf_ktime_get_ns();
+	if (end->kind == PR_KIND_ERROR)
+		pending->state = PR_STATE_UNDER_WAY;
+	else if (!end->result || end->result == PR_STATUS_RESERVATION_CONFLICT)
+		pending->state = PR_STATE_ENDED;
+	else
+		pending->state = PR_STATE_MAY_RETURN;
 	return 1;
 }
 
@@ -609,7 +581,7 @@ PR_APART int pr_end(__u64 command, __u32 kind, __u32 result)
 	struct scsi_device *device = 0;
 	__u32 want;
 
-	if (!pr_finish(command, kind))
+	if (!pr_finish(&end))
 		return 0;
 	PR_GET(device, cmd, device);
 	end.device = (__u64)device;
@@ -681,8 +653,13 @@ PR_ON_COMMAND(pr_on_done, scsi_dispatch_cmd_done)
 	struct scsi_cmnd *cmd = PR_COMMAND();
 	__u32 result;
 
+	/*
+	 * Since Linux kernel commit 838a10bd2ebf ("bpf: Augment raw_tp arguments with
+	 * PTR_MAYBE_NULL") (in v6.13, and in 6.12.y), arguments of a module's tracepoints may
+	 * be NULL as far as the verifier knows.
+	 */
 	if (!cmd)
-		return 0;	/* see pr_on_start */
+		return 0;
 	result = PR_FAST(cmd, result);
 	if (!pr_is_ours(PR_FAST(cmd, cmnd[0]))) {
 		if (!(result & 0xff))
@@ -704,15 +681,8 @@ PR_ON_COMMAND(pr_on_timeout, scsi_dispatch_cmd_timeout)
 PR_ON_COMMAND(pr_on_error, scsi_dispatch_cmd_error)
 {
 	struct scsi_cmnd *cmd = PR_COMMAND();
-	struct pr_pending *pending;
-	__u64 id = (__u64)cmd;
 
 	if (!cmd || !pr_is_ours(PR_FAST(cmd, cmnd[0])))
 		return 0;
-	pr_emit(cmd, PR_KIND_ERROR, PR_FAST(cmd, result));
-	/* No driver has it: no end is due before the next dispatch. */
-	pending = PR_LOOKUP(pr_pendings, &id);
-	if (pending && pr_answers_for(pending))
-		pending->start_ns = 0;
-	return 0;
+	return pr_emit(cmd, PR_KIND_ERROR, PR_FAST(cmd, result));
 }

@@ -41,12 +41,14 @@ class Event:
 
     seq: the store's number, ascending without gaps; 0 until it is stored.  epoch and record
     name the kernel's record it was made from (record 0: none), and are unique together.
-    time: nanoseconds since the epoch.  start_ns, done_ns: CLOCK_MONOTONIC of dispatch and
-    end.  count: how many of a CONFLICT, UNIT ATTENTION or LOST stand behind this one event.
-    attempts: dispatches of the request up to this one.
+    time: nanoseconds since the epoch.  start_ns: from when on the device can have had the
+    command: its submission, or the end of the attempt before; 1 where that was not seen.
+    done_ns: its end; both CLOCK_MONOTONIC.  count: how many of a CONFLICT, UNIT ATTENTION or
+    LOST stand behind this one event.
+    attempts: how often the request was tried, this time included.
     action, key, sa_key, type, scope, sense, problem: the meaning, filled in by
     prtrace.observe.  cdb, data, head, sense_bytes: the bytes it was read from; head is the
-    parameter list as it was at dispatch, b"" where it was not seen.
+    parameter list as it was at submission, b"" where it was not seen.
     paths: this host's nexuses to the unit, kept with a READ FULL STATUS reply only.
     asked, asked_data: the CDB and the parameter list that the client asked the issuer for, b""
     where they are what was issued.

@@ -132,7 +132,7 @@ class Observation:
     target: "VENDOR/PRODUCT/REVISION" of the logical unit as INQUIRY gives them, or "".
     seq: the kernel's record number (0 where the observation is not a record).
     time: wall clock, nanoseconds since the epoch.  start_ns, done_ns: CLOCK_MONOTONIC of
-    dispatch and completion; two commands whose spans overlap have no known order.
+    submission and completion; two commands whose spans overlap have no known order.
     """
 
     lu: str

@@ -171,7 +171,7 @@ class Answers:
 
 _LOSSES: Final = {
     "ring_full": "the ring was full",
-    "missed": "a program was busy while the command ended",
+    "missed": "its end was not seen: a program was busy, or no driver took it",
     "skipped": "a program was busy: conflicts of ordinary commands may be uncounted",
     "lost_map_full": "no room to note whose record was lost",
     "sample_ring_full": "samples: the ring was full",

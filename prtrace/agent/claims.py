@@ -77,10 +77,8 @@ class Claims:
         return None
 
     def _of_helper(self, record: Record) -> Claim | None:
-        header = record.header
-        start_ns = header.start_ns or header.submit_ns
         for reader in self._readers:
-            claim = reader.of_helper(record.nexus, record.cdb, start_ns)
+            claim = reader.of_helper(record.nexus, record.cdb, record.header.start_ns)
             if claim is not None and _same_list(claim, record):
                 return claim
         return None

@@ -32,7 +32,7 @@ _ATTENTIONS: Final = {
 _BUSY: Final = 2.5
 """Seconds for which a sample makes its nexus's counters worth reading."""
 RING_FULL: Final = "the ring was full"
-ENDED_UNSEEN: Final = "a program was busy while it ended"
+ENDED_UNSEEN: Final = "its end was not seen: a program was busy, or no driver took it"
 MAY_HAVE_ENDED: Final = "a program was busy, so that it may have ended unseen"
 
 
@@ -73,7 +73,7 @@ class Told:
 class Reading:
     """New events, and the facts that make them told once they are stored.
 
-    suspects: requests that were told to have ended unseen: scsi_cmnd -> dispatch.
+    suspects: requests that were told to have ended unseen: scsi_cmnd -> Pending.start_ns.
     """
 
     events: tuple[Event, ...]
@@ -225,11 +225,11 @@ class Counters:
             return {}
         meta.update((f"skipped/{key}", self._told_text(n)) for key, n in grown.items())
         items = libbpf.map_items(self._maps["pr_pendings"])
+        now = time.monotonic_ns()
         return {
             command: each
             for command, each in ((key, Pending.parse(value)) for key, value in items)
-            if each.start_ns
-            and not each.finished
+            if each.may_end(now)
             and each.opcode != Opcode.PR_IN
             and self._suspects.get(command) != each.start_ns
         }

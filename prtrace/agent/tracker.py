@@ -33,6 +33,8 @@ _COMMANDS: Final = {
     Opcode.RELEASE_10: Command.RELEASE,
 }
 _FULL_STATUS: Final = 3
+_LONG_AGO: Final = 1
+"""When a command was submitted whose submission nobody saw: it overlaps all that there was."""
 
 
 @dataclass(slots=True)
@@ -124,8 +126,7 @@ class Tracker:
             epoch=self.epoch,
             record=header.seq,
             time=header.done_ns + skew,
-            # Where the dispatch was not seen, it came after the submission.
-            start_ns=header.start_ns or header.submit_ns,
+            start_ns=header.start_ns or _LONG_AGO,
             done_ns=header.done_ns,
             lu=lu,
             nexus=hctl,

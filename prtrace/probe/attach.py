@@ -10,6 +10,7 @@ happened before as unknown.
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,7 +131,8 @@ def retire(attached: Attached) -> bool:
         return False
     items = libbpf.map_items(attached.programs.maps["pr_pendings"])
     pendings = [Pending.parse(value) for _, value in items]
-    needed = {each.generation for each in pendings if not each.finished}
+    now = time.monotonic_ns()
+    needed = {each.generation for each in pendings if each.may_end(now)}
     waiting = False
     for generation in old:
         if generation.number in needed:

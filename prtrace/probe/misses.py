@@ -13,8 +13,8 @@ from typing import Final, Self
 from prtrace.errors import UnavailableError
 from prtrace.probe import libbpf, pins
 
-_ENDS: Final = ("pr_on_start", "pr_on_done", "pr_on_timeout", "pr_on_error")
-"""The programs whose absence hides a command or its end."""
+_ENDS: Final = ("pr_on_done", "pr_on_timeout", "pr_on_error")
+"""The programs whose absence hides an end."""
 
 
 class Misses:

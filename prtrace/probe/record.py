@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 
 from prtrace.errors import MalformedError
 
-ABI = 1
+ABI = 2
 
 HEADER = struct.Struct("<8Q12IH6B16s16s96s24s28s128sI")
 """struct pr_record without its data."""
@@ -49,7 +49,6 @@ class Flag(enum.IntFlag):
     TRUNCATED = 1
     UNREADABLE = 2
     NOT_SUBMITTED = 4
-    NOT_STARTED = 8
 
 
 class Issue(enum.IntFlag):
@@ -76,6 +75,14 @@ class Stat(enum.IntEnum):
     UNREADABLE = 9
     NOT_SUBMITTED = 10
     MISSED = 11
+
+
+class State(enum.IntEnum):
+    """enum pr_state."""
+
+    UNDER_WAY = 0
+    ENDED = 1
+    MAY_RETURN = 2
 
 
 class Cause(enum.IntEnum):
@@ -235,13 +242,13 @@ class Loss:
 class Pending:
     """What pr_pendings remembers of a request, as far as anybody outside needs it.
 
-    start_ns: 0 where no driver has it.  finished: its end was seen.  generation: of the
-    programs that answer for it.  nexus and opcode: of the last dispatch.
+    start_ns: when it was submitted, or when its last attempt ended (CLOCK_MONOTONIC).
+    generation: of the programs that answer for it.
     """
 
     start_ns: int
     generation: int
-    finished: bool
+    state: State
     opcode: int
     nexus: str
 
@@ -250,7 +257,17 @@ class Pending:
         """Take a value of pr_pendings."""
         fields = PENDING.unpack(value)
         nexus = nexus_text(NEXUS.pack(*fields[15:]))
-        return cls(fields[1], fields[8], bool(fields[10]), fields[12], nexus)
+        return cls(fields[1], fields[8], State(fields[10]), fields[12], nexus)
+
+    def may_end(self, now_ns: int) -> bool:
+        """Whether an end of it may be to come."""
+        if self.state is State.MAY_RETURN:
+            return now_ns - self.start_ns < _RETRIED_WITHIN_NS
+        return self.state is State.UNDER_WAY
+
+
+_RETRIED_WITHIN_NS = 60_000_000_000
+"""The midlayer tries a command again at once, or when its error handler is through."""
 
 
 def nexus_text(key: bytes) -> str:

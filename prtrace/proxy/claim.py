@@ -9,9 +9,9 @@ reads both joins them so:
   thread bears that name for this one command, so the join is exact; a command on a multipath map
   can have several records with the same name, one a path.
 * `comm` is "": a helper behind the proxy sent it.  The record is one whose nexus is among
-  `nexuses`, whose CDB begins with the claim's ten bytes and whose dispatch (start_ns) lies between
-  the claim's begin_ns and end_ns (at most LATE_NS later, where the claim has no end).  The proxy
-  sends one command at a time to each device that way, so at most one claim fits.
+  `nexuses`, whose CDB begins with the claim's ten bytes and whose submission (start_ns) lies
+  between the claim's begin_ns and end_ns (at most LATE_NS later, where the claim has no end).
+  The proxy sends one command at a time to each device that way, so at most one claim fits.
 * A claim with `issued` false has no record: the proxy answered by itself.
 
 One claim is two lines of JSON: at the begin, with all but the outcome, and at the end.  A begin

@@ -136,7 +136,7 @@ class ClaimReader:
         return self.claims[key]
 
     def of_helper(self, nexus: str, cdb: bytes, start_ns: int) -> Claim | None:
-        """The claim for a command that a helper sent: its nexus, CDB and time of dispatch."""
+        """The claim for a command that a helper sent: its nexus, CDB and time of submission."""
         self._spent = 0
         # Claims are written when they begin: behind a later one there is none that fits.
         while self._newest_ns <= start_ns:

@@ -1,8 +1,8 @@
 """What a READ FULL STATUS reply teaches: everything, unless it is truncated or overlaps.
 
-A reply that was dispatched before the newest change was complete may be older than that
-change, so nothing is learned from it; it is not even allowed to take doubts away where it
-agrees, for it may agree with what was true before.
+A reply whose command was submitted before the newest change was complete may be older than
+that change, so nothing is learned from it; it is not even allowed to take doubts away where
+it agrees, for it may agree with what was true before.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class Order(enum.Enum):
     """How a command lies to those that are part of the state already."""
 
     AFTER = "after"
-    """It was dispatched when all of them were complete."""
+    """It was submitted when all of them were complete."""
     COMMUTES = "commutes"
     """It overlaps some of them, and the result does not depend on the order."""
     UNKNOWN = "unknown"
@@ -46,7 +46,7 @@ AFTER = Placed(Order.AFTER)
 
 
 def overlaps(draft: Draft, seen: Observation) -> bool:
-    """Whether seen was dispatched before the newest change was complete; unknown is no."""
+    """Whether seen was submitted before the newest change was complete; unknown is no."""
     return seen.start_ns != 0 and seen.start_ns < draft.settled_ns
 
 

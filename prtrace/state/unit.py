@@ -116,7 +116,7 @@ class LuState:
     expected: unit attentions that observed commands have raised and nobody has taken yet.
     legacy_holder: the nexus with an SPC-2 RESERVE active.
     settled_ns: CLOCK_MONOTONIC completion of the newest command that was applied or reply
-    that was learned from; a command dispatched before it overlapped it.
+    that was learned from; a command submitted before it overlapped it.
     settled_by: the nexus of that command.  recent: the newest such commands, oldest first;
     floor_ns: completion of the newest one that is no longer in recent.
     seq: the last record applied.  supported: False for a device that has no reservations.

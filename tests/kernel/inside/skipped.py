@@ -61,7 +61,7 @@ def main(commands: int) -> None:
         unseen = sent - reserves - reads
         assert unseen >= 0
         assert after["ring_full"] == 0
-        # What was skipped may have been a dispatch, too; what ended unseen is named.
+        # What was skipped may have been ordinary I/O, too; what ended unseen is named.
         assert skipped >= unseen
         assert named >= unseen, (named, unseen)
         if unseen:

@@ -27,6 +27,7 @@ from load import (
 )
 
 from prtrace.probe import core, pins
+from prtrace.probe.record import ABI
 
 _ROOM = 200_000
 _OBJECT = STATE_DIR.with_name("prtrace-upgrade.o")
@@ -139,7 +140,7 @@ def main(upgrades: int, arguments: list[str]) -> None:
         old = pins.epochs()[-1]
         old.path.rename(old.path.with_name(f"abi99-{old.name}"))
         unknown(agent, "another ABI")
-        assert [each.abi for each in pins.epochs()] == [1]
+        assert [each.abi for each in pins.epochs()] == [ABI]
         print("another ABI", flush=True)
 
         agent.kill()
