@@ -69,6 +69,13 @@ struct {
 } pr_calls SEC(".maps");	/* thread -> the block ioctl it is in */
 
 struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, PR_CALL_ENTRIES);
+	__type(key, __u64);
+	__type(value, struct pr_turn);
+} pr_turns SEC(".maps");	/* thread -> what it just submitted */
+
+struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, PR_NEXUS_ENTRIES);

@@ -145,9 +145,11 @@ def _attached(bpf: Any) -> tuple[dict[str, int], dict[str, str]]:
                 links[point.program] = os.dup(bpf.raw_tracepoint_fds[function.encode()])
             else:
                 prefix = "kfunc__" if kind == "fentry" else "kretfunc__"
-                links[point.program] = os.dup(by_function[f"{prefix}{function}".encode()])
+                links[point.program] = os.dup(by_function.pop(f"{prefix}{function}".encode()))
         except KeyError:
-            missing[point.program] = "bcc attaches to functions of the kernel proper only"
+            missing[point.program] = (
+                "bcc attaches one program to a function, and to none of a module"
+            )
         except Exception as error:
             if not point.lost:
                 raise UnavailableError(

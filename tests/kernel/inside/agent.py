@@ -22,10 +22,12 @@ STATE_DIR = Path("/run/prtrace-test")
 class Agent:
     """One agent process and its socket; a context manager that kills what it started."""
 
-    def __init__(self, *options: str, state_dir: Path = STATE_DIR) -> None:
+    def __init__(self, *options: str, state_dir: Path = STATE_DIR, patience: float = 60.0) -> None:
+        """patience: seconds that a start may take."""
         self.state_dir = state_dir
         self.socket = state_dir / "io.prtrace"
         self.options = options
+        self.patience = patience
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Agent:
@@ -40,7 +42,7 @@ class Agent:
         """What all agents here have said so far."""
         return (self.state_dir / "agent.log").read_text(errors="replace")
 
-    def start(self, *, wait: bool = True, timeout: float = 60.0) -> None:
+    def start(self, *, wait: bool = True, timeout: float | None = None) -> None:
         """Start an agent; with wait, return when it answers."""
         self.state_dir.mkdir(parents=True, exist_ok=True)
         with (self.state_dir / "agent.log").open("ab") as log:
@@ -55,7 +57,7 @@ class Agent:
                 stderr=log,
             )
         if wait:
-            self.wait_ready(timeout)
+            self.wait_ready(self.patience if timeout is None else timeout)
 
     def wait_ready(self, timeout: float = 60.0) -> None:
         """Until the agent answers a call."""
