@@ -206,6 +206,8 @@ static __always_inline void pr_remember(__u64 id, struct pr_pending *pending)
 
 /* --- submission ---------------------------------------------------------------------- */
 
+#ifndef PR_NO_FENTRY
+
 enum pr_program {
 	PR_FIRST,
 	PR_SECOND,
@@ -354,6 +356,33 @@ PR_ON_RETURN(pr_bsg_return, scsi_bsg_sg_io_fn)
 {
 	return pr_forget_call();
 }
+#endif
+
+#else	/* PR_NO_FENTRY */
+
+/*
+ * Without BTF no program attaches to the submission.  Nobody knows who asked, then; this stands
+ * in for the rest of it.
+ */
+PR_ON_COMMAND(pr_on_start, scsi_dispatch_cmd_start)
+{
+	struct pr_pending pending = { .generation = pr_generation };
+	struct scsi_cmnd *cmd = PR_COMMAND();
+	struct scsi_device *device = 0;
+	__u64 id = (__u64)cmd;
+
+	pending.opcode = PR_FAST(cmd, cmnd[0]);
+	if (!pr_is_ours(pending.opcode) || pr_active_generation() != pr_generation)
+		return 0;
+	PR_GET(device, cmd, device);
+	pr_read_nexus(device, &pending.nexus);
+	if (pending.opcode == PR_OPCODE_OUT && !pr_read_first(cmd, pending.head, PR_HEAD_SIZE))
+		pending.head_length = PR_HEAD_SIZE;
+	pending.start_ns = bpf_ktime_get_ns();
+	pr_remember(id, &pending);
+	return 0;
+}
+
 #endif
 
 /* --- end ----------------------------------------------------------------------------- */

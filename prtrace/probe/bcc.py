@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from prtrace.errors import UnavailableError
 from prtrace.probe import kallsyms, libbpf
-from prtrace.probe.programs import MAPS, POINTS, Engine, Programs, activate
+from prtrace.probe.programs import MAPS, POINTS, WITHOUT_BTF, Engine, Programs, activate
 
 _PLACES: Final = ("/usr/lib/python3/dist-packages/bcc", "/usr/lib/python3.*/site-packages/bcc")
 _PACKAGE: Final = "apt install python3-bpfcc"
@@ -92,6 +92,8 @@ def load(generation: int, ring_size: int) -> Programs:
         *(f"-DPR_{name.upper()}_AT={at:#x}ULL" for name, at in kallsyms.addresses().items()),
         "-Wno-macro-redefined",
     ]
+    if not libbpf.btf_available():
+        flags.append("-DPR_NO_FENTRY")
     try:
         bpf = module.BPF(text=_translated(source).encode(), cflags=flags)
     except Exception as error:  # bcc raises bare Exception for everything
@@ -137,7 +139,7 @@ def _attached(bpf: Any) -> tuple[dict[str, int], dict[str, str]]:
     missing: dict[str, str] = {}
     # bcc attaches what carries a kfunc prefix by itself, while it loads.
     by_function = {**bpf.kfunc_entry_fds, **bpf.kfunc_exit_fds}
-    for point in POINTS:
+    for point in POINTS if by_function else (*POINTS, WITHOUT_BTF):
         kind, _, function = point.section.partition("/")
         try:
             if kind == "tp_btf":
@@ -149,6 +151,8 @@ def _attached(bpf: Any) -> tuple[dict[str, int], dict[str, str]]:
         except KeyError:
             missing[point.program] = (
                 "bcc attaches one program to a function, and to none of a module"
+                if libbpf.btf_available()
+                else "this kernel has no BTF"
             )
         except Exception as error:
             if not point.lost:

@@ -51,6 +51,9 @@ POINTS: Final = (
 )
 """Every attach point of bpf/prtrace.bpf.c."""
 
+WITHOUT_BTF: Final = Point("pr_on_start", "tp_btf/scsi_dispatch_cmd_start")
+"""What stands in for the submission where nothing attaches to it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:

@@ -23,3 +23,10 @@ def test_bcc(loaded) -> None:
     if not kernels.find("6.1").headers:
         kernels.fetch(["6.1"], headers=True)
     loaded("attach.py", "scenario", "bcc", kernel="6.1", timeout=1300)
+
+
+@pytest.mark.timeout(1500)
+def test_bcc_on_a_kernel_without_btf(loaded) -> None:
+    if not kernels.find("6.1").headers:
+        kernels.fetch(["6.1"], headers=True)
+    loaded("attach.py", "no-btf", kernel="6.1", timeout=1300)

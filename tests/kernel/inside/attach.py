@@ -2,11 +2,13 @@
 
 attach.py scenario ENGINE
 attach.py missing
+attach.py no-btf
 """
 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 
 from agent import STATE_DIR, Agent, cli
@@ -21,6 +23,7 @@ _WERO = 5
 _OPTIONAL = b"fentry/scsi_bsg_sg_io_fn"
 _NOWHERE = b"fentry/scsi_bsg_nowhere_"
 _NOT_WITH_BCC = {"pr_submit_again", "pr_submit_nowait_again", "pr_bsg", "pr_bsg_return"}
+_BTF = "/sys/kernel/btf"
 
 
 def send(device: SgDevice, action: int, key: bytes, sa_key: bytes, type_: int = 0) -> Reply:
@@ -121,8 +124,53 @@ def missing() -> None:
     print("1 passed, 0 failed")
 
 
+def no_btf() -> None:
+    """A kernel without BTF: bcc is taken, nobody knows who asked, and the rest is right."""
+    built = target().units[0]
+    path_a, path_b = built.paths[:2]
+    fresh()
+    empty = STATE_DIR.with_name("prtrace-no-btf")
+    empty.mkdir(exist_ok=True)
+    subprocess.run(["mount", "--bind", str(empty), _BTF], check=True, timeout=60)
+    try:
+        with (
+            Agent(patience=600) as agent,
+            SgDevice(path_a.block) as device_a,
+            SgDevice(path_b.sg) as device_b,
+        ):
+            agent.settled(60)
+            for restarted in (False, True):
+                if restarted:
+                    agent.kill()
+                    agent.start()
+                status = agent.status()["status"]
+                assert status["engine"] == "bcc", status
+                why = {each["program"]: each["why"] for each in status["attach"]}
+                assert why["pr_submit"], why
+                collect(device_a)
+                collect(device_b)
+                send(device_a, 6, _NONE, _A).expect_good("REGISTER")
+                send(device_b, 6, _NONE, _B).expect_good("REGISTER")
+                send(device_a, 1, _A, _NONE, _WERO).expect_good("RESERVE")
+                send(device_b, 4, _B, _A, _WERO).expect_good("PREEMPT")
+                [unit] = agent.show(built.lu)
+                assert not unit["doubt"], unit
+                check_oracle(unit, built)
+                send(device_b, 3, _B, _NONE).expect_good("CLEAR")
+            sent = [each for each in agent.events() if each["command"] == "PR OUT"]
+            assert len(sent) == 10, sent
+            assert {each["pid"] for each in sent} == {None}, sent
+            assert all(each["head"] == each["data"] for each in sent), sent
+            assert "Traceback" not in agent.log
+    finally:
+        subprocess.run(["umount", _BTF], check=True, timeout=60)
+    print("1 passed, 0 failed")
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "scenario":
         scenario(sys.argv[2])
+    elif sys.argv[1] == "no-btf":
+        no_btf()
     else:
         missing()
