@@ -33,6 +33,8 @@ _METHODS: Final = (
     ("PR_RESERVE", "ringbuf_reserve"),
 )
 """bpf/pr_maps.h's names of what can be done with a map, as bcc's methods."""
+_PARTS: Final = ("pr_count.h", "pr_submit.h")
+"""The headers that use maps: bcc knows them in the main file only."""
 
 
 def package_path() -> Path | None:
@@ -108,6 +110,8 @@ def load(generation: int, ring_size: int) -> Programs:
 
 def _translated(source: Path) -> str:
     text = (source / "prtrace.bpf.c").read_text()
+    for name in _PARTS:
+        text = text.replace(f'#include "{name}"', (source / name).read_text())
     for name, method in _METHODS:
         text = re.sub(rf"{name}\((\w+), ", rf"\1.{method}(", text)
     return re.sub(r"PR_SUBMIT\((\w+), (\w+)\)", r"\1.ringbuf_submit(\2, 0)", text)

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What is counted: the programs' own figures, what was lost, and what reservations did to the
+ * commands of each nexus.
+ */
+#ifndef PR_COUNT_H
+#define PR_COUNT_H
+
+#define PR_STATUS_CHECK_CONDITION 0x02
+#define PR_STATUS_RESERVATION_CONFLICT 0x18
+#define PR_UNIT_ATTENTION 0x06
+
+static __always_inline void pr_add(__u32 stat, __u64 n)
+{
+	__u64 *value = PR_LOOKUP(pr_stats, &stat);
+
+	if (value)
+		__sync_fetch_and_add(value, n);
+}
+
+static __always_inline __u64 pr_stat(__u32 stat)
+{
+	__u64 *value = PR_LOOKUP(pr_stats, &stat);
+
+	return value ? *value : 0;
+}
+
+static __always_inline __u64 pr_next_sequence(void)
+{
+	__u32 zero = 0;
+	__u64 *value = PR_LOOKUP(pr_sequence, &zero);
+
+	return value ? __sync_fetch_and_add(value, 1) + 1 : 0;
+}
+
+/* stat: PR_STAT_RING_FULL or PR_STAT_MISSED.  device: 0 where only the nexus is known. */
+PR_APART int pr_note_loss(__u64 device, struct pr_nexus *on, __u32 stat)
+{
+	struct pr_loss first = {}, *loss;
+	struct pr_nexus nexus;
+
+	if (!on)
+		return 0;
+	nexus = *on;	/* a key has to be on the stack */
+	pr_add(stat, 1);
+	loss = PR_LOOKUP(pr_losses, &nexus);
+	if (!loss) {
+		if (device) {
+			pr_read_inquiry((void *)device, first.inquiry);
+			first.page83_length = pr_read_page83((void *)device, first.page83);
+		}
+		PR_INSERT(pr_losses, &nexus, &first);
+		loss = PR_LOOKUP(pr_losses, &nexus);
+	}
+	if (!loss) {
+		pr_add(PR_STAT_LOST_MAP_FULL, 1);
+		return 0;
+	}
+	if (stat == PR_STAT_MISSED)
+		__sync_fetch_and_add(&loss->missed, 1);
+	else
+		__sync_fetch_and_add(&loss->count, 1);
+	loss->last_ns = bpf_ktime_get_ns();
+	return 0;
+}
+
+/* What a command's end has to do with reservations; PR_CAUSES for nothing. */
+PR_APART __u32 pr_cause(__u64 command, __u32 status)
+{
+	struct scsi_cmnd *cmd = (void *)command;
+	__u8 code[2] = {}, format = 0, key = 0;
+	__u64 sense = 0;
+
+	if (status == PR_STATUS_RESERVATION_CONFLICT)
+		return PR_CAUSE_CONFLICT;
+	if (status != PR_STATUS_CHECK_CONDITION)
+		return PR_CAUSES;
+	PR_GET(sense, cmd, sense_buffer);
+	if (!sense || bpf_probe_read_kernel(&format, 1, (void *)sense))
+		return PR_CAUSES;
+	if ((format & 0x7e) == 0x70) {		/* fixed format: 70h, 71h */
+		bpf_probe_read_kernel(&key, 1, (void *)(sense + 2));
+		bpf_probe_read_kernel(code, 2, (void *)(sense + 12));
+	} else if ((format & 0x7e) == 0x72) {	/* descriptor format: 72h, 73h */
+		bpf_probe_read_kernel(&key, 1, (void *)(sense + 1));
+		bpf_probe_read_kernel(code, 2, (void *)(sense + 2));
+	} else {
+		return PR_CAUSES;
+	}
+	/* Told of a loss, under whatever sense key. */
+	if (code[0] == 0x44 && code[1] == 0x01)
+		return PR_CAUSE_INFORMATION_LOST;
+	if ((key & 0xf) != PR_UNIT_ATTENTION)
+		return PR_CAUSES;
+	if (code[0] == 0x29)
+		return PR_CAUSE_RESET;
+	if (code[0] == 0x2a && code[1] >= 0x03 && code[1] <= 0x05)
+		return PR_CAUSE_RESERVATIONS_PREEMPTED + code[1] - 0x03;
+	return PR_CAUSES;
+}
+
+/* Count a cause on its nexus; returns the counters, or nothing if there is no room. */
+static __always_inline struct pr_count *pr_count_cause(struct pr_nexus *nexus, __u32 cause,
+						       __u64 now)
+{
+	struct pr_count *count = PR_LOOKUP(pr_counts, nexus);
+
+	if (!count) {
+		__u32 zero = 0;
+		struct pr_count *empty = PR_LOOKUP(pr_no_count, &zero);
+
+		if (empty)
+			PR_INSERT(pr_counts, nexus, empty);
+		count = PR_LOOKUP(pr_counts, nexus);
+	}
+	if (!count || cause >= 2 * PR_CAUSES) {
+		pr_add(PR_STAT_COUNT_MAP_FULL, 1);
+		return 0;
+	}
+	__sync_fetch_and_add(&count->count[cause], 1);
+	if (!count->first_ns[cause])
+		count->first_ns[cause] = now;
+	count->last_ns[cause] = now;
+	return count;
+}
+
+#endif
