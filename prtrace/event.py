@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from prtrace.errors import MalformedError
 from prtrace.model import IssuePath, Issuer, LocalNexus, Nexus, ReservationType
@@ -35,9 +34,11 @@ CHANGING: Final = (Command.PR_OUT, Command.RESERVE, Command.RELEASE)
 """The commands that can change reservations."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(NamedTuple):
     """One thing that happened, with everything needed to read it again.
+
+    A tuple, because every command's event is made four times on its way, a field more or
+    other each time: a frozen dataclass takes six times as long for that.
 
     seq: the store's number, ascending without gaps; 0 until it is stored.  epoch and record
     name the kernel's record it was made from (record 0: none), and are unique together.
@@ -54,6 +55,7 @@ class Event:
     where they are what was issued.
     """
 
+    command: Command
     seq: int = 0
     epoch: str = ""
     record: int = 0
@@ -64,7 +66,6 @@ class Event:
     nexus: Nexus = ""
     device: str = ""
     target: str = ""
-    command: Command
     action: str = ""
     status: str = ""
     host_byte: str = ""
@@ -76,7 +77,7 @@ class Event:
     problem: str = ""
     effect: str = ""
     attempts: int = 1
-    count: int = 1
+    count: int = 1  # type: ignore[assignment]  # a tuple's method, which nobody needs here
     issuer: Issuer | None = None
     exe: str = ""
     unit: str = ""

@@ -4,7 +4,7 @@ the event with its words and the next state out (pure).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from prtrace.event import Event
 from prtrace.model import AnyObservation
@@ -30,7 +30,7 @@ def fold(state: LuState | None, event: Event) -> Folded:
     """Apply event to the state of its unit; None is a unit that was never seen."""
     event, observations = decode(event)
     if not observations:
-        return Folded(replace(event, effect=""), None, ())
+        return Folded(event._replace(effect=""), None, ())
     if state is None:
         state = new_state(event.lu, event.target, event.time)
     effects = []
@@ -38,4 +38,4 @@ def fold(state: LuState | None, event: Event) -> Folded:
         change = apply(state, seen)
         state = change.state
         effects.append(change.effect)
-    return Folded(replace(event, effect="; ".join(effects)), state, observations)
+    return Folded(event._replace(effect="; ".join(effects)), state, observations)

@@ -7,7 +7,6 @@ saved years ago, so that replay and live tracking cannot drift apart.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Final, assert_never
 
 from prtrace.errors import MalformedError
@@ -75,7 +74,7 @@ def decode(event: Event) -> tuple[Event, tuple[AnyObservation, ...]]:
             told = () if news is None else (
                 AttentionSeen(**_seen(event), attention=news, count=event.count),
             )  # fmt: skip
-            return replace(event, sense=_sense_text(sense)), told
+            return event._replace(sense=_sense_text(sense)), told
         case Command.LOST:
             if event.problem == NOT_WATCHED:
                 return event, (NotWatched(**_seen(event)),)
@@ -96,7 +95,7 @@ def _worded(event: Event, **words: Any) -> Event:
     """The event with these words; itself where it has them, as when it is replayed."""
     if all(getattr(event, name) == word for name, word in words.items()):
         return event
-    return replace(event, **words)
+    return event._replace(**words)
 
 
 def _command(event: Event) -> tuple[Event, tuple[AnyObservation, ...]]:
@@ -111,7 +110,7 @@ def _command(event: Event) -> tuple[Event, tuple[AnyObservation, ...]]:
         cdb = parse_cdb(event.cdb)
     except MalformedError as error:
         cdb = OtherCdb(event.cdb)
-        event = replace(event, problem=str(error))
+        event = event._replace(problem=str(error))
     told: AnyObservation | None
     match cdb:
         case PrOutCdb():
@@ -120,7 +119,7 @@ def _command(event: Event) -> tuple[Event, tuple[AnyObservation, ...]]:
             event, told = _pr_in(event, cdb, outcome, sense)
         case LegacyCdb():
             action = "RELEASE" if cdb.release else "RESERVE"
-            event = replace(event, action=f"{action}({cdb.length})")
+            event = event._replace(action=f"{action}({cdb.length})")
             told = LegacyReserve(**_seen(event), release=cdb.release, outcome=outcome)
         case OtherCdb():
             return event, extra
@@ -153,7 +152,7 @@ def _pr_out(
     kind = cdb.type if isinstance(cdb.type, ReservationType) else None
     if isinstance(cdb.action, ReservedCode):
         problem = why or f"service action {cdb.action.code:#x} is reserved"
-        event = replace(event, action=cdb.action.text, problem=problem)
+        event = event._replace(action=cdb.action.text, problem=problem)
         return event, UnreadablePrOut(**_seen(event), outcome=outcome, problem=problem)
     typed = cdb.action in _TYPED
     words: dict[str, Any] = {
@@ -221,7 +220,7 @@ def _pr_in(
     try:
         reply = parse_reply(cdb.action, event.data)
     except MalformedError as error:
-        return replace(event, problem=str(error)), failed
+        return event._replace(problem=str(error)), failed
     match reply:
         case ReadKeys():
             cut = event.truncated or reply.truncated or reply.may_be_cut(cdb.allocation_length)
@@ -233,7 +232,7 @@ def _pr_in(
         case ReadReservation(reservation=held) if held is not None:
             if not isinstance(held.type, ReservationType):
                 problem = f"reservation type {held.type} is reserved"
-                return replace(event, problem=problem), failed
+                return event._replace(problem=problem), failed
             event = _worded(event, key=held.key, type=held.type, scope=held.scope)
             return event, ReservationRead(
                 **_seen(event),

@@ -93,7 +93,7 @@ class Tracker:
             if isinstance(seen, AttentionSeen | PrOut) and event.status != TIMEOUT:
                 proposal.safe[event.lu] = event.nexus
             if isinstance(seen, AttentionSeen) and self._is_own(event):
-                event = replace(event, effect=f"{event.effect}; {TAKEN}")
+                event = event._replace(effect=f"{event.effect}; {TAKEN}")
         if folded.state is not None:
             proposal.states[event.lu] = folded.state
         proposal.events.append(event)

@@ -13,7 +13,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -256,7 +256,7 @@ class Store:
         with as_store_error(self.path, "written"):
             epoch_id = self._id(self._epochs, "INSERT INTO epoch (name) VALUES (?)", epoch)
             stored = [
-                replace(event, seq=seq, epoch=epoch) for seq, event in enumerate(events, last + 1)
+                event._replace(seq=seq, epoch=epoch) for seq, event in enumerate(events, last + 1)
             ]
             rows = [row_of(event, epoch_id, self._unit_id(event.lu)) for event in stored]
             self._insert(rows)

@@ -37,7 +37,7 @@ def stored(path, keep_events=1_000_000, batch=2, events=None):
         known, rebuilt = events or history(), Rebuilt()
         for start in range(0, len(known), batch):
             part = [
-                rebuilt.add(replace(event, seq=seq))
+                rebuilt.add(event._replace(seq=seq))
                 for seq, event in enumerate(known[start : start + batch], start + 1)
             ]
             touched = {event.lu for event in part}
@@ -97,7 +97,7 @@ def test_doubt_is_an_exit_status(prtrace, tmp_path):
 
 def test_check_finds_what_was_changed(prtrace, tmp_path):
     events = stored(tmp_path / FILE)
-    events[3] = replace(events[3], effect="nothing at all", key=7)
+    events[3] = events[3]._replace(effect="nothing at all", key=7)
     done = prtrace("replay", "--check", "-", stdin=as_lines(events))
     assert done.returncode == 1
     assert "event 4, naa.1: effect:\n  recorded:   nothing at all\n" in done.stderr
@@ -155,7 +155,7 @@ def test_five_thousand_a_second(tmp_path, prtrace):
     for record in range(3, 10_000):
         key = record if record % 2 else 0
         many.append(pr_out(record, f"naa.{record % 4 // 2 + 1}", action=6, sa_key=key))
-    text = as_lines(replace(event, seq=n, time=NOW + n) for n, event in enumerate(many, 1))
+    text = as_lines(event._replace(seq=n, time=NOW + n) for n, event in enumerate(many, 1))
     (tmp_path / "events.jsonl").write_text(text)
     before = time.monotonic()
     done = prtrace("replay", tmp_path / "events.jsonl")
