@@ -56,7 +56,17 @@ class Store:
     to do, where the database cannot be used.
     """
 
-    __slots__ = ("_boundary", "_database", "_epochs", "_first", "_keep", "_last", "_units", "path")
+    __slots__ = (
+        "_boundary",
+        "_database",
+        "_epochs",
+        "_first",
+        "_keep",
+        "_last",
+        "_newest",
+        "_units",
+        "path",
+    )
 
     def __init__(self, database: sqlite3.Connection, path: Path, keep_events: int) -> None:
         """Use open() instead."""
@@ -66,6 +76,7 @@ class Store:
         self._first, self._last, self._boundary = history.extent(database)
         self._epochs: dict[str, int] = dict(database.execute("SELECT name, id FROM epoch"))
         self._units: dict[str, int] = dict(database.execute("SELECT lu, id FROM unit"))
+        self._newest: dict[str, int] = {}
 
     @classmethod
     def open(cls, path: Path, *, readonly: bool = False, keep_events: int = KEEP_EVENTS) -> Self:
@@ -124,23 +135,27 @@ class Store:
         stored already for epoch is left out: see known() for telling before.
         """
         fresh = self._fresh(epoch, events)
-        self._begin()
-        try:
-            stored, first, last, boundary = self._write(epoch, fresh, states, meta or {})
-            with as_store_error(self.path, "written"):
+        with as_store_error(self.path, "written"):
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                stored, first, last, boundary = self._write(epoch, fresh, states, meta)
                 self._database.execute("COMMIT")
-        except BaseException:
-            self._roll_back()
-            raise
+            except BaseException:
+                self._roll_back()
+                raise
         self._first, self._last, self._boundary = first, last, boundary
+        newest = max((event.record for event in stored), default=0)
+        if newest > 0:
+            self._newest[epoch] = max(self._newest[epoch], newest)
         return stored
 
     def known(self, epoch: str, records: Sequence[int]) -> set[int]:
         """Those of records that are stored for epoch."""
-        epoch_id = self._epochs.get(epoch)
         wanted = {record for record in records if record > 0}
-        if epoch_id is None or not wanted:
+        # Nearly always: records come in their order, and every commit asks.
+        if not wanted or min(wanted) > self._newest_record(epoch):
             return set()
+        epoch_id = self._epochs[epoch]
         with as_store_error(self.path, "read"):
             # Records come in runs, so the range holds little besides what is asked for.
             rows = self._database.execute(
@@ -245,38 +260,50 @@ class Store:
             fresh.append(event)
         return fresh
 
+    def _newest_record(self, epoch: str) -> int:
+        """The greatest number of a record that is stored for epoch, or was; 0: none yet."""
+        newest = self._newest.get(epoch)
+        if newest is None:
+            with as_store_error(self.path, "read"):
+                (newest,) = self._database.execute(
+                    "SELECT max(record) FROM event WHERE epoch_id = ? AND record > 0",
+                    (self._epochs.get(epoch),),
+                ).fetchone()
+            newest = self._newest[epoch] = newest or 0
+        return newest
+
     def _write(
         self,
         epoch: str,
         events: Sequence[Event],
         states: Sequence[LuState],
-        meta: Mapping[str, str],
+        meta: Mapping[str, str] | None,
     ) -> tuple[list[Event], int, int, int]:
         last = self._last
-        with as_store_error(self.path, "written"):
-            epoch_id = self._id(self._epochs, "INSERT INTO epoch (name) VALUES (?)", epoch)
-            stored = [
-                event._replace(seq=seq, epoch=epoch) for seq, event in enumerate(events, last + 1)
-            ]
-            rows = [row_of(event, epoch_id, self._unit_id(event.lu)) for event in stored]
-            self._insert(rows)
-            last += len(stored)
-            self._database.executemany(
-                "INSERT OR REPLACE INTO state (unit_id, seq, document) VALUES (?, ?, ?)",
-                [
-                    (self._unit_id(state.lu), last, json.dumps(codec.to_json(state)))
-                    for state in states
-                ],
-            )
+        epoch_id = self._id(self._epochs, "INSERT INTO epoch (name) VALUES (?)", epoch)
+        stored = [
+            event._replace(seq=seq, epoch=epoch) for seq, event in enumerate(events, last + 1)
+        ]
+        rows = [row_of(event, epoch_id, self._unit_id(event.lu)) for event in stored]
+        self._insert(rows)
+        last += len(stored)
+        self._database.executemany(
+            "INSERT OR REPLACE INTO state (unit_id, seq, document) VALUES (?, ?, ?)",
+            [
+                (self._unit_id(state.lu), last, json.dumps(codec.to_json(state)))
+                for state in states
+            ],
+        )
+        if meta:
             self._database.executemany(
                 "INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", list(meta.items())
             )
-            boundary = self._boundary
-            if last - boundary >= max(1, self._keep // 10):
-                boundary = history.set_boundary(self._database, boundary, last)
-            first = history.prune(
-                self._database, self._first, last - self._keep, 4 * len(rows) + _PRUNED_BESIDES
-            )
+        boundary = self._boundary
+        if last - boundary >= max(1, self._keep // 10):
+            boundary = history.set_boundary(self._database, boundary, last)
+        first = history.prune(
+            self._database, self._first, last - self._keep, 4 * len(rows) + _PRUNED_BESIDES
+        )
         return stored, first, last, boundary
 
     def _insert(self, rows: list[Row]) -> None:
@@ -286,10 +313,6 @@ class Store:
             seqs = [(row[0],) for row in rows]
             self._database.executemany("DELETE FROM event WHERE seq = ?", seqs)
             self._database.executemany(INSERT, [without_surrogates(row) for row in rows])
-
-    def _begin(self) -> None:
-        with as_store_error(self.path, "written"):
-            self._database.execute("BEGIN IMMEDIATE")
 
     def _roll_back(self) -> None:
         # SQLite itself has rolled back after some failures, a full disk among them.
