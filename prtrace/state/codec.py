@@ -6,8 +6,9 @@ reader of the old form would misread the new one; from_json knows only its own.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -25,11 +26,27 @@ from prtrace.state.unit import (
 
 FORMAT = 1
 
+_TEXTS = 8192
+"""Texts of settled commands kept: those of 256 busy units, 2 MiB."""
+
 Item = TypeVar("Item")
 
 
 def to_json(state: LuState) -> dict[str, Any]:
     """Return state as values that json.dumps takes; from_json gives an equal state back."""
+    return {**_but_recent(state), "recent": [_settled(each) for each in state.recent]}
+
+
+def to_text(state: LuState) -> str:
+    """Return to_json() as text.
+
+    Most of it is commands that settled earlier; their text is kept from the last time.
+    """
+    recent = ", ".join(map(_settled_text, state.recent))
+    return f'{json.dumps(_but_recent(state))[:-1]}, "recent": [{recent}]}}'
+
+
+def _but_recent(state: LuState) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "lu": state.lu,
@@ -49,11 +66,6 @@ def to_json(state: LuState) -> dict[str, Any]:
         },
         "settled_ns": state.settled_ns,
         "settled_by": state.settled_by,
-        # Written with every batch that is stored, so as lists: shorter by a third.
-        "recent": [
-            [each.nexus, each.done_ns, _names(each.touched), each.commutes]
-            for each in state.recent
-        ],
         "floor_ns": state.floor_ns,
         "ordered": state.ordered,
         "anchor": state.anchor,
@@ -110,6 +122,16 @@ def _state(document: Any) -> LuState:
         seq=_int(fields["seq"]),
         supported=_typed(fields["supported"], bool),
     )
+
+
+def _settled(each: Settled) -> list[Any]:
+    # Written with every batch that is stored, so as a list: shorter by a third.
+    return [each.nexus, each.done_ns, _names(each.touched), each.commutes]
+
+
+@lru_cache(_TEXTS)
+def _settled_text(each: Settled) -> str:
+    return json.dumps(_settled(each))
 
 
 @cache

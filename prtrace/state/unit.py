@@ -12,6 +12,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import NamedTuple
 
 from prtrace.model import Attention, Issuer, Nexus, ReservationType
 
@@ -84,13 +85,14 @@ class Reservation:
     designated: Nexus | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(NamedTuple):
     """A command that is already part of the state, kept to recognise commands that overlap it.
 
     done_ns: its completion (CLOCK_MONOTONIC).  touched: the facts it may have changed; none
     for a reply, which asserts values instead of changing them.  commutes: it may change
     places with the REGISTER of another nexus without changing the result.
+
+    A tuple, because the store finds the text of each by its value, 32 times a command.
     """
 
     nexus: Nexus

@@ -289,10 +289,7 @@ class Store:
         last += len(stored)
         self._database.executemany(
             "INSERT OR REPLACE INTO state (unit_id, seq, document) VALUES (?, ?, ?)",
-            [
-                (self._unit_id(state.lu), last, json.dumps(codec.to_json(state)))
-                for state in states
-            ],
+            [(self._unit_id(state.lu), last, codec.to_text(state)) for state in states],
         )
         if meta:
             self._database.executemany(

@@ -32,7 +32,7 @@ from prtrace.model import (
     UnreadablePrOut,
 )
 from prtrace.state.apply import apply, in_doubt, new_state
-from prtrace.state.codec import from_json, to_json
+from prtrace.state.codec import from_json, to_json, to_text
 from prtrace.state.doubt import MAX_PER_FACT
 from prtrace.state.unit import Fact
 
@@ -160,6 +160,7 @@ def test_any_sequence_keeps_the_invariants(sequence) -> None:
                 assert held.holder in state.registrations
         assert state.doubted(Fact.GENERATION) or state.generation is not None
         assert from_json(json.loads(json.dumps(to_json(state)))) == state
+        assert json.loads(to_text(state)) == to_json(state)
 
 
 @given(st.lists(observations, max_size=8))
