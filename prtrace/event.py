@@ -240,7 +240,8 @@ def _key(text: str | None) -> int | None:
 def rfc3339(time: int) -> str:
     """Nanoseconds since the epoch as RFC 3339 in UTC, nine decimals, so that none is lost."""
     seconds, rest = divmod(time, 1_000_000_000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
+    whole = datetime.fromtimestamp(seconds, UTC).isoformat().removesuffix("+00:00")
+    return f"{whole}.{rest:09d}Z"
 
 
 def nanoseconds(text: str) -> int:

@@ -48,6 +48,9 @@ NOT_WATCHED: Final = "nobody was watching"
 
 _INVALID_COMMAND: Final = (5, 0x20, 0x00)
 """ILLEGAL REQUEST, INVALID COMMAND OPERATION CODE."""
+_GOOD: Final = Status.GOOD.title
+_CONFLICT: Final = Status.RESERVATION_CONFLICT.title
+_CHECK_CONDITION: Final = Status.CHECK_CONDITION.title
 _NOT_EXECUTED: Final = {
     Status.BUSY.title,
     Status.TASK_SET_FULL.title,
@@ -56,7 +59,6 @@ _NOT_EXECUTED: Final = {
 }
 _TYPED: Final = (Action.RESERVE, Action.RELEASE, Action.PREEMPT, Action.PREEMPT_AND_ABORT,
                  Action.REPLACE_LOST)  # fmt: skip
-_FIELDS_SEEN: Final = ("lu", "nexus", "target", "time", "start_ns", "done_ns", "issuer")
 
 
 def decode(event: Event) -> tuple[Event, tuple[AnyObservation, ...]]:
@@ -86,16 +88,24 @@ def decode(event: Event) -> tuple[Event, tuple[AnyObservation, ...]]:
 
 
 def _seen(event: Event) -> dict[str, Any]:
-    fields: dict[str, Any] = {name: getattr(event, name) for name in _FIELDS_SEEN}
-    fields["seq"] = event.record
-    return fields
+    return {
+        "lu": event.lu,
+        "nexus": event.nexus,
+        "target": event.target,
+        "seq": event.record,
+        "time": event.time,
+        "start_ns": event.start_ns,
+        "done_ns": event.done_ns,
+        "issuer": event.issuer,
+    }
 
 
 def _worded(event: Event, **words: Any) -> Event:
     """The event with these words; itself where it has them, as when it is replayed."""
-    if all(getattr(event, name) == word for name, word in words.items()):
-        return event
-    return event._replace(**words)
+    for name, word in words.items():
+        if getattr(event, name) != word:
+            return event._replace(**words)
+    return event
 
 
 def _command(event: Event) -> tuple[Event, tuple[AnyObservation, ...]]:
@@ -135,11 +145,11 @@ def _outcome(event: Event, sense: Sense | str | None) -> tuple[Outcome, str]:
         return Outcome.NOT_EXECUTED, ""
     if event.host_byte:
         return Outcome.UNKNOWN, f"host error {event.host_byte}"
-    if status == Status.GOOD.title:
+    if status == _GOOD:
         return Outcome.DONE, ""
-    if status == Status.RESERVATION_CONFLICT.title:
+    if status == _CONFLICT:
         return Outcome.CONFLICT, ""
-    if status == Status.CHECK_CONDITION.title:
+    if status == _CHECK_CONDITION:
         if isinstance(sense, Sense) and sense.key == UNIT_ATTENTION and not sense.deferred:
             return Outcome.NOT_EXECUTED, ""
         return Outcome.UNKNOWN, f"CHECK CONDITION, {_sense_text(sense) or 'no sense data'}"

@@ -24,7 +24,7 @@ from prtrace.scsi.codes import Opcode, host_byte_name, status_title
 from prtrace.state.apply import new_state
 from prtrace.state.unit import LuState
 
-_COMMANDS: Final = {
+_COMMANDS: Final[Mapping[int, Command]] = {
     Opcode.PR_IN: Command.PR_IN,
     Opcode.PR_OUT: Command.PR_OUT,
     Opcode.RESERVE_6: Command.RESERVE,
@@ -35,6 +35,8 @@ _COMMANDS: Final = {
 _FULL_STATUS: Final = 3
 _LONG_AGO: Final = 1
 """When a command was submitted whose submission nobody saw: it overlaps all that there was."""
+_TRUNCATED: Final = int(Flag.TRUNCATED)
+"""As a plain number: a flag's & makes a new flag, for each record."""
 
 
 @dataclass(slots=True)
@@ -132,14 +134,14 @@ class Tracker:
             nexus=hctl,
             device="" if nexus is None else nexus.device,
             target=record.target,
-            command=_COMMANDS[Opcode(cdb[0])],
+            command=_COMMANDS[cdb[0]],
             status=_status(header.kind, header.result),
             host_byte=_host_byte(header.kind, header.result),
             attempts=max(header.attempt, 1),
             issuer=asked.issuer,
             exe=asked.exe,
             unit=asked.unit,
-            truncated=bool(header.flags & Flag.TRUNCATED),
+            truncated=bool(header.flags & _TRUNCATED),
             cdb=cdb,
             data=record.data,
             head=header.head[: header.head_length],

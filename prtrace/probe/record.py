@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple, Self
 
 from prtrace.errors import MalformedError
@@ -191,6 +192,7 @@ class Record:
         return self.header.comm.split(b"\0")[0].decode("utf-8", "replace")
 
 
+@lru_cache(256)
 def target_text(inquiry: bytes) -> str:
     """VENDOR/PRODUCT/REVISION from 28 bytes of INQUIRY data (bytes 8 to 35)."""
     fields = inquiry[:8], inquiry[8:24], inquiry[24:28]

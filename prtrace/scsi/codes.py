@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from functools import cache
 
 from prtrace.model import Action, ReservationType
 
@@ -141,8 +142,9 @@ def type_code(kind: ReservationType | ReservedCode | None) -> int:
     return kind.code if isinstance(kind, ReservedCode) else kind.value
 
 
+@cache
 def status_title(code: int) -> str:
-    """Name a SAM status; an unknown one keeps its number ("STATUS 0x22")."""
+    """Name a SAM status, a byte; an unknown one keeps its number ("STATUS 0x22")."""
     try:
         return Status(code).title
     except ValueError:
