@@ -34,7 +34,6 @@ _PR_IN, _PR_OUT, _GOOD = int(Opcode.PR_IN), int(Opcode.PR_OUT), int(Status.GOOD)
 _OPCODES: Final = (_PR_IN, _PR_OUT, CLEANUP)
 _REQUEST: Final = "pr-helper request"
 _ANSWER: Final = "pr-helper reply"
-# Not construct: these are on every command's way, and flat.
 _WORD: Final = struct.Struct(">I")
 _REPLY: Final = struct.Struct(f">ii{SENSE_SIZE}s")
 """Status, length of the data, sense data."""

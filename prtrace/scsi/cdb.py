@@ -14,8 +14,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import construct as cs
-
 from prtrace.errors import MalformedError
 from prtrace.model import Action, ReservationType
 from prtrace.scsi.codes import (
@@ -31,41 +29,15 @@ from prtrace.scsi.codes import (
 )
 from prtrace.scsi.wire import Layout
 
-_PR_OUT = Layout(
-    "PR OUT CDB",
-    "opcode" / cs.Int8ub,
-    "action" / cs.Int8ub,
-    "scope_type" / cs.Int8ub,
-    "reserved" / cs.Default(cs.Int16ub, 0),
-    "parameter_length" / cs.Int32ub,
-    "control" / cs.Int8ub,
-)
-_PR_IN = Layout(
-    "PR IN CDB",
-    "opcode" / cs.Int8ub,
-    "action" / cs.Int8ub,
-    "reserved" / cs.Default(cs.Int8ub, 0),
-    "reserved_too" / cs.Default(cs.Int32ub, 0),
-    "allocation_length" / cs.Int16ub,
-    "control" / cs.Int8ub,
-)
+_PR_OUT = Layout("PR OUT CDB", "BBB2xIB", "opcode action scope_type parameter_length control")
+_PR_IN = Layout("PR IN CDB", "BB5xHB", "opcode action allocation_length control")
 _LEGACY_6 = Layout(
-    "RESERVE/RELEASE(6) CDB",
-    "opcode" / cs.Int8ub,
-    "flags" / cs.Int8ub,
-    "reservation_id" / cs.Int8ub,
-    "parameter_length" / cs.Int16ub,
-    "control" / cs.Int8ub,
+    "RESERVE/RELEASE(6) CDB", "BBBHB", "opcode flags reservation_id parameter_length control"
 )
 _LEGACY_10 = Layout(
     "RESERVE/RELEASE(10) CDB",
-    "opcode" / cs.Int8ub,
-    "flags" / cs.Int8ub,
-    "reservation_id" / cs.Int8ub,
-    "third_party_id" / cs.Int8ub,
-    "reserved" / cs.Default(cs.Int24ub, 0),
-    "parameter_length" / cs.Int16ub,
-    "control" / cs.Int8ub,
+    "BBBB3xHB",
+    "opcode flags reservation_id third_party_id parameter_length control",
 )
 
 _SERVICE_ACTION = 0x1F

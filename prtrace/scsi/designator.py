@@ -12,22 +12,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Self
 
-import construct as cs
-
 from prtrace.errors import MalformedError
 from prtrace.scsi.text import escape
 from prtrace.scsi.wire import Layout
 
 PAGE_CODE = 0x83
 _WHAT = "VPD page 0x83"
-_PAGE = Layout(_WHAT, cs.Padding(1), "code" / cs.Int8ub, "length" / cs.Int16ub)
-_HEADER = Layout(
-    "designation descriptor",
-    "code_set" / cs.Int8ub,
-    "kind" / cs.Int8ub,
-    cs.Padding(1),
-    "length" / cs.Int8ub,
-)
+_PAGE = Layout(_WHAT, "xBH", "code length")
+_HEADER = Layout("designation descriptor", "BBxB", "code_set kind length")
 _BINARY = 1
 
 

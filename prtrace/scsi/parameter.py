@@ -15,32 +15,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-import construct as cs
-
 from prtrace.errors import MalformedError
 from prtrace.model import Action
 from prtrace.scsi.transportid import TransportId, parse_contained, parse_transport_id
 from prtrace.scsi.wire import Layout
 
-_BASIC = Layout(
-    "PR OUT parameter list",
-    "key" / cs.Int64ub,
-    "sa_key" / cs.Int64ub,
-    "address" / cs.Int32ub,
-    "flags" / cs.Int8ub,
-    "reserved" / cs.Default(cs.Int8ub, 0),
-    "extent" / cs.Int16ub,
-)
+_BASIC = Layout("PR OUT parameter list", "QQIBxH", "key sa_key address flags extent")
 _MOVE = Layout(
-    "REGISTER AND MOVE parameter list",
-    "key" / cs.Int64ub,
-    "sa_key" / cs.Int64ub,
-    "reserved" / cs.Default(cs.Int8ub, 0),
-    "flags" / cs.Int8ub,
-    "relative_target_port" / cs.Int16ub,
-    "length" / cs.Int32ub,
+    "REGISTER AND MOVE parameter list", "QQxBHI", "key sa_key flags relative_target_port length"
 )
-_LENGTH = Layout("SPEC_I_PT list", "length" / cs.Int32ub)
+_LENGTH = Layout("SPEC_I_PT list", "I", "length")
 
 _SPEC_I_PT = 0x08
 _ALL_TG_PT = 0x04

@@ -10,42 +10,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Self, assert_never
 
-import construct as cs
-
 from prtrace.errors import MalformedError
 from prtrace.model import ReservationType
 from prtrace.scsi.codes import SCOPE_LU, InAction, ReservedCode, reservation_type, type_code
 from prtrace.scsi.transportid import TransportId, parse_contained
 from prtrace.scsi.wire import Layout, integers
 
-_KEYS = Layout("READ KEYS reply", "generation" / cs.Int32ub, "additional" / cs.Int32ub)
-_STATUS = Layout("READ FULL STATUS reply", "generation" / cs.Int32ub, "additional" / cs.Int32ub)
-_HELD = Layout("READ RESERVATION reply", "generation" / cs.Int32ub, "additional" / cs.Int32ub)
-_RESERVATION = Layout(
-    "READ RESERVATION descriptor",
-    "key" / cs.Int64ub,
-    "obsolete" / cs.Default(cs.Int32ub, 0),
-    "reserved" / cs.Default(cs.Int8ub, 0),
-    "scope_type" / cs.Int8ub,
-    "obsolete_too" / cs.Default(cs.Int16ub, 0),
-)
-_CAPABILITIES = Layout(
-    "REPORT CAPABILITIES reply",
-    "length" / cs.Int16ub,
-    "can" / cs.Int8ub,
-    "does" / cs.Int8ub,
-    "type_mask" / cs.Int16ul,  # little endian makes bit N the type of code N
-    "reserved" / cs.Default(cs.Int16ub, 0),
-)
+_KEYS = Layout("READ KEYS reply", "II", "generation additional")
+_STATUS = Layout("READ FULL STATUS reply", "II", "generation additional")
+_HELD = Layout("READ RESERVATION reply", "II", "generation additional")
+_RESERVATION = Layout("READ RESERVATION descriptor", "Q5xB2x", "key scope_type")
+_CAPABILITIES = Layout("REPORT CAPABILITIES reply", "HBB2s2x", "length can does type_mask")
 _DESCRIPTOR = Layout(
     "READ FULL STATUS descriptor",
-    "key" / cs.Int64ub,
-    "reserved" / cs.Default(cs.Int32ub, 0),
-    "flags" / cs.Int8ub,
-    "scope_type" / cs.Int8ub,
-    "reserved_too" / cs.Default(cs.Int32ub, 0),
-    "relative_target_port" / cs.Int16ub,
-    "additional" / cs.Int32ub,
+    "Q4xBB4xHI",
+    "key flags scope_type relative_target_port additional",
 )
 
 _ALL_TG_PT = 0x02
@@ -165,7 +144,8 @@ class ReportCapabilities:
         c = _CAPABILITIES.parse(raw)
         if c.length < _CAPABILITIES.size:
             raise MalformedError(_CAPABILITIES.what, f"LENGTH is {c.length}, not 8")
-        mask: int = c.type_mask
+        # Little endian makes bit N the type of code N.
+        mask = int.from_bytes(c.type_mask, "little")
         return cls(
             rlr_c=bool(c.can & _RLR_C),
             crh=bool(c.can & _CRH),
@@ -188,7 +168,7 @@ class ReportCapabilities:
             length=_CAPABILITIES.size,
             can=sum(bit for on, bit in (*can, (self.ptpl_c, _PTPL_C)) if on),
             does=sum(bit for on, bit in does if on) | self.allow_commands << 4,
-            type_mask=sum(1 << kind for kind in self.types),
+            type_mask=sum(1 << kind for kind in self.types).to_bytes(2, "little"),
         )
 
 

@@ -11,34 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Self
 
-import construct as cs
-
 from prtrace.errors import MalformedError
 from prtrace.model import Attention
 from prtrace.scsi.wire import Layout
 
 _WHAT = "sense data"
-_FIXED = Layout(
-    _WHAT,
-    "response_code" / cs.Int8ub,
-    cs.Padding(1),
-    "key" / cs.Int8ub,
-    cs.Padding(4),
-    "additional" / cs.Int8ub,
-    cs.Padding(4),
-    "asc" / cs.Int8ub,
-    "ascq" / cs.Int8ub,
-    cs.Padding(4),
-)
-_DESCRIPTOR = Layout(
-    _WHAT,
-    "response_code" / cs.Int8ub,
-    "key" / cs.Int8ub,
-    "asc" / cs.Int8ub,
-    "ascq" / cs.Int8ub,
-    cs.Padding(3),
-    "additional" / cs.Int8ub,
-)
+_FIXED = Layout(_WHAT, "BxB4xB4xBB4x", "response_code key additional asc ascq")
+_DESCRIPTOR = Layout(_WHAT, "BBBB3xB", "response_code key asc ascq additional")
 
 FIXED = 0x70
 DESCRIPTOR = 0x72

@@ -15,8 +15,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import construct as cs
-
 from prtrace.errors import MalformedError
 from prtrace.scsi.text import escape
 from prtrace.scsi.wire import Layout
@@ -30,28 +28,12 @@ _ISID_DIGITS = 12
 _ISCSI_NAME_MAX = 223  # RFC 3720 3.2.6.1
 _ISCSI_MIN_ADDITIONAL = 20
 
-_FC = Layout(_WHAT, "protocol" / cs.Int8ub, cs.Padding(7), "address" / cs.Int64ub, cs.Padding(8))
-_SPI = Layout(
-    _WHAT,
-    "protocol" / cs.Int8ub,
-    cs.Padding(1),
-    "address" / cs.Int16ub,
-    cs.Padding(2),
-    "target_port" / cs.Int16ub,
-    cs.Padding(16),
-)
-_SRP = Layout(
-    _WHAT,
-    "protocol" / cs.Int8ub,
-    cs.Padding(7),
-    "high" / cs.Int64ub,
-    "low" / cs.Int64ub,
-)
-_SAS = Layout(_WHAT, "protocol" / cs.Int8ub, cs.Padding(3), "address" / cs.Int64ub, cs.Padding(12))
-_SOP = Layout(_WHAT, "protocol" / cs.Int8ub, cs.Padding(1), "address" / cs.Int16ub, cs.Padding(20))
-_ISCSI = Layout(
-    "iSCSI TransportID", "protocol" / cs.Int8ub, cs.Padding(1), "additional" / cs.Int16ub
-)
+_FC = Layout(_WHAT, "B7xQ8x", "protocol address")
+_SPI = Layout(_WHAT, "BxH2xH16x", "protocol address target_port")
+_SRP = Layout(_WHAT, "B7xQQ", "protocol high low")
+_SAS = Layout(_WHAT, "B3xQ12x", "protocol address")
+_SOP = Layout(_WHAT, "BxH20x", "protocol address")
+_ISCSI = Layout("iSCSI TransportID", "BxH", "protocol additional")
 
 
 @dataclass(frozen=True, slots=True)

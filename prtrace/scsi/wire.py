@@ -1,27 +1,34 @@
-"""The border between construct's untyped containers and our typed values.
+"""Structures of fixed size on the wire, between struct's tuples and our typed values.
 
-Every fixed-size structure is one Layout.  Nothing else in the package calls construct's
-parse or build, so an Any lives no longer than the line that copies its fields.
+Every fixed-size structure is one Layout.  Nothing else in prtrace.scsi calls struct, so an
+Any lives no longer than the line that copies its fields.
 """
 
 from __future__ import annotations
 
+import struct
+from collections import namedtuple
 from typing import Any
-
-import construct as cs
 
 from prtrace.errors import MalformedError
 
+_named_tuple: Any = namedtuple
+"""mypy knows the function only with names that are spelt out."""
+
 
 class Layout:
-    """A named structure of fixed size, made of flat big-endian integers."""
+    """A named structure of fixed size, made of flat big-endian fields.
 
-    __slots__ = ("_struct", "size", "what")
+    form: as the module struct has it; reserved bytes are x.  fields: the others' names.
+    """
 
-    def __init__(self, what: str, *fields: Any) -> None:
+    __slots__ = ("_fields", "_struct", "size", "what")
+
+    def __init__(self, what: str, form: str, fields: str) -> None:
         self.what = what
-        self._struct: Any = cs.Struct(*fields)
-        self.size: int = self._struct.sizeof()
+        self._struct = struct.Struct(f">{form}")
+        self._fields = _named_tuple("Fields", fields)
+        self.size = self._struct.size
 
     def parse(self, raw: bytes, offset: int = 0) -> Any:
         """Decode self.size bytes at offset; MalformedError when fewer are there."""
@@ -29,26 +36,19 @@ class Layout:
             raise MalformedError(
                 self.what, f"needs {self.size} bytes, has {max(len(raw) - offset, 0)}"
             )
-        try:
-            return self._struct.parse(raw[offset : offset + self.size])
-        except cs.ConstructError as error:
-            raise MalformedError(self.what, _one_line(error)) from error
+        return self._fields._make(self._struct.unpack_from(raw, offset))
 
-    def build(self, **fields: int) -> bytes:
+    def build(self, **fields: int | bytes) -> bytes:
         """Encode the fields; MalformedError when a value does not fit its field."""
         try:
-            return bytes(self._struct.build(fields))
-        except cs.ConstructError as error:
-            raise MalformedError(self.what, _one_line(error)) from error
+            return self._struct.pack(*self._fields(**fields))
+        except struct.error as error:
+            raise MalformedError(self.what, str(error)) from error
 
 
 def integers(what: str, raw: bytes, offset: int, count: int) -> tuple[int, ...]:
     """Decode count 64-bit integers at offset; MalformedError when they are not all there."""
     try:
-        return tuple(cs.Array(count, cs.Int64ub).parse(raw[offset : offset + 8 * count]))
-    except cs.ConstructError as error:
-        raise MalformedError(what, _one_line(error)) from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+        return struct.unpack_from(f">{count}Q", raw, offset)
+    except struct.error as error:
+        raise MalformedError(what, str(error)) from error

@@ -1,10 +1,9 @@
-import construct as cs
 import pytest
 
 from prtrace.errors import MalformedError
 from prtrace.scsi.wire import Layout, integers
 
-PAIR = Layout("pair", "a" / cs.Int8ub, "b" / cs.Int16ub)
+PAIR = Layout("pair", "BH", "a b")
 
 
 def test_parse_at_an_offset():
