@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 PROXY_USER: Final = "prtrace-proxy"
 """The user of the installed unit (prtrace/systemd)."""
 
-_OWN_COMM: Final = re.compile(r"prx[0-9a-f]{12}")
+_OWN_PREFIX: Final = "prx"
+_OWN_COMM: Final = re.compile(_OWN_PREFIX + r"[0-9a-f]{12}")
 _HELPER: Final = "qemu-pr-helper"
 _TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
@@ -36,7 +37,7 @@ _log = logging.getLogger("prtrace.claims")
 
 def sent_by_proxy(comm: str) -> bool:
     """Whether the name is one that a proxy's thread bears for one command."""
-    return _OWN_COMM.fullmatch(comm) is not None
+    return comm.startswith(_OWN_PREFIX) and _OWN_COMM.fullmatch(comm) is not None
 
 
 class Claims:
@@ -48,9 +49,10 @@ class Claims:
 
     def of(self, record: Record, exe: str) -> Claim | None:
         """The claim for the record's command; exe is the program that issued it."""
-        if sent_by_proxy(record.comm):
+        comm = record.comm
+        if sent_by_proxy(comm):
             found = self._of_proxy(record)
-        elif _HELPER in (record.comm, os.path.basename(exe)):
+        elif comm == _HELPER or exe.rpartition("/")[2] == _HELPER:
             found = self._of_helper(record)
         else:
             return None

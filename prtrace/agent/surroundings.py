@@ -108,14 +108,14 @@ class Surroundings:
 
     def asked(self, record: Record) -> Asked:
         """Who asked: the process that issued the command, and for whom where a proxy says so."""
-        header = record.header
+        header, comm = record.header, record.comm
         if header.flags & _NOT_SUBMITTED:
             return Asked(None)
         identity = None
         if not header.issue & _KTHREAD:
             # A proxy's thread has another name for each command; the process is the same.
-            comm = "" if sent_by_proxy(record.comm) else record.comm
-            identity = self._processes.identify(header.pid, header.issuer_start_ns, comm)
+            known_as = "" if sent_by_proxy(comm) else comm
+            identity = self._processes.identify(header.pid, header.issuer_start_ns, known_as)
         requested = ""
         if header.issue & _BLOCK:
             major, minor = header.requested >> 20, header.requested & 0xFFFFF
@@ -123,7 +123,7 @@ class Surroundings:
         guest = identity.guest if identity is not None else None
         issuer = Issuer(
             pid=header.pid,
-            comm=clean(record.comm, 16),
+            comm=clean(comm, 16),
             start_ns=header.issuer_start_ns,
             cgroup=header.cgroup,
             path=_path(header.issue, header.ioctl),
@@ -131,8 +131,9 @@ class Surroundings:
             guest="" if guest is None else guest.name or guest.uuid,
             uuid="" if guest is None else guest.uuid,
         )
-        asked = Asked(issuer, *((identity.exe, identity.unit) if identity else ()))
-        claim = self._claims.of(record, asked.exe)
+        exe, unit = (identity.exe, identity.unit) if identity is not None else ("", "")
+        asked = Asked(issuer, exe, unit)
+        claim = self._claims.of(record, exe)
         return asked if claim is None else _for_client(asked, issuer, claim, record)
 
     def _requested(self, number: str, hctl: str) -> str:

@@ -57,6 +57,8 @@ RIGHTS: Final[Mapping[str, Right]] = {
 """What each method needs; one that is not here may be called by nobody."""
 
 _INTEGERS: Final = 1 << 63
+_compact: Final = json.JSONEncoder(separators=(",", ":")).encode
+"""JSON without blanks; json.dumps() would make an encoder for each event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +178,7 @@ def steps_reply(lu: str, what: str) -> bytes:
 
 def event_json(event: Mapping[str, Any]) -> bytes:
     """One event as events_reply() joins them."""
-    return json.dumps(event, separators=(",", ":")).encode()
+    return _compact(event).encode()
 
 
 def events_reply(events: list[bytes]) -> bytes:
@@ -185,4 +187,4 @@ def events_reply(events: list[bytes]) -> bytes:
 
 
 def _message(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, separators=(",", ":")).encode() + b"\0"
+    return _compact(document).encode() + b"\0"

@@ -13,6 +13,7 @@ list of April 2026 (a PREEMPT of one's own key without a reservation keeps the s
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +145,7 @@ _KNOWN = (
 """Prefixes of the INQUIRY fields; the first match counts."""
 
 
+@lru_cache(256)
 def profile_of(target: str) -> Profile:
     """Return the profile of "VENDOR/PRODUCT/REVISION" (INQUIRY fields, blanks stripped or not).
 
