@@ -2,7 +2,7 @@
 
 Sends a PR OUT, waits until a follower of io.prtrace.Events has parsed its event, and again.
 Prints a JSON object: nanoseconds of each round trip, from done_ns to parsed, and of the agent's
-processor time for each event.
+and the follower's processor time for each event.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _COMMANDS = 500
 def main() -> None:
     node = Target.load(os.environ["LAB_TARGET"]).units[0].paths[0].sg
     cdb = PrOutCdb(Action.REGISTER_AND_IGNORE).build()
-    trips, visible = [], []
+    trips, visible, following = [], [], []
     with Agent("--engine", "core") as agent, SgDevice(node) as device:
         agent.await_ready()
         agent.await_self_test()
@@ -44,13 +44,20 @@ def main() -> None:
             trips.append(time.monotonic_ns() - begun)
             key = f"0x{number + 1:016x}"
             seen = 0
+            followed = time.thread_time_ns()
             while not seen:
                 for event in next(stream).get("events", ()):
                     if event["sa_key"] == key:
                         seen = event["done_ns"]
             visible.append(time.monotonic_ns() - seen)
+            following.append(time.thread_time_ns() - followed)
         used = (cpu_ns(agent.pid) - used) // (_WARM + _COMMANDS)
-    found = {"trips": trips[_WARM:], "visible": visible[_WARM:], "agent": used}
+    found = {
+        "trips": trips[_WARM:],
+        "visible": visible[_WARM:],
+        "agent": used,
+        "follower": sum(following[_WARM:]) // _COMMANDS,
+    }
     json.dump(found, sys.stdout)
 
 
