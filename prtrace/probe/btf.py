@@ -11,7 +11,7 @@ from ctypes import byref, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from typing import Final
 
-from prtrace.probe.libbpf import check, lib, pointer
+from prtrace.probe.libbpf import bpf_prog_load_opts, check, lib, pointer
 
 _TRACING_PROGRAM: Final = 26
 _TRACING: Final = {b"tp_btf+": 23, b"fentry+": 24, b"fexit+": 25}
@@ -30,23 +30,6 @@ class bpf_btf_info(ctypes.Structure):  # noqa: N801 - named as in C
         ("name", c_uint64),
         ("name_len", c_uint32),
         ("kernel_btf", c_uint32),
-    )
-
-
-class bpf_prog_load_opts(ctypes.Structure):  # noqa: N801 - named as in C
-    """struct bpf_prog_load_opts up to attach_btf_obj_fd (bpf/bpf.h)."""
-
-    _fields_ = (
-        ("sz", c_size_t),
-        ("attempts", c_int),
-        ("expected_attach_type", c_int),
-        ("prog_btf_fd", c_uint32),
-        ("prog_flags", c_uint32),
-        ("prog_ifindex", c_uint32),
-        ("kern_version", c_uint32),
-        ("attach_btf_id", c_uint32),
-        ("attach_prog_fd", c_uint32),
-        ("attach_btf_obj_fd", c_uint32),
     )
 
 

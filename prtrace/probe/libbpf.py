@@ -51,6 +51,38 @@ class bpf_prog_info(ctypes.Structure):  # noqa: N801 - named as in C
     _fields_ = (("before", ctypes.c_char * 208), ("recursion_misses", c_uint64))
 
 
+class bpf_prog_load_opts(ctypes.Structure):  # noqa: N801 - named as in C
+    """struct bpf_prog_load_opts up to attach_btf_obj_fd (bpf/bpf.h)."""
+
+    _fields_ = (
+        ("sz", c_size_t),
+        ("attempts", c_int),
+        ("expected_attach_type", c_int),
+        ("prog_btf_fd", c_uint32),
+        ("prog_flags", c_uint32),
+        ("prog_ifindex", c_uint32),
+        ("kern_version", c_uint32),
+        ("attach_btf_id", c_uint32),
+        ("attach_prog_fd", c_uint32),
+        ("attach_btf_obj_fd", c_uint32),
+    )
+
+
+class bpf_test_run_opts(ctypes.Structure):  # noqa: N801 - named as in C
+    """struct bpf_test_run_opts up to ctx_size_in (bpf/bpf.h)."""
+
+    _fields_ = (
+        ("sz", c_size_t),
+        ("data_in", c_void_p),
+        ("data_out", c_void_p),
+        ("data_size_in", c_uint32),
+        ("data_size_out", c_uint32),
+        ("ctx_in", c_void_p),
+        ("ctx_out", c_void_p),
+        ("ctx_size_in", c_uint32),
+    )
+
+
 _messages: list[str] = []
 _PRINT = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
 
@@ -207,6 +239,24 @@ def bpf_map__initial_value(map_: int) -> memoryview:
     size = c_size_t()
     at = pointer(lib().bpf_map__initial_value(c_void_p(map_), byref(size)), "initial value")
     return memoryview((ctypes.c_char * size.value).from_address(at)).cast("B")
+
+
+def bpf_prog_load(kind: int, instructions: bytes, flags: int) -> int:
+    """Load a program that needs no object, of type kind; a descriptor, the caller's to close."""
+    options = bpf_prog_load_opts(sz=ctypes.sizeof(bpf_prog_load_opts), prog_flags=flags)
+    count = c_size_t(len(instructions) // 8)
+    fd = lib().bpf_prog_load(c_int(kind), None, b"GPL", instructions, count, byref(options))
+    return check(fd, "load")
+
+
+def bpf_prog_test_run_opts(fd: int, size: int) -> bytes:
+    """Run a BPF_PROG_TYPE_SYSCALL once; what it leaves in its context of size zero bytes."""
+    context = ctypes.create_string_buffer(size)
+    options = bpf_test_run_opts(
+        sz=ctypes.sizeof(bpf_test_run_opts), ctx_in=ctypes.addressof(context), ctx_size_in=size
+    )
+    check(lib().bpf_prog_test_run_opts(c_int(fd), byref(options)), "run")
+    return context.raw
 
 
 # --- the kernel's maps and pins --------------------------------------------------------------
