@@ -14,7 +14,6 @@ import re
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
-from prtrace.proxy.claimlog import ClaimReader
 from prtrace.scsi.codes import Opcode
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from prtrace.probe.record import Record
     from prtrace.proxy.claim import Claim
+    from prtrace.proxy.claimlog import ClaimReader
 
 PROXY_USER: Final = "prtrace-proxy"
 """The user of the installed unit (prtrace/systemd)."""
@@ -65,6 +65,9 @@ class Claims:
     @cached_property
     def _readers(self) -> tuple[ClaimReader, ...]:
         """Made when the first proxy is seen, which is long after the agent's start."""
+        # Most hosts have none: what reads claims is loaded when it is needed.
+        from prtrace.proxy.claimlog import ClaimReader
+
         owners = {0, os.geteuid()}
         with contextlib.suppress(KeyError):  # no proxy is installed as a service
             owners.add(pwd.getpwnam(PROXY_USER).pw_uid)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -44,6 +43,9 @@ def width() -> int:
     """The columns there are: the terminal's, at least 80; 80 where there is none."""
     if not sys.stdout.isatty():
         return WIDTH
+    # Brings archives and their compression along, and few commands ask for it.
+    import shutil
+
     return max(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
 
 

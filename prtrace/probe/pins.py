@@ -15,7 +15,6 @@ import ctypes
 import fcntl
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,4 +194,7 @@ def claim(epoch: Epoch, store: str) -> None:
 
 def remove(path: Path) -> None:
     """Unpin a generation or a whole epoch: its programs are detached."""
+    # Brings archives and their compression along, and is needed after an upgrade only.
+    import shutil
+
     shutil.rmtree(path)
