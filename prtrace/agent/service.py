@@ -72,6 +72,7 @@ def run(options: AgentOptions) -> None:
         attached = attach(engine, options.ring_size)
         stack.callback(attached.programs.close)
         stack.callback(attached.misses.close)
+        libbpf.trim()
         devices = stack.enter_context(UeventSocket())
         _drop_privileges()
         with _rings(attached) as (events, samples):
