@@ -23,7 +23,7 @@ _POSITION = struct.Struct("<Q")
 _BUSY = 1 << 31
 _DISCARD = 1 << 30
 _LENGTH = _DISCARD - 1
-_WINDOW = 256 << 10
+_WINDOW = 64 << 10
 """Bytes of data mapped at a time; no record is as long as half of it."""
 
 
