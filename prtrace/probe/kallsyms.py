@@ -27,9 +27,9 @@ _INSTRUCTION: Final = struct.Struct("<BBhi")
 def addresses() -> dict[str, int]:
     """The address of each of VARIABLES.  Raises UnavailableError where one is not shown."""
     try:
-        found = _looked_up()
+        found = looked_up()
     except OSError:
-        found = _read()
+        found = read()
     for name in VARIABLES:
         if not found.get(name):
             raise UnavailableError(
@@ -39,8 +39,8 @@ def addresses() -> dict[str, int]:
     return found
 
 
-def _looked_up() -> dict[str, int]:
-    """Raises OSError where the kernel cannot be asked."""
+def looked_up() -> dict[str, int]:
+    """As a program finds them; 0 for one not shown.  Raises OSError where none may ask."""
     program = libbpf.bpf_prog_load(_PROG_TYPE_SYSCALL, _program(), _F_SLEEPABLE)
     try:
         told = libbpf.bpf_prog_test_run_opts(program, 8 * len(VARIABLES))
@@ -76,7 +76,8 @@ def _program() -> bytes:
     return b"".join(code)
 
 
-def _read() -> dict[str, int]:
+def read() -> dict[str, int]:
+    """As /proc/kallsyms shows them."""
     found: dict[str, int] = {}
     # A module's symbol has the module's name behind it.
     left = {f" {name}\n".encode(): name for name in VARIABLES}

@@ -14,7 +14,7 @@ import sys
 from agent import STATE_DIR, Agent, cli
 from load import check_oracle, fresh, target
 
-from prtrace.probe import core
+from prtrace.probe import core, kallsyms
 from prtrace.sgio import Reply, SgDevice
 
 _A, _B = (0xA11).to_bytes(8, "big"), (0xB22).to_bytes(8, "big")
@@ -40,6 +40,7 @@ def collect(device: SgDevice) -> None:
 
 def scenario(engine: str) -> None:
     """Register, reserve, collide, preempt, learn of it; killed in the middle, and adopted."""
+    assert kallsyms.looked_up() == kallsyms.read()
     built = target().units[0]
     path_a, path_b = built.paths[:2]
     fresh()
