@@ -211,6 +211,11 @@ PR_APART int pr_finish(struct pr_ended *end)
 	end->attempt = 1;
 	if (!pending)
 		return 1;
+	if (pending->state == PR_STATE_ENDED) {
+		/* Of an earlier request: nobody saw the submission of this one. */
+		__builtin_memset(pending, 0, sizeof(*pending));
+		pending->generation = pr_generation;
+	}
 	end->start_ns = pending->start_ns;
 	end->attempt = ++pending->attempt;
 	pending->start_ns = bpf_ktime_get_ns();

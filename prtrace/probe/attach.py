@@ -129,10 +129,10 @@ def retire(attached: Attached) -> bool:
     old = attached.epoch.generations[:-1]
     if not old:
         return False
-    items = libbpf.map_items(attached.programs.maps["pr_pendings"])
-    pendings = [Pending.parse(value) for _, value in items]
+    fd = attached.programs.maps["pr_pendings"]
+    pendings = {key: Pending.parse(value) for key, value in libbpf.map_items(fd)}
     now = time.monotonic_ns()
-    needed = {each.generation for each in pendings if each.may_end(now)}
+    needed = {each.generation for each in pendings.values() if each.may_end(now)}
     waiting = False
     for generation in old:
         if generation.number in needed:
@@ -140,4 +140,8 @@ def retire(attached: Attached) -> bool:
         elif generation.path.exists():
             pins.remove(generation.path)
             attached.misses.forget(generation.number)
+            # Whoever uses such a request's memory again is not its generation's any more.
+            for key, each in pendings.items():
+                if each.generation == generation.number:
+                    libbpf.bpf_map_delete_elem(fd, key)
     return waiting

@@ -320,6 +320,13 @@ def bpf_map_update_elem(fd: int, key: bytes, value: bytes) -> None:
     check(lib().bpf_map_update_elem(c_int(fd), key, value, c_uint64(BPF_ANY)), "map update")
 
 
+def bpf_map_delete_elem(fd: int, key: bytes) -> None:
+    """Remove key, if it is there."""
+    result = lib().bpf_map_delete_elem(c_int(fd), key)
+    if result != -errno.ENOENT:
+        check(result, "map delete")
+
+
 def map_items(fd: int) -> Iterator[tuple[bytes, bytes]]:
     """(key, value) of a hash; the walk ends even when entries come and go meanwhile."""
     told = bpf_map_get_info(fd)
