@@ -111,6 +111,10 @@ struct file {
 	struct address_space *f_mapping;
 } __attribute__((preserve_access_index));
 
+struct pt_regs {
+	unsigned long di;
+} __attribute__((preserve_access_index));
+
 struct task_struct {
 	unsigned int flags;
 	struct task_struct *group_leader;

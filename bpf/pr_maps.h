@@ -41,6 +41,8 @@ BPF_ARRAY(pr_active, __u64, 1);
 #define PR_ON_ENTRY(name, function) int kfunc__##function(__u64 *ctx)
 #define PR_ON_RETURN(name, function) int kretfunc__##function(__u64 *ctx)
 #define PR_ARGUMENT(type, n) ((type)ctx[n])
+#define PR_ON_CALL(name, function) PR_ON_ENTRY(name, function)
+#define PR_CALLED_WITH(type) PR_ARGUMENT(type, 0)
 
 #else
 
@@ -67,13 +69,6 @@ struct {
 	__type(key, __u64);
 	__type(value, struct pr_call);
 } pr_calls SEC(".maps");	/* thread -> the block ioctl it is in */
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, PR_CALL_ENTRIES);
-	__type(key, __u64);
-	__type(value, struct pr_turn);
-} pr_turns SEC(".maps");	/* thread -> what it just submitted */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -149,6 +144,13 @@ const volatile __u64 pr_page_offset_base_at = 0;
 #define PR_ON_ENTRY(name, function) SEC("fentry/" #function) int name(__u64 *ctx)
 #define PR_ON_RETURN(name, function) SEC("fexit/" #function) int name(__u64 *ctx)
 #define PR_ARGUMENT(type, n) ((type)ctx[n])
+/*
+ * Linux 7 lets a task be preempted within a program, and skips that program for every other task on
+ * the processor until the first one is back: not so where a kprobe calls it.  x86-64: the first
+ * argument.
+ */
+#define PR_ON_CALL(name, function) SEC("kprobe/" #function) int name(struct pt_regs *ctx)
+#define PR_CALLED_WITH(type) ((type)ctx->di)
 
 #endif
 

@@ -147,13 +147,6 @@ struct pr_pending {
 	struct pr_nexus nexus;
 };
 
-/* Which of the two programs at one place remembered what a thread just submitted. */
-struct pr_turn {
-	__u64 command;
-	__u32 program;
-	__u32 reserved;
-};
-
 /* The block ioctl that a thread is in. */
 struct pr_call {
 	__u32 ioctl;

@@ -69,39 +69,7 @@ static __always_inline void pr_remember(__u64 id, struct pr_pending *pending)
 
 #ifndef PR_NO_FENTRY
 
-enum pr_program {
-	PR_FIRST,
-	PR_SECOND,
-};
-
-#ifndef PR_BCC
-/*
- * A kernel that preempts programs skips one that a task on the same processor is in.  So there
- * are two of each, which run one after the other, in whatever order.  Whoever finds that the
- * other one has been here has nothing left to do.
- */
-static __always_inline int pr_was_done(__u64 command, __u32 program)
-{
-	struct pr_turn turn = { .command = command, .program = program }, *taken;
-	__u64 thread = bpf_get_current_pid_tgid();
-
-	taken = PR_LOOKUP(pr_turns, &thread);
-	/* What the program itself left is of an earlier request, where the other was skipped. */
-	if (taken && taken->command == command && taken->program != program) {
-		PR_DELETE(pr_turns, &thread);
-		return 1;
-	}
-	PR_UPDATE(pr_turns, &thread, &turn);
-	return 0;
-}
-#else	/* a name for each function: libbcc attaches one program to it */
-static __always_inline int pr_was_done(__u64 command, __u32 program)
-{
-	return 0;
-}
-#endif
-
-static __always_inline int pr_on_submit(struct request *rq, __u8 issue, __u32 program)
+static __always_inline int pr_on_submit(struct request *rq, __u8 issue)
 {
 	struct scsi_cmnd *cmd = pr_command(rq);
 	struct task_struct *task, *leader = 0;
@@ -116,7 +84,7 @@ static __always_inline int pr_on_submit(struct request *rq, __u8 issue, __u32 pr
 	if (PR_GET(opcode, cmd, cmnd[0]) || !pr_is_ours(opcode))
 		return 0;
 	device = pr_device(rq);
-	if (!device || pr_active_generation() != pr_generation || pr_was_done(id, program))
+	if (!device || pr_active_generation() != pr_generation)
 		return 0;
 
 	pending.opcode = opcode;
@@ -148,27 +116,15 @@ static __always_inline int pr_on_submit(struct request *rq, __u8 issue, __u32 pr
 	return 0;
 }
 
-PR_ON_ENTRY(pr_submit, blk_execute_rq)
+PR_ON_CALL(pr_submit, blk_execute_rq)
 {
-	return pr_on_submit(PR_ARGUMENT(struct request *, 0), 0, PR_FIRST);
+	return pr_on_submit(PR_CALLED_WITH(struct request *), 0);
 }
 
-PR_ON_ENTRY(pr_submit_nowait, blk_execute_rq_nowait)
+PR_ON_CALL(pr_submit_nowait, blk_execute_rq_nowait)
 {
-	return pr_on_submit(PR_ARGUMENT(struct request *, 0), PR_ISSUE_NOWAIT, PR_FIRST);
+	return pr_on_submit(PR_CALLED_WITH(struct request *), PR_ISSUE_NOWAIT);
 }
-
-#ifndef PR_BCC
-PR_ON_ENTRY(pr_submit_again, blk_execute_rq)
-{
-	return pr_on_submit(PR_ARGUMENT(struct request *, 0), 0, PR_SECOND);
-}
-
-PR_ON_ENTRY(pr_submit_nowait_again, blk_execute_rq_nowait)
-{
-	return pr_on_submit(PR_ARGUMENT(struct request *, 0), PR_ISSUE_NOWAIT, PR_SECOND);
-}
-#endif
 
 static __always_inline int pr_forget_call(void)
 {

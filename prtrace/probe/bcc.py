@@ -150,11 +150,11 @@ def _attached(bpf: Any) -> tuple[dict[str, int], dict[str, str]]:
                 bpf.attach_raw_tracepoint(function.encode(), point.program.encode())
                 links[point.program] = os.dup(bpf.raw_tracepoint_fds[function.encode()])
             else:
-                prefix = "kfunc__" if kind == "fentry" else "kretfunc__"
-                links[point.program] = os.dup(by_function.pop(f"{prefix}{function}".encode()))
+                prefix = "kretfunc__" if kind == "fexit" else "kfunc__"
+                links[point.program] = os.dup(by_function[f"{prefix}{function}".encode()])
         except KeyError:
             missing[point.program] = (
-                "bcc attaches one program to a function, and to none of a module"
+                "bcc attaches to functions of the kernel proper only"
                 if libbpf.btf_available()
                 else "this kernel has no BTF"
             )

@@ -18,6 +18,7 @@ from prtrace.probe.targets import targets
 
 _OBJECT: Final = "prtrace.bpf.o"
 _RODATA: Final = ".rodata"
+_KPROBE: Final = "kprobe/"
 _CONSTANTS: Final = struct.Struct("<I4xQQ")
 """What .rodata holds: pr_generation, pr_vmemmap_base_at, pr_page_offset_base_at."""
 _BLAMED: Final = re.compile(r"prog '(\w+)': ")
@@ -87,11 +88,13 @@ def load(generation: int, ring_size: int, reuse: Mapping[str, int]) -> Programs:
 
 
 def _sections() -> dict[str, str]:
+    """Of the programs that attach by the number of a type, which is to be looked up."""
     obj = libbpf.bpf_object__open_file(str(object_path()))
     try:
         return {
-            name: libbpf.bpf_program__section_name(program)
+            name: section
             for name, program in libbpf.programs(obj)
+            if not (section := libbpf.bpf_program__section_name(program)).startswith(_KPROBE)
         }
     finally:
         libbpf.bpf_object__close(obj)
@@ -156,7 +159,9 @@ def _attached(obj: int, generation: int, missing: dict[str, str]) -> Programs:
         if name in missing:
             continue
         try:
-            links[name] = libbpf.bpf_program__attach_trace(program)
+            by_name = sections[name].section.startswith(_KPROBE)
+            attach = libbpf.bpf_program__attach if by_name else libbpf.bpf_program__attach_trace
+            links[name] = attach(program)
         except OSError as error:
             if not sections[name].lost:
                 raise _refused(error, libbpf.log()) from None

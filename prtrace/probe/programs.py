@@ -34,16 +34,12 @@ class Point:
     lost: str = ""
 
 
-_PREEMPTED: Final = "who asked, where the kernel preempted a program"
-
 POINTS: Final = (
     Point("pr_on_done", "tp_btf/scsi_dispatch_cmd_done"),
     Point("pr_on_timeout", "tp_btf/scsi_dispatch_cmd_timeout", "timeouts of PR commands"),
     Point("pr_on_error", "tp_btf/scsi_dispatch_cmd_error", "PR commands that a driver refused"),
-    Point("pr_submit", "fentry/blk_execute_rq"),
-    Point("pr_submit_again", "fentry/blk_execute_rq", _PREEMPTED),
-    Point("pr_submit_nowait", "fentry/blk_execute_rq_nowait"),
-    Point("pr_submit_nowait_again", "fentry/blk_execute_rq_nowait", f"{_PREEMPTED}, of sg nodes"),
+    Point("pr_submit", "kprobe/blk_execute_rq"),
+    Point("pr_submit_nowait", "kprobe/blk_execute_rq_nowait"),
     Point("pr_block_ioctl", "fentry/blkdev_ioctl", "SG_IO told from IOC_PR; dm devices"),
     Point("pr_block_ioctl_return", "fexit/blkdev_ioctl", "SG_IO told from IOC_PR; dm devices"),
     Point("pr_bsg", "fentry/scsi_bsg_sg_io_fn", "bsg told from other paths"),
