@@ -112,6 +112,7 @@ struct file {
 } __attribute__((preserve_access_index));
 
 struct pt_regs {
+	unsigned long si;
 	unsigned long di;
 } __attribute__((preserve_access_index));
 

@@ -43,6 +43,7 @@ BPF_ARRAY(pr_active, __u64, 1);
 #define PR_ARGUMENT(type, n) ((type)ctx[n])
 #define PR_ON_CALL(name, function) PR_ON_ENTRY(name, function)
 #define PR_CALLED_WITH(type) PR_ARGUMENT(type, 0)
+#define PR_AND_WITH(type) PR_ARGUMENT(type, 1)
 
 #else
 
@@ -147,10 +148,11 @@ const volatile __u64 pr_page_offset_base_at = 0;
 /*
  * Linux 7 lets a task be preempted within a program, and skips that program for every other task on
  * the processor until the first one is back: not so where a kprobe calls it.  x86-64: the first
- * argument.
+ * argument and the second.
  */
 #define PR_ON_CALL(name, function) SEC("kprobe/" #function) int name(struct pt_regs *ctx)
 #define PR_CALLED_WITH(type) ((type)ctx->di)
+#define PR_AND_WITH(type) ((type)ctx->si)
 
 #endif
 

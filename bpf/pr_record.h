@@ -29,6 +29,7 @@ enum pr_kind {
 	PR_KIND_TIMEOUT = 2,	/* the block layer's timer ran out; the outcome is unknown */
 	PR_KIND_ERROR = 3,	/* queuecommand refused it; it will be tried again */
 	PR_KIND_SAMPLE = 4,	/* a conflict or unit attention on a command that is none of ours */
+	PR_KIND_OVER = 5,	/* seen when the request was over, and the command's data gone */
 };
 
 enum pr_flag {
@@ -138,6 +139,8 @@ struct pr_pending {
 	__u32 requested;
 	__u32 attempt;
 	__u32 generation;	/* which programs answer for this request */
+	__u32 result;		/* of the last attempt that ended */
+	__u32 reserved;
 	__u8 issue;
 	__u8 state;
 	__u8 head_length;

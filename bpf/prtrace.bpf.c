@@ -7,8 +7,10 @@
  *                                           list, before the device sees it
  *   end         scsi_dispatch_cmd_done      CDB, list or reply, status, sense; one record
  *               ..._timeout, ..._error      an end without an answer
+ *   over        blk_end_sync_rq()           an end that was not seen: a program was busy, or
+ *                                           no driver ever had the command
  *
- * The two are joined by the address of the scsi_cmnd, which a request keeps for life.  Only the
+ * They are joined by the address of the scsi_cmnd, which a request keeps for life.  Only the
  * first lines of pr_on_done run for every SCSI command: between the two nothing is watched,
  * because whatever the midlayer does there it does for ordinary I/O as well.
  */
@@ -40,6 +42,9 @@ static __always_inline __u64 pr_number(struct scsi_cmnd *cmd)
 	bpf_probe_read_kernel(&number, sizeof(number), &cmd);
 	return number;
 }
+
+#define PR_DID_ERROR (7 << 16)	/* include/scsi/scsi_status.h */
+#define PR_TIMED_OUT 0xffffffff	/* no scsi_cmnd::result */
 
 /* What is known of a command's end before there is room for its record. */
 struct pr_ended {
@@ -193,6 +198,19 @@ static __always_inline int pr_put(struct pr_ended *end, __u32 want, __u32 cap, _
 	return 0;
 }
 
+/* Whether the end that a request which is over came to had its record. */
+static __always_inline int pr_was_seen(struct pr_pending *pending, __u32 result)
+{
+	if (!pending || pending->state == PR_STATE_UNDER_WAY)
+		return !pending;
+	/* The midlayer writes a verdict of its own beside the status, in older kernels as host byte. */
+	if (pending->state == PR_STATE_MAY_RETURN && pending->result != PR_TIMED_OUT &&
+	    ((pending->result ^ result) & ((result & 0xff) ? 0xff : 0xff00ff)))
+		return 0;
+	pending->state = PR_STATE_ENDED;
+	return 1;
+}
+
 /*
  * Returns whether these programs answer for a command that ended, which is noted.  If there is
  * another attempt the device gets it after now.
@@ -209,6 +227,8 @@ PR_APART int pr_finish(struct pr_ended *end)
 	if (!pr_answers_for(pending))
 		return 0;
 	end->attempt = 1;
+	if (end->kind == PR_KIND_OVER && pr_was_seen(pending, end->result))
+		return 0;
 	if (!pending)
 		return 1;
 	if (pending->state == PR_STATE_ENDED) {
@@ -219,9 +239,11 @@ PR_APART int pr_finish(struct pr_ended *end)
 	end->start_ns = pending->start_ns;
 	end->attempt = ++pending->attempt;
 	pending->start_ns = bpf_ktime_get_ns();
+	pending->result = end->kind == PR_KIND_TIMEOUT ? PR_TIMED_OUT : end->result;
 	if (end->kind == PR_KIND_ERROR)
 		pending->state = PR_STATE_UNDER_WAY;
-	else if (!end->result || end->result == PR_STATUS_RESERVATION_CONFLICT)
+	else if (!end->result || end->result == PR_STATUS_RESERVATION_CONFLICT ||
+		 end->kind == PR_KIND_OVER)
 		pending->state = PR_STATE_ENDED;
 	else
 		pending->state = PR_STATE_MAY_RETURN;
@@ -233,12 +255,38 @@ PR_APART int pr_count_own(struct pr_ended *end)
 	struct pr_nexus nexus;
 	__u32 cause;
 
-	if (!end || end->kind != PR_KIND_DONE || !(end->result & 0xff))
+	if (!end || !(end->result & 0xff) ||
+	    (end->kind != PR_KIND_DONE && end->kind != PR_KIND_OVER))
 		return 0;
 	nexus = end->nexus;
 	cause = pr_cause(end->command, end->result & 0xff);
 	if (cause < PR_CAUSES)
 		pr_count_cause(&nexus, cause + PR_CAUSES, bpf_ktime_get_ns());
+	return 0;
+}
+
+/* One record of a command whose data is gone: its list is that of the submission. */
+PR_APART int pr_put_over(struct pr_ended *end)
+{
+	struct pr_record *record;
+	struct pr_nexus nexus;
+
+	if (!end)
+		return 0;
+	record = PR_RESERVE(pr_events, sizeof(*record) + PR_HEAD_SIZE);
+	if (!record) {
+		nexus = end->nexus;
+		return pr_note_loss(end->device, &nexus, PR_STAT_RING_FULL);
+	}
+	pr_fill(record, end);
+	__builtin_memcpy(record->data, record->head, PR_HEAD_SIZE);
+	record->data_length = record->head_length;
+	if (record->data_length < record->transfer_length) {
+		record->flags |= PR_FLAG_UNREADABLE;
+		pr_add(PR_STAT_UNREADABLE, 1);
+	}
+	pr_add(PR_STAT_SUBMITTED, 1);
+	PR_SUBMIT(pr_events, record);
 	return 0;
 }
 
@@ -262,6 +310,8 @@ PR_APART int pr_end(__u64 command, __u32 kind, __u32 result)
 	want = pr_data_length(command);
 	end.sequence = pr_next_sequence();
 	pr_add(PR_STAT_SEEN, 1);
+	if (kind == PR_KIND_OVER)
+		return pr_put_over(&end);
 	if (want <= PR_DATA_SMALL)
 		return pr_put(&end, want, PR_DATA_SMALL, PR_DATA_SMALL, 3);
 	if (want <= PR_DATA_MEDIUM)
@@ -358,3 +408,33 @@ PR_ON_COMMAND(pr_on_error, scsi_dispatch_cmd_error)
 		return 0;
 	return pr_emit(cmd, PR_KIND_ERROR, PR_FAST(cmd, result));
 }
+
+#ifndef PR_NO_FENTRY
+
+static __always_inline int pr_on_over(struct request *rq, __u8 error)
+{
+	struct scsi_cmnd *cmd = pr_command(rq);
+	__u8 opcode = 0;
+	__u32 result = 0;
+
+	if (PR_GET(opcode, cmd, cmnd[0]) || !pr_is_ours(opcode) || !pr_device(rq))
+		return 0;
+	PR_GET(result, cmd, result);
+	if (error && !result)
+		result = PR_DID_ERROR;	/* it never reached the midlayer */
+	return pr_end((__u64)cmd, PR_KIND_OVER, result);
+}
+
+PR_ON_CALL(pr_over_waited_for, blk_end_sync_rq)
+{
+	return pr_on_over(PR_CALLED_WITH(struct request *), PR_AND_WITH(__u8));
+}
+
+#ifndef PR_BCC	/* see pr_bsg */
+PR_ON_CALL(pr_over_sg, sg_rq_end_io)
+{
+	return pr_on_over(PR_CALLED_WITH(struct request *), PR_AND_WITH(__u8));
+}
+#endif
+
+#endif

@@ -162,7 +162,7 @@ def _status(kind: int, result: int) -> str:
 
 def _host_byte(kind: int, result: int) -> str:
     code = result >> 16 & 0xFF
-    return host_byte_name(code) if code and kind == Kind.DONE else ""
+    return host_byte_name(code) if code and kind in (Kind.DONE, Kind.OVER) else ""
 
 
 def _trimmed(sense: bytes) -> bytes:

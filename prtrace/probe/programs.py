@@ -34,12 +34,16 @@ class Point:
     lost: str = ""
 
 
+_MISSED: Final = "ends that a busy program missed"
+
 POINTS: Final = (
     Point("pr_on_done", "tp_btf/scsi_dispatch_cmd_done"),
     Point("pr_on_timeout", "tp_btf/scsi_dispatch_cmd_timeout", "timeouts of PR commands"),
     Point("pr_on_error", "tp_btf/scsi_dispatch_cmd_error", "PR commands that a driver refused"),
     Point("pr_submit", "kprobe/blk_execute_rq"),
     Point("pr_submit_nowait", "kprobe/blk_execute_rq_nowait"),
+    Point("pr_over_waited_for", "kprobe/blk_end_sync_rq", _MISSED),
+    Point("pr_over_sg", "kprobe/sg_rq_end_io", f"{_MISSED}, of sg nodes"),
     Point("pr_block_ioctl", "fentry/blkdev_ioctl", "SG_IO told from IOC_PR; dm devices"),
     Point("pr_block_ioctl_return", "fexit/blkdev_ioctl", "SG_IO told from IOC_PR; dm devices"),
     Point("pr_bsg", "fentry/scsi_bsg_sg_io_fn", "bsg told from other paths"),

@@ -25,7 +25,7 @@ COUNT = struct.Struct("<12Q12Q12QQQ")
 LOSS = struct.Struct("<QQQ28sI128s")
 """struct pr_loss."""
 
-PENDING = struct.Struct("<4Q5I4B16s24sQIIII")
+PENDING = struct.Struct("<4Q7I4B16s24sQIIII")
 """struct pr_pending."""
 
 CALL = struct.Struct("<II")
@@ -42,6 +42,7 @@ class Kind(enum.IntEnum):
     TIMEOUT = 2
     ERROR = 3
     SAMPLE = 4
+    OVER = 5
 
 
 class Flag(enum.IntFlag):
@@ -258,8 +259,8 @@ class Pending:
     def parse(cls, value: bytes) -> Self:
         """Take a value of pr_pendings."""
         fields = PENDING.unpack(value)
-        nexus = nexus_text(NEXUS.pack(*fields[15:]))
-        return cls(fields[1], fields[8], State(fields[10]), fields[12], nexus)
+        nexus = nexus_text(NEXUS.pack(*fields[17:]))
+        return cls(fields[1], fields[8], State(fields[12]), fields[14], nexus)
 
     def may_end(self, now_ns: int) -> bool:
         """Whether an end of it may be to come."""

@@ -19,8 +19,3 @@ def test_a_stopped_reader_loses_nothing(loaded) -> None:
 @pytest.mark.timeout(3000)
 def test_a_stopped_reader_loses_nothing_of_16384(loaded) -> None:
     loaded("ring.py", "stopped", "16384", timeout=2800, **SPEC)
-
-
-@pytest.mark.timeout(600)
-def test_what_a_busy_program_missed_is_in_doubt(loaded) -> None:
-    loaded("skipped.py", "3000", timeout=480, **SPEC)

@@ -22,7 +22,7 @@ _NONE = bytes(8)
 _WERO = 5
 _OPTIONAL = b"fentry/scsi_bsg_sg_io_fn"
 _NOWHERE = b"fentry/scsi_bsg_nowhere_"
-_NOT_WITH_BCC = {"pr_bsg", "pr_bsg_return"}
+_NOT_WITH_BCC = {"pr_over_sg", "pr_bsg", "pr_bsg_return"}
 _BTF = "/sys/kernel/btf"
 
 

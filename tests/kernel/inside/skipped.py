@@ -2,7 +2,7 @@
 
 scsi_debug completes commands in a timer's hard interrupt, on top of whatever runs: now and then
 on top of the program that handles the end of another command.  The kernel then skips the
-program for the second one.  What is lost so is noticed, by name.
+program for the second one, and another sees the end when the request is over.
 """
 
 from __future__ import annotations
@@ -55,18 +55,13 @@ def main(commands: int) -> None:
         reserves = sum(event["command"] == "RESERVE" for event in events)
         reads = sum(event["command"] == "PR IN" for event in events)
         lost = [event for event in events if event["command"] == "LOST" and event["count"]]
-        named = sum(event["count"] for event in lost if "busy" in (event["problem"] or ""))
         skipped = after["skipped"] - before["skipped"]
-        print(f"{sent} sent, {reserves} + {reads} records, {skipped} skipped, {named} named")
-        unseen = sent - reserves - reads
-        assert unseen >= 0
-        assert after["ring_full"] == 0
-        # What was skipped may have been ordinary I/O, too; what ended unseen is named.
-        assert skipped >= unseen
-        assert named >= unseen, (named, unseen)
-        if unseen:
-            shown = {unit["lu"] for unit in agent.show() if unit["doubt"]}
-            assert {event["lu"] for event in lost} <= shown
+        print(f"{sent} sent, {reserves} + {reads} records, {skipped} skipped, {len(lost)} lost")
+        assert reserves + reads == sent
+        assert after["ring_full"] == after["missed"] == after["not_submitted"] == 0
+        # While a command is under way nobody can say whether it was the one.
+        shown = {unit["lu"] for unit in agent.show() if unit["doubt"]}
+        assert {event["lu"] for event in lost} <= shown
         assert "Traceback" not in agent.log
     print("1 passed, 0 failed")
 

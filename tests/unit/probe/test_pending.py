@@ -10,9 +10,9 @@ _NOW = 100_000_000_000
 
 
 def pending(state: State, start_ns: int) -> Pending:
-    fields: list[object] = [0] * 20
-    fields[1], fields[8], fields[10], fields[12] = start_ns, 2, state, 0x5F
-    fields[13], fields[14], fields[15:18] = b"", b"", (5, 3, 0)
+    fields: list[object] = [0] * 22
+    fields[1], fields[8], fields[12], fields[14] = start_ns, 2, state, 0x5F
+    fields[15], fields[16], fields[17:20] = b"", b"", (5, 3, 0)
     return Pending.parse(PENDING.pack(*fields))
 
 
