@@ -63,6 +63,7 @@ def all_checks(socket: str) -> list[Check]:
         _scsi(),
         _bpffs(),
         _btf(),
+        _kprobes(),
         _libbpf(),
         _object(),
         _bcc(),
@@ -160,6 +161,18 @@ def _btf() -> Check:
             Part.CORE,
         )
     return Check("BTF", Verdict.OK, "of the kernel and scsi_mod", part=Part.CORE)
+
+
+def _kprobes() -> Check:
+    if (_SYS / "bus/event_source/devices/kprobe/type").exists():
+        return Check("kprobes", Verdict.OK, "there", part=Part.CORE)
+    return Check(
+        "kprobes",
+        Verdict.MISSING,
+        "the kernel has none (CONFIG_KPROBE_EVENTS)",
+        "boot the distribution's kernel, or use --engine bcc",
+        Part.CORE,
+    )
 
 
 def _libbpf() -> Check:
