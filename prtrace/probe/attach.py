@@ -1,9 +1,9 @@
 """Get attached programs: adopt what a former agent left, replace it without a gap, or start.
 
 Three cases.  The pinned programs are this agent's own: adopt them, and nothing in the
-kernel changes.  They are another version's, of the same ABI: load the new ones on the same
-maps, let them answer for new requests, and detach the old ones when the last request that
-they answer for has ended.  Anything else: a new epoch, and the caller has to treat what
+kernel changes.  They are another version's, of the same ABI, or not whole: load new ones on
+the same maps, let them answer for new requests, and detach the old ones when the last request
+that they answer for has ended.  Anything else: a new epoch, and the caller has to treat what
 happened before as unknown.
 """
 
@@ -54,11 +54,15 @@ def attach(engine: Engine | None, ring_size: int, base: Path = pins.BASE) -> Att
         pins.remove(other.path)
     newest = epoch.generations[-1]
     chosen = engine or newest.engine
+    why = "of another version"
     if newest.engine is chosen and newest.digest == _digest(chosen):
-        return _adopt(epoch)
+        gone = pins.gone(newest)
+        if not gone:
+            return _adopt(epoch)
+        why = f"that lacked {', '.join(gone)}"
     if chosen is Engine.BCC:
         return _start(chosen, ring_size, base, found, "bcc cannot share maps")
-    return _replace(epoch)
+    return _replace(epoch, why)
 
 
 def _digest(engine: Engine) -> str:
@@ -107,7 +111,7 @@ def _adopt(epoch: pins.Epoch) -> Attached:
     return Attached(programs, epoch, "adopted the running programs", Misses.of(epoch))
 
 
-def _replace(epoch: pins.Epoch) -> Attached:
+def _replace(epoch: pins.Epoch, why: str) -> Attached:
     number = epoch.generations[-1].number + 1
     shared = pins.open_maps(epoch)
     try:
@@ -117,8 +121,7 @@ def _replace(epoch: pins.Epoch) -> Attached:
             os.close(fd)
     epoch = pins.add(epoch, programs)
     activate(programs.maps, number)
-    note = "replaced programs of another version"
-    return Attached(programs, epoch, note, Misses.of(epoch))
+    return Attached(programs, epoch, f"replaced programs {why}", Misses.of(epoch))
 
 
 def retire(attached: Attached) -> bool:

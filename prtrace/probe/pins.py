@@ -22,7 +22,7 @@ from typing import Final
 
 from prtrace.errors import UnavailableError
 from prtrace.probe import libbpf
-from prtrace.probe.programs import MAPS, Engine, Programs, Shape
+from prtrace.probe.programs import MAPS, POINTS, WITHOUT_BTF, Engine, Programs, Shape
 from prtrace.probe.record import ABI
 
 BASE: Final = Path("/sys/fs/bpf/prtrace")
@@ -174,6 +174,14 @@ def unlike(epoch: Epoch) -> str:
 def open_links(generation: Generation) -> Mapping[str, int]:
     """Descriptors of a generation's links, the caller's to close."""
     return {path.name: libbpf.bpf_obj_get(str(path)) for path in generation.path.iterdir()}
+
+
+def gone(generation: Generation) -> list[str]:
+    """Programs that prtrace cannot do without, and that somebody has unpinned."""
+    pinned = {path.name for path in generation.path.iterdir()}
+    if WITHOUT_BTF.program in pinned:
+        return []
+    return [each.program for each in POINTS if not each.lost and each.program not in pinned]
 
 
 def claimed(epoch: Epoch, store: str) -> bool:
