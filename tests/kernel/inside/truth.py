@@ -324,6 +324,8 @@ class Judge:
                 return [f"still in doubt: {doubtful}\n  LIO {self.walk.truth}"]
             time.sleep(0.02)
         self.slowest = max(self.slowest, time.monotonic() - began)
+        for unit in self.walk.units:  # the one that was released, above all
+            self.walk.truth[unit.lu] = oracle(unit.directory)
         return [each for unit in self.walk.units for each in self.check(unit)]
 
 
