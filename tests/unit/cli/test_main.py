@@ -103,8 +103,11 @@ def test_a_reader_that_goes_away_is_no_error(prtrace, served):
 
 def test_ctrl_c_ends_it_quietly(served):
     served.happen(1)
+    # A shell's background job ignores SIGINT, and so would what it starts.
+    heeding = ("env", "--default-signal=INT")
+    command = (sys.executable, "-m", "prtrace", "events", "-f", "--socket", str(served.path))
     with subprocess.Popen(
-        [sys.executable, "-m", "prtrace", "events", "-f", "--socket", str(served.path)],
+        [*heeding, *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": ":".join(filter(None, sys.path)), "PYTHONUNBUFFERED": "1"},
