@@ -133,9 +133,9 @@ def retire(attached: Attached) -> bool:
     if not old:
         return False
     fd = attached.programs.maps["pr_pendings"]
-    pendings = {key: Pending.parse(value) for key, value in libbpf.map_items(fd)}
+    pendings = [Pending.parse(value) for _, value in libbpf.map_items(fd)]
     now = time.monotonic_ns()
-    needed = {each.generation for each in pendings.values() if each.may_end(now)}
+    needed = {each.generation for each in pendings if each.may_end(now)}
     waiting = False
     for generation in old:
         if generation.number in needed:
@@ -144,7 +144,12 @@ def retire(attached: Attached) -> bool:
             pins.remove(generation.path)
             attached.misses.forget(generation.number)
             # Whoever uses such a request's memory again is not its generation's any more.
-            for key, each in pendings.items():
-                if each.generation == generation.number:
-                    libbpf.bpf_map_delete_elem(fd, key)
+            # Looked at anew, because some of it is in use again by now.
+            left = [
+                key
+                for key, value in libbpf.map_items(fd)
+                if Pending.parse(value).generation == generation.number
+            ]
+            for key in left:
+                libbpf.bpf_map_delete_elem(fd, key)
     return waiting
