@@ -307,11 +307,11 @@ PR_APART int pr_end(__u64 command, __u32 kind, __u32 result)
 	end.device = (__u64)device;
 	pr_read_nexus(device, &end.nexus);
 	pr_count_own(&end);
-	want = pr_data_length(command);
 	end.sequence = pr_next_sequence();
 	pr_add(PR_STAT_SEEN, 1);
 	if (kind == PR_KIND_OVER)
 		return pr_put_over(&end);
+	want = pr_data_length(command);
 	if (want <= PR_DATA_SMALL)
 		return pr_put(&end, want, PR_DATA_SMALL, PR_DATA_SMALL, 3);
 	if (want <= PR_DATA_MEDIUM)
