@@ -1,6 +1,6 @@
 """The vocabulary that every layer shares: what happened, to which nexus, with what outcome.
 
-Nothing here knows a SCSI byte.  Decoders (prtrace.scsi, prtrace.observe) turn bytes into
+Nothing here knows a SCSI byte.  Decoders (prtrace.scsi, prtrace.state.decode) turn bytes into
 these values; the state (prtrace.state) is a fold over them; the store and the API carry
 them.  Names are those of SPC-6 clause 5.14.
 

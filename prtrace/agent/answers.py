@@ -16,16 +16,16 @@ from prtrace.agent.tracker import Tracker
 from prtrace.agent.watch import Watch
 from prtrace.api.source import EventQuery, Resolution
 from prtrace.errors import NoSuchDeviceError
-from prtrace.event import Event, rfc3339
 from prtrace.model import LogicalUnit
 from prtrace.probe.attach import Attached
 from prtrace.probe.programs import POINTS
 from prtrace.probe.record import ABI
 from prtrace.probe.ring import Ring
 from prtrace.state.apply import in_doubt
+from prtrace.state.event import Event, rfc3339
 from prtrace.state.unit import LuState
+from prtrace.state.view import show_view, unit_view
 from prtrace.store.database import Store
-from prtrace.view import show_view, unit_view
 
 STATUS_SCHEMA: Final = "prtrace.status/1"
 

@@ -1,6 +1,6 @@
 """For whom a proxy sent a command: the kernel's record joined with the proxy's claim.
 
-See prtrace.proxy.claim for what joins them.  A claim is what a process wrote.  It is taken from
+See prtrace.prhelper.claim for what joins them.  A claim is what a process wrote.  It is taken from
 a directory that root, the agent's own user or the proxy's owns and nobody else may write to.
 """
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from prtrace.prhelper.claim import Claim
+    from prtrace.prhelper.claimlog import ClaimReader
     from prtrace.probe.record import Record
-    from prtrace.proxy.claim import Claim
-    from prtrace.proxy.claimlog import ClaimReader
 
 PROXY_USER: Final = "prtrace-proxy"
 """The user of the installed unit (prtrace/systemd)."""
@@ -66,7 +66,7 @@ class Claims:
     def _readers(self) -> tuple[ClaimReader, ...]:
         """Made when the first proxy is seen, which is long after the agent's start."""
         # Most hosts have none: what reads claims is loaded when it is needed.
-        from prtrace.proxy.claimlog import ClaimReader
+        from prtrace.prhelper.claimlog import ClaimReader
 
         owners = {0, os.geteuid()}
         with contextlib.suppress(KeyError):  # no proxy is installed as a service

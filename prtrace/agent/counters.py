@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from prtrace.agent.surroundings import Surroundings
-from prtrace.event import Command, Event
 from prtrace.model import Attention
 from prtrace.probe import libbpf
 from prtrace.probe.misses import Misses
 from prtrace.probe.record import NEXUS, Cause, Counts, Loss, Pending, Record, Stat
 from prtrace.scsi.codes import Opcode, Status
+from prtrace.state.event import Command, Event
 
 _U64: Final = 8
 _CAUSES: Final = len(Cause)

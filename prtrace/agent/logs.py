@@ -8,7 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Final
 
-from prtrace.event import rfc3339
+from prtrace.state.event import rfc3339
 
 if TYPE_CHECKING:
     from typing_extensions import override

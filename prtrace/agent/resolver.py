@@ -16,17 +16,17 @@ from typing import Final
 
 from prtrace.agent.surroundings import Surroundings
 from prtrace.errors import PrtraceError
+from prtrace.linux.sgio import Reply, SgDevice
 from prtrace.model import LocalNexus
 from prtrace.scsi.cdb import PrInCdb
 from prtrace.scsi.codes import InAction, Status
-from prtrace.sgio import Reply, SgDevice
 from prtrace.state.unit import LuState
 
 _THREADS: Final = 8
 """Reads under way at once; a dead device keeps its thread until the command times out."""
 _TIMEOUT_MS: Final = 10_000
 _LENGTH: Final = 8128
-"""What a record can hold of a reply, less what LIO may write behind it: see prtrace.sgio.
+"""What a record can hold of a reply, less what LIO may write behind it: see prtrace.linux.sgio.
 
 A multiple of the page size would let LIO write into the page behind, in its own host.
 """

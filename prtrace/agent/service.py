@@ -30,13 +30,13 @@ from prtrace.api.listener import Listener
 from prtrace.api.server import ApiServer
 from prtrace.api.source import Moves
 from prtrace.errors import StoreError, UnavailableError, UsageError
-from prtrace.event import Command, Event
-from prtrace.host.uevents import UeventSocket
-from prtrace.observe import NOT_WATCHED
+from prtrace.linux.uevents import UeventSocket
 from prtrace.probe import libbpf, pins
 from prtrace.probe.attach import Attached, attach, retire
 from prtrace.probe.programs import Engine
 from prtrace.probe.ring import Ring
+from prtrace.state.decode import NOT_WATCHED
+from prtrace.state.event import Command, Event
 from prtrace.store.database import FILE, Store
 from prtrace.store.lock import StateDirLock
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 from prtrace.agent.claims import Claims, sent_by_proxy
 from prtrace.errors import MalformedError
-from prtrace.host.process import ProcessCache
-from prtrace.host.text import clean
-from prtrace.host.units import Inventory, scan
+from prtrace.linux.process import ProcessCache
+from prtrace.linux.text import clean
+from prtrace.linux.units import Inventory, scan
 from prtrace.model import IssuePath, Issuer, LocalNexus
 from prtrace.probe.record import Flag, Issue, Record
 from prtrace.scsi.codes import Opcode
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from prtrace.proxy.claim import Claim
+    from prtrace.prhelper.claim import Claim
 
 # As plain numbers: with enum members these tests take half of the time that issuer() needs.
 _NOT_SUBMITTED: Final = int(Flag.NOT_SUBMITTED)

@@ -15,13 +15,13 @@ from typing import Final
 
 from prtrace.agent.surroundings import Surroundings
 from prtrace.errors import MalformedError
-from prtrace.event import Command, Event
-from prtrace.fold import fold
 from prtrace.model import AttentionSeen, LocalNexus, PrOut
-from prtrace.observe import REFUSED, TAKEN, TIMEOUT
 from prtrace.probe.record import Flag, Kind, Record
 from prtrace.scsi.codes import Opcode, host_byte_name, status_title
 from prtrace.state.apply import new_state
+from prtrace.state.decode import REFUSED, TAKEN, TIMEOUT
+from prtrace.state.event import Command, Event
+from prtrace.state.fold import fold
 from prtrace.state.unit import LuState
 
 _COMMANDS: Final[Mapping[int, Command]] = {

@@ -15,9 +15,9 @@ from typing import Final
 from prtrace.agent.counters import Counters, Reading
 from prtrace.agent.tracker import Proposal, Tracker
 from prtrace.errors import MalformedError, StoreError
-from prtrace.event import Event
 from prtrace.probe.record import Record
 from prtrace.probe.ring import Ring
+from prtrace.state.event import Event
 from prtrace.store.database import Store
 
 _BATCH: Final = 256

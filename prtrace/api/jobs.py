@@ -18,7 +18,7 @@ from prtrace.api.peer import Right
 from prtrace.api.source import EventQuery, Source, Step
 from prtrace.api.stream import MAX_BEHIND, Sink
 from prtrace.errors import PrtraceError
-from prtrace.event import Event
+from prtrace.state.event import Event
 
 Answer = TypeVar("Answer")
 

@@ -33,7 +33,7 @@ from prtrace.api.peer import Peer
 from prtrace.api.source import EventQuery, Moves, Source
 from prtrace.api.stream import EventStream, Sink, Stream
 from prtrace.errors import PrtraceError
-from prtrace.event import Event, nanoseconds
+from prtrace.state.event import Event, nanoseconds
 
 _log: Final = logging.getLogger(__name__)
 

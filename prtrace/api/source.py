@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from prtrace.event import Event
+from prtrace.state.event import Event
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

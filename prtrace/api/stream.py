@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from prtrace.api.calls import event_json, events_reply, refusal, reply
 from prtrace.errors import PrtraceError
-from prtrace.event import CHANGING, Event
+from prtrace.state.event import CHANGING, Event
 
 _PORTION: Final = 64
 """Stored events in one reply, at most; others are served between two replies."""

@@ -9,7 +9,7 @@ import click
 from prtrace.cli.knowledge import guest_options, learn, read_option
 from prtrace.cli.options import json_option, socket_option
 from prtrace.cli.text import document, labelled, line, plain
-from prtrace.host.units import scan
+from prtrace.linux.units import scan
 from prtrace.move import actions
 from prtrace.move.knowledge import asked_user
 from prtrace.move.side import find_sides

@@ -16,7 +16,7 @@ from prtrace.agent.options import STATE_DIR
 from prtrace.agent.privileges import Capability
 from prtrace.api.client import Client
 from prtrace.errors import PrtraceError
-from prtrace.host.sysfs import names, read_text
+from prtrace.linux.sysfs import names, read_text
 from prtrace.probe import bcc, core
 
 _OLDEST: Final = (5, 8)

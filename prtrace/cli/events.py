@@ -13,7 +13,7 @@ import click
 from prtrace.api.client import Client
 from prtrace.cli.options import json_option, parse_since, socket_option
 from prtrace.cli.text import cut, labelled, line, plain, width
-from prtrace.event import Command, Event
+from prtrace.state.event import Command, Event
 
 _STATUSES: Final = {
     "RESERVATION CONFLICT": "CONFLICT",
@@ -181,7 +181,7 @@ def _asked(event: Mapping[str, Any]) -> str:
     if not event.get("asked"):
         return ""
     # Here: it is slow to import, and hardly ever needed.
-    from prtrace.observe import decode
+    from prtrace.state.decode import decode
 
     wanted, _ = decode(
         Event(

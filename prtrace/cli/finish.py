@@ -8,7 +8,7 @@ from prtrace.cli.carrying import agreed, read_file, say, yes_option
 from prtrace.cli.options import json_option
 from prtrace.cli.text import document
 from prtrace.errors import InDoubtError
-from prtrace.host.units import scan
+from prtrace.linux.units import scan
 from prtrace.move.finishing import finish, finish_view
 from prtrace.move.side import find_saved_sides
 

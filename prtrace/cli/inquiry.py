@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from prtrace.errors import ConflictError, DeviceError, MalformedError
-from prtrace.event import key_text
+from prtrace.linux.sgio import Reply as Answer
+from prtrace.linux.sgio import SgDevice
 from prtrace.model import Outcome, ReservationType
 from prtrace.scsi.cdb import PrInCdb
 from prtrace.scsi.codes import InAction, ReservedCode
@@ -19,8 +20,7 @@ from prtrace.scsi.reply import (
     parse_reply,
 )
 from prtrace.scsi.sense import ILLEGAL_REQUEST, Sense
-from prtrace.sgio import Reply as Answer
-from prtrace.sgio import SgDevice
+from prtrace.state.event import key_text
 
 SCHEMA: Final = "prtrace.read/1"
 

@@ -9,10 +9,10 @@ import click
 
 from prtrace.api.client import Client
 from prtrace.errors import AgentUnreachableError
-from prtrace.event import Event
 from prtrace.move import actions, knowledge
 from prtrace.move.knowledge import Knowledge
 from prtrace.move.side import Side
+from prtrace.state.event import Event
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 

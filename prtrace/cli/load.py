@@ -17,7 +17,7 @@ from prtrace.cli.carrying import (
 from prtrace.cli.knowledge import AgentObserver
 from prtrace.cli.options import json_option, socket_option
 from prtrace.errors import UsageError
-from prtrace.host.units import scan
+from prtrace.linux.units import scan
 from prtrace.move.actions import MAX_AGE_S, MoveOptions, load
 from prtrace.move.knowledge import witness
 from prtrace.move.side import find_loading_sides

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from prtrace.errors import UsageError
-from prtrace.proxy.run import ProxyOptions, run
-from prtrace.proxy.service import Limits
+from prtrace.prhelper.run import ProxyOptions, run
+from prtrace.prhelper.service import Limits
 
 
 def _mode(_context: click.Context, _option: click.Parameter, text: str) -> int:

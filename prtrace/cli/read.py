@@ -13,8 +13,8 @@ from prtrace.cli.options import json_option
 from prtrace.cli.text import document, labelled, line, table
 from prtrace.cli.unit import TITLES
 from prtrace.errors import InDoubtError, NoSuchDeviceError
-from prtrace.host.units import DEV, scan
-from prtrace.sgio import SgDevice
+from prtrace.linux.sgio import SgDevice
+from prtrace.linux.units import DEV, scan
 
 
 @click.command(

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import IO, Any, Final
 
 from prtrace.errors import MalformedError
-from prtrace.event import Event
-from prtrace.fold import fold
 from prtrace.model import LocalNexus, LogicalUnit
-from prtrace.observe import TAKEN
 from prtrace.state import codec
+from prtrace.state.decode import TAKEN
+from prtrace.state.event import Event
+from prtrace.state.fold import fold
 from prtrace.state.unit import LuState
 
 _LONGEST_LINE: Final = 4 << 20

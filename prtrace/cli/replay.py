@@ -24,9 +24,9 @@ from prtrace.cli.rebuild import (
 from prtrace.cli.text import document, line, plain, warn
 from prtrace.cli.unit import unit_lines
 from prtrace.errors import InDoubtError, MalformedError, PrtraceError, UsageError
-from prtrace.event import Event
+from prtrace.state.event import Event
+from prtrace.state.view import show_view, unit_view
 from prtrace.store.database import Store
-from prtrace.view import show_view, unit_view
 
 _SQLITE: Final = b"SQLite format 3\0"
 _SHOWN: Final = 20

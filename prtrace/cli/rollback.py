@@ -16,7 +16,7 @@ from prtrace.cli.carrying import (
 )
 from prtrace.cli.knowledge import AgentObserver
 from prtrace.cli.options import json_option, socket_option
-from prtrace.host.units import scan
+from prtrace.linux.units import scan
 from prtrace.move.actions import MoveOptions, rollback
 from prtrace.move.knowledge import witness
 from prtrace.move.side import find_saved_sides

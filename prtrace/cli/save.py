@@ -12,7 +12,7 @@ import click
 from prtrace.cli.knowledge import guest_options, learn, read_option
 from prtrace.cli.options import socket_option
 from prtrace.errors import PrtraceError
-from prtrace.host.units import scan
+from prtrace.linux.units import scan
 from prtrace.move import actions, saving
 from prtrace.move.knowledge import asked_user
 from prtrace.move.side import find_sides

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import click
 
-from prtrace.host.text import clean
+from prtrace.linux.text import clean
 
 WIDTH: Final = 80
 _LONGEST: Final = 4000

@@ -5,7 +5,7 @@ The same over a socket: Check, Save, Load, Rollback and Finish of io.prtrace.
 
 On the source, while the guest is paused:
 
-    from prtrace.host.units import scan
+    from prtrace.linux.units import scan
     from prtrace.move import actions, saving
     from prtrace.move.side import find_sides
 
@@ -17,7 +17,7 @@ On the source, while the guest is paused:
 
 On the destination, before the guest goes on:
 
-    from prtrace.host.units import scan
+    from prtrace.linux.units import scan
     from prtrace.move import actions, savefile
     from prtrace.move.side import find_loading_sides
 
@@ -28,7 +28,7 @@ On the destination, before the guest goes on:
 
 On the source again, whichever way it went:
 
-    from prtrace.host.units import scan
+    from prtrace.linux.units import scan
     from prtrace.move import actions, finishing, savefile
     from prtrace.move.side import find_saved_sides
 

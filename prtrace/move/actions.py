@@ -26,7 +26,7 @@ from prtrace.move.savefile import SavedUnit, SaveFile
 from prtrace.move.side import Side
 from prtrace.move.verdict import UnitVerdict, judge
 from prtrace.state.apply import new_state
-from prtrace.view import unit_view
+from prtrace.state.view import unit_view
 
 MAX_AGE_S: Final = 300.0
 """How old a file may be: what it says of peers was true when it was written."""

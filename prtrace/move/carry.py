@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from prtrace.errors import ConflictError, PrtraceError
-from prtrace.event import key_text
-from prtrace.host.sysfs import SYS, read_text
+from prtrace.linux.sysfs import SYS, read_text
 from prtrace.model import LocalNexus, Outcome
 from prtrace.move import fault
 from prtrace.move.decision import looked
@@ -28,6 +27,7 @@ from prtrace.move.handover import (
 )
 from prtrace.move.journal import Journal
 from prtrace.move.memory import Memory, Sent
+from prtrace.state.event import key_text
 
 DEVICES: Final = SYS / "bus/scsi/devices"
 

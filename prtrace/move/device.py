@@ -18,6 +18,7 @@ from prtrace.errors import (
     MalformedError,
     PrtraceError,
 )
+from prtrace.linux.sgio import Reply, SgDevice
 from prtrace.model import (
     FullStatus,
     FullStatusRead,
@@ -36,7 +37,6 @@ from prtrace.scsi.codes import InAction, ReservedCode
 from prtrace.scsi.parameter import BasicList
 from prtrace.scsi.reply import ReadFullStatus, ReadKeys, ReadReservation, ReportCapabilities
 from prtrace.scsi.sense import ILLEGAL_REQUEST, Sense
-from prtrace.sgio import Reply, SgDevice
 from prtrace.state.apply import apply, new_state
 from prtrace.state.unit import LuState
 

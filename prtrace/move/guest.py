@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from prtrace.errors import NoSuchDeviceError, UnavailableError
-from prtrace.host.process import PROC, ProcessIdentity, identify, start_of
+from prtrace.linux.process import PROC, ProcessIdentity, identify, start_of
 
 _PROPERTY: Final = b"migrate-pr"
 _MACHINE: Final = re.compile(r"-(\d+)\.(\d+)$")

@@ -16,9 +16,9 @@ from typing import Any, Final, Self
 from urllib.parse import quote
 
 from prtrace.errors import MalformedError, PrtraceError, StoreError
-from prtrace.event import rfc3339
 from prtrace.move.handover import Result, Role
 from prtrace.move.memory import Memory
+from prtrace.state.event import rfc3339
 
 STATE_DIR: Final = Path("/var/lib/prtrace")
 SCHEMA: Final = "prtrace.journal/1"

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from prtrace.errors import AgentUnreachableError, UsageError
-from prtrace.event import Command, Event
 from prtrace.model import Action
 from prtrace.move import actions
 from prtrace.move.facts import User
@@ -20,6 +19,7 @@ from prtrace.move.handover import Plan
 from prtrace.move.memory import Memory
 from prtrace.move.side import Side
 from prtrace.scsi.parameter import BasicList
+from prtrace.state.event import Command, Event
 
 LAST: Final = 1000
 """How many events of a unit an Observer is asked for."""

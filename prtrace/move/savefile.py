@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from prtrace.errors import MalformedError
-from prtrace.event import key_text, nanoseconds, rfc3339
 from prtrace.model import LocalNexus, Nexus, ReservationType
+from prtrace.state.event import key_text, nanoseconds, rfc3339
 
 SCHEMA: Final = "prtrace.save/1"
 MAX_SIZE: Final = 16 << 20

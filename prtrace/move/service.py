@@ -16,8 +16,7 @@ from prtrace.api.calls import Refusal
 from prtrace.api.interface import NotMovable, UnderWay
 from prtrace.api.source import EventQuery, Observed, Step
 from prtrace.errors import UsageError
-from prtrace.event import Event
-from prtrace.host.units import scan
+from prtrace.linux.units import scan
 from prtrace.move import actions, savefile, saving
 from prtrace.move.actions import MAX_AGE_S, MoveOptions
 from prtrace.move.facts import User
@@ -27,6 +26,7 @@ from prtrace.move.knowledge import LAST, Knowledge, asked_user, learn, witness
 from prtrace.move.saving import BlockedError
 from prtrace.move.side import find_loading_sides, find_saved_sides, find_sides
 from prtrace.move.verdict import UnitVerdict, check_view, overall
+from prtrace.state.event import Event
 
 
 class AgentMoves:

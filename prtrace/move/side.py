@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from prtrace.errors import NoSuchDeviceError, UsageError
-from prtrace.host.units import Inventory
+from prtrace.linux.units import Inventory
 from prtrace.model import LocalNexus, LogicalUnit, Nexus
 from prtrace.move.savefile import SavedUnit, SaveFile
 

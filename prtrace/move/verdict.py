@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from prtrace.event import key_text
 from prtrace.model import Nexus, ReservationType
 from prtrace.move.facts import Facts, Registered, User
 from prtrace.move.side import Side
+from prtrace.state.event import key_text
 
 SCHEMA: Final = "prtrace.check/1"
 

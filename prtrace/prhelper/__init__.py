@@ -1,1 +1,1 @@
-"""The protocol between QEMU's pr-manager-helper and the helper that executes for it."""
+"""The companion proxy, and the protocol of qemu-pr-helper that it speaks on both of its sides."""

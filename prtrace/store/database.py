@@ -20,8 +20,8 @@ from typing import Final, Self
 from urllib.parse import quote
 
 from prtrace.errors import MalformedError, StoreError
-from prtrace.event import Event
 from prtrace.state import codec
+from prtrace.state.event import Event
 from prtrace.state.unit import LuState
 from prtrace.store import history, schema
 from prtrace.store.failure import as_store_error, damaged

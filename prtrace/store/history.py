@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from prtrace.event import CHANGING, Event
+from prtrace.state.event import CHANGING, Event
 from prtrace.store.rows import SELECT, event_of
 
 _PORTION: Final = 256

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from prtrace.errors import MalformedError
-from prtrace.event import Command, Event
 from prtrace.model import IssuePath, Issuer, LocalNexus, ReservationType
+from prtrace.state.event import Command, Event
 
 Row = tuple[Any, ...]
 

@@ -18,7 +18,7 @@ _FIRST: Final = """
 CREATE TABLE epoch (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 CREATE TABLE unit (id INTEGER PRIMARY KEY, lu TEXT NOT NULL UNIQUE);
 
--- One row for each event; columns are those of prtrace.event.Event.
+-- One row for each event; columns are those of prtrace.state.event.Event.
 -- key, sa_key and cgroup are 64-bit numbers kept as SQLite's signed ones: printf('%016x', key).
 CREATE TABLE event (
     seq INTEGER PRIMARY KEY,

@@ -23,7 +23,8 @@ from labkit.oracle import OracleState, oracle
 from labkit.target import Target, Unit, UnitPath
 from truth_compare import compare
 
-from prtrace.host.units import Inventory, scan
+from prtrace.linux.sgio import Reply, SgDevice
+from prtrace.linux.units import Inventory, scan
 from prtrace.model import Action, Outcome, ReservationType
 from prtrace.move import actions, saving
 from prtrace.move.actions import MoveOptions, MoveReport
@@ -31,7 +32,6 @@ from prtrace.move.savefile import SaveFile
 from prtrace.move.side import Side, find_sides
 from prtrace.scsi.cdb import PrOutCdb
 from prtrace.scsi.parameter import BasicList
-from prtrace.sgio import Reply, SgDevice
 
 K, PEER = 0x4B4B, 0x9999
 SOURCE, DESTINATION, THIRD = (0, 1), (2, 3), 4

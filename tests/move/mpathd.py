@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bed import Agent, Bed, K, check, finish
 
-from prtrace.host.units import scan
+from prtrace.linux.units import scan
 from prtrace.model import ReservationType
 from prtrace.move import actions, finishing, savefile, saving
 from prtrace.move.multipathd import KEYS_FILE

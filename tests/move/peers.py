@@ -13,7 +13,7 @@ from pathlib import Path
 from bed import PEER, SOURCE, THIRD, Bed, K, check, finish, in_child
 
 from prtrace.errors import PrtraceError
-from prtrace.host.units import scan
+from prtrace.linux.units import scan
 from prtrace.model import Action, Outcome, ReservationType
 from prtrace.move import actions, finishing, savefile, saving
 from prtrace.move.handover import Result

@@ -33,7 +33,7 @@ from helpers import CHECKOUT, proxy, qemu_helper
 from hostile import resident
 from lab_check import DEADLINE, GOOD, check
 
-from prtrace.proxy.claimlog import NAME
+from prtrace.prhelper.claimlog import NAME
 
 GUESTS = {"waldi": "5c6f9c4e-0d1f-4c52-8b5b-0c4a5f7d9f11", "bello": ""}
 SCRIPT = """

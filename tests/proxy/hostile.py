@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from helpers import proxy
 from streams import PR_IN, REPLY, Message, cdb, play
 
-from prtrace.proxy.connection import GREETING_SECONDS, MESSAGE_SECONDS
+from prtrace.prhelper.connection import GREETING_SECONDS, MESSAGE_SECONDS
 
 SLOW = 500
 ROUNDS = 3

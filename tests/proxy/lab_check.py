@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from helpers import proxy, qemu_helper
 from streams import CLEANUP, PR_IN, PR_OUT, Message, Reply, Stream, cdb, parameter, play
 
-from prtrace.proxy.claim import UNKNOWN, Claim
-from prtrace.proxy.claimlog import ClaimReader
+from prtrace.prhelper.claim import UNKNOWN, Claim
+from prtrace.prhelper.claimlog import ClaimReader
 
 REGISTER, RESERVE, RELEASE, CLEAR, PREEMPT, _ABORT, IGNORE, MOVE, REPLACE = range(9)
 KEYS, RESERVATION, CAPABILITIES, FULL = range(4)

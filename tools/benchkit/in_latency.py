@@ -16,10 +16,10 @@ from labkit.target import Target
 
 from benchkit.agent import Agent, cpu_ns
 from prtrace.api.client import Client
+from prtrace.linux.sgio import SgDevice
 from prtrace.model import Action
 from prtrace.scsi.cdb import PrOutCdb
 from prtrace.scsi.parameter import BasicList
-from prtrace.sgio import SgDevice
 
 _WARM = 50
 _COMMANDS = 500

@@ -22,14 +22,14 @@ from labkit.target import Target, Unit
 
 from benchkit.agent import Agent
 from prtrace.api.client import Client
-from prtrace.host.units import scan
+from prtrace.linux.sgio import SgDevice
+from prtrace.linux.units import scan
 from prtrace.model import Action, Outcome, ReservationType
 from prtrace.move import actions, saving
 from prtrace.move.actions import MoveOptions
 from prtrace.move.side import find_sides
 from prtrace.scsi.cdb import PrOutCdb
 from prtrace.scsi.parameter import BasicList
-from prtrace.sgio import SgDevice
 
 _KEY, _KIND = 0x4B4B, ReservationType.WERO
 _HERE, _THERE = 0, 1

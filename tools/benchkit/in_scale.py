@@ -20,11 +20,11 @@ from benchkit.agent import memory
 from prtrace.agent.surroundings import Surroundings
 from prtrace.agent.tracker import Tracker
 from prtrace.api.calls import reply
-from prtrace.host.directory import Directory
-from prtrace.host.process import start_of
-from prtrace.host.units import Inventory
+from prtrace.linux.directory import Directory
+from prtrace.linux.process import start_of
+from prtrace.linux.units import Inventory
 from prtrace.model import LocalNexus, LogicalUnit
-from prtrace.view import show_view, unit_view
+from prtrace.state.view import show_view, unit_view
 
 _BATCH = 256
 _SHOWS = 200

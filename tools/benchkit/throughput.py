@@ -20,13 +20,13 @@ from benchkit.figure import Figure, Ratio, Series
 from benchkit.workload import Workload
 from prtrace.agent.surroundings import Surroundings
 from prtrace.agent.tracker import Tracker
-from prtrace.event import Event
-from prtrace.host.process import start_of
+from prtrace.linux.process import start_of
 from prtrace.probe.record import Record
 from prtrace.scsi.cdb import PrInCdb, PrOutCdb, parse_cdb
 from prtrace.scsi.codes import ReservedCode
 from prtrace.scsi.parameter import parse_list
 from prtrace.scsi.reply import parse_reply
+from prtrace.state.event import Event
 from prtrace.store.database import Store
 
 _RECORDS = 20_000

@@ -14,8 +14,8 @@ import sys
 from agent import STATE_DIR, Agent, cli
 from load import check_oracle, fresh, target
 
+from prtrace.linux.sgio import Reply, SgDevice
 from prtrace.probe import core, kallsyms
-from prtrace.sgio import Reply, SgDevice
 
 _A, _B = (0xA11).to_bytes(8, "big"), (0xB22).to_bytes(8, "big")
 _NONE = bytes(8)

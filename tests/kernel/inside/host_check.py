@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from prtrace.errors import NoSuchDeviceError, PrtraceError
-from prtrace.host.uevents import UeventSocket
-from prtrace.host.units import Inventory, scan
+from prtrace.linux.sgio import Reply, SgDevice
+from prtrace.linux.uevents import UeventSocket
+from prtrace.linux.units import Inventory, scan
 from prtrace.model import LogicalUnit, Outcome
 from prtrace.scsi.codes import InAction
 from prtrace.scsi.reply import parse_reply
-from prtrace.sgio import Reply, SgDevice
 
 DEADLINE_S = 60.0
 READ_KEYS = bytes((0x5E, 0, 0, 0, 0, 0, 0, 0x20, 0, 0))

@@ -19,13 +19,13 @@ from labkit.oracle import OracleState, oracle
 from labkit.sysfs import await_disk
 from labkit.target import Target, Unit
 
+from prtrace.linux.sgio import SG_DXFER_FROM_DEV, Reply, SgDevice
 from prtrace.model import Action, ReservationType
 from prtrace.scsi.cdb import PrInCdb, PrOutCdb
 from prtrace.scsi.codes import InAction
 from prtrace.scsi.parameter import BasicList
 from prtrace.scsi.sense import Sense
 from prtrace.scsi.transportid import SasPort
-from prtrace.sgio import SG_DXFER_FROM_DEV, Reply, SgDevice
 
 A, B = 0xA1, 0xB2
 _APTPL_FOLDERS = (Path("/var/target/pr"), Path("/etc/target/pr"))

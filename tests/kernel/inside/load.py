@@ -16,9 +16,9 @@ from agent import STATE_DIR, Agent
 from labkit.oracle import oracle
 from labkit.target import Target, Unit
 
+from prtrace.linux.sgio import Reply, SgDevice
 from prtrace.probe import libbpf, pins
 from prtrace.probe.ring import Ring
-from prtrace.sgio import Reply, SgDevice
 
 LOAD = Path(os.environ["LAB_OUT"]) / "load"
 _BURST = 20

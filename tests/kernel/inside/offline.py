@@ -11,7 +11,7 @@ from agent import Agent
 from attach import collect, send
 from load import check_oracle, counters, fresh, target
 
-from prtrace.sgio import SgDevice
+from prtrace.linux.sgio import SgDevice
 
 _IOC_PR_REGISTER = 0x401870C8  # include/uapi/linux/pr.h
 _REGISTRATION = struct.Struct("=QQII")

@@ -21,9 +21,9 @@ from load import (
     target,
 )
 
+from prtrace.linux.sgio import SgDevice
 from prtrace.probe import libbpf, pins
 from prtrace.probe.record import Cause, Counts
-from prtrace.sgio import SgDevice
 
 _EXCLUSIVE_ACCESS = 3
 _KEY = (0xEA).to_bytes(8, "big")

@@ -1,6 +1,6 @@
 """The doors through which the walk sends its commands: every one that the kernel has.
 
-SG_IO version 3 on sg and block nodes (dm-multipath's included) is prtrace.sgio's; version 4
+SG_IO version 3 on sg and block nodes (dm-multipath's included) is prtrace.linux.sgio's; version 4
 on bsg nodes and the IOC_PR ioctls are written out here, apart from the product.
 """
 
@@ -16,9 +16,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from prtrace.errors import PrtraceError
+from prtrace.linux.sgio import SgDevice
 from prtrace.model import Action, ReservationType
 from prtrace.scsi.cdb import PrOutCdb
-from prtrace.sgio import SgDevice
 
 _SG_IO = 0x2285
 _SG_IO_V4 = struct.Struct("=iIIIQQIIIIQIIIIQQIIQIIIIIIIIiiQII")  # include/uapi/linux/bsg.h

@@ -6,8 +6,8 @@ from agent import Agent
 from attach import collect, send
 from load import check_oracle, counters, fresh, target
 
+from prtrace.linux.sgio import SgDevice
 from prtrace.probe import pins
-from prtrace.sgio import SgDevice
 
 _KEYS = range(1, 5)
 

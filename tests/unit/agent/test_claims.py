@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from prtrace.agent.claims import Claims
+from prtrace.prhelper.claim import begin_line, common_part
+from prtrace.prhelper.claimlog import ClaimLog
 from prtrace.probe.record import Header, Record
-from prtrace.proxy.claim import begin_line, common_part
-from prtrace.proxy.claimlog import ClaimLog
 
 SECOND = 1_000_000_000
 COMM = "prx0000000000aa"

@@ -14,7 +14,7 @@ from prtrace.api.listener import Listener
 from prtrace.api.server import ApiServer, Limits
 from prtrace.api.source import EventQuery, Resolution
 from prtrace.errors import NoSuchDeviceError, StoreError, UnavailableError
-from prtrace.event import Command, Event
+from prtrace.state.event import Command, Event
 from prtrace.store.database import Store
 
 

@@ -24,7 +24,7 @@ from prtrace.errors import (
     StoreError,
     UsageError,
 )
-from prtrace.event import Command
+from prtrace.state.event import Command
 
 
 def test_single_replies(served):

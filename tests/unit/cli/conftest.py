@@ -12,11 +12,11 @@ import pytest
 from api.conftest import Served, StoreSource
 
 from prtrace.api.server import Limits
-from prtrace.event import Command, Event
 from prtrace.model import IssuePath, Issuer, LocalNexus, LogicalUnit, ReservationType
 from prtrace.state.apply import in_doubt, new_state
+from prtrace.state.event import Command, Event
 from prtrace.state.unit import LuState, Registration, Reservation, Source
-from prtrace.view import show_view, unit_view
+from prtrace.state.view import show_view, unit_view
 
 NOW = 1_700_000_000_000_000_000
 REMOTE = "iqn.2003-01.org.example:a-host-with-a-long-name,i,0x00023d000001,1"

@@ -7,7 +7,7 @@ import pytest
 
 from cli.conftest import NOW, pr_out, valid
 from prtrace.cli.rebuild import Rebuilt
-from prtrace.event import Command
+from prtrace.state.event import Command
 from prtrace.store.database import FILE, Store
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from cli.conftest import REMOTE, pr_out, valid
 from prtrace.model import Issuer
-from prtrace.observe import decode
+from prtrace.state.decode import decode
 
 
 def lines(done):

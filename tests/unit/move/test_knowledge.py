@@ -3,13 +3,13 @@
 import pytest
 
 from prtrace.errors import AgentUnreachableError, UsageError
-from prtrace.event import Command, Event
 from prtrace.model import Issuer, LocalNexus
 from prtrace.move.handover import Plan, Role
 from prtrace.move.knowledge import asked_user, learn, witness
 from prtrace.move.memory import Memory
 from prtrace.move.side import Path, Side
 from prtrace.scsi.parameter import BasicList
+from prtrace.state.event import Command, Event
 
 LU, HERE, ELSEWHERE = "naa.6", "1:0:0:0", "9:0:0:0"
 SIDE = Side("/dev/sda", LU, "", (Path(LocalNexus(HERE, LU), "/dev/sda"),))

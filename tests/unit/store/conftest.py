@@ -2,8 +2,8 @@
 
 import pytest
 
-from prtrace.event import Command, Event
 from prtrace.model import IssuePath, Issuer, ReservationType
+from prtrace.state.event import Command, Event
 from prtrace.store.database import FILE, Store
 
 

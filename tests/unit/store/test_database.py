@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prtrace.errors import StoreError
-from prtrace.event import Command, Event
 from prtrace.model import IssuePath, Issuer, LocalNexus, ReservationType
 from prtrace.state.apply import in_doubt, new_state
+from prtrace.state.event import Command, Event
 from prtrace.store import schema
 from prtrace.store.database import Store
 from prtrace.store.rows import COLUMNS, row_of

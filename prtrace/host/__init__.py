@@ -1,1 +1,0 @@
-"""This host: logical units and their names, initiator ports, device events, processes."""

@@ -1,0 +1,48 @@
+"""The device nodes of one SCSI device, from the subdirectories of its sysfs directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from prtrace.linux.sysfs import names, read_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceNodes:
+    """disk, sg, bsg: kernel names, "" where there is none.  other: tape and changer names.
+
+    block: "MAJOR:MINOR" of the disk or "".  chars: those of all character nodes.
+    """
+
+    disk: str = ""
+    sg: str = ""
+    bsg: str = ""
+    other: tuple[str, ...] = ()
+    block: str = ""
+    chars: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, device: Path) -> Self:
+        """Read the nodes of the device with this sysfs directory; what vanished is left out."""
+        blocks = _numbers(device / "block")
+        sgs = _numbers(device / "scsi_generic")
+        bsgs = _numbers(device / "bsg")
+        others = _numbers(device / "scsi_tape") | _numbers(device / "scsi_changer")
+        disk, block = next(iter(blocks.items()), ("", ""))
+        return cls(
+            disk=disk,
+            sg=next(iter(sgs), ""),
+            bsg=next(iter(bsgs), ""),
+            other=tuple(others),
+            block=block,
+            chars=(*sgs.values(), *bsgs.values(), *others.values()),
+        )
+
+
+def _numbers(directory: Path) -> dict[str, str]:
+    found = {name: read_text(directory / name / "dev") for name in names(directory)}
+    return {name: number for name, number in found.items() if number}

@@ -1,0 +1,69 @@
+"""Which guest a QEMU process runs, from its command line.
+
+libvirt passes `-name guest=NAME,debug-threads=on -uuid UUID`, KubeVirt through libvirt with
+the name NAMESPACE_VMI; by hand it is often `-name NAME`, and a UUID only in
+`-smbios type=1,uuid=UUID`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from prtrace.linux.text import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_PROGRAM: Final = re.compile(r"qemu-system-\w+|qemu-kvm|kvm")
+_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_NAME_LIMIT: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class GuestIdentity:
+    """name: cleaned, as the command line gives it.  uuid: lower case.  "" where not given."""
+
+    name: str
+    uuid: str
+
+
+def guest_of(program: str, arguments: Sequence[str]) -> GuestIdentity | None:
+    """The guest, where program (a path or a name) is QEMU and says something about it.
+
+    arguments: the command line with the program's own name first.
+    """
+    if not _PROGRAM.fullmatch(os.path.basename(program.removesuffix(" (deleted)"))):
+        return None
+    name = uuid = smbios_uuid = ""
+    for option, value in itertools.pairwise(arguments):
+        match option.removeprefix("--").removeprefix("-") if option.startswith("-") else "":
+            case "name":
+                name = _settings(value, "guest").get("guest", name)
+            case "uuid":
+                uuid = value
+            case "smbios":
+                settings = _settings(value, "")
+                if settings.get("type") == "1":
+                    smbios_uuid = settings.get("uuid", smbios_uuid)
+            case _:
+                pass
+    uuid = (uuid or smbios_uuid).lower()
+    if not _UUID.fullmatch(uuid):
+        uuid = ""
+    return GuestIdentity(clean(name, _NAME_LIMIT), uuid) if name or uuid else None
+
+
+def _settings(text: str, implied: str) -> dict[str, str]:
+    """QEMU's "key=value,…" list; ",," is a comma, a first part without "=" is implied's value."""
+    found: dict[str, str] = {}
+    for place, part in enumerate(text.replace("\0", "").replace(",,", "\0").split(",")):
+        key, equals, value = part.replace("\0", ",").partition("=")
+        if equals:
+            found[key] = value
+        elif place == 0 and implied:
+            found[implied] = key
+    return found

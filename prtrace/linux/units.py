@@ -1,0 +1,204 @@
+"""The logical units of this host, their nexuses and every name they go by, from sysfs alone.
+
+No command is sent: the designator comes from the VPD page 0x83 that the kernel read when the
+device was found (sysfs vpd_pg83), so that no unit attention is collected on the way.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from sys import intern
+from typing import TYPE_CHECKING, Final
+
+from prtrace.errors import MalformedError
+from prtrace.linux.directory import Directory, Resolved
+from prtrace.linux.multipath import MultipathMap, multipath_maps
+from prtrace.linux.nodes import DeviceNodes
+from prtrace.linux.ports import InitiatorPorts
+from prtrace.linux.sysfs import SYS, names, read_bytes, read_text, target
+from prtrace.model import LocalNexus, LogicalUnit
+from prtrace.scsi import designator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+DEV: Final = Path("/dev")
+
+_ADDRESS: Final = re.compile(r"\d+:\d+:\d+:\d+")
+_NO_UNIT: Final = frozenset({0x1E, 0x1F})  # well-known logical unit; no device
+_GOING: Final = frozenset({"cancel", "deleted"})
+_KINDS: Final = {
+    0x00: "disk",
+    0x01: "tape",
+    0x04: "write-once disk",
+    0x05: "optical",
+    0x07: "optical",
+    0x08: "changer",
+    0x0C: "array controller",
+    0x0D: "enclosure",
+    0x0E: "simplified disk",
+    0x11: "object store",
+    0x14: "zoned disk",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What scan found.  units: by designator, in the order of their lowest address."""
+
+    units: Mapping[str, LogicalUnit]
+    maps: tuple[MultipathMap, ...]
+    directory: Directory
+
+    def nexus(self, hctl: str) -> LocalNexus | None:
+        """The local nexus with this "H:C:T:L", if it is here."""
+        return self.directory.nexuses.get(hctl)
+
+    def resolve(self, name: str) -> Resolved:
+        """Find the logical unit, and the nexus where the name says one.
+
+        name: a node (/dev/sda, /dev/sg0, /dev/bsg/H:C:T:L, /dev/mapper/mpatha, any link to
+        one; by device number, not by name), "H:C:T:L", or a designator.  Raises
+        NoSuchDeviceError, whose hint says what to name instead.
+        """
+        return self.directory.resolve(name)
+
+    def requested_name(self, number: str) -> str:
+        """A node's name for a block device's "MAJOR:MINOR"; the number itself if unknown."""
+        return self.directory.block_name(number)
+
+    def aliases(self, lu: str) -> tuple[str, ...]:
+        """The links below /dev/disk that lead to the logical unit now."""
+        unit = self.units.get(lu)
+        return () if unit is None else self.directory.links_to(unit)
+
+
+@dataclass(frozen=True, slots=True)
+class _Device:
+    """One SCSI device: its nexus and nodes, and the unit as this path describes it."""
+
+    nexus: LocalNexus
+    nodes: DeviceNodes
+    unit: LogicalUnit
+
+
+def scan(sys: Path = SYS, dev: Path = DEV) -> Inventory:
+    """Look at every SCSI device once; one that vanishes meanwhile is left out.
+
+    Raises UnavailableError where sysfs may not be read.
+    """
+    ports = InitiatorPorts(sys)
+    root = sys / "bus/scsi/devices"
+    found = (_device(root / hctl, ports, dev) for hctl in _addresses(names(root)))
+    devices = [device for device in found if device is not None]
+    maps = multipath_maps(sys, {d.nodes.disk: d.nexus.lu for d in devices if d.nodes.disk})
+    units = _units(devices, maps, dev)
+    directory = Directory(
+        sys,
+        dev,
+        units,
+        {d.nexus.nexus: d.nexus for d in devices},
+        {d.nodes.block: d.nexus.nexus for d in devices if d.nodes.block},
+        {number: d.nexus.nexus for d in devices for number in d.nodes.chars},
+        {found.number: found for found in maps},
+    )
+    return Inventory(units, maps, directory)
+
+
+def _addresses(entries: Iterable[str]) -> list[str]:
+    """The entries that are "H:C:T:L", in the order of the numbers."""
+    addresses = [entry for entry in entries if _ADDRESS.fullmatch(entry)]
+    return sorted(addresses, key=lambda hctl: [int(part) for part in hctl.split(":")])
+
+
+def _device(link: Path, ports: InitiatorPorts, dev: Path) -> _Device | None:
+    directory = target(link)
+    code = None if directory is None else read_text(directory / "type")
+    if directory is None or code is None or not code.isdecimal() or int(code) in _NO_UNIT:
+        return None
+    hctl = link.name
+    page = read_bytes(directory / "vpd_pg83") or b""
+    nodes = DeviceNodes.of(directory)
+    # Read last: attributes vanish with the device, and a page that is missing for that reason
+    # must not become a unit without a designator.
+    state = read_text(directory / "state", 32)
+    if state is None or state in _GOING:
+        return None
+    port = ports.of(hctl, directory)
+    target_port, relative_target_port = _target_port(page)
+    nexus = LocalNexus(
+        nexus=hctl,
+        lu=_designator(page, directory, hctl),
+        device=f"{dev}/{nodes.disk}" if nodes.disk else "",
+        sg=f"{dev}/{nodes.sg}" if nodes.sg else "",
+        bsg=f"{dev}/bsg/{nodes.bsg}" if nodes.bsg else "",
+        initiator_port=port.text,
+        target_port=target_port,
+        relative_target_port=relative_target_port,
+        transport=port.transport,
+        state=intern(state),
+    )
+    unit = LogicalUnit(
+        nexus.lu,
+        vendor=read_text(directory / "vendor", 32) or "",
+        product=read_text(directory / "model", 64) or "",
+        revision=read_text(directory / "rev", 16) or "",
+        kind=_KINDS.get(int(code), f"type 0x{int(code):02x}"),
+    )
+    return _Device(nexus, nodes, unit)
+
+
+def _designator(page: bytes, directory: Path, hctl: str) -> str:
+    """The unit's name; "hctl.H:C:T:L" rather than one that other units may have too.
+
+    A vendor specific designator need not be unique (SPC-4 table 604).  sysfs wwid is the
+    kernel's own choice from the same page, for a page that is damaged further on.
+    """
+    try:
+        name = designator.lu_name(page)
+    except MalformedError:
+        name = read_text(directory / "wwid", 300) or ""
+        name = "\\x20".join(name.split(" "))
+    # One string for all the paths of a unit, not one each.
+    return f"hctl.{hctl}" if not name or name.startswith("vendor.") else intern(name)
+
+
+def _target_port(page: bytes) -> tuple[str | None, int | None]:
+    try:
+        return designator.target_port(page), designator.relative_target_port(page)
+    except MalformedError:
+        return None, None
+
+
+def _units(
+    devices: Sequence[_Device], maps: Sequence[MultipathMap], dev: Path
+) -> dict[str, LogicalUnit]:
+    members: dict[str, list[_Device]] = {}
+    for device in devices:
+        members.setdefault(device.nexus.lu, []).append(device)
+    mapped: dict[str, list[str]] = {}
+    for found in maps:
+        mapped.setdefault(found.lu, []).extend(
+            (f"{dev}/mapper/{found.name}", f"{dev}/{found.node}")
+        )
+    units = {}
+    for lu, paths in members.items():
+        first = paths[0].unit
+        nodes = [
+            f"{dev}/{name}"
+            for path in paths
+            for name in (path.nodes.disk, *path.nodes.other, path.nodes.sg)
+            if name
+        ]
+        units[lu] = LogicalUnit(
+            lu,
+            first.vendor,
+            first.product,
+            first.revision,
+            nexuses=tuple(path.nexus for path in paths),
+            devices=(*nodes, *mapped.get(lu, ())),
+            kind=first.kind,
+        )
+    return units

@@ -1,0 +1,292 @@
+"""From bytes to meaning: an event with its bytes in, the event with its words and what it
+tells the state out (pure).
+
+The same function reads a record that just came from the kernel and an event that somebody
+saved years ago, so that replay and live tracking cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, assert_never
+
+from prtrace.errors import MalformedError
+from prtrace.model import (
+    Action,
+    AnyObservation,
+    AttentionSeen,
+    ConflictSeen,
+    FullStatus,
+    FullStatusRead,
+    KeysRead,
+    LegacyReserve,
+    NotWatched,
+    Outcome,
+    PrOut,
+    ReadFailed,
+    RecordsLost,
+    ReservationRead,
+    ReservationType,
+    UnreadablePrOut,
+    Unsupported,
+)
+from prtrace.scsi.cdb import LegacyCdb, OtherCdb, PrInCdb, PrOutCdb, parse_cdb
+from prtrace.scsi.codes import InAction, ReservedCode, Status
+from prtrace.scsi.parameter import BasicList, MoveList, parse_list
+from prtrace.scsi.reply import ReadFullStatus, ReadKeys, ReadReservation, parse_reply
+from prtrace.scsi.sense import UNIT_ATTENTION, Sense, attention
+from prtrace.state.event import Command, Event
+
+TIMEOUT: Final = "TIMEOUT"
+REFUSED: Final = "NOT QUEUED"
+"""The statuses that no device sent: the timer ran out; the driver did not take the command."""
+
+TAKEN: Final = "unit attention taken by prtrace itself"
+"""What the agent adds to an effect, because only it knows which commands are its own."""
+
+NOT_WATCHED: Final = "nobody was watching"
+"""The problem of a LOST event that stands for a time without programs, not for records."""
+
+_INVALID_COMMAND: Final = (5, 0x20, 0x00)
+"""ILLEGAL REQUEST, INVALID COMMAND OPERATION CODE."""
+_GOOD: Final = Status.GOOD.title
+_CONFLICT: Final = Status.RESERVATION_CONFLICT.title
+_CHECK_CONDITION: Final = Status.CHECK_CONDITION.title
+_NOT_EXECUTED: Final = {
+    Status.BUSY.title,
+    Status.TASK_SET_FULL.title,
+    Status.ACA_ACTIVE.title,
+    REFUSED,
+}
+_TYPED: Final = (Action.RESERVE, Action.RELEASE, Action.PREEMPT, Action.PREEMPT_AND_ABORT,
+                 Action.REPLACE_LOST)  # fmt: skip
+
+
+def decode(event: Event) -> tuple[Event, tuple[AnyObservation, ...]]:
+    """Give event its words, and say what it tells about the logical unit.
+
+    Never raises for what a device or a guest sent: bytes that cannot be read become a
+    problem, and an observation that puts the state in doubt where it has to.
+    """
+    match event.command:
+        case Command.CONFLICT:
+            return event, (ConflictSeen(**_seen(event), count=event.count),)
+        case Command.UNIT_ATTENTION:
+            sense = _sense(event.sense_bytes)
+            news = attention(sense) if isinstance(sense, Sense) else None
+            told = () if news is None else (
+                AttentionSeen(**_seen(event), attention=news, count=event.count),
+            )  # fmt: skip
+            return event._replace(sense=_sense_text(sense)), told
+        case Command.LOST:
+            if event.problem == NOT_WATCHED:
+                return event, (NotWatched(**_seen(event)),)
+            return event, (RecordsLost(**_seen(event), cause=event.problem, count=event.count),)
+        case Command.PR_OUT | Command.PR_IN | Command.RESERVE | Command.RELEASE:
+            return _command(event)
+        case _:
+            assert_never(event.command)
+
+
+def _seen(event: Event) -> dict[str, Any]:
+    return {
+        "lu": event.lu,
+        "nexus": event.nexus,
+        "target": event.target,
+        "seq": event.record,
+        "time": event.time,
+        "start_ns": event.start_ns,
+        "done_ns": event.done_ns,
+        "issuer": event.issuer,
+    }
+
+
+def _worded(event: Event, **words: Any) -> Event:
+    """The event with these words; itself where it has them, as when it is replayed."""
+    for name, word in words.items():
+        if getattr(event, name) != word:
+            return event._replace(**words)
+    return event
+
+
+def _command(event: Event) -> tuple[Event, tuple[AnyObservation, ...]]:
+    sense = _sense(event.sense_bytes) if event.sense_bytes else None
+    outcome, why = _outcome(event, sense)
+    event = _worded(event, sense=_sense_text(sense))
+    extra: tuple[AnyObservation, ...] = ()
+    news = attention(sense) if isinstance(sense, Sense) else None
+    if news is not None:
+        extra = (AttentionSeen(**_seen(event), attention=news),)
+    try:
+        cdb = parse_cdb(event.cdb)
+    except MalformedError as error:
+        cdb = OtherCdb(event.cdb)
+        event = event._replace(problem=str(error))
+    told: AnyObservation | None
+    match cdb:
+        case PrOutCdb():
+            event, told = _pr_out(event, cdb, outcome, why)
+        case PrInCdb():
+            event, told = _pr_in(event, cdb, outcome, sense)
+        case LegacyCdb():
+            action = "RELEASE" if cdb.release else "RESERVE"
+            event = event._replace(action=f"{action}({cdb.length})")
+            told = LegacyReserve(**_seen(event), release=cdb.release, outcome=outcome)
+        case OtherCdb():
+            return event, extra
+        case _:
+            assert_never(cdb)
+    return event, extra if told is None else (told, *extra)
+
+
+def _outcome(event: Event, sense: Sense | str | None) -> tuple[Outcome, str]:
+    """What became of a command, and why that is not certain."""
+    status = event.status
+    if status in _NOT_EXECUTED:
+        return Outcome.NOT_EXECUTED, ""
+    if event.host_byte:
+        return Outcome.UNKNOWN, f"host error {event.host_byte}"
+    if status == _GOOD:
+        return Outcome.DONE, ""
+    if status == _CONFLICT:
+        return Outcome.CONFLICT, ""
+    if status == _CHECK_CONDITION:
+        if isinstance(sense, Sense) and sense.key == UNIT_ATTENTION and not sense.deferred:
+            return Outcome.NOT_EXECUTED, ""
+        return Outcome.UNKNOWN, f"CHECK CONDITION, {_sense_text(sense) or 'no sense data'}"
+    return Outcome.UNKNOWN, status or "no status"
+
+
+def _pr_out(
+    event: Event, cdb: PrOutCdb, outcome: Outcome, why: str
+) -> tuple[Event, PrOut | UnreadablePrOut]:
+    kind = cdb.type if isinstance(cdb.type, ReservationType) else None
+    if isinstance(cdb.action, ReservedCode):
+        problem = why or f"service action {cdb.action.code:#x} is reserved"
+        event = event._replace(action=cdb.action.text, problem=problem)
+        return event, UnreadablePrOut(**_seen(event), outcome=outcome, problem=problem)
+    typed = cdb.action in _TYPED
+    words: dict[str, Any] = {
+        "action": cdb.action.value,
+        "type": kind if typed else None,
+        "scope": cdb.scope if typed else None,
+    }
+    try:
+        sent = parse_list(event.data, cdb.action)
+    except MalformedError as error:
+        event = _worded(event, **words, problem=why or str(error))
+        return event, UnreadablePrOut(**_seen(event), outcome=outcome, problem=event.problem)
+    event = _worded(
+        event, **words, key=sent.key, sa_key=sent.sa_key, problem=why or _doubtful(event, cdb)
+    )
+    if event.problem and outcome is Outcome.DONE:
+        outcome = Outcome.UNKNOWN
+    basic = sent if isinstance(sent, BasicList) else None
+    return event, PrOut(
+        **_seen(event),
+        action=cdb.action,
+        outcome=outcome,
+        key=sent.key,
+        sa_key=sent.sa_key,
+        type=event.type,
+        aptpl=sent.aptpl,
+        spec_i_pt=basic is not None and basic.spec_i_pt,
+        all_tg_pt=basic is not None and basic.all_tg_pt,
+        unreg=isinstance(sent, MoveList) and sent.unreg,
+        problem=event.problem,
+    )
+
+
+def _doubtful(event: Event, cdb: PrOutCdb) -> str:
+    """Why the list of a PR OUT that went well cannot be taken at its word, or ""."""
+    if event.head and event.head != event.data[: len(event.head)]:
+        # A zero-copy buffer can be changed by the sender while the device fetches it.
+        return "the parameter list changed while the command was under way"
+    if event.truncated:
+        return "the parameter list is longer than what was captured"
+    if cdb.action in (Action.RESERVE, Action.PREEMPT, Action.PREEMPT_AND_ABORT) and isinstance(
+        cdb.type, ReservedCode
+    ):
+        return f"reservation type {cdb.type.code:#x} is reserved"
+    return ""
+
+
+def _pr_in(
+    event: Event, cdb: PrInCdb, outcome: Outcome, sense: Sense | str | None
+) -> tuple[Event, AnyObservation | None]:
+    event = _worded(
+        event, action=cdb.action.text if isinstance(cdb.action, ReservedCode) else cdb.action.title
+    )
+    if (
+        cdb.action is InAction.READ_KEYS
+        and isinstance(sense, Sense)
+        and (sense.key, sense.asc, sense.ascq) == _INVALID_COMMAND
+    ):
+        return event, Unsupported(**_seen(event))
+    failed = ReadFailed(**_seen(event), action=event.action, outcome=outcome)
+    if outcome is not Outcome.DONE or isinstance(cdb.action, ReservedCode):
+        return event, failed
+    if cdb.action is InAction.REPORT_CAPABILITIES:
+        return event, None
+    try:
+        reply = parse_reply(cdb.action, event.data)
+    except MalformedError as error:
+        return event._replace(problem=str(error)), failed
+    match reply:
+        case ReadKeys():
+            cut = event.truncated or reply.truncated or reply.may_be_cut(cdb.allocation_length)
+            return event, KeysRead(
+                **_seen(event), generation=reply.generation, keys=reply.keys, truncated=cut
+            )
+        case ReadReservation(reservation=None):
+            return event, ReservationRead(**_seen(event), generation=reply.generation)
+        case ReadReservation(reservation=held) if held is not None:
+            if not isinstance(held.type, ReservationType):
+                problem = f"reservation type {held.type} is reserved"
+                return event._replace(problem=problem), failed
+            event = _worded(event, key=held.key, type=held.type, scope=held.scope)
+            return event, ReservationRead(
+                **_seen(event),
+                generation=reply.generation,
+                key=held.key,
+                type=held.type,
+                scope=held.scope,
+            )
+        case ReadFullStatus():
+            cut = event.truncated or reply.truncated or reply.may_be_cut(cdb.allocation_length)
+            return event, _full_status(event, reply, cut)
+        case _:
+            return event, failed
+
+
+def _full_status(event: Event, reply: ReadFullStatus, cut: bool) -> FullStatusRead:
+    return FullStatusRead(
+        **_seen(event),
+        generation=reply.generation,
+        truncated=cut,
+        paths=event.paths,
+        registrations=tuple(
+            FullStatus(
+                initiator_port=each.transport_id.text,
+                relative_target_port=each.relative_target_port,
+                key=each.key,
+                holder=each.holder,
+                all_target_ports=each.all_tg_pt,
+                type=each.type if isinstance(each.type, ReservationType) else None,
+                scope=each.scope,
+            )
+            for each in reply.descriptors
+        ),
+    )
+
+
+def _sense(raw: bytes) -> Sense | str:
+    try:
+        return Sense.parse(raw)
+    except MalformedError as error:
+        return str(error)
+
+
+def _sense_text(sense: Sense | str | None) -> str:
+    if sense is None:
+        return ""
+    return sense if isinstance(sense, str) else sense.text

@@ -1,0 +1,256 @@
+"""One event: a record made self-contained, as the store keeps it and `events --json` prints it.
+
+An event carries the raw bytes (CDB, list or reply, sense) next to what they mean, so that
+anybody who has the events can rebuild the state, offline and years later.  The meaning is
+always derived from the bytes (prtrace.state.decode), never taken from the text beside them.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple, Self
+
+from prtrace.errors import MalformedError
+from prtrace.model import IssuePath, Issuer, LocalNexus, Nexus, ReservationType
+
+SCHEMA: Final = "prtrace.event/1"
+
+
+class Command(enum.Enum):
+    """What kind of event it is."""
+
+    PR_OUT = "PR OUT"
+    PR_IN = "PR IN"
+    RESERVE = "RESERVE"
+    RELEASE = "RELEASE"
+    CONFLICT = "CONFLICT"
+    UNIT_ATTENTION = "UNIT ATTENTION"
+    LOST = "LOST"
+
+
+CHANGING: Final = (Command.PR_OUT, Command.RESERVE, Command.RELEASE)
+"""The commands that can change reservations."""
+
+
+class Event(NamedTuple):
+    """One thing that happened, with everything needed to read it again.
+
+    A tuple, because every command's event is made four times on its way, a field more or
+    other each time: a frozen dataclass takes six times as long for that.
+
+    seq: the store's number, ascending without gaps; 0 until it is stored.  epoch and record
+    name the kernel's record it was made from (record 0: none), and are unique together.
+    time: nanoseconds since the epoch.  start_ns: from when on the device can have had the
+    command: its submission, or the end of the attempt before; 1 where that was not seen.
+    done_ns: its end; both CLOCK_MONOTONIC.  count: how many of a CONFLICT, UNIT ATTENTION or
+    LOST stand behind this one event.
+    attempts: how often the request was tried, this time included.
+    action, key, sa_key, type, scope, sense, problem: the meaning, filled in by
+    prtrace.state.decode.  cdb, data, head, sense_bytes: the bytes it was read from; head is the
+    parameter list as it was at submission, b"" where it was not seen.
+    paths: this host's nexuses to the unit, kept with a READ FULL STATUS reply only.
+    asked, asked_data: the CDB and the parameter list that the client asked the issuer for, b""
+    where they are what was issued.
+    """
+
+    command: Command
+    seq: int = 0
+    epoch: str = ""
+    record: int = 0
+    time: int = 0
+    start_ns: int = 0
+    done_ns: int = 0
+    lu: str = ""
+    nexus: Nexus = ""
+    device: str = ""
+    target: str = ""
+    action: str = ""
+    status: str = ""
+    host_byte: str = ""
+    key: int | None = None
+    sa_key: int | None = None
+    type: ReservationType | None = None
+    scope: int | None = None
+    sense: str = ""
+    problem: str = ""
+    effect: str = ""
+    attempts: int = 1
+    count: int = 1  # type: ignore[assignment]  # a tuple's method, which nobody needs here
+    issuer: Issuer | None = None
+    exe: str = ""
+    unit: str = ""
+    truncated: bool = False
+    cdb: bytes = b""
+    data: bytes = b""
+    head: bytes = b""
+    sense_bytes: bytes = b""
+    paths: tuple[LocalNexus, ...] = ()
+    asked: bytes = b""
+    asked_data: bytes = b""
+
+    def to_json(self) -> dict[str, Any]:
+        """The event as `events --json` prints it; from_json() takes it back."""
+        issuer = self.issuer
+        return {
+            "schema": SCHEMA,
+            "seq": self.seq,
+            "time": rfc3339(self.time),
+            "lu": self.lu,
+            "nexus": self.nexus,
+            "device": self.device or None,
+            "command": self.command.value,
+            "action": self.action or None,
+            "status": self.status or None,
+            "host_byte": self.host_byte or None,
+            "key": key_text(self.key),
+            "sa_key": key_text(self.sa_key),
+            "type": None if self.type is None else self.type.name,
+            "scope": self.scope,
+            "sense": self.sense or None,
+            "problem": self.problem or None,
+            "attempts": self.attempts,
+            "count": self.count,
+            "pid": None if issuer is None else issuer.pid,
+            "comm": None if issuer is None else issuer.comm,
+            "guest": (issuer.guest or None) if issuer else None,
+            "uuid": (issuer.uuid or None) if issuer else None,
+            "client_pid": (issuer.client_pid or None) if issuer else None,
+            "client_comm": (issuer.client_comm or None) if issuer else None,
+            "path": None if issuer is None else issuer.path.value,
+            "requested": (issuer.requested or None) if issuer else None,
+            "exe": self.exe or None,
+            "unit": self.unit or None,
+            "process_start_ns": None if issuer is None else issuer.start_ns,
+            "cgroup": None if issuer is None else issuer.cgroup,
+            "effect": self.effect or None,
+            "target": self.target or None,
+            "epoch": self.epoch or None,
+            "record": self.record,
+            "start_ns": self.start_ns,
+            "done_ns": self.done_ns,
+            "truncated": self.truncated,
+            "cdb": self.cdb.hex(),
+            "data": self.data.hex(),
+            "head": self.head.hex(),
+            "sense_bytes": self.sense_bytes.hex(),
+            "paths": [
+                [p.nexus, p.initiator_port, p.relative_target_port, p.device] for p in self.paths
+            ],
+            "asked": self.asked.hex(),
+            "asked_data": self.asked_data.hex(),
+        }
+
+    @classmethod
+    def from_json(cls, given: object) -> Self:
+        """Take back what to_json() gave; unknown keys are left alone.
+
+        Raises MalformedError where a key is missing or has another kind of value.
+        """
+        if not isinstance(given, Mapping):
+            raise MalformedError("event", f"a JSON object was expected, not {given!r:.60}")
+        if given.get("schema", SCHEMA) != SCHEMA:
+            raise MalformedError(
+                "event", f"schema {given['schema']!r:.60}, this program reads {SCHEMA}"
+            )
+        try:
+            return cls._from_json(given)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise MalformedError("event", f"{type(error).__name__}: {error}"[:200]) from None
+
+    @classmethod
+    def _from_json(cls, given: Mapping[str, Any]) -> Self:
+        lu = str(given["lu"])
+        issuer = None
+        if given.get("pid") is not None:
+            issuer = Issuer(
+                pid=int(given["pid"]),
+                comm=str(given["comm"]),
+                start_ns=int(given.get("process_start_ns") or 0),
+                cgroup=int(given.get("cgroup") or 0),
+                path=IssuePath(given.get("path") or IssuePath.UNKNOWN.value),
+                requested=given.get("requested") or "",
+                guest=given.get("guest") or "",
+                uuid=given.get("uuid") or "",
+                client_pid=int(given.get("client_pid") or 0),
+                client_comm=given.get("client_comm") or "",
+            )
+        return cls(
+            seq=int(given["seq"]),
+            epoch=given.get("epoch") or "",
+            record=int(given.get("record") or 0),
+            time=nanoseconds(str(given["time"])),
+            start_ns=int(given.get("start_ns") or 0),
+            done_ns=int(given.get("done_ns") or 0),
+            lu=lu,
+            nexus=str(given["nexus"]),
+            device=given.get("device") or "",
+            target=given.get("target") or "",
+            command=Command(given["command"]),
+            action=given.get("action") or "",
+            status=given.get("status") or "",
+            host_byte=given.get("host_byte") or "",
+            key=_key(given.get("key")),
+            sa_key=_key(given.get("sa_key")),
+            type=None if given.get("type") is None else ReservationType[given["type"]],
+            scope=None if given.get("scope") is None else int(given["scope"]),
+            sense=given.get("sense") or "",
+            problem=given.get("problem") or "",
+            effect=given.get("effect") or "",
+            attempts=int(given.get("attempts", 1)),
+            count=int(given.get("count", 1)),
+            issuer=issuer,
+            exe=given.get("exe") or "",
+            unit=given.get("unit") or "",
+            truncated=bool(given.get("truncated", False)),
+            cdb=bytes.fromhex(given.get("cdb") or ""),
+            data=bytes.fromhex(given.get("data") or ""),
+            head=bytes.fromhex(given.get("head") or ""),
+            sense_bytes=bytes.fromhex(given.get("sense_bytes") or ""),
+            paths=tuple(
+                LocalNexus(
+                    nexus=str(nexus),
+                    lu=lu,
+                    device=str(device or ""),
+                    initiator_port=None if port is None else str(port),
+                    relative_target_port=None if relative is None else int(relative),
+                )
+                for nexus, port, relative, device in given.get("paths") or ()
+            ),
+            asked=bytes.fromhex(given.get("asked") or ""),
+            asked_data=bytes.fromhex(given.get("asked_data") or ""),
+        )
+
+
+def key_text(key: int | None) -> str | None:
+    """A reservation key as prtrace writes it everywhere: 16 hex digits."""
+    return None if key is None else f"0x{key:016x}"
+
+
+def _key(text: str | None) -> int | None:
+    if text is None:
+        return None
+    key = int(text, 16)
+    if not 0 <= key < 1 << 64:
+        raise ValueError(f"a key has 64 bits, not {text}")
+    return key
+
+
+def rfc3339(time: int) -> str:
+    """Nanoseconds since the epoch as RFC 3339 in UTC, nine decimals, so that none is lost."""
+    seconds, rest = divmod(time, 1_000_000_000)
+    whole = datetime.fromtimestamp(seconds, UTC).isoformat().removesuffix("+00:00")
+    return f"{whole}.{rest:09d}Z"
+
+
+def nanoseconds(text: str) -> int:
+    """Take rfc3339()'s text back; other RFC 3339 forms with a zone are understood too."""
+    whole, dot, rest = text.partition(".")
+    digits = ""
+    while dot and rest and rest[0].isdigit():
+        digits, rest = digits + rest[0], rest[1:]
+    moment = datetime.fromisoformat(whole + rest if dot else whole)
+    if moment.tzinfo is None:
+        raise ValueError(f"no time zone in {text!r:.40}")
+    return int(moment.timestamp()) * 1_000_000_000 + int(digits[:9].ljust(9, "0"))

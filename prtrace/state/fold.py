@@ -1,0 +1,41 @@
+"""One step of the fold that live tracking and replay both are: an event and a state in,
+the event with its words and the next state out (pure).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prtrace.model import AnyObservation
+from prtrace.state.apply import apply, new_state
+from prtrace.state.decode import decode
+from prtrace.state.event import Event
+from prtrace.state.unit import LuState
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """What an event led to.
+
+    event: with the words and the effect that its bytes give.  state: None where the event
+    tells nothing about the unit.
+    """
+
+    event: Event
+    state: LuState | None
+    observations: tuple[AnyObservation, ...]
+
+
+def fold(state: LuState | None, event: Event) -> Folded:
+    """Apply event to the state of its unit; None is a unit that was never seen."""
+    event, observations = decode(event)
+    if not observations:
+        return Folded(event._replace(effect=""), None, ())
+    if state is None:
+        state = new_state(event.lu, event.target, event.time)
+    effects = []
+    for seen in observations:
+        change = apply(state, seen)
+        state = change.state
+        effects.append(change.effect)
+    return Folded(event._replace(effect="; ".join(effects)), state, observations)

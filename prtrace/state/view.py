@@ -1,0 +1,149 @@
+"""The state of logical units as the prtrace.show/1 object (pure).
+
+What is in doubt stands in "doubt", by the name of the fact; a reader that wants certainty
+looks there.  Text is as it came: escape it before it goes to a terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from prtrace.model import Issuer, LocalNexus, LogicalUnit, Nexus
+from prtrace.state.event import key_text, rfc3339
+from prtrace.state.unit import Doubt, Fact, LuState, Registration, Reservation
+
+SCHEMA: Final = "prtrace.show/1"
+
+_SCOPES: Final = {0: "LU", 2: "ELEMENT"}
+
+
+def show_view(units: Iterable[dict[str, Any]], host: str) -> dict[str, Any]:
+    """The prtrace.show/1 object with units as unit_view() gives them."""
+    return {"schema": SCHEMA, "host": host, "units": list(units)}
+
+
+def unit_view(state: LuState, unit: LogicalUnit | None, now_ns: int) -> dict[str, Any]:
+    """One element of "units".
+
+    unit: the logical unit as it is here now, None where it is not here any more.  now_ns:
+    nanoseconds since the epoch, the "since" of doubts that nobody dated.
+    """
+    paths = {} if unit is None else {path.nexus: path for path in unit.nexuses}
+    return {
+        "lu": state.lu,
+        "target": state.target or _target(unit),
+        "kind": None if unit is None else unit.kind,
+        "present": unit is not None,
+        "supported": state.supported,
+        "devices": [] if unit is None else list(unit.devices),
+        "nexuses": [_path(path) for path in paths.values()],
+        "generation": state.generation,
+        "reservation": _reservation(state),
+        "registrations": [_registration(each, paths) for each in state.registrations.values()],
+        "unattributed_keys": [key_text(key) for key in state.unattributed],
+        "legacy_reservation": state.legacy_holder,
+        "expected_attentions": {
+            nexus: [attention.name for attention in attentions]
+            for nexus, attentions in state.expected.items()
+            if attentions
+        },
+        "doubt": [_doubt(each) for each in (*state.doubts, *_undated(state, now_ns))],
+    }
+
+
+def in_doubt(view: dict[str, Any]) -> bool:
+    """Whether any fact of a unit_view() is in doubt."""
+    return bool(view["doubt"])
+
+
+def _undated(state: LuState, now_ns: int) -> list[Doubt]:
+    """What the state knows that it does not know, where no doubt says it already."""
+    if not state.supported:
+        return []
+    held = state.reservation
+    unknown = held is not None and not held.type.all_registrants and held.holder is None
+    found = []
+    if unknown and not state.doubted(Fact.RESERVATION):
+        found.append(Doubt(Fact.RESERVATION, "which nexus holds it is not known", now_ns))
+    if state.generation is None and not state.doubted(Fact.GENERATION):
+        found.append(Doubt(Fact.GENERATION, "never read", now_ns))
+    if state.unattributed and not state.doubted(Fact.REGISTRATIONS):
+        found.append(Doubt(Fact.REGISTRATIONS, "which nexus has which key is not known", now_ns))
+    return found
+
+
+def _doubt(doubt: Doubt) -> dict[str, Any]:
+    return {"what": doubt.what.value, "reason": doubt.reason, "since": rfc3339(doubt.since)}
+
+
+def _reservation(state: LuState) -> dict[str, Any] | None:
+    held = state.reservation
+    if held is None:
+        return None
+    return {
+        "type": held.type.name,
+        "type_code": int(held.type),
+        "scope": _SCOPES.get(held.scope, str(held.scope)),
+        "key": key_text(held.key),
+        "holders": list(state.holders),
+        "source": held.source.value,
+        "at": rfc3339(held.at),
+        "by": _by(held),
+    }
+
+
+def _registration(each: Registration, paths: dict[Nexus, LocalNexus]) -> dict[str, Any]:
+    path = paths.get(each.nexus)
+    port = each.initiator_port
+    relative = each.relative_target_port
+    if path is not None:
+        port = path.initiator_port if port is None else port
+        relative = path.relative_target_port if relative is None else relative
+    return {
+        "nexus": each.nexus,
+        "local": each.local,
+        "key": key_text(each.key),
+        "device": (path.device or None) if path is not None else None,
+        "initiator_port": port,
+        "relative_target_port": relative,
+        "source": each.source.value,
+        "at": rfc3339(each.at),
+        "by": _by(each),
+        "maybe_local": each.maybe_local,
+    }
+
+
+def _by(fact: Registration | Reservation) -> dict[str, Any] | None:
+    issuer: Issuer | None = fact.by
+    if issuer is None:
+        return None
+    return {
+        "pid": issuer.pid,
+        "comm": issuer.comm,
+        "guest": issuer.guest or None,
+        "uuid": issuer.uuid or None,
+        "client_pid": issuer.client_pid or None,
+        "client_comm": issuer.client_comm or None,
+        "path": issuer.path.value,
+        "requested": issuer.requested or None,
+    }
+
+
+def _path(path: LocalNexus) -> dict[str, Any]:
+    return {
+        "nexus": path.nexus,
+        "device": path.device or None,
+        "sg": path.sg or None,
+        "initiator_port": path.initiator_port,
+        "target_port": path.target_port,
+        "relative_target_port": path.relative_target_port,
+        "transport": path.transport or None,
+        "state": path.state or None,
+    }
+
+
+def _target(unit: LogicalUnit | None) -> str:
+    if unit is None:
+        return ""
+    return "/".join(text.strip() for text in (unit.vendor, unit.product, unit.revision))

@@ -1,0 +1,221 @@
+"""Bytes to meaning: what each outcome tells the state, and that no bytes can break it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prtrace.model import (
+    Action,
+    Attention,
+    AttentionSeen,
+    ConflictSeen,
+    FullStatusRead,
+    IssuePath,
+    Issuer,
+    KeysRead,
+    LegacyReserve,
+    LocalNexus,
+    NotWatched,
+    Outcome,
+    PrOut,
+    ReadFailed,
+    RecordsLost,
+    ReservationRead,
+    ReservationType,
+    UnreadablePrOut,
+    Unsupported,
+)
+from prtrace.state.decode import NOT_WATCHED, decode
+from prtrace.state.event import Command, Event, nanoseconds, rfc3339
+
+LIST = bytes.fromhex("0000000000123abc 0000000000000def 00000000 00000000")
+REGISTER = bytes.fromhex("5f000000000000001800")
+PREEMPT_WERO = bytes.fromhex("5f040500000000001800")
+READ_KEYS = bytes.fromhex("5e000000000000200000")
+UA_2A05 = bytes.fromhex("70000600000000 0a 00000000 2a05 00000000")
+ILLEGAL_OPCODE = bytes.fromhex("70000500000000 0a 00000000 2000 00000000")
+NOT_READY = bytes.fromhex("70000200000000 0a 00000000 0408 00000000")
+
+
+def event(cdb: bytes, **fields: object) -> Event:
+    command = {0x5F: Command.PR_OUT, 0x5E: Command.PR_IN}.get(cdb[0], Command.RESERVE)
+    given_fields: dict[str, object] = {"status": "GOOD", "lu": "naa.1", "nexus": "1:0:0:0"}
+    return Event(command=command, cdb=cdb, record=7, **(given_fields | fields))  # type: ignore[arg-type]
+
+
+def told(cdb: bytes, **fields: object) -> object:
+    (seen,) = decode(event(cdb, **fields))[1]
+    return seen
+
+
+def test_a_register_that_went_well() -> None:
+    described, (seen,) = decode(event(REGISTER, data=LIST, head=LIST))
+    assert isinstance(seen, PrOut)
+    assert (seen.action, seen.outcome) == (Action.REGISTER, Outcome.DONE)
+    assert (seen.key, seen.sa_key, seen.seq) == (0x123ABC, 0xDEF, 7)
+    assert (described.action, described.key, described.type) == ("REGISTER", 0x123ABC, None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "outcome"),
+    [
+        ({"status": "RESERVATION CONFLICT"}, Outcome.CONFLICT),
+        ({"status": "BUSY"}, Outcome.NOT_EXECUTED),
+        ({"status": "TASK SET FULL"}, Outcome.NOT_EXECUTED),
+        ({"status": "NOT QUEUED"}, Outcome.NOT_EXECUTED),
+        ({"status": "TIMEOUT"}, Outcome.UNKNOWN),
+        ({"status": "TASK ABORTED"}, Outcome.UNKNOWN),
+        ({"host_byte": "DID_TRANSPORT_DISRUPTED"}, Outcome.UNKNOWN),
+        ({"status": "CHECK CONDITION", "sense_bytes": NOT_READY}, Outcome.UNKNOWN),
+        ({"status": "CHECK CONDITION"}, Outcome.UNKNOWN),
+    ],
+    ids=str,
+)
+def test_outcomes(fields: dict[str, object], outcome: Outcome) -> None:
+    seen = told(PREEMPT_WERO, data=LIST, **fields)
+    assert isinstance(seen, PrOut)
+    assert seen.outcome is outcome
+    assert seen.type is ReservationType.WERO
+
+
+def test_a_unit_attention_in_place_of_an_answer() -> None:
+    _, seen = decode(event(REGISTER, data=LIST, status="CHECK CONDITION", sense_bytes=UA_2A05))
+    out, attention = seen
+    assert isinstance(out, PrOut)
+    assert out.outcome is Outcome.NOT_EXECUTED
+    assert isinstance(attention, AttentionSeen)
+    assert attention.attention is Attention.REGISTRATIONS_PREEMPTED
+
+
+def test_a_list_that_changed_under_way_is_not_believed() -> None:
+    changed = b"\1" + LIST[1:]
+    described, (seen,) = decode(event(REGISTER, data=LIST, head=changed))
+    assert isinstance(seen, PrOut)
+    assert seen.outcome is Outcome.UNKNOWN
+    assert "changed while" in described.problem
+
+
+@pytest.mark.parametrize(
+    ("cdb", "data"),
+    [(REGISTER, LIST[:23]), (bytes.fromhex("5f1f0000000000001800"), LIST)],
+    ids=["short list", "reserved service action"],
+)
+def test_what_cannot_be_read_says_so(cdb: bytes, data: bytes) -> None:
+    seen = told(cdb, data=data)
+    assert isinstance(seen, UnreadablePrOut)
+    assert seen.outcome is Outcome.DONE
+    assert seen.problem
+
+
+def test_a_reserved_type_is_not_guessed_at() -> None:
+    seen = told(bytes.fromhex("5f010200000000001800"), data=LIST)
+    assert isinstance(seen, PrOut)
+    assert (seen.outcome, seen.type) == (Outcome.UNKNOWN, None)
+
+
+def test_replies() -> None:
+    keys = told(READ_KEYS, data=bytes.fromhex("00000003 00000008 0000000000123abc"))
+    assert isinstance(keys, KeysRead)
+    assert (keys.generation, keys.keys, keys.truncated) == (3, (0x123ABC,), False)
+    none = told(bytes.fromhex("5e010000000000200000"), data=bytes.fromhex("0000000300000000"))
+    assert isinstance(none, ReservationRead)
+    assert none.type is None
+    path = LocalNexus(nexus="1:0:0:0", lu="naa.1", initiator_port="naa.2", relative_target_port=1)
+    full = told(
+        bytes.fromhex("5e030000000000200000"),
+        data=bytes.fromhex("0000000300000000"),
+        paths=(path,),
+    )
+    assert isinstance(full, FullStatusRead)
+    assert (full.registrations, full.paths) == ((), (path,))
+
+
+def test_a_short_reply_proves_nothing() -> None:
+    seen = told(bytes.fromhex("5e010000000000200000"), data=bytes.fromhex("0000000300000010"))
+    assert isinstance(seen, ReadFailed)
+
+
+def test_a_cut_reply_is_marked() -> None:
+    reply = bytes.fromhex("00000003 00000010 0000000000123abc")
+    seen = told(READ_KEYS, data=reply, truncated=True)
+    assert isinstance(seen, KeysRead)
+    assert seen.truncated
+
+
+def test_a_device_without_reservations() -> None:
+    seen = told(READ_KEYS, status="CHECK CONDITION", sense_bytes=ILLEGAL_OPCODE)
+    assert isinstance(seen, Unsupported)
+
+
+def test_capabilities_tell_the_state_nothing() -> None:
+    assert decode(event(bytes.fromhex("5e020000000000000800"), data=bytes(8)))[1] == ()
+
+
+@pytest.mark.parametrize(
+    ("cdb", "action", "release"),
+    [
+        ("160000000000", "RESERVE(6)", False),
+        ("170000000000", "RELEASE(6)", True),
+        ("56000000000000000000", "RESERVE(10)", False),
+        ("57000000000000000000", "RELEASE(10)", True),
+    ],
+)
+def test_legacy(cdb: str, action: str, release: bool) -> None:
+    described, (seen,) = decode(event(bytes.fromhex(cdb)))
+    assert described.action == action
+    assert isinstance(seen, LegacyReserve)
+    assert seen.release is release
+
+
+def test_counted_events() -> None:
+    base = {"lu": "naa.1", "nexus": "1:0:0:0", "count": 5}
+    (conflict,) = decode(Event(command=Command.CONFLICT, **base))[1]
+    assert isinstance(conflict, ConflictSeen)
+    (lost,) = decode(Event(command=Command.LOST, problem="the ring was full", **base))[1]
+    assert isinstance(lost, RecordsLost)
+    assert (lost.cause, lost.count) == ("the ring was full", 5)
+    (gap,) = decode(Event(command=Command.LOST, problem=NOT_WATCHED, **base))[1]
+    assert isinstance(gap, NotWatched)
+    (attention,) = decode(Event(command=Command.UNIT_ATTENTION, sense_bytes=UA_2A05, **base))[1]
+    assert isinstance(attention, AttentionSeen)
+    assert attention.count == 5
+
+
+events = st.builds(
+    Event(command=Command.LOST)._replace,  # st.builds(Event) would fill what is not named
+    command=st.sampled_from(Command),
+    status=st.sampled_from(["GOOD", "CHECK CONDITION", "RESERVATION CONFLICT", "TIMEOUT", "x"]),
+    host_byte=st.sampled_from(["", "DID_ERROR"]),
+    cdb=st.one_of(
+        st.binary(max_size=16),
+        st.builds(
+            lambda opcode, rest: bytes((opcode,)) + rest,
+            st.sampled_from([0x16, 0x17, 0x56, 0x57, 0x5E, 0x5F]),
+            st.binary(min_size=9, max_size=15),
+        ),
+    ),
+    data=st.binary(max_size=120),
+    head=st.binary(max_size=24),
+    sense_bytes=st.binary(max_size=40),
+    truncated=st.booleans(),
+    time=st.integers(0, 2**62),
+    issuer=st.none() | st.builds(Issuer, pid=st.integers(1, 2**22), comm=st.text(max_size=16),
+                                 path=st.sampled_from(IssuePath)),
+)  # fmt: skip
+
+
+@given(events)
+def test_no_bytes_break_it_and_json_keeps_everything(seen: Event) -> None:
+    described, _ = decode(seen)
+    again = Event.from_json(json.loads(json.dumps(described.to_json())))
+    assert again == described
+    assert decode(again) == decode(described)
+
+
+@given(st.integers(0, 253402300799 * 10**9))
+def test_time_survives_its_text(time: int) -> None:
+    assert nanoseconds(rfc3339(time)) == time
