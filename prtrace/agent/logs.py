@@ -6,14 +6,9 @@ import json
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from prtrace.state.event import rfc3339
-
-if TYPE_CHECKING:
-    from typing_extensions import override
-else:
-    from asyncvarlink.types import override  # typing has it since Python 3.12
 
 _PRIORITY: Final = {
     logging.DEBUG: 7,
@@ -25,7 +20,6 @@ _PRIORITY: Final = {
 
 
 class _Json(logging.Formatter):
-    @override
     def format(self, record: logging.LogRecord) -> str:
         return json.dumps(
             {
@@ -40,7 +34,6 @@ class _Json(logging.Formatter):
 class _Journal(logging.Formatter):
     """sd-daemon(3): "<priority>" before the line; the journal knows the time itself."""
 
-    @override
     def format(self, record: logging.LogRecord) -> str:
         return f"<{_PRIORITY.get(record.levelno, 6)}>{record.name}: {record.getMessage()}"
 

@@ -4,30 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final, cast
-
-from asyncvarlink import (
-    TypedVarlinkErrorReply,
-    VarlinkInterface,
-    VarlinkInterfaceRegistry,
-    VarlinkMethodCall,
-)
-from asyncvarlink.conversion import ConversionError
-from asyncvarlink.error import VarlinkErrorReply
-from asyncvarlink.serviceinterface import InvalidParameter, VarlinkServiceInterface
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import prtrace
+from prtrace.api import idl
 from prtrace.api.address import INTERFACE, MAX_CALL, MAX_CHANGE_CALL
-from prtrace.api.interface import (
-    Failed,
-    Interface,
-    InvalidArgument,
-    Message,
-    NoSuchDevice,
-    PermissionDenied,
-    StoreFailed,
-)
+from prtrace.api.interface import SERVICE, Fault, definitions
 from prtrace.api.peer import Peer, Right
 from prtrace.errors import (
     MalformedError,
@@ -37,11 +20,9 @@ from prtrace.errors import (
     UsageError,
 )
 
-_SERVICE: Final = "org.varlink.service"
-
 RIGHTS: Final[Mapping[str, Right]] = {
-    f"{_SERVICE}.GetInfo": Right.READ,
-    f"{_SERVICE}.GetInterfaceDescription": Right.READ,
+    f"{SERVICE}.GetInfo": Right.READ,
+    f"{SERVICE}.GetInterfaceDescription": Right.READ,
     f"{INTERFACE}.Show": Right.READ,
     f"{INTERFACE}.Events": Right.READ,
     f"{INTERFACE}.Status": Right.READ,
@@ -56,7 +37,11 @@ RIGHTS: Final[Mapping[str, Right]] = {
 }
 """What each method needs; one that is not here may be called by nobody."""
 
-_INTEGERS: Final = 1 << 63
+_SEVERAL_REPLIES: Final = frozenset(
+    f"{INTERFACE}.{method}" for method in ("Events", "Load", "Rollback")
+)
+"""Methods that are called with "more"; the definition cannot say so."""
+
 _compact: Final = json.JSONEncoder(separators=(",", ":")).encode
 """JSON without blanks; json.dumps() would make an encoder for each event."""
 
@@ -80,24 +65,21 @@ class Call:
 class Refusal(Exception):  # noqa: N818 - an answer for the peer, not a fault of ours
     """A call is answered with an error; reply is the message, b"" where none is wanted."""
 
-    def __init__(self, error: VarlinkErrorReply, *, oneway: bool = False) -> None:
-        super().__init__(error.name)
-        self.reply = b"" if oneway else _message(error.toreply().tojson())
+    def __init__(
+        self, fault: Fault, parameters: Mapping[str, Any], *, oneway: bool = False
+    ) -> None:
+        super().__init__(fault.value)
+        document = {"error": fault.value, "parameters": parameters}
+        self.reply = b"" if oneway else _message(document)
 
 
 class Calls:
-    """The interfaces that are served, and who may call what."""
+    """Who may call what."""
 
-    __slots__ = ("_admin_gid", "_registry")
+    __slots__ = ("_admin_gid",)
 
     def __init__(self, admin_gid: int | None = None) -> None:
         self._admin_gid = admin_gid
-        self._registry = VarlinkInterfaceRegistry()
-        self._registry.register_interface(
-            VarlinkServiceInterface("prtrace", "prtrace", prtrace.__version__, "", self._registry)
-        )
-        # Its methods are declarations (hence the cast); the server answers them.
-        self._registry.register_interface(cast("type[VarlinkInterface]", Interface)())
 
     def longest(self, peer: Peer) -> int:
         """Bytes of a call that peer may make, its NUL included."""
@@ -111,59 +93,92 @@ class Calls:
 
         Raises Refusal where it makes none, and where peer may not make it.
         """
+        call = _form(message)
+        interface, _, name = call.method.rpartition(".")
+        definition = definitions().get(interface)
+        if definition is None:
+            raise _refuse(call, Fault.INTERFACE_NOT_FOUND, interface=interface)
+        method = definition.methods.get(name)
+        if method is None:
+            raise _refuse(call, Fault.METHOD_NOT_FOUND, method=name)
+        right = RIGHTS.get(call.method)
+        if right is None or not peer.may(right, self._admin_gid):
+            raise _refuse(
+                call,
+                Fault.PERMISSION_DENIED,
+                message=f"uid {peer.uid} may not call {call.method}",
+                hint="be root, or a member of the agent's --admin-group",
+            )
+        if call.method in _SEVERAL_REPLIES and not call.more:
+            raise _refuse(call, Fault.EXPECTED_MORE)
         try:
-            document = json.loads(message)
-            call = VarlinkMethodCall.fromjson(document)
-        except (ValueError, TypeError, RecursionError) as error:
-            raise Refusal(
-                InvalidArgument({"message": f"no Varlink call: {error}"[:200], "hint": ""})
-            ) from error
-        try:
-            _, signature = self._registry.lookup_method(call)
-            # What was looked up decides, not what the message looks like.
-            right = RIGHTS.get(call.method)
-            if right is None or not peer.may(right, self._admin_gid):
-                raise PermissionDenied(
-                    {
-                        "message": f"uid {peer.uid} may not call {call.method}",
-                        "hint": "be root, or a member of the agent's --admin-group",
-                    }
-                )
-            parameters = signature.parameter_type.fromjson(call.parameters)
-        except ConversionError as error:
-            where = str(error.location[0]) if error.location else ""
-            raise Refusal(InvalidParameter({"parameter": where}), oneway=call.oneway) from error
-        except VarlinkErrorReply as error:
-            raise Refusal(error, oneway=call.oneway) from error
-        for name, value in parameters.items():
-            if isinstance(value, int) and not 0 <= value < _INTEGERS:
-                raise Refusal(InvalidParameter({"parameter": name}), oneway=call.oneway)
-        return Call(call.method, parameters, call.oneway, call.more, self._most(peer))
+            parameters = idl.check(method.takes, call.parameters)
+        except MalformedError as error:
+            raise _refuse(call, Fault.INVALID_PARAMETER, parameter=error.what) from error
+        for parameter, value in parameters.items():
+            # No number that this interface takes is below 0.
+            if isinstance(value, int) and value < 0:
+                raise _refuse(call, Fault.INVALID_PARAMETER, parameter=parameter)
+        return replace(call, parameters=parameters, peer_may=self._most(peer))
 
     def describe(self, call: Call) -> dict[str, Any]:
         """The answer to a method of org.varlink.service; Refusal for an unknown interface."""
-        service = self._registry[_SERVICE]
-        method = getattr(service, call.method.rpartition(".")[2])
-        try:
-            return dict(method(**call.parameters).parameters)
-        except VarlinkErrorReply as error:
-            raise Refusal(error, oneway=call.oneway) from error
+        if call.method == f"{SERVICE}.GetInfo":
+            return {
+                "vendor": "prtrace",
+                "product": "prtrace",
+                "version": prtrace.__version__,
+                "url": "",
+                "interfaces": sorted(definitions()),
+            }
+        wanted = call.parameters["interface"]
+        definition = definitions().get(wanted)
+        if definition is None:
+            raise _refuse(call, Fault.INTERFACE_NOT_FOUND, interface=wanted)
+        return {"description": definition.text}
+
+
+def _form(message: bytes) -> Call:
+    """The call that message has the form of; whether it may be made is not looked at."""
+    try:
+        document = json.loads(message)
+    except (ValueError, RecursionError) as error:
+        raise _no_call(str(error)) from error
+    if not isinstance(document, dict):
+        raise _no_call("a call is an object")
+    method, parameters = document.get("method"), document.get("parameters", {})
+    if not isinstance(method, str) or not isinstance(parameters, dict):
+        raise _no_call("method is a string, parameters an object")
+    flags = [document.get(name, False) for name in ("oneway", "more", "upgrade")]
+    if not all(isinstance(flag, bool) for flag in flags):
+        raise _no_call("oneway, more and upgrade are true or false")
+    oneway, more, upgrade = flags
+    if upgrade or (oneway and more):
+        raise _no_call("upgrade is not served, and oneway excludes more")
+    return Call(method, parameters, oneway, more, Right.READ)
+
+
+def _no_call(why: str) -> Refusal:
+    text = f"no Varlink call: {why}"[:200]
+    return Refusal(Fault.INVALID_ARGUMENT, {"message": text, "hint": ""})
+
+
+def _refuse(call: Call, fault: Fault, **parameters: str) -> Refusal:
+    return Refusal(fault, parameters, oneway=call.oneway)
 
 
 def refusal(error: PrtraceError, *, oneway: bool = False) -> Refusal:
     """The answer for an error of the agent's."""
-    text: Message = {"message": error.message, "hint": error.hint}
-    answer: TypedVarlinkErrorReply
     match error:
         case NoSuchDeviceError():
-            answer = NoSuchDevice(text)
+            fault = Fault.NO_SUCH_DEVICE
         case UsageError() | MalformedError():
-            answer = InvalidArgument(text)
+            fault = Fault.INVALID_ARGUMENT
         case StoreError():
-            answer = StoreFailed(text)
+            fault = Fault.STORE_FAILED
         case _:
-            answer = Failed(text)
-    return Refusal(answer, oneway=oneway)
+            fault = Fault.FAILED
+    return Refusal(fault, {"message": error.message, "hint": error.hint}, oneway=oneway)
 
 
 def reply(parameters: Mapping[str, Any]) -> bytes:

@@ -9,17 +9,12 @@ from __future__ import annotations
 import asyncio
 import enum
 import select
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import Final, Protocol, cast
 
 from prtrace.api.calls import Call, Calls, Refusal
-from prtrace.api.interface import InvalidArgument
+from prtrace.api.interface import Fault
 from prtrace.api.peer import Peer
 from prtrace.api.stream import Sink, Stream
-
-if TYPE_CHECKING:
-    from typing_extensions import override
-else:
-    from asyncvarlink.types import override  # typing has it since Python 3.12
 
 _HIGH_WATER: Final = 256 << 10
 
@@ -68,20 +63,17 @@ class Connection(asyncio.Protocol):
         self._deadline: Deadline | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=_HIGH_WATER)
         self._wait()
 
-    @override
     def data_received(self, data: bytes) -> None:
         self._received += data
         if len(self._received) > self._longest:
             self._transport.pause_reading()
         self._work()
 
-    @override
     def eof_received(self) -> bool:
         """A peer that has sent all its calls may still want the replies."""
         self._eof = True
@@ -89,7 +81,6 @@ class Connection(asyncio.Protocol):
             return False
         return self._stream is not None or b"\0" in self._received
 
-    @override
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -98,12 +89,10 @@ class Connection(asyncio.Protocol):
             self._service.close_stream(self._stream)
         self._service.closed(self)
 
-    @override
     def pause_writing(self) -> None:
         self._full = True
         self._wait()
 
-    @override
     def resume_writing(self) -> None:
         self._full = False
         if self._stream is not None:
@@ -170,8 +159,8 @@ class Connection(asyncio.Protocol):
 
     def _refuse_length(self) -> None:
         text = f"a call has at most {self._longest} bytes"
-        error = InvalidArgument({"message": text, "hint": ""})
-        self.write(Refusal(error).reply)
+        refused = Refusal(Fault.INVALID_ARGUMENT, {"message": text, "hint": ""})
+        self.write(refused.reply)
         self._transport.close()
 
     def _wait(self) -> None:

@@ -1,228 +1,68 @@
-"""The Varlink interface io.prtrace, declared for asyncvarlink.
+"""The Varlink interface io.prtrace: its definition, and the errors that it knows.
 
-The declaration is the contract: the server checks calls against it (prtrace.api.calls), its
-introspection is rendered from it, and an asyncvarlink client can use it as a proxy's type.
-The transport is our own (prtrace.api.connection): asyncvarlink's has no limit for the size
-of a message or of its send queue, takes up to 1024 file descriptors with a message, and
-serialises a reply once for each receiver.
+prtrace/schema/io.prtrace.varlink is the contract.  The server checks calls against it
+(prtrace.api.calls) and hands it out as it is (org.varlink.service.GetInterfaceDescription).
 """
 
-# Without "from __future__ import annotations": asyncvarlink reads the annotations as types.
-# The bodies are declarations, and a function's names are those of the protocol.
-# ruff: noqa: N802
+from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Iterator
-from typing import Any, TypedDict
+import enum
+from functools import cache
+from importlib import resources
+from typing import Final
 
-from asyncvarlink import TypedVarlinkErrorReply, VarlinkInterface, varlinkmethod
-
+from prtrace.api import idl
 from prtrace.api.address import INTERFACE
 
+SERVICE: Final = "org.varlink.service"
+"""Every Varlink server has this interface.  Source: https://varlink.org/Service."""
 
-class ShowReply(TypedDict):
-    """The members of a prtrace.show/1 object."""
+_SERVICE_DEFINITION: Final = """\
+# What every Varlink server tells of itself.
+interface org.varlink.service
 
-    schema: str
-    host: str
-    units: list[Any]
+method GetInfo() -> (vendor: string, product: string, version: string, url: string, \
+interfaces: []string)
 
+# The definition of an interface, as it was written.
+method GetInterfaceDescription(interface: string) -> (description: string)
 
-class EventsReply(TypedDict, total=False):
-    """Events in order; gap ends a stream whose reader was too slow: go on from since_seq=gap."""
+error InterfaceNotFound (interface: string)
 
-    events: list[Any]
-    gap: int
+error MethodNotFound (method: string)
 
+error MethodNotImplemented (method: string)
 
-class ResolveReply(TypedDict):
-    """The logical unit, its nodes, and the nexus where the name says one."""
+# A parameter has the wrong type, is missing, or is not in the definition.
+error InvalidParameter (parameter: string)
 
-    lu: str
-    nexus: str | None
-    devices: list[str]
+error PermissionDenied ()
 
-
-class CheckReply(TypedDict):
-    """The members of a prtrace.check/1 object."""
-
-    schema: str
-    host: str
-    verdict: str
-    units: list[Any]
+# The method has several replies; call it with "more": true.
+error ExpectedMore ()
+"""
 
 
-class StepReply(TypedDict):
-    """What was done to a logical unit, in words."""
+class Fault(enum.Enum):
+    """The full names of errors."""
 
-    lu: str
-    what: str
-
-
-class MoveReply(TypedDict, total=False):
-    """Steps as they happen; in the last reply the prtrace.move/1 object."""
-
-    steps: list[StepReply]
-    report: dict[str, Any]
-
-
-class Message(TypedDict):
-    """What went wrong, and what to do next; "" where there is nothing to say."""
-
-    message: str
-    hint: str
+    NO_SUCH_DEVICE = f"{INTERFACE}.NoSuchDevice"
+    INVALID_ARGUMENT = f"{INTERFACE}.InvalidArgument"
+    PERMISSION_DENIED = f"{INTERFACE}.PermissionDenied"
+    STORE_FAILED = f"{INTERFACE}.StoreFailed"
+    BUSY = f"{INTERFACE}.Busy"
+    FAILED = f"{INTERFACE}.Failed"
+    NOT_MOVABLE = f"{INTERFACE}.NotMovable"
+    UNDER_WAY = f"{INTERFACE}.UnderWay"
+    INTERFACE_NOT_FOUND = f"{SERVICE}.InterfaceNotFound"
+    METHOD_NOT_FOUND = f"{SERVICE}.MethodNotFound"
+    INVALID_PARAMETER = f"{SERVICE}.InvalidParameter"
+    EXPECTED_MORE = f"{SERVICE}.ExpectedMore"
 
 
-class NoSuchDevice(TypedVarlinkErrorReply, interface=INTERFACE):
-    """The name belongs to no logical unit or device node."""
-
-    parameters: Message
-
-
-class InvalidArgument(TypedVarlinkErrorReply, interface=INTERFACE):
-    """The call makes no sense."""
-
-    parameters: Message
-
-
-class PermissionDenied(TypedVarlinkErrorReply, interface=INTERFACE):
-    """The peer may not make this call."""
-
-    parameters: Message
-
-
-class StoreFailed(TypedVarlinkErrorReply, interface=INTERFACE):
-    """The history cannot be read."""
-
-    parameters: Message
-
-
-class Busy(TypedVarlinkErrorReply, interface=INTERFACE):
-    """There are too many connections, or too many such calls under way."""
-
-    parameters: Message
-
-
-class Failed(TypedVarlinkErrorReply, interface=INTERFACE):
-    """Something else went wrong."""
-
-    parameters: Message
-
-
-class Verdicts(TypedDict):
-    """Why nothing may move: verdict "blocked" or "in doubt", units as in prtrace.check/1."""
-
-    message: str
-    hint: str
-    verdict: str
-    units: list[Any]
-
-
-class NotMovable(TypedVarlinkErrorReply, interface=INTERFACE):
-    """The reservation state may not move now."""
-
-    parameters: Verdicts
-
-
-class UnderWay(TypedVarlinkErrorReply, interface=INTERFACE):
-    """The same logical unit is being moved by another call or process."""
-
-    parameters: Message
-
-
-class Interface(VarlinkInterface, name=INTERFACE):
-    """SCSI persistent reservations of this host's logical units, as its agent knows them.
-
-    The objects are described by JSON Schemas: prtrace.show/1, prtrace.event/1,
-    prtrace.status/1, prtrace.check/1, prtrace.save/1, prtrace.move/1 and prtrace.finish/1.
-    Save, Load, Rollback and Finish are for root and the agent's --admin-group.
-    """
-
-    errors = (
-        NoSuchDevice,
-        InvalidArgument,
-        PermissionDenied,
-        StoreFailed,
-        Busy,
-        Failed,
-        NotMovable,
-        UnderWay,
-    )
-
-    @varlinkmethod(return_type=ShowReply, allow_foreign=True)
-    @abstractmethod
-    def Show(self, *, devices: list[str] | None = None) -> ShowReply:
-        """The reservation state of the units that devices name; of all without devices."""
-
-    @varlinkmethod(return_type=EventsReply, allow_foreign=True)
-    @abstractmethod
-    def Events(
-        self,
-        *,
-        devices: list[str] | None = None,
-        since_seq: int | None = None,
-        since_time: str | None = None,
-        limit: int | None = None,
-        last: int | None = None,
-        changes: bool | None = None,
-        follow: bool | None = None,
-    ) -> Iterator[EventsReply]:
-        """Events with numbers above since_seq and not before since_time (RFC 3339).
-
-        limit is the most that are sent, last asks for the newest so many.  changes: only
-        those of commands that can change reservations.  With follow, what happens from then
-        on is sent, too.  The last reply has no events.
-        """
-
-    @varlinkmethod(return_type=dict[str, Any], return_parameter="status", allow_foreign=True)
-    @abstractmethod
-    def Status(self) -> dict[str, Any]:
-        """How the agent is doing."""
-
-    @varlinkmethod(return_type=ResolveReply)
-    @abstractmethod
-    def Resolve(self, *, name: str) -> ResolveReply:
-        """The unit that a device node, an address H:C:T:L or a designator stands for."""
-
-    @varlinkmethod(return_type=CheckReply, allow_foreign=True)
-    @abstractmethod
-    def Check(
-        self, *, devices: list[str], guest: str | None = None, pid: int | None = None
-    ) -> CheckReply:
-        """May the reservations of devices move to another host now?
-
-        guest is a name or UUID, pid its process: whose they are, where that matters.
-        """
-
-    @varlinkmethod(return_type=dict[str, Any], return_parameter="file", allow_foreign=True)
-    @abstractmethod
-    def Save(
-        self, *, devices: list[str], guest: str | None = None, pid: int | None = None
-    ) -> dict[str, Any]:
-        """What is to travel (prtrace.save/1), all devices or none; on the source, when paused."""
-
-    @varlinkmethod(return_type=MoveReply, allow_foreign=True)
-    @abstractmethod
-    def Load(
-        self,
-        *,
-        file: dict[str, Any],
-        devices: dict[str, str] | None = None,
-        dry_run: bool | None = None,
-        max_age: int | None = None,
-    ) -> Iterator[MoveReply]:
-        """Take the reservations of file over, on the destination.
-
-        devices says what to use here for a unit of the file; max_age is in seconds.  It goes
-        on to its end whether or not the caller stays; called again, it goes on after a crash.
-        """
-
-    @varlinkmethod(return_type=MoveReply, allow_foreign=True)
-    @abstractmethod
-    def Rollback(self, *, file: dict[str, Any]) -> Iterator[MoveReply]:
-        """Take the reservations back, on the source, however far the destination got."""
-
-    @varlinkmethod(return_type=dict[str, Any], return_parameter="report", allow_foreign=True)
-    @abstractmethod
-    def Finish(self, *, file: dict[str, Any]) -> dict[str, Any]:
-        """See to it, on the source, that nothing of the guest is left there (prtrace.finish/1)."""
+@cache
+def definitions() -> dict[str, idl.Definition]:
+    """The interfaces that are served, by name."""
+    shipped = resources.files("prtrace") / "schema" / f"{INTERFACE}.varlink"
+    read = (idl.parse(shipped.read_text()), idl.parse(_SERVICE_DEFINITION))
+    return {definition.name: definition for definition in read}

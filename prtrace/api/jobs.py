@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any, Final, TypeVar
 
 from prtrace.api.calls import Refusal, refusal, reply, steps_reply
-from prtrace.api.interface import Busy
+from prtrace.api.interface import Fault
 from prtrace.api.peer import Right
 from prtrace.api.source import EventQuery, Source, Step
 from prtrace.api.stream import MAX_BEHIND, Sink
@@ -86,7 +86,7 @@ class Jobs:
         running = self._running[right]
         if self._closing or len(running) >= _WAITING:
             why = "the agent ends" if self._closing else f"{_WAITING} such calls are under way"
-            raise Refusal(Busy({"message": why, "hint": "wait"}), oneway=job.oneway)
+            raise Refusal(Fault.BUSY, {"message": why, "hint": "wait"}, oneway=job.oneway)
         if right not in self._pools:
             name = f"prtrace-{right.value}"
             self._pools[right] = ThreadPoolExecutor(_THREADS[right], thread_name_prefix=name)

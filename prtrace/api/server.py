@@ -26,7 +26,7 @@ from typing import Any, Final
 from prtrace.api.address import INTERFACE
 from prtrace.api.calls import Call, Calls, Refusal, event_json, refusal, reply
 from prtrace.api.connection import Connection
-from prtrace.api.interface import Busy, InvalidArgument
+from prtrace.api.interface import Fault
 from prtrace.api.jobs import Job, Jobs, Seen, Work
 from prtrace.api.listener import Listener
 from prtrace.api.peer import Peer
@@ -161,9 +161,8 @@ class ApiServer:
         try:
             since_time = nanoseconds(asked["since_time"]) if asked.get("since_time") else 0
         except (ValueError, OverflowError) as error:
-            raise Refusal(
-                InvalidArgument({"message": f"since_time: {error}"[:200], "hint": ""})
-            ) from None
+            text = f"since_time: {error}"[:200]
+            raise Refusal(Fault.INVALID_ARGUMENT, {"message": text, "hint": ""}) from None
         devices = asked.get("devices") or []
         try:
             lus = tuple(self._source.resolve(name).lu for name in devices) if devices else None
@@ -237,9 +236,9 @@ class ApiServer:
             return
         if not self._has_room(peer):
             self._refused += 1
-            error = Busy({"message": "too many connections", "hint": "close some, or wait"})
+            text = {"message": "too many connections", "hint": "close some, or wait"}
             with accepted, contextlib.suppress(OSError):
-                accepted.send(Refusal(error).reply)
+                accepted.send(Refusal(Fault.BUSY, text).reply)
             return
         connection = Connection(self, peer)
         self._connections.add(connection)

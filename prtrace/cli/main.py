@@ -11,22 +11,13 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import Final, NoReturn
 
 import click
 
 from prtrace import __version__
 from prtrace.cli.text import warn
 from prtrace.errors import PrtraceError
-
-if TYPE_CHECKING:
-    from typing_extensions import override
-else:
-
-    def override(method: object) -> object:
-        """typing.override, which Python has since 3.12."""
-        return method
-
 
 _COMMANDS: Final = {
     "agent": "watch this host, keep the state, serve the socket",
@@ -53,18 +44,15 @@ DEBUG_VARIABLE: Final = "PRTRACE_DEBUG"
 class _Commands(click.Group):
     """Imports a command's module (prtrace.cli.NAME) when the command is wanted."""
 
-    @override
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(_COMMANDS)
 
-    @override
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
         command = import_module(f"prtrace.cli.{cmd_name}").command
         return command if isinstance(command, click.Command) else None
 
-    @override
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from prtrace.api.calls import Refusal
-from prtrace.api.interface import NotMovable, UnderWay
+from prtrace.api.interface import Fault
 from prtrace.api.source import EventQuery, Observed, Step
 from prtrace.errors import UsageError
 from prtrace.linux.units import scan
@@ -55,14 +55,13 @@ class AgentMoves:
             units = check_view(error.verdicts, host)["units"]
             verdict = overall(error.verdicts).value
             raise Refusal(
-                NotMovable(
-                    {
-                        "message": error.message,
-                        "hint": error.hint,
-                        "verdict": verdict,
-                        "units": units,
-                    }
-                )
+                Fault.NOT_MOVABLE,
+                {
+                    "message": error.message,
+                    "hint": error.hint,
+                    "verdict": verdict,
+                    "units": units,
+                },
             ) from error
         return file.to_document()
 
@@ -136,4 +135,4 @@ def _judge(
 
 
 def _under_way(error: UnderWayError) -> Refusal:
-    return Refusal(UnderWay({"message": error.message, "hint": error.hint}))
+    return Refusal(Fault.UNDER_WAY, {"message": error.message, "hint": error.hint})

@@ -24,10 +24,7 @@ class _Patient(selectors.EpollSelector):
         super().__init__()
         self._last = last
 
-    # typing has override since Python 3.12, other packages take long to load.
-    def select(  # type: ignore[explicit-override]
-        self, timeout: float | None = None
-    ) -> list[tuple[selectors.SelectorKey, int]]:
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(timeout)
         if len(ready) > 1:
             ready.sort(key=lambda each: each[0].fd == self._last)

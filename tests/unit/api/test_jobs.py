@@ -10,8 +10,9 @@ import pytest
 from asyncvarlink import VarlinkClientProtocol, VarlinkInterfaceProxy, connect_unix_varlink
 
 from api.conftest import wait_for
+from api.declaration import Interface
 from prtrace.api.calls import Refusal
-from prtrace.api.interface import Interface, NotMovable, UnderWay
+from prtrace.api.interface import Fault
 from prtrace.api.jobs import Job, Jobs
 from prtrace.api.peer import Right
 from prtrace.errors import DeviceError, PrtraceError, UsageError
@@ -58,8 +59,11 @@ def test_errors_arrive(served):
     with pytest.raises(PrtraceError, match="/dev/sda is gone"):
         client.call("Finish", file={})
     verdicts = {"message": "no", "hint": "", "verdict": "blocked", "units": [{"lu": "naa.1"}]}
-    for answer in (NotMovable(verdicts), UnderWay({"message": "no", "hint": "wait"})):
-        served.moves.failing = Refusal(answer)
+    for answer in (
+        Refusal(Fault.NOT_MOVABLE, verdicts),
+        Refusal(Fault.UNDER_WAY, {"message": "no", "hint": "wait"}),
+    ):
+        served.moves.failing = answer
         with pytest.raises(PrtraceError, match="no"):
             client.call("Save", devices=["x"])
 

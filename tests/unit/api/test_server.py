@@ -15,8 +15,8 @@ from asyncvarlink import VarlinkClientProtocol, VarlinkInterfaceProxy, connect_u
 from asyncvarlink.serviceinterface import VarlinkServiceInterface
 
 from api.conftest import wait_for
+from api.declaration import Interface, NoSuchDevice
 from prtrace.api.client import Client
-from prtrace.api.interface import Interface, NoSuchDevice
 from prtrace.errors import (
     AgentUnreachableError,
     NoSuchDeviceError,
@@ -177,7 +177,8 @@ def test_no_agent_is_said_so(tmp_path):
     assert "--socket" in failed.value.hint
 
 
-def test_introspection_is_what_is_shipped():
+def test_asyncvarlink_reads_the_definition_as_we_do():
+    """The same interface declared for asyncvarlink renders as the file that is shipped."""
     shipped = resources.files("prtrace") / "schema" / "io.prtrace.varlink"
     assert shipped.read_text() == Interface().render_interface_description(comments=True)
 

@@ -129,7 +129,7 @@ def test_reading_commands_do_not_load_the_agent():
         | {"PYTHONPATH": ":".join(filter(None, sys.path)), "PRTRACE_SOCKET": "/nope"},
     )
     loaded = set(done.stdout.split())
-    assert not loaded & {"asyncio", "sqlite3", "psutil", "asyncvarlink", "ctypes"}
+    assert not loaded & {"asyncio", "sqlite3", "psutil", "ctypes"}
 
 
 def test_doctor_says_what_is_missing(prtrace):
