@@ -1,13 +1,15 @@
 """SCSI commands by SG_IO, interface version 3 (include/uapi/scsi/sg.h).
 
-The layout of SgIoHdr is that header's, checked by a test against the C compiler.  Nothing
-here reads a clock, a store or sysfs: bytes go down, a Reply comes back.
+SgIo has the buffers of one thread and sends through any descriptor.  SgDevice is an open node and
+sends with the calling thread's SgIo.  Nothing here reads a clock, a store or sysfs: bytes go down,
+a Reply comes back.
 
 A block node is the better door for PERSISTENT RESERVE OUT: its SG_IO waits without being
 interruptible.  The sg driver's wait ends with -ERESTARTSYS on any signal, and the system
 call is then restarted, which sends the command a second time (drivers/scsi/sg.c,
-sg_ioctl_common).  Signals are therefore blocked in the calling thread while a command runs;
-stopping the process (SIGSTOP) cannot be blocked.
+sg_ioctl_common).  Signals must therefore be blocked in the thread while a command runs: SgDevice
+blocks them for each command, a thread that uses SgIo itself blocks them once.  Stopping the
+process (SIGSTOP) cannot be blocked.
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import signal
 import stat
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
@@ -46,8 +50,10 @@ DEFAULT_TIMEOUT_MS: Final = 60_000
 """Long: a timeout makes the kernel abort the command and, failing that, reset the device."""
 
 _SG_MAJOR: Final = 21
+_CDB_SIZE: Final = 16
 _SENSE_SIZE: Final = 252
 _MAX_TRANSFER: Final = 1 << 20
+_ROOM: Final = 8192
 _SLACK: Final = 4096
 """Behind every reply's buffer.  LIO's READ FULL STATUS (core_scsi3_pri_read_full_status) compares
 the TransportID's length alone with the room that is left, and writes a whole descriptor: with an
@@ -176,6 +182,95 @@ class Reply:
                 raise DeviceError(f"{what}: failed, its effect is unknown ({self.text})")
 
 
+class SgIo:
+    """SG_IO with buffers that are used again: one command at a time, for one thread."""
+
+    __slots__ = ("_cdb", "_data", "_data_at", "_header", "_sense")
+
+    def __init__(self) -> None:
+        self._cdb = ctypes.create_string_buffer(_CDB_SIZE)
+        self._sense = ctypes.create_string_buffer(_SENSE_SIZE)
+        self._header = SgIoHdr(
+            interface_id=ord("S"),
+            mx_sb_len=_SENSE_SIZE,
+            cmdp=ctypes.addressof(self._cdb),
+            sbp=ctypes.addressof(self._sense),
+        )
+        self._data, self._data_at = _pages(_ROOM)
+
+    def send(
+        self,
+        fd: int,
+        cdb: bytes,
+        data_out: bytes = b"",
+        room: int = 0,
+        timeout_ms: int = DEFAULT_TIMEOUT_MS,
+        transfer: int = 0,
+    ) -> Reply:
+        """Send a command through an open node.
+
+        Either data_out is sent, or at most room bytes of a reply are received, or neither.
+        transfer: the size in bytes that the kernel is told of a reply's buffer, where that is to
+        be more than room.  Raises UsageError (impossible sizes) and OSError, after which the
+        outcome is unknown.
+        """
+        if not 6 <= len(cdb) <= _CDB_SIZE:
+            raise UsageError(f"a CDB has 6 to {_CDB_SIZE} bytes, not {len(cdb)}")
+        size = room if room < 0 else len(data_out) or max(room, transfer)
+        if not 0 <= size <= _MAX_TRANSFER:
+            raise UsageError(f"a transfer has 0 to {_MAX_TRANSFER} bytes, not {size}")
+        if size > len(self._data) - _SLACK:
+            self._data, self._data_at = _pages(size)
+        if data_out:
+            direction = SG_DXFER_TO_DEV
+            self._data[:size] = data_out
+        elif size:
+            direction = SG_DXFER_FROM_DEV
+            # What an earlier command was answered is not left where a driver transfers less
+            # than it says.
+            ctypes.memset(self._data_at, 0, room)
+        else:
+            direction = SG_DXFER_NONE
+        self._cdb.raw = cdb
+        header = self._header
+        header.dxfer_direction = direction
+        header.cmd_len = len(cdb)
+        header.dxfer_len = size
+        header.dxferp = self._data_at if size else None
+        header.timeout = timeout_ms
+        header.resid = header.sb_len_wr = 0
+        fcntl.ioctl(fd, SG_IO, header)
+        arrived = min(size - min(max(header.resid, 0), size), room)
+        written = min(header.sb_len_wr, _SENSE_SIZE)
+        return Reply(
+            status=header.status & _STATUS_MASK,
+            host_status=header.host_status,
+            driver_status=header.driver_status,
+            sense=self._sense.raw[:written] if written else b"",
+            received=self._data[:arrived] if arrived else b"",
+            duration_ms=header.duration,
+        )
+
+
+def _pages(size: int) -> tuple[mmap.mmap, int]:
+    """Memory for a transfer, and its address.
+
+    Whole pages: the kernel maps them into the request, and need not copy.
+    """
+    memory = mmap.mmap(-1, size + _SLACK)
+    return memory, ctypes.addressof(ctypes.c_char.from_buffer(memory))
+
+
+class _Own(threading.local):
+    """Each thread's own buffers."""
+
+    def __init__(self) -> None:
+        self.io = SgIo()
+
+
+_own = _Own()
+
+
 class SgDevice:
     """An open block or sg node of a SCSI device; a context manager that closes it.
 
@@ -213,13 +308,6 @@ class SgDevice:
             raise NoSuchDeviceError(f"{path} does not speak version 3 of SG_IO")
         self._fd = fd
 
-    @classmethod
-    def adopt(cls, fd: int, name: str) -> Self:
-        """Take over an open descriptor, which the caller has checked; name is for messages."""
-        device = cls.__new__(cls)
-        device.path, device._fd = name, fd
-        return device
-
     def __enter__(self) -> Self:
         return self
 
@@ -241,89 +329,44 @@ class SgDevice:
         """The descriptor, which stays this object's."""
         return self._fd
 
-    def pr_in(
+    def send(
         self,
         cdb: bytes,
-        allocation_length: int,
+        data_out: bytes = b"",
+        room: int = 0,
         timeout_ms: int = DEFAULT_TIMEOUT_MS,
     ) -> Reply:
-        """Send PERSISTENT RESERVE IN (or another data-in command).
+        """Send a command with data_out, or one that fills at most room bytes, or neither.
 
-        allocation_length, in bytes, is the buffer's size and should be the CDB's.  Raises
-        UsageError (impossible sizes, closed device), otherwise as the class does.
+        room should be the CDB's ALLOCATION LENGTH.  Any error but UsageError (impossible sizes,
+        closed device) and UnavailableError leaves the outcome unknown; errors are the class's.
         """
-        data = ctypes.create_string_buffer(_transfer_size(allocation_length) + _SLACK)
-        hdr, sense = self._send(cdb, SG_DXFER_FROM_DEV, data, allocation_length, timeout_ms)
-        arrived = allocation_length - min(max(hdr.resid, 0), allocation_length)
-        return _reply(hdr, sense, data.raw[:arrived])
-
-    def pr_out(
-        self,
-        cdb: bytes,
-        parameter: bytes,
-        timeout_ms: int = DEFAULT_TIMEOUT_MS,
-    ) -> Reply:
-        """Send PERSISTENT RESERVE OUT (or another data-out command) with its parameter list.
-
-        Any error but UsageError and UnavailableError leaves the outcome unknown.
-        """
-        data = ctypes.create_string_buffer(parameter, _transfer_size(len(parameter)))
-        direction = SG_DXFER_TO_DEV if parameter else SG_DXFER_NONE
-        hdr, sense = self._send(cdb, direction, data, len(parameter), timeout_ms)
-        return _reply(hdr, sense, b"")
-
-    def test_unit_ready(self, timeout_ms: int = DEFAULT_TIMEOUT_MS) -> Reply:
-        """Send TEST UNIT READY, which collects one pending unit attention of this nexus."""
-        hdr, sense = self._send(bytes(6), SG_DXFER_NONE, None, 0, timeout_ms)
-        return _reply(hdr, sense, b"")
-
-    def _send(
-        self,
-        cdb: bytes,
-        direction: int,
-        data: ctypes.Array[ctypes.c_char] | None,
-        size: int,
-        timeout_ms: int,
-    ) -> tuple[SgIoHdr, bytes]:
-        if not 6 <= len(cdb) <= 16:
-            raise UsageError(f"a CDB has 6 to 16 bytes, not {len(cdb)}")
         if self._fd < 0:
             raise UsageError(f"{self.path} is closed")
-        command = ctypes.create_string_buffer(cdb, len(cdb))
-        sense = ctypes.create_string_buffer(_SENSE_SIZE)
-        hdr = SgIoHdr(
-            interface_id=ord("S"),
-            dxfer_direction=direction,
-            cmd_len=len(cdb),
-            mx_sb_len=_SENSE_SIZE,
-            dxfer_len=size,
-            dxferp=None if data is None else ctypes.addressof(data),
-            cmdp=ctypes.addressof(command),
-            sbp=ctypes.addressof(sense),
-            timeout=timeout_ms,
-        )
         # By libc: Python's own takes 60 us to make a set of enumeration members, twice.
         unblocked = ctypes.create_string_buffer(_SIGSET_SIZE)
         _libc.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS, unblocked)
         try:
-            fcntl.ioctl(self._fd, SG_IO, hdr)
+            return _own.io.send(self._fd, cdb, data_out, room, timeout_ms)
         except OSError as error:
             # The sg driver also says ENODEV for a command that was under way.
             _raise(self.path, "did not answer, the outcome is unknown", error)
         finally:
             _libc.pthread_sigmask(signal.SIG_SETMASK, unblocked, None)
-        return hdr, sense.raw[: min(hdr.sb_len_wr, _SENSE_SIZE)]
 
+    def pr_in(
+        self, cdb: bytes, allocation_length: int, timeout_ms: int = DEFAULT_TIMEOUT_MS
+    ) -> Reply:
+        """Send PERSISTENT RESERVE IN (or another data-in command), as send does."""
+        return self.send(cdb, b"", allocation_length, timeout_ms)
 
-def _reply(hdr: SgIoHdr, sense: bytes, received: bytes) -> Reply:
-    return Reply(
-        status=hdr.status & _STATUS_MASK,
-        host_status=hdr.host_status,
-        driver_status=hdr.driver_status,
-        sense=sense,
-        received=received,
-        duration_ms=hdr.duration,
-    )
+    def pr_out(self, cdb: bytes, parameter: bytes, timeout_ms: int = DEFAULT_TIMEOUT_MS) -> Reply:
+        """Send PERSISTENT RESERVE OUT (or another data-out command), as send does."""
+        return self.send(cdb, parameter, 0, timeout_ms)
+
+    def test_unit_ready(self, timeout_ms: int = DEFAULT_TIMEOUT_MS) -> Reply:
+        """Send TEST UNIT READY, which collects one pending unit attention of this nexus."""
+        return self.send(bytes(6), b"", 0, timeout_ms)
 
 
 def _is_attention(raw: bytes) -> bool:
@@ -333,12 +376,6 @@ def _is_attention(raw: bytes) -> bool:
     except MalformedError:
         return False
     return sense.key == UNIT_ATTENTION and not sense.deferred
-
-
-def _transfer_size(size: int) -> int:
-    if not 0 <= size <= _MAX_TRANSFER:
-        raise UsageError(f"a transfer has 0 to {_MAX_TRANSFER} bytes, not {size}")
-    return size
 
 
 def _require_scsi_node(path: str, status: os.stat_result) -> None:

@@ -14,8 +14,7 @@ import threading
 from typing import Final, Protocol
 
 from prtrace.errors import PrtraceError
-from prtrace.linux.sgio import Reply
-from prtrace.linux.sgslot import SgSlot
+from prtrace.linux.sgio import Reply, SgIo
 from prtrace.prhelper.answer import COMMUNICATION_FAILURE, check, of_errno, of_reply
 from prtrace.prhelper.descriptor import Node
 from prtrace.prhelper.multipath import MapExecution
@@ -23,6 +22,7 @@ from prtrace.prhelper.wire import CLEANUP, Request, Response
 from prtrace.scsi.codes import Opcode, Status
 
 TIMEOUT_MS: Final = 30_000
+_REPLY_SIZE: Final = 8192
 # As plain numbers: looking an enum's member up takes longer than comparing with it.
 _PR_IN, _GOOD = int(Opcode.PR_IN), int(Status.GOOD)
 
@@ -63,7 +63,7 @@ class _Slots(threading.local):
     """Each thread's own."""
 
     def __init__(self) -> None:
-        self.slot = SgSlot()
+        self.io = SgIo()
 
 
 _slots = _Slots()
@@ -71,9 +71,18 @@ _slots = _Slots()
 
 def send(fd: int, request: Request) -> Reply | int:
     """Send the request's command through an open node; an errno where SG_IO failed."""
-    if request.cdb[0] == _PR_IN:
-        return _slots.slot.pr_in(fd, request.cdb, request.allocation_length, TIMEOUT_MS)
-    return _slots.slot.pr_out(fd, request.cdb, request.parameter, TIMEOUT_MS)
+    reads = request.cdb[0] == _PR_IN
+    try:
+        return _slots.io.send(
+            fd,
+            request.cdb,
+            b"" if reads else request.parameter,
+            request.allocation_length if reads else 0,
+            TIMEOUT_MS,
+            transfer=_REPLY_SIZE if reads else 0,
+        )
+    except OSError as error:
+        return error.errno or 0
 
 
 class DirectExecution:

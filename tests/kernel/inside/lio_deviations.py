@@ -7,7 +7,6 @@ Never shown here: PREEMPT AND ABORT through tcm_loop, which hangs the machine.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from labkit.oracle import OracleState, oracle
 from labkit.sysfs import await_disk
 from labkit.target import Target, Unit
 
-from prtrace.linux.sgio import SG_DXFER_FROM_DEV, Reply, SgDevice
+from prtrace.linux.sgio import Reply, SgDevice, SgIo
 from prtrace.model import Action, ReservationType
 from prtrace.scsi.cdb import PrInCdb, PrOutCdb
 from prtrace.scsi.codes import InAction
@@ -208,11 +207,11 @@ def full_status_cut_off(on: Bench) -> str:
 def full_status_overrun(on: Bench) -> str:
     """40 bytes are asked for; what lies behind them in memory?"""
     on.out(0, Action.REGISTER, sa_key=A)
-    memory = (ctypes.c_char * 256)()
     cdb = PrInCdb(InAction.READ_FULL_STATUS, 40).build()
+    io = SgIo()
     with SgDevice(on.paths[0].block) as device:  # the sg driver has buffers of its own
-        device._send(cdb, SG_DXFER_FROM_DEV, memory, 40, 10_000)
-    return f"memory behind the reply is {'over' if any(memory.raw[40:]) else 'not '}written"
+        io.send(device.fileno(), cdb, room=40, timeout_ms=10_000)
+    return f"memory behind the reply is {'over' if any(io._data[40:256]) else 'not '}written"
 
 
 def full_status_ends_early(on: Bench) -> str:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import subprocess
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from prtrace.errors import ConflictError, DeviceError, NoSuchDeviceError, UsageError
+from prtrace.linux import sgio
 from prtrace.linux.sgio import (
     SG_DXFER_FROM_DEV,
     SG_DXFER_NONE,
@@ -18,6 +22,7 @@ from prtrace.linux.sgio import (
     SG_IO,
     Reply,
     SgDevice,
+    SgIo,
     SgIoHdr,
 )
 from prtrace.model import Outcome
@@ -126,6 +131,7 @@ def test_a_closed_device_takes_no_command() -> None:
     device = SgDevice.__new__(SgDevice)
     device.path, device._fd = "/dev/sg0", -1
     for call in (
+        lambda: device.send(bytes(10), room=8),
         lambda: device.pr_in(bytes(10), 8),
         lambda: device.pr_out(bytes(10), bytes(24)),
         device.test_unit_ready,
@@ -137,15 +143,37 @@ def test_a_closed_device_takes_no_command() -> None:
 
 @pytest.mark.parametrize("size", [-1, (1 << 20) + 1])
 def test_impossible_sizes(size: int) -> None:
-    device = SgDevice.__new__(SgDevice)
-    device.path, device._fd = "/dev/sg0", -1
     with pytest.raises(UsageError, match="a transfer has 0 to"):
-        device.pr_in(bytes(10), size)
+        SgIo().send(-1, bytes(10), room=size)
+
+
+def test_impossible_parameter_lists() -> None:
+    with pytest.raises(UsageError, match="a transfer has 0 to 1048576 bytes, not 1048577"):
+        SgIo().send(-1, bytes(10), bytes((1 << 20) + 1))
 
 
 @pytest.mark.parametrize("size", [0, 5, 17])
 def test_impossible_cdbs(size: int) -> None:
-    device = SgDevice.__new__(SgDevice)
-    device.path, device._fd = "/dev/sg0", -1
     with pytest.raises(UsageError, match="a CDB has 6 to 16 bytes"):
-        device.pr_in(bytes(size), 8)
+        SgIo().send(-1, bytes(size), room=8)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"room": 8}, {"room": 65_472}, {"data_out": bytes(8192)}, {"room": 8, "transfer": 8192}],
+)
+def test_what_takes_no_command_is_an_oserror(given: dict[str, Any]) -> None:
+    io = SgIo()
+    no_tty = os.strerror(errno.ENOTTY)
+    with open("/dev/null", "rb") as null, pytest.raises(OSError, match=no_tty):
+        io.send(null.fileno(), bytes(16), **given)
+
+
+def test_each_thread_has_its_own_buffers() -> None:
+    first = sgio._own.io
+    found: list[SgIo] = []
+    thread = threading.Thread(target=lambda: found.append(sgio._own.io))
+    thread.start()
+    thread.join()
+    assert found[0] is not first
+    assert sgio._own.io is first

@@ -1,0 +1,654 @@
+"""Asking a device for its persistent reservation state: the one place that sends PR IN.
+
+A Reader sends READ KEYS, READ FULL STATUS and READ RESERVATION through anything that can send a
+command (Device), takes unit attentions as its Policy says, asks again with more room where a reply
+may be cut, and puts the replies together:
+
+* PrState: the replies agree.  What the target does not tell is None in it.
+* Disagreement: the replies contradict each other, or the state changes faster than it is read.
+* ReadFailure: the device did not answer one of the commands; kind says how.
+
+Replies are compared because targets are known to be wrong: LIO ends READ FULL STATUS at a nexus
+whose TransportID it cannot build (core_scsi3_pri_read_full_status), SPDK gives READ FULL STATUS's
+keys and relative target ports in the byte order of its processor (lib/scsi/scsi_pr.c,
+spdk_scsi_pr_in_read_full_status).  PRGENERATION does not move at a RESERVE or RELEASE, and on LIO
+not at an unregistration, so replies of one generation can differ because something happened
+between them: what differs is read again before it is called a contradiction.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Protocol, TypeVar, assert_never
+
+from prtrace.errors import (
+    ConflictError,
+    DeviceError,
+    MalformedError,
+    NoSuchDeviceError,
+    PrtraceError,
+)
+from prtrace.linux.sgio import DEFAULT_TIMEOUT_MS
+from prtrace.linux.sgio import Reply as Answer
+from prtrace.scsi.cdb import PrInCdb
+from prtrace.scsi.codes import InAction, Opcode, Status
+from prtrace.scsi.designator import PAGE_CODE, lu_name
+from prtrace.scsi.reply import (
+    FullStatusDescriptor,
+    ReadFullStatus,
+    ReadKeys,
+    ReadReservation,
+    ReportCapabilities,
+    Reservation,
+)
+from prtrace.scsi.sense import ILLEGAL_REQUEST, Sense
+from prtrace.scsi.transportid import TransportId
+
+FIRST_ROOM: Final = 8128
+LARGEST_ROOM: Final = 65_472
+"""Allocation lengths in bytes: nearly every reply fits the first; the field has 16 bits.
+
+Both leave 64 bytes of the last page free.  LIO writes a whole descriptor behind a reply that is
+cut (see prtrace.linux.sgio); with whole pages it would write into a page of its host that is not
+part of the transfer.
+"""
+
+_PAGE_ROOM: Final = 1020
+"""ALLOCATION LENGTH of INQUIRY: some forty designators."""
+_DID_TIME_OUT: Final = 0x03
+_DRIVER_TIMEOUT: Final = 0x06  # kernels before 5.14
+_DRIVER_MASK: Final = 0x0F
+_OTHER_UNIT: Final = frozenset({(0x3F, 0x03), (0x3F, 0x0E)})
+"""INQUIRY DATA HAS CHANGED, REPORTED LUNS DATA HAS CHANGED."""
+
+
+Known = TypeVar("Known", ReadKeys, ReadFullStatus, ReadReservation, ReportCapabilities)
+
+
+class Device(Protocol):
+    """What sends commands for a Reader: an SgDevice, or somebody who has the privilege."""
+
+    @property
+    def path(self) -> str:
+        """A name of the device for messages."""
+        ...
+
+    def send(self, cdb: bytes, data_out: bytes, room: int, timeout_ms: int) -> Answer:
+        """Send a command with data_out, or one that fills at most room bytes.
+
+        Raises DeviceError and NoSuchDeviceError where no answer came, UnavailableError where
+        the host does not let the command through.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How far a Reader goes."""
+
+    attentions: int = 8
+    """Unit attentions that are taken in one reading; the next one ends it as a failure.
+
+    0: none.  A unit attention that is taken is lost for whoever else uses the nexus."""
+    busy: int = 8
+    """How often a command is sent again after BUSY or TASK SET FULL."""
+    busy_wait_s: float = 0.05
+    rounds: int = 4
+    """How often everything is read before a difference is a Disagreement."""
+    timeout_ms: int = DEFAULT_TIMEOUT_MS
+    lu: str = ""
+    """The unit's designator, where the device is to be that unit and no other.
+
+    After 3F/03 and 3F/0E VPD page 83h is read before anything else is believed.  "": not
+    checked."""
+
+
+class Kind(enum.Enum):
+    """How a reading failed."""
+
+    UNIT_ATTENTION = "unit attention"
+    """One more than the policy takes."""
+    BUSY = "busy"
+    """BUSY or TASK SET FULL, as often as the policy asks."""
+    CONFLICT = "conflict"
+    """RESERVATION CONFLICT: an SPC-2 RESERVE of another nexus is active."""
+    UNSUPPORTED = "unsupported"
+    """ILLEGAL REQUEST: the device does not know persistent reservations, or not this command."""
+    REFUSED = "refused"
+    """Any other status or sense: not ready, hardware error, …"""
+    TIMEOUT = "timeout"
+    """The kernel gave up waiting; what it did to the device to abort the command is not known."""
+    TRANSPORT = "transport"
+    """The host adapter or a driver, not the device, decided."""
+    GONE = "gone"
+    """There is no such device any more."""
+    OTHER_UNIT = "other unit"
+    """Behind the address is another logical unit than the policy names."""
+    MALFORMED = "malformed"
+    """The reply contradicts itself or is too short."""
+    TOO_LONG = "too long"
+    """The reply does not fit into the longest that a PR IN command can ask for."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFailure:
+    """The device did not answer a command as it should.
+
+    command: the standard's name of it.  problem: what happened, for people.  sense: what the
+    device said, None where it said nothing that can be read.
+    """
+
+    kind: Kind
+    command: str
+    problem: str
+    sense: Sense | None = None
+
+    @property
+    def text(self) -> str:
+        """For people: "READ KEYS: ILLEGAL REQUEST 20/00 INVALID COMMAND OPERATION CODE"."""
+        return f"{self.command}: {self.problem}"
+
+    def error(self, device: str) -> PrtraceError:
+        """The exception for a caller that cannot go on; device: its name."""
+        message = f"{device}: {self.text}"
+        match self.kind:
+            case Kind.CONFLICT:
+                return ConflictError(
+                    message,
+                    hint="another nexus has an SPC-2 RESERVE (6 or 10) active, which shuts out "
+                    "even PERSISTENT RESERVE IN; it ends with RELEASE or a reset",
+                )
+            case Kind.UNSUPPORTED:
+                return DeviceError(message, hint="the device has no persistent reservations")
+            case Kind.GONE | Kind.OTHER_UNIT:
+                return NoSuchDeviceError(message)
+            case Kind.MALFORMED:
+                return MalformedError(f"{device}: {self.command}", self.problem)
+            case Kind.TIMEOUT:
+                return DeviceError(message, hint="try another path to the unit, or a longer time")
+            case Kind.UNIT_ATTENTION | Kind.BUSY:
+                return DeviceError(message, hint="try again")
+            case Kind.REFUSED | Kind.TRANSPORT | Kind.TOO_LONG:
+                return DeviceError(message)
+        assert_never(self.kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """One registration.  A None is what the target does not tell."""
+
+    key: int
+    transport_id: TransportId | None = None
+    """The initiator port; None where READ FULL STATUS is not to be had, or not whole."""
+    relative_target_port: int | None = None
+    """None too where all_target_ports is set."""
+    all_target_ports: bool = False
+    holder: bool | None = None
+    """Whether the nexus holds the reservation (of all registrants' types each does)."""
+
+
+class ByteOrder(enum.Enum):
+    """In which byte order READ FULL STATUS has keys and relative target ports."""
+
+    STANDARD = "standard"
+    SWAPPED = "swapped"
+    """As SPDK has them: READ FULL STATUS agrees with READ KEYS when they are turned round."""
+    UNPROVEN = "unproven"
+    """Every key reads the same both ways, or there is no registration: STANDARD is assumed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replies:
+    """The replies of one round as they came."""
+
+    keys: ReadKeys
+    status: ReadFullStatus | None
+    """None where the device does not know READ FULL STATUS."""
+    held: ReadReservation
+
+    @property
+    def generations(self) -> frozenset[int]:
+        """Every PRGENERATION in them."""
+        told = (self.keys, self.status, self.held)
+        return frozenset(reply.generation for reply in told if reply is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What happened on the way to a result."""
+
+    attentions: tuple[Sense, ...] = ()
+    """Unit attentions that were taken, in order."""
+    sent: int = 0
+    """Commands that were sent."""
+    unsupported: frozenset[InAction] = frozenset()
+    """Commands that the device does not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrState:
+    """The reservation state of a unit at one PRGENERATION; the replies agree on it."""
+
+    generation: int
+    registrations: tuple[Registration, ...]
+    reservation: Reservation | None
+    """None: nothing is reserved.  key is 0 for the two all-registrants types."""
+    named: bool
+    """Whether READ FULL STATUS tells the nexus of every registration."""
+    byte_order: ByteOrder
+    replies: Replies | None
+    """None where look sent READ FULL STATUS alone."""
+    way: Way
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """The replies contradict each other; nothing may be concluded from them."""
+
+    reasons: tuple[str, ...]
+    replies: Replies
+    way: Way
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """There is no result, for failure's reason."""
+
+    failure: ReadFailure
+    way: Way
+
+
+Reading = PrState | Disagreement | Unread
+
+
+class _FailedError(Exception):
+    """Ends a reading inside this module."""
+
+    def __init__(self, failure: ReadFailure) -> None:
+        super().__init__(failure.text)
+        self.failure = failure
+
+
+@dataclass(slots=True)
+class Reader:
+    """Asks one device; it remembers what the device cannot do and how it writes keys.
+
+    sleep waits between two tries of a busy device, in seconds.
+    """
+
+    device: Device
+    policy: Policy = Policy()
+    sleep: Callable[[float], None] = time.sleep
+    _order: ByteOrder = ByteOrder.UNPROVEN
+    _attentions: list[Sense] = field(default_factory=list)
+    _unsupported: set[InAction] = field(default_factory=set)
+    _sent: int = 0
+
+    def read(self) -> Reading:
+        """READ KEYS, READ FULL STATUS and READ RESERVATION, until they agree.
+
+        Raises UnavailableError where the host does not let the commands through.
+        """
+        return self._reading(self._whole)
+
+    def look(self) -> Reading:
+        """As read, with READ FULL STATUS alone where an earlier read proved that it is right.
+
+        One command then; a reply that is not whole, or that contradicts itself, has the others
+        sent as well.  Raises as read.
+        """
+        return self._reading(self._short)
+
+    def capabilities(self) -> ReportCapabilities | ReadFailure:
+        """REPORT CAPABILITIES.  Raises as read."""
+        self._begin()
+        try:
+            return self._command(InAction.REPORT_CAPABILITIES, ReportCapabilities.parse)
+        except _FailedError as error:
+            return error.failure
+
+    @property
+    def way(self) -> Way:
+        """What happened in the last call."""
+        return Way(tuple(self._attentions), self._sent, frozenset(self._unsupported))
+
+    def _begin(self) -> None:
+        self._attentions.clear()
+        self._sent = 0
+
+    def _reading(self, read: Callable[[], Reading]) -> Reading:
+        self._begin()
+        try:
+            return read()
+        except _FailedError as error:
+            return Unread(error.failure, self.way)
+
+    def _short(self) -> Reading:
+        if self._order is ByteOrder.UNPROVEN or InAction.READ_FULL_STATUS in self._unsupported:
+            return self._whole()
+        status = self._full_status()
+        if status is None or _is_cut(status):
+            return self._whole()
+        held, reasons = _held_by(status)
+        if reasons:
+            return self._whole()
+        if held is not None and self._order is ByteOrder.SWAPPED:
+            held = Reservation(_turned(held.key, 8), held.type, held.scope)
+        named = _named(status, self._order)
+        return PrState(status.generation, named, held, True, self._order, None, self.way)
+
+    def _whole(self) -> Reading:
+        rounds = 0
+        while True:
+            replies = self._round()
+            rounds += 1
+            reasons = self._compare(replies)
+            if not reasons:
+                return self._together(replies)
+            if rounds >= self.policy.rounds:
+                return Disagreement(tuple(reasons), replies, self.way)
+
+    def _round(self) -> Replies:
+        keys = self._command(InAction.READ_KEYS, ReadKeys.parse)
+        status = self._full_status()
+        held = self._command(InAction.READ_RESERVATION, ReadReservation.parse)
+        if keys.may_be_cut(LARGEST_ROOM):
+            problem = f"the reply is longer than {LARGEST_ROOM} bytes"
+            raise _FailedError(ReadFailure(Kind.TOO_LONG, InAction.READ_KEYS.title, problem))
+        return Replies(keys, status, held)
+
+    def _full_status(self) -> ReadFullStatus | None:
+        """None where the device does not know the command."""
+        if InAction.READ_FULL_STATUS in self._unsupported:
+            return None
+        try:
+            return self._command(InAction.READ_FULL_STATUS, ReadFullStatus.parse)
+        except _FailedError as error:
+            if error.failure.kind is not Kind.UNSUPPORTED:
+                raise
+            self._unsupported.add(InAction.READ_FULL_STATUS)
+            return None
+
+    def _compare(self, replies: Replies) -> list[str]:
+        """Why the replies of a round cannot all be true; notes the byte order that they prove."""
+        keys, status, held = replies.keys, replies.status, replies.held
+        if len(replies.generations) > 1:
+            told = ", ".join(str(generation) for generation in sorted(replies.generations))
+            return [f"the state changes faster than it can be read (PRGENERATION {told})"]
+        if status is None:
+            return _of_keys(keys, held)
+        standard = _named(status, ByteOrder.STANDARD)
+        swapped = _named(status, ByteOrder.SWAPPED)
+        problems = _of_all(keys, standard, status, held)
+        if _of_all(keys, swapped, status, held):
+            if not problems:
+                self._order = ByteOrder.STANDARD
+            return problems
+        if problems:
+            self._order = ByteOrder.SWAPPED
+        elif self._order is ByteOrder.UNPROVEN and _keys_of(standard) != _keys_of(swapped):
+            return ["READ FULL STATUS fits READ KEYS in either byte order"]
+        return []
+
+    def _together(self, replies: Replies) -> PrState:
+        keys, status, reservation = replies.keys, replies.status, replies.held.reservation
+        if status is None:
+            registrations = _nameless(keys, reservation)
+            named = not registrations
+        else:
+            registrations = _named(status, self._order)
+            named = not _is_cut(status)
+            if not named:
+                rest = Counter(keys.keys) - Counter(_keys_of(registrations))
+                registrations += tuple(Registration(key) for key in rest.elements())
+        return PrState(
+            keys.generation, registrations, reservation, named, self._order, replies, self.way
+        )
+
+    def _command(self, action: InAction, parse: Callable[[bytes], Known]) -> Known:
+        """The reply to one PR IN, whole unless it does not fit into the largest."""
+        room = FIRST_ROOM
+        while True:
+            raw = self._executed(action.title, PrInCdb(action, room).build(), room)
+            try:
+                reply = parse(raw)
+            except MalformedError as error:
+                failure = ReadFailure(Kind.MALFORMED, action.title, error.message)
+                raise _FailedError(failure) from error
+            if room == LARGEST_ROOM or not _may_be_cut(reply, room):
+                return reply
+            room = LARGEST_ROOM
+
+    def _executed(self, command: str, cdb: bytes, room: int) -> bytes:
+        """What the device answered with GOOD, unit attentions and busy answers aside."""
+        busy = 0
+        while True:
+            answer = self._send(command, cdb, room)
+            failure = _failure(command, answer)
+            if failure is None:
+                return answer.received
+            if failure.kind is Kind.BUSY and busy < self.policy.busy:
+                busy += 1
+                self.sleep(self.policy.busy_wait_s)
+            elif (
+                failure.kind is Kind.UNIT_ATTENTION
+                and len(self._attentions) < self.policy.attentions
+            ):
+                self._take(failure.sense)
+            else:
+                raise _FailedError(failure)
+
+    def _send(self, command: str, cdb: bytes, room: int) -> Answer:
+        self._sent += 1
+        try:
+            return self.device.send(cdb, b"", room, self.policy.timeout_ms)
+        except NoSuchDeviceError as error:
+            raise _FailedError(ReadFailure(Kind.GONE, command, error.message)) from error
+        except DeviceError as error:
+            raise _FailedError(ReadFailure(Kind.TRANSPORT, command, error.message)) from error
+
+    def _take(self, sense: Sense | None) -> None:
+        """Note a unit attention, and make sure of the unit where it says that it may be another.
+
+        INQUIRY is answered whatever unit attention waits, and takes none (SAM-5 5.14).
+        """
+        if sense is None:
+            return
+        self._attentions.append(sense)
+        if not self.policy.lu or (sense.asc, sense.ascq) not in _OTHER_UNIT:
+            return
+        cdb = bytes((Opcode.INQUIRY, 1, PAGE_CODE, *_PAGE_ROOM.to_bytes(2, "big"), 0))
+        page = self._executed("INQUIRY", cdb, _PAGE_ROOM)
+        try:
+            found = lu_name(page)
+        except MalformedError as error:
+            raise _FailedError(ReadFailure(Kind.MALFORMED, "INQUIRY", error.message)) from error
+        if found != self.policy.lu:
+            raise _FailedError(
+                ReadFailure(
+                    Kind.OTHER_UNIT,
+                    "INQUIRY",
+                    f"this is {found} now, and no longer {self.policy.lu}",
+                    sense,
+                )
+            )
+
+
+def _failure(command: str, answer: Answer) -> ReadFailure | None:
+    """What an answer other than GOOD is; None for GOOD."""
+    if answer.transport_fault:
+        timed_out = (
+            answer.host_status == _DID_TIME_OUT
+            or answer.driver_status & _DRIVER_MASK == _DRIVER_TIMEOUT
+        )
+        return ReadFailure(
+            Kind.TIMEOUT if timed_out else Kind.TRANSPORT,
+            command,
+            f"{'no answer in time' if timed_out else 'the transport failed'} ({answer.text})",
+        )
+    match answer.status:
+        case Status.GOOD:
+            return None
+        case Status.RESERVATION_CONFLICT:
+            return ReadFailure(Kind.CONFLICT, command, "RESERVATION CONFLICT")
+        case Status.BUSY | Status.TASK_SET_FULL:
+            return ReadFailure(Kind.BUSY, command, Status(answer.status).title)
+        case Status.CHECK_CONDITION:
+            pass
+        case _:
+            return ReadFailure(Kind.REFUSED, command, answer.text)
+    try:
+        sense = Sense.parse(answer.sense)
+    except MalformedError as error:
+        return ReadFailure(Kind.REFUSED, command, f"CHECK CONDITION, {error.message}")
+    kind = Kind.REFUSED
+    if answer.attention:
+        kind = Kind.UNIT_ATTENTION
+    elif sense.key == ILLEGAL_REQUEST and not sense.deferred:
+        kind = Kind.UNSUPPORTED
+    return ReadFailure(kind, command, sense.text, sense)
+
+
+def _may_be_cut(
+    reply: ReadKeys | ReadFullStatus | ReadReservation | ReportCapabilities, room: int
+) -> bool:
+    match reply:
+        case ReadKeys() | ReadFullStatus():
+            return reply.may_be_cut(room)
+        case ReadReservation() | ReportCapabilities():
+            return False
+    assert_never(reply)
+
+
+def _is_cut(status: ReadFullStatus) -> bool:
+    """Whether registrations may be missing; a reply to a smaller room was not cut, or not kept."""
+    return status.may_be_cut(LARGEST_ROOM)
+
+
+def _turned(number: int, size: int) -> int:
+    """A field of size bytes, read from its other end."""
+    return int.from_bytes(number.to_bytes(size, "big"), "little")
+
+
+def _named(status: ReadFullStatus, order: ByteOrder) -> tuple[Registration, ...]:
+    """READ FULL STATUS's registrations, its keys and ports in the given byte order."""
+    swapped = order is ByteOrder.SWAPPED
+
+    def one(each: FullStatusDescriptor) -> Registration:
+        port: int | None = each.relative_target_port
+        if each.all_tg_pt:
+            port = None
+        elif swapped:
+            port = _turned(each.relative_target_port, 2)
+        return Registration(
+            _turned(each.key, 8) if swapped else each.key,
+            each.transport_id,
+            port,
+            each.all_tg_pt,
+            each.holder,
+        )
+
+    return tuple(one(each) for each in status.descriptors)
+
+
+def _nameless(keys: ReadKeys, held: Reservation | None) -> tuple[Registration, ...]:
+    """READ KEYS's registrations, and which of them hold, as far as the key tells."""
+
+    def holds(key: int) -> bool | None:
+        if held is None or _shared(held):
+            return held is not None
+        if key != held.key:
+            return False
+        return True if keys.keys.count(key) == 1 else None
+
+    return tuple(Registration(key, holder=holds(key)) for key in keys.keys)
+
+
+def _keys_of(registrations: tuple[Registration, ...]) -> tuple[int, ...]:
+    return tuple(each.key for each in registrations)
+
+
+def _of_keys(keys: ReadKeys, held: ReadReservation) -> list[str]:
+    """What READ KEYS and READ RESERVATION cannot both say."""
+    reservation = held.reservation
+    if reservation is None:
+        return []
+    if not keys.keys:
+        return ["READ RESERVATION tells of a reservation, READ KEYS lists no registration"]
+    if not _shared(reservation) and reservation.key not in keys.keys:
+        return [f"READ RESERVATION names key {reservation.key:#x}, which READ KEYS does not list"]
+    return []
+
+
+def _of_all(
+    keys: ReadKeys,
+    registrations: tuple[Registration, ...],
+    status: ReadFullStatus,
+    held: ReadReservation,
+) -> list[str]:
+    """What the three replies cannot all say; registrations: READ FULL STATUS's."""
+    reasons = _of_keys(keys, held)
+    listed, named = Counter(keys.keys), Counter(_keys_of(registrations))
+    if any(each.all_target_ports for each in registrations):
+        # One descriptor, and one key for each target port: the numbers may differ.
+        listed, named = Counter(set(listed)), Counter(set(named))
+    differ = named - listed if _is_cut(status) else (named - listed) + (listed - named)
+    if differ:
+        reasons.append(
+            f"READ KEYS lists {len(keys.keys)} registrations, READ FULL STATUS "
+            f"{len(registrations)}; they differ in " + _keys(differ)
+        )
+    if _is_cut(status):
+        return reasons
+    told, problems = _held_by(status)
+    reasons += problems
+    reservation = held.reservation
+    if problems or (told is None and reservation is None):
+        return reasons
+    if told is None or reservation is None:
+        one, other = "READ RESERVATION", "READ FULL STATUS"
+        if reservation is None:
+            one, other = other, one
+        reasons.append(f"{one} tells of a reservation, {other} of none")
+    elif (told.type, told.scope) != (reservation.type, reservation.scope):
+        reasons.append("READ RESERVATION and READ FULL STATUS tell of different types")
+    elif not _shared(reservation):
+        holder = next(each.key for each in registrations if each.holder)
+        if holder != reservation.key:
+            reasons.append(
+                f"READ RESERVATION names key {reservation.key:#x}, the holder that READ FULL "
+                f"STATUS names has {holder:#x}"
+            )
+    return reasons
+
+
+def _held_by(status: ReadFullStatus) -> tuple[Reservation | None, list[str]]:
+    """The reservation by READ FULL STATUS alone, with the key as it stands there; problems."""
+    holders = [each for each in status.descriptors if each.holder]
+    if not holders:
+        return None, []
+    first = holders[0]
+    if first.type is None:
+        return None, ["READ FULL STATUS names a holder and no type"]
+    if any((each.type, each.scope) != (first.type, first.scope) for each in holders):
+        return None, ["READ FULL STATUS names holders of different types"]
+    told = Reservation(first.key, first.type, first.scope)
+    if _shared(told):
+        return Reservation(0, first.type, first.scope), []
+    if len(holders) > 1:
+        return None, [f"READ FULL STATUS names {len(holders)} holders of a reservation of one"]
+    return told, []
+
+
+def _shared(reservation: Reservation) -> bool:
+    """Whether every registrant holds it, so that no key is named."""
+    return getattr(reservation.type, "all_registrants", False)
+
+
+def _keys(keys: Counter[int]) -> str:
+    shown = [f"{key:#x}" for key in sorted(keys)[:4]]
+    return ", ".join(shown) + (", …" if len(keys) > len(shown) else "")
