@@ -35,8 +35,9 @@ class CompletedRun:
 class Control:
     """The host's end of the control port of one machine.  One client at a time."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, own_root: bool = False) -> None:
         self._folder = folder
+        self._own_root = own_root
         self._socket = socket.socket(socket.AF_UNIX)
         try:
             self._socket.connect(str(folder / "control"))
@@ -66,6 +67,8 @@ class Control:
     ) -> CompletedRun:
         """Run command by bash in the checkout; sink("out"|"err", octets) sees its output live.
 
+        In a machine with a root of its own it runs in /.
+
         fresh: files that changed on the host since the machine read them are read again.
         """
         written: dict[str, list[bytes]] = {"out": [], "err": []}
@@ -80,8 +83,8 @@ class Control:
             timeout,
             take,
             command=command,
-            env=qemu.environment(env or {}),
-            cwd=str(places.CHECKOUT),
+            env=qemu.environment(env or {}, own_root=self._own_root),
+            cwd="/" if self._own_root else str(places.CHECKOUT),
             stdin=channel.pack(stdin),
             fresh=fresh,
         )

@@ -1,8 +1,10 @@
 """The first file system of a machine: busybox, the modules that reach the root, one script.
 
-It mounts the host's root read-only over 9p, puts a writable overlay in memory over it, and goes
-on with guest.sh from there: packages, virtual environment and checkout are simply present, and
-nothing that the guest does reaches the host except through the output folder.
+It mounts a root read-only over 9p and puts a writable overlay in memory over it.  The host's own
+root goes on with guest.sh: packages, virtual environment and checkout are simply present.  A root
+of its own (labkit.roots) goes on with its systemd, which starts the server of commands as one of
+its services; the checkout is at /lab/checkout there.  Nothing that the guest does reaches the
+host except through the output folder.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ $B mount -t sysfs sys /sys
 for word in $($B cat /proc/cmdline); do
   case $word in
     lab.script=*) script=${{word#lab.script=}} ;;
+    lab.systemd) systemd=1 ;;
     lab.probe) echo lab-probe-passed >/dev/console; echo o >/proc/sysrq-trigger; $B sleep 60 ;;
   esac
 done
@@ -45,7 +48,15 @@ $B mkdir /overlay/upper /overlay/work
 $B mount -t overlay -o lowerdir=/host,upperdir=/overlay/upper,workdir=/overlay/work root /root ||
   {{ echo "lab: the overlay cannot be mounted" >/dev/console; exit 1; }}
 for fs in dev proc sys; do $B mount --move /$fs /root/$fs; done
-exec $B switch_root /root /bin/bash "$script"
+[ -n "$systemd" ] || exec $B switch_root /root /bin/bash "$script"
+release=$($B uname -r)
+$B mkdir -p /root/lab/checkout /root/lib/modules/$release
+$B mount -t 9p -o $options checkout /root/lab/checkout
+$B mount -t 9p -o $options modules /root/lib/modules/$release
+$B cp /root/lab/checkout/tools/labkit/lab.service /root/etc/systemd/system/
+$B mkdir -p /root/etc/systemd/system/multi-user.target.wants
+$B ln -s ../lab.service /root/etc/systemd/system/multi-user.target.wants/lab.service
+exec $B switch_root /root /lib/systemd/systemd
 """
 
 

@@ -60,14 +60,14 @@ def compile_checkout() -> None:
     )
 
 
-def connect(process: subprocess.Popen[bytes], folder: Path) -> Control:
+def connect(process: subprocess.Popen[bytes], folder: Path, *, own_root: bool = False) -> Control:
     """The control port of a machine just started, once QEMU listens."""
     while True:
         if process.poll() is not None:
             log = (folder / "qemu.log").read_text(errors="replace").strip()
             raise LabError(f"QEMU did not start: {log}")
         try:
-            return Control(folder)
+            return Control(folder, own_root=own_root)
         except (FileNotFoundError, ConnectionRefusedError):
             try:
                 process.wait(timeout=0.05)
@@ -111,7 +111,7 @@ class Machine:
             process = start(self._series, self._shape, folder, self.out, standing=False)
             resources.callback(process.wait)
             resources.callback(process.kill)
-            self._control = connect(process, folder)
+            self._control = connect(process, folder, own_root=self._shape.root is not None)
             resources.callback(self._control.close)
             self.target = boot(self._control, folder, self._spec, self._boot_seconds)
             self._resources = resources.pop_all()

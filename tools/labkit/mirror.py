@@ -109,6 +109,20 @@ class Archive:
         self._write_sources((*_OWN, *self._foreign))
         self._apt("apt-get", "update", timeout=600)
 
+    def sources(self, release: str) -> list[str]:
+        """The apt source lines of release, its updates and its security suite."""
+        if not any(self._folder.glob("keyring/**/*.gpg")):
+            self.update()
+        keyring = self._folder / "keyring" / _HOST_KEYRING.relative_to("/")
+        mirror = addresses()
+        lines = [
+            f"deb [signed-by={keyring}] {mirror.archive} {suite} main"
+            for suite in (release, f"{release}-updates")
+        ]
+        if mirror.security:
+            lines.append(f"deb [signed-by={keyring}] {mirror.security} {release}-security main")
+        return lines
+
     def _write_sources(self, suites: tuple[str, ...]) -> None:
         mirror = addresses()
         options = f"[arch=amd64 signed-by={self._keyring}]"

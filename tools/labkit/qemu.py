@@ -16,6 +16,8 @@ _KERNEL_ARGUMENTS = (
     "tsc=reliable no_timer_check net.ifnames=0"
 )
 
+_SHARE = "security_model=none,multidevs=remap"
+
 
 @dataclass(frozen=True, slots=True)
 class Link:
@@ -39,6 +41,8 @@ class Shape:
     one, where one starts in 6 to 9.  Ask for two where races are the point.  icount: one processor
     whose clock advances one nanosecond an instruction, so that CPU-bound figures repeat; its clock
     jumps ahead whenever it is idle.  options: further arguments for QEMU.  link: a second machine.
+    root: a Debian root of its own (labkit.roots), in which systemd runs; without it the machine
+    has this machine's files.
     """
 
     memory: str = "2G"
@@ -46,6 +50,7 @@ class Shape:
     icount: bool = False
     options: tuple[str, ...] = ()
     link: Link | None = None
+    root: Path | None = None
 
 
 def command(
@@ -54,29 +59,33 @@ def command(
     """QEMU's arguments; control socket, monitor socket and console log are in folder."""
     # An instruction counter exists in emulation only.
     engine = "tcg" if shape.icount else accel.choose(kernel)
-    append = (
-        f"console=ttyS0 {_KERNEL_ARGUMENTS} "
-        f"lab.script={places.CHECKOUT}/tools/labkit/guest.sh lab.tools={places.CHECKOUT}/tools "
-        f"lab.modules={kernel.modules} lab.python=/usr/bin/python3"
-    )
+    append = f"console=ttyS0 {_KERNEL_ARGUMENTS} "
+    if shape.root is None:
+        append += (
+            f"lab.script={places.CHECKOUT}/tools/labkit/guest.sh "
+            f"lab.tools={places.CHECKOUT}/tools "
+            f"lab.modules={kernel.modules} lab.python=/usr/bin/python3"
+        )
+    else:
+        append += "lab.systemd systemd.show_status=0 systemd.default_timeout_start_sec=600"
     if shape.link is not None:
         append += f" lab.address={shape.link.address}"
-    share = "security_model=none,multidevs=remap"
     arguments = [
         *("qemu-system-x86_64", "-machine", "q35", "-accel", engine),
         *("-cpu", "host" if engine == "kvm" else "max"),
         *("-m", shape.memory, "-smp", "1" if shape.icount else str(shape.cpus)),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-kernel", str(kernel.image), "-initrd", str(kernel.initramfs()), "-append", append),
-        *("-fsdev", f"local,id=root,path=/,readonly=on,{share}"),
-        *("-device", "virtio-9p-pci,fsdev=root,mount_tag=root"),
-        *("-fsdev", f"local,id=out,path={out},{share}"),
+        *_share("root", shape.root or Path("/")),
+        *("-fsdev", f"local,id=out,path={out},{_SHARE}"),
         *("-device", "virtio-9p-pci,fsdev=out,mount_tag=out"),
         *("-device", "virtio-serial-pci"),
         *("-chardev", f"socket,id=control,path={folder}/control,server=on,wait=off"),
         *("-device", f"virtserialport,chardev=control,name={channel.PORT}"),
         *("-qmp", f"unix:{folder}/monitor,server=on,wait=off"),
     ]
+    if shape.root is not None:
+        arguments += _share("checkout", places.CHECKOUT) + _share("modules", kernel.modules)
     if interactive:
         arguments += ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
     else:
@@ -90,6 +99,14 @@ def command(
     return arguments
 
 
+def _share(tag: str, folder: Path) -> list[str]:
+    """A folder that the machine can read."""
+    return [
+        *("-fsdev", f"local,id={tag},path={folder},readonly=on,{_SHARE}"),
+        *("-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"),
+    ]
+
+
 def _network(link: Link) -> list[str]:
     end = "on" if link.listens else "off"
     backend = f"stream,id=link,server={end},addr.type=unix,addr.path={link.socket}"
@@ -98,8 +115,22 @@ def _network(link: Link) -> list[str]:
     return ["-netdev", backend, "-device", card]
 
 
-def environment(extra: dict[str, str]) -> dict[str, str]:
-    """What a command in the machine finds in its environment, whatever the caller's own is."""
+def environment(extra: dict[str, str], *, own_root: bool = False) -> dict[str, str]:
+    """What a command in the machine finds in its environment, whatever the caller's own is.
+
+    own_root: nothing of the checkout and of the virtual environment.
+    """
+    if own_root:
+        return {
+            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": "/root",
+            "USER": "root",
+            "LANG": "C.UTF-8",
+            "TERM": "linux",
+            "LAB_OUT": "/run/lab/out",
+            "LAB_TARGET": "/run/lab/target.json",
+            **extra,
+        }
     return {
         "PATH": f"{places.venv()}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin",
         "HOME": "/root",
