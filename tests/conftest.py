@@ -1,27 +1,82 @@
-"""Machines for the tests: booted once for each kernel and target, shared by a module, ended."""
+"""What all tests share: where they run (here, or inside a lab machine), limits, seeds."""
 
 from __future__ import annotations
 
+import os
+import random
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from labkit import pace
 from labkit.machine import Machine
+from labkit.oracle import OracleState, oracle
+from labkit.pytest_inside import INSIDE, Inside
+from labkit.pytest_machines import Machines
 from labkit.qemu import Shape
-from labkit.target import TargetSpec
+from labkit.target import Target, TargetSpec, Unit
 
 CHECKOUT = Path(__file__).parents[1]
 
-# A wall-clock limit for one example says nothing on a busy machine; each test has its own.
-settings.register_profile("prtrace", deadline=None)
-settings.load_profile("prtrace")
+# What tests share in the lab is no test module; its assertions are to be shown like theirs.
+pytest.register_assert_rewrite("lab")
+
+if not INSIDE:  # where importing hypothesis takes ten seconds
+    from hypothesis import Phase, settings
+
+    # A wall-clock limit for one example says nothing on a busy machine; each test has its own.
+    settings.register_profile("full", deadline=None, database=None)
+    settings.register_profile("ci", settings.get_profile("full"), derandomize=True)
+    settings.register_profile(
+        "dev", settings.get_profile("ci"), max_examples=20, phases=(Phase.explicit, Phase.generate)
+    )
+    settings.load_profile("ci")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--seed",
+        default="0",
+        help="of the tests' own random choices: a number, or 'random' (default: %(default)s)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.seed == "random":
+        config.option.seed = str(random.SystemRandom().randrange(1 << 32))
+    pace.factor()
+    config.pluginmanager.register(Inside() if INSIDE else Machines())
+    if not INSIDE and config.pluginmanager.hasplugin("xdist"):
+        config.pluginmanager.register(_Dealing())
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"seed {config.option.seed}; limits times {pace.factor():.2f}"
+
+
+class _Dealing:
+    """The hook that only pytest-xdist knows."""
+
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: object) -> object:
+        from labkit.pytest_scopes import Scopes
+
+        return Scopes(config, log)
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """The seed of this test's random choices, from --seed and its name; repeats them."""
+    return zlib.crc32(f"{request.config.option.seed} {request.node.nodeid}".encode())
 
 
 @pytest.fixture(scope="module")
 def boot() -> Iterator[Callable[..., Machine]]:
-    """Boot a machine, or hand out the one that this module already has like it."""
+    """Boot a machine, or hand out the one that this module already has like it.
+
+    For tests that run here and need more of a machine than to run in it: two of them, say.
+    """
     with ExitStack() as stack:
         machines: dict[object, Machine] = {}
 
@@ -55,9 +110,30 @@ def inside(boot: Callable[..., Machine], scripts: Path) -> Callable[..., str]:
     ) -> str:
         machine = boot(kernel, **spec)
         command = " ".join(("python3", str(scripts.relative_to(CHECKOUT) / script), *arguments))
-        done = machine.run(command, timeout=timeout)
+        done = machine.run(command, timeout=pace.limit(timeout))
         print(done.output)  # pytest shows it where the test fails
         assert done.status == 0, f"{script} ended with {done.status}\n{done.output[-4000:]}"
         return done.output
 
     return run
+
+
+# The fixtures of tests that run in a machine (@pytest.mark.machine).
+
+
+@pytest.fixture(scope="session")
+def target() -> Target:
+    """What the lab built in this machine."""
+    return Target.load(os.environ["LAB_TARGET"])
+
+
+@pytest.fixture
+def unit(target: Target) -> Unit:
+    """The first logical unit."""
+    return target.units[0]
+
+
+@pytest.fixture
+def lio(unit: Unit) -> Callable[[], OracleState]:
+    """LIO's own view of the first unit, as of the call; no decoder of prtrace is in it."""
+    return lambda: oracle(unit.directory)

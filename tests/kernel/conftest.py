@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from labkit import needs
 from labkit.kernels import SERIES
 from labkit.machine import Machine
 
@@ -21,14 +21,10 @@ def scripts() -> Path:
 
 @pytest.fixture
 def loaded(boot: Callable[..., Machine], inside: Callable[..., str]) -> Callable[..., str]:
-    """As inside, with the load program (tests/kernel/inside/load.c) where scripts look for it."""
+    """As inside, with the load program (tests/lab/load.c) compiled."""
 
     def run(*arguments: str, kernel: str = "6.1", timeout: float = 300, **spec: object) -> str:
-        program = boot(kernel, **spec).out / "load"
-        if not program.exists():
-            source = Path(__file__).with_name("inside") / "load.c"
-            flags = ("-O2", "-Wall", "-Werror", "-static", "-pthread")
-            subprocess.run(["gcc", *flags, "-o", program, source], check=True, timeout=60)
+        needs.load()
         return inside(*arguments, kernel=kernel, timeout=timeout, **spec)
 
     return run

@@ -55,41 +55,31 @@ class Control:
         reply = self.request("build", timeout, target=spec.to_json())
         return Target.from_json(reply["target"])
 
-    def run(
+    def begin(
         self,
         command: str,
-        timeout: float,
         *,
         env: dict[str, str] | None = None,
         stdin: bytes = b"",
         fresh: bool = False,
         sink: Sink | None = None,
-    ) -> CompletedRun:
-        """Run command by bash in the checkout; sink("out"|"err", octets) sees its output live.
+    ) -> Running:
+        """Start command by bash in the checkout; sink("out"|"err", octets) sees its output live.
 
         In a machine with a root of its own it runs in /.
 
         fresh: files that changed on the host since the machine read them are read again.
         """
-        written: dict[str, list[bytes]] = {"out": [], "err": []}
-
-        def take(stream: str, octets: bytes) -> None:
-            written[stream].append(octets)
-            if sink is not None:
-                sink(stream, octets)
-
-        reply = self.request(
+        running = Running(self, sink)
+        self.send(
             "run",
-            timeout,
-            take,
             command=command,
             env=qemu.environment(env or {}, own_root=self._own_root),
             cwd="/" if self._own_root else str(places.CHECKOUT),
             stdin=channel.pack(stdin),
             fresh=fresh,
         )
-        out, err = (b"".join(written[s]).decode(errors="replace") for s in ("out", "err"))
-        return CompletedRun(reply["status"], out, err)
+        return running
 
     def request(
         self, operation: str, timeout: float, sink: Sink | None = None, **fields: object
@@ -99,25 +89,34 @@ class Control:
         Raises DeadlineError when the command had to be ended, LostMachineError when the machine
         ended or did not even do that.
         """
+        self.send(operation, **fields)
+        return self.reply(timeout, sink)
+
+    def send(self, operation: str, **fields: object) -> None:
+        """Send a request; replies to the one before it are dropped from now on."""
         self._number += 1
         self._send({"id": self._number, "op": operation, **fields})
-        reply = self._await(time.monotonic() + timeout, sink)
+
+    def reply(self, timeout: float, sink: Sink | None = None) -> channel.Message:
+        """The last reply to the request that was sent last; see request."""
+        reply = self.follow(time.monotonic() + timeout, sink)
         if reply is None:
             self._send({"id": self._number, "op": "stop"})
-            if self._await(time.monotonic() + _STOP_SECONDS, sink) is None:
+            if self.follow(time.monotonic() + _STOP_SECONDS, sink) is None:
                 raise self.lost("no longer answers")
             raise DeadlineError("the command was still running at its deadline, and was ended")
         if "failed" in reply:
             raise LabError(f"in the machine: {reply['failed']}")
         return reply
 
-    def _send(self, message: channel.Message) -> None:
-        try:
-            self._socket.sendall(channel.encode(message))
-        except OSError as error:
-            raise self.lost("ended") from error
+    def follow(
+        self, deadline: float, sink: Sink | None, enough: Callable[[], bool] = lambda: False
+    ) -> channel.Message | None:
+        """The last reply to the request that was sent last.
 
-    def _await(self, deadline: float, sink: Sink | None) -> channel.Message | None:
+        None when it has not come before deadline (by time.monotonic), or when enough() is true
+        after some output.  LostMachineError when the machine has ended.
+        """
         while True:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([self._socket], [], [], left)[0]:
@@ -128,6 +127,7 @@ class Control:
                 octets = b""
             if not octets:
                 raise self.lost("ended")
+            last = None
             for message in self._lines.feed(octets):
                 if message.get("id") != self._number:
                     continue
@@ -135,10 +135,61 @@ class Control:
                     if sink is not None:
                         sink(stream, channel.unpack(message[stream]))
                 if message.keys() & {"status", "target", "failed"}:
-                    return message
+                    last = message
+            if last is not None or enough():
+                return last
+
+    def _send(self, message: channel.Message) -> None:
+        try:
+            self._socket.sendall(channel.encode(message))
+        except OSError as error:
+            raise self.lost("ended") from error
 
     def lost(self, how: str) -> LostMachineError:
         return LostMachineError(f"the machine {how}; its console:\n{console_tail(self._folder)}")
+
+
+class Running:
+    """A command that runs in a machine, from Control.begin to its end."""
+
+    def __init__(self, control: Control, sink: Sink | None) -> None:
+        self._control = control
+        self._sink = sink
+        self._written: dict[str, list[bytes]] = {"out": [], "err": []}
+        self.completed: CompletedRun | None = None
+
+    def finish(self, timeout: float) -> CompletedRun:
+        """Wait up to timeout seconds for the end.
+
+        Raises DeadlineError when the command had to be ended, LostMachineError when the machine
+        ended or hangs.
+        """
+        return self._ended(self._control.reply(timeout, self._take))
+
+    def follow(self, deadline: float, enough: Callable[[], bool]) -> bool:
+        """Wait for output until enough() or the end, which completed then tells.
+
+        False when neither came before deadline (by time.monotonic): the command goes on.
+        LostMachineError when the machine ended.
+        """
+        reply = self._control.follow(deadline, self._take, enough)
+        if reply is not None:
+            self._ended(reply)
+        return reply is not None or enough()
+
+    def lost(self, how: str) -> LostMachineError:
+        """The error that tells what became of the machine."""
+        return self._control.lost(how)
+
+    def _take(self, stream: str, octets: bytes) -> None:
+        self._written[stream].append(octets)
+        if self._sink is not None:
+            self._sink(stream, octets)
+
+    def _ended(self, reply: channel.Message) -> CompletedRun:
+        out, err = (b"".join(self._written[s]).decode(errors="replace") for s in ("out", "err"))
+        self.completed = CompletedRun(reply["status"], out, err)
+        return self.completed
 
 
 def console_tail(folder: Path) -> str:

@@ -64,7 +64,8 @@ def numbers(release: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", release))
 
 
-def _of_series(release: str, series: str) -> bool:
+def of_series(release: str, series: str) -> bool:
+    """Whether a kernel of that release is one of the series ("6.1", or a whole release)."""
     wanted = numbers(series)
     return numbers(release)[: len(wanted)] == wanted
 
@@ -81,7 +82,7 @@ def cached() -> list[Kernel]:
 
 def find(series: str) -> Kernel:
     """The newest kernel of series ("6.1", "7", or a whole release) here; fetched when none is."""
-    here = [kernel for kernel in cached() if _of_series(kernel.release, series)]
+    here = [kernel for kernel in cached() if of_series(kernel.release, series)]
     return here[-1] if here else fetch([series])[0]
 
 
@@ -99,7 +100,7 @@ def _fetch_all(wanted: list[str], *, headers: bool) -> list[Kernel]:
     releases = [name for name in names if _RELEASE.fullmatch(name)]
     kernels = []
     for series in wanted:
-        candidates = [release for release in releases if _of_series(release, series)]
+        candidates = [release for release in releases if of_series(release, series)]
         if not candidates:
             raise LabError(f"the mirror has no kernel {series}")
         kernels.append(_fetch(archive, max(candidates, key=numbers), headers=headers))

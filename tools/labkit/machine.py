@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from labkit import kernels, places, qemu
-from labkit.control import CompletedRun, Control, Sink, console_tail
+from labkit.control import CompletedRun, Control, Running, Sink, console_tail
 from labkit.failure import DeadlineError, LabError
 from labkit.qemu import Shape
 from labkit.target import Target, TargetSpec
@@ -136,20 +136,33 @@ class Machine:
         fresh: bool = False,
         sink: Sink | None = None,
     ) -> CompletedRun:
-        """Run command by bash in the checkout; see Control.run.
+        """Run command by bash in the checkout, to its end; see Control.begin.
 
         Raises DeadlineError when it had to be ended after timeout seconds (the machine goes on),
         LostMachineError when the machine ended or hangs.
         """
+        begun = self.begin(command, env=env, stdin=stdin, fresh=fresh, sink=sink)
+        return begun.finish(timeout)
+
+    def begin(
+        self,
+        command: str,
+        *,
+        env: dict[str, str] | None = None,
+        stdin: bytes = b"",
+        fresh: bool = False,
+        sink: Sink | None = None,
+    ) -> Running:
+        """Start command by bash in the checkout; see Control.begin."""
         if self._control is None:
             raise LabError("the machine is not running")
-        return self._control.run(command, timeout, env=env, stdin=stdin, fresh=fresh, sink=sink)
+        return self._control.begin(command, env=env, stdin=stdin, fresh=fresh, sink=sink)
 
 
 def boot(control: Control, folder: Path, spec: TargetSpec | None, seconds: float) -> Target:
     """Wait until the machine answers, then build its target."""
     try:
-        control.run("true", seconds)
+        control.begin("true").finish(seconds)
     except DeadlineError as error:
         raise control.lost(f"did not start within {seconds:g} s") from error
     if spec is None:

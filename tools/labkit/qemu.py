@@ -138,7 +138,7 @@ def environment(extra: dict[str, str], *, own_root: bool = False) -> dict[str, s
         "LANG": "C.UTF-8",
         "TERM": os.environ.get("TERM", "linux"),
         "PRTRACE_CACHE": str(places.cache()),
-        "PYTHONPATH": f"{places.CHECKOUT}:{places.CHECKOUT}/tools",
+        "PYTHONPATH": ":".join(str(places.CHECKOUT / each) for each in ("", "tools", "tests")),
         "PYTHONPYCACHEPREFIX": str(places.cache() / "pycache"),
         "LAB_OUT": "/run/lab/out",
         "LAB_TARGET": "/run/lab/target.json",

@@ -85,7 +85,7 @@ def execute(
             ) from error
         machine.compile_checkout()
         try:
-            return control.run(command, timeout, env=env, fresh=True, sink=sink)
+            return control.begin(command, env=env, fresh=True, sink=sink).finish(timeout)
         finally:
             control.close()
 

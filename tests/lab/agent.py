@@ -1,0 +1,132 @@
+"""A real agent in the lab's machine: started, killed, asked."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from prtrace.api.client import Client
+from prtrace.errors import AgentUnreachableError
+
+STATE_DIR = Path("/run/prtrace-test")
+"""On the machine's own file system: SQLite's log needs shared memory, which 9p has not."""
+
+
+class Agent:
+    """One agent process and its socket; a context manager that kills what it started."""
+
+    def __init__(self, *options: str, state_dir: Path = STATE_DIR, patience: float = 60.0) -> None:
+        """patience: seconds that a start may take."""
+        self.state_dir = state_dir
+        self.socket = state_dir / "io.prtrace"
+        self.options = options
+        self.patience = patience
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Agent:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    @property
+    def log(self) -> str:
+        """What all agents here have said so far."""
+        return (self.state_dir / "agent.log").read_text(errors="replace")
+
+    def start(self, *, wait: bool = True, timeout: float | None = None) -> None:
+        """Start an agent; with wait, return when it answers."""
+        self.state_dir.mkdir(parents=True, exist_ok=True)
+        with (self.state_dir / "agent.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "prtrace", "agent"),
+                    *("--state-dir", str(self.state_dir), "--socket", str(self.socket)),
+                    *self.options,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        if wait:
+            self.wait_ready(self.patience if timeout is None else timeout)
+
+    def wait_ready(self, timeout: float = 60.0) -> None:
+        """Until the agent answers a call."""
+        end = time.monotonic() + timeout
+        while True:
+            try:
+                self.call("Show", devices=[])
+            except AgentUnreachableError:
+                assert self.process is None or self.process.poll() is None, self.log
+                assert time.monotonic() < end, f"no answer within {timeout} s\n{self.log}"
+                time.sleep(0.05)
+            else:
+                return
+
+    def send(self, number: int) -> None:
+        """Send the agent a signal."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self, number: int = signal.SIGKILL) -> int:
+        """End the agent with a signal; returns its exit status."""
+        if self.process is None:
+            return 0
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(number)
+        status = self.process.wait(timeout=30)
+        self.process = None
+        return status
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """One call of io.prtrace."""
+        return Client(str(self.socket)).call(method, **parameters)
+
+    def show(self, *devices: str) -> list[dict[str, Any]]:
+        """The units, by prtrace.show/1."""
+        units: list[dict[str, Any]] = self.call("Show", devices=list(devices))["units"]
+        return units
+
+    def events(self, **query: Any) -> Iterator[dict[str, Any]]:
+        """Stored events, by prtrace.event/1."""
+        query.setdefault("devices", [])
+        for reply in Client(str(self.socket)).stream("Events", **query):
+            yield from reply.get("events", ())
+
+    def status(self) -> dict[str, Any]:
+        """The prtrace.status/1 object."""
+        return self.call("Status")
+
+    def settled(self, timeout: float = 5.0) -> list[dict[str, Any]]:
+        """The units, once nothing is in doubt any more; fails after timeout seconds."""
+        end = time.monotonic() + timeout
+        while True:
+            units = self.show()
+            doubts = [(unit["lu"], unit["doubt"]) for unit in units if unit["doubt"]]
+            if not doubts:
+                return units
+            assert time.monotonic() < end, f"still in doubt after {timeout} s: {doubts}"
+            time.sleep(0.05)
+
+
+def cli(
+    *arguments: str, socket: Path = STATE_DIR / "io.prtrace"
+) -> subprocess.CompletedProcess[str]:
+    """Run the prtrace command as a user would."""
+    return subprocess.run(
+        [sys.executable, "-m", "prtrace", *arguments],
+        env={**os.environ, "PRTRACE_SOCKET": str(socket)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )

@@ -1,0 +1,227 @@
+"""Load on the target, flat out, and what it came to; see load.c."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from lab.agent import STATE_DIR, Agent
+from labkit import needs
+from labkit.oracle import oracle
+from labkit.target import Target, Unit
+
+from prtrace.linux.sgio import Reply, SgDevice
+from prtrace.probe import libbpf, pins
+from prtrace.probe.ring import Ring
+
+LOAD = needs.load()
+_BURST = 20
+
+
+def target() -> Target:
+    """What the lab built."""
+    return Target.load(os.environ["LAB_TARGET"])
+
+
+def run(*arguments: object) -> dict[str, int]:
+    """One run of the load program to its end."""
+    done = subprocess.run(
+        [LOAD, *map(str, arguments)], capture_output=True, text=True, timeout=600, check=True
+    )
+    return _figures(done.stdout)
+
+
+def _figures(output: str) -> dict[str, int]:
+    words = output.strip().splitlines()[-1].split()
+    return {name: int(count) for name, count in (word.split("=") for word in words)}
+
+
+def unread() -> int:
+    """Bytes in the pinned ring of PR records that no agent has given back."""
+    epoch = pins.epochs()[-1]
+    fd = libbpf.bpf_obj_get(str(epoch.path / "maps" / "pr_events"))
+    try:
+        with Ring(fd, libbpf.bpf_map_get_info(fd).max_entries) as ring:
+            return ring.unread
+    finally:
+        os.close(fd)
+
+
+class Load:
+    """A process on each path of a unit that sends PR OUT flat out, as long as it is fed."""
+
+    def __init__(self, unit: Unit, seed: int) -> None:
+        self.unit = unit
+        self.sent = 0
+        self.before = oracle(unit.directory).generation
+        self._stop = threading.Event()
+        self._feeder: threading.Thread | None = None
+        self._processes = [
+            subprocess.Popen(
+                [LOAD, "out", path.block, str(number), str(seed + number)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for number, path in enumerate(unit.paths, 1)
+        ]
+
+    def burst(self, commands: int) -> None:
+        """So many commands on each path at the same time; returns when all are done."""
+        for process in self._processes:
+            assert process.stdin is not None
+            process.stdin.write(f"{commands}\n")
+            process.stdin.flush()
+        for process in self._processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "done\n"
+        self.sent += commands * len(self._processes)
+
+    def feed(self, room: int) -> Self:
+        """Keep sending, but let no more than about room bytes wait in the ring."""
+
+        def keep() -> None:
+            while not self._stop.is_set():
+                if unread() < room:
+                    self.burst(_BURST)
+                else:
+                    self._stop.wait(0.02)
+
+        self._feeder = threading.Thread(target=keep, daemon=True)
+        self._feeder.start()
+        return self
+
+    def end(self) -> Counter[str]:
+        """Stop, and count what was answered."""
+        self._stop.set()
+        if self._feeder is not None:
+            self._feeder.join()
+        total: Counter[str] = Counter()
+        for process in self._processes:
+            output, _ = process.communicate(timeout=120)
+            total.update(_figures(output))
+        assert sum(total.values()) == self.sent, (total, self.sent)
+        return total
+
+    def generations(self) -> int:
+        """How far LIO's PRGENERATION has gone since the start."""
+        return oracle(self.unit.directory).generation - self.before
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A place in the history: the last event's number, and how many records were seen."""
+
+    seq: int
+    seen: int
+
+    @classmethod
+    def now(cls, agent: Agent) -> Self:
+        """Where the history ends."""
+        seen = counters(agent)["seen"]
+        return cls(max((event["seq"] for event in agent.events(last=1)), default=0), seen)
+
+
+def counters(agent: Agent) -> dict[str, int]:
+    """The counters of status."""
+    figures: dict[str, int] = agent.status()["status"]["counters"]
+    return figures
+
+
+def check_history(events: list[dict[str, Any]], since: Mark, seen: int) -> None:
+    """Every record once, none missing, and each nexus's REGISTERs in their order."""
+    records = [(event["epoch"], event["record"]) for event in events if event["record"]]
+    assert len(records) == len(set(records)), "a record was stored twice"
+    numbers = {record for _, record in records}
+    missing = set(range(since.seen + 1, seen + 1)) - numbers
+    assert not missing, f"{len(missing)} of {seen} records are missing: {sorted(missing)[:20]}"
+    assert len(numbers) == seen - since.seen
+    check_order(events)
+
+
+def check_order(events: list[dict[str, Any]]) -> None:
+    """Each nexus's REGISTERs of the load are in the order of their keys, which only grow."""
+    last: dict[tuple[str, str], int] = {}
+    for event in events:
+        if event["action"] == "REGISTER AND IGNORE EXISTING KEY":
+            key = int(event["sa_key"], 16)
+            where = event["lu"], event["nexus"]
+            assert key > last.get(where, 0), f"out of order: {event}"
+            last[where] = key
+
+
+def check_answers(events: list[dict[str, Any]], total: Counter[str]) -> None:
+    """What the events say was answered is what the load was answered."""
+    told: Counter[str] = Counter()
+    answered = Counter(total)
+    for kind in ("", "registers_"):
+        # Now and then LIO answers commands that race with other sense data.
+        answered[f"{kind}attention"] += answered.pop(f"{kind}other")
+    statuses = {"GOOD": "good", "RESERVATION CONFLICT": "conflict", "CHECK CONDITION": "attention"}
+    for event in events:
+        if event["command"] == "PR OUT":
+            register = "registers_" if event["action"].startswith("REGISTER") else ""
+            told[register + statuses[event["status"]]] += 1
+    assert +told == +answered, (told, total)
+
+
+def check_oracle(unit: dict[str, Any], built: Unit) -> None:
+    """Nothing is in doubt, and it is what LIO has."""
+    assert not unit["doubt"], unit["doubt"]
+    check_certain(unit, built)
+
+
+def check_certain(unit: dict[str, Any], built: Unit) -> None:
+    """What is not in doubt is what LIO has."""
+    doubted = {doubt["what"] for doubt in unit["doubt"]}
+    theirs = oracle(built.directory)
+    ports = {path.hctl: path.initiator for path in built.paths}
+    if "generation" not in doubted:
+        assert unit["generation"] == theirs.generation
+    if "registrations" not in doubted:
+        keys = {ports[each["nexus"]]: int(each["key"], 16) for each in unit["registrations"]}
+        assert keys == theirs.keys()
+    if "reservation" not in doubted:
+        held = unit["reservation"]
+        assert (held and held["type_code"]) == theirs.type_code
+        if held:
+            assert [ports[nexus] for nexus in held["holders"]] == [theirs.holder]
+
+
+def pr_out(
+    device: SgDevice, action: int, key: bytes = bytes(8), sa_key: bytes = bytes(8), type_: int = 0
+) -> Reply:
+    """One PR OUT, sent again while unit attentions answer instead."""
+    cdb = bytes((0x5F, action, type_, 0, 0, 0, 0, 0, 24, 0))
+    while (reply := device.pr_out(cdb, key + sa_key + bytes(8))).attention:
+        pass
+    return reply
+
+
+def fresh(state_dir: Path = STATE_DIR) -> None:
+    """Clear the units, detach what former agents left attached, forget what they stored."""
+    key = (0xC1EA).to_bytes(8, "big")
+    for unit in target().units:
+        with SgDevice(unit.paths[0].sg) as device:
+            pr_out(device, 6, sa_key=key).expect_good("REGISTER")
+            pr_out(device, 3, key).expect_good("CLEAR")
+    if pins.BASE.is_dir():
+        for epoch in pins.epochs():
+            pins.remove(epoch.path)
+    shutil.rmtree(state_dir, ignore_errors=True)
+
+
+def seeded(arguments: list[str]) -> random.Random:
+    """The seed is the last argument, or a new one; printed, so that a failure can be repeated."""
+    seed = (
+        int(arguments[-1]) if arguments and arguments[-1].isdigit() else random.randrange(1 << 30)
+    )
+    print(f"seed {seed}", flush=True)
+    return random.Random(seed)

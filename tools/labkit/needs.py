@@ -1,0 +1,78 @@
+"""What tests in a machine need beside the machine: fetched or built here, kept in the cache.
+
+A test names its needs in its mark (machine(needs=("headers",))); they are met before its machine
+is started, and `./tools/lab prefetch` meets all of them before the first test.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from labkit import foreign, kernels, places
+from labkit.failure import LabError
+
+_COMPILER = ("gcc", "-O2", "-Wall", "-Werror", "-static", "-pthread")
+_COMPILE_SECONDS = 120
+
+
+def program(source: Path) -> Path:
+    """The static program that a C file makes, compiled into the cache; LabError where it fails."""
+    version = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+    built = places.cache() / "programs" / version / source.stem
+    with places.locked(built.parent.with_suffix(".lock")):
+        if not built.exists():
+            built.parent.mkdir(parents=True, exist_ok=True)
+            part = built.with_suffix(".part")
+            done = subprocess.run(
+                [*_COMPILER, "-o", part, source],
+                capture_output=True,
+                text=True,
+                timeout=_COMPILE_SECONDS,
+                check=False,
+            )
+            if done.returncode:
+                raise LabError(f"{source} does not compile:\n{done.stderr}")
+            part.rename(built)
+    return built
+
+
+def load() -> Path:
+    """The program that sends PERSISTENT RESERVE OUT flat out."""
+    return program(places.CHECKOUT / "tests" / "lab" / "load.c")
+
+
+def headers(series: str) -> None:
+    """The headers that bcc compiles against."""
+    if not kernels.find(series).headers:
+        kernels.fetch([series], headers=True)
+
+
+NEEDS: dict[str, Callable[[str], object]] = {
+    "headers": headers,
+    "fence_scsi": lambda _series: foreign.fence_scsi(),
+    "blkpr": lambda _series: foreign.blkpr(),
+    "load": lambda _series: load(),
+}
+"""What a test may ask for, and how it is met for a kernel series."""
+
+
+@functools.cache
+def meet(need: str, series: str) -> None:
+    """Make one need available in the cache; at once where it is there."""
+    try:
+        met = NEEDS[need]
+    except KeyError:
+        raise LabError(f"no need is called {need!r}", hint=f"one of {', '.join(NEEDS)}") from None
+    met(series)
+
+
+def meet_all() -> None:
+    """Fetch every kernel and meet every need, for the kernel that most tests run on."""
+    for series in kernels.SERIES:
+        kernels.find(series).initramfs()
+    for need in NEEDS:
+        meet(need, kernels.SERIES[0])
