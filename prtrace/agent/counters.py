@@ -17,7 +17,7 @@ from prtrace.model import Attention
 from prtrace.probe import libbpf
 from prtrace.probe.misses import Misses
 from prtrace.probe.record import NEXUS, Cause, Counts, Loss, Pending, Record, Stat
-from prtrace.scsi.codes import Opcode, Status
+from prtrace.scsi.codes import Opcode, Status, status_title
 from prtrace.state.event import Command, Event
 
 _U64: Final = 8
@@ -162,7 +162,7 @@ class Counters:
         found = []
         for nexus in self._busy:
             host, channel, target, lun = (int(part) for part in nexus.split(":"))
-            key = NEXUS.pack(lun, host, channel, target, 0)
+            key = NEXUS.build(lun=lun, host=host, channel=channel, target=target)
             value = libbpf.bpf_map_lookup_elem(fd, key, size)
             if value is not None:
                 found.append(Counts.parse(key, value))
@@ -182,7 +182,9 @@ class Counters:
             nexus=counts.nexus,
             device="" if nexus is None else nexus.device,
             command=Command.CONFLICT if conflict else Command.UNIT_ATTENTION,
-            status=(Status.RESERVATION_CONFLICT if conflict else Status.CHECK_CONDITION).title,
+            status=status_title(
+                Status.RESERVATION_CONFLICT if conflict else Status.CHECK_CONDITION
+            ),
             count=grown,
             cdb=b"" if sample is None else sample.cdb,
             sense_bytes=b"" if conflict else _sense(_ATTENTIONS[cause]),

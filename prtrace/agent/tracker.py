@@ -17,7 +17,9 @@ from prtrace.agent.surroundings import Surroundings
 from prtrace.errors import MalformedError
 from prtrace.model import AttentionSeen, LocalNexus, PrOut
 from prtrace.probe.record import Flag, Kind, Record
-from prtrace.scsi.codes import Opcode, host_byte_name, status_title
+from prtrace.scsi.cdb import service_action
+from prtrace.scsi.codes import InCode, Opcode, host_byte_name, status_title
+from prtrace.scsi.forms import SENSE_LENGTH_AT
 from prtrace.state.apply import new_state
 from prtrace.state.decode import REFUSED, TAKEN, TIMEOUT
 from prtrace.state.event import Command, Event
@@ -32,11 +34,8 @@ _COMMANDS: Final[Mapping[int, Command]] = {
     Opcode.RELEASE_6: Command.RELEASE,
     Opcode.RELEASE_10: Command.RELEASE,
 }
-_FULL_STATUS: Final = 3
 _LONG_AGO: Final = 1
 """When a command was submitted whose submission nobody saw: it overlaps all that there was."""
-_TRUNCATED: Final = int(Flag.TRUNCATED)
-"""As a plain number: a flag's & makes a new flag, for each record."""
 
 
 @dataclass(slots=True)
@@ -122,7 +121,7 @@ class Tracker:
         asked = self.surroundings.asked(record)
         cdb = record.cdb
         paths: tuple[LocalNexus, ...] = ()
-        if len(cdb) > 1 and cdb[0] == Opcode.PR_IN and cdb[1] & 0x1F == _FULL_STATUS:
+        if cdb[0] == Opcode.PR_IN and service_action(cdb) == InCode.READ_FULL_STATUS:
             paths = self.surroundings.paths(lu)
         return Event(
             epoch=self.epoch,
@@ -141,7 +140,7 @@ class Tracker:
             issuer=asked.issuer,
             exe=asked.exe,
             unit=asked.unit,
-            truncated=bool(header.flags & _TRUNCATED),
+            truncated=bool(header.flags & Flag.TRUNCATED),
             cdb=cdb,
             data=record.data,
             head=header.head[: header.head_length],
@@ -167,4 +166,5 @@ def _host_byte(kind: int, result: int) -> str:
 
 def _trimmed(sense: bytes) -> bytes:
     """Sense data as long as ADDITIONAL SENSE LENGTH says, of a buffer of fixed size."""
-    return sense[: 8 + sense[7]] if len(sense) > 7 else sense
+    at = SENSE_LENGTH_AT
+    return sense[: at + 1 + sense[at]] if len(sense) > at else sense

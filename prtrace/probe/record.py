@@ -1,65 +1,155 @@
-"""The programs' records and counters, as bpf/pr_record.h lays them out (pure).
+"""The programs' records and counters, declared as bpf/pr_record.h has them (pure).
 
-A test holds the layout below against the BTF of the compiled object.  Everything is
+A test holds the declarations against the BTF of the compiled object.  Everything is
 little-endian: the programs are built for that, on x86-64 and aarch64 alike.
 """
 
 from __future__ import annotations
 
 import enum
-import struct
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple, Self
+from typing import Any, Final, Self
+
+import construct as cs
 
 from prtrace.errors import MalformedError
+from prtrace.scsi.cdb import as_device_reads
+from prtrace.scsi.form import Form
+from prtrace.scsi.forms import INQUIRY_NAMES
 
-ABI = 2
+ABI: Final = 2
 
-HEADER = struct.Struct("<8Q12IH6B16s16s96s24s28s128sI")
-"""struct pr_record without its data."""
+_COMM: Final = 16
+_CDB: Final = 16
+_SENSE: Final = 96
+_HEAD: Final = 24
+_INQUIRY: Final = INQUIRY_NAMES.size
+_PAGE83: Final = 128
 
-COUNT = struct.Struct("<12Q12Q12QQQ")
-"""struct pr_count."""
+RECORD: Final = Form(
+    "record",  # struct pr_record without its data
+    "seq" / cs.Int64ul,
+    "lost" / cs.Int64ul,
+    "submit_ns" / cs.Int64ul,
+    "start_ns" / cs.Int64ul,
+    "done_ns" / cs.Int64ul,
+    "lun" / cs.Int64ul,
+    "issuer_start_ns" / cs.Int64ul,
+    "cgroup" / cs.Int64ul,
+    "host" / cs.Int32ul,
+    "channel" / cs.Int32ul,
+    "target" / cs.Int32ul,
+    "result" / cs.Int32ul,
+    "pid" / cs.Int32ul,
+    "ioctl" / cs.Int32ul,
+    "requested" / cs.Int32ul,
+    "transfer_length" / cs.Int32ul,
+    "resid" / cs.Int32ul,
+    "data_length" / cs.Int32ul,
+    "attempt" / cs.Int32ul,
+    "generation" / cs.Int32ul,
+    "abi" / cs.Int16ul,
+    "kind" / cs.Int8ul,
+    "flags" / cs.Int8ul,
+    "issue" / cs.Int8ul,
+    "page83_length" / cs.Int8ul,
+    "cdb_length" / cs.Int8ul,
+    "sense_length" / cs.Int8ul,
+    "comm" / cs.Bytes(_COMM),
+    "cdb" / cs.Bytes(_CDB),
+    "sense" / cs.Bytes(_SENSE),
+    "head" / cs.Bytes(_HEAD),
+    "inquiry" / cs.Bytes(_INQUIRY),
+    "page83" / cs.Bytes(_PAGE83),
+    "head_length" / cs.Int32ul,
+)
 
-LOSS = struct.Struct("<QQQ28sI128s")
-"""struct pr_loss."""
+NEXUS: Final = Form(
+    "nexus",  # struct pr_nexus
+    "lun" / cs.Int64ul,
+    "host" / cs.Int32ul,
+    "channel" / cs.Int32ul,
+    "target" / cs.Int32ul,
+    "reserved" / cs.Int32ul,
+)
 
-PENDING = struct.Struct("<4Q7I4B16s24sQIIII")
-"""struct pr_pending."""
+PENDING: Final = Form(
+    "pending request",  # struct pr_pending
+    "submit_ns" / cs.Int64ul,
+    "start_ns" / cs.Int64ul,
+    "issuer_start_ns" / cs.Int64ul,
+    "cgroup" / cs.Int64ul,
+    "pid" / cs.Int32ul,
+    "ioctl" / cs.Int32ul,
+    "requested" / cs.Int32ul,
+    "attempt" / cs.Int32ul,
+    "generation" / cs.Int32ul,
+    "result" / cs.Int32ul,
+    "reserved" / cs.Int32ul,
+    "issue" / cs.Int8ul,
+    "state" / cs.Int8ul,
+    "head_length" / cs.Int8ul,
+    "opcode" / cs.Int8ul,
+    "comm" / cs.Bytes(_COMM),
+    "head" / cs.Bytes(_HEAD),
+    "nexus" / NEXUS.construct,
+)
 
-CALL = struct.Struct("<II")
-"""struct pr_call."""
+CALL: Final = Form(
+    "call",  # struct pr_call
+    "ioctl" / cs.Int32ul,
+    "requested" / cs.Int32ul,
+)
 
-NEXUS = struct.Struct("<QIIII")
-"""struct pr_nexus: LUN, host, channel, target, reserved."""
+CAUSES: Final = 6
+"""PR_CAUSES."""
+
+COUNT: Final = Form(
+    "counts",  # struct pr_count
+    "count" / cs.Int64ul[2 * CAUSES],
+    "first_ns" / cs.Int64ul[2 * CAUSES],
+    "last_ns" / cs.Int64ul[2 * CAUSES],
+    "window" / cs.Int64ul,
+    "samples" / cs.Int64ul,
+)
+
+LOSS: Final = Form(
+    "losses",  # struct pr_loss
+    "count" / cs.Int64ul,
+    "missed" / cs.Int64ul,
+    "last_ns" / cs.Int64ul,
+    "inquiry" / cs.Bytes(_INQUIRY),
+    "page83_length" / cs.Int32ul,
+    "page83" / cs.Bytes(_PAGE83),
+)
 
 
-class Kind(enum.IntEnum):
-    """enum pr_kind."""
+class Kind:
+    """enum pr_kind.  Plain numbers, compared for each record."""
 
-    DONE = 1
-    TIMEOUT = 2
-    ERROR = 3
-    SAMPLE = 4
-    OVER = 5
-
-
-class Flag(enum.IntFlag):
-    """enum pr_flag."""
-
-    TRUNCATED = 1
-    UNREADABLE = 2
-    NOT_SUBMITTED = 4
+    DONE: Final = 1
+    TIMEOUT: Final = 2
+    ERROR: Final = 3
+    SAMPLE: Final = 4
+    OVER: Final = 5
 
 
-class Issue(enum.IntFlag):
-    """enum pr_issue."""
+class Flag:
+    """enum pr_flag: masks of the record's flags."""
 
-    NOWAIT = 1
-    KTHREAD = 2
-    BSG = 4
-    BLOCK = 8
+    TRUNCATED: Final = 1
+    UNREADABLE: Final = 2
+    NOT_SUBMITTED: Final = 4
+
+
+class Issue:
+    """enum pr_issue: masks of the record's issue."""
+
+    NOWAIT: Final = 1
+    KTHREAD: Final = 2
+    BSG: Final = 4
+    BLOCK: Final = 8
 
 
 class Stat(enum.IntEnum):
@@ -98,51 +188,14 @@ class Cause(enum.IntEnum):
     INFORMATION_LOST = 5
 
 
-class Header(NamedTuple):
-    """struct pr_record, field for field; see the header for their meaning."""
-
-    seq: int
-    lost: int
-    submit_ns: int
-    start_ns: int
-    done_ns: int
-    lun: int
-    issuer_start_ns: int
-    cgroup: int
-    host: int
-    channel: int
-    target: int
-    result: int
-    pid: int
-    ioctl: int
-    requested: int
-    transfer_length: int
-    resid: int
-    data_length: int
-    attempt: int
-    generation: int
-    abi: int
-    kind: int
-    flags: int
-    issue: int
-    page83_length: int
-    cdb_length: int
-    sense_length: int
-    comm: bytes
-    cdb: bytes
-    sense: bytes
-    head: bytes
-    inquiry: bytes
-    page83: bytes
-    head_length: int
-
-
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record: the fixed header, and the data that was captured."""
+    """One record of the ring."""
 
-    header: Header
+    header: Any
+    """The fields of RECORD; bpf/pr_record.h says what they mean."""
     data: bytes
+    """What was captured of the parameter list or of the reply."""
 
     @classmethod
     def parse(cls, raw: bytes) -> Self:
@@ -150,16 +203,15 @@ class Record:
 
         Raises MalformedError if it is of another ABI, or shorter than it says.
         """
-        if len(raw) < HEADER.size:
-            raise MalformedError("record", f"{len(raw)} bytes, the header alone has {HEADER.size}")
-        header = Header._make(HEADER.unpack_from(raw))
+        header = RECORD.parse(raw)
         if header.abi != ABI:
-            raise MalformedError("record", f"ABI {header.abi}, this program reads {ABI}")
-        if header.data_length > len(raw) - HEADER.size:
+            raise MalformedError(RECORD.what, f"ABI {header.abi}, this program reads {ABI}")
+        end = RECORD.size + header.data_length
+        if end > len(raw):
             raise MalformedError(
-                "record", f"claims {header.data_length} bytes of data in {len(raw)}"
+                RECORD.what, f"claims {header.data_length} bytes of data in {len(raw)}"
             )
-        return cls(header, raw[HEADER.size : HEADER.size + header.data_length])
+        return cls(header, raw[RECORD.size : end])
 
     @property
     def nexus(self) -> str:
@@ -169,18 +221,23 @@ class Record:
 
     @property
     def cdb(self) -> bytes:
-        """The CDB as the midlayer sent it, at most 16 bytes."""
-        return self.header.cdb[: self.header.cdb_length]
+        """The CDB as the device reads it: as long as its operation code says.
+
+        Its sender may have named another length; the kernel zeroes what lies behind it.
+        """
+        return as_device_reads(self.header.cdb, self.header.cdb_length)
 
     @property
     def sense(self) -> bytes:
         """The sense buffer, where the status was CHECK CONDITION."""
-        return self.header.sense[: self.header.sense_length]
+        found: bytes = self.header.sense[: self.header.sense_length]
+        return found
 
     @property
     def page83(self) -> bytes:
         """The beginning of the unit's VPD page 83h, as the kernel has it."""
-        return self.header.page83[: self.header.page83_length]
+        found: bytes = self.header.page83[: self.header.page83_length]
+        return found
 
     @property
     def target(self) -> str:
@@ -190,15 +247,16 @@ class Record:
     @property
     def comm(self) -> str:
         """The issuing task's name; it is the task's own choice, so escape it for people."""
-        return self.header.comm.split(b"\0")[0].decode("utf-8", "replace")
+        comm: bytes = self.header.comm
+        return comm.split(b"\0")[0].decode("utf-8", "replace")
 
 
 @lru_cache(256)
 def target_text(inquiry: bytes) -> str:
     """VENDOR/PRODUCT/REVISION from 28 bytes of INQUIRY data (bytes 8 to 35)."""
-    fields = inquiry[:8], inquiry[8:24], inquiry[24:28]
     return "/".join(
-        "".join(chr(c) if 0x20 <= c < 0x7F else "?" for c in raw.rstrip(b"\0 ")) for raw in fields
+        "".join(chr(c) if 0x20 <= c < 0x7F else "?" for c in raw.rstrip(b"\0 "))
+        for raw in INQUIRY_NAMES.parse(inquiry.ljust(INQUIRY_NAMES.size, b"\0"))
     ).rstrip("/")
 
 
@@ -206,8 +264,8 @@ def target_text(inquiry: bytes) -> str:
 class Counts:
     """pr_counts of one nexus: how often each cause, first and last time (CLOCK_MONOTONIC).
 
-    The first six of each are commands that are none of ours, by Cause; the other six the
-    same causes on PR commands.
+    The first six of each count ordinary commands, by Cause; the other six count the same
+    causes on PR commands.
     """
 
     nexus: str
@@ -218,8 +276,8 @@ class Counts:
     @classmethod
     def parse(cls, key: bytes, value: bytes) -> Self:
         """Take a key and a value of pr_counts."""
-        numbers = COUNT.unpack(value)
-        return cls(nexus_text(key), numbers[0:12], numbers[12:24], numbers[24:36])
+        c = COUNT.parse(value)
+        return cls(nexus_text(key), c.count, c.first_ns, c.last_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,21 +294,21 @@ class Loss:
     @classmethod
     def parse(cls, key: bytes, value: bytes) -> Self:
         """Take a key and a value of pr_losses."""
-        count, missed, last_ns, inquiry, length, page83 = LOSS.unpack(value)
-        target = target_text(inquiry)
-        return cls(nexus_text(key), count, missed, last_ns, target, page83[:length])
+        c = LOSS.parse(value)
+        target = target_text(c.inquiry)
+        return cls(
+            nexus_text(key), c.count, c.missed, c.last_ns, target, c.page83[: c.page83_length]
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """What pr_pendings remembers of a request, as far as anybody outside needs it.
-
-    start_ns: when it was submitted, or when its last attempt ended (CLOCK_MONOTONIC).
-    generation: of the programs that answer for it.
-    """
+    """What pr_pendings remembers of a request, as far as anybody outside needs it."""
 
     start_ns: int
+    """When it was submitted, or when its last attempt ended (CLOCK_MONOTONIC)."""
     generation: int
+    """Of the programs that answer for it."""
     state: State
     opcode: int
     nexus: str
@@ -258,9 +316,8 @@ class Pending:
     @classmethod
     def parse(cls, value: bytes) -> Self:
         """Take a value of pr_pendings."""
-        fields = PENDING.unpack(value)
-        nexus = nexus_text(NEXUS.pack(*fields[17:]))
-        return cls(fields[1], fields[8], State(fields[12]), fields[14], nexus)
+        c = PENDING.parse(value)
+        return cls(c.start_ns, c.generation, State(c.state), c.opcode, nexus_text(c.nexus))
 
     def may_end(self, now_ns: int) -> bool:
         """Whether an end of it may be to come."""
@@ -275,5 +332,5 @@ _RETRIED_WITHIN_NS = 60_000_000_000
 
 def nexus_text(key: bytes) -> str:
     """Give struct pr_nexus as "H:C:T:L"."""
-    lun, host, channel, target, _ = NEXUS.unpack(key)
-    return f"{host}:{channel}:{target}:{lun}"
+    c = NEXUS.parse(key)
+    return f"{c.host}:{c.channel}:{c.target}:{c.lun}"

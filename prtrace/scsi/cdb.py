@@ -1,21 +1,13 @@
-"""Command descriptor blocks of the reservation commands.
-
-PERSISTENT RESERVE OUT (SPC-4 6.16): 0 5Fh; 1 SERVICE ACTION bits 0-4; 2 SCOPE bits 4-7,
-TYPE bits 0-3; 5-8 PARAMETER LIST LENGTH; 9 CONTROL.
-PERSISTENT RESERVE IN (SPC-4 6.15): 0 5Eh; 1 SERVICE ACTION bits 0-4; 7-8 ALLOCATION
-LENGTH; 9 CONTROL.
-RESERVE and RELEASE (SPC-2 7.22 to 7.25), 6 bytes: 1 3RDPTY bit 4, THIRD PARTY DEVICE ID
-bits 1-3, EXTENT bit 0; 2 RESERVATION IDENTIFICATION; 3-4 PARAMETER LIST LENGTH; 5 CONTROL.
-10 bytes: 1 3RDPTY bit 4, LONGID bit 1, EXTENT bit 0; 2 RESERVATION IDENTIFICATION;
-3 THIRD PARTY DEVICE ID; 7-8 PARAMETER LIST LENGTH; 9 CONTROL.
-"""
+"""Command descriptor blocks of the reservation commands, as values."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from prtrace.errors import MalformedError
 from prtrace.model import Action, ReservationType
+from prtrace.scsi import forms
 from prtrace.scsi.codes import (
     OUT_CODES,
     SCOPE_LU,
@@ -27,24 +19,36 @@ from prtrace.scsi.codes import (
     reservation_type,
     type_code,
 )
-from prtrace.scsi.wire import Layout
 
-_PR_OUT = Layout("PR OUT CDB", "BBB2xIB", "opcode action scope_type parameter_length control")
-_PR_IN = Layout("PR IN CDB", "BB5xHB", "opcode action allocation_length control")
-_LEGACY_6 = Layout(
-    "RESERVE/RELEASE(6) CDB", "BBBHB", "opcode flags reservation_id parameter_length control"
-)
-_LEGACY_10 = Layout(
-    "RESERVE/RELEASE(10) CDB",
-    "BBBB3xHB",
-    "opcode flags reservation_id third_party_id parameter_length control",
-)
+_GROUP_LENGTHS: Final = (6, 10, 10, 0, 16, 12, 0, 0)
+_THIRD_PARTY_ID_6_MAX: Final = forms.THIRD_PARTY_DEVICE_ID_6 >> forms.THIRD_PARTY_DEVICE_ID_6_SHIFT
+_LENGTHS: Final = tuple(_GROUP_LENGTHS[opcode >> 5] for opcode in range(256))
 
-_SERVICE_ACTION = 0x1F
-_THIRD_PARTY = 0x10
-_THIRD_PARTY_ID_6 = 0x0E
-_LONG_ID = 0x02
-_EXTENT = 0x01
+
+def cdb_length(opcode: int) -> int:
+    """The length of a CDB by its operation code, in bytes (SPC-4 4.2.5.1, Linux COMMAND_SIZE).
+
+    0 for the groups of which the code does not tell it: variable length and vendor specific.
+    """
+    return _LENGTHS[opcode]
+
+
+def as_device_reads(buffer: bytes, sent: int) -> bytes:
+    """The CDB in a zero-filled buffer into which its sender put the first sent bytes.
+
+    A device takes as many bytes as the operation code says, whatever length the sender named:
+    SG_IO passes a PERSISTENT RESERVE OUT with 6 to 9 bytes on, and the device carries it out
+    with zeros for the rest.  A buffer that is shorter than that is filled up.
+    """
+    length = _LENGTHS[buffer[0]] if buffer else 0
+    if not length:
+        return buffer[:sent]
+    return buffer[:length].ljust(length, b"\0")
+
+
+def service_action(cdb: bytes) -> int:
+    """The service action of a PERSISTENT RESERVE IN or OUT CDB of at least two bytes."""
+    return cdb[1] & forms.SERVICE_ACTION
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +64,11 @@ class PrOutCdb:
     def build(self) -> bytes:
         """The 10 bytes; MalformedError when a value does not fit."""
         action = self.action
-        return _PR_OUT.build(
-            opcode=Opcode.PR_OUT,
-            action=action.code if isinstance(action, ReservedCode) else OUT_CODES[action],
-            scope_type=self.scope << 4 | type_code(self.type),
-            parameter_length=self.parameter_length,
+        return forms.PR_OUT_CDB.build(
+            operation_code=Opcode.PR_OUT,
+            byte_1=action.code if isinstance(action, ReservedCode) else OUT_CODES[action],
+            scope_type=self.scope << forms.SCOPE_SHIFT | type_code(self.type),
+            parameter_list_length=self.parameter_length,
             control=self.control,
         )
 
@@ -80,9 +84,9 @@ class PrInCdb:
     def build(self) -> bytes:
         """The 10 bytes; MalformedError when a value does not fit."""
         action = self.action
-        return _PR_IN.build(
-            opcode=Opcode.PR_IN,
-            action=action.code if isinstance(action, ReservedCode) else action.value,
+        return forms.PR_IN_CDB.build(
+            operation_code=Opcode.PR_IN,
+            byte_1=action.code if isinstance(action, ReservedCode) else action.value,
             allocation_length=self.allocation_length,
             control=self.control,
         )
@@ -108,30 +112,33 @@ class LegacyCdb:
 
     def build(self) -> bytes:
         """The 6 or 10 bytes; MalformedError when a value does not fit."""
-        flags = (_THIRD_PARTY if self.third_party else 0) | (_EXTENT if self.extent else 0)
-        if self.length == _LEGACY_6.size:
-            if self.long_id or not 0 <= self.third_party_id <= _THIRD_PARTY_ID_6 >> 1:
-                raise MalformedError(_LEGACY_6.what, "has no room for the third party's id")
-            return _LEGACY_6.build(
-                opcode=Opcode.RELEASE_6 if self.release else Opcode.RESERVE_6,
-                flags=flags | self.third_party_id << 1,
-                reservation_id=self.reservation_id,
-                parameter_length=self.parameter_length,
+        flags = (forms.THIRD_PARTY if self.third_party else 0) | (
+            forms.EXTENT if self.extent else 0
+        )
+        if self.length == forms.RESERVE_RELEASE_6_CDB.size:
+            form, shift = forms.RESERVE_RELEASE_6_CDB, forms.THIRD_PARTY_DEVICE_ID_6_SHIFT
+            if self.long_id or not 0 <= self.third_party_id <= _THIRD_PARTY_ID_6_MAX:
+                raise MalformedError(form.what, "has no room for the third party's id")
+            return form.build(
+                operation_code=Opcode.RELEASE_6 if self.release else Opcode.RESERVE_6,
+                flags=flags | self.third_party_id << shift,
+                reservation_identification=self.reservation_id,
+                parameter_list_length=self.parameter_length,
                 control=self.control,
             )
-        return _LEGACY_10.build(
-            opcode=Opcode.RELEASE_10 if self.release else Opcode.RESERVE_10,
-            flags=flags | (_LONG_ID if self.long_id else 0),
-            reservation_id=self.reservation_id,
-            third_party_id=self.third_party_id,
-            parameter_length=self.parameter_length,
+        return forms.RESERVE_RELEASE_10_CDB.build(
+            operation_code=Opcode.RELEASE_10 if self.release else Opcode.RESERVE_10,
+            flags=flags | (forms.LONG_ID if self.long_id else 0),
+            reservation_identification=self.reservation_id,
+            third_party_device_id=self.third_party_id,
+            parameter_list_length=self.parameter_length,
             control=self.control,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class OtherCdb:
-    """A command that is none of ours, kept as it came."""
+    """Any other command, kept as it came."""
 
     raw: bytes
 
@@ -158,41 +165,43 @@ def parse_cdb(raw: bytes) -> Cdb:
         raise MalformedError("CDB", "is empty")
     opcode = raw[0]
     if opcode == Opcode.PR_OUT:
-        c = _PR_OUT.parse(raw)
-        code = c.scope_type & 0x0F
+        c = forms.PR_OUT_CDB.parse(raw)
+        code = c.scope_type & forms.TYPE
         return PrOutCdb(
-            out_action(c.action & _SERVICE_ACTION),
-            c.scope_type >> 4,
+            out_action(c.byte_1 & forms.SERVICE_ACTION),
+            c.scope_type >> forms.SCOPE_SHIFT,
             reservation_type(code) if code else None,
-            c.parameter_length,
+            c.parameter_list_length,
             c.control,
         )
     if opcode == Opcode.PR_IN:
-        c = _PR_IN.parse(raw)
-        return PrInCdb(in_action(c.action & _SERVICE_ACTION), c.allocation_length, c.control)
+        c = forms.PR_IN_CDB.parse(raw)
+        action = in_action(c.byte_1 & forms.SERVICE_ACTION)
+        return PrInCdb(action, c.allocation_length, c.control)
     if opcode in (Opcode.RESERVE_6, Opcode.RELEASE_6):
-        c = _LEGACY_6.parse(raw)
+        c = forms.RESERVE_RELEASE_6_CDB.parse(raw)
+        third_party = c.flags & forms.THIRD_PARTY_DEVICE_ID_6
         return LegacyCdb(
             release=opcode == Opcode.RELEASE_6,
-            length=_LEGACY_6.size,
-            third_party=bool(c.flags & _THIRD_PARTY),
-            third_party_id=(c.flags & _THIRD_PARTY_ID_6) >> 1,
-            extent=bool(c.flags & _EXTENT),
-            reservation_id=c.reservation_id,
-            parameter_length=c.parameter_length,
+            length=forms.RESERVE_RELEASE_6_CDB.size,
+            third_party=bool(c.flags & forms.THIRD_PARTY),
+            third_party_id=third_party >> forms.THIRD_PARTY_DEVICE_ID_6_SHIFT,
+            extent=bool(c.flags & forms.EXTENT),
+            reservation_id=c.reservation_identification,
+            parameter_length=c.parameter_list_length,
             control=c.control,
         )
     if opcode in (Opcode.RESERVE_10, Opcode.RELEASE_10):
-        c = _LEGACY_10.parse(raw)
+        c = forms.RESERVE_RELEASE_10_CDB.parse(raw)
         return LegacyCdb(
             release=opcode == Opcode.RELEASE_10,
-            length=_LEGACY_10.size,
-            third_party=bool(c.flags & _THIRD_PARTY),
-            third_party_id=c.third_party_id,
-            long_id=bool(c.flags & _LONG_ID),
-            extent=bool(c.flags & _EXTENT),
-            reservation_id=c.reservation_id,
-            parameter_length=c.parameter_length,
+            length=forms.RESERVE_RELEASE_10_CDB.size,
+            third_party=bool(c.flags & forms.THIRD_PARTY),
+            third_party_id=c.third_party_device_id,
+            long_id=bool(c.flags & forms.LONG_ID),
+            extent=bool(c.flags & forms.EXTENT),
+            reservation_id=c.reservation_identification,
+            parameter_length=c.parameter_list_length,
             control=c.control,
         )
     return OtherCdb(raw)

@@ -8,32 +8,55 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from functools import cache
+from typing import Final
 
 from prtrace.model import Action, ReservationType
 
 
-class Opcode(enum.IntEnum):
-    """Operation codes that prtrace decodes or sends."""
+class Opcode:
+    """Operation codes that prtrace decodes or sends.  Plain numbers, compared for each command."""
 
-    TEST_UNIT_READY = 0x00
-    REQUEST_SENSE = 0x03
-    INQUIRY = 0x12
-    RESERVE_6 = 0x16
-    RELEASE_6 = 0x17
-    RESERVE_10 = 0x56
-    RELEASE_10 = 0x57
-    PR_IN = 0x5E
-    PR_OUT = 0x5F
+    TEST_UNIT_READY: Final = 0x00
+    REQUEST_SENSE: Final = 0x03
+    INQUIRY: Final = 0x12
+    RESERVE_6: Final = 0x16
+    RELEASE_6: Final = 0x17
+    RESERVE_10: Final = 0x56
+    RELEASE_10: Final = 0x57
+    PR_IN: Final = 0x5E
+    PR_OUT: Final = 0x5F
+
+
+class InCode:
+    """PERSISTENT RESERVE IN service actions as plain numbers."""
+
+    READ_KEYS: Final = 0
+    READ_RESERVATION: Final = 1
+    REPORT_CAPABILITIES: Final = 2
+    READ_FULL_STATUS: Final = 3
+
+
+class OutCode:
+    """PERSISTENT RESERVE OUT service actions as plain numbers."""
+
+    REGISTER: Final = 0
+    RESERVE: Final = 1
+    RELEASE: Final = 2
+    CLEAR: Final = 3
+    PREEMPT: Final = 4
+    PREEMPT_AND_ABORT: Final = 5
+    REGISTER_AND_IGNORE: Final = 6
+    REGISTER_AND_MOVE: Final = 7
+    REPLACE_LOST: Final = 8
 
 
 class InAction(enum.IntEnum):
     """PERSISTENT RESERVE IN service actions."""
 
-    READ_KEYS = 0
-    READ_RESERVATION = 1
-    REPORT_CAPABILITIES = 2
-    READ_FULL_STATUS = 3
+    READ_KEYS = InCode.READ_KEYS
+    READ_RESERVATION = InCode.READ_RESERVATION
+    REPORT_CAPABILITIES = InCode.REPORT_CAPABILITIES
+    READ_FULL_STATUS = InCode.READ_FULL_STATUS
 
     @property
     def title(self) -> str:
@@ -41,22 +64,29 @@ class InAction(enum.IntEnum):
         return self.name.replace("_", " ")
 
 
-class Status(enum.IntEnum):
-    """SAM status codes."""
+class Status:
+    """SAM status codes.  Plain numbers, compared for each command."""
 
-    GOOD = 0x00
-    CHECK_CONDITION = 0x02
-    CONDITION_MET = 0x04
-    BUSY = 0x08
-    RESERVATION_CONFLICT = 0x18
-    TASK_SET_FULL = 0x28
-    ACA_ACTIVE = 0x30
-    TASK_ABORTED = 0x40
+    GOOD: Final = 0x00
+    CHECK_CONDITION: Final = 0x02
+    CONDITION_MET: Final = 0x04
+    BUSY: Final = 0x08
+    RESERVATION_CONFLICT: Final = 0x18
+    TASK_SET_FULL: Final = 0x28
+    ACA_ACTIVE: Final = 0x30
+    TASK_ABORTED: Final = 0x40
 
-    @property
-    def title(self) -> str:
-        """The name as the standard writes it."""
-        return self.name.replace("_", " ")
+
+_STATUS_TITLES: Final = {
+    Status.GOOD: "GOOD",
+    Status.CHECK_CONDITION: "CHECK CONDITION",
+    Status.CONDITION_MET: "CONDITION MET",
+    Status.BUSY: "BUSY",
+    Status.RESERVATION_CONFLICT: "RESERVATION CONFLICT",
+    Status.TASK_SET_FULL: "TASK SET FULL",
+    Status.ACA_ACTIVE: "ACA ACTIVE",
+    Status.TASK_ABORTED: "TASK ABORTED",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,22 +102,22 @@ class ReservedCode:
         return f"reserved {self.field} {self.code:#x}"
 
 
-OUT_ACTIONS: dict[int, Action] = {
-    0: Action.REGISTER,
-    1: Action.RESERVE,
-    2: Action.RELEASE,
-    3: Action.CLEAR,
-    4: Action.PREEMPT,
-    5: Action.PREEMPT_AND_ABORT,
-    6: Action.REGISTER_AND_IGNORE,
-    7: Action.REGISTER_AND_MOVE,
-    8: Action.REPLACE_LOST,
+OUT_ACTIONS: Final[dict[int, Action]] = {
+    OutCode.REGISTER: Action.REGISTER,
+    OutCode.RESERVE: Action.RESERVE,
+    OutCode.RELEASE: Action.RELEASE,
+    OutCode.CLEAR: Action.CLEAR,
+    OutCode.PREEMPT: Action.PREEMPT,
+    OutCode.PREEMPT_AND_ABORT: Action.PREEMPT_AND_ABORT,
+    OutCode.REGISTER_AND_IGNORE: Action.REGISTER_AND_IGNORE,
+    OutCode.REGISTER_AND_MOVE: Action.REGISTER_AND_MOVE,
+    OutCode.REPLACE_LOST: Action.REPLACE_LOST,
 }
 """PERSISTENT RESERVE OUT service actions by code."""
 
-OUT_CODES: dict[Action, int] = {action: code for code, action in OUT_ACTIONS.items()}
+OUT_CODES: Final[dict[Action, int]] = {action: code for code, action in OUT_ACTIONS.items()}
 
-SCOPE_LU = 0
+SCOPE_LU: Final = 0
 """The one scope that is not obsolete."""
 
 _IN_ACTIONS = {action.value: action for action in InAction}
@@ -142,13 +172,9 @@ def type_code(kind: ReservationType | ReservedCode | None) -> int:
     return kind.code if isinstance(kind, ReservedCode) else kind.value
 
 
-@cache
 def status_title(code: int) -> str:
     """Name a SAM status, a byte; an unknown one keeps its number ("STATUS 0x22")."""
-    try:
-        return Status(code).title
-    except ValueError:
-        return f"STATUS {code:#04x}"
+    return _STATUS_TITLES.get(code) or f"STATUS {code:#04x}"
 
 
 def host_byte_name(code: int) -> str:

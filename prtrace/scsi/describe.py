@@ -1,39 +1,63 @@
-"""A CDB, parameter list, reply, sense data or VPD page 83h as named fields, for people."""
+"""A CDB, parameter list, reply, sense data or VPD page 83h as named fields, for people.
+
+Names and places of fields come from the declarations (prtrace.scsi.forms); this module adds how
+a value is written.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Final, assert_never
 
-from prtrace.errors import UsageError
-from prtrace.model import Action, ReservationType
+from prtrace.errors import MalformedError, UsageError
+from prtrace.model import Action
+from prtrace.scsi import forms
 from prtrace.scsi.cdb import LegacyCdb, OtherCdb, PrInCdb, PrOutCdb, parse_cdb
-from prtrace.scsi.codes import SCOPE_LU, InAction, ReservedCode
-from prtrace.scsi.designator import Designator, IdentificationPage, Kind, lu_name_partial
-from prtrace.scsi.parameter import BasicList, MoveList
-from prtrace.scsi.recognise import CHOICES, Form, recognise
+from prtrace.scsi.codes import (
+    SCOPE_LU,
+    InAction,
+    ReservedCode,
+    in_action,
+    out_action,
+    reservation_type,
+)
+from prtrace.scsi.designator import (
+    Association,
+    Designator,
+    IdentificationPage,
+    Kind,
+    designation_descriptors,
+    lu_name_partial,
+)
+from prtrace.scsi.form import Form
+from prtrace.scsi.parameter import BasicList, MoveList, transport_ids
+from prtrace.scsi.recognise import CHOICES, DecodeAs, recognise
 from prtrace.scsi.reply import (
     FullStatusDescriptor,
     ReadFullStatus,
     ReadKeys,
     ReadReservation,
     ReportCapabilities,
+    full_status_descriptors,
 )
-from prtrace.scsi.sense import Sense, attention
+from prtrace.scsi.sense import DESCRIPTOR, Sense, attention
+
+SCHEMA: Final = "prtrace.decode/1"
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Fields that belong together."""
+    """Fields that belong together, as those of one descriptor do."""
 
     fields: tuple[Field, ...]
 
     def as_json(self) -> dict[str, object]:
-        """The fields as an object; blanks in names become underscores."""
-        return {each.name.replace(" ", "_"): _plain(each.value) for each in self.fields}
+        """{"fields": [...]}."""
+        return {"fields": [each.as_json() for each in self.fields]}
 
 
-Value = str | Group | tuple[str, ...] | tuple[Group, ...]
+Value = str | tuple[str, ...] | tuple[Group, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +66,44 @@ class Field:
 
     name: str
     value: Value
+    offset: int | None = None
+    """Of its first byte in what was decoded; None for what is said about several fields."""
+    size: int | None = None
+    """In bytes."""
+    mask: int | None = None
+    """Its bits in the number that the bytes make; None where it takes the bytes whole."""
+
+    def as_json(self) -> dict[str, object]:
+        """{"name", "value"} or {"name", "items"}; with the place where it has one."""
+        found: dict[str, object] = {"name": self.name}
+        if self.offset is not None:
+            found["offset"] = self.offset
+            found["size"] = self.size
+        if self.mask is not None:
+            found["mask"] = self.mask
+        if isinstance(self.value, str):
+            found["value"] = self.value
+        else:
+            found["items"] = [
+                each if isinstance(each, str) else each.as_json() for each in self.value
+            ]
+        return found
 
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """What bytes mean.  kind is one of recognise.CHOICES; title says it in words."""
+    """What bytes mean."""
 
     kind: str
+    """One of recognise.CHOICES."""
     title: str
+    """The kind in words."""
     fields: tuple[Field, ...]
 
     def as_json(self) -> dict[str, object]:
-        """{"kind", "title", "fields"}, ready for json.dumps."""
-        return {"kind": self.kind, "title": self.title, "fields": Group(self.fields).as_json()}
+        """The document of prtrace/schema/decode.1.json, ready for json.dumps."""
+        head = {"schema": SCHEMA, "kind": self.kind, "title": self.title}
+        return {**head, **Group(self.fields).as_json()}
 
     def lines(self) -> list[str]:
         """The title, then a line for each field; what belongs to a field is indented."""
@@ -68,194 +117,158 @@ def describe(raw: bytes, kind: str | None = None) -> Described:
     when raw is not what kind says.
     """
     if kind is None:
-        form = recognise(raw)
+        what = recognise(raw)
     elif kind in CHOICES:
-        form = Form(kind)
+        what = DecodeAs(kind)
     else:
         raise UsageError(f"{kind!r} is no form prtrace knows", hint=f"one of {', '.join(CHOICES)}")
-    title, fields = _describe(form, raw)
-    return Described(form.value, title, tuple(fields))
+    title, fields = _describe(what, raw)
+    return Described(what.value, title, tuple(fields))
 
 
-def _describe(form: Form, raw: bytes) -> tuple[str, list[Field]]:
-    match form:
-        case Form.CDB:
+def _describe(what: DecodeAs, raw: bytes) -> tuple[str, list[Field]]:
+    match what:
+        case DecodeAs.CDB:
             return _cdb(raw)
-        case Form.OUT:
-            return "PERSISTENT RESERVE OUT parameter list", _out(BasicList.parse(raw))
-        case Form.OUT_MOVE:
-            return "REGISTER AND MOVE parameter list", _out_move(MoveList.parse(raw))
-        case Form.KEYS:
-            return "READ KEYS reply", _keys(ReadKeys.parse(raw))
-        case Form.RESERVATION:
-            return "READ RESERVATION reply", _reservation(ReadReservation.parse(raw))
-        case Form.CAPABILITIES:
-            return "REPORT CAPABILITIES reply", _capabilities(ReportCapabilities.parse(raw))
-        case Form.FULL_STATUS:
-            return "READ FULL STATUS reply", _full_status(ReadFullStatus.parse(raw))
-        case Form.SENSE:
-            return "sense data", _sense(Sense.parse(raw))
-        case Form.VPD83:
-            return "VPD page 0x83, Device Identification", _vpd83(raw)
-    assert_never(form)
+        case DecodeAs.OUT:
+            return forms.BASIC_PARAMETER_LIST.what, _out(raw)
+        case DecodeAs.OUT_MOVE:
+            return forms.REGISTER_AND_MOVE_LIST.what, _out_move(raw)
+        case DecodeAs.KEYS:
+            return forms.READ_KEYS.what, _keys(raw)
+        case DecodeAs.RESERVATION:
+            return forms.READ_RESERVATION.what, _reservation(raw)
+        case DecodeAs.CAPABILITIES:
+            return forms.REPORT_CAPABILITIES.what, _capabilities(raw)
+        case DecodeAs.FULL_STATUS:
+            return forms.READ_FULL_STATUS.what, _full_status(raw)
+        case DecodeAs.SENSE:
+            return forms.FIXED_SENSE.what, _sense(raw)
+        case DecodeAs.VPD83:
+            return f"{forms.IDENTIFICATION_PAGE.what}, Device Identification", _vpd83(raw)
+    assert_never(what)
 
 
-def _cdb(raw: bytes) -> tuple[str, list[Field]]:
-    cdb = parse_cdb(raw)
-    match cdb:
-        case PrOutCdb():
-            return "PERSISTENT RESERVE OUT", [
-                Field("service action", _action(cdb.action)),
-                Field("scope", _scope(cdb.scope)),
-                Field("type", _type(cdb.type)),
-                Field("parameter list length", str(cdb.parameter_length)),
-                Field("control", f"{cdb.control:#04x}"),
-            ]
-        case PrInCdb():
-            return "PERSISTENT RESERVE IN", [
-                Field("service action", _action(cdb.action)),
-                Field("allocation length", str(cdb.allocation_length)),
-                Field("control", f"{cdb.control:#04x}"),
-            ]
-        case LegacyCdb():
-            return f"{'RELEASE' if cdb.release else 'RESERVE'}({cdb.length})", [
-                Field("third party", _flag(cdb.third_party)),
-                Field("third party device id", str(cdb.third_party_id)),
-                Field("longid", _flag(cdb.long_id)),
-                Field("extent", _flag(cdb.extent)),
-                Field("reservation identification", str(cdb.reservation_id)),
-                Field("parameter list length", str(cdb.parameter_length)),
-                Field("control", f"{cdb.control:#04x}"),
-            ]
-        case OtherCdb():
-            return f"CDB with operation code {cdb.opcode:#04x}", [Field("bytes", cdb.raw.hex(" "))]
-    assert_never(cdb)
-
-
-def _out(value: BasicList) -> list[Field]:
-    fields = [
-        Field("reservation key", _key(value.key)),
-        Field("service action reservation key", _key(value.sa_key)),
-        Field("spec_i_pt", _flag(value.spec_i_pt)),
-        Field("all_tg_pt", _flag(value.all_tg_pt)),
-        Field("aptpl", _flag(value.aptpl)),
-    ]
-    if value.spec_i_pt:
-        fields.append(Field("transportids", tuple(port.text for port in value.transport_ids)))
-    return fields + _problem(value.problem)
-
-
-def _out_move(value: MoveList) -> list[Field]:
-    port = value.transport_id
-    return [
-        Field("reservation key", _key(value.key)),
-        Field("service action reservation key", _key(value.sa_key)),
-        Field("unreg", _flag(value.unreg)),
-        Field("aptpl", _flag(value.aptpl)),
-        Field("relative target port", str(value.relative_target_port)),
-        Field("transportid", "unreadable" if port is None else port.text),
-        *_problem(value.problem),
-    ]
-
-
-def _keys(reply: ReadKeys) -> list[Field]:
-    return [
-        Field("generation", str(reply.generation)),
-        Field("additional length", str(reply.additional_length)),
-        Field("keys", tuple(_key(key) for key in reply.keys)),
-        *_truncated(reply.truncated),
-    ]
-
-
-def _reservation(reply: ReadReservation) -> list[Field]:
-    generation = Field("generation", str(reply.generation))
-    held = reply.reservation
-    if held is None:
-        return [generation, Field("reservation", "none")]
-    return [
-        generation,
-        Field("reservation key", _key(held.key)),
-        Field("scope", _scope(held.scope)),
-        Field("type", _type(held.type)),
-    ]
-
-
-def _capabilities(reply: ReportCapabilities) -> list[Field]:
-    return [
-        Field("rlr_c", _flag(reply.rlr_c)),
-        Field("crh", _flag(reply.crh)),
-        Field("sip_c", _flag(reply.sip_c)),
-        Field("atp_c", _flag(reply.atp_c)),
-        Field("ptpl_c", _flag(reply.ptpl_c)),
-        Field("tmv", _flag(reply.tmv)),
-        Field("allow commands", str(reply.allow_commands)),
-        Field("ptpl_a", _flag(reply.ptpl_a)),
-        Field("types", tuple(kind.name for kind in sorted(reply.types))),
-    ]
-
-
-def _full_status(reply: ReadFullStatus) -> list[Field]:
-    return [
-        Field("generation", str(reply.generation)),
-        Field("additional length", str(reply.additional_length)),
-        Field("registrations", tuple(Group(_registration(each)) for each in reply.descriptors)),
-        *_truncated(reply.truncated),
-    ]
-
-
-def _registration(each: FullStatusDescriptor) -> tuple[Field, ...]:
-    fields = [
-        Field("reservation key", _key(each.key)),
-        Field("transportid", each.transport_id.text),
-        Field("all_tg_pt", _flag(each.all_tg_pt)),
-        Field("relative target port", str(each.relative_target_port)),
-        Field("r_holder", _flag(each.holder)),
-    ]
-    if each.holder:
-        fields += [Field("scope", _scope(each.scope)), Field("type", _type(each.type))]
-    return tuple(fields)
-
-
-def _sense(sense: Sense) -> list[Field]:
-    news = attention(sense)
-    fields = [
-        Field("response code", f"{sense.response_code:#04x}"),
-        Field("sense", sense.text),
-        Field("deferred", _flag(sense.deferred)),
-    ]
-    if news is not None:
-        fields.append(Field("reservation news", news.name.replace("_", " ").lower()))
+def _declared(
+    form: Form,
+    raw: bytes,
+    offset: int = 0,
+    *,
+    without: Collection[str] = (),
+    writers: Mapping[str, Callable[[int], str]] | None = None,
+) -> list[Field]:
+    """The fields of the form that lies at offset in raw, but for obsolete ones and without."""
+    values = form.parse(raw, offset)
+    fields: list[Field] = []
+    for declared, value in zip(form.declared, values, strict=True):
+        at, size = offset + declared.offset, declared.size
+        if declared.name in without or declared.name.startswith("obsolete_"):
+            continue
+        if not declared.bits:
+            text = _text(declared.name, value, writers)
+            fields.append(Field(_words(declared.name), text, at, size))
+        fields += [
+            Field(
+                _words(bits.name), _text(bits.name, bits.of(value), writers), at, size, bits.mask
+            )
+            for bits in declared.bits
+            if bits.name not in without
+        ]
     return fields
 
 
-def _vpd83(raw: bytes) -> list[Field]:
-    page = IdentificationPage.parse(raw)
-    return [
-        Field("logical unit name", lu_name_partial(raw) or "none"),
-        Field("designators", tuple(Group(_designator(each)) for each in page.designators)),
-        *_problem(page.problem),
-        *_truncated(page.truncated),
-    ]
+def _words(name: str) -> str:
+    """A declared name as the standard writes it; those that have underscores there keep them."""
+    return name if name in _WITH_UNDERSCORE else name.replace("_", " ")
 
 
-def _designator(each: Designator) -> tuple[Field, ...]:
-    try:
-        kind = Kind(each.kind).name.replace("_", " ").lower()
-    except ValueError:
-        kind = f"reserved {each.kind:#x}"
-    return (
-        Field("association", each.association.name.replace("_", " ").lower()),
-        Field("type", kind),
-        Field("designator", each.text or each.value.hex()),
+_WITH_UNDERSCORE: Final = {
+    bits.name
+    for form in (
+        forms.BASIC_PARAMETER_LIST,
+        forms.REPORT_CAPABILITIES,
+        forms.FULL_STATUS_DESCRIPTOR,
     )
+    for declared in form.declared
+    for bits in declared.bits
+    if bits.name != "allow_commands"
+}
+
+
+def _text(
+    name: str, value: int | bytes, writers: Mapping[str, Callable[[int], str]] | None
+) -> str:
+    """A field's value as people read it."""
+    if isinstance(value, bytes):
+        return value.hex(" ")
+    writer = (_WRITERS if writers is None else writers).get(name)
+    return str(value) if writer is None else writer(value)
 
 
 def _key(key: int) -> str:
     return f"0x{key:016x}"
 
 
-def _flag(on: bool) -> str:
-    return "1" if on else "0"
+def _byte(value: int) -> str:
+    return f"{value:#04x}"
+
+
+def _scope(scope: int) -> str:
+    return "LU" if scope == SCOPE_LU else f"reserved {scope:#x}"
+
+
+def _type(code: int) -> str:
+    if code == 0:
+        return "0 (none)"
+    kind = reservation_type(code)
+    return kind.text if isinstance(kind, ReservedCode) else f"{code} ({kind.title})"
+
+
+def _association(code: int) -> str:
+    return Association(code).name.replace("_", " ").lower()
+
+
+def _designator_type(code: int) -> str:
+    try:
+        return Kind(code).name.replace("_", " ").lower()
+    except ValueError:
+        return f"reserved {code:#x}"
+
+
+_WRITERS: Final[dict[str, Callable[[int], str]]] = {
+    "association": _association,
+    "control": _byte,
+    "designator_type": _designator_type,
+    "operation_code": _byte,
+    "page_code": _byte,
+    "reservation_key": _key,
+    "response_code": _byte,
+    "scope": _scope,
+    "service_action_reservation_key": _key,
+    "type": _type,
+}
+"""How a field's number is written where it is not written in decimal."""
+
+
+def _cdb(raw: bytes) -> tuple[str, list[Field]]:
+    cdb = parse_cdb(raw)
+    form = forms.CDBS.get(raw[0])
+    actions = in_action if isinstance(cdb, PrInCdb) else out_action
+    writers = {**_WRITERS, "service_action": lambda code: _action(actions(code))}
+    fields = [] if form is None else _declared(form, raw, writers=writers)[1:]
+    match cdb:
+        case PrOutCdb():
+            return "PERSISTENT RESERVE OUT", fields
+        case PrInCdb():
+            return "PERSISTENT RESERVE IN", fields
+        case LegacyCdb():
+            return f"{'RELEASE' if cdb.release else 'RESERVE'}({cdb.length})", fields
+        case OtherCdb():
+            if form is not None:
+                return form.what.removesuffix(" CDB"), fields
+            whole = Field("bytes", cdb.raw.hex(" "), 0, len(raw))
+            return f"CDB with operation code {cdb.opcode:#04x}", [whole]
+    assert_never(cdb)
 
 
 def _action(action: Action | InAction | ReservedCode) -> str:
@@ -269,16 +282,115 @@ def _action(action: Action | InAction | ReservedCode) -> str:
     assert_never(action)
 
 
-def _scope(scope: int) -> str:
-    return "LU" if scope == SCOPE_LU else f"reserved {scope:#x}"
+def _out(raw: bytes) -> list[Field]:
+    value = BasicList.parse(raw)
+    form, behind = forms.BASIC_PARAMETER_LIST, forms.SPEC_I_PT_LIST
+    fields = _declared(form, raw)
+    if value.spec_i_pt:
+        if len(raw) >= form.size + behind.size:
+            fields += _declared(behind, raw, form.size)
+        fields.append(Field("transportids", _ports(raw)))
+    return fields + _problem(value.problem)
 
 
-def _type(kind: ReservationType | ReservedCode | None) -> str:
-    if kind is None:
-        return "0 (none)"
-    if isinstance(kind, ReservedCode):
-        return kind.text
-    return f"{kind.value} ({kind.title})"
+def _ports(raw: bytes) -> tuple[Group, ...]:
+    found: list[Group] = []
+    try:
+        for offset, end, port in transport_ids(raw):
+            found.append(Group((Field("transportid", port.text, offset, end - offset),)))
+    except MalformedError:
+        pass  # the parameter list's problem tells it
+    return tuple(found)
+
+
+def _out_move(raw: bytes) -> list[Field]:
+    value = MoveList.parse(raw)
+    form, port = forms.REGISTER_AND_MOVE_LIST, value.transport_id
+    text = "unreadable" if port is None else port.text
+    return [
+        *_declared(form, raw),
+        Field("transportid", text, form.size, len(raw) - form.size),
+        *_problem(value.problem),
+    ]
+
+
+def _keys(raw: bytes) -> list[Field]:
+    reply = ReadKeys.parse(raw)
+    form = forms.READ_KEYS
+    keys = tuple(_key(key) for key in reply.keys)
+    return [
+        *_declared(form, raw),
+        Field("keys", keys, form.size, 8 * len(keys)),
+        *_truncated(reply.truncated),
+    ]
+
+
+def _reservation(raw: bytes) -> list[Field]:
+    header = _declared(forms.READ_RESERVATION, raw)
+    if ReadReservation.parse(raw).reservation is None:
+        return [*header, Field("reservation", "none")]
+    return [*header, *_declared(forms.RESERVATION, raw, forms.READ_RESERVATION.size)]
+
+
+def _capabilities(raw: bytes) -> list[Field]:
+    ReportCapabilities.parse(raw)
+    return _declared(forms.REPORT_CAPABILITIES, raw)
+
+
+def _full_status(raw: bytes) -> list[Field]:
+    reply = ReadFullStatus.parse(raw)
+    registrations = tuple(
+        _registration(raw, offset, end, each) for offset, end, each in full_status_descriptors(raw)
+    )
+    return [
+        *_declared(forms.READ_FULL_STATUS, raw),
+        Field("registrations", registrations),
+        *_truncated(reply.truncated),
+    ]
+
+
+def _registration(raw: bytes, offset: int, end: int, each: FullStatusDescriptor) -> Group:
+    form = forms.FULL_STATUS_DESCRIPTOR
+    # The standard leaves SCOPE and TYPE undefined where the nexus does not hold.
+    fields = _declared(form, raw, offset, without=() if each.holder else ("scope_type",))
+    at = offset + form.size
+    return Group((*fields, Field("transportid", each.transport_id.text, at, end - at)))
+
+
+def _sense(raw: bytes) -> list[Field]:
+    sense = Sense.parse(raw)
+    news = attention(sense)
+    form = forms.FIXED_SENSE if sense.response_code < DESCRIPTOR else forms.DESCRIPTOR_SENSE
+    places = {each.name: each for each in _declared(form, raw.ljust(form.size, b"\0"))}
+    fields = [
+        places["response code"],
+        places["sense key"],
+        Field("sense", sense.text),
+        Field("deferred", "1" if sense.deferred else "0"),
+    ]
+    if news is not None:
+        fields.append(Field("reservation news", news.name.replace("_", " ").lower()))
+    return fields
+
+
+def _vpd83(raw: bytes) -> list[Field]:
+    page = IdentificationPage.parse(raw)
+    designators = tuple(
+        _designator(raw, offset, end, each) for offset, end, each in designation_descriptors(raw)
+    )
+    return [
+        Field("logical unit name", lu_name_partial(raw) or "none"),
+        Field("designators", designators),
+        *_problem(page.problem),
+        *_truncated(page.truncated),
+    ]
+
+
+def _designator(raw: bytes, offset: int, end: int, each: Designator) -> Group:
+    form = forms.DESIGNATION_DESCRIPTOR
+    fields = _declared(form, raw, offset, without=("protocol_identifier", "code_set", "piv"))
+    at = offset + form.size
+    return Group((*fields, Field("designator", each.text or each.value.hex(), at, end - at)))
 
 
 def _problem(problem: str) -> list[Field]:
@@ -289,24 +401,14 @@ def _truncated(truncated: bool) -> list[Field]:
     return [Field("truncated", "more exists than arrived")] if truncated else []
 
 
-def _plain(value: Value) -> object:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Group):
-        return value.as_json()
-    return [each if isinstance(each, str) else each.as_json() for each in value]
-
-
 def _lines(fields: tuple[Field, ...], indent: str) -> list[str]:
     lines = []
     for each in fields:
-        value = each.value
-        if isinstance(value, str):
-            lines.append(f"{indent}{each.name}: {value}")
+        if isinstance(each.value, str):
+            lines.append(f"{indent}{each.name}: {each.value}")
             continue
-        parts = value if isinstance(value, tuple) else (value,)
-        lines.append(f"{indent}{each.name}:" + ("" if parts else " none"))
-        for part in parts:
+        lines.append(f"{indent}{each.name}:" + ("" if each.value else " none"))
+        for part in each.value:
             if isinstance(part, str):
                 lines.append(f"{indent}  {part}")
             else:

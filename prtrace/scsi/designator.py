@@ -1,26 +1,21 @@
-"""VPD page 83h, Device Identification (SPC-4 7.8.6): the names of a logical unit and its port.
-
-Page: 1 PAGE CODE 83h; 2-3 PAGE LENGTH; then designation descriptors: 0 PROTOCOL IDENTIFIER
-bits 4-7, CODE SET bits 0-3; 1 ASSOCIATION bits 4-5, DESIGNATOR TYPE bits 0-3; 3 DESIGNATOR
-LENGTH; 4-n DESIGNATOR.
-"""
+"""VPD page 83h, Device Identification (SPC-4 7.8.6): the names of a logical unit and its port."""
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Self
+from typing import Final, Self
 
 from prtrace.errors import MalformedError
+from prtrace.scsi import forms
 from prtrace.scsi.text import escape
-from prtrace.scsi.wire import Layout
 
-PAGE_CODE = 0x83
-_WHAT = "VPD page 0x83"
-_PAGE = Layout(_WHAT, "xBH", "code length")
-_HEADER = Layout("designation descriptor", "BBxB", "code_set kind length")
-_BINARY = 1
+PAGE_CODE: Final = 0x83
+_WHAT: Final = forms.IDENTIFICATION_PAGE.what
+_BINARY: Final = 1
+"""CODE SET: the designator is binary."""
 
 
 class Association(enum.IntEnum):
@@ -84,14 +79,12 @@ class Designator:
 
     def build(self) -> bytes:
         """4 bytes and the value."""
-        return (
-            _HEADER.build(
-                code_set=self.protocol << 4 | self.code_set,
-                kind=self.association << 4 | self.kind,
-                length=len(self.value),
-            )
-            + self.value
+        fixed = forms.DESIGNATION_DESCRIPTOR.build(
+            byte_0=self.protocol << forms.DESIGNATOR_PROTOCOL_SHIFT | self.code_set,
+            byte_1=self.association << forms.ASSOCIATION_SHIFT | self.kind,
+            designator_length=len(self.value),
         )
+        return fixed + self.value
 
     def _naa_in_order(self) -> bool:
         naa = self.value[0] >> 4 if self.value else 0
@@ -133,34 +126,50 @@ class IdentificationPage:
     @classmethod
     def parse(cls, page: bytes) -> Self:
         """Decode what arrived; MalformedError when it is not this page."""
-        c = _PAGE.parse(page)
-        if c.code != PAGE_CODE:
-            raise MalformedError(_WHAT, f"the page code is {c.code:#04x}")
-        left = page[_PAGE.size : _PAGE.size + c.length]
-        truncated = len(left) < c.length
+        form = forms.IDENTIFICATION_PAGE
+        c = form.parse(page)
+        if c.page_code != PAGE_CODE:
+            raise MalformedError(_WHAT, f"the page code is {c.page_code:#04x}")
+        end = form.size
         designators: list[Designator] = []
-        while len(left) >= _HEADER.size:
-            c = _HEADER.parse(left)
-            after = _HEADER.size + c.length
-            if after > len(left):
-                break
-            designators.append(
-                Designator(
-                    Association(c.kind >> 4 & 3),
-                    c.kind & 0x0F,
-                    c.code_set & 0x0F,
-                    left[_HEADER.size : after],
-                    c.code_set >> 4,
-                )
-            )
-            left = left[after:]
-        problem = f"descriptor {len(designators)} runs past the end" if left else ""
-        return cls(tuple(designators), truncated, problem)
+        for _, end, designator in designation_descriptors(page):  # noqa: B007
+            designators.append(designator)
+        claimed = form.size + c.page_length
+        arrived = min(len(page), claimed)
+        problem = f"descriptor {len(designators)} runs past the end" if end < arrived else ""
+        return cls(tuple(designators), arrived < claimed, problem)
 
     def build(self) -> bytes:
         """The page, for a disk (peripheral device type 0)."""
         body = b"".join(each.build() for each in self.designators)
-        return _PAGE.build(code=PAGE_CODE, length=len(body)) + body
+        return forms.IDENTIFICATION_PAGE.build(page_code=PAGE_CODE, page_length=len(body)) + body
+
+
+def designation_descriptors(page: bytes) -> Iterator[tuple[int, int, Designator]]:
+    """Each whole designation descriptor, and its offset and end in page.
+
+    Ends where a descriptor runs past the page or past what arrived of it.
+    """
+    header, form = forms.IDENTIFICATION_PAGE, forms.DESIGNATION_DESCRIPTOR
+    offset = header.size
+    end = min(len(page), offset + header.parse(page).page_length)
+    while end - offset >= form.size:
+        c = form.parse(page, offset)
+        after = offset + form.size + c.designator_length
+        if after > end:
+            return
+        yield (
+            offset,
+            after,
+            Designator(
+                Association((c.byte_1 & forms.ASSOCIATION) >> forms.ASSOCIATION_SHIFT),
+                c.byte_1 & forms.DESIGNATOR_TYPE,
+                c.byte_0 & forms.CODE_SET,
+                page[offset + form.size : after],
+                c.byte_0 >> forms.DESIGNATOR_PROTOCOL_SHIFT,
+            ),
+        )
+        offset = after
 
 
 @lru_cache(maxsize=512)

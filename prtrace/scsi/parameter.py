@@ -1,39 +1,23 @@
-"""PERSISTENT RESERVE OUT parameter lists (SPC-4 6.16.3 and 6.16.4).
+"""PERSISTENT RESERVE OUT parameter lists (SPC-4 6.16.3 and 6.16.4), as values.
 
-Basic, 24 bytes: 0-7 RESERVATION KEY; 8-15 SERVICE ACTION RESERVATION KEY; 16-19 obsolete
-(scope-specific address); 20 SPEC_I_PT 08h, ALL_TG_PT 04h, APTPL 01h; 22-23 obsolete (extent
-length).  With SPEC_I_PT: 24-27 TRANSPORTID PARAMETER DATA LENGTH, then TransportIDs.
-REGISTER AND MOVE: 0-7 and 8-15 as above; 17 UNREG 02h, APTPL 01h; 18-19 RELATIVE TARGET PORT
-IDENTIFIER; 20-23 TRANSPORTID LENGTH; then one TransportID.
-
-Both forms parse as far as they can: the two keys are worth having even where a TransportID
+Both lists parse as far as they can: the two keys are worth having even where a TransportID
 behind them is cut off or damaged.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 from prtrace.errors import MalformedError
 from prtrace.model import Action
+from prtrace.scsi import forms
 from prtrace.scsi.transportid import TransportId, parse_contained, parse_transport_id
-from prtrace.scsi.wire import Layout
-
-_BASIC = Layout("PR OUT parameter list", "QQIBxH", "key sa_key address flags extent")
-_MOVE = Layout(
-    "REGISTER AND MOVE parameter list", "QQxBHI", "key sa_key flags relative_target_port length"
-)
-_LENGTH = Layout("SPEC_I_PT list", "I", "length")
-
-_SPEC_I_PT = 0x08
-_ALL_TG_PT = 0x04
-_APTPL = 0x01
-_UNREG = 0x02
 
 # The actions whose list may go on behind byte 24.  SPC-4 forbids SPEC_I_PT with REGISTER AND
 # IGNORE EXISTING KEY; SPC-3 allowed it.
-_MAY_SPECIFY = (Action.REGISTER, Action.REGISTER_AND_IGNORE)
+_MAY_SPECIFY: Final = (Action.REGISTER, Action.REGISTER_AND_IGNORE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,40 +43,42 @@ class BasicList:
     @classmethod
     def parse(cls, raw: bytes, action: Action = Action.REGISTER) -> Self:
         """Decode the list of action; MalformedError when fewer than 24 bytes arrived."""
-        c = _BASIC.parse(raw)
-        spec_i_pt = bool(c.flags & _SPEC_I_PT)
+        c = forms.BASIC_PARAMETER_LIST.parse(raw)
+        flags = c.flags
+        spec_i_pt = bool(flags & forms.SPEC_I_PT)
         ports: tuple[TransportId, ...] = ()
         truncated, problem = False, ""
         if spec_i_pt and action in _MAY_SPECIFY:
-            ports, truncated, problem = _parse_ports(raw[_BASIC.size :])
+            ports, truncated, problem = _parse_ports(raw)
         return cls(
-            c.key,
-            c.sa_key,
+            c.reservation_key,
+            c.service_action_reservation_key,
             spec_i_pt,
-            bool(c.flags & _ALL_TG_PT),
-            bool(c.flags & _APTPL),
+            bool(flags & forms.ALL_TG_PT),
+            bool(flags & forms.APTPL),
             ports,
-            c.address,
-            c.extent,
+            c.obsolete_scope_specific_address,
+            c.obsolete_extent_length,
             truncated,
             problem,
         )
 
     def build(self) -> bytes:
         """24 bytes, and the TransportIDs where spec_i_pt is set."""
-        fixed = _BASIC.build(
-            key=self.key,
-            sa_key=self.sa_key,
-            address=self.obsolete_address,
-            flags=(_SPEC_I_PT if self.spec_i_pt else 0)
-            | (_ALL_TG_PT if self.all_tg_pt else 0)
-            | (_APTPL if self.aptpl else 0),
-            extent=self.obsolete_extent,
+        fixed = forms.BASIC_PARAMETER_LIST.build(
+            reservation_key=self.key,
+            service_action_reservation_key=self.sa_key,
+            obsolete_scope_specific_address=self.obsolete_address,
+            flags=(forms.SPEC_I_PT if self.spec_i_pt else 0)
+            | (forms.ALL_TG_PT if self.all_tg_pt else 0)
+            | (forms.APTPL if self.aptpl else 0),
+            obsolete_extent_length=self.obsolete_extent,
         )
         if not self.spec_i_pt:
             return fixed
         ports = b"".join(port.build() for port in self.transport_ids)
-        return fixed + _LENGTH.build(length=len(ports)) + ports
+        length = forms.SPEC_I_PT_LIST.build(transportid_parameter_data_length=len(ports))
+        return fixed + length + ports
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,23 +101,24 @@ class MoveList:
     @classmethod
     def parse(cls, raw: bytes) -> Self:
         """Decode the list; MalformedError when fewer than 24 bytes arrived."""
-        c = _MOVE.parse(raw)
+        c = forms.REGISTER_AND_MOVE_LIST.parse(raw)
         port: TransportId | None = None
-        truncated = c.length > len(raw) - _MOVE.size
-        problem = f"TRANSPORTID LENGTH is {c.length}, {len(raw) - _MOVE.size} bytes arrived"
+        at, length = forms.REGISTER_AND_MOVE_LIST.size, c.transportid_length
+        truncated = length > len(raw) - at
+        problem = f"TRANSPORTID LENGTH is {length}, {len(raw) - at} bytes arrived"
         if not truncated:
             try:
-                port = parse_contained(raw[_MOVE.size : _MOVE.size + c.length])
+                port = parse_contained(raw[at : at + length])
                 problem = ""
             except MalformedError as error:
                 problem = error.message
         return cls(
-            c.key,
-            c.sa_key,
-            c.relative_target_port,
+            c.reservation_key,
+            c.service_action_reservation_key,
+            c.relative_target_port_identifier,
             port,
-            bool(c.flags & _UNREG),
-            bool(c.flags & _APTPL),
+            bool(c.flags & forms.MOVE_UNREG),
+            bool(c.flags & forms.MOVE_APTPL),
             truncated,
             problem,
         )
@@ -139,12 +126,13 @@ class MoveList:
     def build(self) -> bytes:
         """24 bytes and the TransportID."""
         port = b"" if self.transport_id is None else self.transport_id.build()
-        fixed = _MOVE.build(
-            key=self.key,
-            sa_key=self.sa_key,
-            flags=(_UNREG if self.unreg else 0) | (_APTPL if self.aptpl else 0),
-            relative_target_port=self.relative_target_port,
-            length=len(port),
+        fixed = forms.REGISTER_AND_MOVE_LIST.build(
+            reservation_key=self.key,
+            service_action_reservation_key=self.sa_key,
+            flags=(forms.MOVE_UNREG if self.unreg else 0)
+            | (forms.MOVE_APTPL if self.aptpl else 0),
+            relative_target_port_identifier=self.relative_target_port,
+            transportid_length=len(port),
         )
         return fixed + port
 
@@ -159,21 +147,37 @@ def parse_list(raw: bytes, action: Action) -> ParameterList:
     return BasicList.parse(raw, action)
 
 
+def transport_ids(raw: bytes) -> Iterator[tuple[int, int, TransportId]]:
+    """Each whole TransportID of a basic list with SPEC_I_PT, and its offset and end in raw.
+
+    raw has the list's length field.  MalformedError where a TransportID does not end before
+    the list does.
+    """
+    offset = forms.BASIC_PARAMETER_LIST.size + forms.SPEC_I_PT_LIST.size
+    claimed = forms.SPEC_I_PT_LIST.parse(raw, forms.BASIC_PARAMETER_LIST.size)
+    end = min(len(raw), offset + claimed.transportid_parameter_data_length)
+    while offset < end:
+        port, used = parse_transport_id(raw[offset:end])
+        yield offset, offset + used, port
+        offset += used
+
+
 def _parse_ports(raw: bytes) -> tuple[tuple[TransportId, ...], bool, str]:
     """The TransportIDs behind a basic list, whether they are cut off, and what is wrong."""
-    if len(raw) < _LENGTH.size:
-        return (), True, f"SPEC_I_PT is set, {len(raw)} of 4 bytes of its list's length arrived"
-    claimed: int = _LENGTH.parse(raw).length
-    left = raw[_LENGTH.size :][:claimed]
-    truncated = claimed > len(left)
-    problem = f"the SPEC_I_PT list has {claimed} bytes, {len(left)} arrived" if truncated else ""
+    behind = len(raw) - forms.BASIC_PARAMETER_LIST.size
+    size = forms.SPEC_I_PT_LIST.size
+    if behind < size:
+        return (), True, f"SPEC_I_PT is set, {behind} of {size} bytes of its list's length arrived"
+    c = forms.SPEC_I_PT_LIST.parse(raw, forms.BASIC_PARAMETER_LIST.size)
+    claimed: int = c.transportid_parameter_data_length
+    arrived = min(behind - size, claimed)
+    truncated = claimed > arrived
+    problem = f"the SPEC_I_PT list has {claimed} bytes, {arrived} arrived" if truncated else ""
     ports: list[TransportId] = []
-    while left:
-        try:
-            port, used = parse_transport_id(left)
-        except MalformedError as error:
-            # Only the end of the bytes can stop it, and in a cut-off list that is no news.
-            return tuple(ports), truncated, problem or error.message
-        ports.append(port)
-        left = left[used:]
+    try:
+        for _, _, port in transport_ids(raw):
+            ports.append(port)  # what came before an error is kept
+    except MalformedError as error:
+        # In a list that was cut off the last TransportID is expected to be incomplete.
+        problem = problem or error.message
     return tuple(ports), truncated, problem

@@ -8,17 +8,25 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
+from typing import Final
 
 from prtrace.errors import MalformedError, UsageError
-from prtrace.scsi.cdb import parse_cdb
+from prtrace.scsi.cdb import cdb_length, parse_cdb
 from prtrace.scsi.codes import Opcode, ReservedCode
 from prtrace.scsi.designator import IdentificationPage
+from prtrace.scsi.forms import (
+    READ_FULL_STATUS,
+    READ_KEYS,
+    READ_RESERVATION,
+    RESERVATION,
+    SENSE_LENGTH_AT,
+)
 from prtrace.scsi.parameter import BasicList, MoveList
 from prtrace.scsi.reply import ReadFullStatus, ReadKeys, ReadReservation, ReportCapabilities
 from prtrace.scsi.sense import DESCRIPTOR, Sense
 
 
-class Form(enum.Enum):
+class DecodeAs(enum.Enum):
     """What bytes can be; the values are the choices of `decode --as`."""
 
     CDB = "cdb"
@@ -32,27 +40,27 @@ class Form(enum.Enum):
     VPD83 = "vpd83"
 
 
-CHOICES = tuple(form.value for form in Form)
+CHOICES = tuple(form.value for form in DecodeAs)
 
-_CDB_LENGTHS: dict[int, int] = {
-    Opcode.RESERVE_6: 6,
-    Opcode.RELEASE_6: 6,
-    Opcode.RESERVE_10: 10,
-    Opcode.RELEASE_10: 10,
-    Opcode.PR_IN: 10,
-    Opcode.PR_OUT: 10,
-}
+_OURS: Final = (
+    Opcode.RESERVE_6,
+    Opcode.RELEASE_6,
+    Opcode.RESERVE_10,
+    Opcode.RELEASE_10,
+    Opcode.PR_IN,
+    Opcode.PR_OUT,
+)
 # A target that counted 16 million registrations since power on is taken for something else:
 # sense data of 8 bytes would otherwise pass for a reply without registrations.
 _GENERATIONS = 1 << 24
-_MARKED = (Form.CDB, Form.SENSE, Form.VPD83)
+_MARKED = (DecodeAs.CDB, DecodeAs.SENSE, DecodeAs.VPD83)
 
 
 def _cdb(raw: bytes) -> bool:
     parse_cdb(raw)
-    length = _CDB_LENGTHS.get(raw[0])
+    length = cdb_length(raw[0])
     # The kernel's buffers for a CDB have 16 or 32 bytes.
-    return length is not None and len(raw) in (length, 16, 32) and not any(raw[length:])
+    return raw[0] in _OURS and len(raw) in (length, 16, 32) and not any(raw[length:])
 
 
 def _out(raw: bytes) -> bool:
@@ -67,7 +75,7 @@ def _out_move(raw: bytes) -> bool:
 
 def _keys(raw: bytes) -> bool:
     value = ReadKeys.parse(raw)
-    complete = not value.truncated and len(raw) == 8 + value.additional_length
+    complete = not value.truncated and len(raw) == READ_KEYS.size + value.additional_length
     return complete and value.generation < _GENERATIONS
 
 
@@ -75,7 +83,7 @@ def _reservation(raw: bytes) -> bool:
     value = ReadReservation.parse(raw)
     held = value.reservation
     known = held is None or not isinstance(held.type, ReservedCode)
-    complete = len(raw) == (8 if held is None else 24)
+    complete = len(raw) == READ_RESERVATION.size + (0 if held is None else RESERVATION.size)
     return known and complete and value.generation < _GENERATIONS
 
 
@@ -85,16 +93,16 @@ def _capabilities(raw: bytes) -> bool:
 
 def _full_status(raw: bytes) -> bool:
     value = ReadFullStatus.parse(raw)
-    complete = not value.truncated and len(raw) == 8 + value.additional_length
+    complete = not value.truncated and len(raw) == READ_FULL_STATUS.size + value.additional_length
     return complete and value.generation < _GENERATIONS
 
 
 def _sense(raw: bytes) -> bool:
     sense = Sense.parse(raw)
-    if len(raw) < 8 or sense.asc is None:
+    if len(raw) <= SENSE_LENGTH_AT or sense.asc is None:
         return False
     reserved = raw[4:7] if sense.response_code >= DESCRIPTOR else raw[1:2]
-    end = 8 + raw[7]
+    end = SENSE_LENGTH_AT + 1 + raw[SENSE_LENGTH_AT]
     return end <= len(raw) and not any(raw[end:]) and not any(reserved)
 
 
@@ -103,25 +111,25 @@ def _vpd83(raw: bytes) -> bool:
     return not page.truncated and not page.problem
 
 
-_FITS: dict[Form, Callable[[bytes], bool]] = {
-    Form.CDB: _cdb,
-    Form.OUT: _out,
-    Form.OUT_MOVE: _out_move,
-    Form.KEYS: _keys,
-    Form.RESERVATION: _reservation,
-    Form.CAPABILITIES: _capabilities,
-    Form.FULL_STATUS: _full_status,
-    Form.SENSE: _sense,
-    Form.VPD83: _vpd83,
+_FITS: dict[DecodeAs, Callable[[bytes], bool]] = {
+    DecodeAs.CDB: _cdb,
+    DecodeAs.OUT: _out,
+    DecodeAs.OUT_MOVE: _out_move,
+    DecodeAs.KEYS: _keys,
+    DecodeAs.RESERVATION: _reservation,
+    DecodeAs.CAPABILITIES: _capabilities,
+    DecodeAs.FULL_STATUS: _full_status,
+    DecodeAs.SENSE: _sense,
+    DecodeAs.VPD83: _vpd83,
 }
 
 
-def plausible_forms(raw: bytes) -> tuple[Form, ...]:
+def plausible_forms(raw: bytes) -> tuple[DecodeAs, ...]:
     """The forms that raw fits exactly: complete, without contradiction or leftovers."""
-    return tuple(form for form in Form if _fits(form, raw))
+    return tuple(form for form in DecodeAs if _fits(form, raw))
 
 
-def recognise(raw: bytes) -> Form:
+def recognise(raw: bytes) -> DecodeAs:
     """The form of raw, where it carries a mark and fits no other form.
 
     UsageError otherwise; it names what raw could be.
@@ -138,7 +146,7 @@ def recognise(raw: bytes) -> Form:
     )
 
 
-def _fits(form: Form, raw: bytes) -> bool:
+def _fits(form: DecodeAs, raw: bytes) -> bool:
     try:
         return _FITS[form](raw)
     except MalformedError:

@@ -7,33 +7,23 @@ the allocation length minus the residual.  Bytes past the claimed length are ign
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Self, assert_never
+from typing import Any, Final, Self, assert_never
 
 from prtrace.errors import MalformedError
 from prtrace.model import ReservationType
+from prtrace.scsi import forms
 from prtrace.scsi.codes import SCOPE_LU, InAction, ReservedCode, reservation_type, type_code
+from prtrace.scsi.form import integers
 from prtrace.scsi.transportid import TransportId, parse_contained
-from prtrace.scsi.wire import Layout, integers
 
-_KEYS = Layout("READ KEYS reply", "II", "generation additional")
-_STATUS = Layout("READ FULL STATUS reply", "II", "generation additional")
-_HELD = Layout("READ RESERVATION reply", "II", "generation additional")
-_RESERVATION = Layout("READ RESERVATION descriptor", "Q5xB2x", "key scope_type")
-_CAPABILITIES = Layout("REPORT CAPABILITIES reply", "HBB2s2x", "length can does type_mask")
-_DESCRIPTOR = Layout(
-    "READ FULL STATUS descriptor",
-    "Q4xBB4xHI",
-    "key flags scope_type relative_target_port additional",
+_LONGEST_NAME: Final = 244
+"""An iSCSI name of 223 bytes with ISID, NUL and padding."""
+_LONGEST_DESCRIPTOR: Final = (
+    forms.FULL_STATUS_DESCRIPTOR.size + forms.ISCSI_TRANSPORT_ID.size + _LONGEST_NAME
 )
-
-_ALL_TG_PT = 0x02
-_R_HOLDER = 0x01
-_RLR_C, _CRH, _SIP_C, _ATP_C, _PTPL_C = 0x80, 0x10, 0x08, 0x04, 0x01
-_TMV, _ALLOW_COMMANDS, _PTPL_A = 0x80, 0x70, 0x01
-
-# 24 bytes and an iSCSI TransportID of a 223-byte name with ISID, NUL and padding.
-_LONGEST_DESCRIPTOR = 24 + 4 + 244
+_KEY_SIZE: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +41,19 @@ class ReadKeys:
     @classmethod
     def of(cls, generation: int, *keys: int) -> Self:
         """The complete reply that lists keys."""
-        return cls(generation, keys, 8 * len(keys))
+        return cls(generation, keys, _KEY_SIZE * len(keys))
 
     @classmethod
     def parse(cls, raw: bytes) -> Self:
         """Decode what arrived; MalformedError below 8 bytes or for a length of broken keys."""
-        c = _KEYS.parse(raw)
-        claimed: int = c.additional
-        if claimed % 8:
-            raise MalformedError(_KEYS.what, f"ADDITIONAL LENGTH {claimed} is no multiple of 8")
-        count = min(claimed, len(raw) - _KEYS.size) // 8
-        keys = integers(_KEYS.what, raw, _KEYS.size, count)
-        return cls(c.generation, keys, claimed, truncated=claimed > 8 * count)
+        form = forms.READ_KEYS
+        c = form.parse(raw)
+        claimed: int = c.additional_length
+        if claimed % _KEY_SIZE:
+            raise MalformedError(form.what, f"ADDITIONAL LENGTH {claimed} is no multiple of 8")
+        count = min(claimed, len(raw) - form.size) // _KEY_SIZE
+        keys = integers(form.what, raw, form.size, count)
+        return cls(c.prgeneration, keys, claimed, truncated=claimed > _KEY_SIZE * count)
 
     def may_be_cut(self, allocation_length: int) -> bool:
         """Whether keys may be missing without ADDITIONAL LENGTH saying so.
@@ -70,12 +61,15 @@ class ReadKeys:
         Older LIO puts the length of what fitted into the field (SPC wants that of what
         exists), so a full buffer proves nothing.
         """
-        return self.truncated or allocation_length - _KEYS.size - self.additional_length < 8
+        room = allocation_length - forms.READ_KEYS.size - self.additional_length
+        return self.truncated or room < _KEY_SIZE
 
     def build(self) -> bytes:
         """The header and the keys."""
-        header = _KEYS.build(generation=self.generation, additional=self.additional_length)
-        return header + b"".join(key.to_bytes(8, "big") for key in self.keys)
+        header = forms.READ_KEYS.build(
+            prgeneration=self.generation, additional_length=self.additional_length
+        )
+        return header + b"".join(key.to_bytes(_KEY_SIZE, "big") for key in self.keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,26 +91,33 @@ class ReadReservation:
     @classmethod
     def parse(cls, raw: bytes) -> Self:
         """Decode; MalformedError unless "nothing" or a whole reservation arrived."""
-        c = _HELD.parse(raw)
-        generation: int = c.generation
-        if c.additional == 0:
+        form = forms.READ_RESERVATION
+        c = form.parse(raw)
+        generation: int = c.prgeneration
+        if c.additional_length == 0:
             return cls(generation, None)
-        if c.additional != _RESERVATION.size:
+        size = forms.RESERVATION.size
+        if c.additional_length != size:
             raise MalformedError(
-                _HELD.what, f"ADDITIONAL LENGTH is {c.additional}, neither 0 nor 16"
+                form.what, f"ADDITIONAL LENGTH is {c.additional_length}, neither 0 nor {size}"
             )
-        c = _RESERVATION.parse(raw, _HELD.size)
-        held = Reservation(c.key, reservation_type(c.scope_type & 0x0F), c.scope_type >> 4)
+        c = forms.RESERVATION.parse(raw, form.size)
+        kind = reservation_type(c.scope_type & forms.TYPE)
+        held = Reservation(c.reservation_key, kind, c.scope_type >> forms.SCOPE_SHIFT)
         return cls(generation, held)
 
     def build(self) -> bytes:
         """8 bytes, or 24 where something is reserved."""
         held = self.reservation
         if held is None:
-            return _HELD.build(generation=self.generation, additional=0)
-        return _HELD.build(
-            generation=self.generation, additional=_RESERVATION.size
-        ) + _RESERVATION.build(key=held.key, scope_type=held.scope << 4 | type_code(held.type))
+            return forms.READ_RESERVATION.build(prgeneration=self.generation)
+        header = forms.READ_RESERVATION.build(
+            prgeneration=self.generation, additional_length=forms.RESERVATION.size
+        )
+        return header + forms.RESERVATION.build(
+            reservation_key=held.key,
+            scope_type=held.scope << forms.SCOPE_SHIFT | type_code(held.type),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,34 +142,43 @@ class ReportCapabilities:
     @classmethod
     def parse(cls, raw: bytes) -> Self:
         """Decode; MalformedError when fewer than the 8 bytes arrived or are claimed."""
-        c = _CAPABILITIES.parse(raw)
-        if c.length < _CAPABILITIES.size:
-            raise MalformedError(_CAPABILITIES.what, f"LENGTH is {c.length}, not 8")
-        # Little endian makes bit N the type of code N.
-        mask = int.from_bytes(c.type_mask, "little")
+        form = forms.REPORT_CAPABILITIES
+        c = form.parse(raw)
+        if c.length < form.size:
+            raise MalformedError(form.what, f"LENGTH is {c.length}, not {form.size}")
+        can, more = c.capabilities, c.byte_3
+        types = c.persistent_reservation_type_mask
         return cls(
-            rlr_c=bool(c.can & _RLR_C),
-            crh=bool(c.can & _CRH),
-            sip_c=bool(c.can & _SIP_C),
-            atp_c=bool(c.can & _ATP_C),
-            ptpl_c=bool(c.can & _PTPL_C),
-            tmv=bool(c.does & _TMV),
-            allow_commands=(c.does & _ALLOW_COMMANDS) >> 4,
-            ptpl_a=bool(c.does & _PTPL_A),
-            types=frozenset(kind for kind in ReservationType if mask >> kind & 1),
+            rlr_c=bool(can & forms.RLR_C),
+            crh=bool(can & forms.CRH),
+            sip_c=bool(can & forms.SIP_C),
+            atp_c=bool(can & forms.ATP_C),
+            ptpl_c=bool(can & forms.PTPL_C),
+            tmv=bool(more & forms.TMV),
+            allow_commands=(more & forms.ALLOW_COMMANDS) >> forms.ALLOW_COMMANDS_SHIFT,
+            ptpl_a=bool(more & forms.PTPL_A),
+            types=frozenset(kind for kind, mask in forms.TYPE_MASKS.items() if types & mask),
         )
 
     def build(self) -> bytes:
-        """The 8 bytes."""
-        if not 0 <= self.allow_commands <= _ALLOW_COMMANDS >> 4:
-            raise MalformedError(_CAPABILITIES.what, "ALLOW COMMANDS has three bits")
-        can = ((self.rlr_c, _RLR_C), (self.crh, _CRH), (self.sip_c, _SIP_C), (self.atp_c, _ATP_C))
-        does = ((self.tmv, _TMV), (self.ptpl_a, _PTPL_A))
-        return _CAPABILITIES.build(
-            length=_CAPABILITIES.size,
-            can=sum(bit for on, bit in (*can, (self.ptpl_c, _PTPL_C)) if on),
-            does=sum(bit for on, bit in does if on) | self.allow_commands << 4,
-            type_mask=sum(1 << kind for kind in self.types).to_bytes(2, "little"),
+        """The 8 bytes; MalformedError when allow_commands does not fit."""
+        form = forms.REPORT_CAPABILITIES
+        allowed = self.allow_commands << forms.ALLOW_COMMANDS_SHIFT
+        if allowed & ~forms.ALLOW_COMMANDS:
+            raise MalformedError(form.what, "ALLOW COMMANDS has three bits")
+        can = (
+            (self.rlr_c, forms.RLR_C),
+            (self.crh, forms.CRH),
+            (self.sip_c, forms.SIP_C),
+            (self.atp_c, forms.ATP_C),
+            (self.ptpl_c, forms.PTPL_C),
+        )
+        more = ((self.tmv, forms.TMV), (self.ptpl_a, forms.PTPL_A))
+        return form.build(
+            length=form.size,
+            capabilities=sum(mask for on, mask in can if on),
+            byte_3=sum(mask for on, mask in more if on) | allowed,
+            persistent_reservation_type_mask=sum(forms.TYPE_MASKS[kind] for kind in self.types),
         )
 
 
@@ -192,12 +202,13 @@ class FullStatusDescriptor:
     def build(self) -> bytes:
         """24 bytes and the TransportID."""
         port = self.transport_id.build()
-        fixed = _DESCRIPTOR.build(
-            key=self.key,
-            flags=(_ALL_TG_PT if self.all_tg_pt else 0) | (_R_HOLDER if self.holder else 0),
-            scope_type=self.scope << 4 | type_code(self.type),
-            relative_target_port=self.relative_target_port,
-            additional=len(port),
+        fixed = forms.FULL_STATUS_DESCRIPTOR.build(
+            reservation_key=self.key,
+            flags=(forms.STATUS_ALL_TG_PT if self.all_tg_pt else 0)
+            | (forms.STATUS_R_HOLDER if self.holder else 0),
+            scope_type=self.scope << forms.SCOPE_SHIFT | type_code(self.type),
+            relative_target_port_identifier=self.relative_target_port,
+            additional_descriptor_length=len(port),
         )
         return fixed + port
 
@@ -219,29 +230,15 @@ class ReadFullStatus:
     @classmethod
     def parse(cls, raw: bytes) -> Self:
         """Decode what arrived; MalformedError below 8 bytes or where lengths contradict."""
-        c = _STATUS.parse(raw)
-        generation: int = c.generation
-        claimed: int = c.additional
-        end = _STATUS.size + claimed
+        c = forms.READ_FULL_STATUS.parse(raw)
+        generation: int = c.prgeneration
+        claimed: int = c.additional_length
+        end = forms.READ_FULL_STATUS.size
         descriptors: list[FullStatusDescriptor] = []
-        offset = _STATUS.size
-        while offset < end:
-            if end - offset < _DESCRIPTOR.size:
-                raise MalformedError(_STATUS.what, f"{end - offset} bytes are left over")
-            if len(raw) - offset < _DESCRIPTOR.size:
-                break
-            c = _DESCRIPTOR.parse(raw, offset)
-            after = offset + _DESCRIPTOR.size + c.additional
-            if after > end:
-                raise MalformedError(
-                    _STATUS.what, f"descriptor {len(descriptors)} runs past ADDITIONAL LENGTH"
-                )
-            if after > len(raw):
-                break
-            port = parse_contained(raw[offset + _DESCRIPTOR.size : after])
-            descriptors.append(_descriptor(c, port))
-            offset = after
-        return cls(generation, tuple(descriptors), claimed, truncated=offset < end)
+        for _, end, descriptor in full_status_descriptors(raw):  # noqa: B007
+            descriptors.append(descriptor)
+        truncated = end < forms.READ_FULL_STATUS.size + claimed
+        return cls(generation, tuple(descriptors), claimed, truncated)
 
     def may_be_cut(self, allocation_length: int) -> bool:
         """Whether registrations may be missing without ADDITIONAL LENGTH saying so.
@@ -249,12 +246,14 @@ class ReadFullStatus:
         LIO stops at the first descriptor that does not fit and reports the length of the
         rest, so only a buffer with room for the longest descriptor proves completeness.
         """
-        room = allocation_length - _STATUS.size - self.additional_length
+        room = allocation_length - forms.READ_FULL_STATUS.size - self.additional_length
         return self.truncated or room < _LONGEST_DESCRIPTOR
 
     def build(self) -> bytes:
         """The header and the descriptors."""
-        header = _STATUS.build(generation=self.generation, additional=self.additional_length)
+        header = forms.READ_FULL_STATUS.build(
+            prgeneration=self.generation, additional_length=self.additional_length
+        )
         return header + b"".join(each.build() for each in self.descriptors)
 
 
@@ -275,14 +274,39 @@ def parse_reply(action: InAction, raw: bytes) -> Reply:
     assert_never(action)
 
 
+def full_status_descriptors(raw: bytes) -> Iterator[tuple[int, int, FullStatusDescriptor]]:
+    """Each whole descriptor of a READ FULL STATUS reply, and its offset and end in raw.
+
+    Ends where the bytes that arrived do.  MalformedError for a descriptor that the claimed
+    lengths contradict.
+    """
+    header, form = forms.READ_FULL_STATUS, forms.FULL_STATUS_DESCRIPTOR
+    end = header.size + header.parse(raw).additional_length
+    offset, number = header.size, 0
+    while offset < end:
+        if end - offset < form.size:
+            raise MalformedError(header.what, f"{end - offset} bytes are left over")
+        if len(raw) - offset < form.size:
+            return
+        c = form.parse(raw, offset)
+        after = offset + form.size + c.additional_descriptor_length
+        if after > end:
+            raise MalformedError(header.what, f"descriptor {number} runs past ADDITIONAL LENGTH")
+        if after > len(raw):
+            return
+        yield offset, after, _descriptor(c, parse_contained(raw[offset + form.size : after]))
+        offset = after
+        number += 1
+
+
 def _descriptor(fields: Any, port: TransportId) -> FullStatusDescriptor:
-    holder = bool(fields.flags & _R_HOLDER)
+    holder = bool(fields.flags & forms.STATUS_R_HOLDER)
     return FullStatusDescriptor(
-        fields.key,
-        fields.relative_target_port,
+        fields.reservation_key,
+        fields.relative_target_port_identifier,
         port,
         holder=holder,
-        all_tg_pt=bool(fields.flags & _ALL_TG_PT),
-        type=reservation_type(fields.scope_type & 0x0F) if holder else None,
-        scope=fields.scope_type >> 4 if holder else SCOPE_LU,
+        all_tg_pt=bool(fields.flags & forms.STATUS_ALL_TG_PT),
+        type=reservation_type(fields.scope_type & forms.TYPE) if holder else None,
+        scope=fields.scope_type >> forms.SCOPE_SHIFT if holder else SCOPE_LU,
     )

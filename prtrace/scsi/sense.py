@@ -1,33 +1,35 @@
-"""Sense data (SPC-4 4.5), fixed and descriptor format.
-
-Fixed, response code 70h (current) or 71h (deferred): 2 SENSE KEY bits 0-3; 7 ADDITIONAL SENSE
-LENGTH; 12 ADDITIONAL SENSE CODE; 13 its qualifier.
-Descriptor, 72h or 73h: 1 SENSE KEY bits 0-3; 2 ADDITIONAL SENSE CODE; 3 its qualifier;
-7 ADDITIONAL SENSE LENGTH.
-"""
+"""Sense data (SPC-4 4.5), fixed and descriptor format."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Final, Self
 
 from prtrace.errors import MalformedError
 from prtrace.model import Attention
-from prtrace.scsi.wire import Layout
+from prtrace.scsi import forms
 
-_WHAT = "sense data"
-_FIXED = Layout(_WHAT, "BxB4xB4xBB4x", "response_code key additional asc ascq")
-_DESCRIPTOR = Layout(_WHAT, "BBBB3xB", "response_code key asc ascq additional")
+FIXED: Final = 0x70
+DESCRIPTOR: Final = 0x72
 
-FIXED = 0x70
-DESCRIPTOR = 0x72
-_RESPONSE_CODE = 0x7F
-_SENSE_KEY = 0x0F
+NOT_READY: Final = 0x2
+ILLEGAL_REQUEST: Final = 0x5
+UNIT_ATTENTION: Final = 0x6
 
-NO_SENSE = 0x0
-NOT_READY = 0x2
-ILLEGAL_REQUEST = 0x5
-UNIT_ATTENTION = 0x6
+_WHAT: Final = forms.FIXED_SENSE.what
+_FIXED: Final = (
+    forms.FIXED_SENSE,
+    forms.FIXED_SENSE.offset("byte_2"),
+    forms.FIXED_SENSE.offset("additional_sense_code"),
+)
+_DESCRIPTOR: Final = (
+    forms.DESCRIPTOR_SENSE,
+    forms.DESCRIPTOR_SENSE.offset("byte_1"),
+    forms.DESCRIPTOR_SENSE.offset("additional_sense_code"),
+)
+"""A format's form, and where the byte of the sense key and ASC lie; ASCQ follows ASC."""
+_COUNTED: Final = forms.SENSE_LENGTH_AT + 1
+"""Where the bytes begin that ADDITIONAL SENSE LENGTH counts."""
 
 _KEYS = (
     "NO SENSE",
@@ -116,23 +118,25 @@ class Sense:
         """
         if not raw:
             raise MalformedError(_WHAT, "is empty")
-        code = raw[0] & _RESPONSE_CODE
+        code = raw[0] & forms.RESPONSE_CODE
         if code in (FIXED, FIXED + 1):
-            layout, key_at, asc_at = _FIXED, 2, 12
+            form, key_at, asc_at = _FIXED
         elif code in (DESCRIPTOR, DESCRIPTOR + 1):
-            layout, key_at, asc_at = _DESCRIPTOR, 1, 2
+            form, key_at, asc_at = _DESCRIPTOR
         else:
             raise MalformedError(_WHAT, f"response code {code:#04x} is none of 0x70 to 0x73")
         if len(raw) <= key_at:
             raise MalformedError(_WHAT, f"ends after {len(raw)} bytes, before the sense key")
-        c = layout.parse(raw.ljust(layout.size, b"\0"))
+        c = form.parse(raw.ljust(form.size, b"\0"))
         # What ADDITIONAL SENSE LENGTH does not cover is not sense data.
-        end = min(len(raw), 8 + c.additional) if len(raw) >= 8 else len(raw)
+        end = len(raw)
+        if end >= _COUNTED:
+            end = min(end, _COUNTED + c.additional_sense_length)
         return cls(
             code,
-            c.key & _SENSE_KEY,
-            c.asc if end > asc_at else None,
-            c.ascq if end > asc_at + 1 else None,
+            raw[key_at] & forms.SENSE_KEY,
+            c.additional_sense_code if end > asc_at else None,
+            c.additional_sense_code_qualifier if end > asc_at + 1 else None,
             raw,
         )
 
@@ -158,14 +162,15 @@ class Sense:
 
         An absent asc or ascq cannot be left out, so it is sent as 0.
         """
-        layout = _DESCRIPTOR if self.response_code in (DESCRIPTOR, DESCRIPTOR + 1) else _FIXED
-        return layout.build(
-            response_code=self.response_code,
-            key=self.key,
-            additional=layout.size - 8,
-            asc=self.asc or 0,
-            ascq=self.ascq or 0,
-        )
+        fields: dict[str, Any] = {
+            "byte_0": self.response_code,
+            "additional_sense_code": self.asc or 0,
+            "additional_sense_code_qualifier": self.ascq or 0,
+        }
+        if self.response_code in (DESCRIPTOR, DESCRIPTOR + 1):
+            return forms.DESCRIPTOR_SENSE.build(byte_1=self.key, **fields)
+        length = forms.FIXED_SENSE.size - _COUNTED
+        return forms.FIXED_SENSE.build(byte_2=self.key, additional_sense_length=length, **fields)
 
 
 def attention(sense: Sense) -> Attention | None:

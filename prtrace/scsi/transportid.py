@@ -1,39 +1,26 @@
 """TransportIDs: the name of an initiator port on its protocol (SPC-4 7.6.4).
 
-Byte 0: FORMAT CODE bits 6-7, PROTOCOL IDENTIFIER bits 0-3.  All but iSCSI's take 24 bytes:
-    FC 0     8-15 N_PORT_NAME
-    SPI 1    2-3 SCSI ADDRESS, 6-7 RELATIVE TARGET PORT IDENTIFIER
-    SRP 4    8-23 INITIATOR PORT IDENTIFIER (RDMA: InfiniBand and RoCE)
-    SAS 6    4-11 SAS ADDRESS
-    SOP 10   2-3 ROUTING ID
-iSCSI 5: 2-3 ADDITIONAL LENGTH, 4-n name, NUL terminated and padded to 4 bytes; with FORMAT
-CODE 1 the name is followed by ",i,0x" and the ISID in hex.
+All but iSCSI's take 24 bytes.  iSCSI's is a name, NUL terminated and padded to 4 bytes; with
+FORMAT CODE 1 the name is followed by ",i,0x" and the ISID in hex.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from prtrace.errors import MalformedError
+from prtrace.scsi import forms
 from prtrace.scsi.text import escape
-from prtrace.scsi.wire import Layout
 
-_WHAT = "TransportID"
-_SIZE = 24
-_FORMAT_SHIFT = 6
-_PROTOCOL = 0x0F
-_ISID_MARK = b",i,0x"
-_ISID_DIGITS = 12
-_ISCSI_NAME_MAX = 223  # RFC 3720 3.2.6.1
-_ISCSI_MIN_ADDITIONAL = 20
-
-_FC = Layout(_WHAT, "B7xQ8x", "protocol address")
-_SPI = Layout(_WHAT, "BxH2xH16x", "protocol address target_port")
-_SRP = Layout(_WHAT, "B7xQQ", "protocol high low")
-_SAS = Layout(_WHAT, "B3xQ12x", "protocol address")
-_SOP = Layout(_WHAT, "BxH20x", "protocol address")
-_ISCSI = Layout("iSCSI TransportID", "BxH", "protocol additional")
+_SIZE: Final = forms.FC_TRANSPORT_ID.size
+"""Of every TransportID but iSCSI's."""
+_WHAT: Final = forms.FC_TRANSPORT_ID.what
+_ISID_MARK: Final = b",i,0x"
+_ISID_DIGITS: Final = 12
+_ISCSI_NAME_MAX: Final = 223
+"""RFC 3720 3.2.6.1."""
+_ISCSI_MIN_ADDITIONAL: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +37,7 @@ class FcPort:
 
     def build(self) -> bytes:
         """The 24 bytes."""
-        return _FC.build(protocol=self.PROTOCOL, address=self.address)
+        return forms.FC_TRANSPORT_ID.build(byte_0=self.PROTOCOL, n_port_name=self.address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +55,10 @@ class SpiPort:
 
     def build(self) -> bytes:
         """The 24 bytes."""
-        return _SPI.build(
-            protocol=self.PROTOCOL, address=self.address, target_port=self.relative_target_port
+        return forms.SPI_TRANSPORT_ID.build(
+            byte_0=self.PROTOCOL,
+            scsi_address=self.address,
+            relative_target_port_identifier=self.relative_target_port,
         )
 
 
@@ -87,8 +76,9 @@ class SrpPort:
 
     def build(self) -> bytes:
         """The 24 bytes."""
-        return _SRP.build(
-            protocol=self.PROTOCOL, high=self.identifier >> 64, low=self.identifier & (1 << 64) - 1
+        identifier = self.identifier.to_bytes(16, "big")
+        return forms.SRP_TRANSPORT_ID.build(
+            byte_0=self.PROTOCOL, initiator_port_identifier=identifier
         )
 
 
@@ -115,13 +105,16 @@ class IscsiPort:
     def build(self) -> bytes:
         """4 bytes and the padded name; MalformedError when the name cannot be sent."""
         if not 0 < len(self.name) <= _ISCSI_NAME_MAX or 0 in self.name:
-            raise MalformedError(_ISCSI.what, "the name is empty, too long or has a NUL")
+            raise MalformedError(
+                forms.ISCSI_TRANSPORT_ID.what, "the name is empty, too long or has a NUL"
+            )
         field = self.name
         if self.isid is not None:
             field += _ISID_MARK + b"%012x" % self.isid
         size = max(len(field) // 4 * 4 + 4, _ISCSI_MIN_ADDITIONAL)
         format_code = 0 if self.isid is None else 1
-        header = _ISCSI.build(protocol=format_code << _FORMAT_SHIFT | 5, additional=size)
+        byte_0 = format_code << forms.FORMAT_CODE_SHIFT | self.PROTOCOL
+        header = forms.ISCSI_TRANSPORT_ID.build(byte_0=byte_0, additional_length=size)
         return header + field.ljust(size, b"\0")
 
 
@@ -139,7 +132,7 @@ class SasPort:
 
     def build(self) -> bytes:
         """The 24 bytes."""
-        return _SAS.build(protocol=self.PROTOCOL, address=self.address)
+        return forms.SAS_TRANSPORT_ID.build(byte_0=self.PROTOCOL, sas_address=self.address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +149,7 @@ class SopPort:
 
     def build(self) -> bytes:
         """The 24 bytes."""
-        return _SOP.build(protocol=self.PROTOCOL, address=self.routing_id)
+        return forms.SOP_TRANSPORT_ID.build(byte_0=self.PROTOCOL, routing_id=self.routing_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +161,7 @@ class UnknownPort:
     @property
     def text(self) -> str:
         """The canonical port name: "proto<identifier>.<hex of the whole TransportID>"."""
-        return f"proto{self.raw[0] & _PROTOCOL}.{self.raw.hex()}"
+        return f"proto{self.raw[0] & forms.PROTOCOL_IDENTIFIER}.{self.raw.hex()}"
 
     def build(self) -> bytes:
         """The bytes as they came."""
@@ -186,7 +179,8 @@ def parse_transport_id(raw: bytes, *, whole: bool = False) -> tuple[TransportId,
     """
     if not raw:
         raise MalformedError(_WHAT, "is empty")
-    protocol, format_code = raw[0] & _PROTOCOL, raw[0] >> _FORMAT_SHIFT
+    protocol = raw[0] & forms.PROTOCOL_IDENTIFIER
+    format_code = raw[0] >> forms.FORMAT_CODE_SHIFT
     if protocol == IscsiPort.PROTOCOL:
         return _parse_iscsi(raw, format_code)
     if len(raw) < _SIZE:
@@ -194,17 +188,17 @@ def parse_transport_id(raw: bytes, *, whole: bool = False) -> tuple[TransportId,
     if format_code == 0:
         match protocol:
             case FcPort.PROTOCOL:
-                return FcPort(_FC.parse(raw).address), _SIZE
+                return FcPort(forms.FC_TRANSPORT_ID.parse(raw).n_port_name), _SIZE
             case SpiPort.PROTOCOL:
-                c = _SPI.parse(raw)
-                return SpiPort(c.address, c.target_port), _SIZE
+                c = forms.SPI_TRANSPORT_ID.parse(raw)
+                return SpiPort(c.scsi_address, c.relative_target_port_identifier), _SIZE
             case SrpPort.PROTOCOL:
-                c = _SRP.parse(raw)
-                return SrpPort(c.high << 64 | c.low), _SIZE
+                c = forms.SRP_TRANSPORT_ID.parse(raw)
+                return SrpPort(int.from_bytes(c.initiator_port_identifier, "big")), _SIZE
             case SasPort.PROTOCOL:
-                return SasPort(_SAS.parse(raw).address), _SIZE
+                return SasPort(forms.SAS_TRANSPORT_ID.parse(raw).sas_address), _SIZE
             case SopPort.PROTOCOL:
-                return SopPort(_SOP.parse(raw).address), _SIZE
+                return SopPort(forms.SOP_TRANSPORT_ID.parse(raw).routing_id), _SIZE
             case _:
                 pass  # kept as it came, below
     size = len(raw) if whole else _SIZE
@@ -223,13 +217,14 @@ def parse_contained(raw: bytes) -> TransportId:
 
 
 def _parse_iscsi(raw: bytes, format_code: int) -> tuple[TransportId, int]:
-    size = _ISCSI.size + _ISCSI.parse(raw).additional
+    form = forms.ISCSI_TRANSPORT_ID
+    size = form.size + form.parse(raw).additional_length
     if size > len(raw):
         raise MalformedError(
-            _ISCSI.what, f"ADDITIONAL LENGTH makes it {size} bytes, {len(raw)} are there"
+            form.what, f"ADDITIONAL LENGTH makes it {size} bytes, {len(raw)} are there"
         )
     # What follows the first NUL is padding.
-    name = raw[_ISCSI.size : size].partition(b"\0")[0]
+    name = raw[form.size : size].partition(b"\0")[0]
     isid: int | None = None
     if format_code == 1:
         mark = name.lower().rfind(_ISID_MARK)
@@ -243,7 +238,7 @@ def _parse_iscsi(raw: bytes, format_code: int) -> tuple[TransportId, int]:
         return UnknownPort(raw[:size]), size
     if len(name) > _ISCSI_NAME_MAX:
         raise MalformedError(
-            _ISCSI.what, f"the name has {len(name)} bytes, more than {_ISCSI_NAME_MAX}"
+            form.what, f"the name has {len(name)} bytes, more than {_ISCSI_NAME_MAX}"
         )
     return IscsiPort(name, isid), size
 

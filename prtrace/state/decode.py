@@ -29,8 +29,15 @@ from prtrace.model import (
     UnreadablePrOut,
     Unsupported,
 )
-from prtrace.scsi.cdb import LegacyCdb, OtherCdb, PrInCdb, PrOutCdb, parse_cdb
-from prtrace.scsi.codes import InAction, ReservedCode, Status
+from prtrace.scsi.cdb import (
+    LegacyCdb,
+    OtherCdb,
+    PrInCdb,
+    PrOutCdb,
+    as_device_reads,
+    parse_cdb,
+)
+from prtrace.scsi.codes import InAction, ReservedCode, Status, status_title
 from prtrace.scsi.parameter import BasicList, MoveList, parse_list
 from prtrace.scsi.reply import ReadFullStatus, ReadKeys, ReadReservation, parse_reply
 from prtrace.scsi.sense import UNIT_ATTENTION, Sense, attention
@@ -48,13 +55,13 @@ NOT_WATCHED: Final = "nobody was watching"
 
 _INVALID_COMMAND: Final = (5, 0x20, 0x00)
 """ILLEGAL REQUEST, INVALID COMMAND OPERATION CODE."""
-_GOOD: Final = Status.GOOD.title
-_CONFLICT: Final = Status.RESERVATION_CONFLICT.title
-_CHECK_CONDITION: Final = Status.CHECK_CONDITION.title
+_GOOD: Final = status_title(Status.GOOD)
+_CONFLICT: Final = status_title(Status.RESERVATION_CONFLICT)
+_CHECK_CONDITION: Final = status_title(Status.CHECK_CONDITION)
 _NOT_EXECUTED: Final = {
-    Status.BUSY.title,
-    Status.TASK_SET_FULL.title,
-    Status.ACA_ACTIVE.title,
+    status_title(Status.BUSY),
+    status_title(Status.TASK_SET_FULL),
+    status_title(Status.ACA_ACTIVE),
     REFUSED,
 }
 _TYPED: Final = (Action.RESERVE, Action.RELEASE, Action.PREEMPT, Action.PREEMPT_AND_ABORT,
@@ -117,7 +124,7 @@ def _command(event: Event) -> tuple[Event, tuple[AnyObservation, ...]]:
     if news is not None:
         extra = (AttentionSeen(**_seen(event), attention=news),)
     try:
-        cdb = parse_cdb(event.cdb)
+        cdb = parse_cdb(as_device_reads(event.cdb, len(event.cdb)))
     except MalformedError as error:
         cdb = OtherCdb(event.cdb)
         event = event._replace(problem=str(error))
@@ -132,10 +139,24 @@ def _command(event: Event) -> tuple[Event, tuple[AnyObservation, ...]]:
             event = event._replace(action=f"{action}({cdb.length})")
             told = LegacyReserve(**_seen(event), release=cdb.release, outcome=outcome)
         case OtherCdb():
-            return event, extra
+            event, told = _unreadable(event, outcome, why)
         case _:
             assert_never(cdb)
     return event, extra if told is None else (told, *extra)
+
+
+def _unreadable(
+    event: Event, outcome: Outcome, why: str
+) -> tuple[Event, UnreadablePrOut | LegacyReserve | ReadFailed]:
+    """A reservation command whose CDB cannot be read: the device may have understood it."""
+    problem = why or event.problem or "the CDB has the operation code of another command"
+    event = _worded(event, problem=problem)
+    if event.command in (Command.RESERVE, Command.RELEASE):
+        release = event.command is Command.RELEASE
+        return event, LegacyReserve(**_seen(event), release=release, outcome=outcome)
+    if event.command is Command.PR_IN:
+        return event, ReadFailed(**_seen(event), action=event.action, outcome=outcome)
+    return event, UnreadablePrOut(**_seen(event), outcome=outcome, problem=problem)
 
 
 def _outcome(event: Event, sense: Sense | str | None) -> tuple[Outcome, str]:

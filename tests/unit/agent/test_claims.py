@@ -9,19 +9,20 @@ import pytest
 from prtrace.agent.claims import Claims
 from prtrace.prhelper.claim import begin_line, common_part
 from prtrace.prhelper.claimlog import ClaimLog
-from prtrace.probe.record import Header, Record
+from prtrace.probe.record import RECORD, Record
 
 SECOND = 1_000_000_000
 COMM = "prx0000000000aa"
 REGISTER = bytes((0x5F, 0, 0, 0, 0, 0, 0, 0, 24)) + bytes(7)
 LIST = bytes(range(24))
-PLAIN = Header(
+FIELDS = RECORD.build(
     seq=1, lost=0, submit_ns=900, start_ns=1000, done_ns=1100, lun=0, issuer_start_ns=5 * SECOND,
     cgroup=0, host=2, channel=0, target=1, result=0, pid=70, ioctl=0, requested=0,
     transfer_length=24, resid=0, data_length=24, attempt=1, generation=1, abi=1, kind=1, flags=0,
     issue=8, page83_length=0, cdb_length=16, sense_length=0, comm=COMM.encode(), cdb=REGISTER,
     sense=b"", head=b"", inquiry=b"", page83=b"", head_length=0,
 )  # fmt: skip
+PLAIN = RECORD.parse(FIELDS)
 
 
 def record(data: bytes = LIST, **fields: object) -> Record:

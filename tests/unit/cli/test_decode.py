@@ -22,7 +22,8 @@ def test_hex_files(prtrace):
     done = prtrace("decode", "--as", "keys", FIXTURES / "two-nexuses.keys.hex", "--json")
     found = json.loads(done.stdout)
     assert found["kind"] == "keys"
-    assert len(found["fields"]["keys"]) == 2
+    assert found["schema"] == "prtrace.decode/1"
+    assert len(found["fields"][-1]["items"]) == 2
 
 
 def test_files_of_bytes_and_of_logs(prtrace, tmp_path):

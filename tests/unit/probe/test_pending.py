@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from prtrace.probe.record import PENDING, Pending, State
+from prtrace.probe.record import NEXUS, PENDING, Pending, State
 
 _NOW = 100_000_000_000
 
 
 def pending(state: State, start_ns: int) -> Pending:
-    fields: list[object] = [0] * 22
-    fields[1], fields[8], fields[12], fields[14] = start_ns, 2, state, 0x5F
-    fields[15], fields[16], fields[17:20] = b"", b"", (5, 3, 0)
-    return Pending.parse(PENDING.pack(*fields))
+    nexus = NEXUS.build(lun=5, host=3)
+    return Pending.parse(
+        PENDING.build(start_ns=start_ns, generation=2, state=state, opcode=0x5F, nexus=nexus)
+    )
 
 
 def test_fields() -> None:

@@ -7,7 +7,6 @@ from prtrace.scsi.codes import (
     InAction,
     Opcode,
     ReservedCode,
-    Status,
     host_byte_name,
     in_action,
     out_action,
@@ -99,7 +98,6 @@ def test_no_type_is_code_0():
     ],
 )
 def test_status(code, title):
-    assert Status(code).title == title
     assert status_title(code) == title
 
 

@@ -1,6 +1,8 @@
 import json
+from importlib import resources
 from pathlib import Path
 
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from scsi_forms import parses_or_refuses
 from prtrace.errors import MalformedError, UsageError
 from prtrace.scsi.describe import describe
 from prtrace.scsi.hexfile import parse_hex
-from prtrace.scsi.recognise import CHOICES, Form, recognise
+from prtrace.scsi.recognise import CHOICES, DecodeAs, recognise
 
 FIXTURES = sorted((Path(__file__).parents[2] / "fixtures").glob("*.hex"))
 
@@ -24,7 +26,21 @@ def fields(name):
     raw, kind = capture(name)
     described = describe(raw, kind).as_json()
     assert described["kind"] == kind
-    return described["fields"]
+    return values(described)
+
+
+def values(group):
+    """{name: value} of a document's or a group's fields, without their places."""
+    return {each["name"]: each.get("value", each.get("items")) for each in group["fields"]}
+
+
+def places(group):
+    """{name: (offset, size, mask)} of the fields that have a place."""
+    return {
+        each["name"]: (each["offset"], each["size"], each.get("mask"))
+        for each in group["fields"]
+        if "offset" in each
+    }
 
 
 @pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.name)
@@ -35,8 +51,8 @@ def test_every_fixture_is_what_its_name_says(path):
     assert described.lines()[0] == described.title
     assert all(line.isprintable() for line in described.lines())
     assert "problem:" not in " ".join(described.lines())
-    if Form(kind) in (Form.CDB, Form.SENSE, Form.VPD83):
-        assert recognise(raw) is Form(kind)
+    if DecodeAs(kind) in (DecodeAs.CDB, DecodeAs.SENSE, DecodeAs.VPD83):
+        assert recognise(raw) is DecodeAs(kind)
         assert describe(raw) == described
     else:
         with pytest.raises(UsageError):
@@ -58,9 +74,10 @@ def test_cdb():
         "  control: 0x00",
     ]
     assert describe(capture("reserve-6.cdb.hex")[0]).title == "RESERVE(6)"
-    read_keys = describe(capture("pr-in-read-keys.cdb.hex")[0]).as_json()["fields"]
-    assert read_keys["service_action"] == "READ KEYS"
-    assert read_keys["allocation_length"] == "8192"
+    read_keys = values(describe(capture("pr-in-read-keys.cdb.hex")[0]).as_json())
+    assert read_keys["service action"] == "READ KEYS"
+    assert read_keys["allocation length"] == "8192"
+    assert describe(bytes.fromhex("120083002400"), "cdb").title == "INQUIRY"
 
 
 def test_cdb_with_reserved_codes():
@@ -75,25 +92,32 @@ def test_cdb_with_reserved_codes():
 
 def test_parameter_lists():
     assert fields("register.out.hex") == {
-        "reservation_key": "0x0000000000000000",
-        "service_action_reservation_key": "0x0000000000123abc",
+        "reservation key": "0x0000000000000000",
+        "service action reservation key": "0x0000000000123abc",
         "spec_i_pt": "0",
         "all_tg_pt": "0",
         "aptpl": "1",
     }
-    assert fields("register-spec-i-pt.out.hex")["transportids"] == [
-        "naa.5001405aabbccdde",
-        "iqn.1993-08.org.debian:01:1,i,0x00023d000001",
+    listed = fields("register-spec-i-pt.out.hex")["transportids"]
+    assert [values(each) for each in listed] == [
+        {"transportid": "naa.5001405aabbccdde"},
+        {"transportid": "iqn.1993-08.org.debian:01:1,i,0x00023d000001"},
+    ]
+    assert [places(each) for each in listed] == [
+        {"transportid": (28, 24, None)},
+        {"transportid": (52, 52, None)},
     ]
     move = fields("register-and-move.out-move.hex")
-    assert (move["unreg"], move["relative_target_port"]) == ("1", "2")
+    assert (move["unreg"], move["relative target port identifier"]) == ("1", "2")
     assert move["transportid"] == "naa.5001405aabbccdde"
 
 
 def test_cut_list_tells_its_problem():
     raw, kind = capture("register-spec-i-pt.out.hex")
-    described = describe(raw[:60], kind).as_json()["fields"]
-    assert described["transportids"] == ["naa.5001405aabbccdde"]
+    described = values(describe(raw[:60], kind).as_json())
+    assert [values(each)["transportid"] for each in described["transportids"]] == [
+        "naa.5001405aabbccdde"
+    ]
     assert described["problem"] == "the SPEC_I_PT list has 76 bytes, 32 arrived"
 
 
@@ -102,51 +126,93 @@ def test_replies():
     cut = fields("truncated.keys.hex")
     assert cut["keys"] == ["0x0000000000123abc"]
     assert cut["truncated"] == "more exists than arrived"
-    assert fields("none.reservation.hex") == {"generation": "7", "reservation": "none"}
+    assert fields("none.reservation.hex") == {
+        "prgeneration": "7",
+        "additional length": "0",
+        "reservation": "none",
+    }
     assert fields("held.reservation.hex") == {
-        "generation": "7",
-        "reservation_key": "0x0000000000abcdef",
+        "prgeneration": "7",
+        "additional length": "16",
+        "reservation key": "0x0000000000abcdef",
         "scope": "LU",
         "type": "5 (Write Exclusive, Registrants Only)",
     }
-    assert fields("lio.capabilities.hex")["types"] == ["WE", "EA", "WERO", "EARO", "WEAR", "EAAR"]
+    assert fields("lio.capabilities.hex") == {
+        "length": "8", "rlr_c": "0", "crh": "1", "sip_c": "1", "atp_c": "1", "ptpl_c": "1",
+        "tmv": "1", "allow commands": "1", "ptpl_a": "1",
+        "wr_ex_ar": "1", "ex_ac_ro": "1", "wr_ex_ro": "1", "ex_ac": "1", "wr_ex": "1",
+        "ex_ac_ar": "1",
+    }  # fmt: skip
+
+
+def test_places_are_those_of_the_standard():
+    raw, kind = capture("held.reservation.hex")
+    assert places(describe(raw, kind).as_json()) == {
+        "prgeneration": (0, 4, None),
+        "additional length": (4, 4, None),
+        "reservation key": (8, 8, None),
+        "scope": (21, 1, 0xF0),
+        "type": (21, 1, 0x0F),
+    }
+    raw, kind = capture("two-nexuses.full-status.hex")
+    (registrations,) = (
+        each["items"]
+        for each in describe(raw, kind).as_json()["fields"]
+        if each["name"] == "registrations"
+    )
+    assert places(registrations[1])["reservation key"] == (56, 8, None)
+    assert places(registrations[1])["transportid"] == (80, 48, None)
+    raw, _ = capture("preempted-descriptor.sense.hex")
+    assert places(describe(raw).as_json())["sense key"] == (1, 1, 0x0F)
+
+
+@pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.name)
+def test_json_fits_its_schema(path):
+    schema = json.loads(resources.files("prtrace.schema").joinpath("decode.1.json").read_text())
+    raw, kind = capture(path.name)
+    jsonschema.validate(describe(raw, kind).as_json(), schema)
 
 
 def test_full_status():
     raw, kind = capture("two-nexuses.full-status.hex")
     assert describe(raw, kind).lines() == [
         "READ FULL STATUS reply",
-        "  generation: 7",
+        "  prgeneration: 7",
         "  additional length: 120",
         "  registrations:",
         "    - reservation key: 0x0000000000123abc",
-        "      transportid: naa.5001405aabbccdde",
         "      all_tg_pt: 0",
-        "      relative target port: 1",
         "      r_holder: 1",
         "      scope: LU",
         "      type: 5 (Write Exclusive, Registrants Only)",
+        "      relative target port identifier: 1",
+        "      additional descriptor length: 24",
+        "      transportid: naa.5001405aabbccdde",
         "    - reservation key: 0x0000000000456def",
-        "      transportid: iqn.2004-10.com.x:host,i,0x00023d000001",
         "      all_tg_pt: 0",
-        "      relative target port: 2",
         "      r_holder: 0",
+        "      relative target port identifier: 2",
+        "      additional descriptor length: 48",
+        "      transportid: iqn.2004-10.com.x:host,i,0x00023d000001",
     ]
 
 
 def test_sense():
     assert fields("preempted-fixed.sense.hex") == {
-        "response_code": "0x70",
+        "response code": "0x70",
+        "sense key": "6",
         "sense": "UNIT ATTENTION 2A/05 REGISTRATIONS PREEMPTED",
         "deferred": "0",
-        "reservation_news": "registrations preempted",
+        "reservation news": "registrations preempted",
     }
 
 
 def test_vpd83():
     page = fields("lio.vpd83.hex")
-    assert page["logical_unit_name"] == "naa.6001405abbccddee0011223344556677"
-    assert [each["type"] for each in page["designators"]] == [
+    assert page["logical unit name"] == "naa.6001405abbccddee0011223344556677"
+    designators = [values(each) for each in page["designators"]]
+    assert [each["designator type"] for each in designators] == [
         "naa",
         "t10",
         "naa",
@@ -154,7 +220,7 @@ def test_vpd83():
         "target port group",
         "name string",
     ]
-    assert page["designators"][1]["designator"] == r"t10.LIO-ORG\x20disk0:abcde"
+    assert designators[1]["designator"] == r"t10.LIO-ORG\x20disk0:abcde"
 
 
 def test_unknown_kind():

@@ -7,7 +7,7 @@ from prtrace.model import Action
 from prtrace.scsi.cdb import LegacyCdb, PrInCdb, PrOutCdb
 from prtrace.scsi.codes import InAction
 from prtrace.scsi.parameter import BasicList, MoveList
-from prtrace.scsi.recognise import Form, plausible_forms, recognise
+from prtrace.scsi.recognise import DecodeAs, plausible_forms, recognise
 from prtrace.scsi.reply import ReadKeys
 from prtrace.scsi.sense import Sense
 from prtrace.scsi.transportid import SasPort
@@ -27,7 +27,7 @@ SENSE = Sense(0x70, 6, 0x2A, 3).build()
     ],
 )
 def test_cdb(raw):
-    assert recognise(raw) is Form.CDB
+    assert recognise(raw) is DecodeAs.CDB
 
 
 @pytest.mark.parametrize(
@@ -35,11 +35,11 @@ def test_cdb(raw):
     [SENSE, SENSE + bytes(78), b"\xf0" + SENSE[1:], Sense(0x72, 6, 0x29, 0).build()],
 )
 def test_sense(raw):
-    assert recognise(raw) is Form.SENSE
+    assert recognise(raw) is DecodeAs.SENSE
 
 
 def test_vpd83():
-    assert recognise(bytes.fromhex("0083000c 01030008 5000c50012345678")) is Form.VPD83
+    assert recognise(bytes.fromhex("0083000c 01030008 5000c50012345678")) is DecodeAs.VPD83
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_what_has_no_mark_has_to_be_named(raw, words):
 def test_a_mark_that_could_be_chance_is_not_enough():
     raw = Sense(0x72, 6, 0x2A, 3).build()[:7] + b"\x10" + bytes(4) + bytes.fromhex("12345678")
     raw += bytes(8)
-    assert plausible_forms(raw) == (Form.OUT, Form.SENSE)
+    assert plausible_forms(raw) == (DecodeAs.OUT, DecodeAs.SENSE)
     with pytest.raises(UsageError, match="out or sense"):
         recognise(raw)
 

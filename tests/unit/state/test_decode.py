@@ -60,6 +60,48 @@ def test_a_register_that_went_well() -> None:
     assert (described.action, described.key, described.type) == ("REGISTER", 0x123ABC, None)
 
 
+@pytest.mark.parametrize("sent", [6, 7, 8, 9])
+def test_a_pr_out_that_was_sent_short_is_read_as_the_device_reads_it(sent: int) -> None:
+    """Events of older recordings have the CDB as long as its sender named it."""
+    seen = told(PREEMPT_WERO[:sent], data=LIST, head=LIST)
+    assert isinstance(seen, PrOut)
+    assert (seen.action, seen.outcome, seen.key) == (Action.PREEMPT, Outcome.DONE, 0x123ABC)
+    assert seen.type is ReservationType.WERO
+
+
+@pytest.mark.parametrize("sent", [6, 7, 8, 9])
+@pytest.mark.parametrize(("opcode", "release"), [(0x56, False), (0x57, True)])
+def test_reserve_and_release_10_that_were_sent_short(
+    opcode: int, release: bool, sent: int
+) -> None:
+    command = Command.RELEASE if release else Command.RESERVE
+    cdb = bytes((opcode,)).ljust(sent, b"\0")
+    described, (seen,) = decode(Event(command=command, cdb=cdb, status="GOOD", record=7))
+    assert isinstance(seen, LegacyReserve)
+    assert (seen.release, seen.outcome) == (release, Outcome.DONE)
+    assert described.action == ("RELEASE(10)" if release else "RESERVE(10)")
+
+
+@pytest.mark.parametrize("cdb", [b"", b"\x12\0\0\0\0\0"])
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [("GOOD", Outcome.DONE), ("TIMEOUT", Outcome.UNKNOWN), ("BUSY", Outcome.NOT_EXECUTED)],
+)
+def test_a_command_whose_cdb_cannot_be_read_is_never_nothing(
+    cdb: bytes, status: str, outcome: Outcome
+) -> None:
+    for command, kind in [
+        (Command.PR_OUT, UnreadablePrOut),
+        (Command.PR_IN, ReadFailed),
+        (Command.RESERVE, LegacyReserve),
+        (Command.RELEASE, LegacyReserve),
+    ]:
+        described, (seen,) = decode(Event(command=command, cdb=cdb, status=status, record=7))
+        assert isinstance(seen, kind)
+        assert seen.outcome is outcome
+        assert described.problem
+
+
 @pytest.mark.parametrize(
     ("fields", "outcome"),
     [
