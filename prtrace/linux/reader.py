@@ -35,8 +35,9 @@ from prtrace.errors import (
 from prtrace.linux.sgio import DEFAULT_TIMEOUT_MS
 from prtrace.linux.sgio import Reply as Answer
 from prtrace.scsi.cdb import PrInCdb
-from prtrace.scsi.codes import InAction, Opcode, Status
+from prtrace.scsi.codes import InAction, Opcode, Status, status_title
 from prtrace.scsi.designator import PAGE_CODE, lu_name
+from prtrace.scsi.forms import EVPD, INQUIRY_CDB
 from prtrace.scsi.reply import (
     FullStatusDescriptor,
     ReadFullStatus,
@@ -461,7 +462,12 @@ class Reader:
         self._attentions.append(sense)
         if not self.policy.lu or (sense.asc, sense.ascq) not in _OTHER_UNIT:
             return
-        cdb = bytes((Opcode.INQUIRY, 1, PAGE_CODE, *_PAGE_ROOM.to_bytes(2, "big"), 0))
+        cdb = INQUIRY_CDB.build(
+            operation_code=Opcode.INQUIRY,
+            flags=EVPD,
+            page_code=PAGE_CODE,
+            allocation_length=_PAGE_ROOM,
+        )
         page = self._executed("INQUIRY", cdb, _PAGE_ROOM)
         try:
             found = lu_name(page)
@@ -496,7 +502,7 @@ def _failure(command: str, answer: Answer) -> ReadFailure | None:
         case Status.RESERVATION_CONFLICT:
             return ReadFailure(Kind.CONFLICT, command, "RESERVATION CONFLICT")
         case Status.BUSY | Status.TASK_SET_FULL:
-            return ReadFailure(Kind.BUSY, command, Status(answer.status).title)
+            return ReadFailure(Kind.BUSY, command, status_title(answer.status))
         case Status.CHECK_CONDITION:
             pass
         case _:

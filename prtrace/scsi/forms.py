@@ -45,6 +45,8 @@ INQUIRY_CDB: Final = Form(
     "control" / cs.Int8ub,
 )
 
+EVPD: Final = INQUIRY_CDB.mask("evpd")
+
 PR_IN_CDB: Final = Form(  # SPC-4 6.15
     "PERSISTENT RESERVE IN CDB",
     "operation_code" / cs.Int8ub,
