@@ -4,9 +4,11 @@ Nothing here knows a SCSI byte.  Decoders (prtrace.scsi, prtrace.state.decode) t
 these values; the state (prtrace.state) is a fold over them; the store and the API carry
 them.  Names are those of SPC-6 clause 5.14.
 
-A nexus is written as text, everywhere: "H:C:T:L" for a local I_T nexus (the SCSI address
-the kernel gives it), "<initiator port>,<relative target port>" for one that is known from
-a PR IN reply only.
+An I_T nexus is an initiator port and a target port.  It is written as text, everywhere:
+"H:C:T:L" while a scsi_device of this host stands for it (the SCSI address, which the kernel
+gives to another nexus once that scsi_device is gone), "<initiator port>,<relative target
+port>" otherwise.  A nexus of this host that is gone and whose ports are not known is
+"H:C:T:L@<when it went>".
 """
 
 from __future__ import annotations
@@ -89,6 +91,8 @@ class Attention(enum.Enum):
     REGISTRATIONS_PREEMPTED = (0x2A, 0x05)
     RESET = (0x29, None)
     INFORMATION_LOST = (0x44, 0x01)
+    INQUIRY_CHANGED = (0x3F, 0x03)
+    LUNS_CHANGED = (0x3F, 0x0E)
 
 
 class IssuePath(enum.Enum):
@@ -133,6 +137,7 @@ class Observation:
     seq: the kernel's record number (0 where the observation is not a record).
     time: wall clock, nanoseconds since the epoch.  start_ns, done_ns: CLOCK_MONOTONIC of
     submission and completion; two commands whose spans overlap have no known order.
+    life: LocalNexus.life of the scsi_device that carried the command, 0 where not known.
     """
 
     lu: str
@@ -143,6 +148,7 @@ class Observation:
     start_ns: int = 0
     done_ns: int = 0
     issuer: Issuer | None = None
+    life: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +220,7 @@ class FullStatusRead(Observation):
     """A READ FULL STATUS reply.
 
     paths: this host's nexuses to the unit at the time, which tells which of the
-    registrations are its own.
+    registrations are its own; none where the state knows them from a PathsSeen.
     """
 
     generation: int
@@ -272,6 +278,16 @@ class Unsupported(Observation):
     """The device answered READ KEYS, which every device with reservations knows, as unknown."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathsSeen(Observation):
+    """This host's nexuses to the unit from now on, as sysfs describes them; all of them.
+
+    nexus is "", for it is about none of them alone.
+    """
+
+    paths: tuple[LocalNexus, ...]
+
+
 AnyObservation = (
     PrOut
     | UnreadablePrOut
@@ -284,6 +300,7 @@ AnyObservation = (
     | ConflictSeen
     | RecordsLost
     | NotWatched
+    | PathsSeen
     | Unsupported
 )
 """Every kind of observation: what a match over them has to cover."""
@@ -296,7 +313,9 @@ class LocalNexus:
     nexus: "H:C:T:L".  device: its disk node ("/dev/sda") or "".  sg, bsg: its other nodes or
     "".  initiator_port, target_port and relative_target_port are None where neither sysfs
     nor configfs knows them.  transport: "fc", "sas", "iscsi", "srp", "loop" or "".  state: the
-    midlayer's word, "running" for a device that takes commands.
+    midlayer's word, "running" for a device that takes commands.  life: the inode number of
+    the scsi_device's directory in sysfs, which no other scsi_device has had since the host
+    was started; 0 where not known.
     """
 
     nexus: Nexus
@@ -309,6 +328,7 @@ class LocalNexus:
     relative_target_port: int | None = None
     transport: str = ""
     state: str = ""
+    life: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,10 @@ from prtrace import __version__
 from prtrace.agent.counters import Counters
 from prtrace.agent.resolver import Resolver
 from prtrace.agent.surroundings import Surroundings
-from prtrace.agent.tracker import Tracker
+from prtrace.agent.tracker import Tracker, target_of
 from prtrace.agent.watch import Watch
 from prtrace.api.source import EventQuery, Resolution
 from prtrace.errors import NoSuchDeviceError
-from prtrace.model import LogicalUnit
 from prtrace.probe.attach import Attached
 from prtrace.probe.programs import POINTS
 from prtrace.probe.record import ABI
@@ -178,15 +177,6 @@ _LOSSES: Final = {
     "count_map_full": "no room for a nexus's counters",
     "pending_full": "no room to remember a submission",
 }
-
-
-def target_of(unit: LogicalUnit | None) -> str:
-    """VENDOR/PRODUCT/REVISION as records have it, "" for a unit that is not here."""
-    if unit is None:
-        return ""
-    return "/".join(part.strip() for part in (unit.vendor, unit.product, unit.revision)).rstrip(
-        "/"
-    )
 
 
 def _resident() -> int:

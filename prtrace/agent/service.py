@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from prtrace.agent import logs, notify, privileges
-from prtrace.agent.answers import Answers, target_of
+from prtrace.agent.answers import Answers
 from prtrace.agent.counters import Counters, Reading, Told
 from prtrace.agent.options import AgentOptions
 from prtrace.agent.resolver import Resolver
@@ -244,12 +244,11 @@ class Agent:
         pins.claim(self._attached.epoch, self._name)
 
     def _meet_units(self) -> None:
-        """Give every unit that is here a state; one that was never seen is read once."""
-        now = time.time_ns()
-        for lu, unit in self._surroundings.inventory.units.items():
-            state = self._tracker.state(lu, target_of(unit), now)
-            self._tracker.states[lu] = state
-            if state.doubts:
+        """Tell the paths of every unit that is here; one that was never seen is read once."""
+        self._watch.meet()
+        for lu in self._surroundings.inventory.units:
+            state = self._tracker.states.get(lu)
+            if state is not None and state.doubts:
                 self._ask(lu)
 
     def _pump(self) -> None:
@@ -297,6 +296,8 @@ class Agent:
             missed = self._counters.stats()["sample_ring_full"]
             self._watch.count(all_nexuses=missed > unseen)
             unseen = missed
+            if self._tracker.unmet and not self._watch.stalled:
+                self._meet_units()
             if retiring:
                 retiring = retire(self._attached)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from prtrace.agent.claims import Claims, sent_by_proxy
 from prtrace.errors import MalformedError
 from prtrace.linux.process import ProcessCache
+from prtrace.linux.sysfs import SYS, inode
 from prtrace.linux.text import clean
 from prtrace.linux.units import Inventory, scan
 from prtrace.model import IssuePath, Issuer, LocalNexus
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     from prtrace.prhelper.claim import Claim
 
 _SG_IO: Final = 0x2285
-_RESCAN_INTERVAL: Final = 1.0
-"""Seconds between scans that unknown nexuses cause: a burst of them costs one scan."""
+_DEVICES: Final = SYS / "bus/scsi/devices"
+_RESCAN_INTERVAL_NS: Final = 1_000_000_000
+"""Between two scans that unknown nexuses cause: a burst of them costs one scan."""
 _NAMES: Final = 65536
 _NAME_LIMIT: Final = 256
 _COMM_LIMIT: Final = 64
@@ -51,11 +53,14 @@ class Surroundings:
     """What sysfs and /proc know, kept up to date by rescan(), and what proxies say.
 
     claims: the directories in which proxies say for whom they send a command.
+    scanned_at, scanned_ns: when the inventory was complete, nanoseconds since the epoch and
+    CLOCK_MONOTONIC.
     """
 
     def __init__(self, claims: Iterable[Path] = ()) -> None:
-        self.inventory: Inventory = scan()
-        self._scanned = time.monotonic()
+        self.inventory: Inventory
+        self.scanned_at = self.scanned_ns = 0
+        self.rescan()
         self._names: dict[bytes, str | None] = {}
         self._processes = ProcessCache()
         self._claims = Claims(claims)
@@ -63,7 +68,7 @@ class Surroundings:
     def rescan(self) -> None:
         """Look at every device again; no command is sent."""
         self.inventory = scan()
-        self._scanned = time.monotonic()
+        self.scanned_at, self.scanned_ns = time.time_ns(), time.monotonic_ns()
 
     def unit(self, hctl: str, page83: bytes) -> str:
         """The unit's designator: from the record's own page 83h, else from sysfs.
@@ -90,12 +95,20 @@ class Surroundings:
         return self._names[page83]
 
     def nexus(self, hctl: str) -> LocalNexus | None:
-        """The local nexus at an address; a device that just appeared is looked for."""
+        """The local nexus at an address; a device that just appeared is looked for.
+
+        So is one that has another's address: the kernel reuses it, and no uevent is as early
+        as the first record.
+        """
         found = self.inventory.nexus(hctl)
-        if found is None and time.monotonic() - self._scanned > _RESCAN_INTERVAL:
+        if found is None:
+            if time.monotonic_ns() - self.scanned_ns > _RESCAN_INTERVAL_NS:
+                self.rescan()
+        elif inode(_DEVICES / hctl) not in (found.life, 0):
             self.rescan()
-            found = self.inventory.nexus(hctl)
-        return found
+        else:
+            return found
+        return self.inventory.nexus(hctl)
 
     def paths(self, lu: str) -> tuple[LocalNexus, ...]:
         """This host's nexuses to a unit."""

@@ -15,10 +15,10 @@ from typing import Final
 
 from prtrace.agent.surroundings import Surroundings
 from prtrace.errors import MalformedError
-from prtrace.model import AttentionSeen, LocalNexus, PrOut
+from prtrace.linux.units import Inventory
+from prtrace.model import AttentionSeen, LogicalUnit, PrOut
 from prtrace.probe.record import Flag, Kind, Record
-from prtrace.scsi.cdb import service_action
-from prtrace.scsi.codes import InCode, Opcode, host_byte_name, status_title
+from prtrace.scsi.codes import Opcode, host_byte_name, status_title
 from prtrace.scsi.forms import SENSE_LENGTH_AT
 from prtrace.state.apply import new_state
 from prtrace.state.decode import REFUSED, TAKEN, TIMEOUT
@@ -45,7 +45,7 @@ class Proposal:
     safe: lu -> the nexus on which reading is safe, because a command was just answered on it.
     lost: how many records had found no room when the newest of these was made.
     own: how many of the commands this process sent.  unreadable: records that could not be
-    read at all, by reason.
+    read at all, by reason.  met: the inventory whose paths are in the states.
     """
 
     events: list[Event] = field(default_factory=list)
@@ -54,6 +54,7 @@ class Proposal:
     lost: int = 0
     own: int = 0
     unreadable: list[str] = field(default_factory=list)
+    met: Inventory | None = None
 
 
 class Tracker:
@@ -66,6 +67,37 @@ class Tracker:
         self.states = dict(states)
         self.surroundings = surroundings
         self._pid = os.getpid()
+        self._met: Inventory | None = None
+
+    @property
+    def unmet(self) -> bool:
+        """Whether the inventory's paths are not yet in the states."""
+        return self._met is not self.surroundings.inventory
+
+    def meet(self, proposal: Proposal) -> None:
+        """Add a PATHS event for each unit whose paths are not those that its state knows."""
+        inventory = self.surroundings.inventory
+        if inventory is (proposal.met or self._met):
+            return
+        proposal.met = inventory
+        here = {lu: unit.nexuses for lu, unit in inventory.units.items()}
+        for lu in (*here, *(lu for lu in self.states if lu not in here)):
+            state = proposal.states.get(lu) or self.states.get(lu)
+            known = () if state is None else tuple(path.local for path in state.paths.values())
+            if state is None or known != here.get(lu, ()):
+                self.add(
+                    proposal,
+                    Event(
+                        command=Command.PATHS,
+                        epoch=self.epoch,
+                        time=self.surroundings.scanned_at,
+                        start_ns=self.surroundings.scanned_ns,
+                        done_ns=self.surroundings.scanned_ns,
+                        lu=lu,
+                        target=target_of(inventory.units.get(lu)),
+                        paths=here.get(lu, ()),
+                    ),
+                )
 
     def propose(self, raws: Iterable[bytes], known: frozenset[int]) -> Proposal:
         """Read records in their order.  known: numbers the store already has."""
@@ -81,6 +113,8 @@ class Tracker:
             if record.header.seq in known:
                 continue
             event = self._event(record, skew)
+            # The look at the record's surroundings may have found other paths.
+            self.meet(proposal)
             proposal.own += self._is_own(event)
             self.add(proposal, event)
         return proposal
@@ -112,17 +146,15 @@ class Tracker:
     def accept(self, proposal: Proposal) -> None:
         """The store has the proposal: it is the truth from now on."""
         self.states.update(proposal.states)
+        self._met = proposal.met or self._met
 
     def _event(self, record: Record, skew: int) -> Event:
         header = record.header
         hctl = record.nexus
+        nexus = self.surroundings.nexus(hctl)
         lu = self.surroundings.unit(hctl, record.page83)
-        nexus = self.surroundings.inventory.nexus(hctl)
         asked = self.surroundings.asked(record)
         cdb = record.cdb
-        paths: tuple[LocalNexus, ...] = ()
-        if cdb[0] == Opcode.PR_IN and service_action(cdb) == InCode.READ_FULL_STATUS:
-            paths = self.surroundings.paths(lu)
         return Event(
             epoch=self.epoch,
             record=header.seq,
@@ -145,10 +177,18 @@ class Tracker:
             data=record.data,
             head=header.head[: header.head_length],
             sense_bytes=_trimmed(record.sense),
-            paths=paths,
             asked=asked.cdb,
             asked_data=asked.parameter,
         )
+
+
+def target_of(unit: LogicalUnit | None) -> str:
+    """VENDOR/PRODUCT/REVISION as records have it, "" for a unit that is not here."""
+    if unit is None:
+        return ""
+    return "/".join(part.strip() for part in (unit.vendor, unit.product, unit.revision)).rstrip(
+        "/"
+    )
 
 
 def _status(kind: int, result: int) -> str:

@@ -129,6 +129,12 @@ class Watch:
             self._tracker.add(proposal, event)
         return self._commit(proposal, reading)
 
+    def meet(self) -> None:
+        """Tell which paths came, went or changed."""
+        proposal = Proposal()
+        self._tracker.meet(proposal)
+        self._commit(proposal, None)
+
     def _known(self, raws: list[bytes]) -> frozenset[int]:
         """Which of these a former agent had stored before it was killed.
 

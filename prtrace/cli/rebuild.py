@@ -13,6 +13,7 @@ from prtrace.state import codec
 from prtrace.state.decode import TAKEN
 from prtrace.state.event import Event
 from prtrace.state.fold import fold
+from prtrace.state.paths import by_address
 from prtrace.state.unit import LuState
 
 _LONGEST_LINE: Final = 4 << 20
@@ -35,7 +36,10 @@ class Difference:
 
 @dataclass(slots=True)
 class Rebuilt:
-    """The states that events lead to, and the local names of nexuses that they told."""
+    """The states that events lead to.
+
+    devices: by unit and nexus, for histories from before there were PATHS events.
+    """
 
     states: dict[str, LuState] = field(default_factory=dict)
     devices: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -64,18 +68,18 @@ class Rebuilt:
 
     def unit(self, state: LuState) -> LogicalUnit:
         """The unit as far as the events name its paths."""
-        paths = self.devices.get(state.lu, {})
         vendor, product, revision = (*state.target.split("/", 2), "", "", "")[:3]
+        paths = by_address(state.paths) or tuple(
+            LocalNexus(nexus=nexus, lu=state.lu, device=device)
+            for nexus, device in self.devices.get(state.lu, {}).items()
+        )
         return LogicalUnit(
             state.lu,
             vendor,
             product,
             revision,
-            nexuses=tuple(
-                LocalNexus(nexus=nexus, lu=state.lu, device=device)
-                for nexus, device in paths.items()
-            ),
-            devices=tuple(sorted({device for device in paths.values() if device})),
+            nexuses=paths,
+            devices=tuple(sorted({path.device for path in paths if path.device})),
         )
 
 

@@ -92,6 +92,16 @@ def age(moment: str, now: datetime | None = None) -> str:
     return f"{max(seconds, 0)} s"
 
 
+def clock(moment: str, now: datetime | None = None) -> str:
+    """An RFC 3339 time in this machine's zone: "18:52:38", with its date if that is not today."""
+    try:
+        then = datetime.fromisoformat(moment).astimezone()
+    except ValueError:
+        return plain(moment)
+    today = (now or datetime.now(UTC)).astimezone().date()
+    return f"{then:%H:%M:%S}" if then.date() == today else f"{then:%Y-%m-%d %H:%M:%S}"
+
+
 def amount(size: int) -> str:
     """Bytes with a binary unit: "512 B", "16 MiB", "1.5 GiB"."""
     value = float(size)

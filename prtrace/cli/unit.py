@@ -7,8 +7,9 @@ from typing import Any, Final
 
 import click
 
-from prtrace.cli.text import WIDTH, age, cut, labelled, plain, table
+from prtrace.cli.text import WIDTH, age, clock, cut, labelled, plain, table
 
+_ELSEWHERE: Final = ("elsewhere", "here or elsewhere: port name not known")
 _NEXUS: Final = 14
 """Columns for a nexus; a longer one gets a line of its own."""
 
@@ -31,6 +32,7 @@ def unit_lines(unit: Mapping[str, Any]) -> list[str]:
     if not unit.get("supported", True):
         lines += labelled("reservations", "the device has none (it does not know READ KEYS)")
         return lines
+    lines += _age(unit)
     lines += _generation(unit, "generation" in doubted)
     lines += _reservation(unit, "reservation" in doubted)
     if unit.get("legacy_reservation"):
@@ -51,6 +53,26 @@ def unit_lines(unit: Mapping[str, Any]) -> list[str]:
 def _title(unit: Mapping[str, Any]) -> str:
     target = " ".join(part for part in str(unit.get("target") or "").split("/") if part)
     return click.style(cut(plain(f"{unit['lu']}  {target}").rstrip(), WIDTH), bold=True)
+
+
+def _age(unit: Mapping[str, Any]) -> list[str]:
+    """As of when the device said it; fact by fact where that is not the same for all."""
+    told: dict[str, list[str]] = {}
+    for fact, each in (unit.get("confirmed") or {}).items():
+        if each is not None:
+            text = f"{clock(each['at'])}, {each['by']} over {each['nexus']}, {age(each['at'])} ago"
+            told.setdefault(text, []).append(fact)
+    if not unit.get("as_of"):
+        told.setdefault("never confirmed by the device", []).extend(
+            fact for fact, each in (unit.get("confirmed") or {}).items() if each is None
+        )
+    lines: list[str] = []
+    for text, facts in told.items():
+        what = "" if len(told) == 1 else f" ({', '.join(facts)})"
+        lines += labelled("" if lines else "as of", f"{text}{what}")
+    if unit.get("as_of"):
+        lines += labelled("", "what other hosts did since is not seen")
+    return lines
 
 
 def _generation(unit: Mapping[str, Any], doubted: bool) -> list[str]:
@@ -78,9 +100,15 @@ def _holder(unit: Mapping[str, Any], nexus: str) -> str:
         if each["nexus"] == nexus:
             told = [text for text in (each["device"], _who(each["by"], guest_only=True)) if text]
             if not each["local"]:
-                told = ["another host"]
+                told = [_ELSEWHERE[bool(each.get("maybe_local"))]]
             return f"{nexus} ({', '.join(told)})" if told else str(nexus)
     return str(nexus)
+
+
+def _where(registration: Mapping[str, Any]) -> str:
+    if registration["local"]:
+        return "gone"
+    return "here?" if registration.get("maybe_local") else "elsewhere"
 
 
 def _registrations(unit: Mapping[str, Any], doubted: bool) -> list[str]:
@@ -101,7 +129,7 @@ def _registrations(unit: Mapping[str, Any], doubted: bool) -> list[str]:
                 "*" if each["nexus"] in holders else "",
                 str(each["key"]),
                 nexus,
-                each["device"] or ("" if each["local"] else "elsewhere"),
+                each["device"] or _where(each),
                 cut(_who(each["by"]), 16),
                 each["source"],
                 age(each["at"]),

@@ -74,6 +74,19 @@ def target(path: Path) -> Path | None:
         return None
 
 
+def inode(path: Path) -> int:
+    """The inode number that path leads to; 0 where absent.
+
+    sysfs gives each directory a number of its own (fs/kernfs/dir.c __kernfs_new_node: a cyclic
+    counter with a generation above it), so a device that is made anew has another one.
+    """
+    try:
+        return os.stat(path).st_ino
+    except OSError as error:
+        _require_absent(path, error)
+        return 0
+
+
 def _read_all(fd: int) -> bytes:
     parts = []
     room = _LIMIT

@@ -17,7 +17,7 @@ from prtrace.linux.directory import Directory, Resolved
 from prtrace.linux.multipath import MultipathMap, multipath_maps
 from prtrace.linux.nodes import DeviceNodes
 from prtrace.linux.ports import InitiatorPorts
-from prtrace.linux.sysfs import SYS, names, read_bytes, read_text, target
+from prtrace.linux.sysfs import SYS, inode, names, read_bytes, read_text, target
 from prtrace.model import LocalNexus, LogicalUnit
 from prtrace.scsi import designator
 
@@ -139,6 +139,7 @@ def _device(link: Path, ports: InitiatorPorts, dev: Path) -> _Device | None:
         relative_target_port=relative_target_port,
         transport=port.transport,
         state=intern(state),
+        life=inode(directory),
     )
     unit = LogicalUnit(
         nexus.lu,

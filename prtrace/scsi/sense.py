@@ -81,6 +81,7 @@ _CODES = {
     (0x2A, 0x04): "RESERVATIONS RELEASED",
     (0x2A, 0x05): "REGISTRATIONS PREEMPTED",
     (0x2A, 0x09): "CAPACITY DATA HAS CHANGED",
+    (0x3F, 0x03): "INQUIRY DATA HAS CHANGED",
     (0x3F, 0x0E): "REPORTED LUNS DATA HAS CHANGED",
     (0x44, 0x00): "INTERNAL TARGET FAILURE",
     (0x44, 0x01): "PERSISTENT RESERVATION INFORMATION LOST",
@@ -89,9 +90,7 @@ _CODES = {
 }
 
 _ATTENTIONS: dict[tuple[int | None, int | None], Attention] = {
-    Attention.RESERVATIONS_PREEMPTED.value: Attention.RESERVATIONS_PREEMPTED,
-    Attention.RESERVATIONS_RELEASED.value: Attention.RESERVATIONS_RELEASED,
-    Attention.REGISTRATIONS_PREEMPTED.value: Attention.REGISTRATIONS_PREEMPTED,
+    each.value: each for each in Attention if each is not Attention.INFORMATION_LOST
 }
 
 
@@ -174,7 +173,7 @@ class Sense:
 
 
 def attention(sense: Sense) -> Attention | None:
-    """The news about reservations in sense, None where there is none.
+    """The news about reservations, or about which unit this is; None where there is none.
 
     44/01 counts under every sense key: it tells of a loss, however it is delivered.
     """

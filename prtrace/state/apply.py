@@ -24,6 +24,7 @@ from prtrace.model import (
     LegacyReserve,
     NotWatched,
     Outcome,
+    PathsSeen,
     PrOut,
     ReadFailed,
     RecordsLost,
@@ -37,6 +38,7 @@ from prtrace.state.evidence import contradicted, refused
 from prtrace.state.learning import learn_full_status
 from prtrace.state.order import Order, commutes, could_touch, place
 from prtrace.state.partial import learn_keys, learn_reservation
+from prtrace.state.paths import is_former, note_paths
 from prtrace.state.preempting import preempt
 from prtrace.state.registering import register
 from prtrace.state.reserving import clear, release, reserve
@@ -67,13 +69,16 @@ def in_doubt(state: LuState, reason: str, time: int) -> LuState:
     return replace(state, doubts=doubt.added(state.doubts, doubt.ALL, reason, time))
 
 
-def _unwatched(state: LuState, time: int) -> LuState:
+def _unwatched(draft: Draft, state: LuState) -> LuState:
     """Return a state for use after a time that nobody watched, a restart of the host perhaps.
 
-    What anybody did meanwhile is not known; neither are the unit attentions that are left.
+    What anybody did meanwhile is not known; neither are the unit attentions that are left, nor
+    which scsi_device stands for which nexus.
     """
+    seen = draft.seen
+    note_paths(draft, PathsSeen(lu=seen.lu, nexus="", time=seen.time, paths=()))
     fresh = replace(
-        state,
+        draft.freeze(state),
         expected=LuState("").expected,
         legacy_holder=None,
         settled_ns=0,
@@ -84,7 +89,7 @@ def _unwatched(state: LuState, time: int) -> LuState:
         census=None,
         seq=0,
     )
-    return in_doubt(fresh, "nobody was watching", time)
+    return in_doubt(fresh, "nobody was watching", seen.time)
 
 
 def apply(state: LuState, seen: AnyObservation) -> Change:
@@ -92,7 +97,14 @@ def apply(state: LuState, seen: AnyObservation) -> Change:
     if not state.supported and _proves_support(seen):
         state = new_state(state.lu, state.target, seen.time)
     draft = draft_of(state, seen)
+    if is_former(draft, seen.nexus, seen.life, seen.done_ns):
+        seen = draft.seen = replace(seen, nexus=f"{seen.nexus} (a device that is gone)")
+        former = True
+    else:
+        former = False
     match seen:
+        case PrOut() if former:
+            _former(draft, seen)
         case PrOut():
             _pr_out(draft, seen)
         case FullStatusRead():
@@ -117,7 +129,9 @@ def apply(state: LuState, seen: AnyObservation) -> Change:
         case UnreadablePrOut():
             signs.note_unreadable(draft, seen)
         case NotWatched():
-            return Change(_unwatched(state, seen.time), "in doubt: nobody was watching")
+            return Change(_unwatched(draft, state), "in doubt: nobody was watching")
+        case PathsSeen():
+            note_paths(draft, seen)
         case Unsupported():
             none = LuState(state.lu, draft.target, seq=state.seq, supported=False)
             return Change(none, "the device has no persistent reservations")
@@ -160,6 +174,18 @@ def _pr_out(draft: Draft, seen: PrOut) -> None:
             draft.say("none")
         case _:
             assert_never(seen.outcome)
+
+
+def _former(draft: Draft, seen: PrOut) -> None:
+    """A PR OUT over a scsi_device whose address stands for another nexus by now, or for none."""
+    harmless = seen.outcome is Outcome.CONFLICT and seen.action not in _PREEMPTS
+    if seen.outcome is Outcome.NOT_EXECUTED or harmless:
+        draft.say("none")
+        return
+    draft.anchor = draft.census = None
+    facts = could_touch(seen.action)
+    _doubt(draft, facts, f"{seen.action.value} on {seen.nexus}")
+    draft.settle(facts)
 
 
 def _conflict(draft: Draft, seen: PrOut) -> None:

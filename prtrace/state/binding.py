@@ -62,8 +62,8 @@ def bind(
     whole = [p for p in paths if p.initiator_port and p.relative_target_port is not None]
     # Several may go by the same names: newer kernels' tcm_loop has relative target port 0, a
     # reserved value, on all its targets.
-    times = Counter(_names(path) for path in whole)
-    named = [path for path in whole if times[_names(path)] == 1]
+    times = Counter(port_names(path) for path in whole)
+    named = [path for path in whole if times[port_names(path)] == 1]
     blank = [path for path in paths if path not in named]
     single = {index: each for index, each in enumerate(descriptors) if not each.all_target_ports}
     owner: dict[int, Nexus] = {}
@@ -104,7 +104,7 @@ def bind(
 def _by_name(
     single: Mapping[int, FullStatus], named: Iterable[LocalNexus], owner: dict[int, Nexus]
 ) -> None:
-    found = {_names(path): path.nexus for path in named}
+    found = {port_names(path): path.nexus for path in named}
     for index, each in single.items():
         names = _fold(each.initiator_port), each.relative_target_port
         if names in found:
@@ -188,13 +188,16 @@ def _spread(
     return result
 
 
-def _may_be(each: FullStatus, path: LocalNexus) -> bool:
-    """Whether each may be path's, as far as path's names are known."""
-    if path.initiator_port and not _same_port(
-        _fold(each.initiator_port), _fold(path.initiator_port)
-    ):
+def may_be(port: str | None, relative: int | None, path: LocalNexus) -> bool:
+    """Whether path may be the nexus of these two ports, as far as all the names are known."""
+    if port and path.initiator_port and not same_names(port, path):
         return False
-    return path.relative_target_port in (None, each.relative_target_port)
+    return relative is None or path.relative_target_port in (None, relative)
+
+
+def same_names(port: str, path: LocalNexus) -> bool:
+    """Whether port is path's initiator port; an ISID counts where both names have one."""
+    return _same_port(_fold(port), _fold(path.initiator_port))
 
 
 def _same_port(one: str, other: str) -> bool:
@@ -203,7 +206,12 @@ def _same_port(one: str, other: str) -> bool:
     return one == other
 
 
-def _names(path: LocalNexus) -> tuple[str, int | None]:
+def _may_be(each: FullStatus, path: LocalNexus) -> bool:
+    return may_be(each.initiator_port, each.relative_target_port, path)
+
+
+def port_names(path: LocalNexus) -> tuple[str, int | None]:
+    """The names by which path's nexus is told from others: not alike in two spellings."""
     return _fold(path.initiator_port), path.relative_target_port
 
 

@@ -14,10 +14,13 @@ from typing import Any, TypeVar
 
 from prtrace.errors import MalformedError
 from prtrace.model import Attention, IssuePath, Issuer, ReservationType
+from prtrace.state.event import path_from_json, path_to_json
 from prtrace.state.unit import (
+    Confirmation,
     Doubt,
     Fact,
     LuState,
+    Path,
     Registration,
     Reservation,
     Settled,
@@ -72,6 +75,13 @@ def _but_recent(state: LuState) -> dict[str, Any]:
         "census": None if state.census is None else list(state.census),
         "seq": state.seq,
         "supported": state.supported,
+        "paths": [
+            {**path_to_json(path.local), "since_ns": path.since_ns, "renewed": path.renewed}
+            for path in state.paths.values()
+        ],
+        "confirmed": {
+            fact.value: [each.at, each.by, each.nexus] for fact, each in state.confirmed.items()
+        },
     }
 
 
@@ -121,7 +131,31 @@ def _state(document: Any) -> LuState:
         census=_census(fields["census"]),
         seq=_int(fields["seq"]),
         supported=_typed(fields["supported"], bool),
+        # Documents from before there were paths and ages have none.
+        paths=MappingProxyType(_paths(fields)),
+        confirmed=MappingProxyType(
+            {
+                Fact(fact): _read_confirmation(each)
+                for fact, each in _typed(fields.get("confirmed", {}), dict).items()
+            }
+        ),
     )
+
+
+def _paths(fields: dict[str, Any]) -> dict[str, Path]:
+    found = {}
+    for each in _typed(fields.get("paths", []), list):
+        value = _typed(each, dict)
+        local = path_from_json(_typed(fields["lu"], str), value)
+        found[local.nexus] = Path(
+            local, _int(value["since_ns"]), renewed=_typed(value["renewed"], bool)
+        )
+    return found
+
+
+def _read_confirmation(value: Any) -> Confirmation:
+    at, by, nexus = _typed(value, list)
+    return Confirmation(_int(at), _typed(by, str), _typed(nexus, str))
 
 
 def _settled(each: Settled) -> list[Any]:

@@ -21,6 +21,7 @@ from prtrace.model import (
     LegacyReserve,
     NotWatched,
     Outcome,
+    PathsSeen,
     PrOut,
     ReadFailed,
     RecordsLost,
@@ -88,6 +89,8 @@ def decode(event: Event) -> tuple[Event, tuple[AnyObservation, ...]]:
             if event.problem == NOT_WATCHED:
                 return event, (NotWatched(**_seen(event)),)
             return event, (RecordsLost(**_seen(event), cause=event.problem, count=event.count),)
+        case Command.PATHS:
+            return event, (PathsSeen(**_seen(event), paths=event.paths),)
         case Command.PR_OUT | Command.PR_IN | Command.RESERVE | Command.RELEASE:
             return _command(event)
         case _:
@@ -104,6 +107,7 @@ def _seen(event: Event) -> dict[str, Any]:
         "start_ns": event.start_ns,
         "done_ns": event.done_ns,
         "issuer": event.issuer,
+        "life": event.life,
     }
 
 

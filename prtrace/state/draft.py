@@ -6,16 +6,18 @@ Only apply() makes and freezes drafts.  Everything that is bounded is bounded he
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from prtrace.model import Attention, Nexus, Observation
 from prtrace.state.doubt import NONE, added, cleared
 from prtrace.state.quirks import Profile, profile_of
 from prtrace.state.unit import (
+    Confirmation,
     Doubt,
     Fact,
     LuState,
+    Path,
     Registration,
     Reservation,
     Settled,
@@ -38,6 +40,7 @@ GENERATION_MASK = 0xFFFF_FFFF
 class Draft:
     """The fields of a LuState, changeable, with the observation that changes them."""
 
+    lu: str
     seen: Observation
     profile: Profile
     target: str
@@ -55,6 +58,8 @@ class Draft:
     ordered: bool
     anchor: int | None
     census: tuple[int, int, int, int] | None
+    paths: dict[Nexus, Path]
+    confirmed: dict[Fact, Confirmation]
     quiet: bool = False
     """Set where the order of commands is not known: then no unit attention is expected."""
     words: list[str] = field(default_factory=list)
@@ -71,6 +76,12 @@ class Draft:
         """Take the doubts about facts away."""
         if self.doubts:
             self.doubts = cleared(self.doubts, facts)
+
+    def confirm(self, by: str, *facts: Fact) -> None:
+        """Note that the device itself said what facts are, in answer to the command by."""
+        seen = self.seen
+        for fact in facts:
+            self.confirmed[fact] = Confirmation(seen.time, by, seen.nexus)
 
     def say(self, words: str) -> None:
         """Add to the effect's text."""
@@ -116,6 +127,40 @@ class Draft:
         self.registrations[registration.nexus] = registration
         return True
 
+    def rename(self, old: Nexus, new: Nexus) -> None:
+        """Call the nexus old by another name, in its place in the list of registrations."""
+        if old in self.registrations:
+            self.registrations = {
+                (new if nexus == old else nexus): replace(each, nexus=new)
+                if nexus == old
+                else each
+                for nexus, each in self.registrations.items()
+            }
+        held = self.reservation
+        if held is not None and old in (held.holder, held.designated):
+            self.reservation = replace(
+                held,
+                holder=new if held.holder == old else held.holder,
+                designated=new if held.designated == old else held.designated,
+            )
+        if any(each.nexus == old for each in self.recent):
+            self.recent = tuple(
+                each._replace(nexus=new) if each.nexus == old else each for each in self.recent
+            )
+        if self.settled_by == old:
+            self.settled_by = new
+
+    def forget(self) -> None:
+        """Drop everything that is known of reservations."""
+        self.registrations = {}
+        self.unattributed = ()
+        self.reservation = self.legacy_holder = None
+        self.generation = self.anchor = self.census = None
+        self.expected = {}
+        self.confirmed = {}
+        self.doubts = ()
+        self.ordered = False
+
     def settle(self, touched: frozenset[Fact] = NONE, *, commutes: bool = False) -> None:
         """Note that the observation is part of the state from now on."""
         done = self.seen.done_ns
@@ -153,6 +198,8 @@ class Draft:
             census=self.census,
             seq=max(state.seq, self.seen.seq),
             supported=state.supported,
+            paths=MappingProxyType(self.paths),
+            confirmed=MappingProxyType(self.confirmed),
         )
 
 
@@ -160,6 +207,7 @@ def draft_of(state: LuState, seen: Observation) -> Draft:
     """Return state as a draft, about to be changed by seen."""
     target = seen.target or state.target
     return Draft(
+        lu=state.lu,
         seen=seen,
         profile=profile_of(target),
         target=target,
@@ -177,4 +225,6 @@ def draft_of(state: LuState, seen: Observation) -> Draft:
         ordered=state.ordered,
         anchor=state.anchor,
         census=state.census,
+        paths=dict(state.paths),
+        confirmed=dict(state.confirmed),
     )

@@ -28,6 +28,7 @@ class Command(enum.Enum):
     CONFLICT = "CONFLICT"
     UNIT_ATTENTION = "UNIT ATTENTION"
     LOST = "LOST"
+    PATHS = "PATHS"
 
 
 CHANGING: Final = (Command.PR_OUT, Command.RESERVE, Command.RELEASE)
@@ -50,7 +51,9 @@ class Event(NamedTuple):
     action, key, sa_key, type, scope, sense, problem: the meaning, filled in by
     prtrace.state.decode.  cdb, data, head, sense_bytes: the bytes it was read from; head is the
     parameter list as it was at submission, b"" where it was not seen.
-    paths: this host's nexuses to the unit, kept with a READ FULL STATUS reply only.
+    paths: this host's nexuses to the unit, with a PATHS event only (and with the READ FULL
+    STATUS replies of histories from before there were such events).
+    life: LocalNexus.life of the scsi_device that carried the command, 0 where not known.
     asked, asked_data: the CDB and the parameter list that the client asked the issuer for, b""
     where they are what was issued.
     """
@@ -89,6 +92,7 @@ class Event(NamedTuple):
     paths: tuple[LocalNexus, ...] = ()
     asked: bytes = b""
     asked_data: bytes = b""
+    life: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The event as `events --json` prints it; from_json() takes it back."""
@@ -135,11 +139,10 @@ class Event(NamedTuple):
             "data": self.data.hex(),
             "head": self.head.hex(),
             "sense_bytes": self.sense_bytes.hex(),
-            "paths": [
-                [p.nexus, p.initiator_port, p.relative_target_port, p.device] for p in self.paths
-            ],
+            "paths": [path_to_json(path) for path in self.paths],
             "asked": self.asked.hex(),
             "asked_data": self.asked_data.hex(),
+            "life": self.life,
         }
 
     @classmethod
@@ -208,19 +211,60 @@ class Event(NamedTuple):
             data=bytes.fromhex(given.get("data") or ""),
             head=bytes.fromhex(given.get("head") or ""),
             sense_bytes=bytes.fromhex(given.get("sense_bytes") or ""),
-            paths=tuple(
-                LocalNexus(
-                    nexus=str(nexus),
-                    lu=lu,
-                    device=str(device or ""),
-                    initiator_port=None if port is None else str(port),
-                    relative_target_port=None if relative is None else int(relative),
-                )
-                for nexus, port, relative, device in given.get("paths") or ()
-            ),
+            paths=tuple(path_from_json(lu, path) for path in given.get("paths") or ()),
             asked=bytes.fromhex(given.get("asked") or ""),
             asked_data=bytes.fromhex(given.get("asked_data") or ""),
+            life=int(given.get("life") or 0),
         )
+
+
+def path_to_json(path: LocalNexus) -> dict[str, Any]:
+    """A path as events, stored states and `show --json` write it."""
+    return {
+        "nexus": path.nexus,
+        "device": path.device or None,
+        "sg": path.sg or None,
+        "bsg": path.bsg or None,
+        "initiator_port": path.initiator_port,
+        "target_port": path.target_port,
+        "relative_target_port": path.relative_target_port,
+        "transport": path.transport or None,
+        "state": path.state or None,
+        "life": path.life,
+    }
+
+
+def path_from_json(lu: str, given: Any) -> LocalNexus:
+    """Take back what path_to_json() gave, and the rows of four that events had before.
+
+    Raises KeyError, TypeError or ValueError for anything else.
+    """
+    if isinstance(given, list):
+        nexus, port, relative, device = given
+        given = {
+            "nexus": nexus,
+            "initiator_port": port,
+            "relative_target_port": relative,
+            "device": device,
+        }
+    relative = given.get("relative_target_port")
+    return LocalNexus(
+        nexus=str(given["nexus"]),
+        lu=lu,
+        device=str(given.get("device") or ""),
+        sg=str(given.get("sg") or ""),
+        bsg=str(given.get("bsg") or ""),
+        initiator_port=_text(given.get("initiator_port")),
+        target_port=_text(given.get("target_port")),
+        relative_target_port=None if relative is None else int(relative),
+        transport=str(given.get("transport") or ""),
+        state=str(given.get("state") or ""),
+        life=int(given.get("life") or 0),
+    )
+
+
+def _text(given: object) -> str | None:
+    return None if given is None else str(given)
 
 
 def key_text(key: int | None) -> str | None:

@@ -7,6 +7,7 @@ it agrees, for it may agree with what was true before.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from prtrace.model import FullStatus, FullStatusRead, LocalNexus, Nexus, ReservationType
@@ -15,6 +16,7 @@ from prtrace.state.doubt import ALL
 from prtrace.state.draft import MAX_REGISTRATIONS, Draft
 from prtrace.state.order import overlaps
 from prtrace.state.partial import note_generation
+from prtrace.state.paths import by_address
 from prtrace.state.unit import Fact, Registration, Reservation, Source
 
 ONE_LOOK_NS = 1_000_000_000
@@ -27,19 +29,17 @@ def learn_full_status(draft: Draft, seen: FullStatusRead) -> None:
         draft.say(f"not learned: overlapped a command on {draft.settled_by}")
         return
     if seen.truncated:
-        note_generation(draft, seen.generation, told=frozenset())
+        note_generation(draft, seen.generation, "READ FULL STATUS")
         draft.say("not learned: truncated")
         return
     if (listed := _cut_short(draft, seen)) is not None:
-        note_generation(draft, seen.generation, told=frozenset())
+        note_generation(draft, seen.generation, "READ FULL STATUS")
         reason = f"READ FULL STATUS lists {len(seen.registrations)} of {listed} registrations"
         draft.doubt((Fact.REGISTRATIONS, Fact.RESERVATION), reason)
         draft.say(f"not learned: {reason}")
         return
     trusted = draft.known(Fact.REGISTRATIONS) or draft.anchor == seen.generation
-    paths = seen.paths
-    if all(path.nexus != seen.nexus for path in paths):
-        paths = (*paths, LocalNexus(seen.nexus, seen.lu))
+    paths = _paths(draft, seen)
     bound = bind(
         seen.registrations,
         paths,
@@ -49,11 +49,13 @@ def learn_full_status(draft: Draft, seen: FullStatusRead) -> None:
     before = (draft.registrations, draft.reservation, draft.generation, draft.unattributed)
     known = {fact for fact in ALL if draft.known(fact)}
     draft.resolve(*ALL)
-    draft.registrations, draft.unattributed = _registrations(draft, seen, bound)
+    local = {path.nexus for path in paths}
+    draft.registrations, draft.unattributed = _registrations(draft, seen, bound, local)
     draft.reservation = _reservation(draft, seen, bound)
     draft.generation = draft.anchor = seen.generation
     draft.ordered = not bound.unplaced and not any(e.all_target_ports for e in seen.registrations)
     draft.legacy_holder = None
+    draft.confirm("READ FULL STATUS", *ALL)
     _doubt_contradictions(draft, bound)
     same = _same(draft, before)
     _keep_designated(draft, before[1] if same and known == ALL else None)
@@ -83,10 +85,18 @@ def _cut_short(draft: Draft, seen: FullStatusRead) -> int | None:
     return count if count > len(seen.registrations) else None
 
 
+def _paths(draft: Draft, seen: FullStatusRead) -> tuple[LocalNexus, ...]:
+    """This host's paths as far as they are told; the reply's own is one in any case."""
+    if draft.paths and not seen.paths:
+        return by_address(draft.paths)
+    if any(path.nexus == seen.nexus for path in seen.paths):
+        return seen.paths
+    return (*seen.paths, LocalNexus(seen.nexus, seen.lu))
+
+
 def _registrations(
-    draft: Draft, seen: FullStatusRead, bound: Bound
+    draft: Draft, seen: FullStatusRead, bound: Bound, local: Collection[Nexus]
 ) -> tuple[dict[Nexus, Registration], tuple[int, ...]]:
-    local = {path.nexus for path in seen.paths} | {seen.nexus}
     result: dict[Nexus, Registration] = {}
     for nexus, each in bound.by_nexus.items():
         if len(result) >= MAX_REGISTRATIONS:

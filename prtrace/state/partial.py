@@ -24,7 +24,7 @@ def learn_keys(draft: Draft, seen: KeysRead) -> None:
         draft.say(f"not learned: overlapped a command on {draft.settled_by}")
         return
     if seen.truncated:
-        note_generation(draft, seen.generation, told=frozenset())
+        note_generation(draft, seen.generation, "READ KEYS")
         draft.say("not learned: truncated")
         return
     pid = 0 if seen.issuer is None else seen.issuer.pid
@@ -35,7 +35,7 @@ def learn_keys(draft: Draft, seen: KeysRead) -> None:
     was_known = draft.known(Fact.REGISTRATIONS)
     anchor = draft.anchor
     unchanged = anchor == seen.generation
-    note_generation(draft, seen.generation, told=frozenset())
+    note_generation(draft, seen.generation, "READ KEYS")
     listed = Counter(seen.keys)
     gone = [nexus for nexus, each in draft.registrations.items() if each.key not in listed]
     for nexus in gone:
@@ -57,6 +57,7 @@ def learn_keys(draft: Draft, seen: KeysRead) -> None:
     elif unchanged:
         draft.anchor = anchor
         draft.resolve(Fact.REGISTRATIONS)
+        draft.confirm("READ KEYS", Fact.REGISTRATIONS)
         if not gone:
             draft.say("confirmed by reading")
     elif gone or not was_known:
@@ -74,8 +75,11 @@ def learn_reservation(draft: Draft, seen: ReservationRead) -> None:
         return
     held = draft.reservation
     was_known = draft.known(Fact.RESERVATION)
-    expected = note_generation(draft, seen.generation, told=frozenset({Fact.RESERVATION}))
+    expected = note_generation(
+        draft, seen.generation, "READ RESERVATION", told=frozenset({Fact.RESERVATION})
+    )
     draft.legacy_holder = None
+    draft.confirm("READ RESERVATION", Fact.RESERVATION)
     agrees = (
         held is None
         if seen.type is None
@@ -93,10 +97,12 @@ def learn_reservation(draft: Draft, seen: ReservationRead) -> None:
         draft.say("read: " + _described(draft.reservation))
 
 
-def note_generation(draft: Draft, generation: int, *, told: frozenset[Fact]) -> bool:
+def note_generation(
+    draft: Draft, generation: int, by: str, *, told: frozenset[Fact] = frozenset()
+) -> bool:
     """Learn PRGENERATION, and doubt what the reply does not tell if a change went unseen.
 
-    Return False in that case.
+    by: the command that read it.  Return False where a change went unseen.
     """
     expected = draft.generation
     as_expected = not draft.known(Fact.GENERATION) or expected in (None, generation)
@@ -106,6 +112,7 @@ def note_generation(draft: Draft, generation: int, *, told: frozenset[Fact]) -> 
         draft.say(reason)
     draft.generation = generation
     draft.resolve(Fact.GENERATION)
+    draft.confirm(by, Fact.GENERATION)
     if draft.known(Fact.REGISTRATIONS):
         draft.anchor = generation
     return as_expected
@@ -131,6 +138,7 @@ def _nobody(draft: Draft, seen: KeysRead) -> None:
     draft.legacy_holder = None
     draft.ordered = True
     draft.resolve(*Fact)
+    draft.confirm("READ KEYS", *Fact)
     draft.generation = draft.anchor = seen.generation
     if had and was_known:
         draft.say("corrected by reading: no registrations, no reservation")

@@ -172,16 +172,6 @@ def _doubt_unmatched(draft: Draft, seen: PrOut) -> None:
 
 
 def _rename(draft: Draft, old: Registration, nexus: Nexus) -> None:
-    """Give a registration read from the device its local name, in its place in the list."""
-    found = replace(old, nexus=nexus, local=True, maybe_local=False)
-    draft.registrations = {
-        (nexus if each is old else each.nexus): (found if each is old else each)
-        for each in draft.registrations.values()
-    }
-    held = draft.reservation
-    if held is not None and old.nexus in (held.holder, held.designated):
-        draft.reservation = replace(
-            held,
-            holder=nexus if held.holder == old.nexus else held.holder,
-            designated=nexus if held.designated == old.nexus else held.designated,
-        )
+    """Give a registration read from the device its local name."""
+    draft.rename(old.nexus, nexus)
+    draft.registrations[nexus] = replace(old, nexus=nexus, local=True, maybe_local=False)

@@ -84,5 +84,6 @@ def clear(draft: Draft, seen: PrOut) -> None:
     draft.ordered = True
     if not draft.quiet:
         draft.resolve(Fact.REGISTRATIONS, Fact.RESERVATION)
+        draft.confirm(seen.action.value, Fact.REGISTRATIONS, Fact.RESERVATION)
     draft.advance(1 if one else None, f"not known by how much CLEAR on {seen.nexus} raised it")
     draft.say("cleared: no registrations, no reservation")

@@ -27,6 +27,8 @@ _CODES = {
     Attention.REGISTRATIONS_PREEMPTED: "2A/05",
     Attention.RESET: "29/xx",
     Attention.INFORMATION_LOST: "44/01",
+    Attention.INQUIRY_CHANGED: "3F/03",
+    Attention.LUNS_CHANGED: "3F/0E",
 }
 
 
@@ -46,6 +48,9 @@ def note_attention(draft: Draft, seen: AttentionSeen) -> None:
         draft.expected = {}
         draft.ordered = False
         _doubt(draft, f"{where}: the device lost its reservations")
+    elif seen.attention in (Attention.INQUIRY_CHANGED, Attention.LUNS_CHANGED):
+        draft.anchor = None
+        _doubt(draft, f"{where}: another logical unit may be at this address now")
     elif waiting.count(seen.attention) >= seen.count:
         # The target may have merged equal ones that it raised one after the other.
         left = tuple(each for each in waiting if each is not seen.attention)

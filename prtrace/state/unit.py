@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
-from prtrace.model import Attention, Issuer, Nexus, ReservationType
+from prtrace.model import Attention, Issuer, LocalNexus, Nexus, ReservationType
 
 
 class Source(enum.Enum):
@@ -85,6 +85,32 @@ class Reservation:
     designated: Nexus | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """When the device itself last confirmed a fact.
+
+    What other hosts did afterwards is not in the fact; what this host was seen to do is.
+    """
+
+    at: int
+    """The completion of the command, nanoseconds since the epoch."""
+    by: str
+    """The command: "READ FULL STATUS", "CLEAR", …"""
+    nexus: Nexus
+    """The nexus that carried it, as it was called then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """One scsi_device of this host that leads to the unit, for as long as it lives."""
+
+    local: LocalNexus
+    since_ns: int = 0
+    """When it was found (CLOCK_MONOTONIC): commands that ended before may be another life's."""
+    renewed: bool = False
+    """Whether another scsi_device had the address before, as far as this unit knows."""
+
+
 class Settled(NamedTuple):
     """A command that is already part of the state, kept to recognise commands that overlap it.
 
@@ -122,6 +148,8 @@ class LuState:
     settled_by: the nexus of that command.  recent: the newest such commands, oldest first;
     floor_ns: completion of the newest one that is no longer in recent.
     seq: the last record applied.  supported: False for a device that has no reservations.
+    paths: this host's nexuses to the unit, by "H:C:T:L"; none while nobody has told them.
+    confirmed: when and how the device last confirmed each fact; none where it never did.
     """
 
     lu: str
@@ -146,6 +174,18 @@ class LuState:
     census: tuple[int, int, int, int] | None = None
     seq: int = 0
     supported: bool = True
+    paths: Mapping[Nexus, Path] = field(default_factory=lambda: MappingProxyType({}))
+    confirmed: Mapping[Fact, Confirmation] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def as_of(self) -> int | None:
+        """The time since which nothing that another host did can be in the state.
+
+        Nanoseconds since the epoch; None where some fact was never confirmed.
+        """
+        if len(self.confirmed) < len(Fact):
+            return None
+        return min(each.at for each in self.confirmed.values())
 
     def doubted(self, fact: Fact) -> bool:
         """Whether fact is in doubt."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from prtrace.model import Issuer, LocalNexus, LogicalUnit, Nexus
-from prtrace.state.event import key_text, rfc3339
+from prtrace.state.event import key_text, path_to_json, rfc3339
 from prtrace.state.unit import Doubt, Fact, LuState, Registration, Reservation
 
 SCHEMA: Final = "prtrace.show/1"
@@ -36,8 +36,10 @@ def unit_view(state: LuState, unit: LogicalUnit | None, now_ns: int) -> dict[str
         "kind": None if unit is None else unit.kind,
         "present": unit is not None,
         "supported": state.supported,
+        "as_of": None if state.as_of is None else rfc3339(state.as_of),
+        "confirmed": {fact.value: _confirmation(state, fact) for fact in Fact},
         "devices": [] if unit is None else list(unit.devices),
-        "nexuses": [_path(path) for path in paths.values()],
+        "nexuses": [path_to_json(path) for path in paths.values()],
         "generation": state.generation,
         "reservation": _reservation(state),
         "registrations": [_registration(each, paths) for each in state.registrations.values()],
@@ -130,17 +132,11 @@ def _by(fact: Registration | Reservation) -> dict[str, Any] | None:
     }
 
 
-def _path(path: LocalNexus) -> dict[str, Any]:
-    return {
-        "nexus": path.nexus,
-        "device": path.device or None,
-        "sg": path.sg or None,
-        "initiator_port": path.initiator_port,
-        "target_port": path.target_port,
-        "relative_target_port": path.relative_target_port,
-        "transport": path.transport or None,
-        "state": path.state or None,
-    }
+def _confirmation(state: LuState, fact: Fact) -> dict[str, Any] | None:
+    each = state.confirmed.get(fact)
+    if each is None:
+        return None
+    return {"at": rfc3339(each.at), "by": each.by, "nexus": each.nexus}
 
 
 def _target(unit: LogicalUnit | None) -> str:

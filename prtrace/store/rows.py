@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from prtrace.errors import MalformedError
 from prtrace.model import IssuePath, Issuer, LocalNexus, ReservationType
-from prtrace.state.event import Command, Event
+from prtrace.state.event import Command, Event, path_from_json, path_to_json
 
 Row = tuple[Any, ...]
 
@@ -18,6 +18,7 @@ COLUMNS: Final = (
     "sense", "problem", "effect", "attempts", "count", "pid", "comm", "process_start_ns",
     "cgroup", "path", "requested", "guest", "exe", "unit", "truncated", "cdb", "data", "head",
     "sense_bytes", "paths", "uuid", "client_pid", "client_comm", "asked", "asked_data",
+    "life",
 )  # fmt: skip
 
 INSERT: Final = (
@@ -90,6 +91,7 @@ def row_of(event: Event, epoch_id: int, unit_id: int) -> Row:
         *client,
         event.asked or None,
         event.asked_data or None,
+        _signed(event.life) or None,
     )
 
 
@@ -119,7 +121,7 @@ def _event_of(row: Sequence[Any]) -> Event:
         seq, epoch, lu, record, time, start_ns, done_ns, nexus, device, target, command, action,
         status, host_byte, key, sa_key, kind, scope, sense, problem, effect, attempts, count, pid,
         comm, process_start_ns, cgroup, path, requested, guest, exe, unit, truncated, cdb, data,
-        head, sense_bytes, paths, uuid, client_pid, client_comm, asked, asked_data,
+        head, sense_bytes, paths, uuid, client_pid, client_comm, asked, asked_data, life,
     ) = row  # fmt: skip
     issuer = None
     if pid is not None:
@@ -170,26 +172,16 @@ def _event_of(row: Sequence[Any]) -> Event:
         paths=_paths_of(lu, paths) if paths else (),
         asked=asked or b"",
         asked_data=asked_data or b"",
+        life=(life or 0) % _SPAN,
     )
 
 
 def _paths_text(paths: Sequence[LocalNexus]) -> str:
-    return json.dumps(
-        [[p.nexus, p.initiator_port, p.relative_target_port, p.device] for p in paths]
-    )
+    return json.dumps([path_to_json(path) for path in paths])
 
 
 def _paths_of(lu: str, text: str) -> tuple[LocalNexus, ...]:
-    return tuple(
-        LocalNexus(
-            nexus=nexus,
-            lu=lu,
-            device=device,
-            initiator_port=initiator_port,
-            relative_target_port=relative_target_port,
-        )
-        for nexus, initiator_port, relative_target_port, device in json.loads(text)
-    )
+    return tuple(path_from_json(lu, path) for path in json.loads(text))
 
 
 def _signed(number: int | None) -> int | None:

@@ -85,7 +85,12 @@ ALTER TABLE event ADD COLUMN asked BLOB;
 ALTER TABLE event ADD COLUMN asked_data BLOB;
 """
 
-SCRIPTS: Final = (_FIRST, _CLIENTS)
+# Which scsi_device carried the command: see prtrace.model.LocalNexus.life.
+_LIVES: Final = """
+ALTER TABLE event ADD COLUMN life INTEGER;
+"""
+
+SCRIPTS: Final = (_FIRST, _CLIENTS, _LIVES)
 
 
 def require_known(database: sqlite3.Connection, path: str, *, readonly: bool) -> int:

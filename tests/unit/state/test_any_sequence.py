@@ -24,6 +24,7 @@ from prtrace.model import (
     LocalNexus,
     NotWatched,
     Outcome,
+    PathsSeen,
     PrOut,
     ReadFailed,
     RecordsLost,
@@ -54,6 +55,7 @@ paths = st.lists(
         lu=st.just("naa.6"),
         initiator_port=st.none() | ports,
         relative_target_port=st.none() | st.integers(1, 2),
+        life=st.integers(0, 3),
     ),
     max_size=3,
 ).map(tuple)
@@ -84,6 +86,7 @@ def seen(kind, **fields):
             "seq": st.integers(0, 9),
             "time": st.integers(0, 9),
             "issuer": issuers,
+            "life": st.integers(0, 3),
         }
     )
     return st.builds(build, spans, common, st.fixed_dictionaries(fields))
@@ -129,6 +132,8 @@ observations = st.one_of(
     seen(LegacyReserve, release=st.booleans(), outcome=outcomes),
     seen(AttentionSeen, attention=st.sampled_from(Attention), count=st.integers(1, 3)),
     seen(ConflictSeen, count=st.integers(1, 3)),
+    seen(NotWatched),
+    seen(PathsSeen, paths=paths),
     seen(RecordsLost, cause=st.just("ring full"), count=st.integers(1, 3)),
 )
 RESOLVING = (FullStatusRead, KeysRead, ReservationRead)
@@ -149,6 +154,11 @@ def test_any_sequence_keeps_the_invariants(sequence) -> None:
             if before.doubted(fact) and not state.doubted(fact):
                 cleared = isinstance(each, PrOut) and each.action is Action.CLEAR
                 assert cleared or isinstance(each, RESOLVING)
+        if isinstance(each, PathsSeen):
+            assert set(state.paths) == {path.nexus for path in each.paths}
+            assert all(
+                one.nexus in state.paths for one in state.registrations.values() if one.local
+            )
         assert all(nexus == one.nexus for nexus, one in state.registrations.items())
         assert all(len(waiting) <= 8 for waiting in state.expected.values())
         if state.unattributed:
@@ -171,7 +181,8 @@ def test_restart_and_external_doubt(sequence) -> None:
     assert all(in_doubt(state, "operator", 2).doubted(fact) for fact in Fact)
     fresh = apply(state, NotWatched(lu="naa.6", nexus="", time=2)).state
     assert fresh.settled_ns == 0
-    assert fresh.registrations == state.registrations
+    assert not any(each.local for each in fresh.registrations.values())
+    assert not fresh.paths
     assert from_json(to_json(fresh)) == fresh
 
 

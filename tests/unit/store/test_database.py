@@ -55,7 +55,7 @@ def test_a_store_from_before_there_were_clients(path, monkeypatch):
     event = make_event(1)
     database.execute("INSERT INTO epoch VALUES (1, 'old')")
     database.execute("INSERT INTO unit VALUES (1, 'naa.1')")
-    first = len(COLUMNS) - 5
+    first = COLUMNS.index("uuid")
     database.execute(
         f"INSERT INTO event ({', '.join(COLUMNS[:first])}) VALUES ({', '.join('?' * first)})",
         row_of(event._replace(seq=1), 1, 1)[:first],
