@@ -1,3 +1,3 @@
 """prtrace: the reservation state of every SCSI logical unit and I_T nexus of this host."""
 
-__version__ = "0.1.0"
+__version__ = "1.0.0rc1"

@@ -19,7 +19,7 @@ from prtrace import __version__
 from prtrace.cli.text import warn
 from prtrace.errors import PrtraceError
 
-_COMMANDS: Final = {
+COMMANDS: Final = {
     "agent": "watch this host, keep the state, serve the socket",
     "check": "can this host's part of the state move now",
     "decode": "say what the bytes of a command, list, reply or sense mean",
@@ -45,22 +45,27 @@ class _Commands(click.Group):
     """Imports a command's module (prtrace.cli.NAME) when the command is wanted."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(_COMMANDS)
+        return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
+        if cmd_name not in COMMANDS:
             return None
         command = import_module(f"prtrace.cli.{cmd_name}").command
         return command if isinstance(command, click.Command) else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 @click.group(
     cls=_Commands,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 80,
+        # Every option has an environment name: PRTRACE_AGENT_ENGINE for agent --engine.
+        "auto_envvar_prefix": "PRTRACE",
+    },
     epilog="""\b
 Examples:
   prtrace doctor              what is missing for an agent to run

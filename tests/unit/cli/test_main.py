@@ -13,7 +13,7 @@ from cli.conftest import valid
 from prtrace.cli import main
 from prtrace.cli.main import cli
 
-COMMANDS = sorted(main._COMMANDS)
+COMMANDS = sorted(main.COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,0 +1,42 @@
+"""The Debian packages: built from the tree in clean roots of both releases, twice the same."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[2]
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
+
+
+@pytest.mark.parametrize("release", ["bookworm", "trixie"])
+def test_builds_without_a_word_of_lintian_and_twice_the_same(release, tmp_path):
+    done = subprocess.run(
+        [sys.executable, TOP / "tools" / "package", release, "--twice", "--out", tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=2900,
+    )
+    assert done.returncode == 0, done.stderr
+    names = sorted(path.name.split("_")[0] for path in (tmp_path / release).glob("*.deb"))
+    assert names == ["prtrace", "prtrace-proxy"]
+    (package,) = (tmp_path / release).glob("prtrace_*.deb")
+    listed = subprocess.run(
+        ["dpkg-deb", "-c", package], capture_output=True, text=True, check=True
+    ).stdout
+    for wanted in (
+        "usr/bin/prtrace",
+        "prtrace/probe/prtrace.bpf.o",
+        "system/prtrace-agent.service",
+        "system/prtrace-agent.socket",
+        "sysusers.d/prtrace.conf",
+        "man8/prtrace-agent.8.gz",
+        "man7/io.prtrace.7.gz",
+        "bash-completion/completions/prtrace",
+        "schema/io.prtrace.varlink",
+    ):
+        assert wanted in listed
