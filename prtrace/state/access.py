@@ -1,0 +1,89 @@
+"""What a reservation lets a nexus do, and the rule in words (pure).
+
+Source: SPC-4 5.13.1 and its table "commands that are allowed in the presence of various
+reservations", SBC-3 table of the same name.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from prtrace.model import Nexus, ReservationType
+from prtrace.scsi.commands import Access
+from prtrace.state.unit import Fact, LuState
+
+
+class Standing(enum.Enum):
+    """What a nexus is to the reservation."""
+
+    HOLDER = "holds the reservation"
+    REGISTERED = "is registered"
+    NOT_REGISTERED = "is not registered"
+    UNKNOWN = "may be registered or not"
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """Whether a command is let in."""
+
+    allowed: bool | None
+    """None where that is not known."""
+    why: str
+    """The rule, as a sentence without its full stop."""
+
+
+_FREE = Ruling(True, "nothing is reserved")
+
+
+def ruling(held: ReservationType | None, standing: Standing, access: Access) -> Ruling:
+    """Whether a reservation of type held lets a command in; None is no reservation."""
+    if held is None:
+        return _FREE
+    if access is Access.NONE:
+        return Ruling(True, "no reservation refuses this command")
+    if standing is Standing.UNKNOWN:
+        rulings = [ruling(held, each, access) for each in Standing if each is not standing]
+        if len({each.allowed for each in rulings}) == 1:
+            return rulings[-1]
+        return Ruling(None, f"under {held.name} it depends on whether this nexus is registered")
+    if standing is Standing.HOLDER or (held.all_registrants and standing is Standing.REGISTERED):
+        return Ruling(True, "this nexus holds the reservation")
+    if standing is Standing.REGISTERED and not held.single_nexus:
+        return Ruling(True, f"{held.name} lets every registered nexus in")
+    if held in _WRITE_EXCLUSIVE and access is Access.READ:
+        return Ruling(True, f"{held.name} lets everybody read")
+    if access is Access.UNKNOWN:
+        return Ruling(None, "whether a reservation refuses this command is not known here")
+    refused = "writes" if held in _WRITE_EXCLUSIVE else "reads and writes"
+    if held.single_nexus:
+        return Ruling(False, f"{held.name} refuses {refused} of every nexus but the holder")
+    return Ruling(False, f"{held.name} refuses {refused} of a nexus that is not registered")
+
+
+_WRITE_EXCLUSIVE = (ReservationType.WE, ReservationType.WERO, ReservationType.WEAR)
+
+
+def standing(state: LuState, nexus: Nexus) -> Standing:
+    """What nexus is to the unit's reservation, as far as the state knows."""
+    if state.doubted(Fact.REGISTRATIONS) or state.unattributed:
+        return Standing.UNKNOWN
+    if nexus in state.registrations:
+        return Standing.HOLDER if nexus in state.holders else Standing.REGISTERED
+    if any(each.maybe_local for each in state.registrations.values()):
+        return Standing.UNKNOWN
+    return Standing.NOT_REGISTERED
+
+
+def may(state: LuState, nexus: Nexus, access: Access) -> Ruling:
+    """Whether nexus may read or write the unit now, as far as the state knows."""
+    if not state.supported:
+        return _FREE
+    if state.legacy_holder is not None and access is not Access.NONE:
+        if state.legacy_holder == nexus:
+            return Ruling(True, "this nexus holds the SPC-2 reservation")
+        return Ruling(False, f"an SPC-2 RESERVE by {state.legacy_holder} refuses everybody else")
+    if state.doubted(Fact.RESERVATION):
+        return Ruling(None, "what is reserved is in doubt")
+    held = None if state.reservation is None else state.reservation.type
+    return ruling(held, standing(state, nexus), access)

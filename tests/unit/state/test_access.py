@@ -1,0 +1,92 @@
+"""What a reservation lets a nexus do, against the standard's table row by row."""
+
+from dataclasses import replace
+from types import MappingProxyType
+
+import pytest
+
+from prtrace.model import ReservationType
+from prtrace.scsi.commands import Access
+from prtrace.state.access import Standing, may, ruling, standing
+from prtrace.state.unit import Doubt, Fact, LuState, Registration, Reservation, Source
+
+# SPC-4, "commands that are allowed in the presence of various reservations", by type:
+# (not registered reads, writes; registered and not the holder reads, writes).
+TABLE = {
+    ReservationType.WE: (True, False, True, False),
+    ReservationType.EA: (False, False, False, False),
+    ReservationType.WERO: (True, False, True, True),
+    ReservationType.EARO: (False, False, True, True),
+    ReservationType.WEAR: (True, False, True, True),
+    ReservationType.EAAR: (False, False, True, True),
+}
+
+
+@pytest.mark.parametrize("held", ReservationType)
+def test_the_standards_table(held):
+    told = tuple(
+        ruling(held, each, access).allowed
+        for each in (Standing.NOT_REGISTERED, Standing.REGISTERED)
+        for access in (Access.READ, Access.WRITE)
+    )
+    assert told == TABLE[held]
+    for access in Access:
+        assert ruling(held, Standing.HOLDER, access).allowed
+        assert ruling(None, Standing.UNKNOWN, access).allowed
+    assert ruling(held, Standing.NOT_REGISTERED, Access.NONE).allowed
+
+
+@pytest.mark.parametrize("held", ReservationType)
+@pytest.mark.parametrize("access", [Access.READ, Access.WRITE])
+def test_what_is_not_known_is_said_only_where_every_possibility_agrees(held, access):
+    possible = {
+        ruling(held, each, access).allowed for each in Standing if each is not Standing.UNKNOWN
+    }
+    told = ruling(held, Standing.UNKNOWN, access).allowed
+    assert told == (possible.pop() if len(possible) == 1 else None)
+
+
+ME, OTHER = "1:0:0:0", "2:0:0:0"
+
+
+def state(kind=ReservationType.WERO, *registered, holder=OTHER, **facts):
+    registrations = {
+        nexus: Registration(nexus, 1, local=True, source=Source.READ, at=1) for nexus in registered
+    }
+    held = kind and Reservation(
+        kind, 0, None if kind.all_registrants else holder, 1, Source.READ, 1
+    )
+    return LuState(
+        "naa.1", registrations=MappingProxyType(registrations), reservation=held, **facts
+    )
+
+
+def test_standings():
+    assert standing(state(ReservationType.WERO, ME, OTHER), ME) is Standing.REGISTERED
+    assert standing(state(ReservationType.WERO, ME, OTHER), OTHER) is Standing.HOLDER
+    assert standing(state(ReservationType.WEAR, ME, OTHER), ME) is Standing.HOLDER
+    assert standing(state(ReservationType.WERO, OTHER), ME) is Standing.NOT_REGISTERED
+
+
+def test_what_is_in_doubt_rules_nothing():
+    doubted = state(
+        ReservationType.WERO, ME, OTHER, doubts=(Doubt(Fact.REGISTRATIONS, "lost", 1),)
+    )
+    assert standing(doubted, ME) is Standing.UNKNOWN
+    assert may(doubted, ME, Access.WRITE).allowed is None
+    assert may(doubted, ME, Access.READ).allowed is True
+    reserved = replace(doubted, doubts=(Doubt(Fact.RESERVATION, "lost", 1),))
+    assert may(reserved, ME, Access.READ).allowed is None
+    assert standing(state(ReservationType.WERO, OTHER, unattributed=(7,)), ME) is Standing.UNKNOWN
+
+
+def test_an_spc2_reservation_refuses_everybody_else():
+    reserved = state(None, ME, legacy_holder=OTHER)
+    assert may(reserved, OTHER, Access.WRITE).allowed is True
+    assert may(reserved, ME, Access.READ).allowed is False
+    assert "SPC-2" in may(reserved, ME, Access.READ).why
+    assert may(reserved, ME, Access.NONE).allowed is True
+
+
+def test_a_device_without_reservations_lets_everybody_in():
+    assert may(state(None, supported=False), ME, Access.WRITE).allowed is True
