@@ -130,8 +130,11 @@ def _command(event: Event) -> tuple[Event, tuple[AnyObservation, ...]]:
     try:
         cdb = parse_cdb(as_device_reads(event.cdb, len(event.cdb)))
     except MalformedError as error:
-        cdb = OtherCdb(event.cdb)
         event = event._replace(problem=str(error))
+        if event.command is Command.PR_OUT:
+            told_badly = UnreadablePrOut(**_seen(event), outcome=outcome, problem=event.problem)
+            return event, (told_badly, *extra)
+        cdb = OtherCdb(event.cdb)
     told: AnyObservation | None
     match cdb:
         case PrOutCdb():
@@ -226,6 +229,8 @@ def _doubtful(event: Event, cdb: PrOutCdb) -> str:
     if event.head and event.head != event.data[: len(event.head)]:
         # A zero-copy buffer can be changed by the sender while the device fetches it.
         return "the parameter list changed while the command was under way"
+    if event.issuer is not None and event.data and not event.head:
+        return "the parameter list could not be compared with what was submitted"
     if event.truncated:
         return "the parameter list is longer than what was captured"
     if cdb.action in (Action.RESERVE, Action.PREEMPT, Action.PREEMPT_AND_ABORT) and isinstance(

@@ -101,6 +101,7 @@ def served(tmp_path):
 def pr_out(record, lu="naa.1", action=0, key=0, sa_key=0, kind=0, **changes):
     """A PR OUT as it is on the wire."""
     cdb = bytes([0x5F, action, kind, 0, 0, 0, 0, 0, 24, 0])
+    parameter_list = key.to_bytes(8, "big") + sa_key.to_bytes(8, "big") + bytes(8)
     fields = {
         "record": record,
         "time": NOW + record * 1_000_000_000,
@@ -114,7 +115,8 @@ def pr_out(record, lu="naa.1", action=0, key=0, sa_key=0, kind=0, **changes):
         "status": "GOOD",
         "issuer": ISSUER,
         "cdb": cdb,
-        "data": key.to_bytes(8, "big") + sa_key.to_bytes(8, "big") + bytes(8),
+        "data": parameter_list,
+        "head": parameter_list,
     }
     return Event(**(fields | changes))
 

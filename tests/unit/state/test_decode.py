@@ -52,6 +52,24 @@ def told(cdb: bytes, **fields: object) -> object:
     return seen
 
 
+ISSUER = Issuer(4711, "sg_persist")
+
+
+def test_a_list_that_was_not_read_at_submission_is_not_taken_at_its_word() -> None:
+    """Its sender may have changed it under way: the device has what nobody can compare."""
+    seen = told(REGISTER, data=LIST, issuer=ISSUER)
+    assert isinstance(seen, PrOut)
+    assert seen.outcome is Outcome.UNKNOWN
+    assert "could not be compared" in seen.problem
+
+
+def test_a_pr_out_without_a_readable_cdb_is_in_doubt() -> None:
+    seen = told(REGISTER[:1], data=LIST, head=LIST, issuer=ISSUER)
+    assert isinstance(seen, PrOut | UnreadablePrOut)
+    seen = told(b"\x5f\x1f" + REGISTER[2:], data=LIST, head=LIST, issuer=ISSUER)
+    assert isinstance(seen, UnreadablePrOut)
+
+
 def test_a_register_that_went_well() -> None:
     described, (seen,) = decode(event(REGISTER, data=LIST, head=LIST))
     assert isinstance(seen, PrOut)
