@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -21,21 +20,11 @@ def _outdated(made: Path, source: Path) -> bool:
     return not made.exists() or made.stat().st_mtime < source.stat().st_mtime
 
 
-def reads() -> Path:
-    """The program that reads; static, so that it starts anywhere."""
-    source, made = _HERE / "reads.c", _folder() / "reads"
+def requests() -> Path:
+    """The program that sends one request again and again; static, so that it starts anywhere."""
+    source, made = _HERE / "requests.c", _folder() / "requests"
     if _outdated(made, source):
         subprocess.run(
             ["gcc", "-static", "-O2", "-Wall", "-o", str(made), str(source)], check=True
         )
-    return made
-
-
-def empty_object() -> Path:
-    """The pair of empty raw tracepoint programs."""
-    source, made = _HERE / "empty.bpf.c", _folder() / "empty.bpf.o"
-    if _outdated(made, source):
-        command = ["clang", "-target", "bpf", "-O2", "-g", "-mcpu=v3"]
-        include = f"-I/usr/include/{os.uname().machine}-linux-gnu"
-        subprocess.run([*command, include, "-c", str(source), "-o", str(made)], check=True)
     return made

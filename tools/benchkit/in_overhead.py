@@ -1,7 +1,7 @@
-"""In the machine: what a SCSI command that is none of ours costs, with and without programs.
+"""In the machine: what requests cost that are no PR commands, with and without programs.
 
-python3 -m benchkit.in_overhead READS EMPTY_OBJECT: prints a JSON object, device -> what was
-attached -> instructions for each 4 KiB read, one number a repeat.
+python3 -m benchkit.in_overhead REQUESTS: prints a JSON object, way of the request -> what was
+attached -> instructions for each request, one number a repeat.
 """
 
 from __future__ import annotations
@@ -11,17 +11,21 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from labkit import sysfs
 from labkit.target import Target
 
-from prtrace.probe import core, libbpf
+from prtrace.probe import core
 
-_READS = 1000
-_REPEATS = 5
+_REQUESTS = 500
+_REPEATS = 3
 _RING = 16 << 20
+_DOOR = b"fentry/sg_rq_end_io"
+_NO_DOOR = b"fentry/sg_nowhere__"
+_NVMET = Path("/sys/kernel/config/nvmet")
 
 
 @contextlib.contextmanager
@@ -30,47 +34,46 @@ def _nothing() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _empty() -> Iterator[None]:
-    obj = libbpf.bpf_object__open_file(sys.argv[2])
-    links = []
-    try:
-        libbpf.bpf_object__load(obj)
-        links = [libbpf.bpf_program__attach(program) for _, program in libbpf.programs(obj)]
-        yield
-    finally:
-        libbpf.bpf_object__close(obj)
-        for fd in links:
-            os.close(fd)
-
-
-@contextlib.contextmanager
 def _prtrace() -> Iterator[None]:
     programs = core.load(1, _RING, {})
-    if programs.missing:
-        raise SystemExit(f"not attached: {programs.missing}")
+    if programs.missing or programs.fallback:
+        raise SystemExit(f"not attached: {programs.missing} {programs.fallback}")
     try:
         yield
     finally:
         programs.close()
 
 
+@contextlib.contextmanager
+def _fallback() -> Iterator[None]:
+    """With an object that knows one of the doors by another name."""
+    with tempfile.NamedTemporaryFile(suffix=".o") as changed:
+        changed.write(core.object_path().read_bytes().replace(_DOOR, _NO_DOOR))
+        changed.flush()
+        os.environ["PRTRACE_BPF_OBJECT"] = changed.name
+        programs = core.load(1, _RING, {})
+        assert programs.fallback, programs
+        yield
+        programs.close()
+
+
 # Each in a process of its own: links are given back to the kernel by its end.
 _ARMS: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
     "no program": _nothing,
-    "empty pair": _empty,
     "prtrace": _prtrace,
+    "fallback": _fallback,
     "no program again": _nothing,
 }
 
 
-def _measure(arm: str, device: str) -> list[float]:
+def _measure(arm: str, way: str, device: str) -> list[float]:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
         with _ARMS[arm]():
             done = subprocess.run(
-                [sys.argv[1], device, str(_READS), str(_REPEATS)],
+                [sys.argv[1], way, device, str(_REQUESTS), str(_REPEATS)],
                 stdout=writing,
                 check=False,
             )
@@ -80,7 +83,7 @@ def _measure(arm: str, device: str) -> list[float]:
         values = [float(line) for line in pipe]
     _, status = os.waitpid(child, 0)
     if status or len(values) != _REPEATS:
-        raise SystemExit(f"reading {device} with {arm}: status {status}")
+        raise SystemExit(f"{way} of {device} with {arm}: status {status}")
     return values
 
 
@@ -92,13 +95,39 @@ def _scsi_debug() -> str:
     return sysfs.await_disk((set(sysfs.addresses()) - before).pop()).block
 
 
+def _nvme() -> str:
+    """A namespace in memory, over the kernel's own NVMe target: its passthrough node."""
+    subprocess.run(["modprobe", "-a", "brd", "nvmet", "nvme_loop"], check=True)
+    system, port = _NVMET / "subsystems" / "bench", _NVMET / "ports" / "1"
+    space = system / "namespaces" / "1"
+    space.mkdir(parents=True)
+    (system / "attr_allow_any_host").write_text("1")
+    (space / "device_path").write_text("/dev/ram0")
+    (space / "enable").write_text("1")
+    port.mkdir(parents=True)
+    (port / "addr_trtype").write_text("loop")
+    (port / "subsystems" / "bench").symlink_to(system)
+    Path("/dev/nvme-fabrics").write_text("transport=loop,nqn=bench")
+    node = Path("/dev/ng0n1")
+    sysfs.await_that("the NVMe namespace", node.exists)
+    return str(node)
+
+
 def main() -> None:
     target = Target.load(os.environ["LAB_TARGET"])
-    devices = {"scsi_debug": _scsi_debug(), "LIO": target.units[0].paths[0].block}
-    for device in devices.values():
+    debug, lio = _scsi_debug(), target.units[0].paths[0].block
+    for device in (debug, lio):
         (Path("/sys/class/block") / Path(device).name / "queue/scheduler").write_text("none")
+    ways = {
+        "scsi_debug read": ("read", debug),
+        "LIO read": ("read", lio),
+        "SG_IO READ(10)": ("sg_io", debug),
+        "ioctl of a disk": ("ioctl", debug),
+        "NVMe passthrough": ("nvme", _nvme()),
+    }
     found = {
-        name: {arm: _measure(arm, device) for arm in _ARMS} for name, device in devices.items()
+        name: {arm: _measure(arm, way, device) for arm in _ARMS}
+        for name, (way, device) in ways.items()
     }
     json.dump(found, sys.stdout)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prtrace.model import Action, ReservationType
-from prtrace.probe.record import ABI, HEADER, Header, Kind
+from prtrace.probe.record import ABI, RECORD, Kind
 from prtrace.scsi.cdb import PrInCdb, PrOutCdb
 from prtrace.scsi.codes import InAction, Status
 from prtrace.scsi.parameter import BasicList
@@ -151,7 +151,7 @@ class Workload:
     ) -> bytes:
         self.seq += 1
         at = 1_000_000_000 + self.seq * _NS_APART
-        fields: dict[str, Any] = dict.fromkeys(Header._fields, 0) | {
+        fields: dict[str, Any] = {
             "seq": self.seq,
             "submit_ns": at,
             "start_ns": at + 1000,
@@ -173,10 +173,9 @@ class Workload:
             "page83_length": len(page83(unit.number)),
             "comm": b"cluster",
             "cdb": cdb,
-            "sense": b"",
             "head": head,
             "head_length": len(head),
             "inquiry": _LIO,
             "page83": page83(unit.number),
         }
-        return HEADER.pack(*Header(**fields)) + data
+        return RECORD.build(**fields) + data
