@@ -12,7 +12,7 @@
 
 static __always_inline void pr_add(__u32 stat, __u64 n)
 {
-	__u64 *value = PR_LOOKUP(pr_stats, &stat);
+	__u64 *value = bpf_map_lookup_elem(&pr_stats, &stat);
 
 	if (value)
 		__sync_fetch_and_add(value, n);
@@ -20,7 +20,7 @@ static __always_inline void pr_add(__u32 stat, __u64 n)
 
 static __always_inline __u64 pr_stat(__u32 stat)
 {
-	__u64 *value = PR_LOOKUP(pr_stats, &stat);
+	__u64 *value = bpf_map_lookup_elem(&pr_stats, &stat);
 
 	return value ? *value : 0;
 }
@@ -28,13 +28,16 @@ static __always_inline __u64 pr_stat(__u32 stat)
 static __always_inline __u64 pr_next_sequence(void)
 {
 	__u32 zero = 0;
-	__u64 *value = PR_LOOKUP(pr_sequence, &zero);
+	__u64 *value = bpf_map_lookup_elem(&pr_sequence, &zero);
 
 	return value ? __sync_fetch_and_add(value, 1) + 1 : 0;
 }
 
-/* stat: PR_STAT_RING_FULL or PR_STAT_MISSED.  device: 0 where only the nexus is known. */
-PR_APART int pr_note_loss(__u64 device, struct pr_nexus *on, __u32 stat)
+/*
+ * Count a record that is lost.  stat: PR_STAT_RING_FULL or PR_STAT_MISSED.  The unit is told by the
+ * device or, where the device may be gone, by what was remembered of it; one of the two is 0.
+ */
+__noinline int pr_note_loss(__u64 device, struct pr_pending *pending, struct pr_nexus *on, __u32 stat)
 {
 	struct pr_loss first = {}, *loss;
 	struct pr_nexus nexus;
@@ -43,14 +46,18 @@ PR_APART int pr_note_loss(__u64 device, struct pr_nexus *on, __u32 stat)
 		return 0;
 	nexus = *on;	/* a key has to be on the stack */
 	pr_add(stat, 1);
-	loss = PR_LOOKUP(pr_losses, &nexus);
+	loss = bpf_map_lookup_elem(&pr_losses, &nexus);
 	if (!loss) {
-		if (device) {
+		if (pending) {
+			__builtin_memcpy(first.inquiry, pending->inquiry, PR_INQUIRY_SIZE);
+			first.page83_length = pending->page83_length;
+			__builtin_memcpy(first.page83, pending->page83, PR_PAGE83_SIZE);
+		} else if (device) {
 			pr_read_inquiry((void *)device, first.inquiry);
 			first.page83_length = pr_read_page83((void *)device, first.page83);
 		}
-		PR_INSERT(pr_losses, &nexus, &first);
-		loss = PR_LOOKUP(pr_losses, &nexus);
+		bpf_map_update_elem(&pr_losses, &nexus, &first, BPF_NOEXIST);
+		loss = bpf_map_lookup_elem(&pr_losses, &nexus);
 	}
 	if (!loss) {
 		pr_add(PR_STAT_LOST_MAP_FULL, 1);
@@ -65,7 +72,7 @@ PR_APART int pr_note_loss(__u64 device, struct pr_nexus *on, __u32 stat)
 }
 
 /* What a command's end has to do with reservations; PR_CAUSES for nothing. */
-PR_APART __u32 pr_cause(__u64 command, __u32 status)
+__noinline __u32 pr_cause(__u64 command, __u32 status)
 {
 	struct scsi_cmnd *cmd = (void *)command;
 	__u8 code[2] = {}, format = 0, key = 0;
@@ -103,15 +110,15 @@ PR_APART __u32 pr_cause(__u64 command, __u32 status)
 static __always_inline struct pr_count *pr_count_cause(struct pr_nexus *nexus, __u32 cause,
 						       __u64 now)
 {
-	struct pr_count *count = PR_LOOKUP(pr_counts, nexus);
+	struct pr_count *count = bpf_map_lookup_elem(&pr_counts, nexus);
 
 	if (!count) {
 		__u32 zero = 0;
-		struct pr_count *empty = PR_LOOKUP(pr_no_count, &zero);
+		struct pr_count *empty = bpf_map_lookup_elem(&pr_no_count, &zero);
 
 		if (empty)
-			PR_INSERT(pr_counts, nexus, empty);
-		count = PR_LOOKUP(pr_counts, nexus);
+			bpf_map_update_elem(&pr_counts, nexus, empty, BPF_NOEXIST);
+		count = bpf_map_lookup_elem(&pr_counts, nexus);
 	}
 	if (!count || cause >= 2 * PR_CAUSES) {
 		pr_add(PR_STAT_COUNT_MAP_FULL, 1);

@@ -1,128 +1,135 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* A command's data: where it lies in the kernel's memory, and how to copy it. */
+/*
+ * A command's data: where it lies in the kernel's memory, and how to copy it.
+ *
+ * Remembered at submission, read when the command ends.  Two conventions of block/blk-map.c say what
+ * can be read then:
+ *   - bi_end_io is 0: the data is mapped or copied for user space.  Whoever submitted the request
+ *     unmaps it after rq->end_io().  Ending the request advances bi_iter, and leaves bi_io_vec,
+ *     bi_vcnt, bi_next and the pages alone.
+ *   - bi_end_io is set: the data is the kernel's own, and the bio is freed before rq->end_io() is
+ *     called.  bi_private is then the caller's buffer, into which the reply has been copied; without
+ *     it, the bio's only segment is that buffer.  A list on the stack was copied to a page that is
+ *     freed as well; but nobody can have written to it since the submission.
+ * The self-test (prtrace/probe/selftest.py) compares what is read so with what the sender got.
+ */
 #ifndef PR_DATA_H
 #define PR_DATA_H
 
-static __always_inline __u64 pr_variable(const void *at)
+#define PR_DATA_OUT 0x5f	/* PERSISTENT RESERVE OUT */
+
+/* Find a request's data, before anything of it is consumed. */
+__noinline int pr_find_data(struct pr_pending *pending, __u64 request)
 {
-	__u64 value = 0;
-
-	bpf_probe_read_kernel(&value, sizeof(value), at);
-	return value;
-}
-
-/*
- * The kernel's own address of a segment's bytes; 0 if there is none.  x86-64: memory that
- * a scatterlist points at is in the direct map.
- */
-static __always_inline __u64 pr_segment_address(__u64 page_link, __u32 offset)
-{
-	__u64 page = page_link & ~3ULL;	/* SG_CHAIN, SG_END */
-	__u64 frame;
-
-	if (!page)
-		return 0;
-	frame = (page - pr_variable(PR_VMEMMAP_BASE)) / PR_SIZEOF(struct page);
-	return pr_variable(PR_PAGE_OFFSET_BASE) + frame * 4096 + offset;
-}
-
-/*
- * Read n bytes at the beginning of what a request will send; fails if they span segments.
- * The midlayer makes its scatterlist of these segments later; none of them is consumed yet.
- */
-static __always_inline int pr_read_submitted(struct request *rq, void *to, __u32 n)
-{
-	__u32 offset = 0, length = 0;
-	struct bio_vec *segment = 0;
+	struct request *rq = (void *)request;
+	__u64 end = 0, own = 0, page = 0;
+	struct bio_vec *segments = 0;
+	__u32 length = 0, offset = 0;
 	struct bio *bio = 0;
-	__u64 page = 0, from;
 
+	if (!pending)
+		return 0;
+	pending->place = PR_PLACE_NONE;
+	PR_GET(pending->data_length, rq, __data_len);
 	PR_GET(bio, rq, bio);
 	if (!bio)
-		return -1;
-	PR_GET(segment, bio, bi_io_vec);
-	if (!segment)
-		return -1;
-	PR_GET(page, segment, bv_page);
-	PR_GET(offset, segment, bv_offset);
-	PR_GET(length, segment, bv_len);
-	from = pr_segment_address(page, offset);
-	if (!from || length < n)
-		return -1;
-	return bpf_probe_read_kernel(to, n, (void *)from);
+		return 0;
+	pending->bio = (__u64)bio;
+	PR_GET(pending->bio_index, bio, bi_iter.bi_idx);
+	pending->bio_skip = pr_bio_skip(bio);
+	PR_GET(end, bio, bi_end_io);
+	if (!end) {
+		pending->place = PR_PLACE_BIO;
+		return 0;
+	}
+	if (pending->opcode == PR_DATA_OUT) {
+		pending->place = PR_PLACE_HEAD;
+		return 0;
+	}
+	PR_GET(own, bio, bi_private);
+	if (!own) {
+		PR_GET(segments, bio, bi_io_vec);
+		PR_GET(page, segments, bv_page);
+		PR_GET(offset, segments, bv_offset);
+		PR_GET(length, segments, bv_len);
+		if (length >= pending->data_length)
+			own = pr_page_address(page, offset);
+	}
+	pending->kernel = own;
+	if (own)
+		pending->place = PR_PLACE_KERNEL;
+	return 0;
 }
 
-/* Read n bytes at the beginning of the command's data; fails if they span segments. */
-static __always_inline int pr_read_first(struct scsi_cmnd *cmd, void *to, __u32 n)
+/* Stand at the beginning of the data, to copy want bytes.  place: where it is now. */
+static __always_inline void pr_walk_from_start(struct pr_pending *pending, __u32 place, __u32 want)
 {
-	struct scatterlist *sg = 0;
-	__u64 link = 0, from;
-	__u32 offset = 0, length = 0;
+	volatile struct pr_walk *walk = &pending->walk;
 
-	PR_GET(sg, cmd, sdb.table.sgl);
-	if (!sg)
-		return -1;
-	PR_GET(link, sg, page_link);
-	PR_GET(offset, sg, offset);
-	PR_GET(length, sg, length);
-	from = pr_segment_address(link, offset);
-	if (!from || length < n)
-		return -1;
-	return bpf_probe_read_kernel(to, n, (void *)from);
+	walk->place = place;
+	walk->at = place == PR_PLACE_BIO ? pending->bio : pending->kernel;
+	walk->index = pending->bio_index;
+	walk->inside = pending->bio_skip;
+	walk->copied = 0;
+	walk->want = want;
 }
-
-/* Where a copy stands. */
-struct pr_walk {
-	__u64 sg;
-	__u64 from;	/* the kernel's address of the next part */
-	__u32 length;	/* of the segment; 0 before it was looked at */
-	__u32 inside;	/* bytes done of it */
-	__u32 last;	/* it is the last one */
-	__u32 part;	/* bytes of the next part */
-	__u32 copied;
-	__u32 want;
-};
 
 enum pr_located {
 	PR_LOCATED_NOTHING,	/* there is no more */
-	PR_LOCATED_CHAIN,	/* the list goes on elsewhere: look again */
 	PR_LOCATED_PART,
+	PR_LOCATED_NEXT,	/* the data goes on in the next segment: look again */
 };
 
 /* Find the next part, of at most chunk bytes and of one segment. */
-PR_APART int pr_locate(volatile struct pr_walk *walk, __u32 chunk)
+__noinline int pr_locate(volatile struct pr_walk *walk, __u32 chunk)
 {
-	struct scatterlist *sg;
-	__u32 offset = 0, length = 0, part;
-	__u64 link = 0;
+	__u32 length = 0, offset = 0, part;
+	struct bio_vec *segment = 0;
+	struct bio *bio, *next = 0;
+	__u16 segments = 0;
+	__u64 page = 0;
 
-	if (!walk)
+	if (!walk || walk->copied >= walk->want)
 		return PR_LOCATED_NOTHING;
-	if (walk->length && walk->inside >= walk->length) {
-		walk->sg = walk->last ? 0 : walk->sg + PR_SIZEOF(struct scatterlist);
-		walk->inside = 0;
-	}
-	sg = (void *)walk->sg;
-	if (!sg || walk->copied >= walk->want)
-		return PR_LOCATED_NOTHING;
-	PR_GET(link, sg, page_link);
-	PR_GET(offset, sg, offset);
-	PR_GET(length, sg, length);
-	if (link & 1) {	/* SG_CHAIN */
-		walk->sg = link & ~3ULL;
-		walk->length = 0;
-		return PR_LOCATED_CHAIN;
-	}
-	walk->last = (link & 2) != 0;	/* SG_END */
-	walk->length = length;
 	part = walk->want - walk->copied;
+	if (walk->place == PR_PLACE_KERNEL) {
+		walk->from = walk->at + walk->copied;
+		walk->part = part < chunk ? part : chunk;
+		return walk->at ? PR_LOCATED_PART : PR_LOCATED_NOTHING;
+	}
+	bio = (void *)walk->at;
+	if (walk->place != PR_PLACE_BIO || !bio)
+		return PR_LOCATED_NOTHING;
+	PR_GET(segments, bio, bi_vcnt);
+	if (walk->index >= segments) {
+		PR_GET(next, bio, bi_next);
+		walk->at = (__u64)next;
+		walk->index = 0;
+		walk->inside = 0;
+		return next ? PR_LOCATED_NEXT : PR_LOCATED_NOTHING;
+	}
+	PR_GET(segment, bio, bi_io_vec);
+	segment = (void *)segment + (__u64)walk->index * PR_SIZEOF(struct bio_vec);
+	PR_GET(page, segment, bv_page);
+	PR_GET(offset, segment, bv_offset);
+	PR_GET(length, segment, bv_len);
+	if (walk->inside >= length) {
+		walk->index++;
+		walk->inside = 0;
+		return PR_LOCATED_NEXT;
+	}
 	if (part > length - walk->inside)
 		part = length - walk->inside;
 	if (part > chunk)
 		part = chunk;
 	walk->part = part;
-	walk->from = pr_segment_address(link, offset + walk->inside);
-	return part && walk->from ? PR_LOCATED_PART : PR_LOCATED_NOTHING;
+	walk->from = pr_page_address(page, offset + walk->inside);
+	walk->inside += part;
+	if (walk->inside >= length) {
+		walk->index++;
+		walk->inside = 0;
+	}
+	return walk->from ? PR_LOCATED_PART : PR_LOCATED_NOTHING;
 }
 
 /*
@@ -130,9 +137,9 @@ PR_APART int pr_locate(volatile struct pr_walk *walk, __u32 chunk)
  * cap + chunk bytes, because the verifier does not relate the offset to the length.
  * Returns 0 when there is nothing more to do.
  *
- * walk lives in the ring record and is volatile: what the verifier loads from there it
- * knows nothing about, so every step starts from the same state.  In registers, which is where
- * it is when bcc inlines everything, the same steps take the verifier minutes.
+ * Keep the walk in memory and volatile, so that every step looks the same to the verifier: held in
+ * registers, which is where it is when bcc inlines everything, the verifier explores each
+ * combination of its values, for minutes.
  */
 static __always_inline int pr_copy_step(__u8 *to, volatile struct pr_walk *walk, __u32 chunk,
 					__u32 cap)
@@ -149,9 +156,57 @@ static __always_inline int pr_copy_step(__u8 *to, volatile struct pr_walk *walk,
 	if (part > chunk || copied >= cap ||
 	    bpf_probe_read_kernel(to + copied, part, (void *)walk->from))
 		return 0;
-	walk->inside += part;
 	walk->copied = copied + part;
 	return 1;
+}
+
+/*
+ * Unroll a copy's steps.  On 6.1 the verifier creates no pruning point after a call of a global
+ * function, so that it looks at each round of a rolled loop anew and exceeds its limit.
+ */
+#define PR_COPY(to, walk, chunk, cap, steps) \
+	({ \
+		_Pragma("unroll") \
+		for (int _i = 0; _i < (steps); _i++) \
+			if (!pr_copy_step(to, walk, chunk, cap)) \
+				break; \
+	})
+
+/*
+ * Keep the beginning of what a request will send, however many segments it spans.  With an alignment
+ * of 4 bytes that is 7 segments at most; each bio may be one step more.
+ */
+__noinline int pr_read_head(struct pr_pending *pending)
+{
+	__u32 want;
+
+	if (!pending)
+		return 0;
+	want = pending->data_length < PR_HEAD_SIZE ? pending->data_length : PR_HEAD_SIZE;
+	pr_walk_from_start(pending, PR_PLACE_BIO, want);
+	/* What follows head in the structure is the room that pr_copy_step wants. */
+	PR_COPY(pending->head, &pending->walk, PR_HEAD_SIZE, PR_HEAD_SIZE, 10);
+	if (pending->walk.copied == want)
+		pending->head_length = want;
+	return 0;
+}
+
+/* How many bytes of a reply are worth keeping: as many as it says it holds. */
+__noinline __u32 pr_reply_length(struct pr_pending *pending, __u32 place, __u32 length)
+{
+	__u8 start[16] = {};
+	__u32 claim;
+
+	if (!pending)
+		return 0;
+	pr_walk_from_start(pending, place, 8);
+	PR_COPY(start, &pending->walk, 8, 8, 4);
+	if (pending->walk.copied < 8)
+		return length;
+	claim = (__u32)start[4] << 24 | (__u32)start[5] << 16 | (__u32)start[6] << 8 | start[7];
+	if (claim < length && claim + 8 < length)
+		length = claim + 8;
+	return length;
 }
 
 #endif

@@ -2,15 +2,15 @@
 /*
  * The contract between the programs and prtrace: every byte that crosses a ring or a map.
  *
- * Fixed width, falling alignment, no implicit padding, no kernel pointer.  Python states the
- * same layout once (prtrace/probe/record.py); a test holds it against the BTF of the object.
- * Change anything here and PR_ABI goes up: an agent that finds programs of another ABI
- * pinned starts new ones and says what it could not read.
+ * Fixed width, falling alignment, no implicit padding, no kernel pointer but those in pr_pending,
+ * which stays in the kernel.  Python states the same layout once (prtrace/probe/record.py); a test
+ * holds it against the BTF of the object.  Change anything here and PR_ABI goes up: an agent that
+ * finds programs of another ABI pinned starts new ones and says what it could not read.
  */
 #ifndef PR_RECORD_H
 #define PR_RECORD_H
 
-#define PR_ABI 2
+#define PR_ABI 3
 
 #define PR_CDB_SIZE 16
 #define PR_SENSE_SIZE 96	/* SCSI_SENSE_BUFFERSIZE */
@@ -18,6 +18,7 @@
 #define PR_INQUIRY_SIZE 28	/* vendor 8, product 16, revision 4 */
 #define PR_PAGE83_SIZE 128	/* enough for the logical unit's own designators */
 #define PR_COMM_SIZE 16
+#define PR_EXE_SIZE 128
 
 /* Data is captured in three sizes, so that an ordinary record stays small in the ring. */
 #define PR_DATA_SMALL 64
@@ -25,24 +26,27 @@
 #define PR_DATA_LARGE 8192
 
 enum pr_kind {
-	PR_KIND_DONE = 1,	/* the low level driver completed the command */
-	PR_KIND_TIMEOUT = 2,	/* the block layer's timer ran out; the outcome is unknown */
+	PR_KIND_DONE = 1,	/* the command ended, with its data */
+	PR_KIND_TIMEOUT = 2,	/* the block layer's timer ran out; the command is still under way */
 	PR_KIND_ERROR = 3,	/* queuecommand refused it; it will be tried again */
-	PR_KIND_SAMPLE = 4,	/* a conflict or unit attention on a command that is none of ours */
-	PR_KIND_OVER = 5,	/* seen when the request was over, and the command's data gone */
+	PR_KIND_SAMPLE = 4,	/* a conflict or unit attention on a command that is not a PR command */
+	PR_KIND_OVER = 5,	/* an end whose data is gone; the parameter list is that of the submission */
+	PR_KIND_TEST = 6,	/* an INQUIRY of the self-test, in the ring of the samples */
 };
 
 enum pr_flag {
 	PR_FLAG_TRUNCATED = 1,	/* there was more data than PR_DATA_LARGE */
 	PR_FLAG_UNREADABLE = 2,	/* the data buffer could not be read */
-	PR_FLAG_NOT_SUBMITTED = 4,	/* no submission seen: pid, comm and issue say nothing */
+	PR_FLAG_NOT_SUBMITTED = 4,	/* no submission seen: pid, comm, exe and issue say nothing */
 };
 
+/* The way on which a request was submitted. */
 enum pr_issue {
-	PR_ISSUE_NOWAIT = 1,	/* blk_execute_rq_nowait(): of user tasks, only sg does this */
-	PR_ISSUE_KTHREAD = 2,
-	PR_ISSUE_BSG = 4,
-	PR_ISSUE_BLOCK = 8,	/* inside blkdev_ioctl(): see ioctl and requested */
+	PR_ISSUE_NOWAIT = 1,	/* blk_execute_rq_nowait() */
+	PR_ISSUE_KTHREAD = 2,	/* a kernel thread asked */
+	PR_ISSUE_BSG = 4,	/* bsg, by io_uring */
+	PR_ISSUE_BLOCK = 8,	/* a system call on a block node: see ioctl and requested */
+	PR_ISSUE_CHARACTER = 16,	/* a system call on a character node: see ioctl and requested */
 };
 
 enum pr_stat {
@@ -65,7 +69,8 @@ enum pr_stat {
 enum pr_state {
 	PR_STATE_UNDER_WAY,	/* its end is to come */
 	PR_STATE_ENDED,
-	PR_STATE_MAY_RETURN,	/* it ended, and the midlayer may try it once more */
+	PR_STATE_MAY_RETURN,	/* the tracepoint saw it end; the midlayer may try it once more */
+	PR_STATE_TIMED_OUT,	/* the timer ran out; the device may still carry it out */
 };
 
 enum pr_cause {
@@ -87,6 +92,7 @@ struct pr_record {
 	__u64 start_ns;		/* from when on the device can have had this attempt */
 	__u64 done_ns;
 	__u64 lun;
+	__u64 life;		/* of the scsi_device: the inode of its folder in sysfs */
 	__u64 issuer_start_ns;	/* CLOCK_BOOTTIME */
 	__u64 cgroup;
 	__u32 host;
@@ -94,13 +100,14 @@ struct pr_record {
 	__u32 target;
 	__u32 result;		/* scsi_cmnd::result: host byte in bits 16-23, status in 0-7 */
 	__u32 pid;		/* thread group */
-	__u32 ioctl;		/* the block ioctl that asked */
-	__u32 requested;	/* the block node it came through: 12 bits major, 20 bits minor */
+	__u32 ioctl;		/* its number, where an ioctl asked */
+	__u32 requested;	/* the node that was asked: 12 bits major, 20 bits minor */
 	__u32 transfer_length;
 	__u32 resid;
 	__u32 data_length;	/* valid bytes in data */
 	__u32 attempt;		/* ends of the request so far, this one included */
 	__u32 generation;	/* of the programs that made this record */
+	__u32 head_length;	/* valid bytes in head */
 	__u16 abi;
 	__u8 kind;
 	__u8 flags;
@@ -114,11 +121,15 @@ struct pr_record {
 	__u8 head[PR_HEAD_SIZE];	/* the parameter list as it was at submission */
 	__u8 inquiry[PR_INQUIRY_SIZE];
 	__u8 page83[PR_PAGE83_SIZE];
-	__u32 head_length;	/* valid bytes in head */
+	/*
+	 * The issuer's executable: the names of its path, the last one first, each with a NUL behind
+	 * it.  A name "/" at the end says that the path is whole.
+	 */
+	__u8 exe[PR_EXE_SIZE];
 	__u8 data[];
 };
 
-_Static_assert(sizeof(struct pr_record) == 432, "PR_ABI 2 has a header of 432 bytes");
+_Static_assert(sizeof(struct pr_record) == 568, "PR_ABI 3 has a header of 568 bytes");
 
 struct pr_nexus {
 	__u64 lun;
@@ -128,33 +139,64 @@ struct pr_nexus {
 	__u32 reserved;
 };
 
+/* Where a command's data lies. */
+enum pr_place {
+	PR_PLACE_NONE,		/* nowhere, or not to be found */
+	PR_PLACE_BIO,		/* in the pages of a bio that outlives the request */
+	PR_PLACE_KERNEL,	/* at an address of the kernel */
+	PR_PLACE_HEAD,		/* gone at the end: the list is that of the submission */
+};
+
+/* How far a copy of a command's data has come. */
+struct pr_walk {
+	__u64 at;	/* the bio, or the address of the data */
+	__u64 from;	/* the kernel's address of the next part */
+	__u32 place;
+	__u32 index;	/* of the bio's segment */
+	__u32 inside;	/* bytes done of the segment */
+	__u32 part;	/* bytes of the next part */
+	__u32 copied;
+	__u32 want;
+};
+
 /* What is remembered of a request between its submission and its end, by its scsi_cmnd. */
 struct pr_pending {
 	__u64 submit_ns;
 	__u64 start_ns;		/* submission, or the end of the attempt before */
 	__u64 issuer_start_ns;
 	__u64 cgroup;
+	__u64 life;
+	__u64 bio;		/* rq->bio at submission, and where in it the data begins */
+	__u64 kernel;		/* the address that PR_PLACE_KERNEL means */
 	__u32 pid;
 	__u32 ioctl;
 	__u32 requested;
 	__u32 attempt;
 	__u32 generation;	/* which programs answer for this request */
 	__u32 result;		/* of the last attempt that ended */
-	__u32 reserved;
+	__u32 data_length;
+	__u32 bio_index;
+	__u32 bio_skip;
+	__u32 page83_length;
 	__u8 issue;
 	__u8 state;
 	__u8 head_length;
 	__u8 opcode;
+	__u8 place;
+	__u8 seen;		/* enum pr_seer: the programs that saw the request's end */
+	__u8 refused;		/* queuecommand refused the last attempt, and a record says so */
+	__u8 test;		/* of the self-test */
 	__u8 comm[PR_COMM_SIZE];
 	__u8 head[PR_HEAD_SIZE];
+	__u8 inquiry[PR_INQUIRY_SIZE];
+	__u8 reserved[4];
+	__u8 page83[PR_PAGE83_SIZE];
+	__u8 exe[PR_EXE_SIZE];
 	struct pr_nexus nexus;
+	struct pr_walk walk;	/* for the programs' own use while one of them runs */
 };
 
-/* The block ioctl that a thread is in. */
-struct pr_call {
-	__u32 ioctl;
-	__u32 requested;
-};
+_Static_assert(sizeof(struct pr_pending) == 496, "no implicit padding");
 
 /* PR commands are counted apart (at cause + PR_CAUSES): each has a record that says more. */
 struct pr_count {

@@ -6,12 +6,13 @@
 #ifndef PR_SUBMIT_H
 #define PR_SUBMIT_H
 
+#define PR_OPCODE_INQUIRY 0x12
 #define PR_OPCODE_IN 0x5e
 #define PR_OPCODE_OUT 0x5f
 
-#define PR_SG_IO 0x2285			/* include/scsi/sg.h */
-#define PR_IOC_PR_FIRST 200		/* include/uapi/linux/pr.h: _IOW('p', 200...) */
-#define PR_IOC_PR_LAST 207
+#define PR_S_IFMT 0170000	/* include/uapi/linux/stat.h */
+#define PR_S_IFBLK 0060000
+#define PR_S_IFCHR 0020000
 
 /*
  * 16 17 56 57: RESERVE and RELEASE of 6 and 10 bytes.  5e 5f: PERSISTENT RESERVE.  All six
@@ -24,12 +25,16 @@ static __always_inline int pr_is_ours(__u8 opcode)
 	return (opcode & ~0x41) == 0x16 || (opcode & ~0x01) == PR_OPCODE_IN;
 }
 
-static __always_inline __u32 pr_active_generation(void)
+static __always_inline __u64 pr_active_value(__u32 which)
 {
-	__u32 zero = 0;
-	__u64 *value = PR_LOOKUP(pr_active, &zero);
+	__u64 *value = bpf_map_lookup_elem(&pr_active, &which);
 
 	return value ? *value : 0;
+}
+
+static __always_inline __u32 pr_active_generation(void)
+{
+	return pr_active_value(PR_ACTIVE_GENERATION);
 }
 
 /*
@@ -41,165 +46,224 @@ static __always_inline int pr_answers_for(const struct pr_pending *pending)
 	return (pending ? pending->generation : pr_active_generation()) == pr_generation;
 }
 
+/* The entry of a command, made where there is none; 0 where there is no room. */
+static __always_inline struct pr_pending *pr_entry(__u64 id)
+{
+	struct pr_pending *pending = bpf_map_lookup_elem(&pr_pendings, &id), *empty;
+	__u32 zero = 0;
+
+	if (pending)
+		return pending;
+	empty = bpf_map_lookup_elem(&pr_no_pending, &zero);
+	if (!empty)
+		return 0;
+	bpf_map_update_elem(&pr_pendings, &id, empty, BPF_NOEXIST);
+	pending = bpf_map_lookup_elem(&pr_pendings, &id);
+	if (!pending)
+		pr_add(PR_STAT_PENDING_FULL, 1);
+	return pending;
+}
+
 /*
- * A program does not run where the same program is at work on the same processor already:
- * scsi_done() in a hard interrupt on top of pr_on_done, for one.  A command that ended so
- * is found when its scsi_cmnd is used again, here, or else by the agent, which watches how
- * often the kernel skipped a program (prtrace/probe/misses.py).
+ * An entry that is still under way when its scsi_cmnd is used again is a command whose end no
+ * program saw: the kernel skips a program that is at work on the same processor already.  Where
+ * nobody uses the scsi_cmnd again the agent finds out, which watches how often programs were
+ * skipped (prtrace/probe/misses.py).
  */
-static __always_inline void pr_note_missed(const struct pr_pending *pending)
+static __always_inline void pr_note_missed(struct pr_pending *pending)
 {
 	struct pr_nexus nexus;
 
-	if (pending->state != PR_STATE_UNDER_WAY)
+	if (!pending->submit_ns || pending->test ||
+	    (pending->state != PR_STATE_UNDER_WAY && pending->state != PR_STATE_TIMED_OUT))
 		return;
 	nexus = pending->nexus;
-	pr_note_loss(0, &nexus, PR_STAT_MISSED);
+	pr_note_loss(0, pending, &nexus, PR_STAT_MISSED);
 }
 
-static __always_inline void pr_remember(__u64 id, struct pr_pending *pending)
+/* The path of the task's executable: see pr_record::exe. */
+__noinline int pr_read_exe(struct pr_pending *pending)
 {
-	const struct pr_pending *former = PR_LOOKUP(pr_pendings, &id);
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	struct dentry *dentry = 0, *root = 0, *parent = 0;
+	struct mount *mount, *above = 0;
+	const unsigned char *name = 0;
+	struct vfsmount *mnt = 0;
+	struct mm_struct *mm = 0;
+	struct file *file = 0;
+	__u64 at = 0;
+	long n;
+	int i;
 
-	if (former)
-		pr_note_missed(former);
-	if (PR_UPDATE(pr_pendings, &id, pending))
-		pr_add(PR_STAT_PENDING_FULL, 1);
+	if (!pending)
+		return 0;
+	PR_GET(mm, task, mm);
+	if (!mm)
+		return 0;
+	PR_GET(file, mm, exe_file);
+	if (!file)
+		return 0;
+	PR_GET(dentry, file, f_path.dentry);
+	PR_GET(mnt, file, f_path.mnt);
+	for (i = 0; i < 24 && dentry && mnt; i++) {
+		PR_GET(root, mnt, mnt_root);
+		PR_GET(parent, dentry, d_parent);
+		if (dentry == root || dentry == parent) {
+			mount = (void *)mnt - PR_ADDRESS((struct mount *)0, mnt);
+			PR_GET(above, mount, mnt_parent);
+			if (!above || above == mount) {
+				PR_OPAQUE(at);
+				if (at < PR_EXE_SIZE)
+					pending->exe[at] = '/';
+				return 0;
+			}
+			PR_GET(dentry, mount, mnt_mountpoint);
+			mnt = (void *)PR_ADDRESS(above, mnt);
+			continue;
+		}
+		PR_GET(name, dentry, d_name.name);
+		PR_OPAQUE(at);
+		if (at >= PR_EXE_SIZE - 1)
+			return 0;
+		/* Longer names run into what follows, which is filled later. */
+		n = bpf_probe_read_kernel_str(pending->exe + at, 64, name);
+		if (n <= 0 || n >= 64)
+			return 0;
+		at += n;
+		dentry = parent;
+	}
+	return 0;
 }
 
-#ifndef PR_NO_FENTRY
+/* The file that a descriptor of the task stands for. */
+static __always_inline struct file *pr_file(struct task_struct *task, __u64 fd)
+{
+	struct files_struct *files = 0;
+	struct fdtable *table = 0;
+	struct file **open = 0, *file = 0;
+	__u32 size = 0;
+
+	PR_GET(files, task, files);
+	if (!files)
+		return 0;
+	PR_GET(table, files, fdt);
+	if (!table)
+		return 0;
+	PR_GET(size, table, max_fds);
+	PR_GET(open, table, fd);
+	if (!open || fd >= size)
+		return 0;
+	bpf_probe_read_kernel(&file, sizeof(file), &open[fd]);
+	return file;
+}
+
+/*
+ * Which node was asked, and by which ioctl: the system call that the task is in says so, whatever
+ * entry it came by, and nothing has to be hooked for it.  Another thread of the same process can put
+ * another file in the descriptor's place meanwhile: this is the sender's own word on itself.
+ */
+static __always_inline void pr_read_call(struct task_struct *task, struct pr_pending *pending)
+{
+	struct pr_call call = {};
+	struct inode *inode = 0;
+	struct file *file;
+	__u16 mode = 0;
+
+	if (!pr_system_call(task, &call))
+		return;
+	file = pr_file(task, call.fd);
+	if (!file)
+		return;
+	PR_GET(inode, file, f_inode);
+	PR_GET(mode, inode, i_mode);
+	if ((mode & PR_S_IFMT) == PR_S_IFBLK)
+		pending->issue |= PR_ISSUE_BLOCK;
+	else if ((mode & PR_S_IFMT) == PR_S_IFCHR)
+		pending->issue |= PR_ISSUE_CHARACTER;
+	else
+		return;
+	pending->ioctl = call.ioctl;
+	PR_GET(pending->requested, inode, i_rdev);
+}
+
+static __always_inline void pr_read_issuer(struct request *rq, struct pr_pending *pending)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task(), *leader = 0;
+	__u32 flags = 0;
+	__u64 end = 0;
+
+	PR_GET(flags, task, flags);
+	PR_GET(leader, task, group_leader);
+	if (leader)
+		PR_GET(pending->issuer_start_ns, leader, start_boottime);
+	pending->cgroup = bpf_get_current_cgroup_id();
+	pending->pid = bpf_get_current_pid_tgid() >> 32;
+	bpf_get_current_comm(pending->comm, sizeof(pending->comm));
+	PR_GET(end, rq, end_io);
+	if (pr_is_bsg_uring(end))
+		pending->issue |= PR_ISSUE_BSG;
+	if (flags & PR_PF_KTHREAD) {
+		pending->issue |= PR_ISSUE_KTHREAD;
+		return;
+	}
+	pr_read_exe(pending);
+	if (!(flags & (PR_PF_IO_WORKER | PR_PF_USER_WORKER)))
+		pr_read_call(task, pending);
+}
+
+static __always_inline int pr_is_watched(__u8 opcode)
+{
+	if (pr_is_ours(opcode))
+		return 1;
+	return opcode == PR_OPCODE_INQUIRY &&
+	       pr_active_value(PR_ACTIVE_TEST) == bpf_get_current_pid_tgid() >> 32;
+}
+
+/* Everything that a request tells but who asked. */
+static __always_inline struct pr_pending *pr_remember(struct request *rq,
+						      struct scsi_device *device, __u8 opcode)
+{
+	__u64 id = (__u64)pr_command(rq);
+	struct pr_pending *pending = pr_entry(id);
+
+	if (!pending)
+		return 0;
+	pr_note_missed(pending);
+	__builtin_memset(pending, 0, sizeof(*pending));
+	pending->opcode = opcode;
+	pending->test = opcode == PR_OPCODE_INQUIRY;
+	pending->generation = pr_generation;
+	pending->life = pr_life(device);
+	pr_read_inquiry(device, pending->inquiry);
+	pending->page83_length = pr_read_page83(device, pending->page83);
+	pr_find_data(pending, (__u64)rq);
+	if (opcode == PR_OPCODE_OUT)
+		pr_read_head(pending);
+	pending->start_ns = bpf_ktime_get_ns();
+	return pending;
+}
 
 static __always_inline int pr_on_submit(struct request *rq, __u8 issue)
 {
 	struct scsi_cmnd *cmd = pr_command(rq);
-	struct task_struct *task, *leader = 0;
-	struct pr_pending pending = {};
 	struct scsi_device *device;
-	__u64 thread, id = (__u64)cmd;
-	struct pr_call *call;
-	__u32 flags = 0;
+	struct pr_pending *pending;
 	__u8 opcode = 0;
 
 	/* Not every request is a SCSI command; of another driver's we read a byte, no more. */
-	if (PR_GET(opcode, cmd, cmnd[0]) || !pr_is_ours(opcode))
+	if (bpf_probe_read_kernel(&opcode, 1, (void *)pr_cdb(cmd)) || !pr_is_watched(opcode))
 		return 0;
 	device = pr_device(rq);
 	if (!device || pr_active_generation() != pr_generation)
 		return 0;
-
-	pending.opcode = opcode;
-	pending.generation = pr_generation;
-	pr_read_nexus(device, &pending.nexus);
-	if (opcode == PR_OPCODE_OUT && !pr_read_submitted(rq, pending.head, PR_HEAD_SIZE))
-		pending.head_length = PR_HEAD_SIZE;
-	task = (struct task_struct *)bpf_get_current_task();
-	thread = bpf_get_current_pid_tgid();
-	PR_GET(flags, task, flags);
-	PR_GET(leader, task, group_leader);
-	if (leader)
-		PR_GET(pending.issuer_start_ns, leader, start_boottime);
-	pending.cgroup = bpf_get_current_cgroup_id();
-	pending.pid = thread >> 32;
-	pending.issue = issue;
-	if (flags & PR_PF_KTHREAD)
-		pending.issue |= PR_ISSUE_KTHREAD;
-	/* No ioctl of these submits without waiting: one is left over, where its exit was skipped. */
-	call = issue & PR_ISSUE_NOWAIT ? 0 : PR_LOOKUP(pr_calls, &thread);
-	if (call) {
-		pending.ioctl = call->ioctl;
-		pending.requested = call->requested;
-		pending.issue |= call->ioctl ? PR_ISSUE_BLOCK : PR_ISSUE_BSG;
-	}
-	bpf_get_current_comm(pending.comm, sizeof(pending.comm));
-	pending.submit_ns = pending.start_ns = bpf_ktime_get_ns();
-	pr_remember(id, &pending);
-	return 0;
-}
-
-PR_ON_CALL(pr_submit, blk_execute_rq)
-{
-	return pr_on_submit(PR_CALLED_WITH(struct request *), 0);
-}
-
-PR_ON_CALL(pr_submit_nowait, blk_execute_rq_nowait)
-{
-	return pr_on_submit(PR_CALLED_WITH(struct request *), PR_ISSUE_NOWAIT);
-}
-
-static __always_inline int pr_forget_call(void)
-{
-	__u64 thread = bpf_get_current_pid_tgid();
-
-	PR_DELETE(pr_calls, &thread);
-	return 0;
-}
-
-PR_ON_ENTRY(pr_block_ioctl, blkdev_ioctl)
-{
-	struct file *file = PR_ARGUMENT(struct file *, 0);
-	struct pr_call call = { .ioctl = PR_ARGUMENT(__u64, 1) };
-	__u64 thread = bpf_get_current_pid_tgid();
-	struct address_space *mapping = 0;
-	struct inode *inode = 0;
-	__u8 number = call.ioctl;
-
-	if (call.ioctl != PR_SG_IO &&
-	    !(((call.ioctl >> 8) & 0xff) == 'p' && number >= PR_IOC_PR_FIRST &&
-	      number <= PR_IOC_PR_LAST))
+	pending = pr_remember(rq, device, opcode);
+	if (!pending)
 		return 0;
-	PR_GET(mapping, file, f_mapping);
-	PR_GET(inode, mapping, host);
-	PR_GET(call.requested, inode, i_rdev);
-	PR_UPDATE(pr_calls, &thread, &call);
+	pending->issue = issue;
+	pr_read_issuer(rq, pending);
+	pr_read_nexus(device, &pending->nexus);
+	pending->submit_ns = pending->start_ns = bpf_ktime_get_ns();
 	return 0;
 }
-
-PR_ON_RETURN(pr_block_ioctl_return, blkdev_ioctl)
-{
-	return pr_forget_call();
-}
-
-#ifndef PR_BCC	/* libbcc attaches to functions of the kernel proper only */
-PR_ON_ENTRY(pr_bsg, scsi_bsg_sg_io_fn)
-{
-	struct pr_call call = {};	/* no ioctl number: bsg has but the one */
-	__u64 thread = bpf_get_current_pid_tgid();
-
-	PR_UPDATE(pr_calls, &thread, &call);
-	return 0;
-}
-
-PR_ON_RETURN(pr_bsg_return, scsi_bsg_sg_io_fn)
-{
-	return pr_forget_call();
-}
-#endif
-
-#else	/* PR_NO_FENTRY */
-
-/*
- * Without BTF no program attaches to the submission.  Nobody knows who asked, then; this stands
- * in for the rest of it.
- */
-PR_ON_COMMAND(pr_on_start, scsi_dispatch_cmd_start)
-{
-	struct pr_pending pending = { .generation = pr_generation };
-	struct scsi_cmnd *cmd = PR_COMMAND();
-	struct scsi_device *device = 0;
-	__u64 id = (__u64)cmd;
-
-	pending.opcode = PR_FAST(cmd, cmnd[0]);
-	if (!pr_is_ours(pending.opcode) || pr_active_generation() != pr_generation)
-		return 0;
-	PR_GET(device, cmd, device);
-	pr_read_nexus(device, &pending.nexus);
-	if (pending.opcode == PR_OPCODE_OUT && !pr_read_first(cmd, pending.head, PR_HEAD_SIZE))
-		pending.head_length = PR_HEAD_SIZE;
-	pending.start_ns = bpf_ktime_get_ns();
-	pr_remember(id, &pending);
-	return 0;
-}
-
-#endif
 
 #endif

@@ -102,6 +102,8 @@ class IssuePath(enum.Enum):
     SG_NODE = "sg node"
     BSG = "bsg"
     IOC_PR = "IOC_PR"
+    SEND_COMMAND = "SCSI_IOCTL_SEND_COMMAND"
+    SEND_PACKET = "CDROM_SEND_PACKET"
     KERNEL = "kernel"
     UNKNOWN = "unknown"
 

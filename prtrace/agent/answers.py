@@ -17,7 +17,6 @@ from prtrace.agent.watch import Watch
 from prtrace.api.source import EventQuery, Resolution
 from prtrace.errors import NoSuchDeviceError
 from prtrace.probe.attach import Attached
-from prtrace.probe.programs import POINTS
 from prtrace.probe.record import ABI
 from prtrace.probe.ring import Ring
 from prtrace.state.apply import in_doubt
@@ -114,6 +113,7 @@ class Answers:
             "epoch": self._attached.epoch.name,
             "generation": programs.generation,
             "note": self._attached.note,
+            "fallback": programs.fallback,
             "attach": [
                 {
                     "program": point.program,
@@ -122,7 +122,7 @@ class Answers:
                     "lost": point.lost,
                     "why": programs.missing.get(point.program, ""),
                 }
-                for point in POINTS
+                for point in programs.points
             ],
             "counters": {
                 **counters,
@@ -171,7 +171,7 @@ class Answers:
 _LOSSES: Final = {
     "ring_full": "the ring was full",
     "missed": "its end was not seen: a program was busy, or no driver took it",
-    "skipped": "a program was busy: conflicts of ordinary commands may be uncounted",
+    "signs_skipped": "a program was busy: conflicts and unit attentions may be uncounted",
     "lost_map_full": "no room to note whose record was lost",
     "sample_ring_full": "samples: the ring was full",
     "count_map_full": "no room for a nexus's counters",

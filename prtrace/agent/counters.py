@@ -33,6 +33,7 @@ _BUSY: Final = 2.5
 """Seconds for which a sample makes its nexus's counters worth reading."""
 RING_FULL: Final = "the ring was full"
 ENDED_UNSEEN: Final = "its end was not seen: a program was busy, or no driver took it"
+SIGN_UNSEEN: Final = "a program was busy: a unit attention or a conflict may have been missed"
 MAY_HAVE_ENDED: Final = "a program was busy, so that it may have ended unseen"
 
 
@@ -45,6 +46,7 @@ class Told:
     counts: dict[str, tuple[int, ...]] = field(default_factory=dict)
     losses: dict[str, tuple[int, int]] = field(default_factory=dict)
     skipped: dict[int, int] = field(default_factory=dict)
+    signs: dict[int, int] = field(default_factory=dict)
     unplaced: int = 0
 
     @classmethod
@@ -53,7 +55,7 @@ class Told:
         told = cls()
         for name, text in meta.items():
             kind, _, of = name.partition("/")
-            if kind not in ("count", "loss", "skipped", "unplaced"):
+            if kind not in ("count", "loss", "skipped", "signs", "unplaced"):
                 continue
             of_epoch, value = json.loads(text)
             if of_epoch != epoch:
@@ -64,6 +66,8 @@ class Told:
                 told.losses[of] = (value[0], value[1])
             elif kind == "skipped":
                 told.skipped[int(of)] = value
+            elif kind == "signs":
+                told.signs[int(of)] = value
             else:
                 told.unplaced = value
         return told
@@ -104,7 +108,11 @@ class Counters:
     def stats(self) -> dict[str, int]:
         """Every figure of pr_stats, by its name in lower case, and what the kernel skipped."""
         figures = {stat.name.lower(): self._stat(stat) for stat in Stat}
-        return {**figures, "skipped": sum(self._misses.counts().values())}
+        return {
+            **figures,
+            "skipped": sum(self._misses.counts().values()),
+            "signs_skipped": sum(self._misses.signs().values()),
+        }
 
     def note(self, record: Record) -> None:
         """A sample: its nexus has something to count, and its CDB serves as an example."""
@@ -128,9 +136,12 @@ class Counters:
         events += self._losses(meta, skew)
         suspects = self._unfinished(meta)
         events += (
-            self._lost(self._surroundings.unit(each.nexus, b""), each.nexus, MAY_HAVE_ENDED)
+            self._lost(
+                self._surroundings.unit(each.nexus, each.page83), each.nexus, MAY_HAVE_ENDED
+            )
             for each in suspects.values()
         )
+        events += self._unseen_signs(meta)
         started = {command: each.start_ns for command, each in suspects.items()}
         return Reading(tuple(events), meta, started)
 
@@ -140,6 +151,7 @@ class Counters:
         self._told.counts.update(kept.counts)
         self._told.losses.update(kept.losses)
         self._told.skipped.update(kept.skipped)
+        self._told.signs.update(kept.signs)
         self._suspects.update(reading.suspects)
         self._told.unplaced = max(self._told.unplaced, kept.unplaced)
         self._samples.clear()
@@ -235,6 +247,20 @@ class Counters:
             and each.opcode != Opcode.PR_IN
             and self._suspects.get(command) != each.start_ns
         }
+
+    def _unseen_signs(self, meta: dict[str, str]) -> Iterable[Event]:
+        """Where a program was skipped that sees conflicts and unit attentions of other commands.
+
+        One of them may have told that a registration or a reservation is gone: nobody knows of
+        which unit.  It happens rarely, and a reading settles it.
+        """
+        signs = self._misses.signs()
+        grown = {key: n for key, n in signs.items() if n > self._told.signs.get(key, 0)}
+        if not grown:
+            return
+        meta.update((f"signs/{key}", self._told_text(n)) for key, n in grown.items())
+        for lu in self._surroundings.inventory.units:
+            yield self._lost(lu, "", SIGN_UNSEEN)
 
     def _told_text(self, value: int | tuple[int, ...]) -> str:
         """With the epoch, because the next one's counters begin anew."""

@@ -29,10 +29,10 @@ from prtrace.agent.watch import Watch
 from prtrace.api.listener import Listener
 from prtrace.api.server import ApiServer
 from prtrace.api.source import Moves
-from prtrace.errors import StoreError, UnavailableError, UsageError
+from prtrace.errors import PrtraceError, StoreError, UnavailableError, UsageError
 from prtrace.linux.uevents import UeventSocket
-from prtrace.probe import libbpf, pins
-from prtrace.probe.attach import Attached, attach, retire
+from prtrace.probe import libbpf, pins, selftest
+from prtrace.probe.attach import Attached, attach, forget_ended, keep, retire
 from prtrace.probe.programs import Engine
 from prtrace.probe.ring import Ring
 from prtrace.state.decode import NOT_WATCHED
@@ -45,6 +45,9 @@ _SAMPLES_APART: Final = 0.1
 """Seconds between two looks at the counters while samples pour in."""
 _RESCAN_AFTER: Final = 0.2
 """Seconds of quiet after a device event: a new device brings a burst of them."""
+_FORGET_EVERY: Final = 60
+"""Ticks between two looks for requests that ended long ago."""
+_NOT_TESTED: Final = selftest.Verdict("not run", "no command is sent (--read-in-doubt no)")
 _SELF_TEST_LIMIT: Final = 5.0
 _NAME: Final = "store"
 """The meta entry with the name by which a store claims records."""
@@ -73,10 +76,11 @@ def run(options: AgentOptions) -> None:
         stack.callback(attached.programs.close)
         stack.callback(attached.misses.close)
         libbpf.trim()
+        tested = _NOT_TESTED if options.read_in_doubt is False else selftest.run(attached.programs)
         devices = stack.enter_context(UeventSocket())
         _drop_privileges()
         with _rings(attached) as (events, samples):
-            agent = Agent(options, attached, events, samples, store, devices)
+            agent = Agent(options, attached, tested, events, samples, store, devices)
             asyncio.run(agent.run(listener))
 
 
@@ -112,6 +116,7 @@ class Agent:
         self,
         options: AgentOptions,
         attached: Attached,
+        tested: selftest.Verdict,
         events: Ring,
         samples: Ring,
         store: Store,
@@ -119,6 +124,7 @@ class Agent:
     ) -> None:
         self._options = options
         self._attached = attached
+        self._tested = tested
         self._events = events
         self._samples = samples
         self._devices = devices
@@ -153,6 +159,7 @@ class Agent:
         )
         self._due = _Due()
         self._paused = False
+        self._kept: list[str] = []
         self._asked_at = 0.0
         self._stop = asyncio.Event()
 
@@ -164,6 +171,10 @@ class Agent:
         _log.info("%s (%s)", self._attached.note, self._attached.programs.engine.value)
         for program, why in self._attached.programs.missing.items():
             _log.warning("%s is not attached: %s", program, why)
+        if self._attached.programs.fallback:
+            _log.warning(
+                "a program runs for every SCSI command: %s", self._attached.programs.fallback
+            )
         self._claim()
         self._watch.drain()
         self._watch.count(all_nexuses=True)
@@ -197,14 +208,23 @@ class Agent:
         return AgentMoves(self._options.state_dir)
 
     def self_test(self) -> tuple[str, str]:
-        """("passed" | "failed" | "not run", detail): do our own commands come back up?"""
-        if self._watch.own:
-            return "passed", f"{self._watch.own} commands of the agent's own were seen"
-        if not self._resolver.sent:
-            return "not run", "nothing was in doubt, so no command was sent"
-        if time.monotonic() - self._asked_at < _SELF_TEST_LIMIT:
-            return "not run", "a command of the agent's own is under way"
-        return "failed", f"{self._resolver.sent} commands were sent and none was seen"
+        """("passed" | "failed" | "not run", detail): do the programs see what this process sends?
+
+        INQUIRY over each door at the start says so, and ever after the agent's own readings.
+        """
+        sent, own = self._resolver.sent, self._watch.own
+        if self._tested.result == "failed":
+            return self._tested.result, self._tested.detail
+        if sent > own and time.monotonic() - self._asked_at >= _SELF_TEST_LIMIT:
+            if not own:
+                return "failed", f"{sent} commands were sent and none was seen"
+            if self._counters.stats()["not_submitted"]:
+                return "failed", f"of {sent} commands the submission of {sent - own} was not seen"
+        if self._tested.result == "passed":
+            return self._tested.result, self._tested.detail
+        if own:
+            return "passed", f"{own} commands of the agent's own were seen"
+        return "not run", self._tested.detail
 
     def _published(self, stored: list[Event], proposal: Proposal) -> None:
         self._resolver.changed(proposal.states)
@@ -281,7 +301,7 @@ class Agent:
         watchdog = notify.watchdog_interval()
         fed = 0.0
         retiring = True
-        unseen = 0
+        unseen = ticks = 0
         while True:
             await asyncio.sleep(min(_TICK, watchdog or _TICK))
             if watchdog and time.monotonic() - fed >= watchdog:
@@ -300,6 +320,21 @@ class Agent:
                 self._meet_units()
             if retiring:
                 retiring = retire(self._attached)
+            self._keep()
+            ticks += 1
+            if ticks % _FORGET_EVERY == 0:
+                forget_ended(self._attached)
+
+    def _keep(self) -> None:
+        """Look after the programs; what is wrong for long is said once."""
+        try:
+            said = keep(self._attached)
+        except PrtraceError as error:
+            said = [error.message]
+        for text in said:
+            if text not in self._kept:
+                _log.warning("%s", text)
+        self._kept = said
 
 
 def _gid(group: str) -> int | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from prtrace.agent.claims import Claims, sent_by_proxy
 from prtrace.errors import MalformedError
+from prtrace.linux.nodes import bsg_major
 from prtrace.linux.process import ProcessCache
 from prtrace.linux.sysfs import SYS, inode
 from prtrace.linux.text import clean
@@ -25,7 +26,15 @@ if TYPE_CHECKING:
 
     from prtrace.prhelper.claim import Claim
 
-_SG_IO: Final = 0x2285
+_SG_MAJOR: Final = 21
+_PR_IOCTLS: Final = ord("p")
+_BLOCK_IOCTLS: Final = {
+    0x2285: IssuePath.BLOCK_SG_IO,
+    1: IssuePath.SEND_COMMAND,
+    0x5393: IssuePath.SEND_PACKET,
+    **{_PR_IOCTLS << 8 | number: IssuePath.IOC_PR for number in range(200, 208)},
+}
+"""By type and number of an ioctl (scsi/sg.h, scsi/scsi_ioctl.h, uapi/linux/cdrom.h and pr.h)."""
 _DEVICES: Final = SYS / "bus/scsi/devices"
 _RESCAN_INTERVAL_NS: Final = 1_000_000_000
 """Between two scans that unknown nexuses cause: a burst of them costs one scan."""
@@ -135,12 +144,14 @@ class Surroundings:
             comm=clean(comm, 16),
             start_ns=header.issuer_start_ns,
             cgroup=header.cgroup,
-            path=_path(header.issue, header.ioctl),
+            path=_path(header.issue, header.ioctl, header.requested >> 20),
             requested=requested,
             guest="" if guest is None else guest.name or guest.uuid,
             uuid="" if guest is None else guest.uuid,
         )
         exe, unit = (identity.exe, identity.unit) if identity is not None else ("", "")
+        # What the kernel had at the submission; the process may be another program by now.
+        exe = record.exe or exe
         asked = Asked(issuer, exe, unit)
         claim = self._claims.of(record, exe)
         return asked if claim is None else _for_client(asked, issuer, claim, record)
@@ -172,13 +183,18 @@ def _for_client(asked: Asked, issuer: Issuer, claim: Claim, record: Record) -> A
     return replace(asked, issuer=issuer, cdb=claim.cdb, parameter=claim.parameter)
 
 
-def _path(issue: int, ioctl: int) -> IssuePath:
+def _path(issue: int, ioctl: int, major: int) -> IssuePath:
     if issue & Issue.KTHREAD:
         return IssuePath.KERNEL
     if issue & Issue.BSG:
         return IssuePath.BSG
     if issue & Issue.BLOCK:
-        return IssuePath.BLOCK_SG_IO if ioctl == _SG_IO else IssuePath.IOC_PR
+        return _BLOCK_IOCTLS.get(ioctl & 0xFFFF, IssuePath.UNKNOWN)
+    if issue & Issue.CHARACTER:
+        if major == _SG_MAJOR:
+            return IssuePath.SG_NODE
+        return IssuePath.BSG if major == bsg_major() else IssuePath.UNKNOWN
     if issue & Issue.NOWAIT:
+        # io_uring on a node of sg's: no system call names the node.
         return IssuePath.SG_NODE
     return IssuePath.UNKNOWN

@@ -15,7 +15,7 @@ from typing import Final
 from prtrace.agent.counters import Counters, Reading
 from prtrace.agent.tracker import Proposal, Tracker
 from prtrace.errors import MalformedError, StoreError
-from prtrace.probe.record import Record
+from prtrace.probe.record import Kind, Record
 from prtrace.probe.ring import Ring
 from prtrace.state.event import Event
 from prtrace.store.database import Store
@@ -110,7 +110,9 @@ class Watch:
         while raws := self._samples.read(_BATCH):
             for raw in raws:
                 try:
-                    self._counters.note(Record.parse(raw))
+                    record = Record.parse(raw)
+                    if record.header.kind == Kind.SAMPLE:
+                        self._counters.note(record)
                 except MalformedError as error:
                     self.unreadable += 1
                     _log.error("a sample cannot be read: %s", error.message)

@@ -6,9 +6,10 @@ from typing import Any, Final
 
 import click
 
-from prtrace.cli.checks import Check, Part, Verdict, all_checks, can_run
+from prtrace.cli.checks import all_checks
 from prtrace.cli.options import json_option, socket_option
 from prtrace.cli.text import document, labelled, line
+from prtrace.probe.requirements import Check, Part, Verdict, can_run
 
 SCHEMA: Final = "prtrace.doctor/1"
 

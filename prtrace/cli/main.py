@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "agent": "watch this host, keep the state, serve the socket",
     "check": "can this host's part of the state move now",
     "decode": "say what the bytes of a command, list, reply or sense mean",
+    "detach": "take the programs out of the kernel",
     "doctor": "say what this host lacks, and how to get it",
     "events": "list what happened",
     "finish": "after a migration: leave nothing of the guest here",

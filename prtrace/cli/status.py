@@ -93,6 +93,8 @@ def _attach(status: Mapping[str, Any]) -> list[str]:
     lines = labelled(
         "attached", f"{len(points) - len(missing)} of {len(points)} programs", indent=0
     )
+    if status.get("fallback"):
+        lines += labelled("", f"one runs for every SCSI command: {status['fallback']}")
     for point in missing:
         lines += labelled("missing", f"{point['program']} ({point['section']})", indent=2)
         if point.get("why"):

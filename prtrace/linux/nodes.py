@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from functools import cache
+from pathlib import Path
+from typing import Self
 
 from prtrace.linux.sysfs import names, read_text
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +45,13 @@ class DeviceNodes:
 def _numbers(directory: Path) -> dict[str, str]:
     found = {name: read_text(directory / name / "dev") for name in names(directory)}
     return {name: number for name, number in found.items() if number}
+
+
+@cache
+def bsg_major() -> int:
+    """The major number of bsg's nodes, which the kernel chooses at boot; 0 without bsg."""
+    for line in Path("/proc/devices").read_text("ascii", "replace").splitlines():
+        number, _, driver = line.strip().partition(" ")
+        if driver == "bsg":
+            return int(number)
+    return 0

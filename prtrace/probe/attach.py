@@ -11,30 +11,33 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from prtrace.probe import core, libbpf, pins
+from prtrace.errors import UnavailableError
+from prtrace.probe import core, libbpf, pins, requirements
 from prtrace.probe.misses import Misses
-from prtrace.probe.programs import POINTS, Engine, Programs, activate
+from prtrace.probe.programs import (
+    ATTEMPTS,
+    DOORS,
+    FALLBACK,
+    SUBMISSION,
+    Engine,
+    Programs,
+    activate,
+)
 from prtrace.probe.record import ABI, Pending
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Attached:
-    """Programs at work.  note: for the log, what was found and done."""
+    """Programs at work."""
 
     programs: Programs
     epoch: pins.Epoch
     note: str
+    """For the log: what was found and done."""
     misses: Misses
-
-
-def choose(engine: Engine | None) -> Engine:
-    """The engine asked for; without one, core wherever the kernel has BTF."""
-    if engine is not None:
-        return engine
-    return Engine.CORE if libbpf.btf_available() else Engine.BCC
 
 
 def attach(engine: Engine | None, ring_size: int, base: Path = pins.BASE) -> Attached:
@@ -47,7 +50,7 @@ def attach(engine: Engine | None, ring_size: int, base: Path = pins.BASE) -> Att
     usable = [epoch for epoch in found if epoch.abi == ABI and epoch.generations]
     unlike = pins.unlike(usable[-1]) if usable else ""
     if not usable or unlike:
-        return _start(choose(engine), ring_size, base, found, unlike)
+        return _start(engine, ring_size, base, found, unlike)
     epoch = usable[-1]
     # An agent killed before it had removed what it replaced leaves more than one.
     for other in (each for each in found if each is not epoch):
@@ -74,22 +77,35 @@ def _digest(engine: Engine) -> str:
     return bcc.digest()
 
 
-def _load(engine: Engine, ring_size: int) -> Programs:
-    if engine is Engine.CORE:
-        return core.load(1, ring_size, {})
+def _load(engine: Engine | None, ring_size: int) -> Programs:
+    """Load with the engine asked for; without one, with core where the kernel has all of it."""
+    refused = None
+    if engine is not Engine.BCC:
+        try:
+            return core.load(1, ring_size, {})
+        except UnavailableError as error:
+            lacking = requirements.missing(requirements.of_core(), requirements.Part.CORE)
+            if engine is Engine.CORE or not lacking:
+                raise
+            refused = error
     from prtrace.probe import bcc
 
-    return bcc.load(1, ring_size)
+    try:
+        return bcc.load(1, ring_size)
+    except UnavailableError as error:
+        if refused is None:
+            raise
+        raise UnavailableError(f"{refused.message}; {error.message}", hint=error.hint) from None
 
 
 def _start(
-    engine: Engine, ring_size: int, base: Path, found: list[pins.Epoch], why: str
+    engine: Engine | None, ring_size: int, base: Path, found: list[pins.Epoch], why: str
 ) -> Attached:
     programs = _load(engine, ring_size)
     epoch = pins.create(base, programs)
     for old in found:
         pins.remove(old.path)
-    note = f"started with {engine.value}"
+    note = f"started with {programs.engine.value}"
     if found:
         note += f"; {why or 'what was pinned is of another version'}:"
         note += " what was recorded and nobody had read is gone"
@@ -99,16 +115,92 @@ def _start(
 def _adopt(epoch: pins.Epoch) -> Attached:
     newest = epoch.generations[-1]
     links = pins.open_links(newest)
+    fallback = "a function could not be hooked when the programs were loaded"
     missing = {
         point.program: "not attached when the programs were loaded"
-        for point in POINTS
+        for point in (*SUBMISSION, *ATTEMPTS)
         if point.program not in links
     }
     maps = pins.open_maps(epoch)
     # An agent killed between pinning the links and making them the active ones.
     activate(maps, newest.number)
-    programs = Programs(newest.engine, newest.digest, newest.number, maps, links, missing)
-    return Attached(programs, epoch, "adopted the running programs", Misses.of(epoch))
+    programs = Programs(
+        newest.engine,
+        newest.digest,
+        newest.number,
+        maps,
+        links,
+        missing,
+        fallback if FALLBACK.program in links else "",
+    )
+    attached = Attached(programs, epoch, "adopted the running programs", Misses.of(epoch))
+    meet_doors(attached)
+    return attached
+
+
+def meet_doors(attached: Attached) -> list[str]:
+    """Attach to the doors that came since the programs were loaded, as sg does with modprobe.
+
+    Returns their functions.  What was submitted through one of them before this may have ended
+    unseen: Misses tells.  Raises UnavailableError where they cannot be attached to.
+    """
+    programs = attached.programs
+    if programs.engine is not Engine.CORE or programs.fallback:
+        return []
+    known = programs.links.keys() | programs.missing.keys()
+    new = [
+        door
+        for door in DOORS
+        # The block layer and the midlayer have theirs from the beginning.
+        if door.module not in ("", "scsi_mod") and door.here and not door.programs & known
+    ]
+    if not new:
+        return []
+    more = core.load_doors(programs.generation, programs.maps, new)
+    for fd in more.maps.values():
+        os.close(fd)
+    attached.programs = replace(
+        programs,
+        links={**programs.links, **more.links},
+        missing={**programs.missing, **more.missing},
+    )
+    pins.extend(attached.epoch, more)
+    attached.misses.add(attached.epoch)
+    attached.misses.note_blindness()
+    return [door.function for door in new]
+
+
+def keep(attached: Attached) -> list[str]:
+    """Look after attached programs, once a second: what came, and what somebody took away.
+
+    Returns what was done, for the log.
+    """
+    done = [f"attached to {name}(), which is new" for name in meet_doors(attached)]
+    try:
+        lost = pins.restore(attached.epoch, attached.programs)
+    except OSError as error:
+        return [*done, f"pins are gone and cannot be made again: {error}"]
+    return [*done, *(f"{name} was unpinned, and is pinned again" for name in lost)]
+
+
+def forget_ended(attached: Attached) -> None:
+    """Take out of pr_pendings what ended long ago, and was seen to by one program only."""
+    fd, now = attached.programs.maps["pr_pendings"], time.monotonic_ns()
+    ended = [key for key, value in libbpf.map_items(fd) if Pending.parse(value).forgettable(now)]
+    for key in ended:
+        libbpf.bpf_map_delete_elem(fd, key)
+
+
+def detach(base: Path = pins.BASE) -> int:
+    """Take every program out of the kernel, and what it recorded with it; how many epochs.
+
+    The caller holds pins.lock(base).
+    """
+    found = pins.epochs(base)
+    for epoch in found:
+        pins.remove(epoch.path)
+    pins.sweep(base)
+    return len(found)
 
 
 def _replace(epoch: pins.Epoch, why: str) -> Attached:

@@ -19,22 +19,52 @@ from typing import Any, Final
 
 from prtrace.errors import UnavailableError
 from prtrace.probe import kallsyms, libbpf
-from prtrace.probe.programs import MAPS, POINTS, WITHOUT_BTF, Engine, Programs, activate
+from prtrace.probe.programs import (
+    ATTEMPTS,
+    FALLBACK,
+    MAPS,
+    WITHOUT_BTF,
+    Engine,
+    Point,
+    Programs,
+    activate,
+)
 
 _PLACES: Final = ("/usr/lib/python3/dist-packages/bcc", "/usr/lib/python3.*/site-packages/bcc")
 _PACKAGE: Final = "apt install python3-bpfcc"
 _SAMPLE_PAGES: Final = 64
 _PAGE: Final = 4096
 _METHODS: Final = (
-    ("PR_LOOKUP", "lookup"),
-    ("PR_UPDATE", "update"),
-    ("PR_INSERT", "insert"),
-    ("PR_DELETE", "delete"),
-    ("PR_RESERVE", "ringbuf_reserve"),
+    (r"bpf_map_lookup_elem\(&(\w+), ", r"\1.lookup("),
+    (r"bpf_map_update_elem\(&(\w+), ([^;]*), BPF_NOEXIST\)", r"\1.insert(\2)"),
+    (r"bpf_map_delete_elem\(&(\w+), ", r"\1.delete("),
+    (r"bpf_ringbuf_reserve\(&(\w+), ([^;]*), 0\)", r"\1.ringbuf_reserve(\2)"),
+    (r"bpf_ringbuf_submit\((\w+), 0\)", r"RING.ringbuf_submit(\1, 0)"),
 )
-"""bpf/pr_maps.h's names of what can be done with a map, as bcc's methods."""
-_PARTS: Final = ("pr_count.h", "pr_submit.h")
-"""The headers that use maps: bcc knows them in the main file only."""
+"""What the source calls by the helpers' names, as bcc's methods of a map."""
+_PARTS: Final = (
+    "pr_maps.h",
+    "pr_kernel.h",
+    "pr_call.h",
+    "pr_data.h",
+    "pr_count.h",
+    "pr_submit.h",
+    "pr_end.h",
+)
+"""The headers that use maps, or macros of theirs: bcc knows maps in the main file only."""
+_SUBMITTED: Final = re.compile(r"bpf_ringbuf_reserve\(&(\w+)")
+_OLD_REQUEST: Final = "scsi_request.h"
+"""The header of struct scsi_request, which requests had until Linux 5.18."""
+_FIRST_ARGUMENTS: Final = (("request_queue", 2), ("gendisk", 1))
+"""What blk_execute_rq() began with until Linux 5.12 and 5.17, and where the request was."""
+_POINTS: Final = (
+    FALLBACK,
+    *(point for point in ATTEMPTS if point.section.startswith("tp_btf/")),
+    Point("pr_submit", "fentry/blk_execute_rq", "who asked"),
+    Point("pr_submit_nowait", "fentry/blk_execute_rq_nowait", "who asked"),
+)
+"""What bpf/prtrace.bcc.c has.  bcc's kprobes cannot be pinned, and its fentry programs attach to
+functions of the kernel proper only: so every end is seen by the tracepoint."""
 
 
 def package_path() -> Path | None:
@@ -79,7 +109,8 @@ def load(generation: int, ring_size: int) -> Programs:
     Raises UnavailableError naming the package that is missing.
     """
     module = _bcc()
-    if headers_path() is None:
+    headers = headers_path()
+    if headers is None:
         raise UnavailableError(
             f"bcc needs the headers of the running kernel, {platform.release()}",
             hint=f"apt install linux-headers-{platform.release()}",
@@ -96,6 +127,7 @@ def load(generation: int, ring_size: int) -> Programs:
     ]
     if not libbpf.btf_available():
         flags.append("-DPR_NO_FENTRY")
+    flags += _shape(headers)
     try:
         bpf = module.BPF(text=_translated(source).encode(), cflags=flags)
     except Exception as error:  # bcc raises bare Exception for everything
@@ -105,16 +137,54 @@ def load(generation: int, ring_size: int) -> Programs:
     maps = {name: os.dup(bpf[name.encode()].map_fd) for name in MAPS}
     activate(maps, generation)
     links, missing = _attached(bpf)
-    return Programs(Engine.BCC, digest(), generation, maps, links, missing)
+    return Programs(Engine.BCC, digest(), generation, maps, links, missing, _WHY)
+
+
+_WHY: Final = "bcc can hook no function of a module"
+
+
+def _shape(headers: Path) -> list[str]:
+    """What is different in older kernels, as flags for the compiler.
+
+    By the headers and not by the kernel's number: distributions carry changes back.
+    """
+    include = _common(headers) / "include"
+    flags = ["-DPR_SCSI_REQUEST"] if (include / "scsi" / _OLD_REQUEST).exists() else []
+    declared = "".join(
+        path.read_text(errors="replace")
+        for path in (include / "linux" / "blkdev.h", include / "linux" / "blk-mq.h")
+        if path.exists()
+    )
+    match = re.search(r"\bblk_execute_rq\(\s*struct (\w+)", declared)
+    argument = dict(_FIRST_ARGUMENTS).get(match[1], 0) if match else 0
+    return [*flags, f"-DPR_REQUEST_ARGUMENT={argument}"]
+
+
+def _common(headers: Path) -> Path:
+    """The folder of the sources' own headers; Debian keeps them apart from the build folder."""
+    makefile = headers / "Makefile"
+    match = (
+        re.search(r"^include (\S+)/Makefile$", makefile.read_text(), re.MULTILINE)
+        if makefile.exists()
+        else None
+    )
+    named = Path(match[1]) if match else None
+    return named if named is not None and named.is_dir() else headers
 
 
 def _translated(source: Path) -> str:
-    text = (source / "prtrace.bpf.c").read_text()
+    text = (source / "prtrace.bcc.c").read_text()
     for name in _PARTS:
         text = text.replace(f'#include "{name}"', (source / name).read_text())
-    for name, method in _METHODS:
-        text = re.sub(rf"{name}\((\w+), ", rf"\1.{method}(", text)
-    return re.sub(r"PR_SUBMIT\((\w+), (\w+)\)", r"\1.ringbuf_submit(\2, 0)", text)
+    lines, ring = [], ""
+    for line in text.splitlines(keepends=True):
+        translated = line
+        if match := _SUBMITTED.search(line):
+            ring = match[1]
+        for pattern, method in _METHODS:
+            translated = re.sub(pattern, method.replace("RING", ring), translated)
+        lines.append(translated)
+    return "".join(lines)
 
 
 def _bcc() -> ModuleType:
@@ -143,23 +213,18 @@ def _attached(bpf: Any) -> tuple[dict[str, int], dict[str, str]]:
     missing: dict[str, str] = {}
     # bcc attaches what carries a kfunc prefix by itself, while it loads.
     by_function = {**bpf.kfunc_entry_fds, **bpf.kfunc_exit_fds}
-    for point in POINTS if by_function else (*POINTS, WITHOUT_BTF):
+    for point in _POINTS if by_function else (*_POINTS, WITHOUT_BTF):
         kind, _, function = point.section.partition("/")
         try:
             if kind == "tp_btf":
                 bpf.attach_raw_tracepoint(function.encode(), point.program.encode())
                 links[point.program] = os.dup(bpf.raw_tracepoint_fds[function.encode()])
             else:
-                prefix = "kretfunc__" if kind == "fexit" else "kfunc__"
-                links[point.program] = os.dup(by_function[f"{prefix}{function}".encode()])
+                links[point.program] = os.dup(by_function[f"kfunc__{function}".encode()])
         except KeyError:
-            missing[point.program] = (
-                "bcc attaches to functions of the kernel proper only"
-                if libbpf.btf_available()
-                else "this kernel has no BTF"
-            )
+            missing[point.program] = "this kernel has no BTF"
         except Exception as error:
-            if not point.lost:
+            if point is FALLBACK:
                 raise UnavailableError(
                     f"bcc could not attach {point.program}: {error}", hint="see prtrace doctor"
                 ) from None

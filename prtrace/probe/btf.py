@@ -17,6 +17,13 @@ _TRACING_PROGRAM: Final = 26
 _TRACING: Final = {b"tp_btf+": 23, b"fentry+": 24, b"fexit+": 25}
 """BPF_PROG_TYPE_TRACING; section -> attach type (include/uapi/linux/bpf.h)."""
 
+TYPEDEF: Final = 8
+FUNCTION: Final = 12
+_POINTER: Final = 2
+_ARRAY: Final = 3
+_STRUCT: Final = 4
+"""Kinds of types (include/uapi/linux/btf.h)."""
+
 _PREPARE = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, ctypes.c_long)
 
 
@@ -107,12 +114,70 @@ def btf_of_module(module: str) -> int:
     raise OSError(errno.ENOENT, f"types of {module}: {os.strerror(errno.ENOENT)}")
 
 
+class _Type(ctypes.Structure):
+    """struct btf_type; what the kind brings follows it."""
+
+    _fields_ = (("name_off", c_uint32), ("info", c_uint32), ("type", c_uint32))
+
+    @property
+    def kind(self) -> int:
+        return int(self.info) >> 24 & 0x1F
+
+    @property
+    def count(self) -> int:
+        return int(self.info) & 0xFFFF
+
+
+class _Member(ctypes.Structure):
+    """struct btf_member; struct btf_param is its first two."""
+
+    _fields_ = (("name_off", c_uint32), ("type", c_uint32), ("offset", c_uint32))
+
+
+def _type(btf: int, number: int) -> tuple[int, _Type]:
+    at = pointer(_returning_pointer("btf__type_by_id")(c_void_p(btf), c_uint32(number)), "type")
+    return at, _Type.from_address(at)
+
+
+def _name(btf: int, offset: int) -> str:
+    function = lib().btf__name_by_offset
+    function.restype = ctypes.c_char_p
+    return (function(c_void_p(btf), c_uint32(offset)) or b"").decode()
+
+
+def member_is_array(btf: int, structure: str, member: str) -> bool | None:
+    """Whether a structure's member is an array; None where it has no such member."""
+    number = btf__find_by_name_kind(btf, structure, _STRUCT)
+    if number is None:
+        return None
+    at, told = _type(btf, number)
+    members = (_Member * told.count).from_address(at + ctypes.sizeof(_Type))
+    for each in members:
+        if _name(btf, each.name_off) == member:
+            return _type(btf, each.type)[1].kind == _ARRAY
+    return None
+
+
+def first_parameter(btf: int, function: str) -> str:
+    """The structure that a function's first argument points at, "" for anything else."""
+    number = btf__find_by_name_kind(btf, function, FUNCTION)
+    if number is None:
+        return ""
+    at, prototype = _type(btf, _type(btf, number)[1].type)
+    if not prototype.count:
+        return ""
+    parameter = _Member.from_address(at + ctypes.sizeof(_Type))
+    _, given = _type(btf, parameter.type)
+    if given.kind != _POINTER:
+        return ""
+    return _name(btf, _type(btf, given.type)[1].name_off)
+
+
 @contextmanager
 def attaching(targets: Mapping[str, Target]) -> Iterator[None]:
     """Within, objects are opened and loaded with the targets named here, by program.
 
-    libbpf finds them itself, but goes through all types of the kernel once for each module,
-    for each program: half of the agent's start.
+    See prtrace/probe/targets.py for why.
     """
 
     def prepare(program: int, options: int, _cookie: int) -> int:

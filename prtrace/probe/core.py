@@ -5,29 +5,54 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import platform
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from prtrace.errors import UnavailableError
-from prtrace.probe import btf, kallsyms, libbpf
-from prtrace.probe.programs import MAPS, POINTS, Engine, Programs, activate
-from prtrace.probe.targets import targets
+from prtrace.probe import btf, libbpf, requirements
+from prtrace.probe.programs import (
+    DOORS,
+    FALLBACK,
+    MAPS,
+    POINTS,
+    SIGNS,
+    Door,
+    Engine,
+    Programs,
+    activate,
+)
+from prtrace.probe.targets import Targets, targets
 
-_OBJECT: Final = "prtrace.bpf.o"
 _RODATA: Final = ".rodata"
+_BSS: Final = ".bss"
 _KPROBE: Final = "kprobe/"
-_CONSTANTS: Final = struct.Struct("<I4xQQ")
-"""What .rodata holds: pr_generation, pr_vmemmap_base_at, pr_page_offset_base_at."""
+_LEARN: Final = "pr_learn"
+"""The program that is run once: it looks up what the others need to know of the kernel."""
+_CONSTANTS: Final = struct.Struct("<III")
+"""What .rodata begins with: pr_generation, pr_tracepoint, pr_machine."""
+_LEARNED: Final = struct.Struct("<4Q")
+"""struct pr_kernel."""
+_MACHINES: Final = {62: "x86_64", 183: "aarch64"}
+"""pr_machine: ELF's number of the machine whose registers an object knows."""
+_ENDS: Final = 1
+_SENSE: Final = 2
+"""What FALLBACK has to tell: PR_TRACEPOINT_ENDS, PR_TRACEPOINT_SENSE (bpf/pr_maps.h)."""
+_SENSE_PROGRAM: Final = "pr_on_sense"
 _BLAMED: Final = re.compile(r"prog '(\w+)': ")
+_MIDLAYER: Final = "scsi_mod"
+_BLOCK_LAYER_TRACEPOINTS: Final = {"block_rq_error"}
 
 
 def object_path() -> Path:
     """Where the compiled object is: $PRTRACE_BPF_OBJECT, or beside this module."""
     named = os.environ.get("PRTRACE_BPF_OBJECT")
-    path = Path(named) if named else Path(__file__).with_name(_OBJECT)
+    own = Path(__file__).with_name(f"prtrace.{platform.machine()}.bpf.o")
+    path = Path(named) if named else own
     if not path.is_file():
         raise UnavailableError(
             f"no compiled BPF object at {path}",
@@ -41,91 +66,271 @@ def digest() -> str:
     return hashlib.sha256(object_path().read_bytes()).hexdigest()[:12]
 
 
+def require_own_machine(path: Path) -> None:
+    """Raise UnavailableError where the object is for another kind of processor."""
+    try:
+        obj = libbpf.bpf_object__open_file(str(path))
+    except OSError as error:
+        raise UnavailableError(
+            f"{path} is no BPF object: {error.strerror}", hint="build it anew: tools/build-bpf"
+        ) from None
+    try:
+        _require_own_machine(path, _constants(obj)[2])
+    finally:
+        libbpf.bpf_object__close(obj)
+
+
+def _require_own_machine(path: Path, machine: int) -> None:
+    built_for = _MACHINES.get(machine, f"machine {machine}")
+    if built_for != platform.machine():
+        raise UnavailableError(
+            f"{path} is for {built_for}, and this is {platform.machine()}",
+            hint=f"build it here: tools/build-bpf {path}",
+        )
+
+
+def _constants(obj: int) -> tuple[int, int, int]:
+    for name, map_ in libbpf.maps(obj):
+        if name.endswith(_RODATA):
+            value = libbpf.bpf_map__initial_value(map_)
+            if len(value) >= _CONSTANTS.size:
+                generation, tracepoint, machine = _CONSTANTS.unpack_from(value)
+                return generation, tracepoint, machine
+    return 0, 0, 0
+
+
+@dataclass(slots=True)
+class _Plan:
+    """Which programs are to be loaded.  missing: why not, of those that could be."""
+
+    wanted: set[str]
+    missing: dict[str, str]
+    fallback: str = ""
+
+    @property
+    def tracepoint(self) -> int:
+        """The constant pr_tracepoint."""
+        if not self.fallback:
+            return 0
+        return _ENDS if _SENSE_PROGRAM in self.wanted else _ENDS | _SENSE
+
+    def leave_out(self, program: str, why: str) -> None:
+        self.wanted.discard(program)
+        self.missing[program] = why
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """What every attempt to load is given."""
+
+    generation: int
+    ring_size: int
+    reuse: Mapping[str, int]
+
+
 def load(generation: int, ring_size: int, reuse: Mapping[str, int]) -> Programs:
     """Load and attach.  reuse: maps of a running generation to share.
 
     Without reuse the new generation answers for requests from the start; with it, only
     once the caller makes it the active one.
 
-    A program whose attach point this kernel lacks is left out and reported, if it is one
-    that prtrace can do without.  Raises UnavailableError, with the verifier's last words.
+    Nothing is attached that every command passes, unless this kernel does not let a function be
+    hooked that ends PR commands: then FALLBACK is, and Programs.fallback says why.  Raises
+    UnavailableError with the reason.
     """
-    if not libbpf.btf_available():
-        raise UnavailableError(
-            "this kernel has no BTF (/sys/kernel/btf/vmlinux)", hint="use --engine bcc"
-        )
-    at = kallsyms.addresses()
-    constants = generation, at["vmemmap_base"], at["page_offset_base"]
+    with _looked_up() as known:
+        job = _Load(generation, ring_size, reuse)
+        doors = [door for door in DOORS if known.has(door)]
+        plan = _plan(known, doors)
+        plan.fallback = _unseen(doors, plan.wanted)
+        if not plan.fallback:
+            programs, links = _loaded(job, plan)
+            plan.fallback = _unseen(doors, programs.links)
+            if not plan.fallback:
+                return programs
+            # Links are dropped, not the records: nobody has been told of these programs.
+            programs.close()
+            for link in links:
+                libbpf.bpf_link__destroy(link)
+        plan = _plan(known, doors, plan.fallback)
+        return _loaded(job, plan)[0]
+
+
+def load_doors(generation: int, shared: Mapping[str, int], doors: Collection[Door]) -> Programs:
+    """Attach the programs of doors that came later, as a part of a running generation."""
+    with _looked_up() as known:
+        plan = _plan(known, doors)
+        plan.wanted &= {name for door in doors for name in door.programs}
+        return _loaded(_Load(generation, 0, shared), plan)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What this object wants to attach to, and what of it this kernel has."""
+
+    sections: Mapping[str, str]
+    """By program."""
+    targets: Targets
+
+    def has(self, door: Door) -> bool:
+        """Whether the kernel has a door."""
+        return door.here and door.sign in self.targets.found
+
+    def why_not(self, program: str) -> str:
+        """Why a program cannot be attached, as far as that is known before it is tried."""
+        section = self.sections.get(program, "")
+        if section.startswith(_KPROBE) or section in self.targets.found:
+            return ""
+        return f"this kernel has no {section.partition('/')[2]}"
+
+
+@contextlib.contextmanager
+def _looked_up() -> Iterator[_Known]:
+    lacking = requirements.btf()
+    if lacking.verdict is requirements.Verdict.MISSING:
+        raise UnavailableError(f"BTF: {lacking.detail}", hint=lacking.fix)
+    sections = _sections()
+    doors = {name: door for door in DOORS for name in door.programs}
+    wanted = {door.sign: door.module for door in DOORS if door.here}
+    for program, section in sections.items():
+        door = doors.get(program)
+        if section.startswith(_KPROBE) or (door is not None and not door.here):
+            continue
+        module = door.module if door is not None else _MIDLAYER
+        if section.partition("/")[2] in _BLOCK_LAYER_TRACEPOINTS:
+            module = ""
+        wanted[section] = module
     with contextlib.ExitStack() as stack:
         try:
-            known = stack.enter_context(targets(_sections()))
+            found = stack.enter_context(targets(wanted))
         except OSError as error:
             raise _refused(error, libbpf.log()) from None
-        stack.enter_context(btf.attaching(known.found))
-        missing = dict(known.missing)
-        for point in POINTS:
-            if point.program in missing and not point.lost:
-                raise UnavailableError(
-                    f"{point.program} cannot be attached: {missing[point.program]}",
-                    hint="the SCSI midlayer is not loaded: modprobe scsi_mod",
-                )
-        # Each round either loads or leaves one more optional program out.
-        for _ in POINTS:
-            with _opened(constants, ring_size, reuse, missing) as obj:
-                try:
-                    libbpf.bpf_object__load(obj)
-                except OSError as error:
-                    said = libbpf.log()
-                    blamed = _optional_culprit(said, missing)
-                    if blamed is None:
-                        raise _refused(error, said) from None
-                    missing[blamed[0]] = blamed[1]
-                    continue
-                if not reuse:
-                    activate(dict(_map_fds(obj)), generation)
-                return _attached(obj, generation, missing)
-    raise UnavailableError("no program could be loaded", hint="see prtrace doctor")
+        stack.enter_context(
+            btf.attaching(
+                {
+                    program: found.found[section]
+                    for program, section in sections.items()
+                    if section in found.found
+                }
+            )
+        )
+        yield _Known(sections, found)
 
 
 def _sections() -> dict[str, str]:
-    """Of the programs that attach by the number of a type, which is to be looked up."""
+    """What each program of the object attaches to, as its section says it."""
     obj = libbpf.bpf_object__open_file(str(object_path()))
     try:
         return {
-            name: section
+            name: libbpf.bpf_program__section_name(program)
             for name, program in libbpf.programs(obj)
-            if not (section := libbpf.bpf_program__section_name(program)).startswith(_KPROBE)
+            if name != _LEARN
         }
     finally:
         libbpf.bpf_object__close(obj)
 
 
+def _plan(known: _Known, doors: Collection[Door], fallback: str = "") -> _Plan:
+    """What to load where doors are the ones that are here."""
+    of_doors = {name for door in DOORS for name in door.programs}
+    wanted = {point.program for point in POINTS} - of_doors - {FALLBACK.program}
+    wanted |= {name for door in doors for name in door.programs}
+    if fallback:
+        wanted.add(FALLBACK.program)
+        # The tracepoint sees conflicts by itself.
+        wanted.discard("pr_on_block_error")
+    plan = _Plan(wanted, {}, fallback)
+    for program in sorted(wanted):
+        if why := known.why_not(program):
+            plan.leave_out(program, why)
+    if FALLBACK.program in plan.missing:
+        raise UnavailableError(
+            f"{FALLBACK.program} cannot be attached: {plan.missing[FALLBACK.program]}",
+            hint="the SCSI midlayer is not loaded: modprobe scsi_mod",
+        )
+    return plan
+
+
+def _unseen(doors: Collection[Door], programs: Collection[str]) -> str:
+    """Which end, or which sign of a reservation, programs would not see; "" for none."""
+    for door in doors:
+        if not door.programs <= set(programs):
+            return f"{door.function}() cannot be hooked twice, which ends commands of {door.whose}"
+    for point in SIGNS:
+        if point.program not in programs:
+            return f"{point.function} cannot be hooked, which tells of {point.lost}"
+    return ""
+
+
+def _loaded(job: _Load, plan: _Plan) -> tuple[Programs, list[int]]:
+    """Load what is planned, and attach it; the links, for whoever wants them destroyed."""
+    # Each round either loads or leaves one more optional program out.
+    for _ in POINTS:
+        with _opened(job, plan) as obj:
+            try:
+                libbpf.bpf_object__load(obj)
+            except OSError as error:
+                said = libbpf.log()
+                blamed = _optional_culprit(said, plan)
+                if blamed is None:
+                    raise _refused(error, said) from None
+                plan.leave_out(*blamed)
+                continue
+            _learn(obj)
+            if not job.reuse:
+                activate(dict(_map_fds(obj)), job.generation)
+            return _attached(obj, job.generation, plan)
+    raise UnavailableError("no program could be loaded", hint="see prtrace doctor")
+
+
 @contextlib.contextmanager
-def _opened(
-    constants: tuple[int, ...],
-    ring_size: int,
-    reuse: Mapping[str, int],
-    missing: Mapping[str, str],
-) -> Iterator[int]:
+def _opened(job: _Load, plan: _Plan) -> Iterator[int]:
     libbpf.log()
-    obj = libbpf.bpf_object__open_file(str(object_path()))
+    path = object_path()
+    obj = libbpf.bpf_object__open_file(str(path))
     try:
+        _require_own_machine(path, machine := _constants(obj)[2])
         for name, map_ in libbpf.maps(obj):
             if name.endswith(_RODATA):
-                _CONSTANTS.pack_into(libbpf.bpf_map__initial_value(map_), 0, *constants)
-            elif name in reuse:
-                libbpf.bpf_map__reuse_fd(map_, reuse[name])
-            elif name == "pr_events":
-                libbpf.bpf_map__set_max_entries(map_, ring_size)
+                _CONSTANTS.pack_into(
+                    libbpf.bpf_map__initial_value(map_),
+                    0,
+                    job.generation,
+                    plan.tracepoint,
+                    machine,
+                )
+            elif name in job.reuse:
+                libbpf.bpf_map__reuse_fd(map_, job.reuse[name])
+            elif name == "pr_events" and job.ring_size:
+                libbpf.bpf_map__set_max_entries(map_, job.ring_size)
         for name, program in libbpf.programs(obj):
-            libbpf.bpf_program__set_autoload(program, name not in missing)
+            libbpf.bpf_program__set_autoload(program, name in plan.wanted or name == _LEARN)
         yield obj
     finally:
         libbpf.bpf_object__close(obj)
 
 
-def _optional_culprit(said: list[str], missing: Mapping[str, str]) -> tuple[str, str] | None:
-    optional = {point.program for point in POINTS if point.lost} - set(missing)
+def _learn(obj: int) -> None:
+    """Let the kernel look up what the programs need to know of it."""
+    maps, programs = dict(libbpf.maps(obj)), dict(libbpf.programs(obj))
+    try:
+        libbpf.bpf_prog_test_run_opts(libbpf.bpf_program__fd(programs[_LEARN]))
+        (bss,) = (map_ for name, map_ in maps.items() if name.endswith(_BSS))
+        fd = libbpf.bpf_map__fd(bss)
+        size = libbpf.bpf_map_get_info(fd).value_size
+        value = libbpf.bpf_map_lookup_elem(fd, bytes(4), size) or b""
+    except OSError as error:
+        raise _refused(error, libbpf.log()) from None
+    vmemmap_base, page_offset_base, *_ = _LEARNED.unpack_from(value)
+    if platform.machine() == "x86_64" and not (vmemmap_base and page_offset_base):
+        raise UnavailableError(
+            "the kernel does not show where its pages are (vmemmap_base, page_offset_base)",
+            hint="run as root, with kernel.kptr_restrict below 2",
+        )
+
+
+def _optional_culprit(said: list[str], plan: _Plan) -> tuple[str, str] | None:
+    optional = {point.program for point in POINTS if point.lost} & plan.wanted
     for line in said:
         match = _BLAMED.search(line)
         if match and match[1] in optional:
@@ -134,9 +339,12 @@ def _optional_culprit(said: list[str], missing: Mapping[str, str]) -> tuple[str,
 
 
 def _refused(error: OSError, said: list[str]) -> UnavailableError:
+    what = f"the kernel refused the programs: {error}"
+    known = requirements.refusal(what, error, requirements.Part.CORE)
+    if known is not None:
+        return known
     # The verifier's whole log is one message.
     lines = "\n".join(said).splitlines()
-    words = "\n".join(lines[-12:])
     if any("BEGIN PROG LOAD LOG" in line for line in lines):
         # The verifier says EACCES, too.
         hint = "this kernel's verifier refuses a program: please report the lines above"
@@ -144,7 +352,7 @@ def _refused(error: OSError, said: list[str]) -> UnavailableError:
         hint = "run it as root: loading needs CAP_SYS_ADMIN on Debian kernels"
     else:
         hint = "see prtrace doctor"
-    return UnavailableError(f"the kernel refused the programs: {error}\n{words}", hint=hint)
+    return UnavailableError("\n".join((what, *lines[-12:])), hint=hint)
 
 
 def _map_fds(obj: int) -> Iterator[tuple[str, int]]:
@@ -152,20 +360,26 @@ def _map_fds(obj: int) -> Iterator[tuple[str, int]]:
         yield name, libbpf.bpf_map__fd(map_)
 
 
-def _attached(obj: int, generation: int, missing: dict[str, str]) -> Programs:
-    links: dict[str, int] = {}
-    sections = {point.program: point for point in POINTS}
+def _attached(obj: int, generation: int, plan: _Plan) -> tuple[Programs, list[int]]:
+    descriptors: dict[str, int] = {}
+    links: list[int] = []
+    points = {point.program: point for point in POINTS}
     for name, program in libbpf.programs(obj):
-        if name in missing:
+        if name not in plan.wanted:
             continue
         try:
-            by_name = sections[name].section.startswith(_KPROBE)
+            by_name = points[name].section.startswith(_KPROBE)
             attach = libbpf.bpf_program__attach if by_name else libbpf.bpf_program__attach_trace
-            links[name] = attach(program)
+            links.append(attach(program))
+            # The link is left to the process: destroying it would detach the program.
+            descriptors[name] = os.dup(libbpf.bpf_link__fd(links[-1]))
         except OSError as error:
-            if not sections[name].lost:
+            if not points[name].lost:
                 raise _refused(error, libbpf.log()) from None
-            missing[name] = str(error)
+            plan.leave_out(name, str(error))
     # The object owns its maps' descriptors and is about to be closed.
     held = {name: os.dup(fd) for name, fd in _map_fds(obj) if name in MAPS}
-    return Programs(Engine.CORE, digest(), generation, held, links, missing)
+    programs = Programs(
+        Engine.CORE, digest(), generation, held, descriptors, plan.missing, plan.fallback
+    )
+    return programs, links

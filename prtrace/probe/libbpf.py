@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import mmap
 import os
+import signal
 from collections.abc import Iterator
 from ctypes import byref, c_bool, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from typing import Final
@@ -176,7 +178,13 @@ def bpf_object__open_file(path: str) -> int:
 
 def bpf_object__load(obj: int) -> None:
     """Create the maps and load the programs that have autoload set."""
-    check(lib().bpf_object__load(c_void_p(obj)), "load")
+    # A KeyboardInterrupt in the callback above would be printed by ctypes, and forgotten.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        result = lib().bpf_object__load(c_void_p(obj))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    check(result, "load")
 
 
 def bpf_object__close(obj: int) -> None:
@@ -211,19 +219,29 @@ def bpf_program__set_autoload(program: int, load: bool) -> None:
     check(lib().bpf_program__set_autoload(c_void_p(program), c_bool(load)), "set_autoload")
 
 
+def bpf_program__fd(program: int) -> int:
+    """The descriptor of a loaded program; it belongs to the object."""
+    return check(lib().bpf_program__fd(c_void_p(program)), "program fd")
+
+
 def bpf_program__attach(program: int) -> int:
-    """Attach as the section says; returns a descriptor of the link, the caller's to close."""
-    return _link(lib().bpf_program__attach(c_void_p(program)))
+    """Attach as the section says; a link, for bpf_link__fd and bpf_link__destroy."""
+    return pointer(lib().bpf_program__attach(c_void_p(program)), "attach")
 
 
 def bpf_program__attach_trace(program: int) -> int:
-    """Attach to the kernel function or tracepoint that the program was loaded for."""
-    return _link(lib().bpf_program__attach_trace(c_void_p(program)))
+    """Attach to the kernel function or tracepoint that the program was loaded for; a link."""
+    return pointer(lib().bpf_program__attach_trace(c_void_p(program)), "attach")
 
 
-def _link(link: int | None) -> int:
-    # The link object is left to the process: destroying it would detach the program.
-    return os.dup(check(lib().bpf_link__fd(c_void_p(pointer(link, "attach"))), "link"))
+def bpf_link__fd(link: int) -> int:
+    """A link's descriptor; it belongs to the link."""
+    return check(lib().bpf_link__fd(c_void_p(link)), "link fd")
+
+
+def bpf_link__destroy(link: int) -> None:
+    """Detach a program, and free the link."""
+    lib().bpf_link__destroy(c_void_p(link))
 
 
 def bpf_map__fd(map_: int) -> int:
@@ -248,22 +266,10 @@ def bpf_map__initial_value(map_: int) -> memoryview:
     return memoryview((ctypes.c_char * size.value).from_address(at)).cast("B")
 
 
-def bpf_prog_load(kind: int, instructions: bytes, flags: int) -> int:
-    """Load a program that needs no object, of type kind; a descriptor, the caller's to close."""
-    options = bpf_prog_load_opts(sz=ctypes.sizeof(bpf_prog_load_opts), prog_flags=flags)
-    count = c_size_t(len(instructions) // 8)
-    fd = lib().bpf_prog_load(c_int(kind), None, b"GPL", instructions, count, byref(options))
-    return check(fd, "load")
-
-
-def bpf_prog_test_run_opts(fd: int, size: int) -> bytes:
-    """Run a BPF_PROG_TYPE_SYSCALL once; what it leaves in its context of size zero bytes."""
-    context = ctypes.create_string_buffer(size)
-    options = bpf_test_run_opts(
-        sz=ctypes.sizeof(bpf_test_run_opts), ctx_in=ctypes.addressof(context), ctx_size_in=size
-    )
+def bpf_prog_test_run_opts(fd: int) -> None:
+    """Run a BPF_PROG_TYPE_SYSCALL once, without arguments."""
+    options = bpf_test_run_opts(sz=ctypes.sizeof(bpf_test_run_opts))
     check(lib().bpf_prog_test_run_opts(c_int(fd), byref(options)), "run")
-    return context.raw
 
 
 # --- the kernel's maps and pins --------------------------------------------------------------
@@ -340,6 +346,11 @@ def map_items(fd: int) -> Iterator[tuple[bytes, bytes]]:
         value = bpf_map_lookup_elem(fd, key.raw, told.value_size)
         if value is not None:
             yield key.raw, value
+
+
+def address_of(memory: mmap.mmap) -> int:
+    """Where writable memory is; valid as long as it is not closed."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(memory))
 
 
 def btf_available() -> bool:

@@ -1,8 +1,9 @@
 """How often the kernel skipped a program, because it was at work already.
 
-A program does not run where it interrupts itself: scsi_done() in a hard interrupt on top of
-pr_on_done, for one.  Most of what is skipped so is ordinary I/O, but nobody can say which it
-was.  The kernel counts it (bpf_prog_info.recursion_misses), and that is asked here.
+A program does not run where it interrupts itself: one passthrough request that ends in a hard
+interrupt, on top of the program that sees another one's end.  Two programs see each end, so that
+an end is lost only where both are skipped; the kernel counts what one of the two missed
+(bpf_prog_info.recursion_misses).  For kprobes it does so since Linux 6.7 only: the other is asked.
 """
 
 from __future__ import annotations
@@ -12,28 +13,44 @@ from typing import Final, Self
 
 from prtrace.errors import UnavailableError
 from prtrace.probe import libbpf, pins
+from prtrace.probe.programs import ATTEMPTS, DOORS, FALLBACK, SIGNS
 
-_ENDS: Final = ("pr_on_done", "pr_on_timeout", "pr_on_error")
-"""The programs whose absence hides an end."""
+_ENDS: Final = frozenset(
+    {
+        FALLBACK.program,
+        *(point.program for point in ATTEMPTS),
+        *(door.points[1].program for door in DOORS),
+    }
+)
+"""The programs whose absence can hide an end of a PR command."""
+_SIGNS: Final = frozenset({FALLBACK.program, *(point.program for point in SIGNS)})
+"""Those whose absence hides a conflict or a unit attention of another command."""
 
 
 class Misses:
     """Holds the programs of every generation; that takes CAP_SYS_ADMIN, reading does not."""
 
-    def __init__(self, programs: dict[int, list[int]]) -> None:
-        """Take descriptors of programs, by generation."""
+    def __init__(self, programs: dict[int, dict[str, int]]) -> None:
+        """Take descriptors of programs, by generation and name."""
         self._programs = programs
+        self._blind = 0
 
     @classmethod
     def of(cls, epoch: pins.Epoch) -> Self:
         """Open the programs behind the pinned links of epoch.  Raises UnavailableError."""
-        programs: dict[int, list[int]] = {}
+        misses = cls({})
+        misses.add(epoch)
+        return misses
+
+    def add(self, epoch: pins.Epoch) -> None:
+        """Open the programs of epoch that are not open yet.  Raises UnavailableError."""
         for generation in epoch.generations:
+            held = self._programs.setdefault(generation.number, {})
             links = pins.open_links(generation)
             try:
-                programs[generation.number] = [
-                    libbpf.bpf_link_get_prog_fd(fd) for name, fd in links.items() if name in _ENDS
-                ]
+                for name, fd in links.items():
+                    if name in _ENDS | _SIGNS and name not in held:
+                        held[name] = libbpf.bpf_link_get_prog_fd(fd)
             except OSError as error:
                 raise UnavailableError(
                     f"the attached programs cannot be opened: {error}", hint="run it as root"
@@ -41,18 +58,33 @@ class Misses:
             finally:
                 for fd in links.values():
                     os.close(fd)
-        return cls(programs)
+
+    def note_blindness(self) -> None:
+        """Count a time in which ends could not be seen, as if a program had been skipped."""
+        self._blind += 1
 
     def counts(self) -> dict[int, int]:
-        """How often programs were skipped, by generation; such a count only grows."""
+        """How often an end of a PR command may have been missed, by generation; only grows."""
+        newest = max(self._programs, default=0)
         return {
-            generation: sum(libbpf.bpf_prog_get_info(fd).recursion_misses for fd in fds)
-            for generation, fds in self._programs.items()
+            generation: self._count(generation, _ENDS) + self._blind * (generation == newest)
+            for generation in self._programs
         }
+
+    def signs(self) -> dict[int, int]:
+        """How often a sign of a reservation was missed on another command, by generation."""
+        return {generation: self._count(generation, _SIGNS) for generation in self._programs}
+
+    def _count(self, generation: int, names: frozenset[str]) -> int:
+        return sum(
+            libbpf.bpf_prog_get_info(fd).recursion_misses
+            for name, fd in self._programs[generation].items()
+            if name in names
+        )
 
     def forget(self, generation: int) -> None:
         """Let go of a generation that is detached, so that the kernel can free it."""
-        for fd in self._programs.pop(generation, ()):
+        for fd in self._programs.pop(generation, {}).values():
             os.close(fd)
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
 """What outlives the agent: maps and links, pinned in the bpf file system.
 
-    /sys/fs/bpf/prtrace/abi1-<epoch>/maps/<map>
-    /sys/fs/bpf/prtrace/abi1-<epoch>/<generation>-<engine>-<digest>/<program>
-    /sys/fs/bpf/prtrace/abi1-<epoch>/store-<name>
+    /sys/fs/bpf/prtrace/abi<number>-<epoch>/maps/<map>
+    /sys/fs/bpf/prtrace/abi<number>-<epoch>/<generation>-<engine>-<digest>/<program>
+    /sys/fs/bpf/prtrace/abi<number>-<epoch>/store-<name>
 
 An epoch is the life of one set of maps, and so of one sequence of record numbers.  A
 generation is one set of programs attached to them.  Folders are filled under another name
@@ -22,7 +22,16 @@ from typing import Final
 
 from prtrace.errors import UnavailableError
 from prtrace.probe import libbpf
-from prtrace.probe.programs import MAPS, POINTS, WITHOUT_BTF, Engine, Programs, Shape
+from prtrace.probe.programs import (
+    DOORS,
+    FALLBACK,
+    MAPS,
+    SIGNS,
+    SUBMISSION,
+    Engine,
+    Programs,
+    Shape,
+)
 from prtrace.probe.record import ABI
 
 BASE: Final = Path("/sys/fs/bpf/prtrace")
@@ -139,8 +148,12 @@ def add(epoch: Epoch, programs: Programs) -> Epoch:
     return Epoch(epoch.path, epoch.abi, epoch.name, _generations(epoch.path))
 
 
+def _folder(programs: Programs) -> str:
+    return f"{programs.generation}-{programs.engine.value}-{programs.digest}"
+
+
 def _pin_links(epoch: Path, programs: Programs) -> None:
-    path = epoch / f"{programs.generation}-{programs.engine.value}-{programs.digest}"
+    path = epoch / _folder(programs)
     unfinished = path.with_name(path.name + _UNFINISHED)
     unfinished.mkdir(mode=0o700)
     for name, fd in programs.links.items():
@@ -179,9 +192,40 @@ def open_links(generation: Generation) -> Mapping[str, int]:
 def gone(generation: Generation) -> list[str]:
     """Programs that prtrace cannot do without, and that somebody has unpinned."""
     pinned = {path.name for path in generation.path.iterdir()}
-    if WITHOUT_BTF.program in pinned:
-        return []
-    return [each.program for each in POINTS if not each.lost and each.program not in pinned]
+    if generation.engine is Engine.BCC:
+        return sorted({FALLBACK.program} - pinned)
+    needed = {point.program for point in SUBMISSION}
+    if FALLBACK.program not in pinned:
+        needed |= DOORS[0].programs | {point.program for point in SIGNS}
+    # Of a door that came later there is nothing, or both.
+    for door in DOORS:
+        if door.programs & pinned:
+            needed |= door.programs
+    return sorted(needed - pinned)
+
+
+def extend(epoch: Epoch, programs: Programs) -> None:
+    """Pin more programs of a running generation."""
+    (generation,) = (each for each in epoch.generations if each.number == programs.generation)
+    for name, fd in programs.links.items():
+        libbpf.bpf_obj_pin(fd, str(generation.path / name))
+
+
+def restore(epoch: Epoch, programs: Programs) -> list[str]:
+    """Pin again what somebody has unpinned while its descriptors are held; the names.
+
+    Raises OSError where that cannot be done.
+    """
+    generation = epoch.path / _folder(programs)
+    wanted = [
+        *((epoch.path / "maps" / name, fd) for name, fd in programs.maps.items()),
+        *((generation / name, fd) for name, fd in programs.links.items()),
+    ]
+    lost = [(path, fd) for path, fd in wanted if not path.exists()]
+    for path, fd in lost:
+        path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
+        libbpf.bpf_obj_pin(fd, str(path))
+    return [path.name for path, _ in lost]
 
 
 def claimed(epoch: Epoch, store: str) -> bool:

@@ -6,10 +6,14 @@ import enum
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from prtrace.probe import libbpf
-from prtrace.probe.record import CALL, COUNT, LOSS, NEXUS, PENDING
+from prtrace.probe.record import COUNT, LOSS, NEXUS, PENDING
+
+_MODULES: Final = Path("/sys/module")
+_BLOCK_LAYER: Final = ""
 
 
 class Engine(enum.Enum):
@@ -23,36 +27,98 @@ class Engine(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One program and where it attaches.
-
-    lost: what is not known where the point is missing; "" marks a point that prtrace
-    cannot do without.
-    """
+    """One program and where it attaches."""
 
     program: str
     section: str
     lost: str = ""
+    """What is not known where the point is missing; "" where prtrace cannot do without it."""
+
+    @property
+    def function(self) -> str:
+        """The kernel's function or tracepoint."""
+        return self.section.partition("/")[2]
 
 
-_MISSED: Final = "ends that a busy program missed"
+@dataclass(frozen=True, slots=True)
+class Door:
+    """One function that ends passthrough requests, and the two programs that see it called."""
 
-POINTS: Final = (
-    Point("pr_on_done", "tp_btf/scsi_dispatch_cmd_done"),
-    Point("pr_on_timeout", "tp_btf/scsi_dispatch_cmd_timeout", "timeouts of PR commands"),
-    Point("pr_on_error", "tp_btf/scsi_dispatch_cmd_error", "PR commands that a driver refused"),
+    whose: str
+    """Whose commands it ends."""
+    function: str
+    module: str
+    """The kernel module that has it, "" for the block layer."""
+    sign: str
+    """A function that the kernel has wherever it has the door."""
+    points: tuple[Point, Point]
+
+    @property
+    def here(self) -> bool:
+        """Whether the module is loaded, or built in."""
+        return not self.module or (_MODULES / self.module).exists()
+
+    @property
+    def programs(self) -> frozenset[str]:
+        """The names of both programs."""
+        return frozenset(point.program for point in self.points)
+
+
+def _door(whose: str, program: str, function: str, module: str, sign: str = "") -> Door:
+    lost = f"the ends of commands of {whose}"
+    return Door(
+        whose,
+        function,
+        module,
+        sign or function,
+        (
+            Point(program, f"kprobe/{function}", lost),
+            Point(f"{program}_too", f"fentry/{function}", lost),
+        ),
+    )
+
+
+DOORS: Final = (
+    _door("SG_IO, IOC_PR and bsg", "pr_over_waited_for", "blk_end_sync_rq", _BLOCK_LAYER),
+    _door("sg nodes", "pr_over_sg", "sg_rq_end_io", "sg"),
+    _door("bsg by io_uring", "pr_over_bsg_uring", "scsi_bsg_uring_cmd_done", "scsi_mod",
+          "scsi_bsg_uring_cmd"),
+    _door("LIO's pscsi", "pr_over_pscsi", "pscsi_req_done", "target_core_pscsi"),
+)  # fmt: skip
+"""Every rq->end_io of the kernel's that SCSI commands have."""
+
+SUBMISSION: Final = (
     Point("pr_submit", "kprobe/blk_execute_rq"),
     Point("pr_submit_nowait", "kprobe/blk_execute_rq_nowait"),
-    Point("pr_over_waited_for", "kprobe/blk_end_sync_rq", _MISSED),
-    Point("pr_over_sg", "kprobe/sg_rq_end_io", f"{_MISSED}, of sg nodes"),
-    Point("pr_block_ioctl", "fentry/blkdev_ioctl", "SG_IO told from IOC_PR; dm devices"),
-    Point("pr_block_ioctl_return", "fexit/blkdev_ioctl", "SG_IO told from IOC_PR; dm devices"),
-    Point("pr_bsg", "fentry/scsi_bsg_sg_io_fn", "bsg told from other paths"),
-    Point("pr_bsg_return", "fexit/scsi_bsg_sg_io_fn", "bsg told from other paths"),
+)
+
+ATTEMPTS: Final = (
+    Point("pr_on_timeout", "tp_btf/scsi_dispatch_cmd_timeout", "timeouts of PR commands"),
+    Point("pr_on_error", "tp_btf/scsi_dispatch_cmd_error", "PR commands that a driver refused"),
+    Point("pr_on_retry", "fentry/scsi_queue_insert", "attempts that the midlayer repeated"),
+)
+
+SIGNS: Final = (
+    Point("pr_on_sense", "fentry/scsi_check_sense", "unit attentions of other commands"),
+    Point("pr_on_block_error", "tp_btf/block_rq_error", "conflicts of READ and WRITE"),
+)
+"""What reservations do to commands that are not PR commands."""
+
+FALLBACK: Final = Point("pr_on_done", "tp_btf/scsi_dispatch_cmd_done", "ends of commands")
+"""What every command passes.  Attached only where a door, or a sign on other commands, cannot be
+hooked."""
+
+POINTS: Final = (
+    *SUBMISSION,
+    *ATTEMPTS,
+    *(point for door in DOORS for point in door.points),
+    *SIGNS,
+    FALLBACK,
 )
 """Every attach point of bpf/prtrace.bpf.c."""
 
 WITHOUT_BTF: Final = Point("pr_on_start", "tp_btf/scsi_dispatch_cmd_start")
-"""What stands in for the submission where nothing attaches to it."""
+"""bcc only: what stands in for the submission where nothing attaches to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +133,6 @@ MAPS: Final = {
     "pr_events": Shape(0, 0),
     "pr_samples": Shape(0, 0),
     "pr_pendings": Shape(8, PENDING.size),
-    "pr_calls": Shape(8, CALL.size),
     "pr_counts": Shape(NEXUS.size, COUNT.size),
     "pr_losses": Shape(NEXUS.size, LOSS.size),
     "pr_stats": Shape(4, 8),
@@ -76,28 +141,47 @@ MAPS: Final = {
 }
 """Every map that outlives a loader."""
 
+_ACTIVE_GENERATION: Final = 0
+_ACTIVE_TEST: Final = 1
+
 
 def activate(maps: Mapping[str, int], generation: int) -> None:
     """Let generation answer for every request submitted from now on."""
+    _set_active(maps, _ACTIVE_GENERATION, generation)
+
+
+def watch_inquiries(maps: Mapping[str, int], pid: int) -> None:
+    """Let the programs watch the INQUIRY commands of a process, too; of none with 0."""
+    _set_active(maps, _ACTIVE_TEST, pid)
+
+
+def _set_active(maps: Mapping[str, int], which: int, value: int) -> None:
     libbpf.bpf_map_update_elem(
-        maps["pr_active"], (0).to_bytes(4, "little"), generation.to_bytes(8, "little")
+        maps["pr_active"], which.to_bytes(4, "little"), value.to_bytes(8, "little")
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """Loaded and attached programs.  The descriptors belong to whoever holds this value.
-
-    missing: program name -> why it is not attached.  digest: of the object or source, by
-    which an agent knows whether pinned programs are its own.
-    """
+    """Loaded and attached programs.  The descriptors belong to whoever holds this value."""
 
     engine: Engine
     digest: str
+    """Of the object or source, by which an agent knows whether pinned programs are its own."""
     generation: int
     maps: Mapping[str, int]
     links: Mapping[str, int]
+    """Program name -> descriptor of its link."""
     missing: Mapping[str, str]
+    """Program name -> why it is not attached, where this kernel has something to attach it to."""
+    fallback: str = ""
+    """Why FALLBACK is attached, "" where nothing runs for an ordinary command."""
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """The attach points that matter on this kernel."""
+        named = self.links.keys() | self.missing.keys()
+        return tuple(point for point in POINTS if point.program in named)
 
     def close(self) -> None:
         """Close every descriptor; what is pinned stays attached."""

@@ -18,7 +18,7 @@ from prtrace.scsi.cdb import as_device_reads
 from prtrace.scsi.form import Form
 from prtrace.scsi.forms import INQUIRY_NAMES
 
-ABI: Final = 2
+ABI: Final = 3
 
 _COMM: Final = 16
 _CDB: Final = 16
@@ -26,6 +26,8 @@ _SENSE: Final = 96
 _HEAD: Final = 24
 _INQUIRY: Final = INQUIRY_NAMES.size
 _PAGE83: Final = 128
+_EXE: Final = 128
+_WALK: Final = 40
 
 RECORD: Final = Form(
     "record",  # struct pr_record without its data
@@ -35,6 +37,7 @@ RECORD: Final = Form(
     "start_ns" / cs.Int64ul,
     "done_ns" / cs.Int64ul,
     "lun" / cs.Int64ul,
+    "life" / cs.Int64ul,
     "issuer_start_ns" / cs.Int64ul,
     "cgroup" / cs.Int64ul,
     "host" / cs.Int32ul,
@@ -49,6 +52,7 @@ RECORD: Final = Form(
     "data_length" / cs.Int32ul,
     "attempt" / cs.Int32ul,
     "generation" / cs.Int32ul,
+    "head_length" / cs.Int32ul,
     "abi" / cs.Int16ul,
     "kind" / cs.Int8ul,
     "flags" / cs.Int8ul,
@@ -62,7 +66,7 @@ RECORD: Final = Form(
     "head" / cs.Bytes(_HEAD),
     "inquiry" / cs.Bytes(_INQUIRY),
     "page83" / cs.Bytes(_PAGE83),
-    "head_length" / cs.Int32ul,
+    "exe" / cs.Bytes(_EXE),
 )
 
 NEXUS: Final = Form(
@@ -80,26 +84,35 @@ PENDING: Final = Form(
     "start_ns" / cs.Int64ul,
     "issuer_start_ns" / cs.Int64ul,
     "cgroup" / cs.Int64ul,
+    "life" / cs.Int64ul,
+    "bio" / cs.Int64ul,
+    "kernel" / cs.Int64ul,
     "pid" / cs.Int32ul,
     "ioctl" / cs.Int32ul,
     "requested" / cs.Int32ul,
     "attempt" / cs.Int32ul,
     "generation" / cs.Int32ul,
     "result" / cs.Int32ul,
-    "reserved" / cs.Int32ul,
+    "data_length" / cs.Int32ul,
+    "bio_index" / cs.Int32ul,
+    "bio_skip" / cs.Int32ul,
+    "page83_length" / cs.Int32ul,
     "issue" / cs.Int8ul,
     "state" / cs.Int8ul,
     "head_length" / cs.Int8ul,
     "opcode" / cs.Int8ul,
+    "place" / cs.Int8ul,
+    "seen" / cs.Int8ul,
+    "refused" / cs.Int8ul,
+    "test" / cs.Int8ul,
     "comm" / cs.Bytes(_COMM),
     "head" / cs.Bytes(_HEAD),
+    "inquiry" / cs.Bytes(_INQUIRY),
+    "reserved" / cs.Bytes(4),
+    "page83" / cs.Bytes(_PAGE83),
+    "exe" / cs.Bytes(_EXE),
     "nexus" / NEXUS.construct,
-)
-
-CALL: Final = Form(
-    "call",  # struct pr_call
-    "ioctl" / cs.Int32ul,
-    "requested" / cs.Int32ul,
+    "walk" / cs.Bytes(_WALK),
 )
 
 CAUSES: Final = 6
@@ -133,6 +146,7 @@ class Kind:
     ERROR: Final = 3
     SAMPLE: Final = 4
     OVER: Final = 5
+    TEST: Final = 6
 
 
 class Flag:
@@ -150,6 +164,7 @@ class Issue:
     KTHREAD: Final = 2
     BSG: Final = 4
     BLOCK: Final = 8
+    CHARACTER: Final = 16
 
 
 class Stat(enum.IntEnum):
@@ -175,6 +190,7 @@ class State(enum.IntEnum):
     UNDER_WAY = 0
     ENDED = 1
     MAY_RETURN = 2
+    TIMED_OUT = 3
 
 
 class Cause(enum.IntEnum):
@@ -245,6 +261,15 @@ class Record:
         return target_text(self.header.inquiry)
 
     @property
+    def exe(self) -> str:
+        """The path of the issuer's executable as the kernel has it, "" where it is not known."""
+        exe: bytes = self.header.exe
+        *names, last = exe.rstrip(b"\0").split(b"\0")
+        if last != b"/":
+            return ""
+        return "".join(f"/{name.decode('utf-8', 'surrogateescape')}" for name in reversed(names))
+
+    @property
     def comm(self) -> str:
         """The issuing task's name; it is the task's own choice, so escape it for people."""
         comm: bytes = self.header.comm
@@ -312,18 +337,26 @@ class Pending:
     state: State
     opcode: int
     nexus: str
+    page83: bytes
+    """The beginning of the unit's VPD page 83h, as the kernel had it at the submission."""
 
     @classmethod
     def parse(cls, value: bytes) -> Self:
         """Take a value of pr_pendings."""
         c = PENDING.parse(value)
-        return cls(c.start_ns, c.generation, State(c.state), c.opcode, nexus_text(c.nexus))
+        page83 = c.page83[: c.page83_length]
+        state, nexus = State(c.state), nexus_text(c.nexus)
+        return cls(c.start_ns, c.generation, state, c.opcode, nexus, page83)
 
     def may_end(self, now_ns: int) -> bool:
         """Whether an end of it may be to come."""
         if self.state is State.MAY_RETURN:
             return now_ns - self.start_ns < _RETRIED_WITHIN_NS
-        return self.state is State.UNDER_WAY
+        return self.state in (State.UNDER_WAY, State.TIMED_OUT)
+
+    def forgettable(self, now_ns: int) -> bool:
+        """Whether its end was told, and nothing is to come that would be told twice."""
+        return not self.may_end(now_ns) and now_ns - self.start_ns > _RETRIED_WITHIN_NS
 
 
 _RETRIED_WITHIN_NS = 60_000_000_000

@@ -19,7 +19,9 @@ from types import TracebackType
 from typing import Self
 
 _HEADER = struct.Struct("<II")
-_POSITION = struct.Struct("<Q")
+_POSITION = struct.Struct("@Q")
+"""In native mode a number is moved as a whole.  With "<" it is written byte by byte, the lowest
+first, so that the kernel could read a position that is none: 0x1000000 would pass through 0."""
 _BUSY = 1 << 31
 _DISCARD = 1 << 30
 _LENGTH = _DISCARD - 1
@@ -84,7 +86,7 @@ class Ring:
 
     def rewind(self) -> None:
         """Go back to what was committed: the records since then will be read again."""
-        self._position = int.from_bytes(self._consumer[:8], "little")
+        self._position = _POSITION.unpack_from(self._consumer)[0]
 
     @property
     def position(self) -> int:
@@ -94,7 +96,7 @@ class Ring:
     @property
     def unread(self) -> int:
         """Bytes between what was read and what the programs have reserved."""
-        return int.from_bytes(self._producer[:8], "little") - self._position
+        return int(_POSITION.unpack_from(self._producer)[0]) - self._position
 
     def _move(self) -> int:
         """Map the window that holds the next record; returns where in it that begins."""

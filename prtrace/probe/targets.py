@@ -1,4 +1,8 @@
-"""Where in the kernel each program attaches, by the number of the type that says so."""
+"""Where in the kernel each program attaches, by the number of the type that says so.
+
+libbpf finds it by itself, but goes through all types of the kernel once for each module, for each
+program: half of the agent's start.
+"""
 
 from __future__ import annotations
 
@@ -12,60 +16,50 @@ from typing import Final
 from prtrace.probe import btf
 from prtrace.probe.btf import Target
 
-_MODULE: Final = "scsi_mod"
-"""Where the midlayer is, in kernels that do not have it built in."""
 _BTF: Final = Path("/sys/kernel/btf")
-_TYPEDEF: Final = 8  # include/uapi/linux/btf.h
-_FUNCTION: Final = 12
+_TRACEPOINT: Final = "tp_btf"
 
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """program -> target, for those that this kernel has; for the others, why not."""
+    """What the kernel has to attach to."""
 
     found: dict[str, Target]
-    missing: dict[str, str]
+    """By section, or by the bare name of a function."""
 
 
 @contextlib.contextmanager
 def targets(sections: Mapping[str, str]) -> Iterator[Targets]:
-    """Find the target of each program, by its section; descriptors are closed in the end.
+    """Find the target of each section; descriptors are closed in the end.
 
+    sections: such as "tp_btf/block_rq_error", or the bare name of a function, which is only looked
+    for; and the module that it is in, "" for the kernel proper.
     Raises OSError where the kernel's types cannot be read.
     """
+    found: dict[str, Target] = {}
     with contextlib.ExitStack() as stack:
-        fd = 0
-        if (_BTF / _MODULE).exists():
-            fd = btf.btf_of_module(_MODULE)
-            stack.callback(os.close, fd)
-        functions = {section.partition("/")[2]: section for section in sections.values()}
-        numbers = _numbers(functions, fd)
-        found: dict[str, Target] = {}
-        missing: dict[str, str] = {}
-        for program, section in sections.items():
-            function = section.partition("/")[2]
-            if function in numbers:
-                found[program] = numbers[function]
-            else:
-                missing[program] = f"this kernel has no {function}"
-        yield Targets(found, missing)
+        with contextlib.ExitStack() as reading:
+            vmlinux = btf.btf__load_vmlinux_btf()
+            reading.callback(btf.btf__free, vmlinux)
+            own = btf.btf__type_cnt(vmlinux)
+            types = {"": (vmlinux, 0)}
+            for module in {name for name in sections.values() if name and (_BTF / name).exists()}:
+                fd = btf.btf_of_module(module)
+                stack.callback(os.close, fd)
+                loaded = btf.btf__load_module_btf(module, vmlinux)
+                reading.callback(btf.btf__free, loaded)
+                types[module] = loaded, fd
+            for section, module in sections.items():
+                # Built in, it is among the kernel's own.
+                where, fd = types.get(module, types[""])
+                number = btf.btf__find_by_name_kind(where, *_named(section))
+                if number is not None:
+                    found[section] = Target(number, 0 if number < own else fd)
+        yield Targets(found)
 
 
-def _numbers(functions: Mapping[str, str], fd: int) -> dict[str, Target]:
-    """function -> target, for functions that are there; function -> section is asked."""
-    found = {}
-    with contextlib.ExitStack() as stack:
-        types = vmlinux = btf.btf__load_vmlinux_btf()
-        stack.callback(btf.btf__free, vmlinux)
-        if fd:
-            types = btf.btf__load_module_btf(_MODULE, vmlinux)
-            stack.callback(btf.btf__free, types)
-        own = btf.btf__type_cnt(vmlinux)
-        for function, section in functions.items():
-            name, kind = function, _FUNCTION
-            if section.startswith("tp_btf/"):
-                name, kind = f"btf_trace_{function}", _TYPEDEF
-            number = btf.btf__find_by_name_kind(types, name, kind)
-            if number is not None:
-                found[function] = Target(number, 0 if number < own else fd)
-    return found
+def _named(section: str) -> tuple[str, int]:
+    kind, _, name = section.rpartition("/")
+    if kind == _TRACEPOINT:
+        return f"btf_trace_{name}", btf.TYPEDEF
+    return name, btf.FUNCTION

@@ -15,14 +15,13 @@ from agent import STATE_DIR, Agent, cli
 from load import check_oracle, fresh, target
 
 from prtrace.linux.sgio import Reply, SgDevice
-from prtrace.probe import core, kallsyms
+from prtrace.probe import core
 
 _A, _B = (0xA11).to_bytes(8, "big"), (0xB22).to_bytes(8, "big")
 _NONE = bytes(8)
 _WERO = 5
-_OPTIONAL = b"fentry/scsi_bsg_sg_io_fn"
-_NOWHERE = b"fentry/scsi_bsg_nowhere_"
-_NOT_WITH_BCC = {"pr_over_sg", "pr_bsg", "pr_bsg_return"}
+_OPTIONAL = b"tp_btf/scsi_dispatch_cmd_error"
+_NOWHERE = b"tp_btf/scsi_dispatch_nowhere__"
 _BTF = "/sys/kernel/btf"
 
 
@@ -40,7 +39,6 @@ def collect(device: SgDevice) -> None:
 
 def scenario(engine: str) -> None:
     """Register, reserve, collide, preempt, learn of it; killed in the middle, and adopted."""
-    assert kallsyms.looked_up() == kallsyms.read()
     built = target().units[0]
     path_a, path_b = built.paths[:2]
     fresh()
@@ -68,7 +66,9 @@ def scenario(engine: str) -> None:
         assert status["epoch"] == epoch, status["note"]
         print(status["kernel"], status["note"], status["rss_bytes"] >> 20, "MiB")
         missing = {each["program"] for each in status["attach"] if not each["attached"]}
-        assert missing == (set() if engine == "core" else _NOT_WITH_BCC), missing
+        assert not missing, missing
+        assert bool(status["fallback"]) is (engine == "bcc"), status["fallback"]
+        assert status["self_test"]["result"] == "passed", status["self_test"]
         [unit] = agent.show(built.lu)
         check_oracle(unit, built)
         assert unit["reservation"]["holders"] == [path_b.hctl]
@@ -110,11 +110,11 @@ def missing() -> None:
                 agent.start()
             attach = {each["program"]: each for each in agent.status()["status"]["attach"]}
             absent = {name for name, each in attach.items() if not each["attached"]}
-            assert absent == {"pr_bsg"}, absent
-            assert attach["pr_bsg"]["why"], attach["pr_bsg"]
+            assert absent == {"pr_on_error"}, absent
+            assert attach["pr_on_error"]["why"], attach["pr_on_error"]
             shown = cli("status")
             assert shown.returncode == 0, shown
-            assert "pr_bsg (" in shown.stdout, shown.stdout
+            assert "pr_on_error (" in shown.stdout, shown.stdout
         print(shown.stdout)
         collect(device)
         send(device, 6, _NONE, _A).expect_good("REGISTER")

@@ -46,7 +46,7 @@ def attached() -> int:
     told = subprocess.run(
         ["bpftool", "prog", "show", "--json"], capture_output=True, check=True, timeout=60
     )
-    return sum(program.get("name") == "pr_on_done" for program in json.loads(told.stdout))
+    return sum(program.get("name") == "pr_submit" for program in json.loads(told.stdout))
 
 
 def wait_single(seconds: float = 60) -> None:
@@ -98,7 +98,7 @@ def reshape(epoch: pins.Epoch) -> None:
     path.unlink()
     subprocess.run(
         [
-            *("bpftool", "map", "create", str(path), "type", "lru_hash"),
+            *("bpftool", "map", "create", str(path), "type", "hash"),
             *("key", "8", "value", "112", "entries", "64", "name", "pr_pendings"),
         ],
         check=True,

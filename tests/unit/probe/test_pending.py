@@ -12,14 +12,22 @@ _NOW = 100_000_000_000
 def pending(state: State, start_ns: int) -> Pending:
     nexus = NEXUS.build(lun=5, host=3)
     return Pending.parse(
-        PENDING.build(start_ns=start_ns, generation=2, state=state, opcode=0x5F, nexus=nexus)
+        PENDING.build(
+            start_ns=start_ns,
+            generation=2,
+            state=state,
+            opcode=0x5F,
+            nexus=nexus,
+            page83=b"\1\2\3",
+            page83_length=3,
+        )
     )
 
 
 def test_fields() -> None:
     seen = pending(State.ENDED, 7)
     assert (seen.start_ns, seen.generation, seen.opcode) == (7, 2, 0x5F)
-    assert seen.nexus == "3:0:0:5"
+    assert (seen.nexus, seen.page83) == ("3:0:0:5", b"\1\2\3")
 
 
 @pytest.mark.parametrize(
@@ -27,6 +35,7 @@ def test_fields() -> None:
     [
         (State.UNDER_WAY, 0, True),
         (State.UNDER_WAY, 99, True),
+        (State.TIMED_OUT, 99, True),
         (State.ENDED, 0, False),
         (State.MAY_RETURN, 1, True),
         (State.MAY_RETURN, 99, False),
@@ -34,3 +43,18 @@ def test_fields() -> None:
 )
 def test_an_end_may_be_to_come(state: State, age_s: int, expected: bool) -> None:
     assert pending(state, _NOW - age_s * 1_000_000_000).may_end(_NOW) is expected
+
+
+@pytest.mark.parametrize(
+    ("state", "age_s", "expected"),
+    [
+        (State.UNDER_WAY, 99, False),
+        (State.TIMED_OUT, 99, False),
+        (State.ENDED, 1, False),
+        (State.ENDED, 99, True),
+        (State.MAY_RETURN, 1, False),
+        (State.MAY_RETURN, 99, True),
+    ],
+)
+def test_what_can_be_forgotten(state: State, age_s: int, expected: bool) -> None:
+    assert pending(state, _NOW - age_s * 1_000_000_000).forgettable(_NOW) is expected

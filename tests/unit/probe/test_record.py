@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from prtrace.errors import MalformedError
 from prtrace.probe import record
 from prtrace.probe.bcc import source_path
-from prtrace.probe.record import CALL, COUNT, LOSS, NEXUS, PENDING, RECORD, Record
+from prtrace.probe.record import COUNT, LOSS, NEXUS, PENDING, RECORD, Record
 from prtrace.scsi.form import Form
 
-_STRUCTURES = ("record", "count", "loss", "nexus", "pending", "call")
+_STRUCTURES = ("record", "count", "loss", "nexus", "pending")
 
 
 @cache
@@ -29,7 +29,9 @@ def btf() -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         source, compiled = Path(folder, "layout.c"), Path(folder, "layout.o")
         types = [f"struct pr_{name}" for name in _STRUCTURES]
-        types += [f"enum pr_{name}" for name in ("kind", "flag", "issue", "stat", "cause")]
+        types += [
+            f"enum pr_{name}" for name in ("kind", "flag", "issue", "stat", "state", "cause")
+        ]
         lines = ["#include <linux/types.h>", '#include "pr_record.h"']
         # A pointer, because pr_record ends in an array of no size.
         lines += [f"{name} *v{number};" for number, name in enumerate(types)]
@@ -61,7 +63,6 @@ def values_of(enum: str) -> dict[str, int]:
         ("pr_loss", LOSS),
         ("pr_nexus", NEXUS),
         ("pr_pending", PENDING),
-        ("pr_call", CALL),
     ],
 )
 def test_declarations_are_the_btf_layout(name: str, form: Form) -> None:
@@ -73,9 +74,7 @@ def test_declarations_are_the_btf_layout(name: str, form: Form) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "form", [RECORD, COUNT, LOSS, NEXUS, PENDING, CALL], ids=lambda each: each.what
-)
+@pytest.mark.parametrize("form", [RECORD, COUNT, LOSS, NEXUS, PENDING], ids=lambda each: each.what)
 @given(st.data())
 def test_construct_reads_the_same(form: Form, data: st.DataObject) -> None:
     raw = data.draw(st.binary(min_size=form.size, max_size=form.size))
@@ -97,6 +96,7 @@ def test_construct_reads_the_same(form: Form, data: st.DataObject) -> None:
         ("pr_flag", "PR_FLAG_", record.Flag),
         ("pr_issue", "PR_ISSUE_", record.Issue),
         ("pr_stat", "PR_STAT_", record.Stat),
+        ("pr_state", "PR_STATE_", record.State),
         ("pr_cause", "PR_CAUSE_", record.Cause),
     ],
 )
@@ -145,6 +145,20 @@ def test_a_cdb_of_6_bytes_has_6() -> None:
 
 def test_a_cdb_of_unknown_length_is_as_its_sender_sent_it() -> None:
     assert Record.parse(header(cdb=b"\xc1\1\2\3", cdb_length=3)).cdb == b"\xc1\1\2"
+
+
+@pytest.mark.parametrize(
+    ("names", "path"),
+    [
+        (b"sg_persist\0bin\0usr\0/", "/usr/bin/sg_persist"),
+        (b"init\0/", "/init"),
+        (b"sg_persist\0bin\0usr\0", ""),
+        (b"", ""),
+        (b"\xff\0/", "/\udcff"),
+    ],
+)
+def test_an_executable_is_told_whole_or_not_at_all(names: bytes, path: str) -> None:
+    assert Record.parse(header(exe=names)).exe == path
 
 
 def test_another_abi_is_refused() -> None:
