@@ -13,8 +13,6 @@ CLAIMS_DIR: Final = Path("/run/prtrace-proxy")
 """Where the proxy's unit has its run directory."""
 RING_SIZE: Final = 16 << 20
 ENGINES: Final = ("auto", "core", "bcc")
-LOG_LEVELS: Final = ("debug", "info", "warning", "error")
-LOG_FORMATS: Final = ("text", "json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,8 +22,8 @@ class AgentOptions:
     engine: one of ENGINES.  read_in_doubt: whether the agent may send PR IN by itself to
     resolve doubt.  ring_size: bytes, a power of two and at least 4096.  socket_mode and
     socket_group say who may connect, and so who may read.  admin_group: the group whose
-    members may make changing calls beside uid 0; "" for nobody.  log_level, log_format: one
-    of LOG_LEVELS and LOG_FORMATS.  keep_events: how many events the store keeps.  claims: the
+    members may make changing calls beside uid 0; "" for nobody.  log_level, log_format: as
+    prtrace.linux.logs has them.  keep_events: how many events the store keeps.  claims: the
     run directories of proxies, whose claims say for which guest they send a command.
     """
 

@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from prtrace.agent import logs, notify, privileges
 from prtrace.agent.answers import Answers
 from prtrace.agent.counters import Counters, Reading, Told
 from prtrace.agent.options import AgentOptions
@@ -26,11 +25,12 @@ from prtrace.agent.resolver import Resolver
 from prtrace.agent.surroundings import Surroundings
 from prtrace.agent.tracker import Proposal, Tracker
 from prtrace.agent.watch import Watch
-from prtrace.api.listener import Listener
 from prtrace.api.server import ApiServer
 from prtrace.api.source import Moves
 from prtrace.errors import PrtraceError, StoreError, UnavailableError, UsageError
+from prtrace.linux import capabilities, logs, systemd
 from prtrace.linux.uevents import UeventSocket
+from prtrace.linux.unixsocket import Listener
 from prtrace.probe import libbpf, pins, selftest
 from prtrace.probe.attach import Attached, attach, forget_ended, keep, retire
 from prtrace.probe.programs import Engine
@@ -58,7 +58,7 @@ _log = logging.getLogger("prtrace.agent")
 def run(options: AgentOptions) -> None:
     """Run until SIGTERM or SIGINT.  Raises PrtraceError where it cannot start."""
     logs.set_up(options.log_level, options.log_format)
-    privileges.name_process("prtrace")
+    capabilities.name_process("prtrace")
     with contextlib.ExitStack() as stack:
         lock = StateDirLock(options.state_dir)
         stack.callback(lock.close)
@@ -86,7 +86,7 @@ def run(options: AgentOptions) -> None:
 
 def _drop_privileges() -> None:
     try:
-        privileges.drop()
+        capabilities.drop()
     except OSError as error:
         raise UnavailableError(
             f"privileges cannot be dropped: {error}", hint="run the agent as root"
@@ -183,7 +183,7 @@ class Agent:
         loop.add_reader(self._samples.fd, self._sampled)
         loop.add_reader(self._devices.fileno(), self._device_event)
         self._server.start(listener)
-        notify.notify("READY=1", f"STATUS={self._attached.note}")
+        systemd.notify("READY=1", f"STATUS={self._attached.note}")
         _log.info("listening on %s", self._options.socket)
         ticking = loop.create_task(self._tick(), name="tick")
         try:
@@ -193,7 +193,7 @@ class Agent:
             if ticking.done():
                 ticking.result()
         finally:
-            notify.notify("STOPPING=1")
+            systemd.notify("STOPPING=1")
             for fd in (self._events.fd, self._samples.fd, self._devices.fileno()):
                 loop.remove_reader(fd)
             ticking.cancel()
@@ -298,14 +298,14 @@ class Agent:
         self._meet_units()
 
     async def _tick(self) -> None:
-        watchdog = notify.watchdog_interval()
+        watchdog = systemd.watchdog_interval()
         fed = 0.0
         retiring = True
         unseen = ticks = 0
         while True:
             await asyncio.sleep(min(_TICK, watchdog or _TICK))
             if watchdog and time.monotonic() - fed >= watchdog:
-                notify.notify("WATCHDOG=1")
+                systemd.notify("WATCHDOG=1")
                 fed = time.monotonic()
             if self._watch.stalled:
                 self._watch.drain()

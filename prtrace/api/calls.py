@@ -11,7 +11,7 @@ import prtrace
 from prtrace.api import idl
 from prtrace.api.address import INTERFACE, MAX_CALL, MAX_CHANGE_CALL
 from prtrace.api.interface import SERVICE, Fault, definitions
-from prtrace.api.peer import Peer, Right
+from prtrace.api.rights import Right, may
 from prtrace.errors import (
     MalformedError,
     NoSuchDeviceError,
@@ -19,6 +19,7 @@ from prtrace.errors import (
     StoreError,
     UsageError,
 )
+from prtrace.linux.peer import Peer
 
 RIGHTS: Final[Mapping[str, Right]] = {
     f"{SERVICE}.GetInfo": Right.READ,
@@ -86,7 +87,7 @@ class Calls:
         return MAX_CHANGE_CALL if self._most(peer) is Right.CHANGE else MAX_CALL
 
     def _most(self, peer: Peer) -> Right:
-        return Right.CHANGE if peer.may(Right.CHANGE, self._admin_gid) else Right.READ
+        return Right.CHANGE if may(peer, Right.CHANGE, self._admin_gid) else Right.READ
 
     def parse(self, message: bytes, peer: Peer) -> Call:
         """The call that message (without its NUL) makes.
@@ -102,7 +103,7 @@ class Calls:
         if method is None:
             raise _refuse(call, Fault.METHOD_NOT_FOUND, method=name)
         right = RIGHTS.get(call.method)
-        if right is None or not peer.may(right, self._admin_gid):
+        if right is None or not may(peer, right, self._admin_gid):
             raise _refuse(
                 call,
                 Fault.PERMISSION_DENIED,

@@ -13,8 +13,8 @@ from typing import Final, Protocol, cast
 
 from prtrace.api.calls import Call, Calls, Refusal
 from prtrace.api.interface import Fault
-from prtrace.api.peer import Peer
 from prtrace.api.stream import Sink, Stream
+from prtrace.linux.peer import Peer
 
 _HIGH_WATER: Final = 256 << 10
 

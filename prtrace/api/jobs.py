@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 from prtrace.api.calls import Refusal, refusal, reply, steps_reply
 from prtrace.api.interface import Fault
-from prtrace.api.peer import Right
+from prtrace.api.rights import Right
 from prtrace.api.source import EventQuery, Source, Step
 from prtrace.api.stream import MAX_BEHIND, Sink
 from prtrace.errors import PrtraceError

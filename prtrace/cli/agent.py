@@ -13,13 +13,12 @@ import click
 from prtrace.agent.options import (
     CLAIMS_DIR,
     ENGINES,
-    LOG_FORMATS,
-    LOG_LEVELS,
     RING_SIZE,
     STATE_DIR,
     AgentOptions,
 )
 from prtrace.api.address import SOCKET, SOCKET_VARIABLE
+from prtrace.cli.options import log_options
 
 _SUFFIXES = {"K": 10, "M": 20, "G": 30}
 
@@ -125,8 +124,7 @@ Examples:
     show_default=True,
     help="run directory of a prtrace proxy; can be given more than once",
 )
-@click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True)
-@click.option("--log-format", type=click.Choice(LOG_FORMATS), default="text", show_default=True)
+@log_options
 def command(
     *,
     state_dir: Path,

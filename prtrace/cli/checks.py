@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from prtrace.agent.options import STATE_DIR
-from prtrace.agent.privileges import Capability
 from prtrace.api.client import Client
 from prtrace.errors import PrtraceError
+from prtrace.linux.capabilities import Capability
 from prtrace.linux.sysfs import names, read_text
 from prtrace.probe import requirements
 from prtrace.probe.requirements import Check, Verdict

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from prtrace.api.address import SOCKET, SOCKET_VARIABLE
+from prtrace.linux import logs
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -29,6 +30,25 @@ def socket_option(function: _Function) -> _Function:
         show_envvar=True,
         help="the agent's socket",
     )(function)
+
+
+def log_options(function: _Function) -> _Function:
+    """--log-level and --log-format, for services."""
+    level = click.option(
+        "--log-level",
+        type=click.Choice(logs.LEVELS),
+        default="info",
+        show_default=True,
+        help="what is logged, to standard error",
+    )
+    form = click.option(
+        "--log-format",
+        type=click.Choice(logs.FORMATS),
+        default="text",
+        show_default=True,
+        help="text has the journal's priorities where the journal reads",
+    )
+    return level(form(function))
 
 
 def json_option(function: _Function) -> _Function:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import click
 
+from prtrace.cli.options import log_options
 from prtrace.errors import UsageError
+from prtrace.linux import logs
 from prtrace.prhelper.run import ProxyOptions, run
 from prtrace.prhelper.service import Limits
 
@@ -63,7 +64,7 @@ Examples:
     show_default=True,
     help="clients of one user id at a time",
 )
-@click.option("--verbose", is_flag=True, help="log refusals too")
+@log_options
 def command(
     listen: Path | None,
     upstream: Path | None,
@@ -73,17 +74,13 @@ def command(
     connections: int,
     connections_of_user: int,
     *,
-    verbose: bool,
+    log_level: str,
+    log_format: str,
 ) -> None:
     """Stand between QEMU's pr-manager-helper and the device, in qemu-pr-helper's place."""
     if listen is not None and upstream is not None and listen.resolve() == upstream.resolve():
         raise UsageError("--listen and --upstream are the same socket")
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(levelname)s %(name)s: %(message)s",
-    )
-    # One line a connection of asyncio's own is of no use to anybody.
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    logs.set_up(log_level, log_format)
     run(
         ProxyOptions(
             socket=listen,

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 from dataclasses import dataclass
-from typing import Final
 
 from prtrace.errors import UnavailableError
+from prtrace.linux.peer import Peer
 from prtrace.linux.process import identify, start_of
 from prtrace.prhelper.guard import User
-
-_UCRED: Final = struct.Struct("=iII")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +51,8 @@ class Guest:
 
 def peer(sock: socket.socket) -> tuple[int, int]:
     """The pid (0 if it has none here) and uid of the process that connected."""
-    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    pid, uid, _ = _UCRED.unpack(raw)
-    return pid, uid
+    who = Peer.of(sock)
+    return who.pid, who.uid
 
 
 def start_of_client(pid: int) -> int:

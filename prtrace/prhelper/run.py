@@ -13,19 +13,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from prtrace.errors import UnavailableError, UsageError
+from prtrace.linux.systemd import notify
+from prtrace.linux.unixsocket import Listener
 from prtrace.prhelper.anteroom import Anteroom
 from prtrace.prhelper.claimlog import ClaimLog
 from prtrace.prhelper.execution import DirectExecution
 from prtrace.prhelper.guests import guest_of_process, own_start
 from prtrace.prhelper.lanes import STACK_BYTES
-from prtrace.prhelper.listening import activated, listen, notify
 from prtrace.prhelper.passage import Passage
 from prtrace.prhelper.policy import Policy
 from prtrace.prhelper.service import Limits, Service
 from prtrace.prhelper.upstream import UpstreamExecution
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
     from pathlib import Path
 
@@ -75,21 +75,18 @@ def run(options: ProxyOptions) -> None:
     with asyncio.Runner(loop_factory=anteroom.new_loop) as runner:
         runner.run(_serve(passage, options.limits, listener, anteroom))
     anteroom.close()
-    if options.socket is not None:
-        options.socket.unlink(missing_ok=True)
+    listener.close()
 
 
-async def _serve(
-    passage: Passage, limits: Limits, listener: socket.socket, anteroom: Anteroom
-) -> None:
+async def _serve(passage: Passage, limits: Limits, listener: Listener, anteroom: Anteroom) -> None:
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
     service = Service(passage, limits, anteroom)
-    service.serve(listener)
+    service.serve(listener.socket)
     notify("READY=1")
-    log.info("listening at %s", listener.getsockname())
+    log.info("listening at %s", listener.path)
     await ended.wait()
     notify("STOPPING=1")
     await service.stop(GRACE_SECONDS)
@@ -105,12 +102,12 @@ def _policy(path: Path | None) -> Policy:
     return Policy.parse(text)
 
 
-def _listener(options: ProxyOptions) -> socket.socket:
-    passed = activated()
+def _listener(options: ProxyOptions) -> Listener:
+    passed = Listener.handed_over()
     if options.socket is not None:
         if passed is not None:
             raise UsageError("systemd passed a socket: --listen is one too many")
-        return listen(options.socket, options.socket_mode)
+        return Listener.bind(options.socket, mode=options.socket_mode)
     if passed is None:
         raise UsageError("nothing to listen at", hint="give --listen PATH, or start a socket unit")
     return passed

@@ -20,9 +20,9 @@ from typing import Any
 import jsonschema
 from bed import PEER, SOURCE, THIRD, Agent, Bed, K, check, finish
 
-from prtrace.agent.privileges import KEPT
 from prtrace.api.client import Client
 from prtrace.errors import AgentUnreachableError, PrtraceError
+from prtrace.linux.capabilities import KEPT
 from prtrace.model import Action, Outcome, ReservationType
 from prtrace.move import savefile
 from prtrace.move.handover import Role

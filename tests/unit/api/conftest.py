@@ -10,10 +10,10 @@ import time
 import pytest
 
 from prtrace.api.client import Client
-from prtrace.api.listener import Listener
 from prtrace.api.server import ApiServer, Limits
 from prtrace.api.source import EventQuery, Resolution
 from prtrace.errors import NoSuchDeviceError, StoreError, UnavailableError
+from prtrace.linux.unixsocket import Listener
 from prtrace.state.event import Command, Event
 from prtrace.store.database import Store
 

@@ -14,7 +14,7 @@ from api.declaration import Interface
 from prtrace.api.calls import Refusal
 from prtrace.api.interface import Fault
 from prtrace.api.jobs import Job, Jobs
-from prtrace.api.peer import Right
+from prtrace.api.rights import Right
 from prtrace.errors import DeviceError, PrtraceError, UsageError
 
 FILE = {"schema": "prtrace.save/1", "units": [{"key": None, "deep": [1, {"a": "b"}]}]}

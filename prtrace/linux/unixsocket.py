@@ -1,4 +1,10 @@
-"""The listening socket: on a path of the file system, or handed over by the service manager."""
+"""Listening sockets on a path of the file system: opened here, or by the service manager.
+
+Whoever opened the path owns it: it is removed by its owner only, while it still is the same inode.
+Two services that start at once, or one that stops while its successor starts, are kept apart by a
+lock beside the path (".NAME.lock", for the owner alone to open: a lock on the directory could be
+held for ever by anybody who may look into it).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +15,7 @@ import grp
 import os
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -17,50 +24,53 @@ from prtrace.errors import UnavailableError, UsageError
 
 _BACKLOG: Final = 128
 _FIRST_HANDED_OVER: Final = 3  # SD_LISTEN_FDS_START
+_LOCK_WAIT_S: Final = 5.0
+_LOCK_STEP_S: Final = 0.02
+
+_Inode = tuple[int, int]
 
 
 class Listener:
-    """A listening path socket.
-
-    close() removes the path only where it still is this socket's.
-    """
+    """A listening path socket; non-blocking."""
 
     __slots__ = ("_inode", "path", "socket")
 
-    def __init__(self, listening: socket.socket, path: Path, *, ours: bool) -> None:
-        """Use bind() or handed_over() instead."""
+    def __init__(self, listening: socket.socket, path: Path, inode: _Inode | None) -> None:
+        """Use bind() or handed_over() instead.  inode: the path's, None where others own it."""
         self.socket = listening
         self.path = path
-        self._inode = _inode(path) if ours else None
+        self._inode = inode
 
     @classmethod
     def bind(cls, path: Path, *, mode: int = 0o660, group: str = "") -> Listener:
         """Listen on path, with permission bits mode, of group where one is named.
 
-        A socket that nobody answers on is replaced; another agent's is left alone.  Raises
+        A socket on which nobody answers is replaced; one that has an owner is left alone.  Raises
         UnavailableError (in use, not permitted) and UsageError (no such group, path too long,
         path is something else than a socket).
         """
+        path = path.absolute()
         gid = _gid(group) if group else -1
         try:
             path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            with _directory_locked(path.parent):
+            with _locked(path):
                 _make_way(path)
                 listening = _bound(path, gid, mode)
+                return cls(listening, path, _inode(path))
         except OSError as error:
             raise _refusal(path, error) from error
-        return cls(listening, path, ours=True)
 
     @classmethod
     def handed_over(cls) -> Listener | None:
-        """The socket that the service manager opened (LISTEN_FDS), or None.
+        """The socket that the service manager opened (sd_listen_fds(3)), None without one.
 
-        Raises UsageError where it handed over something else than one listening unix socket.
+        Raises UsageError where it handed over something else than one listening Unix stream
+        socket on a path: an abstract socket has no permissions.
         """
         count = os.environ.get("LISTEN_FDS", "")
         if os.environ.get("LISTEN_PID") != str(os.getpid()) or not count:
             return None
-        # Not for the processes that we start.
+        # Not for the processes that this one starts.
         for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
             os.environ.pop(name, None)
         if count != "1":
@@ -74,43 +84,65 @@ class Listener:
             accepting = listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         except OSError as error:
             raise UsageError(f"descriptor 3 is no socket: {error.strerror}") from error
-        name = listening.getsockname() if listening.family == socket.AF_UNIX else ""
+        stream = listening.family == socket.AF_UNIX and listening.type == socket.SOCK_STREAM
+        name = listening.getsockname() if stream else ""
         if not accepting or not isinstance(name, str) or not name.startswith("/"):
             raise UsageError(
-                "descriptor 3 is no listening socket on a path",
+                "descriptor 3 is no listening stream socket on a path",
                 hint="give the socket unit ListenStream= with an absolute path",
             )
         listening.setblocking(False)
-        return cls(listening, Path(name), ours=False)
+        return cls(listening, Path(name), None)
 
     def close(self) -> None:
-        """Stop listening, and remove the path."""
+        """Stop listening, and remove the path where it still is this socket's."""
+        inode, self._inode = self._inode, None
+        if inode is not None:
+            # Without root's privileges the directory may be closed to this process by now.
+            with contextlib.suppress(OSError, UnavailableError), _locked(self.path):
+                if _inode(self.path) == inode:
+                    self.path.unlink()
         self.socket.close()
-        if self._inode is not None and _inode(self.path) == self._inode:
-            # Without root's privileges the directory may be closed to us by now.
-            with contextlib.suppress(OSError):
-                self.path.unlink()
-        self._inode = None
 
 
 @contextlib.contextmanager
-def _directory_locked(directory: Path) -> Iterator[None]:
-    """Two agents that start at once must not both find the path free."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock beside path; UnavailableError where somebody else holds it for long."""
+    lock = path.with_name(f".{path.name}.lock")
+    end = time.monotonic() + _LOCK_WAIT_S
+    while True:
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(fd)
+            if time.monotonic() > end:
+                raise UnavailableError(
+                    f"somebody holds {lock}", hint="another start or stop is under way: try again"
+                ) from error
+            time.sleep(_LOCK_STEP_S)
+            continue
+        status = os.fstat(fd)
+        # Whoever held the lock before has removed it with the file that was opened here.
+        if _inode(lock) == (status.st_dev, status.st_ino):
+            break
+        os.close(fd)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
+        with contextlib.suppress(OSError):
+            lock.unlink()
         os.close(fd)
 
 
 def _make_way(path: Path) -> None:
+    """Remove a socket that nobody listens on; refuse everything else that is there."""
     try:
         kind = path.lstat().st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(kind):
-        raise UsageError(f"{path} exists and is no socket", hint="name another --socket")
+        raise UsageError(f"{path} exists and is no socket", hint="name another path")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
@@ -121,15 +153,15 @@ def _make_way(path: Path) -> None:
         except BlockingIOError:
             pass  # The backlog is full, so it has an owner.
     raise UnavailableError(
-        f"another agent answers on {path}", hint="stop that agent, or name another --socket"
+        f"somebody answers on {path} already", hint="stop that service, or name another path"
     )
 
 
 def _bound(path: Path, gid: int, mode: int) -> socket.socket:
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        # Closed to others until owner and mode are right.
-        before = os.umask(0o177)
+        # Closed to everybody until owner and mode are right.
+        before = os.umask(0o777)
         try:
             listening.bind(str(path))
         finally:
@@ -151,7 +183,7 @@ def _gid(group: str) -> int:
         raise UsageError(f"there is no group {group!r}") from error
 
 
-def _inode(path: Path) -> tuple[int, int] | None:
+def _inode(path: Path) -> _Inode | None:
     try:
         status = path.lstat()
     except OSError:
@@ -161,8 +193,8 @@ def _inode(path: Path) -> tuple[int, int] | None:
 
 def _refusal(path: Path, error: OSError) -> UsageError | UnavailableError:
     if error.errno is None:  # Raised by Python itself: longer than sun_path
-        return UsageError(f"{path}: {error}", hint="name a shorter --socket")
+        return UsageError(f"{path}: {error}", hint="name a shorter path")
     message = f"{path} cannot be listened on: {os.strerror(error.errno)}"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return UnavailableError(message, hint="run as root, or name another --socket")
+        return UnavailableError(message, hint="run as root, or name another path")
     return UnavailableError(message)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+from typing import Final
+
+_PATIENCE_S: Final = 1.0
+"""For a service manager that does not read what it is sent."""
 
 
 def notify(*assignments: str) -> None:
@@ -14,11 +19,10 @@ def notify(*assignments: str) -> None:
     if address.startswith("@"):
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as to:
-        try:
+        to.settimeout(_PATIENCE_S)
+        # A manager that is gone or hangs must not take its services along.
+        with contextlib.suppress(OSError):
             to.sendto("\n".join(assignments).encode(), address)
-        except OSError:
-            # A manager that went away must not take its services along.
-            return
 
 
 def watchdog_interval() -> float | None:

@@ -5,11 +5,13 @@ import socket
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from prtrace.api.listener import Listener
 from prtrace.errors import UnavailableError, UsageError
+from prtrace.linux import unixsocket
+from prtrace.linux.unixsocket import Listener
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ def test_an_unknown_group_is_refused(path):
 
 def test_a_living_agents_socket_is_left_alone(path):
     first = Listener.bind(path)
-    with pytest.raises(UnavailableError, match="another agent answers"):
+    with pytest.raises(UnavailableError, match="somebody answers"):
         Listener.bind(path)
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
@@ -64,7 +66,7 @@ def test_a_busy_agents_socket_is_left_alone(path):
             client.connect(str(path))
     except BlockingIOError:
         pass
-    with pytest.raises(UnavailableError, match="another agent answers"):
+    with pytest.raises(UnavailableError, match="somebody answers"):
         Listener.bind(path)
     for client in waiting:
         client.close()
@@ -107,9 +109,90 @@ def test_the_successors_socket_is_not_removed(path):
     second.close()
 
 
+def test_nothing_is_left_behind(path):
+    Listener.bind(path).close()
+    assert list(path.parent.iterdir()) == []
+
+
+def test_the_path_can_be_relative(path, monkeypatch):
+    path.parent.mkdir()
+    monkeypatch.chdir(path.parent)
+    listener = Listener.bind(Path(path.name))
+    monkeypatch.chdir("/")
+    listener.close()
+    assert not path.exists()
+
+
+def test_who_starts_or_stops_at_the_same_time_waits(path, monkeypatch):
+    """The lock is held by somebody: binding gives up in the end, closing leaves the path."""
+    monkeypatch.setattr(unixsocket, "_LOCK_WAIT_S", 0.05)
+    first = Listener.bind(path)
+    with unixsocket._locked(path):
+        with pytest.raises(UnavailableError, match="somebody holds"):
+            Listener.bind(path.with_name("io.prtrace"))
+        first.close()
+    assert path.exists()
+    second = Listener.bind(path)
+    second.close()
+    assert not path.exists()
+
+
+def test_a_lock_file_that_is_left_is_no_lock(path):
+    path.parent.mkdir()
+    path.with_name(f".{path.name}.lock").touch()
+    Listener.bind(path).close()
+
+
+def test_a_lock_that_is_no_file_of_ours_is_refused(path):
+    path.parent.mkdir()
+    path.with_name(f".{path.name}.lock").symlink_to(path.parent / "elsewhere")
+    with pytest.raises(UnavailableError, match="cannot be listened on"):
+        Listener.bind(path)
+
+
+_RACE = """
+import sys
+from pathlib import Path
+from prtrace.errors import UnavailableError
+from prtrace.linux.unixsocket import Listener
+sys.stdin.read(1)
+wins = 0
+for _ in range(int(sys.argv[2])):
+    try:
+        listener = Listener.bind(Path(sys.argv[1]))
+    except UnavailableError:
+        continue
+    listener.socket.listen(64)
+    if Path(sys.argv[1]).stat().st_ino != listener._inode[1]:
+        sys.exit("another one has taken the path of one that listens")
+    wins += 1
+    listener.close()
+print(wins)
+"""
+
+
+def test_services_that_start_and_stop_at_once_never_share_a_path(path):
+    """Each that listens still has its path: nobody took it for stale, nobody unlinked it."""
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", _RACE, str(path), "60"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": ":".join(filter(None, sys.path))},
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    told = [racer.communicate("x", timeout=120) for racer in racers]
+    assert [racer.returncode for racer in racers] == [0] * 3, told
+    assert sum(int(out) for out, _ in told) > 0
+    assert list(path.parent.iterdir()) == []
+
+
 _HANDED_OVER = """
 import os, sys
-from prtrace.api.listener import Listener
+from prtrace.linux.unixsocket import Listener
 from prtrace.errors import UsageError
 os.environ["LISTEN_PID"] = str(os.getpid())
 try:
@@ -151,8 +234,14 @@ def test_only_a_listening_path_socket_is_taken(tmp_path):
     with socket.socket(socket.AF_UNIX) as abstract, open(os.devnull) as file:
         abstract.bind("\0prtrace-test")
         abstract.listen()
-        assert "no listening socket on a path" in handed_over(abstract.fileno())
+        assert "no listening stream socket on a path" in handed_over(abstract.fileno())
         assert "is no socket" in handed_over(file.fileno())
+
+
+def test_a_socket_for_datagrams_is_not_taken(tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams:
+        datagrams.bind(str(tmp_path / "sock"))
+        assert "no listening stream socket" in handed_over(datagrams.fileno())
 
 
 def test_nothing_is_handed_over_without_the_variables():

@@ -1,4 +1,4 @@
-"""The agent's log: lines for people on a terminal, for the journal, or JSON for machines."""
+"""The log of a service: lines for people on a terminal, for the journal, or JSON for machines."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import logging
 import os
 import sys
 from typing import Final
-
-from prtrace.state.event import rfc3339
 
 _PRIORITY: Final = {
     logging.DEBUG: 7,
@@ -21,6 +19,8 @@ _PRIORITY: Final = {
 
 class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
+        from prtrace.state.event import rfc3339  # here: every command imports this module's names
+
         return json.dumps(
             {
                 "time": rfc3339(int(record.created * 1_000_000_000)),
@@ -38,8 +38,12 @@ class _Journal(logging.Formatter):
         return f"<{_PRIORITY.get(record.levelno, 6)}>{record.name}: {record.getMessage()}"
 
 
+LEVELS: Final = ("debug", "info", "warning", "error")
+FORMATS: Final = ("text", "json")
+
+
 def set_up(level: str, form: str) -> None:
-    """Send the log to standard error.  level and form as AgentOptions has them."""
+    """Send the log to standard error.  level: one of LEVELS.  form: one of FORMATS."""
     handler = logging.StreamHandler(sys.stderr)
     if form == "json":
         handler.setFormatter(_Json())
@@ -48,3 +52,5 @@ def set_up(level: str, form: str) -> None:
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler])
+    # asyncio tells of each selector that it makes.
+    logging.getLogger("asyncio").setLevel(max(logging.getLogger().level, logging.INFO))
