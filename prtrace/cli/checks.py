@@ -11,6 +11,7 @@ from prtrace.agent.options import STATE_DIR
 from prtrace.api.client import Client
 from prtrace.errors import PrtraceError
 from prtrace.linux.capabilities import Capability
+from prtrace.linux.multipath import multipath_maps
 from prtrace.linux.sysfs import names, read_text
 from prtrace.probe import requirements
 from prtrace.probe.requirements import Check, Verdict
@@ -60,11 +61,7 @@ def _sg() -> Check:
 
 
 def _multipath() -> list[Check]:
-    maps = [
-        node
-        for node in names(_SYS / "block")
-        if (read_text(_SYS / "block" / node / "dm/uuid") or "").startswith("mpath-")
-    ]
+    maps = [found for found in multipath_maps(_SYS, {}) if found.is_multipathds]
     if not maps:
         return []
     if _MULTIPATHD in _read("/proc/net/unix"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from prtrace.linux.sysfs import names, read_text
 
@@ -11,42 +11,59 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+_MULTIPATHD: Final = "mpath-"
+
 
 @dataclass(frozen=True, slots=True)
 class MultipathMap:
-    """name: the map's ("mpatha").  node: "dm-0".  number: "MAJOR:MINOR".  disks: its paths.
-
-    lu: the designator that all its paths share, "" where they disagree or none is known.
-    """
+    """A map.  lu: the designator that all its paths share, "" where they disagree or have none."""
 
     name: str
+    """The map's, "mpatha"."""
     node: str
+    """The kernel's, "dm-0"."""
     number: str
+    """ "MAJOR:MINOR"."""
     uuid: str
     disks: tuple[str, ...]
+    """The kernel names of its paths."""
     lu: str
+
+    @property
+    def is_multipathds(self) -> bool:
+        """Whether multipathd made it, and looks after it where it runs."""
+        return self.uuid.startswith(_MULTIPATHD)
+
+
+def is_multipath(directory: Path) -> bool:
+    """Whether the device-mapper node with this directory in sysfs is a multipath map.
+
+    multipathd gives its maps a uuid "mpath-…"; whatever else has a uuid is something else
+    (volumes, and partitions of maps: "part1-mpath-…").  A map that was made by hand may have no
+    uuid.  It is told from volumes by its hardware queues: of the device-mapper targets only
+    dm-mpath works on requests (drivers/md/dm-rq.c), and only what does has a blk-mq queue.
+    """
+    uuid = read_text(directory / "dm/uuid")
+    if uuid:
+        return uuid.startswith(_MULTIPATHD)
+    return uuid is not None and bool(names(directory / "mq"))
 
 
 def multipath_maps(sys: Path, lu_of_disk: Mapping[str, str]) -> tuple[MultipathMap, ...]:
-    """Every map over SCSI disks; lu_of_disk: designator by kernel name ("sda").
-
-    multipathd gives its maps a uuid "mpath-…".  A map made by hand may have none: it counts
-    where it stands on several whole disks that are all the same logical unit, which no other
-    target type makes sense of.  Partitions of a map (uuid "part1-mpath-…") and volumes do not.
-    """
+    """Every map over SCSI disks; lu_of_disk: designator by kernel name ("sda")."""
     found = []
     for node in names(sys / "block"):
         if not node.startswith("dm-"):
             continue
         directory = sys / "block" / node
-        uuid = read_text(directory / "dm/uuid") or ""
+        if not is_multipath(directory):
+            continue
         disks = names(directory / "slaves")
         units = {lu_of_disk.get(disk, "") for disk in disks}
-        lu = units.pop() if len(units) == 1 else ""
-        if not uuid.startswith("mpath-") and (uuid or not lu or len(disks) < 2):
-            continue
         name = read_text(directory / "dm/name")
         number = read_text(directory / "dev")
         if name and number:
+            lu = units.pop() if len(units) == 1 else ""
+            uuid = read_text(directory / "dm/uuid") or ""
             found.append(MultipathMap(name, node, number, uuid, disks, lu))
     return tuple(found)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from prtrace.linux.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 _PROGRAM: Final = re.compile(r"qemu-system-\w+|qemu-kvm|kvm")
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -31,34 +31,22 @@ class GuestIdentity:
     uuid: str
 
 
-def guest_of(program: str, arguments: Sequence[str]) -> GuestIdentity | None:
-    """The guest, where program (a path or a name) is QEMU and says something about it.
+def options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Every option of a command line and its value: ("name", "guest=web1,debug-threads=on").
 
-    arguments: the command line with the program's own name first.
+    QEMU takes one dash or two (system/vl.c, lookup_opt).  An option without a value is followed
+    by the next option as if that were its value.
     """
-    if not _PROGRAM.fullmatch(os.path.basename(program.removesuffix(" (deleted)"))):
-        return None
-    name = uuid = smbios_uuid = ""
     for option, value in itertools.pairwise(arguments):
-        match option.removeprefix("--").removeprefix("-") if option.startswith("-") else "":
-            case "name":
-                name = _settings(value, "guest").get("guest", name)
-            case "uuid":
-                uuid = value
-            case "smbios":
-                settings = _settings(value, "")
-                if settings.get("type") == "1":
-                    smbios_uuid = settings.get("uuid", smbios_uuid)
-            case _:
-                pass
-    uuid = (uuid or smbios_uuid).lower()
-    if not _UUID.fullmatch(uuid):
-        uuid = ""
-    return GuestIdentity(clean(name, _NAME_LIMIT), uuid) if name or uuid else None
+        if option.startswith("-"):
+            yield option.removeprefix("-").removeprefix("-"), value
 
 
-def _settings(text: str, implied: str) -> dict[str, str]:
-    """QEMU's "key=value,…" list; ",," is a comma, a first part without "=" is implied's value."""
+def settings(text: str, implied: str = "") -> dict[str, str]:
+    """QEMU's "key=value,…" list (util/keyval.c, util/qemu-option.c); the last of a key counts.
+
+    ",," is a comma.  A first part without "=" is the value of the key implied.
+    """
     found: dict[str, str] = {}
     for place, part in enumerate(text.replace("\0", "").replace(",,", "\0").split(",")):
         key, equals, value = part.replace("\0", ",").partition("=")
@@ -67,3 +55,29 @@ def _settings(text: str, implied: str) -> dict[str, str]:
         elif place == 0 and implied:
             found[implied] = key
     return found
+
+
+def guest_of(program: str, arguments: Sequence[str]) -> GuestIdentity | None:
+    """The guest, where program (a path or a name) is QEMU and says something about it.
+
+    arguments: the command line with the program's own name first.
+    """
+    if not _PROGRAM.fullmatch(os.path.basename(program.removesuffix(" (deleted)"))):
+        return None
+    name = uuid = smbios_uuid = ""
+    for option, value in options(arguments):
+        match option:
+            case "name":
+                name = settings(value, "guest").get("guest", name)
+            case "uuid":
+                uuid = value
+            case "smbios":
+                table = settings(value)
+                if table.get("type") == "1":
+                    smbios_uuid = table.get("uuid", smbios_uuid)
+            case _:
+                pass
+    uuid = (uuid or smbios_uuid).lower()
+    if not _UUID.fullmatch(uuid):
+        uuid = ""
+    return GuestIdentity(clean(name, _NAME_LIMIT), uuid) if name or uuid else None

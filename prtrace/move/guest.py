@@ -6,7 +6,6 @@ from 11.0 on (QEMU docs/system/devices/scsi/migrate-pr.rst).  Both must never do
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -15,12 +14,12 @@ from typing import Any, Final
 
 from prtrace.errors import NoSuchDeviceError, UnavailableError
 from prtrace.linux.process import PROC, ProcessIdentity, identify, start_of
+from prtrace.linux.qemu import options, settings
 
 _PROPERTY: Final = b"migrate-pr"
 _MACHINE: Final = re.compile(r"-(\d+)\.(\d+)$")
 _FIRST_VERSION: Final = (11, 0)
 _TRUE: Final = (True, "on", "yes", "true", "y")
-_GLOBALS: Final = ("scsi-block.migrate-pr=", "driver=scsi-block,property=migrate-pr,value=")
 _LONGEST: Final = 6 << 20  # the most that execve(2) takes as arguments
 _LARGEST: Final = 256 << 20
 _CHUNK: Final = 1 << 20
@@ -76,8 +75,8 @@ def reason(arguments: Sequence[str]) -> str:
     """
     devices = [
         device
-        for option, value in itertools.pairwise(arguments)
-        if option in ("-device", "--device") and (device := _device(value))
+        for option, value in options(arguments)
+        if option == "device" and (device := _device(value)) is not None
     ]
     explicit = [device["migrate-pr"] for device in devices if "migrate-pr" in device]
     if any(value in _TRUE for value in explicit):
@@ -101,35 +100,37 @@ def _device(value: str) -> dict[str, Any] | None:
     """The settings of a scsi-block device; None for others."""
     if value.startswith("{"):
         try:
-            settings = json.loads(value)
-        except ValueError:
+            given = json.loads(value)
+        except (ValueError, RecursionError):
             return None
     else:
-        first, *rest = value.split(",")
-        settings = dict(part.partition("=")[::2] for part in rest)
-        settings["driver"] = first.removeprefix("driver=")
-    return settings if settings.get("driver") == "scsi-block" else None
+        given = settings(value, "driver")
+    if not isinstance(given, dict) or given.get("driver") != "scsi-block":
+        return None
+    return given
 
 
 def _global(arguments: Sequence[str]) -> str | None:
+    """What -global sets migrate-pr of scsi-block to, None where it does not.
+
+    "DRIVER.PROPERTY=VALUE", or driver=, property= and value= (qdev_global, system/globals.c).
+    """
     found = None
-    for option, value in itertools.pairwise(arguments):
-        for start in _GLOBALS:
-            if option in ("-global", "--global") and value.startswith(start):
-                found = value.removeprefix(start)
+    for option, value in options(arguments):
+        if option != "global":
+            continue
+        given = settings(value)
+        if (given.get("driver"), given.get("property")) == ("scsi-block", "migrate-pr"):
+            found = given.get("value", found)
+        found = given.get("scsi-block.migrate-pr", found)
     return found
 
 
 def _machine(arguments: Sequence[str]) -> str:
     found = ""
-    for option, value in itertools.pairwise(arguments):
-        if option in ("-machine", "--machine", "-M"):
-            for place, part in enumerate(value.split(",")):
-                key, equals, text = part.partition("=")
-                if key == "type" and equals:
-                    found = text
-                elif place == 0 and not equals:
-                    found = part
+    for option, value in options(arguments):
+        if option in ("machine", "M"):
+            found = settings(value, "type").get("type", found)
     return found
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from prtrace.errors import DeviceError, MalformedError
-from prtrace.linux.sysfs import SYS, names, read_bytes, read_text, target
+from prtrace.linux.multipath import is_multipath
+from prtrace.linux.sysfs import SYS, names, read_bytes, target
 from prtrace.scsi import designator
 
 _STATX_FLAGS: Final = 0x1000 | 0x4000
@@ -164,12 +165,11 @@ def _map(number: str, directory: Path) -> Node:
     """A device-mapper node, which is a multipath map, or refused."""
     slaves = directory / "slaves"
     paths = tuple(nexus for disk in names(slaves) for nexus in _nexus(slaves / disk))
-    uuid = read_text(directory / "dm/uuid") or ""
-    # A map made by hand has no uuid: it is one where all its disks are one logical unit.
-    if not uuid.startswith("mpath-"):
-        units = {Node(number, True, nexuses=(nexus,)).lu for nexus in paths}
-        if uuid or not paths or len(units) != 1 or "" in units:
-            raise MalformedError(_WHAT, f"is the volume {number}, not a multipath map")
+    if not is_multipath(directory):
+        raise MalformedError(_WHAT, f"is the volume {number}, not a multipath map")
+    units = {Node(number, True, nexuses=(nexus,)).lu for nexus in paths} - {""}
+    if len(units) > 1:
+        raise MalformedError(_WHAT, f"is the map {number} over several logical units")
     return Node(number, True, True, paths)
 
 

@@ -22,11 +22,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prtrace.errors import NoSuchDeviceError, PrtraceError
+from prtrace.errors import MalformedError, NoSuchDeviceError, PrtraceError
 from prtrace.linux.sgio import Reply, SgDevice
 from prtrace.linux.uevents import UeventSocket
 from prtrace.linux.units import Inventory, scan
 from prtrace.model import LogicalUnit, Outcome
+from prtrace.prhelper.descriptor import node_of
 from prtrace.scsi.codes import InAction
 from prtrace.scsi.reply import parse_reply
 
@@ -159,6 +160,7 @@ def check_refusals(target: dict[str, Any], folder: Path) -> None:
     partition = f"{disk}1"
     check_refused("a partition", lambda: inventory.resolve(partition), f"name the disk: {disk}")
     check_refused("a volume", lambda: inventory.resolve("/dev/mapper/volume"), disk)
+    check("a volume for the proxy", proxys_view("/dev/mapper/volume"), "volume")
     check("a partition's name", inventory.requested_name(_number(partition)), partition)
     check_refused("no SCSI node", lambda: inventory.resolve("/dev/null"), "no SCSI node")
     check_refused("a file", lambda: inventory.resolve(str(plain)), "no device node")
@@ -252,6 +254,7 @@ def check_maps(unit: dict[str, Any]) -> None:
     other = unit["other"]
     paths = {
         ("byhand", ""): (one, two),
+        ("alone", ""): (one,),
         ("single", "mpath-3600140"): (one,),
         ("mixed", "mpath-3600141"): (one, other),
         ("linear", "LVM-abc"): (one, two),
@@ -268,15 +271,28 @@ def check_maps(unit: dict[str, Any]) -> None:
         )
     inventory = scan()
     lu = inventory.units[unit["lu"]]
-    for name in ("byhand", "single"):
+    for name in ("byhand", "alone", "single"):
         node = f"/dev/mapper/{name}"
         check(f"resolve {name}", inventory.resolve(node).lu.lu, unit["lu"])
         check(f"{name} in devices", node in lu.devices, True)
         check("requested name", inventory.requested_name(_number(node)), node)
+        check(f"{name} for the proxy", proxys_view(node), "multipath map")
     check_refused("mixed", lambda: inventory.resolve("/dev/mapper/mixed"), "no one logical unit")
+    check("mixed for the proxy", proxys_view("/dev/mapper/mixed"), "several logical units")
     check_refused("linear", lambda: inventory.resolve("/dev/mapper/linear"), "volume")
+    check("linear for the proxy", proxys_view("/dev/mapper/linear"), "volume")
     for name, _ in paths:
         subprocess.run(["dmsetup", "remove", name], check=True, env=alone)
+
+
+def proxys_view(path: str) -> str:
+    """What `prtrace proxy` takes a device-mapper node for."""
+    with open(path, "rb") as opened:
+        try:
+            return "multipath map" if node_of(opened.fileno()).multipath else "something else"
+        except MalformedError as error:
+            words = ("several logical units", "volume")
+            return next((word for word in words if word in error.message), error.message)
 
 
 def check_outcomes(found: LogicalUnit) -> None:

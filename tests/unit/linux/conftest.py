@@ -78,12 +78,16 @@ class Tree:
         self.link(f"bus/scsi/devices/{hctl}", self.sys / below)
         return self.sys / below
 
-    def mapped(self, node: str, number: str, name: str, uuid: str, *slaves: str) -> None:
-        """A device-mapper device."""
+    def mapped(
+        self, node: str, number: str, name: str, uuid: str, *slaves: str, queues: bool = False
+    ) -> None:
+        """A device-mapper device; queues: it works on requests."""
         below = f"devices/virtual/block/{node}"
         self.write(f"{below}/dm/name", f"{name}\n")
         self.write(f"{below}/dm/uuid", f"{uuid}\n")
         self.write(f"{below}/dev", f"{number}\n")
+        if queues:
+            self.write(f"{below}/mq/0/cpu_list", "0\n")
         for slave in slaves:
             self.link(f"{below}/slaves/{slave}", self.sys / "block" / slave)
         self.link(f"block/{node}", self.sys / below)

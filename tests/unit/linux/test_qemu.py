@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prtrace.linux.qemu import GuestIdentity, guest_of
+from prtrace.linux.qemu import GuestIdentity, guest_of, options, settings
 
 UUID = "6d1c2d0e-6a2b-4c57-9a3e-0123456789ab"
 QEMU = "/usr/bin/qemu-system-x86_64"
@@ -51,6 +51,31 @@ def test_command_line(arguments: str, name: str, uuid: str) -> None:
 )
 def test_only_qemu_has_a_guest(program: str, is_qemu: bool) -> None:
     assert (guest_of(program, [program, "-name", "web1"]) is not None) is is_qemu
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", {"type": ""}),
+        ("pc-q35-9.0", {"type": "pc-q35-9.0"}),
+        ("a=1,b=2,a=3", {"a": "3", "b": "2"}),
+        ("x,y,b=c", {"type": "x", "b": "c"}),
+        ("x,,y,b=,,c,,,d=e", {"type": "x,y", "b": ",c,", "d": "e"}),
+    ],
+)
+def test_settings(text: str, found: dict[str, str]) -> None:
+    assert settings(text, "type") == found
+    assert settings(text) == {key: value for key, value in found.items() if key != "type"}
+
+
+def test_options_have_one_dash_or_two() -> None:
+    line = [QEMU, "-m", "4096", "--name", "x", "disk.img", "-S"]
+    assert list(options(line)) == [("m", "4096"), ("name", "x")]
+
+
+@given(st.text(), st.sampled_from(["", "type"]))
+def test_any_text_has_settings(text: str, implied: str) -> None:
+    assert all("\0" not in key + value for key, value in settings(text, implied).items())
 
 
 @given(st.lists(st.sampled_from(["-name", "-uuid", "-smbios", "--name"]) | st.text(), max_size=8))

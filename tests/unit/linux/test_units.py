@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from prtrace.errors import NoSuchDeviceError
+from prtrace.linux.multipath import is_multipath
 from prtrace.linux.units import scan
 from prtrace.scsi.designator import Association, Designator, Kind
 
@@ -202,21 +203,34 @@ def test_a_map_over_two_units_belongs_to_neither(tree: Tree) -> None:
     assert "sda, sdc" in caught.value.hint
 
 
+@pytest.mark.parametrize("slaves", [("sda", "sdb"), ("sda",)])
 @pytest.mark.parametrize(
-    ("uuid", "slaves", "is_map"),
+    ("uuid", "queues", "is_map"),
     [
-        ("", ("sda", "sdb"), True),
-        ("", ("sda",), False),
-        ("mpath-x", ("sda",), True),
-        ("LVM-x", ("sda", "sdb"), False),
-        ("", ("sda", "absent"), False),
-        ("", (), False),
+        ("", True, True),
+        ("", False, False),
+        ("mpath-x", True, True),
+        ("mpath-x", False, True),
+        ("LVM-x", True, False),
+        ("part1-mpath-x", False, False),
     ],
 )
-def test_what_is_a_map(tree: Tree, uuid: str, slaves: tuple[str, ...], is_map: bool) -> None:
+def test_what_is_a_map(
+    tree: Tree, uuid: str, slaves: tuple[str, ...], queues: bool, is_map: bool
+) -> None:
     two_paths(tree)
-    tree.mapped("dm-0", "253:0", "byhand", uuid, *slaves)
-    assert bool(scan(tree.sys, tree.dev).maps) is is_map
+    tree.mapped("dm-0", "253:0", "byhand", uuid, *slaves, queues=queues)
+    maps = scan(tree.sys, tree.dev).maps
+    assert [found.lu for found in maps] == ([f"naa.{NAA}"] if is_map else [])
+    assert all(found.is_multipathds is bool(uuid) for found in maps)
+    assert is_multipath(tree.sys / "block/dm-0") is is_map
+
+
+def test_what_is_no_device_mapper_node_is_no_map(tree: Tree) -> None:
+    two_paths(tree)
+    tree.write("block/sda/mq/0/cpu_list", "0")
+    assert not is_multipath(tree.sys / "block/sda")
+    assert not is_multipath(tree.sys / "block/dm-7")
 
 
 def test_aliases_are_the_stable_links(tree: Tree) -> None:

@@ -30,6 +30,12 @@ GLOBAL_ON = ("-global", "driver=scsi-block,property=migrate-pr,value=on")
         (["qemu-kvm", "-device", '{"driver":"scsi-block","migrate-pr":false}'], False),
         (["qemu-kvm", "-device", '{"driver":"scsi-block","migrate-pr":true}'], True),
         (["qemu-kvm", "-device", '{"driver":"scsi-block"'], False),
+        (["qemu-kvm", "-device", '{"driver":' + "[" * 200_000], False),
+        (["qemu-kvm", "-device", "[]", "-device", "{}"], False),
+        (["qemu-kvm", "-device", f"{DISK},id=a,,migrate-pr=off"], True),
+        (["qemu-kvm", "-device", f"{DISK},migrate-pr=on,migrate-pr=off"], False),
+        (["qemu-kvm", "-M", "accel=kvm,type=pc-q35-9.0", "-device", DISK], False),
+        (["qemu-kvm", "-M", "pc-q35-9.0,firmware=a,,type=pc-q35-11.0", "-device", DISK], False),
     ],
 )
 def test_reason(arguments, itself):
