@@ -108,6 +108,16 @@ class IssuePath(enum.Enum):
     UNKNOWN = "unknown"
 
 
+def target_text(vendor: str, product: str, revision: str) -> str:
+    """ "VENDOR/PRODUCT/REVISION" of INQUIRY's fields, blanks stripped; "" where all are empty.
+
+    There always are two slashes outside the product, so that a missing revision is not taken for
+    the product's lack.
+    """
+    fields = [text.strip(" \0") for text in (vendor, product, revision)]
+    return "/".join(fields) if any(fields) else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Issuer:
     """Who asked for a command.
@@ -349,3 +359,8 @@ class LogicalUnit:
     devices: tuple[str, ...] = field(default=())
     """Every node: disks, sg nodes, device-mapper nodes; by-id links are looked up on request."""
     kind: str = "disk"
+
+    @property
+    def target(self) -> str:
+        """As target_text has it."""
+        return target_text(self.vendor, self.product, self.revision)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -11,9 +10,11 @@ from prtrace.agent.claims import Claims, sent_by_proxy
 from prtrace.errors import MalformedError
 from prtrace.linux.nodes import bsg_major
 from prtrace.linux.process import ProcessCache
+from prtrace.linux.qemu import UUID
+from prtrace.linux.sgio import SG_IO, SG_MAJOR
 from prtrace.linux.sysfs import SYS, inode
 from prtrace.linux.text import clean
-from prtrace.linux.units import Inventory, scan
+from prtrace.linux.units import Inventory, local_name, scan
 from prtrace.model import IssuePath, Issuer, LocalNexus
 from prtrace.probe.record import Flag, Issue, Record
 from prtrace.scsi.codes import Opcode
@@ -26,10 +27,9 @@ if TYPE_CHECKING:
 
     from prtrace.prhelper.claim import Claim
 
-_SG_MAJOR: Final = 21
 _PR_IOCTLS: Final = ord("p")
 _BLOCK_IOCTLS: Final = {
-    0x2285: IssuePath.BLOCK_SG_IO,
+    SG_IO: IssuePath.BLOCK_SG_IO,
     1: IssuePath.SEND_COMMAND,
     0x5393: IssuePath.SEND_PACKET,
     **{_PR_IOCTLS << 8 | number: IssuePath.IOC_PR for number in range(200, 208)},
@@ -41,7 +41,6 @@ _RESCAN_INTERVAL_NS: Final = 1_000_000_000
 _NAMES: Final = 65536
 _NAME_LIMIT: Final = 256
 _COMM_LIMIT: Final = 64
-_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +88,7 @@ class Surroundings:
         if name is not None:
             return name
         nexus = self.nexus(hctl)
-        return f"hctl.{hctl}" if nexus is None else nexus.lu
+        return local_name(hctl) if nexus is None else nexus.lu
 
     def _named(self, page83: bytes) -> str | None:
         if page83 not in self._names:
@@ -165,7 +164,7 @@ class Surroundings:
 
 def _for_client(asked: Asked, issuer: Issuer, claim: Claim, record: Record) -> Asked:
     """The same with what the claim says; its words are a process's own choice."""
-    uuid = claim.uuid if _UUID.fullmatch(claim.uuid) else ""
+    uuid = claim.uuid if UUID.fullmatch(claim.uuid) else ""
     issuer = replace(
         issuer,
         guest=clean(claim.guest, _NAME_LIMIT) or uuid,
@@ -191,7 +190,7 @@ def _path(issue: int, ioctl: int, major: int) -> IssuePath:
     if issue & Issue.BLOCK:
         return _BLOCK_IOCTLS.get(ioctl & 0xFFFF, IssuePath.UNKNOWN)
     if issue & Issue.CHARACTER:
-        if major == _SG_MAJOR:
+        if major == SG_MAJOR:
             return IssuePath.SG_NODE
         return IssuePath.BSG if major == bsg_major() else IssuePath.UNKNOWN
     if issue & Issue.NOWAIT:

@@ -184,11 +184,7 @@ class Tracker:
 
 def target_of(unit: LogicalUnit | None) -> str:
     """VENDOR/PRODUCT/REVISION as records have it, "" for a unit that is not here."""
-    if unit is None:
-        return ""
-    return "/".join(part.strip() for part in (unit.vendor, unit.product, unit.revision)).rstrip(
-        "/"
-    )
+    return "" if unit is None else unit.target
 
 
 def _status(kind: int, result: int) -> str:

@@ -12,7 +12,6 @@ from prtrace.api.client import Client
 from prtrace.errors import PrtraceError
 from prtrace.linux.capabilities import Capability
 from prtrace.linux.multipath import multipath_maps
-from prtrace.linux.sysfs import names, read_text
 from prtrace.probe import requirements
 from prtrace.probe.requirements import Check, Verdict
 

@@ -8,19 +8,17 @@ from typing import Any, Final
 import click
 
 from prtrace.cli.text import WIDTH, age, clock, cut, labelled, plain, table
+from prtrace.model import ReservationType
 
 _ELSEWHERE: Final = ("elsewhere", "here or elsewhere: port name not known")
 _NEXUS: Final = 14
 """Columns for a nexus; a longer one gets a line of its own."""
 
-TITLES: Final = {
-    "WE": "Write Exclusive",
-    "EA": "Exclusive Access",
-    "WERO": "Write Exclusive, Registrants Only",
-    "EARO": "Exclusive Access, Registrants Only",
-    "WEAR": "Write Exclusive, All Registrants",
-    "EAAR": "Exclusive Access, All Registrants",
-}
+
+def title_of(kind: str) -> str:
+    """A reservation type's name in words; its code where this program does not know it."""
+    known = ReservationType.__members__.get(kind)
+    return kind if known is None else known.title
 
 
 def unit_lines(unit: Mapping[str, Any]) -> list[str]:
@@ -86,7 +84,7 @@ def _reservation(unit: Mapping[str, Any], doubted: bool) -> list[str]:
     if held is None:
         return labelled("reservation", _none(doubted))
     kind = held["type"]
-    lines = labelled("reservation", f"{TITLES.get(kind, kind)} ({kind}){_mark(doubted)}")
+    lines = labelled("reservation", f"{title_of(kind)} ({kind}){_mark(doubted)}")
     if kind in ("WEAR", "EAAR"):
         holder = "every registrant"
     else:

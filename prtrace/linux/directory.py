@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from prtrace.linux.multipath import MultipathMap
     from prtrace.model import LocalNexus, LogicalUnit
 
-_ADDRESS: Final = re.compile(r"\d+:\d+:\d+:\d+")
+ADDRESS: Final = re.compile(r"\d+:\d+:\d+:\d+")
+"""A nexus as the kernel names its scsi_device: H:C:T:L."""
 _BY_NUMBER: Final = re.compile(r"(block|char)/(\d+:\d+)")
 _HOW: Final = "name a disk, sg or multipath node, an address H:C:T:L, or a designator (naa.…)"
 
@@ -46,7 +47,7 @@ class Directory:
 
     def resolve(self, name: str) -> Resolved:
         """Find what name stands for; NoSuchDeviceError says what to name instead."""
-        if _ADDRESS.fullmatch(name):
+        if ADDRESS.fullmatch(name):
             return self._of_nexus(name, name)
         unit = self.units.get(name) or self.units.get(name.lower())
         if unit is not None:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _PROGRAM: Final = re.compile(r"qemu-system-\w+|qemu-kvm|kvm")
-_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""A guest's UUID, in lower case."""
 _NAME_LIMIT: Final = 256
 
 
@@ -78,6 +79,6 @@ def guest_of(program: str, arguments: Sequence[str]) -> GuestIdentity | None:
             case _:
                 pass
     uuid = (uuid or smbios_uuid).lower()
-    if not _UUID.fullmatch(uuid):
+    if not UUID.fullmatch(uuid):
         uuid = ""
     return GuestIdentity(clean(name, _NAME_LIMIT), uuid) if name or uuid else None

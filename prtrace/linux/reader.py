@@ -34,8 +34,9 @@ from prtrace.errors import (
 )
 from prtrace.linux.sgio import DEFAULT_TIMEOUT_MS
 from prtrace.linux.sgio import Reply as Answer
+from prtrace.model import ReservationType
 from prtrace.scsi.cdb import PrInCdb
-from prtrace.scsi.codes import InAction, Opcode, Status, status_title
+from prtrace.scsi.codes import InAction, Opcode, ReservedCode, Status, status_title
 from prtrace.scsi.designator import PAGE_CODE, lu_name
 from prtrace.scsi.forms import EVPD, INQUIRY_CDB
 from prtrace.scsi.reply import (
@@ -190,6 +191,10 @@ class Registration:
     all_target_ports: bool = False
     holder: bool | None = None
     """Whether the nexus holds the reservation (of all registrants' types each does)."""
+    type: ReservationType | ReservedCode | None = None
+    """The reservation's as READ FULL STATUS tells it, where holder is set."""
+    scope: int | None = None
+    """The same."""
 
 
 class ByteOrder(enum.Enum):
@@ -210,6 +215,11 @@ class Replies:
     status: ReadFullStatus | None
     """None where the device does not know READ FULL STATUS."""
     held: ReadReservation
+
+    @property
+    def registrations(self) -> tuple[Registration, ...] | None:
+        """READ FULL STATUS's registrations as they stand there, None without it."""
+        return None if self.status is None else _named(self.status, ByteOrder.STANDARD)
 
     @property
     def generations(self) -> frozenset[int]:
@@ -240,9 +250,9 @@ class PrState:
     """None: nothing is reserved.  key is 0 for the two all-registrants types."""
     named: bool
     """Whether READ FULL STATUS tells the nexus of every registration."""
+    keys: tuple[int, ...]
+    """As READ KEYS lists them, or READ FULL STATUS where look sent that alone."""
     byte_order: ByteOrder
-    replies: Replies | None
-    """None where look sent READ FULL STATUS alone."""
     way: Way
 
 
@@ -340,7 +350,9 @@ class Reader:
         if held is not None and self._order is ByteOrder.SWAPPED:
             held = Reservation(_turned(held.key, 8), held.type, held.scope)
         named = _named(status, self._order)
-        return PrState(status.generation, named, held, True, self._order, None, self.way)
+        return PrState(
+            status.generation, named, held, True, _keys_of(named), self._order, self.way
+        )
 
     def _whole(self) -> Reading:
         rounds = 0
@@ -407,7 +419,7 @@ class Reader:
                 rest = Counter(keys.keys) - Counter(_keys_of(registrations))
                 registrations += tuple(Registration(key) for key in rest.elements())
         return PrState(
-            keys.generation, registrations, reservation, named, self._order, replies, self.way
+            keys.generation, registrations, reservation, named, keys.keys, self._order, self.way
         )
 
     def _command(self, action: InAction, parse: Callable[[bytes], Known]) -> Known:
@@ -556,6 +568,8 @@ def _named(status: ReadFullStatus, order: ByteOrder) -> tuple[Registration, ...]
             port,
             each.all_tg_pt,
             each.holder,
+            each.type if each.holder else None,
+            each.scope if each.holder else None,
         )
 
     return tuple(one(each) for each in status.descriptors)

@@ -49,7 +49,7 @@ SG_DXFER_FROM_DEV: Final = -3
 DEFAULT_TIMEOUT_MS: Final = 60_000
 """Long: a timeout makes the kernel abort the command and, failing that, reset the device."""
 
-_SG_MAJOR: Final = 21
+SG_MAJOR: Final = 21
 _CDB_SIZE: Final = 16
 _SENSE_SIZE: Final = 252
 _MAX_TRANSFER: Final = 1 << 20
@@ -386,7 +386,7 @@ def _require_scsi_node(path: str, status: os.stat_result) -> None:
         raise NoSuchDeviceError(
             f"{path} is no device node", hint="name a disk or sg node, as /dev/sda or /dev/sg0"
         )
-    if os.major(status.st_rdev) != _SG_MAJOR:
+    if os.major(status.st_rdev) != SG_MAJOR:
         raise NoSuchDeviceError(
             f"{path} is neither a block node nor an sg node",
             hint="name the disk or sg node of the same device (lsscsi -g lists them)",

@@ -6,14 +6,13 @@ device was found (sysfs vpd_pg83), so that no unit attention is collected on the
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from sys import intern
 from typing import TYPE_CHECKING, Final
 
 from prtrace.errors import MalformedError
-from prtrace.linux.directory import Directory, Resolved
+from prtrace.linux.directory import ADDRESS, Directory, Resolved
 from prtrace.linux.multipath import MultipathMap, multipath_maps
 from prtrace.linux.nodes import DeviceNodes
 from prtrace.linux.ports import InitiatorPorts
@@ -26,7 +25,8 @@ if TYPE_CHECKING:
 
 DEV: Final = Path("/dev")
 
-_ADDRESS: Final = re.compile(r"\d+:\d+:\d+:\d+")
+LOCAL_NAME: Final = "hctl."
+"""How a name begins that stands for a unit on this host only."""
 _NO_UNIT: Final = frozenset({0x1E, 0x1F})  # well-known logical unit; no device
 _GOING: Final = frozenset({"cancel", "deleted"})
 _KINDS: Final = {
@@ -109,7 +109,7 @@ def scan(sys: Path = SYS, dev: Path = DEV) -> Inventory:
 
 def _addresses(entries: Iterable[str]) -> list[str]:
     """The entries that are "H:C:T:L", in the order of the numbers."""
-    addresses = [entry for entry in entries if _ADDRESS.fullmatch(entry)]
+    addresses = [entry for entry in entries if ADDRESS.fullmatch(entry)]
     return sorted(addresses, key=lambda hctl: [int(part) for part in hctl.split(":")])
 
 
@@ -163,7 +163,12 @@ def _designator(page: bytes, directory: Path, hctl: str) -> str:
         name = read_text(directory / "wwid", 300) or ""
         name = "\\x20".join(name.split(" "))
     # One string for all the paths of a unit, not one each.
-    return f"hctl.{hctl}" if not name or name.startswith("vendor.") else intern(name)
+    return local_name(hctl) if not name or name.startswith("vendor.") else intern(name)
+
+
+def local_name(hctl: str) -> str:
+    """The name of a unit that gives no designator: it is this one's for as long as it is here."""
+    return f"{LOCAL_NAME}{hctl}"
 
 
 def _target_port(page: bytes) -> tuple[str | None, int | None]:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
 from prtrace.errors import PrtraceError, UsageError
+from prtrace.linux.units import LOCAL_NAME
 from prtrace.move.device import Paths
 from prtrace.move.facts import Facts
 from prtrace.move.parallel import each
 from prtrace.move.savefile import SavedPath, SavedUnit, SaveFile
 from prtrace.move.verdict import UnitVerdict, Verdict, overall
-
-_UNKNOWN_HERE: Final = "hctl."
 
 
 class BlockedError(PrtraceError):
@@ -71,7 +70,7 @@ def save(
 
 def _saved(verdict: UnitVerdict, facts: Facts, aptpl: Mapping[str, bool | None]) -> SavedUnit:
     side = verdict.side
-    if side.lu.startswith(_UNKNOWN_HERE):
+    if side.lu.startswith(LOCAL_NAME):
         raise UsageError(
             f"{side.name} has no designator (VPD page 0x83): another host cannot recognise it"
         )

@@ -86,7 +86,7 @@ def _side(
     return Side(
         name,
         unit.lu,
-        "/".join(text.strip() for text in (unit.vendor, unit.product, unit.revision)),
+        unit.target,
         paths,
         tuple(
             found.name

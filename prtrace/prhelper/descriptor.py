@@ -17,13 +17,13 @@ from typing import Any, Final
 
 from prtrace.errors import DeviceError, MalformedError
 from prtrace.linux.multipath import is_multipath
+from prtrace.linux.sgio import SG_MAJOR
 from prtrace.linux.sysfs import SYS, names, read_bytes, target
 from prtrace.scsi import designator
 
 _STATX_FLAGS: Final = 0x1000 | 0x4000
 """AT_EMPTY_PATH, AT_STATX_DONT_SYNC."""
 _STATX_TYPE: Final = 0x0001
-_SG_MAJOR: Final = 21
 _WHAT: Final = "descriptor"
 
 
@@ -110,7 +110,7 @@ def node_of(fd: int) -> Node:
                 _known.clear()
             _known[major, minor] = disk, node
         return node
-    if kind == _S_IFCHR and major == _SG_MAJOR:
+    if kind == _S_IFCHR and major == SG_MAJOR:
         return _scsi("char", number)
     raise MalformedError(_WHAT, "is neither a block device nor an sg node")
 

@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 import construct as cs
 
 from prtrace.errors import MalformedError
+from prtrace.model import target_text
 from prtrace.scsi.cdb import as_device_reads
 from prtrace.scsi.form import Form
 from prtrace.scsi.forms import INQUIRY_NAMES
@@ -258,7 +259,7 @@ class Record:
     @property
     def target(self) -> str:
         """VENDOR/PRODUCT/REVISION of INQUIRY, printable ASCII."""
-        return target_text(self.header.inquiry)
+        return target_of(self.header.inquiry)
 
     @property
     def exe(self) -> str:
@@ -277,12 +278,13 @@ class Record:
 
 
 @lru_cache(256)
-def target_text(inquiry: bytes) -> str:
+def target_of(inquiry: bytes) -> str:
     """VENDOR/PRODUCT/REVISION from 28 bytes of INQUIRY data (bytes 8 to 35)."""
-    return "/".join(
+    vendor, product, revision = (
         "".join(chr(c) if 0x20 <= c < 0x7F else "?" for c in raw.rstrip(b"\0 "))
         for raw in INQUIRY_NAMES.parse(inquiry.ljust(INQUIRY_NAMES.size, b"\0"))
-    ).rstrip("/")
+    )
+    return target_text(vendor, product, revision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +322,7 @@ class Loss:
     def parse(cls, key: bytes, value: bytes) -> Self:
         """Take a key and a value of pr_losses."""
         c = LOSS.parse(value)
-        target = target_text(c.inquiry)
+        target = target_of(c.inquiry)
         return cls(
             nexus_text(key), c.count, c.missed, c.last_ns, target, c.page83[: c.page83_length]
         )

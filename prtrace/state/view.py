@@ -32,7 +32,7 @@ def unit_view(state: LuState, unit: LogicalUnit | None, now_ns: int) -> dict[str
     paths = {} if unit is None else {path.nexus: path for path in unit.nexuses}
     return {
         "lu": state.lu,
-        "target": state.target or _target(unit),
+        "target": state.target or ("" if unit is None else unit.target),
         "kind": None if unit is None else unit.kind,
         "present": unit is not None,
         "supported": state.supported,
@@ -137,9 +137,3 @@ def _confirmation(state: LuState, fact: Fact) -> dict[str, Any] | None:
     if each is None:
         return None
     return {"at": rfc3339(each.at), "by": each.by, "nexus": each.nexus}
-
-
-def _target(unit: LogicalUnit | None) -> str:
-    if unit is None:
-        return ""
-    return "/".join(text.strip() for text in (unit.vendor, unit.product, unit.revision))

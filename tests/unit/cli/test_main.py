@@ -42,7 +42,7 @@ def test_every_help_ends_with_examples(command):
         (["decode", "--as", "keys", "00"], 1, "READ KEYS"),
         (["decode", "/dev/zero"], 2, "is no file"),
         (["read", "/dev/nope"], 3, "No such file"),
-        (["read", "/dev/null"], 3, "neither a block node"),
+        (["read", "/dev/null"], 3, "no SCSI node"),
         (["read", "/etc/passwd"], 3, "no device node"),
         (["replay", "/nope"], 2, "No such file"),
         (["replay", "/tmp"], 2, "Is a directory"),

@@ -33,9 +33,10 @@ def test_the_manager_is_told(manager: socket.socket) -> None:
 
 def test_an_abstract_socket_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.bind(b"\0prtrace-notify-test")
+        name = f"prtrace-notify-{os.getpid()}"
+        sock.bind(f"\0{name}")
         sock.settimeout(5)
-        monkeypatch.setenv("NOTIFY_SOCKET", "@prtrace-notify-test")
+        monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}")
         notify("STOPPING=1")
         assert sock.recv(100) == b"STOPPING=1"
 

@@ -232,7 +232,7 @@ def test_a_socket_can_be_handed_over_and_stays(tmp_path):
 
 def test_only_a_listening_path_socket_is_taken(tmp_path):
     with socket.socket(socket.AF_UNIX) as abstract, open(os.devnull) as file:
-        abstract.bind("\0prtrace-test")
+        abstract.bind(f"\0prtrace-test-{os.getpid()}")
         abstract.listen()
         assert "no listening stream socket on a path" in handed_over(abstract.fileno())
         assert "is no socket" in handed_over(file.fileno())
