@@ -28,6 +28,7 @@ _TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _COMM_LIMIT: Final = 64  # 15 bytes, each of which may need four characters
 _PATH_LIMIT: Final = 512
 _CMDLINE_LIMIT: Final = 4096
+_STAT_LIMIT: Final = 4096
 _START_FIELD: Final = 19  # field 22 of /proc/PID/stat, counted from the state behind comm
 
 
@@ -54,7 +55,9 @@ class ProcessIdentity:
 def start_of(pid: int) -> int | None:
     """When the process started, ns since boot, to a clock tick; None where it is gone."""
     try:
-        line = (PROC / str(pid) / "stat").read_bytes()
+        # Without Path: a service asks this for each connection and each command.
+        with open(f"{PROC}/{pid}/stat", "rb", 0) as file:
+            line = file.read(_STAT_LIMIT)
     except (FileNotFoundError, ProcessLookupError):
         return None
     except PermissionError as error:

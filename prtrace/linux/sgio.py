@@ -21,6 +21,7 @@ import mmap
 import os
 import signal
 import stat
+import struct
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
@@ -182,20 +183,25 @@ class Reply:
                 raise DeviceError(f"{what}: failed, its effect is unknown ({self.text})")
 
 
+_ASKED: Final = struct.Struct("@iiBBHIPPPII")
+"""The fields of SgIoHdr from interface_id to flags; checked against it by a test."""
+_ANSWERED: Final = struct.Struct("@BxxBHHiI")
+"""Those from status to duration, without masked_status and msg_status."""
+_ANSWERED_AT: Final = SgIoHdr.status.offset
+_INTERFACE: Final = ord("S")
+
+
 class SgIo:
     """SG_IO with buffers that are used again: one command at a time, for one thread."""
 
-    __slots__ = ("_cdb", "_data", "_data_at", "_header", "_sense")
+    __slots__ = ("_cdb", "_cdb_at", "_data", "_data_at", "_header", "_sense", "_sense_at")
 
     def __init__(self) -> None:
         self._cdb = ctypes.create_string_buffer(_CDB_SIZE)
+        self._cdb_at = ctypes.addressof(self._cdb)
         self._sense = ctypes.create_string_buffer(_SENSE_SIZE)
-        self._header = SgIoHdr(
-            interface_id=ord("S"),
-            mx_sb_len=_SENSE_SIZE,
-            cmdp=ctypes.addressof(self._cdb),
-            sbp=ctypes.addressof(self._sense),
-        )
+        self._sense_at = ctypes.addressof(self._sense)
+        self._header = bytearray(ctypes.sizeof(SgIoHdr))
         self._data, self._data_at = _pages(_ROOM)
 
     def send(
@@ -228,27 +234,29 @@ class SgIo:
             direction = SG_DXFER_FROM_DEV
             # What an earlier command was answered is not left where a driver transfers less
             # than it says.
-            ctypes.memset(self._data_at, 0, room)
+            self._data[:room] = bytes(room)
         else:
             direction = SG_DXFER_NONE
         self._cdb.raw = cdb
         header = self._header
-        header.dxfer_direction = direction
-        header.cmd_len = len(cdb)
-        header.dxfer_len = size
-        header.dxferp = self._data_at if size else None
-        header.timeout = timeout_ms
-        header.resid = header.sb_len_wr = 0
+        _ASKED.pack_into(
+            header, 0, _INTERFACE, direction, len(cdb), _SENSE_SIZE, 0, size,
+            self._data_at if size else 0, self._cdb_at, self._sense_at, timeout_ms, 0,
+        )  # fmt: skip
+        _ANSWERED.pack_into(header, _ANSWERED_AT, 0, 0, 0, 0, 0, 0)
         fcntl.ioctl(fd, SG_IO, header)
-        arrived = min(size - min(max(header.resid, 0), size), room)
-        written = min(header.sb_len_wr, _SENSE_SIZE)
+        status, sense_size, host, driver, resid, duration = _ANSWERED.unpack_from(
+            header, _ANSWERED_AT
+        )
+        arrived = min(size - min(max(resid, 0), size), room)
+        written = min(sense_size, _SENSE_SIZE)
         return Reply(
-            status=header.status & _STATUS_MASK,
-            host_status=header.host_status,
-            driver_status=header.driver_status,
-            sense=self._sense.raw[:written] if written else b"",
-            received=self._data[:arrived] if arrived else b"",
-            duration_ms=header.duration,
+            status & _STATUS_MASK,
+            host,
+            driver,
+            self._sense.raw[:written] if written else b"",
+            self._data[:arrived] if arrived else b"",
+            duration,
         )
 
 

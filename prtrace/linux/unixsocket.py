@@ -62,33 +62,52 @@ class Listener:
 
     @classmethod
     def handed_over(cls) -> Listener | None:
-        """The socket that the service manager opened (sd_listen_fds(3)), None without one.
+        """The one socket that the service manager opened (sd_listen_fds(3)), None without one.
 
-        Raises UsageError where it handed over something else than one listening Unix stream
-        socket on a path: an abstract socket has no permissions.
+        Raises UsageError as all_handed_over, and where there are several.
+        """
+        found = cls.all_handed_over()
+        if len(found) > 1:
+            raise UsageError(
+                f"{len(found)} sockets were handed over, one is expected",
+                hint="give the socket unit one ListenStream=",
+            )
+        return found[0][1] if found else None
+
+    @classmethod
+    def all_handed_over(cls) -> tuple[tuple[str, Listener], ...]:
+        """Every socket that the service manager opened, with its FileDescriptorName=.
+
+        Raises UsageError where it handed over something else than listening Unix stream
+        sockets on paths: an abstract socket has no permissions.
         """
         count = os.environ.get("LISTEN_FDS", "")
         if os.environ.get("LISTEN_PID") != str(os.getpid()) or not count:
-            return None
+            return ()
+        names = os.environ.get("LISTEN_FDNAMES", "").split(":")
         # Not for the processes that this one starts.
         for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
             os.environ.pop(name, None)
-        if count != "1":
-            raise UsageError(
-                f"{count} sockets were handed over, one is expected",
-                hint="give the socket unit one ListenStream=",
-            )
+        if not count.isdecimal():
+            raise UsageError(f"LISTEN_FDS is {count!r}, a number is expected")
+        names += [""] * int(count)
+        return tuple(
+            (names[place], cls._adopted(_FIRST_HANDED_OVER + place)) for place in range(int(count))
+        )
+
+    @classmethod
+    def _adopted(cls, fd: int) -> Listener:
         try:
-            os.set_inheritable(_FIRST_HANDED_OVER, False)
-            listening = socket.socket(fileno=_FIRST_HANDED_OVER)
+            os.set_inheritable(fd, False)
+            listening = socket.socket(fileno=fd)
             accepting = listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         except OSError as error:
-            raise UsageError(f"descriptor 3 is no socket: {error.strerror}") from error
+            raise UsageError(f"descriptor {fd} is no socket: {error.strerror}") from error
         stream = listening.family == socket.AF_UNIX and listening.type == socket.SOCK_STREAM
         name = listening.getsockname() if stream else ""
         if not accepting or not isinstance(name, str) or not name.startswith("/"):
             raise UsageError(
-                "descriptor 3 is no listening stream socket on a path",
+                f"descriptor {fd} is no listening stream socket on a path",
                 hint="give the socket unit ListenStream= with an absolute path",
             )
         listening.setblocking(False)

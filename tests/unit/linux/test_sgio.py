@@ -41,6 +41,19 @@ EARLIER_ATTENTION = Sense(FIXED + 1, UNIT_ATTENTION, 0x2A, 0x03).build()
 IN_TRANSIT = Sense(FIXED, NOT_READY, 0x04, 0x0A).build()
 
 
+def test_the_structs_are_the_headers() -> None:
+    """The two that read and write it field by field, against the one that names the fields."""
+    raw = bytearray(range(1, ctypes.sizeof(SgIoHdr) + 1))
+    header = SgIoHdr.from_buffer(raw)
+    asked = ("interface_id", "dxfer_direction", "cmd_len", "mx_sb_len", "iovec_count",
+             "dxfer_len", "dxferp", "cmdp", "sbp", "timeout", "flags")  # fmt: skip
+    assert sgio._ASKED.unpack_from(raw) == tuple(getattr(header, name) for name in asked)
+    answered = ("status", "sb_len_wr", "host_status", "driver_status", "resid", "duration")
+    assert sgio._ANSWERED.unpack_from(raw, sgio._ANSWERED_AT) == tuple(
+        getattr(header, name) for name in answered
+    )
+
+
 def test_layout_is_that_of_the_header(tmp_path: Path) -> None:
     fields = [name for name, *_ in SgIoHdr._fields_]
     prints = [f'printf("%ld\\n", (long)({name}));' for name in CONSTANTS]

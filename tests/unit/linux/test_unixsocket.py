@@ -1,5 +1,6 @@
 """The socket's path, mode and owner."""
 
+import contextlib
 import os
 import socket
 import stat
@@ -246,3 +247,42 @@ def test_a_socket_for_datagrams_is_not_taken(tmp_path):
 
 def test_nothing_is_handed_over_without_the_variables():
     assert Listener.handed_over() is None
+
+
+_ALL_HANDED_OVER = """
+import os
+from prtrace.linux.unixsocket import Listener
+os.environ["LISTEN_PID"] = str(os.getpid())
+for name, listener in Listener.all_handed_over():
+    print(name, listener.path.name)
+    listener.close()
+"""
+
+
+def test_several_sockets_keep_their_names(tmp_path):
+    """The last one has no name: systemd older than the name, or another launcher."""
+    with contextlib.ExitStack() as stack:
+        numbers = []
+        for name in ("a", "b", "c"):
+            listening = stack.enter_context(socket.socket(socket.AF_UNIX))
+            listening.bind(str(tmp_path / name))
+            listening.listen()
+            numbers.append(listening.fileno())
+
+        def place():
+            kept = [os.dup(number) for number in numbers]
+            for at, number in enumerate(kept, 3):
+                os.dup2(number, at)
+                os.set_inheritable(at, True)
+
+        environment = {"LISTEN_FDS": "3", "LISTEN_FDNAMES": "control:guest-vm1"}
+        done = subprocess.run(
+            [sys.executable, "-c", _ALL_HANDED_OVER],
+            env=os.environ | environment | {"PYTHONPATH": ":".join(filter(None, sys.path))},
+            preexec_fn=place,
+            pass_fds=(3, 4, 5),
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+    assert done.stdout.splitlines() == ["control a", "guest-vm1 b", " c"], done.stderr
