@@ -1,7 +1,8 @@
-"""For whom a proxy sent a command: the kernel's record joined with the proxy's claim.
+"""For whom a proxy sent a command: the kernel's record joined with the attribution record.
 
-See prtrace.prhelper.claim for what joins them.  A claim is what a process wrote.  It is taken from
-a directory that root, the agent's own user or the proxy's owns and nobody else may write to.
+See prtrace.prhelper.attribution for what joins them.  An attribution record is what a proxy wrote.
+It is taken from a directory that root, the agent's own user or the proxy's owns and nobody else
+may write to.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from prtrace.prhelper.claim import Claim
-    from prtrace.prhelper.claimlog import ClaimReader
+    from prtrace.prhelper.attribution import Attribution
+    from prtrace.prhelper.attribution_reader import AttributionReader
     from prtrace.probe.record import Record
 
 PROXY_USER: Final = "prtrace-proxy"
@@ -41,14 +42,14 @@ def sent_by_proxy(comm: str) -> bool:
 
 
 class Claims:
-    """The claims of every proxy on this host, one directory each."""
+    """The attribution records of every proxy on this host, one directory each."""
 
     def __init__(self, directories: Iterable[Path]) -> None:
         self._directories = tuple(directories)
         self._told = {""}
 
-    def of(self, record: Record, exe: str) -> Claim | None:
-        """The claim for the record's command; exe is the program that issued it."""
+    def of(self, record: Record, exe: str) -> Attribution | None:
+        """The attribution of the record's command; exe is the program that issued it."""
         comm = record.comm
         if sent_by_proxy(comm):
             found = self._of_proxy(record)
@@ -63,17 +64,17 @@ class Claims:
         return found
 
     @cached_property
-    def _readers(self) -> tuple[ClaimReader, ...]:
+    def _readers(self) -> tuple[AttributionReader, ...]:
         """Made when the first proxy is seen, which is long after the agent's start."""
-        # Most hosts have none: what reads claims is loaded when it is needed.
-        from prtrace.prhelper.claimlog import ClaimReader
+        # Most hosts have none: what reads them is loaded when it is needed.
+        from prtrace.prhelper.attribution_reader import AttributionReader
 
         owners = {0, os.geteuid()}
         with contextlib.suppress(KeyError):  # no proxy is installed as a service
             owners.add(pwd.getpwnam(PROXY_USER).pw_uid)
-        return tuple(ClaimReader(directory, owners) for directory in self._directories)
+        return tuple(AttributionReader(directory, owners) for directory in self._directories)
 
-    def _of_proxy(self, record: Record) -> Claim | None:
+    def _of_proxy(self, record: Record) -> Attribution | None:
         header = record.header
         for reader in self._readers:
             claim = reader.of_comm(header.pid, record.comm)
@@ -81,7 +82,7 @@ class Claims:
                 return claim
         return None
 
-    def _of_helper(self, record: Record) -> Claim | None:
+    def _of_helper(self, record: Record) -> Attribution | None:
         for reader in self._readers:
             claim = reader.of_helper(record.nexus, record.cdb, record.header.start_ns)
             if claim is not None and _same_list(claim, record):
@@ -94,7 +95,7 @@ def _is_start(claimed: int, seen: int) -> bool:
     return abs(claimed // _TICK_NS - seen // _TICK_NS) <= 1
 
 
-def _same_list(claim: Claim, record: Record) -> bool:
+def _same_list(claim: Attribution, record: Record) -> bool:
     """Whether the list is the claim's too; several guests may ask a helper for the like at once.
 
     On several nexuses it is a multipath map's, where the helper makes lists of its own.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from prtrace.prhelper.claim import Claim
+    from prtrace.prhelper.attribution import Attribution
 
 _PR_IOCTLS: Final = ord("p")
 _BLOCK_IOCTLS: Final = {
@@ -162,12 +162,16 @@ class Surroundings:
         return "" if nexus is not None and name == nexus.device else name
 
 
-def _for_client(asked: Asked, issuer: Issuer, claim: Claim, record: Record) -> Asked:
-    """The same with what the claim says; its words are a process's own choice."""
-    uuid = claim.uuid if UUID.fullmatch(claim.uuid) else ""
+def _for_client(asked: Asked, issuer: Issuer, claim: Attribution, record: Record) -> Asked:
+    """The same with what the attribution record says.
+
+    A guest that only its own process names is shown as claimed.
+    """
+    uuid = claim.claimed_uuid if UUID.fullmatch(claim.claimed_uuid) else ""
+    claimed = clean(claim.claimed_guest, _NAME_LIMIT) or uuid
     issuer = replace(
         issuer,
-        guest=clean(claim.guest, _NAME_LIMIT) or uuid,
+        guest=clean(claim.guest, _NAME_LIMIT) or (f"{claimed} (claimed)" if claimed else ""),
         uuid=uuid,
         client_pid=claim.client_pid,
         client_comm=clean(claim.client_comm, _COMM_LIMIT),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
-from prtrace.prhelper.wire import Response
+from prtrace.prhelper.protocol import Response
 from prtrace.scsi.codes import Status
 from prtrace.scsi.sense import FIXED, UNIT_ATTENTION, Sense
 
@@ -31,10 +31,15 @@ _BUSY_HOST: Final = 0x02
 _CONFLICT_HOST: Final = 0x11
 
 Code = tuple[int, int, int]
+"""Sense key, additional sense code and its qualifier."""
 COMMUNICATION_FAILURE: Final[Code] = (_ABORTED_COMMAND, 0x08, 0x00)
 IO_ERROR: Final[Code] = (_ABORTED_COMMAND, 0x00, 0x06)
 INVALID_OPCODE: Final[Code] = (_ILLEGAL_REQUEST, 0x20, 0x00)
 LIST_LENGTH: Final[Code] = (_ILLEGAL_REQUEST, 0x1A, 0x00)
+INVALID_CDB: Final[Code] = (_ILLEGAL_REQUEST, 0x24, 0x00)
+INVALID_LIST: Final[Code] = (_ILLEGAL_REQUEST, 0x26, 0x00)
+INSUFFICIENT_RESOURCES: Final[Code] = (_ILLEGAL_REQUEST, 0x55, 0x03)
+INSUFFICIENT_REGISTRATIONS: Final[Code] = (_ILLEGAL_REQUEST, 0x55, 0x04)
 
 _OF_HOST: Final[dict[int, Code]] = {
     0x01: (_ABORTED_COMMAND, 0x05, 0x00),  # DID_NO_CONNECT: does not respond to selection

@@ -10,21 +10,17 @@ aborts, and a timeout makes the kernel abort it and reset the unit.
 from __future__ import annotations
 
 import os
-import threading
 from typing import Final, Protocol
 
 from prtrace.errors import PrtraceError
 from prtrace.linux.sgio import Reply, SgIo
 from prtrace.prhelper.answer import COMMUNICATION_FAILURE, check, of_errno, of_reply
 from prtrace.prhelper.descriptor import Node
-from prtrace.prhelper.multipath import MapExecution
-from prtrace.prhelper.wire import CLEANUP, Request, Response
+from prtrace.prhelper.multipath_execution import MapExecution
+from prtrace.prhelper.protocol import CLEANUP, DATA_SIZE, Request, Response
 from prtrace.scsi.codes import Opcode, Status
 
 TIMEOUT_MS: Final = 30_000
-_REPLY_SIZE: Final = 8192
-# As plain numbers: looking an enum's member up takes longer than comparing with it.
-_PR_IN, _GOOD = int(Opcode.PR_IN), int(Status.GOOD)
 
 
 class OutcomeUnknownError(PrtraceError):
@@ -36,12 +32,10 @@ class NotSentError(PrtraceError):
 
 
 class Execution(Protocol):
-    """What executes the requests of one client; not used by two threads at a time.
-
-    own: the proxy's threads issue the commands themselves.
-    """
+    """What executes the requests of one client; not used by two threads at a time."""
 
     own: bool
+    """Whether the calling thread issues the commands itself."""
 
     def execute(self, request: Request, fd: int, node: Node) -> Response:
         """Raises OutcomeUnknownError: the client's connection ends then."""
@@ -59,30 +53,24 @@ class Execution(Protocol):
         ...
 
 
-class _Slots(threading.local):
-    """Each thread's own."""
-
-    def __init__(self) -> None:
-        self.io = SgIo()
-
-
-_slots = _Slots()
+_free: Final[list[SgIo]] = []
+"""Buffers that no command uses now: as many are made as commands run at a time."""
 
 
 def send(fd: int, request: Request) -> Reply | int:
     """Send the request's command through an open node; an errno where SG_IO failed."""
-    reads = request.cdb[0] == _PR_IN
     try:
-        return _slots.io.send(
-            fd,
-            request.cdb,
-            b"" if reads else request.parameter,
-            request.allocation_length if reads else 0,
-            TIMEOUT_MS,
-            transfer=_REPLY_SIZE if reads else 0,
-        )
+        io = _free.pop()
+    except IndexError:
+        io = SgIo()
+    room = request.allocation_length
+    size = DATA_SIZE if request.cdb[0] == Opcode.PR_IN else 0
+    try:
+        return io.send(fd, request.cdb, request.parameter, room, TIMEOUT_MS, size)
     except OSError as error:
         return error.errno or 0
+    finally:
+        _free.append(io)
 
 
 class DirectExecution:
@@ -99,7 +87,7 @@ class DirectExecution:
         if node.multipath:
             return self._maps.execute(request, fd, node)
         if request.cdb[0] == CLEANUP:
-            return Response(_GOOD)
+            return Response(Status.GOOD)
         reply = send(fd, request)
         if isinstance(reply, int):
             return of_errno(reply) if reply else check(COMMUNICATION_FAILURE)

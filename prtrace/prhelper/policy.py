@@ -14,31 +14,28 @@ from __future__ import annotations
 import enum
 import tomllib
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from prtrace.errors import UsageError
-from prtrace.prhelper.wire import Request, Response
-from prtrace.scsi.codes import InAction, Opcode, Status
-from prtrace.scsi.sense import FIXED, ILLEGAL_REQUEST, Sense
+from prtrace.prhelper.answer import INVALID_CDB, INVALID_LIST, check
+from prtrace.prhelper.protocol import Request, Response
+from prtrace.scsi.codes import InCode, Opcode, OutCode, Status
+from prtrace.scsi.forms import (
+    ALL_TG_PT,
+    ATP_C,
+    BASIC_PARAMETER_LIST,
+    REPORT_CAPABILITIES,
+    SIP_C,
+    SPEC_I_PT,
+)
 
-REGISTER: Final = 0
-REGISTER_AND_IGNORE: Final = 6
-_REGISTER_AND_MOVE: Final = 7
-_REPLACE_LOST: Final = 8
-_FLAGS_AT: Final = 20
-_SPEC_I_PT: Final = 0x08
-_ALL_TG_PT: Final = 0x04
-_CAPABILITIES_AT: Final = 2
-_SIP_C: Final = 0x08
-_ATP_C: Final = 0x04
+if TYPE_CHECKING:
+    from prtrace.prhelper.client import Client
 
-# As plain numbers: looking an enum's member up takes longer than comparing with it.
-_PR_IN, _CAPABILITIES = int(Opcode.PR_IN), int(InAction.REPORT_CAPABILITIES)
-_GOOD: Final = int(Status.GOOD)
-
-INVALID_CDB: Final = (0x24, 0x00)
-INVALID_LIST: Final = (0x26, 0x00)
-NO_REGISTRATION_LEFT: Final = (0x55, 0x04)
+_FLAGS_AT: Final = BASIC_PARAMETER_LIST.offset("flags")
+_CAPABILITIES_AT: Final = REPORT_CAPABILITIES.offset("capabilities")
+_SHOWN: Final = ~(SIP_C | ATP_C) & 0xFF
 
 
 class Guard(enum.Enum):
@@ -51,47 +48,63 @@ class Guard(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Settings for a guest (name or UUID) or a logical unit (designator); "" matches all.
+    """Settings for the clients and logical units that it names.
 
-    A setting that is None is left to the rules behind this one.
+    A word that is "" matches everything.  A setting that is None is left to the rules behind
+    this one.
     """
 
     guest: str = ""
+    """A name that the kernel or the administrator vouches for (prtrace.prhelper.identity), never
+    the one in a command line."""
+    unit: str = ""
+    """The outermost systemd unit of the client's cgroup."""
     device: str = ""
+    """The logical unit's designator."""
     hide: bool | None = None
     guard: Guard | None = None
 
-    def applies(self, guests: tuple[str, ...], device: str) -> bool:
-        """Whether the rule is about a guest with one of these names, and this device."""
-        named = not self.guest or self.guest.lower() in (name.lower() for name in guests)
-        return named and (not self.device or self.device.lower() == device.lower())
+    def applies(self, client: Client, device: str) -> bool:
+        """Whether the rule is about this client and this device."""
+        if self.guest and self.guest.lower() not in (n.lower() for n in client.vouched.names):
+            return False
+        if self.unit and self.unit != client.unit:
+            return False
+        return not self.device or self.device.lower() == device.lower()
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """hide: whether what cannot be migrated is hidden and refused."""
+    """What holds for a client's commands to a device."""
 
     hide: bool = True
+    """Whether what cannot be migrated is hidden and refused."""
     guard: Guard = Guard.WARN
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Policy:
     """For each setting, the first rule that applies and has it decides."""
 
     rules: tuple[Rule, ...] = ()
     default: Settings = Settings()
 
-    @property
+    @cached_property
     def asks_for_device(self) -> bool:
         """Whether some rule needs the logical unit's designator."""
         return any(rule.device for rule in self.rules)
 
-    def settings(self, guests: tuple[str, ...], device: str) -> Settings:
-        """What holds for a guest with these names (name, UUID) on the logical unit."""
+    @property
+    def refuses(self) -> bool:
+        """Whether the same-host guard refuses commands of any client."""
+        guards = (self.default.guard, *(rule.guard for rule in self.rules))
+        return Guard.REFUSE in guards
+
+    def settings(self, client: Client, device: str) -> Settings:
+        """What holds for the client on the logical unit with this designator."""
         hide, guard = None, None
         for rule in self.rules:
-            if rule.applies(guests, device):
+            if rule.applies(client, device):
                 hide = rule.hide if hide is None else hide
                 guard = guard or rule.guard
         return Settings(self.default.hide if hide is None else hide, guard or self.default.guard)
@@ -100,23 +113,30 @@ class Policy:
     def parse(cls, text: str) -> Self:
         """Read a policy file; UsageError says what is wrong with it.
 
-        Its keys: hide, guard, and [[rule]] tables with guest, device, hide, guard.
+        Its keys: hide, guard, and [[rule]] tables with guest, unit, device, hide, guard.
         """
         try:
             given = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise UsageError(f"the policy is no TOML: {error}") from error
+            raise UsageError(f"the policy is not TOML: {error}") from error
+        except RecursionError:
+            raise UsageError(
+                "the policy is nested too deeply", hint="it needs no more than [[rule]] tables"
+            ) from None
         tables = given.pop("rule", [])
         if not isinstance(tables, list):
-            raise UsageError("the policy's rules are to be written as [[rule]]")
+            raise UsageError("the policy's rules must be written as [[rule]]")
         top = _rule(given, "the policy", ("hide", "guard"))
-        default = cls((top,)).settings((), "")
+        default = Settings()
+        default = Settings(
+            default.hide if top.hide is None else top.hide, top.guard or default.guard
+        )
         rules = []
         for place, table in enumerate(tables, 1):
             where = f"rule {place} of the policy"
-            rule = _rule(table, where, ("guest", "device", "hide", "guard"))
-            if not rule.guest and not rule.device:
-                raise UsageError(f"{where} names neither guest nor device")
+            rule = _rule(table, where, ("guest", "unit", "device", "hide", "guard"))
+            if not (rule.guest or rule.unit or rule.device):
+                raise UsageError(f"{where} names neither guest nor unit nor device")
             rules.append(rule)
         return cls(tuple(rules), default)
 
@@ -127,8 +147,8 @@ def refusal(request: Request) -> Response | None:
     Whatever the policy: a list whose length in the CDB is not what came with it (QEMU's helper
     looks at the lower half only) cannot be sent as it was meant.
     """
-    if request.opcode == Opcode.PR_OUT and request.cdb[5:7] != b"\0\0":
-        return illegal(INVALID_CDB)
+    if request.opcode == Opcode.PR_OUT and request.list_length != len(request.parameter):
+        return check(INVALID_CDB)
     return None
 
 
@@ -136,11 +156,14 @@ def hidden(request: Request) -> Response | None:
     """The answer to a request that uses what is hidden, None for every other one."""
     if request.opcode != Opcode.PR_OUT:
         return None
-    if request.action in (_REGISTER_AND_MOVE, _REPLACE_LOST):
-        return illegal(INVALID_CDB)
+    action = request.action
+    if action in (OutCode.REGISTER_AND_MOVE, OutCode.REPLACE_LOST):
+        return check(INVALID_CDB)
     flags = request.parameter[_FLAGS_AT] if len(request.parameter) > _FLAGS_AT else 0
-    if request.action in (REGISTER, REGISTER_AND_IGNORE) and flags & (_SPEC_I_PT | _ALL_TG_PT):
-        return illegal(INVALID_LIST)
+    if action in (OutCode.REGISTER, OutCode.REGISTER_AND_IGNORE) and flags & (
+        SPEC_I_PT | ALL_TG_PT
+    ):
+        return check(INVALID_LIST)
     return None
 
 
@@ -148,40 +171,35 @@ def masked(request: Request, response: Response) -> Response:
     """The reply as the guest is to see it: REPORT CAPABILITIES without SIP_C and ATP_C."""
     data = response.data
     if (
-        request.action != _CAPABILITIES
-        or request.cdb[0] != _PR_IN
-        or response.status != _GOOD
+        request.opcode != Opcode.PR_IN
+        or request.action != InCode.REPORT_CAPABILITIES
+        or response.status != Status.GOOD
         or len(data) <= _CAPABILITIES_AT
     ):
         return response
-    can = data[_CAPABILITIES_AT] & ~(_SIP_C | _ATP_C)
+    can = data[_CAPABILITIES_AT] & _SHOWN
     shown = data[:_CAPABILITIES_AT] + bytes((can,)) + data[_CAPABILITIES_AT + 1 :]
     return Response(response.status, response.sense, shown)
 
 
-def illegal(code: tuple[int, int]) -> Response:
-    """CHECK CONDITION, ILLEGAL REQUEST with this ASC and ASCQ."""
-    sense = Sense(FIXED, ILLEGAL_REQUEST, *code).build()
-    return Response(Status.CHECK_CONDITION, sense)
-
-
 def _rule(given: Any, where: str, keys: tuple[str, ...]) -> Rule:
     if not isinstance(given, dict):
-        raise UsageError(f"{where} is no table")
+        raise UsageError(f"{where} is not a table")
     unknown = sorted(given.keys() - set(keys))
     if unknown:
         raise UsageError(f"{where}: unknown key {unknown[0]!r}", hint=f"known: {', '.join(keys)}")
-    for key in ("guest", "device"):
+    for key in ("guest", "unit", "device"):
         if not isinstance(given.get(key, ""), str):
-            raise UsageError(f"{where}: {key} is to be a text")
+            raise UsageError(f"{where}: {key} must be a text")
     if not isinstance(given.get("hide", False), bool):
-        raise UsageError(f"{where}: hide is to be true or false")
+        raise UsageError(f"{where}: hide must be true or false")
     guard = given.get("guard")
     words = [kind.value for kind in Guard]
     if guard is not None and guard not in words:
-        raise UsageError(f"{where}: guard is to be one of {', '.join(words)}")
+        raise UsageError(f"{where}: guard must be one of {', '.join(words)}")
     return Rule(
         given.get("guest", ""),
+        given.get("unit", ""),
         given.get("device", ""),
         given.get("hide"),
         None if guard is None else Guard(guard),

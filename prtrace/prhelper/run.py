@@ -2,115 +2,215 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import gc
 import logging
 import os
 import resource
+import select
 import signal
+import socket
 import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from prtrace.errors import UnavailableError, UsageError
+from prtrace.errors import PrtraceError, UnavailableError, UsageError
 from prtrace.linux.systemd import notify
 from prtrace.linux.unixsocket import Listener
-from prtrace.prhelper.anteroom import Anteroom
-from prtrace.prhelper.claimlog import ClaimLog
+from prtrace.prhelper.attribution_log import AttributionLog
+from prtrace.prhelper.broker import Broker
+from prtrace.prhelper.client import claimed_by, client_of, is_alive
+from prtrace.prhelper.control import Control
 from prtrace.prhelper.execution import DirectExecution
-from prtrace.prhelper.guests import guest_of_process, own_start
-from prtrace.prhelper.lanes import STACK_BYTES
-from prtrace.prhelper.passage import Passage
+from prtrace.prhelper.guard_book import GuardBook
+from prtrace.prhelper.places import Limits
 from prtrace.prhelper.policy import Policy
-from prtrace.prhelper.service import Limits, Service
+from prtrace.prhelper.policy_file import read_policy
+from prtrace.prhelper.server import STACK_BYTES, Server
+from prtrace.prhelper.sparing_log import SparingLog
 from prtrace.prhelper.upstream import UpstreamExecution
+from prtrace.prhelper.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from prtrace.prhelper.execution import Execution
 
 log = logging.getLogger("prtrace.prhelper")
 
 GRACE_SECONDS: Final = 10.0
+_ACCEPT_PAUSE: Final = 0.2
 _DESCRIPTORS_EACH: Final = 3
 """A connection, its request's descriptor, and the connection to the helper."""
 _DESCRIPTORS_SPARE: Final = 128
+CONTROL_NAME: Final = "control"
+GUEST_NAME: Final = "guest-"
+"""FileDescriptorName= of the control socket, and how that of a guest's own socket begins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxyOptions:
-    """The options of `prtrace proxy`, checked by the command.
-
-    socket: where to listen, None for the socket that systemd passes.  upstream: the helper that
-    executes, None for prtrace itself.  run_dir: where the claims go, None for nowhere.
-    """
+    """The options of `prtrace proxy`, checked by the command."""
 
     socket: Path | None
+    """Where to listen; None for the sockets that systemd passes."""
+    guest_sockets: tuple[tuple[str, Path], ...] = ()
+    """Sockets that one guest each has: its name, and where to listen."""
+    control: Path | None = None
+    """Where to listen for those who hold guests' commands, None for nowhere."""
     upstream: Path | None = None
+    """The helper that executes, None for prtrace itself."""
     policy: Path | None = None
     run_dir: Path | None = None
+    """Where the attribution records and the guard's book go, None for nowhere."""
     socket_mode: int = 0o600
     limits: Limits
 
 
+@dataclass(frozen=True, slots=True)
+class _Door:
+    """A listening socket, and what is done with who comes in."""
+
+    listener: Listener
+    welcome: Callable[[socket.socket], None]
+
+
 def run(options: ProxyOptions) -> None:
-    """Serve until SIGTERM or SIGINT.
+    """Serve until SIGTERM or SIGINT; SIGHUP has the policy read again.
 
     Raises UsageError (options, policy file) and UnavailableError (socket, run directory).
     """
     threading.stack_size(STACK_BYTES)
-    policy = _policy(options.policy)
-    claims = None if options.run_dir is None else ClaimLog(options.run_dir)
-    listener = _listener(options)
+    policy = _policy(options)
+    sparing = SparingLog(log)
+    run_dir = options.run_dir
+    attributions = None if run_dir is None else AttributionLog(run_dir, sparing)
+    watch = Watch(is_alive, None if run_dir is None else GuardBook(run_dir), sparing)
     _allow_descriptors(options.limits.connections)
-    passage = Passage(policy, claims, _execution(options.upstream))
-    # The first look loads what it needs, which takes longer than anybody's command.
-    guest_of_process(os.getpid(), os.getuid(), own_start())
+    broker = Broker(policy, attributions, watch, _execution(options.upstream), sparing)
+    server = Server(broker, options.limits, sparing)
+    control = Control(broker.gate, os.geteuid(), sparing)
+    _load()
+    with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(_signals())
+        doors = _doors(options, server, control)
+        for door in doors:
+            stack.callback(door.listener.close)
+        notify("READY=1")
+        for door in doors:
+            log.info("listening at %s", door.listener.path)
+        for number in _accept(doors, signals, sparing):
+            if number != signal.SIGHUP:
+                break
+            _reload(broker, options, sparing)
+        notify("STOPPING=1")
+    # The sockets are closed and their paths removed: a successor may have them from now on.
+    server.stop(GRACE_SECONDS)
+    watch.close()
+
+
+def _load() -> None:
+    """The first look at a process loads what it needs, which takes longer than any command."""
+    one, other = socket.socketpair()
+    with one, other:
+        claimed_by(client_of(one, ""))
     # What was made so far stays: the collector need not look at it again.
     gc.collect()
     gc.freeze()
-    anteroom = Anteroom()
-    with asyncio.Runner(loop_factory=anteroom.new_loop) as runner:
-        runner.run(_serve(passage, options.limits, listener, anteroom))
-    anteroom.close()
-    listener.close()
 
 
-async def _serve(passage: Passage, limits: Limits, listener: Listener, anteroom: Anteroom) -> None:
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ended.set)
-    service = Service(passage, limits, anteroom)
-    service.serve(listener.socket)
-    notify("READY=1")
-    log.info("listening at %s", listener.path)
-    await ended.wait()
-    notify("STOPPING=1")
-    await service.stop(GRACE_SECONDS)
+@contextlib.contextmanager
+def _signals() -> Iterator[socket.socket]:
+    """A socket that gets the number of each signal that is meant for the service, as a byte."""
+    reads, writes = socket.socketpair()
+    with reads, writes:
+        reads.setblocking(False)
+        writes.setblocking(False)
+        signal.set_wakeup_fd(writes.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: None)
+        try:
+            yield reads
+        finally:
+            signal.set_wakeup_fd(-1)
 
 
-def _policy(path: Path | None) -> Policy:
-    if path is None:
-        return Policy()
+def _accept(
+    doors: tuple[_Door, ...], signals: socket.socket, sparing: SparingLog
+) -> Iterator[int]:
+    """Accept for ever; each signal's number as it comes."""
+    poll = select.poll()
+    poll.register(signals, select.POLLIN)
+    by_number = {door.listener.socket.fileno(): door for door in doors}
+    for number in by_number:
+        poll.register(number, select.POLLIN)
+    while True:
+        for number, _ in poll.poll():
+            door = by_number.get(number)
+            if door is None:
+                yield from signals.recv(64)
+                continue
+            try:
+                sock, _ = door.listener.socket.accept()
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                # Out of descriptors, or the client is gone already: the next one may do better.
+                sparing.say(logging.WARNING, "accept", f"nobody could be accepted: {error}")
+                time.sleep(_ACCEPT_PAUSE)
+                continue
+            door.welcome(sock)
+
+
+def _policy(options: ProxyOptions) -> Policy:
+    """The policy that holds; UsageError where it cannot be kept."""
+    policy = Policy() if options.policy is None else read_policy(options.policy)
+    if policy.refuses and options.run_dir is None:
+        raise UsageError(
+            'guard = "refuse" needs a place to remember over a restart who uses which nexus',
+            hint="give --run-dir",
+        )
+    return policy
+
+
+def _reload(broker: Broker, options: ProxyOptions, sparing: SparingLog) -> None:
+    """Read the policy again; where it is wrong, the present one stays."""
+    notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from error
-    return Policy.parse(text)
+        broker.policy = _policy(options)
+        log.info("the policy was read again")
+    except PrtraceError as error:
+        sparing.say(logging.ERROR, "policy", f"the policy stays as it was: {error.message}")
+    notify("READY=1")
 
 
-def _listener(options: ProxyOptions) -> Listener:
-    passed = Listener.handed_over()
+def _doors(options: ProxyOptions, server: Server, control: Control) -> tuple[_Door, ...]:
+    """Every listening socket; UsageError where there is none to serve guests on."""
+    found: list[tuple[str, Listener]] = list(Listener.all_handed_over())
+    if found and options.socket is not None:
+        raise UsageError("systemd passed a socket: --listen is one too many")
+    mode = options.socket_mode
     if options.socket is not None:
-        if passed is not None:
-            raise UsageError("systemd passed a socket: --listen is one too many")
-        return Listener.bind(options.socket, mode=options.socket_mode)
-    if passed is None:
+        found.append(("", Listener.bind(options.socket, mode=mode)))
+    for name, path in options.guest_sockets:
+        found.append((f"{GUEST_NAME}{name}", Listener.bind(path, mode=mode)))
+    if options.control is not None:
+        found.append((CONTROL_NAME, Listener.bind(options.control, mode=0o600)))
+    doors = []
+    serving = False
+    for name, listener in found:
+        if name == CONTROL_NAME:
+            doors.append(_Door(listener, control.welcome))
+            continue
+        guest = name.removeprefix(GUEST_NAME) if name.startswith(GUEST_NAME) else ""
+        doors.append(_Door(listener, lambda sock, guest=guest: server.welcome(sock, guest)))  # type: ignore[misc]
+        serving = True
+    if not serving:
+        for _, listener in found:
+            listener.close()
         raise UsageError("nothing to listen at", hint="give --listen PATH, or start a socket unit")
-    return passed
+    return tuple(doors)
 
 
 def _execution(upstream: Path | None) -> Callable[[], Execution]:

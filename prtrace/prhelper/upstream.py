@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Final
 
 from prtrace.errors import MalformedError, UsageError
+from prtrace.linux.peer import Peer
 from prtrace.prhelper import fds
 from prtrace.prhelper.descriptor import Node
 from prtrace.prhelper.execution import NotSentError, OutcomeUnknownError
-from prtrace.prhelper.guests import peer
-from prtrace.prhelper.wire import (
+from prtrace.prhelper.protocol import (
     CLEANUP,
     FEATURE_CLEANUP,
     REPLY_HEADER,
@@ -97,7 +97,7 @@ class UpstreamExecution:
         while self._session.wanted:
             self._session.feed(_receive(sock, self._session.wanted, deadline))
         sock.sendall(self._session.greet(FEATURE_CLEANUP))
-        self._pid, _ = peer(sock)
+        self._pid = Peer.of(sock).pid
         # From now on the kernel keeps the time, without a poll(2) before each call.
         sock.settimeout(None)
         for option, seconds in (

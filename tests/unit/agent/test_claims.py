@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
 
 from prtrace.agent.claims import Claims
-from prtrace.prhelper.claim import begin_line, common_part
-from prtrace.prhelper.claimlog import ClaimLog
+from prtrace.prhelper.attribution import begin_line, common_part
+from prtrace.prhelper.attribution_log import AttributionLog
+from prtrace.prhelper.sparing_log import SparingLog
 from prtrace.probe.record import RECORD, Record
 
 SECOND = 1_000_000_000
@@ -32,12 +34,13 @@ def record(data: bytes = LIST, **fields: object) -> Record:
 @pytest.fixture
 def claims(tmp_path: Path) -> Claims:
     """One command of the proxy's own, one that went to a helper, one on two nexuses."""
-    log = ClaimLog(tmp_path)
+    log = AttributionLog(tmp_path, SparingLog(logging.getLogger("test")))
     for token, comm, nexuses in ((1, COMM, ("2:0:1:0",)), (2, "", ("3:0:1:0",)),
                                  (3, "", ("4:0:1:0", "5:0:1:0"))):  # fmt: skip
         common = common_part(
             issuer_pid=70, issuer_start_ns=5 * SECOND if comm else 0, client_pid=token,
-            client_uid=0, client_start_ns=0, client_comm="qemu", guest="waldi", uuid="",
+            client_uid=0, client_start_ns=0, client_comm="qemu", client_unit="", guest="waldi",
+            vouched_by="machine", claimed_guest="", claimed_uuid="",
             device="8:0", nexuses=nexuses,
         )  # fmt: skip
         log.write(begin_line(common, token, comm, 500, REGISTER, LIST, "", issued=True))

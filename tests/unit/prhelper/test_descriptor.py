@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import socket
 import subprocess
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from prtrace.errors import DeviceError, MalformedError
-from prtrace.prhelper.descriptor import _STATX, _Statx, node_of, read_only
+from prtrace.prhelper.descriptor import _STATX, _STATX_ROOM, Inspector, read_only
 
 
 def test_layout_is_that_of_the_header(tmp_path: Path) -> None:
@@ -24,7 +23,7 @@ def test_layout_is_that_of_the_header(tmp_path: Path) -> None:
     )
     subprocess.run(["gcc", "-o", tmp_path / "layout", source], check=True)
     made = subprocess.run([tmp_path / "layout"], check=True, capture_output=True).stdout
-    assert len(made) == ctypes.sizeof(_Statx)
+    assert len(made) == _STATX_ROOM
     assert _STATX.unpack_from(made) == (0x61B0, 8, 0x12345)
 
 
@@ -43,7 +42,7 @@ def test_no_device(path: str, flags: int) -> None:
     fd = os.open(path, flags)
     try:
         with pytest.raises(MalformedError, match="descriptor"):
-            node_of(fd)
+            Inspector().node_of(fd)
         assert read_only(fd) is (flags != os.O_RDWR)
     finally:
         os.close(fd)
@@ -54,11 +53,11 @@ def test_pipes_and_sockets() -> None:
     with socket.socket() as sock:
         for fd in (*ends, sock.fileno()):
             with pytest.raises(MalformedError):
-                node_of(fd)
+                Inspector().node_of(fd)
     for fd in ends:
         os.close(fd)
 
 
 def test_a_closed_number() -> None:
     with pytest.raises(DeviceError):
-        node_of(1 << 20)
+        Inspector().node_of(1 << 20)

@@ -30,7 +30,7 @@ def test_one_descriptor(pair: tuple[socket.socket, socket.socket]) -> None:
     with OwnedFd(os.open("/dev/null", os.O_RDONLY)) as sent:
         assert send(pair[0], b"abc", sent.fd) == 3
     got = receive(pair[1], 2)
-    assert (got.data, len(got.fds), got.surplus) == (b"ab", 1, False)
+    assert (got.data, len(got.fds), got.lost) == (b"ab", 1, False)
     assert not os.get_inheritable(got.fds[0].fd)
     assert receive(pair[1], 9).fds == ()
     number = got.fds[0].fd
@@ -44,7 +44,7 @@ def test_too_many(pair: tuple[socket.socket, socket.socket], count: int, kept: i
     before = len(os.listdir("/proc/self/fd"))
     socket.send_fds(pair[0], [b"x"], [0] * count)
     got = receive(pair[1], 16)
-    assert (len(got.fds), got.surplus) == (kept, count > kept)
+    assert (len(got.fds), got.lost) == (kept, count > kept)
     for fd in got.fds:
         fd.close()
     assert len(os.listdir("/proc/self/fd")) == before

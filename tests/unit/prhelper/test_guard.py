@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import pytest
 
-from prtrace.prhelper.guard import SameHostGuard, User, guard_refusal
-from prtrace.prhelper.wire import CLEANUP, Request
+from prtrace.prhelper.answer import (
+    COMMUNICATION_FAILURE,
+    INVALID_CDB,
+    check,
+)
+from prtrace.prhelper.guard import (
+    Company,
+    Outcome,
+    SameHostGuard,
+    User,
+    guard_refusal,
+    outcome_of,
+)
+from prtrace.prhelper.protocol import CLEANUP, Request, Response
 
-ONE, TWO = User("uuid-1", "one", 10, 1), User("uuid-2", "two", 20, 2)
-MIGRATED = User("uuid-1", "one again", 30, 3)
-NEXUS = ("0:0:1:0",)
+ONE, TWO = User("machine:1", "one", 10, 1), User("machine:2", "two", 20, 2)
+TWIN = User("machine:1", "one again", 30, 3)
+LIAR = User("machine:4", "four", 40, 4, "waldi")
+WALDI = User("machine:5", "five", 50, 5, "waldi")
+NEXUS = ("0:0:1:0#77", "naa.5 iqn.a naa.b")
 
 
 def pr_out(action: int, sa_key: int = 5) -> Request:
@@ -21,14 +35,34 @@ def guard(*dead: User) -> SameHostGuard:
     return SameHostGuard(lambda user: user not in dead)
 
 
-def test_both_are_seen() -> None:
+def used(watch: SameHostGuard, user: User, keys: tuple[str, ...] = NEXUS) -> None:
+    watch.settle(keys, user, pr_out(0), Outcome.DONE, new=watch.add(keys, user))
+
+
+def test_another_guest_is_seen_by_any_key() -> None:
     watch = guard()
-    watch.note(NEXUS, ONE, pr_out(0), 0)
-    assert watch.others(NEXUS, TWO) == (ONE,)
-    assert watch.others(("0:0:1:1", *NEXUS), TWO) == (ONE,)
-    assert watch.others(("0:0:1:1",), TWO) == ()
-    assert watch.others(NEXUS, ONE) == ()
-    assert watch.others(NEXUS, MIGRATED) == ()
+    used(watch, ONE)
+    for keys in (NEXUS, NEXUS[:1], NEXUS[1:], ("other", NEXUS[1])):
+        assert watch.company(keys, TWO) == Company((ONE,))
+    assert watch.company(("0:0:1:1#78",), TWO) == Company()
+    assert watch.company(NEXUS, ONE) == Company()
+
+
+def test_a_use_begins_before_the_command_is_sent() -> None:
+    watch = guard()
+    assert watch.add(NEXUS, ONE)
+    assert watch.company(NEXUS, TWO).others == (ONE,)
+    assert not watch.add(NEXUS, ONE)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "uses"),
+    [(Outcome.DONE, True), (Outcome.UNKNOWN, True), (Outcome.NOTHING, False)],
+)
+def test_what_the_first_command_leaves(outcome: Outcome, uses: bool) -> None:
+    watch = guard()
+    watch.settle(NEXUS, ONE, pr_out(0), outcome, new=watch.add(NEXUS, ONE))
+    assert bool(watch.company(NEXUS, TWO).others) is uses
 
 
 @pytest.mark.parametrize(
@@ -36,34 +70,71 @@ def test_both_are_seen() -> None:
 )
 def test_what_ends_a_use(request_: Request) -> None:
     watch = guard()
-    watch.note(NEXUS, ONE, pr_out(0), 0)
-    watch.note(NEXUS, ONE, request_, 0x18)
-    assert watch.others(NEXUS, TWO) == (ONE,)
-    watch.note(NEXUS, ONE, request_, 0)
-    assert watch.others(NEXUS, TWO) == ()
+    used(watch, ONE)
+    for outcome in (Outcome.NOTHING, Outcome.UNKNOWN):
+        watch.settle(NEXUS, ONE, request_, outcome, new=watch.add(NEXUS, ONE))
+        assert watch.company(NEXUS, TWO).others == (ONE,)
+    assert watch.settle(NEXUS, ONE, request_, Outcome.DONE, new=False) == (ONE,)
+    assert watch.company(NEXUS, TWO) == Company()
+    assert list(watch.users) == []
 
 
-def test_what_begins_none() -> None:
+def test_unregistering_ends_it_for_every_process_of_the_guest() -> None:
     watch = guard()
-    watch.note(NEXUS, ONE, pr_out(0), 0x18)
-    watch.note(NEXUS, ONE, Request(b"\x5e" + bytes(15)), 0)
-    assert watch.others(NEXUS, TWO) == ()
-
-
-def test_a_process_that_ended_uses_nothing() -> None:
-    watch = guard(ONE)
-    watch.note(NEXUS, ONE, pr_out(0), 0)
-    assert watch.others(NEXUS, TWO) == ()
+    used(watch, ONE)
+    used(watch, TWIN)
+    watch.settle(NEXUS, TWIN, pr_out(0, 0), Outcome.DONE, new=False)
+    assert watch.company(NEXUS, TWO) == Company()
 
 
 def test_a_clear_ends_it_for_all() -> None:
     watch = guard()
-    watch.note(NEXUS, ONE, pr_out(0), 0)
-    watch.note(NEXUS, TWO, pr_out(3), 0)
-    assert watch.others(NEXUS, TWO) == ()
+    used(watch, ONE)
+    used(watch, TWO)
+    assert set(watch.settle(NEXUS, TWO, pr_out(3), Outcome.DONE, new=False)) == {ONE, TWO}
+
+
+def test_a_process_that_ended_uses_nothing() -> None:
+    watch = guard(ONE)
+    used(watch, ONE)
+    assert watch.company(NEXUS, TWO) == Company()
+    assert list(watch.users) == []
+
+
+def test_two_processes_of_one_guest_are_told_and_let_through() -> None:
+    watch = guard()
+    used(watch, ONE)
+    assert watch.company(NEXUS, TWIN) == Company((), (ONE,))
+
+
+def test_two_guests_of_one_claimed_name_are_told_wherever_they_are() -> None:
+    watch = guard()
+    used(watch, LIAR)
+    assert watch.company(("elsewhere",), WALDI) == Company((), (LIAR,))
+    assert watch.company(NEXUS, WALDI) == Company((LIAR,), (LIAR,))
+
+
+@pytest.mark.parametrize(
+    ("response", "outcome"),
+    [
+        (Response(0), Outcome.DONE),
+        (Response(0x18), Outcome.NOTHING),
+        (Response(0x08), Outcome.NOTHING),
+        (Response(0x28), Outcome.NOTHING),
+        (check(INVALID_CDB), Outcome.NOTHING),
+        (check((6, 0x2A, 5)), Outcome.NOTHING),
+        (check((2, 4, 0)), Outcome.UNKNOWN),
+        (check(COMMUNICATION_FAILURE), Outcome.UNKNOWN),
+        (Response(2), Outcome.UNKNOWN),
+        (Response(0x40), Outcome.UNKNOWN),
+    ],
+)
+def test_what_an_answer_says_of_the_effect(response: Response, outcome: Outcome) -> None:
+    assert outcome_of(response) is outcome
 
 
 def test_what_a_refused_guest_is_told() -> None:
     assert guard_refusal(pr_out(0)).sense[12:14] == b"\x55\x04"
     assert guard_refusal(pr_out(6)).sense[12:14] == b"\x55\x04"
     assert guard_refusal(pr_out(1)).status == 0x18
+    assert guard_refusal(Request(bytes((CLEANUP,)) + bytes(15))).status == 0x18

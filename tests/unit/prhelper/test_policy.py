@@ -7,11 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prtrace.errors import UsageError
+from prtrace.prhelper.client import Client
+from prtrace.prhelper.identity import Vouched
 from prtrace.prhelper.policy import Guard, Policy, Rule, Settings, hidden, masked, refusal
-from prtrace.prhelper.wire import CLEANUP, Request, Response
+from prtrace.prhelper.protocol import CLEANUP, Request, Response
 from prtrace.scsi.sense import Sense
 
+UUID = "5c6f9c4e-0d1f-4c52-8b5b-0c4a5f7d9f11"
 LIO = bytes.fromhex("00081d90ea010000")
+
+
+def client(*names: str, unit: str = "") -> Client:
+    return Client(1, 0, 1, unit, Vouched("machine:x", "machine", names))
 
 
 def pr_in(action: int, length: int = 8192) -> Request:
@@ -87,47 +94,54 @@ def test_a_list_longer_than_64_kib_is_not_what_came() -> None:
 
 def test_the_default() -> None:
     assert Policy.parse("") == Policy()
-    assert Policy().settings(("vm",), "naa.1") == Settings(hide=True, guard=Guard.WARN)
+    assert Policy().settings(client("vm"), "naa.1") == Settings(hide=True, guard=Guard.WARN)
 
 
 def test_rules() -> None:
     policy = Policy.parse(
-        """
+        f"""
         hide = false
         guard = "off"
         [[rule]]
         guest = "VM1"
         hide = true
         [[rule]]
-        guest = "5c6f9c4e-0d1f-4c52-8b5b-0c4a5f7d9f11"
+        guest = "{UUID}"
         device = "naa.6001405"
         guard = "refuse"
         [[rule]]
         device = "naa.6001405"
         hide = true
         guard = "warn"
+        [[rule]]
+        unit = "kvm@9.service"
+        guard = "warn"
         """
     )
-    uuid = "5C6F9C4E-0D1F-4C52-8B5B-0C4A5F7D9F11"
     assert policy.asks_for_device
-    assert policy.settings(("vm1",), "") == Settings(hide=True, guard=Guard.OFF)
-    assert policy.settings(("vm1", uuid), "naa.6001405") == Settings(hide=True, guard=Guard.REFUSE)
-    assert policy.settings(("x",), "NAA.6001405") == Settings(hide=True, guard=Guard.WARN)
-    assert policy.settings((), "naa.2") == Settings(hide=False, guard=Guard.OFF)
+    assert policy.refuses
+    vm1 = client("vm1", UUID.upper())
+    assert policy.settings(client("vm1"), "") == Settings(hide=True, guard=Guard.OFF)
+    assert policy.settings(vm1, "naa.6001405") == Settings(hide=True, guard=Guard.REFUSE)
+    assert policy.settings(client("x"), "NAA.6001405") == Settings(hide=True, guard=Guard.WARN)
+    assert policy.settings(client(), "naa.2") == Settings(hide=False, guard=Guard.OFF)
+    service = client(unit="kvm@9.service")
+    assert policy.settings(service, "") == Settings(hide=False, guard=Guard.WARN)
+    assert not Policy.parse('guard = "warn"').refuses
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("hide =", "no TOML"),
+        ("hide =", "not TOML"),
         ("hidden = true", "unknown key 'hidden'"),
         ("hide = 1", "true or false"),
         ('guard = "maybe"', "one of off, warn, refuse"),
         ("guard = 3", "one of off"),
-        ("rule = 3", "to be written as"),
-        ("rule = [3]", "rule 1 of the policy is no table"),
-        ("[[rule]]\nhide = true", "names neither guest nor device"),
-        ("[[rule]]\nguest = 3", "guest is to be a text"),
+        ("rule = 3", "must be written as"),
+        ("rule = [3]", "rule 1 of the policy is not a table"),
+        ("[[rule]]\nhide = true", "names neither guest nor unit nor device"),
+        ("[[rule]]\nguest = 3", "guest must be a text"),
         ('guest = "x"', "unknown key 'guest'"),
     ],
 )
@@ -137,5 +151,6 @@ def test_what_is_wrong_with_a_file(text: str, words: str) -> None:
 
 
 def test_a_rule_for_all_guests() -> None:
-    assert Rule(device="naa.1").applies((), "naa.1")
-    assert not Rule(guest="a").applies(("b",), "naa.1")
+    assert Rule(device="naa.1").applies(client(), "naa.1")
+    assert not Rule(guest="a").applies(client("b"), "naa.1")
+    assert not Rule(unit="a.service").applies(client("a.service", unit="b.service"), "")

@@ -30,43 +30,49 @@ Lessons of multipath-tools 0.13 (its commits 8d5f4a5e, 92872ca8, 9d177080, 3bd41
 from __future__ import annotations
 
 import os
-import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from prtrace.errors import DeviceError, MalformedError
+from prtrace.errors import DeviceError
+from prtrace.linux.reader import PrState, Reader
 from prtrace.linux.sgio import Reply
 from prtrace.linux.units import scan
-from prtrace.prhelper.answer import COMMUNICATION_FAILURE, LIST_LENGTH, check, of_errno, of_reply
+from prtrace.model import Action
+from prtrace.prhelper.answer import (
+    COMMUNICATION_FAILURE,
+    INVALID_CDB,
+    LIST_LENGTH,
+    check,
+    of_errno,
+    of_reply,
+)
 from prtrace.prhelper.descriptor import Node, open_path
-from prtrace.prhelper.policy import INVALID_CDB, illegal
-from prtrace.prhelper.wire import CLEANUP, Request, Response
-from prtrace.scsi.codes import InAction, Opcode, Status, type_code
-from prtrace.scsi.reply import ReadFullStatus, ReadReservation
+from prtrace.prhelper.protocol import CDB_SIZE, CLEANUP, Request, Response
+from prtrace.scsi.cdb import PrOutCdb
+from prtrace.scsi.codes import Opcode, OutCode, Status, type_code
+from prtrace.scsi.forms import APTPL, BASIC_PARAMETER_LIST, PR_OUT_CDB, SCOPE_SHIFT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     Send = Callable[[int, Request], Reply | int]
 
-_KEYS: Final = struct.Struct(">QQ")
-_LIST_SIZE: Final = 24
-_APTPL_AT: Final = 20
-_APTPL: Final = 0x01
 _ATTEMPTS: Final = 8
 """Unit attentions of one path in a row, beyond which something else is wrong."""
-_REGISTER, _RESERVE, _RELEASE, _CLEAR, _PREEMPT, _ABORT, _IGNORE = range(7)
 _NOT_SENT: Final = frozenset({0x01, 0x0F})  # DID_NO_CONNECT, DID_TRANSPORT_FAILFAST
-_ROOM: Final = 8192
+_SCOPE_TYPE_AT: Final = PR_OUT_CDB.offset("scope_type")
+_REGISTRATIONS: Final = (OutCode.REGISTER, OutCode.REGISTER_AND_IGNORE)
+_PREEMPTIONS: Final = (OutCode.PREEMPT, OutCode.PREEMPT_AND_ABORT)
 
 
 @dataclass(slots=True)
 class _Path:
-    """An open path.  reply is its last answer, an errno where SG_IO failed, None before."""
+    """An open path of a map."""
 
     nexus: str
     fd: int
     reply: Reply | int | None = None
+    """Its last answer, an errno where SG_IO failed, None before the first command."""
 
     @property
     def good(self) -> bool:
@@ -101,14 +107,27 @@ class _Path:
 
 @dataclass(slots=True)
 class _Owed:
-    """What paths of a map are to be sent when they are alive again.
-
-    key: the guest's registration after it, 0 for none.
-    """
+    """What paths of a map are to be sent when they are alive again."""
 
     request: Request
     key: int
+    """The guest's registration after it, 0 for none."""
     nexuses: set[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _MapDevice:
+    """A map as a Reader's device."""
+
+    path: str
+    ask: Callable[[Request], _Path]
+
+    def send(self, cdb: bytes, data_out: bytes, room: int, timeout_ms: int) -> Reply:
+        """Send a command that changes nothing; DeviceError where no path answers."""
+        reply = self.ask(Request(cdb.ljust(CDB_SIZE, b"\0"), data_out, room)).reply
+        if isinstance(reply, Reply):
+            return reply
+        raise DeviceError(f"{self.path}: {os.strerror(reply or 0)}")
 
 
 class MapExecution:
@@ -126,10 +145,10 @@ class MapExecution:
         if request.opcode == Opcode.PR_IN:
             return self._ask(request, fd, node).response
         if request.opcode == CLEANUP:
-            request = _register(request, _IGNORE, 0, 0)
-        if request.action > _IGNORE:
-            return illegal(INVALID_CDB)
-        if len(request.parameter) < _LIST_SIZE:
+            request = _register(request, Action.REGISTER_AND_IGNORE, 0, 0)
+        if request.action > OutCode.REGISTER_AND_IGNORE:
+            return check(INVALID_CDB)
+        if len(request.parameter) < BASIC_PARAMETER_LIST.size:
             return check(LIST_LENGTH)
         paths = sorted(_open(node), key=lambda path: path.nexus in self._failed)
         if not paths:
@@ -146,26 +165,26 @@ class MapExecution:
 
     def _carry_out(self, request: Request, paths: list[_Path], fd: int, node: Node) -> Response:
         action = request.action
-        if action in (_REGISTER, _IGNORE):
+        if action in _REGISTRATIONS:
             response = self._register_all(request, paths)
             if response.status == Status.GOOD:
                 self._owe(request, paths, node)
             return response
-        if action == _RELEASE:
+        if action == OutCode.RELEASE:
             return self._release(request, paths, fd, node)
         response, used = self._first(request, paths)
-        key, sa_key = _KEYS.unpack_from(request.parameter)
-        if action == _RESERVE and response.status == Status.RESERVATION_CONFLICT:
+        key, sa_key = _keys(request)
+        if action == OutCode.RESERVE and response.status == Status.RESERVATION_CONFLICT:
             # Held by a path of ours that is dead: held by the guest.
-            same = self._ours(request, fd, node) == request.cdb[2]
+            same = self._ours(request, fd, node) == request.cdb[_SCOPE_TYPE_AT]
             return Response(Status.GOOD) if same else response
-        if action in (_PREEMPT, _ABORT) and response.status == Status.GOOD and sa_key in (0, key):
-            again = _register(request, _IGNORE, 0, key)
+        if action in _PREEMPTIONS and response.status == Status.GOOD and sa_key in (0, key):
+            again = _register(request, Action.REGISTER_AND_IGNORE, 0, key)
             for path in paths:
                 if path is not used:
                     self._insist(path, again)
             self._owe(again, paths, node)
-        if action == _CLEAR and response.status == Status.GOOD:
+        if action == OutCode.CLEAR and response.status == Status.GOOD:
             self._owed.pop(node.number, None)
         return response
 
@@ -174,11 +193,11 @@ class MapExecution:
         self._owed.pop(node.number, None)
         missed = set(node.nexuses) - {path.nexus for path in paths if not path.dead}
         if missed:
-            key, sa_key = _KEYS.unpack_from(request.parameter)
-            again = _register(request, _IGNORE, 0, sa_key)
-            if not sa_key and request.action == _REGISTER:
+            key, sa_key = _keys(request)
+            again = _register(request, Action.REGISTER_AND_IGNORE, 0, sa_key)
+            if not sa_key and request.action == OutCode.REGISTER:
                 # Not by IGNORE: another's registration may be there when the path is back.
-                again = _register(request, _REGISTER, key, 0)
+                again = _register(request, Action.REGISTER, key, 0)
             self._owed[node.number] = _Owed(again, sa_key, missed)
 
     def _settle(self, owed: _Owed, node: Node) -> None:
@@ -201,7 +220,7 @@ class MapExecution:
         owed.nexuses.discard(path.nexus)
         if not path.good or not owed.key:
             return True
-        proof = _register(owed.request, _REGISTER, owed.key, owed.key)
+        proof = _register(owed.request, Action.REGISTER, owed.key, owed.key)
         fenced = False
         for other in _open(node):
             try:
@@ -212,7 +231,7 @@ class MapExecution:
                     fenced = fenced or other.conflict
             finally:
                 os.close(other.fd)
-        self._insist(path, _register(owed.request, _REGISTER, owed.key, 0))
+        self._insist(path, _register(owed.request, Action.REGISTER, owed.key, 0))
         if not fenced:
             # Nobody can tell now: later.
             owed.nexuses.add(path.nexus)
@@ -253,7 +272,7 @@ class MapExecution:
                 self._insist(path, request)
             if path.conflict:
                 conflict = conflict or path
-            elif not path.untouched and not (path.dead and request.action == _RESERVE):
+            elif not path.untouched and not (path.dead and request.action == OutCode.RESERVE):
                 if conflict is not None and not path.good:
                     break
                 return path.response, path
@@ -283,18 +302,18 @@ class MapExecution:
 
     def _converge(self, request: Request, good: _Path, refused: list[_Path]) -> Response:
         """Give the paths that did not accept the guest's old key the new one."""
-        _, key = _KEYS.unpack_from(request.parameter)
+        _, key = _keys(request)
         for path in refused:
-            self._insist(path, _register(request, _IGNORE, 0, key))
+            self._insist(path, _register(request, Action.REGISTER_AND_IGNORE, 0, key))
         response = next((p.response for p in refused if not p.good and not p.dead), good.response)
         if not key:
             return response
-        self._insist(good, _register(request, _REGISTER, key, key))
+        self._insist(good, _register(request, Action.REGISTER, key, key))
         if not good.conflict:
             return response
         for path in refused:
             if path.good:
-                self._insist(path, _register(request, _REGISTER, key, 0))
+                self._insist(path, _register(request, Action.REGISTER, key, 0))
         return good.response
 
     def _release(self, request: Request, paths: list[_Path], fd: int, node: Node) -> Response:
@@ -330,41 +349,40 @@ class MapExecution:
         None where nobody holds one, or another host, or where the unit does not say: keys
         can be shared, so the key alone proves nothing (READ FULL STATUS names the port).
         """
-        key, _ = _KEYS.unpack_from(request.parameter)
-        held = self._read(fd, node, InAction.READ_RESERVATION)
-        full = self._read(fd, node, InAction.READ_FULL_STATUS)
-        try:
-            reservation = ReadReservation.parse(held).reservation
-            registrations = ReadFullStatus.parse(full).descriptors
-        except MalformedError:
+        key, _ = _keys(request)
+        device = _MapDevice(node.number, lambda asked: self._ask(asked, fd, node))
+        state = Reader(device).read()
+        if not isinstance(state, PrState) or not state.named or state.reservation is None:
             return None
-        if reservation is None or reservation.key != key:
+        reservation = state.reservation
+        if reservation.key != key:
             return None
         found = scan()
         mine = [found.nexus(nexus) for nexus in node.nexuses]
         ports = {(n.initiator_port, n.relative_target_port) for n in mine if n is not None}
-        for registration in registrations:
-            port = registration.transport_id.text, registration.relative_target_port
-            if registration.holder and port in ports:
-                return reservation.scope << 4 | type_code(reservation.type)
+        for registration in state.registrations:
+            port = registration.transport_id and registration.transport_id.text
+            if registration.holder and (port, registration.relative_target_port) in ports:
+                return reservation.scope << SCOPE_SHIFT | type_code(reservation.type)
         return None
 
-    def _read(self, fd: int, node: Node, action: InAction) -> bytes:
-        cdb = bytes((Opcode.PR_IN, action, 0, 0, 0, 0, 0, *_ROOM.to_bytes(2, "big"))).ljust(
-            16, b"\0"
-        )
-        reply = self._ask(Request(cdb, b"", _ROOM), fd, node).reply
-        return reply.received if isinstance(reply, Reply) and reply.status == 0 else b""
+
+def _keys(request: Request) -> tuple[int, int]:
+    """RESERVATION KEY and SERVICE ACTION RESERVATION KEY."""
+    given = BASIC_PARAMETER_LIST.parse(request.parameter)
+    return given.reservation_key, given.service_action_reservation_key
 
 
-def _register(request: Request, action: int, key: int, sa_key: int) -> Request:
-    """A registration of ours, with the guest's APTPL where it gave one."""
+def _register(request: Request, action: Action, key: int, sa_key: int) -> Request:
+    """A registration of the proxy's own, with the guest's APTPL where it gave one."""
     flags = 0
-    if request.action in (_REGISTER, _IGNORE) and len(request.parameter) > _APTPL_AT:
-        flags = request.parameter[_APTPL_AT] & _APTPL
-    cdb = bytes((Opcode.PR_OUT, action, 0, 0, 0, 0, 0, 0, _LIST_SIZE)).ljust(16, b"\0")
-    tail = bytes((0, 0, 0, 0, flags, 0, 0, 0))
-    return Request(cdb, _KEYS.pack(key, sa_key) + tail)
+    if request.action in _REGISTRATIONS and request.parameter:
+        flags = BASIC_PARAMETER_LIST.parse(request.parameter).flags & APTPL
+    parameter = BASIC_PARAMETER_LIST.build(
+        reservation_key=key, service_action_reservation_key=sa_key, flags=flags
+    )
+    cdb = PrOutCdb(action, parameter_length=len(parameter)).build()
+    return Request(cdb.ljust(CDB_SIZE, b"\0"), parameter)
 
 
 def _open(node: Node) -> Iterator[_Path]:

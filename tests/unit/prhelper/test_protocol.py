@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prtrace.errors import MalformedError, UsageError
-from prtrace.prhelper.wire import (
+from prtrace.prhelper.protocol import (
     CLEANUP,
     DATA_SIZE,
     FEATURE_CLEANUP,

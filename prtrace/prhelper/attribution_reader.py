@@ -1,107 +1,63 @@
-"""Claims on their way to whoever joins them with the kernel's records: a log in the run directory.
+"""The attribution records read back: what the agent joins with the kernel's records.
 
-A file and not a socket: the agent may be down while commands pass, and finds both the kernel's
-records and the claims when it comes back.  Lines are appended with one write each, so a killed
-proxy leaves whole lines.  At ROTATE_SIZE the file becomes NAME.1, of which there is one.
-
-Whoever may write there can name any guest, so the reader takes nothing from a directory or a
-file that somebody else than its owners could have written, and reads what is there in bounded
-steps: no claim is a loss of attribution, never of the event.
+Whoever may write the log can name any guest, so nothing is taken from a directory or a file that
+somebody else than its owners could have written.  One call reads a bounded number of bytes and
+parses a bounded number of lines: a record that is not found is a loss of attribution, never of
+the event, and what a broken proxy writes must not stop the agent.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-import threading
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from prtrace.errors import UnavailableError
-from prtrace.prhelper.claim import LATE_NS, Claim, parse_lines
+from prtrace.prhelper.attribution import LATE_NS, LINE_BEGINNING, Attribution, parse_lines
+from prtrace.prhelper.attribution_log import NAME, ROTATE_SIZE
+from prtrace.scsi.forms import PR_OUT_CDB
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-NAME: Final = "claims.jsonl"
-ROTATE_SIZE: Final = 8 << 20
 _CHUNK: Final = 256 << 10
-"""Longer than any line: a chunk of one line only is none of ours."""
+"""Bytes of one read; longer than any line, so a full one without a newline is skipped."""
 _MOST_BEHIND: Final = 2 * ROTATE_SIZE
 """What is further from a file's end is left out; a log that is rotated has none of it."""
 _MOST_EACH: Final = 2 * _MOST_BEHIND
-"""What one call reads at most, however fast somebody writes."""
+"""What one call spends at most, in bytes read and their like, however fast somebody writes."""
 _FILE_COST: Final = 64 << 10
 """What opening a file counts for in that."""
+_LINE_COST: Final = 512
+"""What parsing a line counts for in that."""
 _ROOM: Final = 16 << 20
-_CLAIM_SIZE: Final = 1024
+"""What the records that are kept may take, in bytes."""
+_RECORD_SIZE: Final = 1024
+"""What a record takes without its data."""
 _ALIKE: Final = 256
-_HEAD: Final = 10
+"""Records kept for one nexus and CDB."""
+_HEAD: Final = PR_OUT_CDB.size
 """The bytes of a PERSISTENT RESERVE CDB; clients pad it to 16."""
 
 Key = tuple[int, int, int]
 
 
-class ClaimLog:
-    """The writer; safe to call from any thread.
-
-    Raises UnavailableError where the directory cannot be written when it is opened.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self.path = directory / NAME
-        self._lock = threading.Lock()
-        self._fd = -1
-        self._size = 0
-        self.failures = 0
-        try:
-            self._open()
-        except OSError as error:
-            raise UnavailableError(
-                f"{self.path} cannot be written: {error.strerror}",
-                hint="name a directory of the proxy's own with --run-dir",
-            ) from error
-
-    def write(self, line: bytes) -> None:
-        """Append one line.  A full file system costs the attribution, not the command."""
-        with self._lock:
-            try:
-                if self._size >= ROTATE_SIZE:
-                    os.replace(self.path, self.path.with_name(f"{NAME}.1"))
-                    self._open()
-                self._size += os.write(self._fd, line)
-            except OSError:
-                self.failures += 1
-
-    def close(self) -> None:
-        """Close the file; nothing may be written after."""
-        os.close(self._fd)
-
-    def _open(self) -> None:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        # The old file stays open until there is a new one: its number must not become another's.
-        fd, old = os.open(self.path, flags, 0o640), self._fd
-        self._fd, self._size = fd, os.fstat(fd).st_size
-        if old >= 0:
-            os.close(old)
-
-
 @dataclass(frozen=True, slots=True)
 class _File:
-    """An open file (fd -1: none) and which one it is: device and inode."""
+    """A file that may be open, and which one it is."""
 
     fd: int
+    """-1: none is open."""
     identity: tuple[int, int]
+    """Device and inode."""
 
 
-class ClaimReader:
-    """The reader, for the agent.  It reads on until it has what is asked for, then stops there.
+class AttributionReader:
+    """Reads on until it has what is asked for, then stops there.
 
-    owners: the users whose directory and files are believed, None for whoever's.  claims: those
-    read so far, by key; the oldest are dropped where there are too many.  disbelieved: what was
-    found and not believed, "" for nothing.
+    owners: the users whose directory and files are believed, None for everybody's.
     """
 
     def __init__(self, directory: Path, owners: Collection[int] | None = None) -> None:
@@ -116,37 +72,39 @@ class ClaimReader:
         self._sizes: dict[Key, int] = {}
         self._of_comm: dict[tuple[int, str], Key] = {}
         self._alike: dict[tuple[str, bytes], deque[Key]] = {}
-        self.claims: dict[Key, Claim] = {}
+        self.attributions: dict[Key, Attribution] = {}
+        """Those read so far, by key; the oldest are dropped where there are too many."""
         self.disbelieved = ""
+        """What was found and not believed, "" for nothing."""
 
-    def read(self) -> list[Claim]:
-        """Take in all that is there; the claims that are new or have ended."""
+    def read(self) -> list[Attribution]:
+        """Take in all that is there; the attributions that are new or have ended."""
         self._spent = 0
-        changed: list[Claim] = []
+        changed: list[Attribution] = []
         while (more := self._advance()) is not None:
             changed += more
         return changed
 
-    def of_comm(self, pid: int, comm: str) -> Claim | None:
-        """The claim under whose name a thread of the process pid sent a command."""
+    def of_comm(self, pid: int, comm: str) -> Attribution | None:
+        """The attribution under whose name a thread of the process pid sent a command."""
         self._spent = 0
         while (key := self._of_comm.get((pid, comm))) is None:
             if self._advance() is None:
                 return None
-        return self.claims[key]
+        return self.attributions[key]
 
-    def of_helper(self, nexus: str, cdb: bytes, start_ns: int) -> Claim | None:
-        """The claim for a command that a helper sent: its nexus, CDB and time of submission."""
+    def of_helper(self, nexus: str, cdb: bytes, start_ns: int) -> Attribution | None:
+        """The attribution of a command that a helper sent, by nexus, CDB and submission time."""
         self._spent = 0
-        # Claims are written when they begin: behind a later one there is none that fits.
+        # Attributions are written when they begin: behind a later one there is none that fits.
         while self._newest_ns <= start_ns:
             if self._advance() is None:
                 break
         for key in reversed(self._alike.get((nexus, cdb[:_HEAD]), ())):
-            claim = self.claims[key]
-            end = claim.end_ns or claim.begin_ns + LATE_NS
-            if claim.begin_ns <= start_ns <= end:
-                return claim
+            attribution = self.attributions[key]
+            end = attribution.end_ns or attribution.begin_ns + LATE_NS
+            if attribution.begin_ns <= start_ns <= end:
+                return attribution
         return None
 
     def close(self) -> None:
@@ -155,7 +113,7 @@ class ClaimReader:
             os.close(self._file.fd)
         self._file = _File(-1, (0, 0))
 
-    def _advance(self) -> list[Claim] | None:
+    def _advance(self) -> list[Attribution] | None:
         """Read one step further; what changed, None where there is no more."""
         while self._spent < _MOST_EACH:
             if raw := self._chunk():
@@ -214,7 +172,7 @@ class ClaimReader:
         return old
 
     def _open(self, name: str) -> _File | None:
-        """None where there is none, or none that is believed."""
+        """The file of that name; None where there is none, or it is not believed."""
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
         place = fd = -1
         try:
@@ -241,35 +199,44 @@ class ClaimReader:
             for each in (directory, file)
         )
 
-    def _keep(self, raw: bytes) -> list[Claim]:
-        changed = parse_lines(raw, self.claims)
-        for claim in changed:
-            key = claim.key
+    def _keep(self, raw: bytes) -> list[Attribution]:
+        # Parsing a line takes as long as reading so many bytes, whatever it says.
+        self._spent += raw.count(LINE_BEGINNING) * _LINE_COST
+        changed = parse_lines(raw, self.attributions)
+        for attribution in changed:
+            key = attribution.key
             if key not in self._sizes:
-                self._newest_ns = max(self._newest_ns, claim.begin_ns)
-                self._index(claim)
-            size = len(claim.parameter) + len(claim.shown) + len(claim.answered) + _CLAIM_SIZE
+                self._newest_ns = max(self._newest_ns, attribution.begin_ns)
+                self._index(attribution)
+            size = (
+                len(attribution.parameter)
+                + len(attribution.shown)
+                + len(attribution.answered)
+                + _RECORD_SIZE
+            )
             self._room += self._sizes.get(key, 0) - size
             self._sizes[key] = size
         while self._room < 0:
-            self._drop(next(iter(self.claims)))
+            self._drop(next(iter(self.attributions)))
         return changed
 
-    def _index(self, claim: Claim) -> None:
-        if claim.comm:
-            self._of_comm[claim.issuer_pid, claim.comm] = claim.key
-        elif claim.issued:
-            for nexus in claim.nexuses:
-                alike = self._alike.setdefault((nexus, claim.cdb[:_HEAD]), deque(maxlen=_ALIKE))
-                alike.append(claim.key)
+    def _index(self, attribution: Attribution) -> None:
+        if attribution.comm:
+            self._of_comm[attribution.issuer_pid, attribution.comm] = attribution.key
+        elif attribution.issued:
+            for nexus in attribution.nexuses:
+                alike = self._alike.setdefault(
+                    (nexus, attribution.cdb[:_HEAD]), deque(maxlen=_ALIKE)
+                )
+                alike.append(attribution.key)
 
     def _drop(self, key: Key) -> None:
-        claim = self.claims.pop(key)
+        attribution = self.attributions.pop(key)
         self._room += self._sizes.pop(key)
-        if self._of_comm.get((claim.issuer_pid, claim.comm)) == key:
-            del self._of_comm[claim.issuer_pid, claim.comm]
-        for nexus in claim.nexuses:
-            place = nexus, claim.cdb[:_HEAD]
+        if self._of_comm.get((attribution.issuer_pid, attribution.comm)) == key:
+            del self._of_comm[attribution.issuer_pid, attribution.comm]
+        for nexus in attribution.nexuses:
+            place = nexus, attribution.cdb[:_HEAD]
             alike = self._alike.get(place)
             if alike is not None and key in alike:
                 alike.remove(key)

@@ -1,23 +1,27 @@
-"""What the proxy says about a command before it sends it, and after: the claim (pure).
+"""The attribution record: what a proxy says about a command before and after it sends it (pure).
 
 The kernel's record of a command names the process that issued it: the proxy, or the helper
-behind it.  A claim says for which guest that was, and what the guest had asked for.  Whoever
-reads both joins them so:
+behind it.  An attribution record says for which guest that was, and what the guest had asked for.
+Whoever reads both joins them so:
 
-* The record's comm is the claim's `comm` ("prx" and 12 hexadecimal digits), and its pid and
-  process start are `issuer_pid` and `issuer_start_ns`: the proxy sent it by itself.  The worker
-  thread bears that name for this one command, so the join is exact; a command on a multipath map
-  can have several records with the same name, one a path.
-* `comm` is "": a helper behind the proxy sent it.  The record is one whose nexus is among
-  `nexuses`, whose CDB begins with the claim's ten bytes and whose submission (start_ns) lies
-  between the claim's begin_ns and end_ns (at most LATE_NS later, where the claim has no end).
-  The proxy sends one command at a time to each device that way, so at most one claim fits.
-* A claim with `issued` false has no record: the proxy answered by itself.
+* The kernel's comm is the record's `comm` ("prx" and 12 hexadecimal digits), and its pid and
+  process start are `issuer_pid` and `issuer_start_ns`: the proxy sent it by itself.  The thread
+  bears that name for this one command, so the join is exact; a command on a multipath map can
+  have several kernel records with the same name, one a path.
+* `comm` is "": a helper behind the proxy sent it.  The kernel's record is one whose nexus is
+  among `nexuses`, whose CDB begins with the attribution's ten bytes and whose submission
+  (start_ns) lies between begin_ns and end_ns (at most LATE_NS later, where there is no end).
+  The proxy sends one command at a time over each nexus, so at most one attribution fits.
+* An attribution with `issued` false has no kernel record: the proxy answered by itself.
 
-One claim is two lines of JSON: at the begin, with all but the outcome, and at the end.  A begin
-without an end is a command whose outcome nobody may have been told.
+`guest` is what the kernel or the administrator vouches for (prtrace.prhelper.identity), and
+`vouched_by` says how.  `claimed_guest` and `claimed_uuid` are what the client's command line says:
+any process can say so.
 
-What a line says is what some process wrote, so every value is bounded when it is read.
+One attribution is two lines of JSON: at the begin, with all but the outcome, and at the end.  A
+begin without an end is a command whose outcome nobody may have been told.
+
+Every value is bounded when it is read: a damaged file must not cost its reader more than that.
 """
 
 from __future__ import annotations
@@ -30,21 +34,27 @@ from typing import Any, Final, Self
 
 from prtrace.errors import MalformedError
 
-SCHEMA: Final = "prtrace.claim/1"
+SCHEMA: Final = "prtrace.attribution/1"
 COMM_PREFIX: Final = "prx"
 UNKNOWN: Final = "unknown"
 """The outcome of a command that was sent and whose answer never came."""
 
 LATE_NS: Final = 180_000_000_000
-"""How long after its begin a claim without an end still stands for a command."""
+"""How long after its begin an attribution without an end still stands for a command."""
 
-_WHAT: Final = "claim"
+_WHAT: Final = "attribution record"
 _MOST_TEXT: Final = 512
 _NONE: Final = '""'
+LINE_BEGINNING: Final = f'{{"schema":"{SCHEMA}",'.encode()
+"""How every line begins."""
+_NEWLINE: Final = ord("\n")
 _MOST_BYTES: Final = {"cdb": 32, "parameter": 8192, "sense": 96, "shown": 8192, "answered": 8192}
 _MOST_NEXUSES: Final = 1024
 _NEXUS: Final = re.compile(r"\d{1,10}:\d{1,10}:\d{1,10}:\d{1,20}", re.ASCII)
-_TEXTS: Final = ("comm", "guest", "uuid", "client_comm", "device")
+_TEXTS: Final = (
+    "comm", "guest", "vouched_by", "claimed_guest", "claimed_uuid", "client_comm", "client_unit",
+    "device",
+)  # fmt: skip
 _NUMBERS: Final = (
     "token", "begin_ns", "issuer_pid", "issuer_start_ns", "client_pid", "client_start_ns",
     "client_uid",
@@ -52,44 +62,55 @@ _NUMBERS: Final = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """One command of a guest.
-
-    token: unique in this proxy's life.  begin_ns, end_ns: CLOCK_MONOTONIC, 0 for not yet.
-    client_*: the process that asked, guest and uuid what QEMU calls its machine.  device:
-    "MAJOR:MINOR" of the descriptor it sent, nexuses the "H:C:T:L" behind it.  cdb, parameter:
-    as asked for, which is also what was issued where issued is set.  outcome: the SCSI status
-    the guest was told as two hexadecimal digits, UNKNOWN, or "" while it is under way.
-    sense, shown, answered: what it was told, as it was told it, and the data of the device's
-    own reply where that differs.  note: why the proxy answered or warned.
-    """
+class Attribution:
+    """One command of a guest."""
 
     token: int
+    """Unique in this proxy's life."""
     issuer_pid: int
+    """The process that sends it, 0 where unknown."""
     issuer_start_ns: int
+    """CLOCK_BOOTTIME, to a clock tick; 0 where unknown."""
     comm: str
+    """The name of the thread that sends it, "" where a helper does."""
     begin_ns: int
+    """CLOCK_MONOTONIC."""
     cdb: bytes
+    """As asked for, which is also what was issued where issued is set."""
     issued: bool
     client_pid: int
+    """The process that asked."""
     client_uid: int
     client_start_ns: int = 0
     client_comm: str = ""
+    client_unit: str = ""
+    """The outermost systemd unit of its cgroup."""
     guest: str = ""
-    uuid: str = ""
+    vouched_by: str = ""
+    claimed_guest: str = ""
+    claimed_uuid: str = ""
     device: str = ""
+    """"MAJOR:MINOR" of the descriptor that the client sent."""
     nexuses: tuple[str, ...] = ()
+    """"H:C:T:L" of the device, of every path of a map."""
     parameter: bytes = b""
+    """The parameter list, as asked for."""
     end_ns: int = 0
+    """CLOCK_MONOTONIC; 0 for not yet."""
     outcome: str = ""
+    """The SCSI status that the guest was told as two hexadecimal digits, UNKNOWN, or "" while the
+    command is under way."""
     sense: bytes = b""
     shown: bytes = b""
+    """The data that the guest was told, where the device answered something else."""
     answered: bytes = b""
+    """The device's own data, where they differ."""
     note: str = ""
+    """Why the proxy answered or warned."""
 
     @property
     def key(self) -> tuple[int, int, int]:
-        """What the two lines of a claim have in common."""
+        """What the two lines of an attribution have in common."""
         return self.issuer_pid, self.issuer_start_ns, self.token
 
     @classmethod
@@ -110,7 +131,7 @@ class Claim:
             raise MalformedError(_WHAT, f"{type(error).__name__}: {error}"[:200]) from None
 
     def ended(self, given: Mapping[str, Any]) -> Self:
-        """The claim with what its end line says; MalformedError as from_json."""
+        """The same with what its end line says; MalformedError as from_json."""
         try:
             return replace(
                 self,
@@ -133,8 +154,11 @@ def common_part(
     client_uid: int,
     client_start_ns: int,
     client_comm: str,
+    client_unit: str,
     guest: str,
-    uuid: str,
+    vouched_by: str,
+    claimed_guest: str,
+    claimed_uuid: str,
     device: str,
     nexuses: tuple[str, ...],
 ) -> str:
@@ -183,35 +207,40 @@ def end_line(
     ).encode()
 
 
-def parse_lines(text: bytes, known: dict[tuple[int, int, int], Claim]) -> list[Claim]:
-    """Read whole lines into known, by key; the claims that are new or have ended.
+def parse_lines(text: bytes, known: dict[tuple[int, int, int], Attribution]) -> list[Attribution]:
+    """Read whole lines into known, by key; the attributions that are new or have ended.
 
-    A line that is none of ours is left out: it belongs to another version.
+    A line of something else is left out: it belongs to another version.  Only a line that
+    begins as all begin is given to the JSON parser, whose errors take longer than its successes.
     """
     changed = []
-    for line in text.splitlines():
-        try:
-            given = json.loads(line)
-            if not isinstance(given, dict) or given.get("schema") != SCHEMA:
-                continue
-            if "cdb" in given:
-                claim = Claim.from_json(given)
-                if claim.key in known:
-                    continue
-            else:
-                key = (
-                    _number(given["issuer_pid"]),
-                    _number(given["issuer_start_ns"]),
-                    _number(given["token"]),
-                )
-                if key not in known:
-                    continue
-                claim = known[key].ended(given)
-        except (MalformedError, KeyError, TypeError, ValueError, RecursionError):
+    start = 0
+    while (start := text.find(LINE_BEGINNING, start)) >= 0:
+        end = text.find(b"\n", start)
+        line = text[start : end if end >= 0 else len(text)]
+        whole = not start or text[start - 1] == _NEWLINE
+        start += len(line)
+        if not whole or (found := _parse(line, known)) is None:
             continue
-        known[claim.key] = claim
-        changed.append(claim)
+        known[found.key] = found
+        changed.append(found)
     return changed
+
+
+def _parse(line: bytes, known: dict[tuple[int, int, int], Attribution]) -> Attribution | None:
+    try:
+        given = json.loads(line)
+        if "cdb" in given:
+            found = Attribution.from_json(given)
+            return None if found.key in known else found
+        key = (
+            _number(given["issuer_pid"]),
+            _number(given["issuer_start_ns"]),
+            _number(given["token"]),
+        )
+        return known[key].ended(given) if key in known else None
+    except (MalformedError, KeyError, TypeError, ValueError, RecursionError):
+        return None
 
 
 def _number(value: Any) -> int:

@@ -14,11 +14,11 @@ kernel bounds it and keeps its descriptor with it.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from prtrace.errors import MalformedError, UsageError
 from prtrace.scsi.codes import Opcode, Status
+from prtrace.scsi.forms import PR_IN_CDB, PR_OUT_CDB, SERVICE_ACTION
 
 CDB_SIZE: Final = 16
 SENSE_SIZE: Final = 96
@@ -27,11 +27,13 @@ DATA_SIZE: Final = 8192
 
 FEATURE_CLEANUP: Final = 1 << 0
 CLEANUP: Final = 0xFF
-"""Operation code that is none of SCSI's: the client's device goes away, drop its registration."""
+"""An operation code of the protocol, not of SCSI: the client's device goes away, so that its
+registration is to go."""
 
-# As plain numbers: looking an enum's member up takes longer than comparing with it.
-_PR_IN, _PR_OUT, _GOOD = int(Opcode.PR_IN), int(Opcode.PR_OUT), int(Status.GOOD)
-_OPCODES: Final = (_PR_IN, _PR_OUT, CLEANUP)
+_OPCODES: Final = (Opcode.PR_IN, Opcode.PR_OUT, CLEANUP)
+_ACTION_AT: Final = PR_OUT_CDB.offset("byte_1")
+_TRANSFER_AT: Final = PR_IN_CDB.offset("allocation_length")
+_TRANSFER_END: Final = _TRANSFER_AT + PR_IN_CDB.field("allocation_length").size
 _REQUEST: Final = "pr-helper request"
 _ANSWER: Final = "pr-helper reply"
 _WORD: Final = struct.Struct(">I")
@@ -40,16 +42,15 @@ _REPLY: Final = struct.Struct(f">ii{SENSE_SIZE}s")
 REPLY_HEADER: Final = _REPLY.size
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One command of a client.  cdb has 16 bytes; parameter is the list, b"" but for PR OUT.
-
-    allocation_length: the most data the client takes, 0 but for PR IN.
-    """
+class Request(NamedTuple):
+    """One command of a client."""
 
     cdb: bytes
+    """16 bytes."""
     parameter: bytes = b""
+    """The parameter list, empty but for PERSISTENT RESERVE OUT."""
     allocation_length: int = 0
+    """The most data that the client takes, in bytes; 0 but for PERSISTENT RESERVE IN."""
 
     @property
     def opcode(self) -> int:
@@ -59,30 +60,38 @@ class Request:
     @property
     def action(self) -> int:
         """The service action."""
-        return self.cdb[1] & 0x1F
+        return self.cdb[_ACTION_AT] & SERVICE_ACTION
+
+    @property
+    def list_length(self) -> int:
+        """PARAMETER LIST LENGTH of a PERSISTENT RESERVE OUT, all four bytes of it."""
+        return int(PR_OUT_CDB.parse(self.cdb).parameter_list_length)
 
     def build(self) -> bytes:
         """What goes over the socket."""
         return self.cdb + self.parameter
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
-    """The answer to a request.  sense is as long as it came, data is there with GOOD only."""
+class Response(NamedTuple):
+    """The answer to a request."""
 
     status: int
     sense: bytes = b""
+    """As long as it came."""
     data: bytes = b""
+    """Sent with GOOD only."""
 
     def build(self, request: Request) -> bytes:
         """104 bytes and the data, cut to what the client has room for.
 
         QEMU ends the guest's process on a reply with more, or with data for PR OUT.
         """
-        data = b""
-        if self.status == _GOOD:
-            data = self.data[: request.allocation_length]
-        return _REPLY.pack(self.status, len(data), self.sense[:SENSE_SIZE]) + data
+        status, sense, data = self
+        if status != Status.GOOD:
+            data = b""
+        elif len(data) > request.allocation_length:
+            data = data[: request.allocation_length]
+        return _REPLY.pack(status, len(data), sense[:SENSE_SIZE]) + data
 
 
 class ServerSession:
@@ -170,7 +179,7 @@ class ServerSession:
             raise MalformedError(_REQUEST, f"transfers {transfer} bytes")
         self._cdb = cdb
         self.takes_descriptor = False
-        if opcode == _PR_OUT and transfer:
+        if opcode == Opcode.PR_OUT and transfer:
             self.wanted = transfer
             return None
         return self._complete(b"")
@@ -178,7 +187,7 @@ class ServerSession:
     def _complete(self, parameter: bytes) -> Request:
         cdb = self._cdb
         self.wanted = 0
-        self._owed = Request(cdb, parameter, _transfer(cdb) if cdb[0] == _PR_IN else 0)
+        self._owed = Request(cdb, parameter, _transfer(cdb) if cdb[0] == Opcode.PR_IN else 0)
         return self._owed
 
     def reply(self, response: Response) -> bytes:
@@ -265,4 +274,6 @@ class ClientSession:
 
 def _transfer(cdb: bytes) -> int:
     """Bytes 7-8, which is all that QEMU's helper looks at (PR OUT has its length in 5-8)."""
-    return 0 if cdb[0] == CLEANUP else int.from_bytes(cdb[7:9], "big")
+    if cdb[0] == CLEANUP:
+        return 0
+    return int.from_bytes(cdb[_TRANSFER_AT:_TRANSFER_END], "big")
