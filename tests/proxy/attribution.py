@@ -2,7 +2,7 @@
 
     ./tools/lab run --luns 2 --nexuses 2 --multipath -- python3 tests/proxy/attribution.py [PART]
 
-PART: names, what events and show say; trouble, agents and proxies that are killed, and claims
+PART: names, what events and show say; trouble, agents and proxies that are killed, and records
 that others could have written, which takes minutes; both without.
 The first unit is used by its map, the second by its first path.  The clients are processes that
 look like QEMU: a copy of the interpreter with QEMU's name and command line.  Prints "N passed, N
@@ -29,11 +29,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import lab_check
 from agent import Agent, cli
+from beside import resident
 from helpers import CHECKOUT, proxy, qemu_helper
-from hostile import resident
 from lab_check import DEADLINE, GOOD, check
 
-from prtrace.prhelper.claimlog import NAME
+from prtrace.prhelper.attribution_log import NAME
 
 GUESTS = {"waldi": "5c6f9c4e-0d1f-4c52-8b5b-0c4a5f7d9f11", "bello": ""}
 SCRIPT = """
@@ -51,6 +51,8 @@ class Guest:
 
     def __init__(self, folder: Path, name: str) -> None:
         self.name, self.uuid = name, GUESTS[name]
+        # Its command line alone says so.
+        self.title = f"{name} (claimed)"
         self._program = folder / "qemu-system-x86_64"
         if not self._program.exists():
             shutil.copy(os.path.realpath(sys.executable), self._program)
@@ -81,7 +83,7 @@ def check_disk(agent: Agent, way: Path, node: str, issuer: int, guest: Guest) ->
                      "out(p, fd, RESERVE, 0xA, 0, WERO).status, keys(p, fd),"
                      "out(p, fd, CLEAR, 0xB).status")  # fmt: skip
     check("commands", told, "(0, 0, [10], 24)")
-    wanted = guest.name, guest.uuid or None, guest.pid, issuer
+    wanted = guest.title, guest.uuid or None, guest.pid, issuer
     for event in newest(agent, node, 4):
         check(event["action"], (*named(event), event["pid"]), wanted)
         check("what was asked was issued", (event["asked"], event["asked_data"]), ("", ""))
@@ -89,9 +91,9 @@ def check_disk(agent: Agent, way: Path, node: str, issuer: int, guest: Guest) ->
     for fact in (unit["registrations"][0], unit["reservation"]):
         check("show --json", (*named(fact["by"]), fact["by"]["pid"]), wanted)
     text = cli("show", node).stdout
-    check("show", text.count(f"guest {guest.name}"), 2)
+    check("show", text.count(f"guest {guest.title}"), 2)
     text = cli("events", node, "--last", "1", "-v").stdout
-    check("events", f"guest {guest.name}" in text and str(guest.pid) in text, True)
+    check("events", f"guest {guest.title}" in text and str(guest.pid) in text, True)
     check("clear", guest.run(way, node, "out(p, fd, CLEAR, 0xA).status"), "0")
 
 
@@ -109,7 +111,7 @@ def check_bystanders(agent: Agent, way: Path, helper: Path, node: str, guest: Gu
     check("the helper's", (named(event), event["comm"]), ((None, None, None), "qemu-pr-helper"))
     guest.run(way, node, code)
     check("all of them", {named(event) for event in newest(agent, node, 5)},
-          {(guest.name, guest.uuid or None, guest.pid)})  # fmt: skip
+          {(guest.title, guest.uuid or None, guest.pid)})  # fmt: skip
 
 
 def check_map(agent: Agent, way: Path, unit: dict[str, Any], issuer: int, guest: Guest) -> None:
@@ -119,7 +121,7 @@ def check_map(agent: Agent, way: Path, unit: dict[str, Any], issuer: int, guest:
     found = [event for event in newest(agent, node, 4 * paths) if event["status"] == "GOOD"]
     found = [event for event in found if event["command"] == "PR OUT"]
     check("every path", {event["nexus"] for event in found}, {p["hctl"] for p in unit["paths"]})
-    wanted = {(guest.name, guest.uuid or None, guest.pid)}
+    wanted = {(guest.title, guest.uuid or None, guest.pid)}
     check("by the guest", {named(event) for event in found}, wanted)
     check("as asked", {event["asked"] for event in found}, {""})
     # The second path loses its registration: the guest's REGISTER becomes another command there.
@@ -132,7 +134,7 @@ def check_map(agent: Agent, way: Path, unit: dict[str, Any], issuer: int, guest:
     check("another command", [event["action"] for event in other],
           ["REGISTER AND IGNORE EXISTING KEY", "REGISTER"])  # fmt: skip
     for event in other:
-        check("by the guest too", named(event), (guest.name, guest.uuid or None, guest.pid))
+        check("by the guest too", named(event), (guest.title, guest.uuid or None, guest.pid))
         check("asked: REGISTER", event["asked"][:4], "5f00")
         check("asked: keys", event["asked_data"][:32], f"{0xA:016x}{0xD:016x}")
     text = cli("events", node, "--last", "8", "-v").stdout
@@ -155,14 +157,14 @@ def check_restarts(agent: Agent, folder: Path, node: str, guest: Guest) -> None:
             agent.start()
             for event, pid in zip(newest(agent, node, 40), [pids[0]] * 20 + [pids[1]] * 20,
                                   strict=True):  # fmt: skip
-                check(f"restart {round_}", named(event), (guest.name, guest.uuid or None, pid))
+                check(f"restart {round_}", named(event), (guest.title, guest.uuid or None, pid))
                 check("the proxy", event["pid"], running.pid)
             running.send_signal(signal.SIGKILL)
             running.wait(30)
 
 
 def check_hostile(agent: Agent, folder: Path, node: str, guest: Guest) -> None:
-    """Claims that others could have written, no file at all, one without end."""
+    """Records that others could have written, no file at all, one without end."""
     way, run_dir = folder / "open", folder / "third-run"
     log = run_dir / NAME
     with proxy(way, "--run-dir", str(run_dir)) as running:
@@ -175,7 +177,7 @@ def check_hostile(agent: Agent, folder: Path, node: str, guest: Guest) -> None:
             check(f"{what}: the process", event["pid"], running.pid)
             check(f"{what}: in time", time.monotonic() - start < 20, True)
 
-        seen("as it should be", guest.name)
+        seen("as it should be", guest.title)
         run_dir.chmod(0o777)
         agent.kill()
         agent.start()
@@ -184,7 +186,7 @@ def check_hostile(agent: Agent, folder: Path, node: str, guest: Guest) -> None:
         log.chmod(0o666)
         seen("a file for all", None)
         log.chmod(0o640)
-        seen("as it should be again", guest.name)
+        seen("as it should be again", guest.title)
         kept = log.rename(run_dir / "kept")
         os.mkfifo(log, 0o600)
         agent.kill()
@@ -202,7 +204,7 @@ def check_hostile(agent: Agent, folder: Path, node: str, guest: Guest) -> None:
         check("memory", resident(agent.process.pid) - before < 32 << 20, True)
         log.unlink()
         kept.rename(log)
-        seen("in its place again", guest.name)
+        seen("in its place again", guest.title)
 
 
 def main(part: str = "") -> int:

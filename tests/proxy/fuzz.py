@@ -16,7 +16,7 @@ import time
 
 from prtrace.errors import MalformedError
 from prtrace.prhelper.policy import hidden, masked, refusal
-from prtrace.prhelper.wire import ClientSession, Request, Response, ServerSession
+from prtrace.prhelper.protocol import ClientSession, Request, Response, ServerSession
 
 BATCH = 10_000
 HEADS = tuple(bytes((opcode, action)) for opcode in (0x5E, 0x5F, 0xFF) for action in range(10))

@@ -30,6 +30,7 @@ from agent import Agent, cli
 from nested import UUID, Guest, capabilities, masked, started
 
 NAME = "waldi"
+TITLE = f"{NAME} (claimed)"  # there is no machine scope here that vouches for it
 DISKS = ("/dev/sda", "/dev/sdb")
 PEER_KEY = "0xdef"
 CAPABILITIES = "5e02"
@@ -95,13 +96,13 @@ def check_events(disk: str, path: UnitPath, qemu: int, issuer: int) -> None:
     found = [(event["cdb"][:4], event["status"], event["guest"], event["uuid"],
               event["client_pid"], event["pid"]) for event in ours]  # fmt: skip
     sent = [CAPABILITIES, *(step.sent for step in STEPS if step.sent)]
-    wanted = [(cdb, "GOOD", NAME, UUID, qemu, issuer) for cdb in sent]
+    wanted = [(cdb, "GOOD", TITLE, UUID, qemu, issuer) for cdb in sent]
     check(f"{disk}: events of the guest", found[1:], wanted)
     check(f"{disk}: the host's own before", [(each[0], *each[2:5]) for each in found[:1]],
           [(CAPABILITIES, None, None, None)])  # fmt: skip
     check(f"{disk}: QEMU sent", {event["client_comm"][:11] for event in ours[1:]}, {"qemu-system"})
     text = cli("events", path.block, "--last", "1", "-v").stdout
-    check(f"{disk}: in words", f"guest {NAME}" in text and str(qemu) in text, True)
+    check(f"{disk}: in words", f"guest {TITLE}" in text and str(qemu) in text, True)
 
 
 def main() -> int:

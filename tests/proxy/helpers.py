@@ -12,9 +12,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+CHECKOUT = Path(__file__).parents[2]
 QEMU_HELPER = "/usr/bin/qemu-pr-helper"
 START_SECONDS = 180
-CHECKOUT = Path(__file__).parents[2]
 
 
 @contextlib.contextmanager
@@ -22,7 +22,7 @@ def proxy(
     socket_path: Path, *options: str, log: Path | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """`prtrace proxy` at socket_path; what it says goes to log, where one is named."""
-    command = [sys.executable, "-c", "from prtrace.cli.proxy import command; command()"]
+    command = [sys.executable, "-m", "prtrace", "proxy"]
     command += ["--listen", str(socket_path), *options]
     with process(command, socket_path, log) as running:
         yield running
@@ -37,10 +37,10 @@ def qemu_helper(socket_path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 @contextlib.contextmanager
 def process(
-    command: list[str], socket_path: Path, log: Path | None = None
+    command: list[str], socket_path: Path, log: Path | None = None, checkout: Path = CHECKOUT
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run command until the with statement ends; it listens at socket_path when that begins."""
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    environment = {**os.environ, "PYTHONPATH": str(checkout)}
     with contextlib.ExitStack() as stack:
         told = None if log is None else stack.enter_context(log.open("ab"))
         running = subprocess.Popen(command, env=environment, stderr=told)

@@ -1,4 +1,4 @@
-"""The proxy against LIO: mask, refusals, claims, guard, a helper that dies, dm-multipath.
+"""The proxy against LIO: mask, refusals, attributions, guard, a helper that dies, dm-multipath.
 
     ./tools/lab run --luns 1 --nexuses 2 -- python3 tests/proxy/lab_check.py
     ./tools/lab run --luns 1 --nexuses 2 --multipath -- python3 tests/proxy/lab_check.py
@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from helpers import proxy, qemu_helper
 from streams import CLEANUP, PR_IN, PR_OUT, Message, Reply, Stream, cdb, parameter, play
 
-from prtrace.prhelper.claim import UNKNOWN, Claim
-from prtrace.prhelper.claimlog import ClaimReader
+from prtrace.prhelper.attribution import UNKNOWN, Attribution
+from prtrace.prhelper.attribution_reader import AttributionReader
 
 REGISTER, RESERVE, RELEASE, CLEAR, PREEMPT, _ABORT, IGNORE, MOVE, REPLACE = range(9)
 KEYS, RESERVATION, CAPABILITIES, FULL = range(4)
@@ -144,11 +144,11 @@ def check_commands(path: Path, fd: int) -> None:
     check("no keys", keys(path, fd), [])
 
 
-def check_claims(run_dir: Path, nexus: str) -> None:
-    reader = ClaimReader(run_dir)
+def check_attributions(run_dir: Path, nexus: str) -> None:
+    reader = AttributionReader(run_dir)
     reader.read()
-    found: list[Claim] = list(reader.claims.values())
-    check("claims", bool(found), True)
+    found: list[Attribution] = list(reader.attributions.values())
+    check("attributions", bool(found), True)
     check("all ended", [c for c in found if not c.end_ns], [])
     masks = [c for c in found if c.answered]
     check(
@@ -164,7 +164,7 @@ def check_claims(run_dir: Path, nexus: str) -> None:
 
 
 def check_dead_helper(folder: Path, fd: int) -> None:
-    """A helper that takes the request and dies: closed, and the claim says unknown."""
+    """A helper that takes the request and dies: closed, and the record says unknown."""
     path, run_dir = folder / "dying", folder / "dying-run"
     run_dir.mkdir()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
@@ -191,9 +191,9 @@ def check_dead_helper(folder: Path, fd: int) -> None:
             listener.close()
             got = play(str(path), stream_of(request), {"device": fd}, DEADLINE)
             check("no helper", got.replies, ())
-    reader = ClaimReader(run_dir)
+    reader = AttributionReader(run_dir)
     reader.read()
-    outcomes = [claim.outcome for claim in reader.claims.values()]
+    outcomes = [claim.outcome for claim in reader.attributions.values()]
     check("outcomes", outcomes, [UNKNOWN, UNKNOWN, "not sent"])
 
 
@@ -239,11 +239,11 @@ def check_guard(folder: Path, fd: int, nexus: str, guard: str) -> None:
     both = all(pid in line and str(os.getpid()) in line for line in lines)
     check(f"{guard}: warned with both named", both and len(lines) >= 1, True)
     check(f"{guard}: refused", {line.endswith(": refused") for line in lines}, {refused})
-    reader = ClaimReader(run_dir)
+    reader = AttributionReader(run_dir)
     reader.read()
-    noted = [claim for claim in reader.claims.values() if claim.note]
+    noted = [claim for claim in reader.attributions.values() if claim.note]
     check(
-        f"{guard}: both in the claim",
+        f"{guard}: both in the record",
         all(nexus in claim.note and str(os.getpid()) in claim.note for claim in noted),
         True,
     )
@@ -370,8 +370,8 @@ def main() -> int:
                 check_mask(each, bare, fd)
                 check_refusals(each, fd)
                 check_commands(each, fd)
-            check_claims(run_dir, first["hctl"])
-            check_claims(second_run, first["hctl"])
+            check_attributions(run_dir, first["hctl"])
+            check_attributions(second_run, first["hctl"])
             check_dead_helper(folder, fd)
             for guard in ("warn", "refuse"):
                 check_guard(folder, fd, first["hctl"], guard)

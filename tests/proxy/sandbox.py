@@ -26,7 +26,7 @@ import lab_check
 
 UNITS = helpers.CHECKOUT / "prtrace/systemd"
 SERVICE = UNITS / "prtrace-proxy.service"
-MOST_EXPOSED = 2.5
+MOST_EXPOSED = 1.0
 
 
 def unit(path: Path) -> dict[str, dict[str, list[str]]]:
@@ -45,6 +45,10 @@ def check_units() -> None:
     service, sock = unit(SERVICE)["Service"], unit(UNITS / "prtrace-proxy.socket")["Socket"]
     lab_check.check("socket mode", sock["SocketMode"], ["0600"])
     lab_check.check("a path, not an abstract name", sock["ListenStream"][0][0], "/")
+    control = unit(UNITS / "prtrace-proxy-control.socket")["Socket"]
+    lab_check.check("control: root alone", control["SocketMode"], ["0600"])
+    lab_check.check("control: its name", control["FileDescriptorName"], ["control"])
+    lab_check.check("a reload", "HUP" in service["ExecReload"][0], True)
     lab_check.check("one capability", service["CapabilityBoundingSet"], ["CAP_SYS_RAWIO"])
     lab_check.check("no other", service["AmbientCapabilities"], ["CAP_SYS_RAWIO"])
     lab_check.check("no new privileges", service["NoNewPrivileges"], ["yes"])
@@ -111,7 +115,7 @@ def main() -> int:
                 lab_check.check_commands(folder / "proxy", fd)
                 lab_check.check_refusals(folder / "proxy", fd)
                 lab_check.read(folder / "proxy", fd, lab_check.CAPABILITIES)
-                lab_check.check_claims(run_dir, first["hctl"])
+                lab_check.check_attributions(run_dir, first["hctl"])
             else:
                 lab_check.check("answers", lab_check.read(folder / "proxy", fd, 0).status, 2)
         if traced:

@@ -35,11 +35,6 @@ def test_fuzz() -> None:
     assert "200000 executions" in run("fuzz.py", "--executions", "200000")
 
 
-@pytest.mark.timeout(300)
-def test_hostile_clients() -> None:
-    assert "0 failed" in run("hostile.py", seconds=280)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(3700)
 def test_fuzz_for_long() -> None:
