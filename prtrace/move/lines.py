@@ -1,0 +1,109 @@
+"""What a host's journal says of one move of one logical unit (pure).
+
+A registration is proof, or it is in question.  The key on a nexus is verified if it was there
+before the move, or if a look after its REGISTER found another verified one.  The line "in
+question" is on disk before the REGISTER goes out, and goes only after that look or after the
+registration was withdrawn.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from prtrace.errors import MalformedError
+from prtrace.model import Nexus, ReservationType
+
+
+class Standing(enum.Enum):
+    """What a registration that this move made is worth."""
+
+    IN_QUESTION = "in question"
+    VERIFIED = "verified"
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """The journal's lines of one move.
+
+    nexuses: the standing of what this move registered here, by nexus.
+    prepared: something was verified here once; it stays true when the registration goes.
+    counted: load registered without prepare, by the file's PRGENERATION.
+    preempted: a PREEMPT of this move went out.
+    told: commit has said that the guest may run here.
+    released: the type that the source released for the destination to take.
+    """
+
+    nexuses: tuple[tuple[Nexus, Standing], ...] = ()
+    prepared: bool = False
+    counted: bool = False
+    preempted: bool = False
+    told: bool = False
+    released: ReservationType | None = None
+
+    def standing(self, nexus: Nexus) -> Standing | None:
+        """The standing of a nexus, None without a line."""
+        return dict(self.nexuses).get(nexus)
+
+    @property
+    def listed(self) -> tuple[Nexus, ...]:
+        """The nexuses that have a line."""
+        return tuple(nexus for nexus, _ in self.nexuses)
+
+    @property
+    def in_question(self) -> tuple[Nexus, ...]:
+        """The nexuses whose registration is in question."""
+        return tuple(nexus for nexus, each in self.nexuses if each is Standing.IN_QUESTION)
+
+    def with_line(self, nexus: Nexus, standing: Standing) -> Self:
+        """The lines with one more, or one changed."""
+        lines = {**dict(self.nexuses), nexus: standing}
+        prepared = self.prepared or standing is Standing.VERIFIED
+        return replace(
+            self, nexuses=tuple(sorted(lines.items(), key=lambda each: each[0])), prepared=prepared
+        )
+
+    def only(self, registered: Iterable[Nexus]) -> Self:
+        """The lines of nexuses that a look found registered: the others are forgotten."""
+        found = set(registered)
+        if all(nexus in found for nexus in self.listed):
+            return self
+        return replace(self, nexuses=tuple(each for each in self.nexuses if each[0] in found))
+
+    def to_json(self) -> dict[str, Any]:
+        """For the journal."""
+        return {
+            "nexuses": {nexus: each.value for nexus, each in self.nexuses},
+            "prepared": self.prepared,
+            "counted": self.counted,
+            "preempted": self.preempted,
+            "told": self.told,
+            "released": None if self.released is None else self.released.name,
+        }
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, Any]) -> Self:
+        """Take back what to_json() gave; MalformedError where it is something else."""
+        try:
+            released = given["released"]
+            return cls(
+                nexuses=tuple(
+                    (str(nexus), Standing(each))
+                    for nexus, each in sorted(given["nexuses"].items())
+                ),
+                prepared=_flag(given["prepared"]),
+                counted=_flag(given["counted"]),
+                preempted=_flag(given["preempted"]),
+                told=_flag(given["told"]),
+                released=None if released is None else ReservationType[released],
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise MalformedError("journal", f"{type(error).__name__}: {error}"[:200]) from None
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"true or false was expected, not {value!r:.40}")
+    return value

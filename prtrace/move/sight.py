@@ -1,0 +1,129 @@
+"""What one look at the device means for a move, seen from one of its sides (pure).
+
+Role, type and holder come from here, never from the file.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from prtrace.model import Nexus, ReservationType
+from prtrace.move.reading import Reading
+
+
+class Held(enum.Enum):
+    """Who holds the reservation, seen from the side that looks."""
+
+    HERE = "this side"
+    THERE = "the other side"
+    ELSE = "another node, or all registrants"
+    NOBODY = "nobody"
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """One atomic look.
+
+    mine: the key of each of this side's nexuses that has one.  there: the guest's key is
+    registered on the other side.  rekeyed: the source's nexuses have another key, and none
+    has the guest's; False on the source.  third: it is registered where neither side
+    is, and no leftover is known; False on the source, which does not know the
+    destination's nexuses.
+    """
+
+    generation: int
+    mine: tuple[tuple[Nexus, int], ...]
+    there: bool
+    rekeyed: bool
+    third: bool
+    type: ReservationType | None
+    held: Held
+    blind: bool = False
+
+    def with_key(self, key: int) -> tuple[Nexus, ...]:
+        """This side's nexuses that have key."""
+        return tuple(nexus for nexus, found in self.mine if found == key)
+
+    def free(self, nexus: Nexus) -> bool:
+        """Whether a nexus of this side has no key."""
+        return all(nexus != found for found, _ in self.mine)
+
+
+@dataclass(frozen=True, slots=True)
+class Viewpoint:
+    """What a side must know of a move to make sense of a look.
+
+    source: this is the source.  registered: how many of the source's nexuses had the key when
+    the file was saved.  leftovers: nexuses that are known to have the key since an earlier
+    move, as readings name them.
+    """
+
+    key: int
+    source: bool
+    registered: int = 1
+    leftovers: frozenset[Nexus] = frozenset()
+
+
+def sight_of(view: Viewpoint, reading: Reading) -> Sight:
+    """What a reading says that tells nexuses apart."""
+    mine = tuple(sorted(reading.own.items(), key=lambda each: each[0]))
+    there = third = another = False
+    held = _held_here(reading)
+    for entry in reading.others:
+        if view.source:
+            there |= entry.key == view.key and entry.nexus not in view.leftovers
+            if entry.holder and held is None and entry.key == view.key:
+                held = Held.THERE
+        elif entry.other_side:
+            there |= entry.key == view.key
+            another |= entry.key != view.key
+            if entry.holder and held is None:
+                held = Held.THERE
+        elif entry.key == view.key and entry.nexus not in view.leftovers:
+            third = True
+    if held is None:
+        held = Held.ELSE
+    return Sight(reading.generation, mine, there, another and not there, third, reading.type, held)
+
+
+def blind_sight(
+    view: Viewpoint, reading: Reading, touched: Mapping[Nexus, bool], *, held_before: bool
+) -> Sight:
+    """What a reading of keys says, together with touches of this side's nexuses.
+
+    touched: whether REGISTER of the guest's key over itself was GOOD, which only a nexus with
+    that key answers.  held_before: this side is taken for the holder where both sides have the
+    key; the device does not tell, the journal does.
+    """
+    mine = tuple((nexus, view.key) for nexus, good in sorted(touched.items()) if good)
+    elsewhere = sum(entry.key == view.key for entry in reading.others) - len(mine)
+    held = _held_here(reading)
+    if held is None:
+        if reading.holder_key != view.key:
+            held = Held.ELSE
+        elif mine and elsewhere > 0:
+            held = Held.HERE if held_before else Held.THERE
+        else:
+            held = Held.HERE if mine else Held.THERE
+    most = view.registered + len(view.leftovers)
+    return Sight(
+        reading.generation,
+        mine,
+        there=elsewhere > 0,
+        rekeyed=False,
+        third=not view.source and elsewhere > most,
+        type=reading.type,
+        held=held,
+        blind=True,
+    )
+
+
+def _held_here(reading: Reading) -> Held | None:
+    """The holder where the reservation itself tells; None where the registrations must."""
+    if reading.type is None:
+        return Held.NOBODY
+    if reading.type.all_registrants:
+        return Held.ELSE
+    return Held.HERE if reading.own_holds else None

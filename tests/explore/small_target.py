@@ -1,0 +1,123 @@
+"""A target for the explorer: its whole state is a small hashable value.
+
+Written from the standard and from the targets' sources, and shared with nothing in prtrace.  The
+characters differ where targets differ: whether a PREEMPT of the holder's key by another nexus
+with that key keeps the sender, what PRGENERATION counts, whether a PREEMPT that matches nothing
+is refused.
+"""
+
+from typing import NamedTuple
+
+from prtrace.model import Action, Outcome, ReservationType
+
+AR = (ReservationType.WEAR, ReservationType.EAAR)
+
+
+class Character(NamedTuple):
+    """keeps_sender: of a PREEMPT of the holder's key, which the sender has too; hands_over is
+    what prtrace knows of it.  keeps_unreserved: the same while nothing is reserved.
+    unmatched_good: a PREEMPT of a key that nobody has is GOOD.  unregister_adds: to PRGENERATION.
+    counts_removed: PREEMPT adds one for each registration that it removes."""
+
+    name: str
+    keeps_sender: bool
+    keeps_unreserved: bool
+    hands_over: bool
+    unmatched_good: bool
+    unregister_adds: int
+    counts_removed: bool
+
+
+LIO = Character("LIO", True, False, True, False, 0, False)
+SCST = Character("SCST", True, True, True, False, 1, False)
+PAR3 = Character("3PAR-like", True, True, True, False, 1, True)
+SPDK = Character("SPDK", False, False, False, True, 1, True)
+HOSTILE = Character("hostile", False, False, False, False, 0, False)
+CHARACTERS = {each.name: each for each in (LIO, SCST, PAR3, SPDK, HOSTILE)}
+
+
+class Target(NamedTuple):
+    """keys: (nexus, key), sorted.  holder: a nexus, also for the all-registrants types, where it
+    is one of the registrants and says nothing."""
+
+    keys: tuple
+    holder: str | None = None
+    type: ReservationType | None = None
+    generation: int = 0
+
+    def key(self, nexus):
+        return dict(self.keys).get(nexus)
+
+    def having(self, key):
+        return tuple(nexus for nexus, found in self.keys if found == key)
+
+    @property
+    def shared(self):
+        return self.type in AR
+
+
+def send(character, target, nexus, action, key, sa_key=0, kind=None):
+    """The target after a command, and the outcome."""
+    mine = target.key(nexus)
+    if action in (Action.REGISTER, Action.REGISTER_AND_IGNORE):
+        if action is Action.REGISTER and key != (mine or 0):
+            return target, Outcome.CONFLICT
+        return _register(character, target, nexus, sa_key), Outcome.DONE
+    if mine is None or key != mine:
+        return target, Outcome.CONFLICT
+    if action is Action.RESERVE:
+        if target.type is None:
+            return target._replace(type=kind, holder=nexus), Outcome.DONE
+        holds = target.shared or target.holder == nexus
+        same = target.type is kind and holds
+        return target, Outcome.DONE if same else Outcome.CONFLICT
+    if action is Action.RELEASE:
+        if target.type is None or not (target.shared or target.holder == nexus):
+            return target, Outcome.DONE
+        return target._replace(type=None, holder=None), Outcome.DONE
+    if action is Action.CLEAR:
+        return Target((), None, None, target.generation + 1), Outcome.DONE
+    assert action is Action.PREEMPT
+    return _preempt(character, target, nexus, sa_key, kind)
+
+
+def _register(character, target, nexus, sa_key):
+    keys = dict(target.keys)
+    if sa_key:
+        keys[nexus] = sa_key
+        return target._replace(keys=_sorted(keys), generation=target.generation + 1)
+    keys.pop(nexus, None)
+    return _left(target, keys, target.generation + character.unregister_adds)
+
+
+def _left(target, keys, generation):
+    """Registrations went: a reservation goes with its holder, or with the last registrant."""
+    holder, kind = target.holder, target.type
+    if kind is not None and holder not in keys:
+        holder = min(keys, default=None) if kind in AR else None
+        if holder is None:
+            kind = None
+    return Target(_sorted(keys), holder, kind, generation)
+
+
+def _preempt(character, target, nexus, sa_key, kind):
+    removed = set(target.having(sa_key))
+    if not removed:
+        if not character.unmatched_good:
+            return target, Outcome.CONFLICT
+        return target._replace(generation=target.generation + 1), Outcome.DONE
+    own = nexus in removed
+    takes = target.type is not None and not target.shared and target.holder in removed
+    keeps = character.keeps_sender if takes else character.keeps_unreserved
+    if own and keeps and (takes or target.type is None):
+        removed.discard(nexus)
+    keys = {each: key for each, key in target.keys if each not in removed}
+    adds = 1 + (len(removed) if character.counts_removed else 0)
+    generation = target.generation + adds
+    if takes and nexus in keys:
+        return Target(_sorted(keys), nexus, kind, generation), Outcome.DONE
+    return _left(target, keys, generation), Outcome.DONE
+
+
+def _sorted(keys):
+    return tuple(sorted(keys.items()))

@@ -1,0 +1,228 @@
+"""The handover, explored: every interleaving keeps the invariants, and every guard is needed.
+
+The settings of CI are complete for their bounds; the slow run has larger bounds.  Run this file
+with -s to see how many states and transitions each has.
+"""
+
+from dataclasses import replace
+
+import pytest
+from explorer import Explorer, Setting
+
+from prtrace.model import ReservationType
+from prtrace.move import machine
+from prtrace.move.machine import Row
+from prtrace.move.sight import Held
+from prtrace.move.table import Cell, Do, Verb
+from prtrace.move.word import Word
+
+R = ReservationType
+HELD = [Setting(kind=kind) for kind in R]
+FOLLOWS = [Setting(kind=kind, holder="P", paths=2) for kind in (R.WE, R.EA, R.WERO, R.EARO)]
+PLAIN = Setting()
+FOLLOWER = Setting(holder="P")
+TWO = Setting(paths=2)
+
+SETTINGS = [
+    *HELD,
+    *FOLLOWS,
+    Setting(kind=None),
+    Setting(kind=None, paths=2, character="SCST"),
+    Setting(kind=R.WEAR, paths=2),
+    TWO,
+    *(Setting(character=name) for name in ("SCST", "3PAR-like", "SPDK", "hostile")),
+    *(Setting(character=name, holder="P") for name in ("SPDK", "hostile")),
+    *(Setting(character=name, kind=R.EAAR, paths=2) for name in ("SPDK", "hostile")),
+    Setting(character="SPDK", flow="release"),
+    Setting(character="hostile", flow="release", paths=2),
+    Setting(character="SPDK", flow="release", peers=("reserve",)),
+    # Peers.
+    Setting(peers=("read first",)),
+    Setting(peers=("clear",)),
+    Setting(peers=("register",), crashes=2),
+    Setting(peers=("same key", "preempt"), extra=0),
+    Setting(peers=("read first", "preempt"), holder="P"),
+    Setting(peers=("read first",), character="SPDK", holder="P", paths=2),
+    # The guest's own commands while it runs.
+    *(Setting(guest=(what,), holder=holder)
+      for what in ("rekey", "leave", "preempt itself") for holder in "SP"),
+    Setting(guest=("release",), peers=("reserve",)),
+    Setting(guest=("reserve",), kind=None),
+    # More faults.
+    Setting(crashes=2, extra=0),
+    Setting(crashes=2, holder="P", paths=2),
+    Setting(lost=1, extra=0),
+    Setting(lost=2, holder="P"),
+    # Other orders.
+    *(Setting(flow="late", kind=kind) for kind in (R.WERO, R.EARO)),
+    Setting(flow="late", paths=2),
+    Setting(flow="late", paths=2, holder="P"),
+    Setting(flow="late", kind=None),
+    Setting(flow="late", guest=("rekey", "release")),
+    Setting(flow="counted"),
+    Setting(flow="counted", paths=2, extra=0),
+    Setting(flow="counted", holder="P", paths=2),
+    Setting(flow="counted", kind=None, character="SCST"),
+    Setting(flow="give up"),
+    Setting(flow="give up", holder="P", paths=2),
+    Setting(off=True, extra=0),
+    Setting(off=True, holder="P", paths=2),
+    Setting(two=True, holder="P", crashes=0, extra=0, peers=()),
+    Setting(two=True, crashes=0, extra=0, peers=()),
+    Setting(old=True, extra=0),
+    Setting(running=True, guest=("release",)),
+    # Targets without READ FULL STATUS.
+    Setting(blind=True, extra=0),
+    Setting(blind=True, holder="P"),
+    Setting(blind=True, kind=R.WEAR, paths=2, extra=0),
+    Setting(blind=True, kind=None, character="SCST"),
+    Setting(blind=True, flow="late", extra=0),
+    Setting(blind=True, character="SPDK", flow="release", extra=0),
+]  # fmt: skip
+
+LARGER = [
+    Setting(crashes=2, extra=2),
+    Setting(crashes=2, paths=2),
+    Setting(crashes=1, lost=1, paths=2),
+    Setting(peers=("same key", "preempt", "read first")),
+    Setting(peers=("preempt", "clear"), paths=2, holder="P", crashes=2),
+    Setting(flow="late", paths=2, crashes=2, lost=1),
+    Setting(flow="counted", paths=2, crashes=2),
+    Setting(off=True, paths=2),
+    Setting(two=True, holder="P", crashes=1, extra=0, peers=("preempt",)),
+    Setting(old=True, extra=2, crashes=1),
+    Setting(blind=True, character="SCST", paths=2),
+    Setting(blind=True, flow="late", paths=2),
+    Setting(character="SPDK", flow="release", paths=2, crashes=2),
+    Setting(guest=("rekey", "leave"), paths=2),
+]
+
+
+def explored(setting):
+    found = Explorer(setting).explore()
+    print(found)
+    assert found.story is None, str(found)
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=str)
+def test_every_interleaving_keeps_the_invariants(setting):
+    explored(setting)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("setting", LARGER, ids=str)
+def test_larger_bounds(setting):
+    explored(setting)
+
+
+class Patch:
+    """Changes of the machine for one test."""
+
+    def __init__(self, monkeypatch):
+        self.monkeypatch = monkeypatch
+
+    def cell(self, row, verb, cell):
+        """Another cell; None takes it away."""
+        table = {each: dict(cells) for each, cells in machine.TABLE.items()}
+        if cell is None:
+            del table[row][verb]
+        else:
+            table[row][verb] = cell
+        self.monkeypatch.setattr(machine, "TABLE", table)
+
+    def condition(self, row, fits):
+        for name in ("_DESTINATION", "_SOURCE"):
+            rows = tuple(
+                (each, fits if each is row else known) for each, known in getattr(machine, name)
+            )
+            self.monkeypatch.setattr(machine, name, rows)
+
+
+def _end(word):
+    return Cell(Do.END, word)
+
+
+# What the first forms of this protocol did, by the number that the counterexample has in
+# docs/migration.md, and a setting in which the explorer finds it.
+def p1(patch):
+    """The abort registers a follower's source again."""
+    patch.cell(Row.S_GONE, Verb.RECLAIM, Cell(Do.REGISTER_ONE))
+    patch.condition(Row.QUESTION_BESIDE, lambda _seen: False)
+
+
+def p3(patch):
+    """Commit does not look whether the source still has the key."""
+    patch.cell(Row.REKEYED, Verb.COMMIT, _end(Word.COMMITTED))
+
+
+def p4(patch):
+    """A load that was not prepared registers whatever PRGENERATION is."""
+    patch.condition(Row.FRESH_COUNTED, lambda s: s.sight.there and not s.here)
+    patch.condition(Row.COUNT_WRONG, lambda _seen: False)
+
+
+def p7(patch):
+    """The abort sends commands from the source while the guest runs there."""
+    patch.condition(Row.RUNS, lambda _seen: False)
+
+
+def p11(patch):
+    """The role is the file's, not the look's."""
+    patch.condition(Row.S_HOLDS, lambda s: s.both and s.plan.held)
+
+
+def p12(patch):
+    """The abort lets a follower run although the destination has the key, too."""
+    patch.cell(Row.BESIDE, Verb.RECLAIM, _end(Word.RESTORED))
+
+
+def p13(patch):
+    """On a blind target commit takes the holder's key, when both sides have it, for its own."""
+    patch.condition(
+        Row.D_HOLDS,
+        lambda s: (
+            s.verified
+            and (s.sight.held is Held.HERE or (s.sight.blind and s.plan.verb is Verb.COMMIT))
+        ),
+    )
+
+
+def p14(patch):
+    """After the PREEMPT commit takes the source's key for proof: an abort may have made it."""
+    patch.condition(Row.NO_PROOF, lambda _seen: False)
+
+
+def nothing(_patch):
+    """The machine is as it is; the setting does what is wrong."""
+
+
+COUNTEREXAMPLES = {
+    "P1": (p1, replace(FOLLOWER, off=False), {}),
+    "P2": (nothing, Setting(paths=2, crashes=1), {"journal": False}),
+    "P3": (p3, Setting(guest=("rekey",), holder="P"), {}),
+    "P3, late": (
+        nothing,
+        Setting(flow="late", guest=("rekey",), holds_back=False, holder="P"),
+        {},
+    ),
+    "P4": (p4, Setting(flow="counted"), {}),
+    "P5": (nothing, Setting(flow="late", paths=2, suspends=False), {}),
+    "P6": (nothing, Setting(flow="late", guest=("release",), holds_back=False, peers=()), {}),
+    "P7": (p7, Setting(running=True, guest=("release", "rekey")), {}),
+    "P8": (nothing, Setting(character="SPDK", peers=()), {"hands_over": True}),
+    "P9": (nothing, Setting(old=True, peers=()), {"admit": lambda *_: None}),
+    "P11": (p11, Setting(guest=("release",), peers=()), {}),
+    "P12": (p12, Setting(flow="give up", holder="P", peers=()), {}),
+    "P13": (p13, Setting(blind=True, peers=()), {}),
+    "P14": (p14, TWO, {}),
+}
+
+
+@pytest.mark.parametrize("name", COUNTEREXAMPLES)
+def test_counterexample_is_found(name, monkeypatch):
+    change, setting, given = COUNTEREXAMPLES[name]
+    change(Patch(monkeypatch))
+    found = Explorer(setting, **given).explore()
+    print(name, change.__doc__, found, sep="\n")
+    assert found.story is not None
