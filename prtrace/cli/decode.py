@@ -3,70 +3,142 @@
 from __future__ import annotations
 
 import os
-import stat
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 import click
 
 from prtrace.cli.options import json_option
 from prtrace.cli.text import document, line, plain
-from prtrace.errors import UsageError
-from prtrace.scsi.describe import describe
-from prtrace.scsi.hexfile import parse_hex
+from prtrace.errors import InDoubtError, UsageError
+from prtrace.paste.reader import read_text
+from prtrace.paste.shown import shown
+from prtrace.scsi.codes import OPCODE_NAMES
+from prtrace.scsi.describe import Described, describe
 from prtrace.scsi.recognise import CHOICES
 
-_LARGEST: Final = 1 << 20
-"""Bytes of a file: four times the longest list there can be, written as hex with comments."""
+SCHEMA: Final = "prtrace.decode/1"
+
+_LARGEST: Final = 16 << 20
+"""Bytes of a file."""
+_SUFFIXES: Final = (".bin", ".dat", ".hex", ".json", ".log", ".txt")
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """One thing that was decoded, and where it was."""
+
+    described: Described
+    source: str = ""
+    line: int = 0
+    device: str = ""
 
 
 @click.command(
     "decode",
     epilog="""\b
+Exit status 4: a reply is cut off, so that more exists than is shown.
+\b
 Examples:
   prtrace decode 5f 00 05 00 00 00 00 00 18 00    a CDB
-  prtrace decode --as keys reply.hex              hex text, # comments allowed
+  prtrace decode --as keys reply.hex              hex of any form, # comments
   prtrace decode 70:00:06:00:00:00:00:0a:...      sense, as some logs write it
+  prtrace decode 06/2a/03                         sense key, ASC, ASCQ
+  prtrace decode transcript.txt                   of sg_persist -vvv, sg_raw
+  prtrace decode kernel.log                       the kernel's words on SCSI
   sg_raw ... | prtrace decode --as full-status -  bytes, from a program
 """,
 )
 @click.argument("parts", metavar="HEX... | FILE | -", nargs=-1, required=True)
 @click.option("--as", "kind", type=click.Choice(CHOICES), help="what the bytes are")
 @json_option
-def command(parts: tuple[str, ...], *, kind: str | None, as_json: bool) -> None:
+def command(parts: tuple[str, ...], *, kind: str | None, as_json: bool) -> int:
     """Say what the bytes of a SCSI command, list, reply or sense mean.
 
-    A file holds hex text or the bytes themselves.  CDBs and sense data are
-    recognised; lists and replies look alike, so --as has to name them.
+    A file holds bytes, hex text or dumps of any common form, or what other
+    programs printed: sg_persist, sg_raw, the kernel's log and tracepoints,
+    ESXi, QEMU, LIO.  CDBs and sense data are recognised; lists and replies
+    look alike, so --as has to name them where the text does not.
     """
-    found = describe(_bytes(parts), kind)
+    found = list(_found(_content(parts), kind))
     if as_json:
-        document(found.as_json())
+        document({"schema": SCHEMA, "found": [_as_json(each) for each in found]})
+    else:
+        _print(found)
+    cut = any(each.described.truncated for each in found)
+    return InDoubtError.exit_code if cut else 0
+
+
+def _found(content: bytes | str, kind: str | None) -> Iterator[_Found]:
+    read = content if isinstance(content, bytes) else read_text(content)
+    if isinstance(read, bytes):
+        yield _Found(_described(read, kind))
         return
-    for text in found.lines():
-        line(plain(text))
+    for each in read:
+        device = each.lu or each.nexus
+        if each.device:
+            device = f"{device} ({each.device})" if device else each.device
+        for described in shown(each, kind):
+            yield _Found(described, each.source, each.line, device)
 
 
-def _bytes(parts: tuple[str, ...]) -> bytes:
+def _described(raw: bytes, kind: str | None) -> Described:
+    if kind is None and len(raw) == 1:
+        name = OPCODE_NAMES.get(raw[0], "a command prtrace does not decode")
+        raise UsageError(
+            f"one byte is no CDB; {raw[0]:#04x} is the operation code of {name}",
+            hint="give the whole CDB",
+        )
+    return describe(raw, kind)
+
+
+def _as_json(found: _Found) -> dict[str, object]:
+    place = {"source": found.source or None, "line": found.line or None}
+    return {**place, "device": found.device or None, **found.described.as_json()}
+
+
+def _print(found: list[_Found]) -> None:
+    place = None
+    for each in found:
+        if each.source and (each.source, each.line) != place:
+            if place is not None:
+                line()
+            place = each.source, each.line
+            device = f", {each.device}" if each.device else ""
+            line(plain(f"line {each.line}, {each.source}{device}:"))
+        for text in each.described.lines():
+            line(plain(text))
+
+
+def _content(parts: tuple[str, ...]) -> bytes | str:
     if parts == ("-",):
         return _of_file(sys.stdin.buffer.read(_LARGEST + 1), "standard input")
-    if len(parts) == 1 and os.path.exists(parts[0]):
-        return _of_file(_content(parts[0]), parts[0])
-    return parse_hex(" ".join(parts).replace(":", " "))
+    if len(parts) == 1 and _is_name(parts[0]):
+        return read_file(parts[0])
+    return " ".join(parts)
 
 
-def _content(path: str) -> bytes:
+def _is_name(text: str) -> bool:
+    """Whether a single argument can only be a file's name."""
+    if os.path.exists(text):
+        return True
+    return text.endswith(_SUFFIXES) or text.startswith(("/", "./", "../", "~/"))
+
+
+def read_file(path: str) -> bytes | str:
+    """A regular file's text, or its bytes where it is no text; UsageError says what is wrong."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        if not os.path.isfile(path) and os.path.exists(path):
             raise UsageError(f"{plain(path)} is no file", hint="prtrace read asks a device")
         with open(path, "rb") as file:
-            return file.read(_LARGEST + 1)
+            return _of_file(file.read(_LARGEST + 1), path)
     except OSError as error:
         raise UsageError(f"{plain(path)}: {os.strerror(error.errno or 0)}") from error
 
 
-def _of_file(content: bytes, name: str) -> bytes:
-    """Hex text's bytes; content itself where it is no text."""
+def _of_file(content: bytes, name: str) -> bytes | str:
     if len(content) > _LARGEST:
         raise UsageError(f"{plain(name)} has more than {_LARGEST} bytes")
     try:
@@ -75,9 +147,4 @@ def _of_file(content: bytes, name: str) -> bytes:
         return content
     if "\0" in text or any(ord(char) < 9 for char in text):
         return content
-    # Only in what is no comment: a comment may hold a time.
-    lines = [
-        code.replace(":", " ") + mark + comment
-        for code, mark, comment in (each.partition("#") for each in text.splitlines())
-    ]
-    return parse_hex("\n".join(lines))
+    return text

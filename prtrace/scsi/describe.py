@@ -43,7 +43,9 @@ from prtrace.scsi.reply import (
 )
 from prtrace.scsi.sense import DESCRIPTOR, Sense, attention
 
-SCHEMA: Final = "prtrace.decode/1"
+_TRUNCATED: Final = "truncated"
+_LONGEST_REPLY: Final = 0xFFFF
+"""The most that ALLOCATION LENGTH can ask for, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +97,19 @@ class Described:
     """What bytes mean."""
 
     kind: str
-    """One of recognise.CHOICES."""
+    """One of recognise.CHOICES; "status" or "statement" for what was read from text."""
     title: str
     """The kind in words."""
     fields: tuple[Field, ...]
 
+    @property
+    def truncated(self) -> bool:
+        """Whether more exists than arrived."""
+        return any(each.name == _TRUNCATED for each in self.fields)
+
     def as_json(self) -> dict[str, object]:
-        """The document of prtrace/schema/decode.1.json, ready for json.dumps."""
-        head = {"schema": SCHEMA, "kind": self.kind, "title": self.title}
-        return {**head, **Group(self.fields).as_json()}
+        """{"kind", "title", "fields"}, as in prtrace/schema/decode.1.json."""
+        return {"kind": self.kind, "title": self.title, **Group(self.fields).as_json()}
 
     def lines(self) -> list[str]:
         """The title, then a line for each field; what belongs to a field is indented."""
@@ -317,6 +323,7 @@ def _out_move(raw: bytes) -> list[Field]:
 def _keys(raw: bytes) -> list[Field]:
     reply = ReadKeys.parse(raw)
     form = forms.READ_KEYS
+    _believable(form, reply.additional_length)
     keys = tuple(_key(key) for key in reply.keys)
     return [
         *_declared(form, raw),
@@ -339,6 +346,7 @@ def _capabilities(raw: bytes) -> list[Field]:
 
 def _full_status(raw: bytes) -> list[Field]:
     reply = ReadFullStatus.parse(raw)
+    _believable(forms.READ_FULL_STATUS, reply.additional_length)
     registrations = tuple(
         _registration(raw, offset, end, each) for offset, end, each in full_status_descriptors(raw)
     )
@@ -398,7 +406,17 @@ def _problem(problem: str) -> list[Field]:
 
 
 def _truncated(truncated: bool) -> list[Field]:
-    return [Field("truncated", "more exists than arrived")] if truncated else []
+    return [Field(_TRUNCATED, "more exists than arrived")] if truncated else []
+
+
+def _believable(form: Form, additional_length: int) -> None:
+    """MalformedError for a length that no reply has: the bytes are not the reply's."""
+    if additional_length > _LONGEST_REPLY - form.size:
+        raise MalformedError(
+            form.what,
+            f"ADDITIONAL LENGTH {additional_length} is more than any reply has",
+            hint="an offset column or a header in front of the bytes is no part of the reply",
+        )
 
 
 def _lines(fields: tuple[Field, ...], indent: str) -> list[str]:

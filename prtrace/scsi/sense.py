@@ -31,7 +31,7 @@ _DESCRIPTOR: Final = (
 _COUNTED: Final = forms.SENSE_LENGTH_AT + 1
 """Where the bytes begin that ADDITIONAL SENSE LENGTH counts."""
 
-_KEYS = (
+KEYS = (
     "NO SENSE",
     "RECOVERED ERROR",
     "NOT READY",
@@ -50,7 +50,7 @@ _KEYS = (
     "COMPLETED",
 )
 
-_CODES = {
+CODES = {
     (0x00, 0x00): "NO ADDITIONAL SENSE INFORMATION",
     (0x04, 0x00): "LOGICAL UNIT NOT READY, CAUSE NOT REPORTABLE",
     (0x04, 0x01): "LOGICAL UNIT IS IN PROCESS OF BECOMING READY",
@@ -147,11 +147,11 @@ class Sense:
     @property
     def text(self) -> str:
         """For people: "UNIT ATTENTION 2A/03 RESERVATIONS PREEMPTED"."""
-        words = [_KEYS[self.key]]
+        words = [KEYS[self.key]]
         if self.asc is not None:
             words.append(f"{self.asc:02X}/" + ("??" if self.ascq is None else f"{self.ascq:02X}"))
-            if self.ascq is not None and (self.asc, self.ascq) in _CODES:
-                words.append(_CODES[self.asc, self.ascq])
+            if self.ascq is not None and (self.asc, self.ascq) in CODES:
+                words.append(CODES[self.asc, self.ascq])
         if self.deferred:
             words.append("(deferred)")
         return " ".join(words)

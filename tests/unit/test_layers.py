@@ -20,6 +20,7 @@ RANK = {
     "prtrace.scsi": 2,
     "prtrace.state": 3,
     "prtrace.linux": 4,
+    "prtrace.paste": 4,
     "prtrace.probe": 5,
     "prtrace.store": 5,
     "prtrace.api": 6,
@@ -35,6 +36,7 @@ PURE = (
     "prtrace.errors",
     "prtrace.model",
     "prtrace.scsi",
+    "prtrace.paste",
     "prtrace.probe.record",
     "prtrace.state",
 )

@@ -1,8 +1,10 @@
 """decode: from arguments, files and standard input."""
 
 import json
+from importlib import resources
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -21,9 +23,10 @@ def test_hex_in_every_spelling(prtrace, arguments):
 def test_hex_files(prtrace):
     done = prtrace("decode", "--as", "keys", FIXTURES / "two-nexuses.keys.hex", "--json")
     found = json.loads(done.stdout)
-    assert found["kind"] == "keys"
     assert found["schema"] == "prtrace.decode/1"
-    assert len(found["fields"][-1]["items"]) == 2
+    (keys,) = found["found"]
+    assert keys["kind"] == "keys"
+    assert len(keys["fields"][-1]["items"]) == 2
 
 
 def test_files_of_bytes_and_of_logs(prtrace, tmp_path):
@@ -53,7 +56,51 @@ def test_names_that_others_chose_are_harmless(prtrace, tmp_path):
 
 
 def test_too_much_is_refused(prtrace, tmp_path):
-    (tmp_path / "huge").write_bytes(b"00 " * 400_000)
+    (tmp_path / "huge").write_bytes(b"00 " * 6_000_000)
     done = prtrace("decode", tmp_path / "huge")
     assert done.returncode == 2
     assert "more than" in done.stderr
+
+
+def test_a_transcript(prtrace):
+    text = "    Persistent reservation in cdb: [5e 00 00 00 00 00 00 20 00 00]\n"
+    text += "  PR generation=0x2, 1 registered reservation key follows:\n    0x666e0001\n"
+    done = prtrace("decode", "-", stdin=text)
+    assert done.returncode == 0, done.stderr
+    assert "service action: READ KEYS" in done.stdout
+    assert "0x00000000666e0001" in done.stdout
+    found = json.loads(prtrace("decode", "--json", "-", stdin=text).stdout)["found"]
+    assert [each["kind"] for each in found] == ["cdb", "keys"]
+    assert {each["line"] for each in found} == {1}
+    schema = json.loads(resources.files("prtrace.schema").joinpath("decode.1.json").read_text())
+    jsonschema.validate({"schema": "prtrace.decode/1", "found": found}, schema)
+
+
+def test_a_line_of_a_log(prtrace):
+    done = prtrace("decode", "sd 0:0:7:0: reservation conflict")
+    assert done.stdout == "line 1, Linux kernel, 0:0:7:0:\nRESERVATION CONFLICT\n"
+    assert "UNIT ATTENTION 2A/03" in prtrace("decode", "06/2a/03").stdout
+
+
+def test_an_offset_column_is_not_data(prtrace):
+    text = " 00     00 00 00 01 00 00 00 08  00 00 00 00 66 6e 00 01\n"
+    done = prtrace("decode", "--as", "keys", "-", stdin=text)
+    assert done.returncode == 0
+    assert "0x00000000666e0001" in done.stdout
+
+
+def test_a_reply_that_was_cut_off(prtrace):
+    done = prtrace("decode", "--as", "keys", FIXTURES / "truncated.keys.hex")
+    assert done.returncode == 4
+    assert "truncated" in done.stdout
+
+
+def test_a_file_that_is_not_there(prtrace):
+    done = prtrace("decode", "keys.hex")
+    assert (done.returncode, "keys.hex: No such file" in done.stderr) == (2, True)
+
+
+def test_a_lone_operation_code(prtrace):
+    done = prtrace("decode", "16")
+    assert done.returncode == 2
+    assert "operation code of RESERVE(6)" in done.stderr

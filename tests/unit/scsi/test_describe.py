@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scsi_forms import parses_or_refuses
 
 from prtrace.errors import MalformedError, UsageError
+from prtrace.paste.hexdump import parse_hex
 from prtrace.scsi.describe import describe
-from prtrace.scsi.hexfile import parse_hex
 from prtrace.scsi.recognise import CHOICES, DecodeAs, recognise
 
 FIXTURES = sorted((Path(__file__).parents[2] / "fixtures").glob("*.hex"))
@@ -171,7 +171,19 @@ def test_places_are_those_of_the_standard():
 def test_json_fits_its_schema(path):
     schema = json.loads(resources.files("prtrace.schema").joinpath("decode.1.json").read_text())
     raw, kind = capture(path.name)
-    jsonschema.validate(describe(raw, kind).as_json(), schema)
+    found = {"source": None, "line": None, "device": None, **describe(raw, kind).as_json()}
+    jsonschema.validate({"schema": "prtrace.decode/1", "found": [found]}, schema)
+
+
+def test_a_length_that_no_reply_has_is_refused():
+    """What sg_persist -HH prints, with its offset taken for data."""
+    raw = bytes.fromhex("00 00000001 00000008 00000000666e0001")
+    with pytest.raises(MalformedError, match="16777216"):
+        describe(raw, "keys")
+    longest = bytes.fromhex("00000001 0000fff8")
+    with pytest.raises(MalformedError, match="more than any reply has"):
+        describe(bytes.fromhex("00000001 0000fff8") + bytes(8), "keys")
+    assert describe(longest[:4] + bytes.fromhex("0000fff0"), "keys").truncated
 
 
 def test_full_status():

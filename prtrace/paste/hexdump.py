@@ -1,0 +1,344 @@
+r"""Bytes written as text: words of hex digits, or a dump with offsets and characters.
+
+Dumps of xxd, hexdump -C, od -t x1, tshark -x and the sg3_utils (-H, -HH, sg_raw -r).  Words of
+hex digits between blanks, commas, colons, dashes, braces or brackets, each with 0x, \x or
+nothing before it; # starts a comment that ends with the line.
+
+Two columns of a dump are not data, and both prove themselves.  The character column shows the
+bytes of its own line.  The offset column counts the bytes of the lines above it; one line alone
+shows an offset by a colon, or by a gap that is wider than the gaps between the bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from prtrace.errors import MalformedError
+
+LARGEST: Final = 1 << 20
+"""Bytes that a dump may have; a line of * stands for any number of repeated lines."""
+
+_LONGEST: Final = 1024
+"""Characters of a dump's line: in longer ones no columns are looked for."""
+_WHAT: Final = "hex text"
+_DIGITS: Final = frozenset("0123456789abcdefABCDEF")
+_SEPARATORS: Final = str.maketrans(dict.fromkeys(",;:-{}[]()\"'", " "))
+_OFFSET: Final = re.compile(
+    r"\s*(?P<digits>[0-9A-Fa-f]{2,16})(?P<gap>:(?=\s|$)\s*|\s+|$)(?P<rest>.*)"
+)
+_COLON_BETWEEN: Final = re.compile(r"[0-9A-Fa-f]{1,2}:\s")
+"""Bytes between colons and blanks, as in "5f: 01: 05"."""
+_DELIMITED: Final = re.compile(r"(?P<hex>.*?)\s+(?:\|(?P<bar>.*)\||>(?P<angle>.*)<)\s*")
+_COMMENT: Final = re.compile(r"(?<!\S)#")
+_GAP: Final = re.compile(r"\s{2,}")
+_REPEATED: Final = "*"
+_STRIDES: Final = (8, 16, 32)
+"""Bytes that dumps have in a line."""
+_EITHER_BASE: Final = 7
+"""Digits of od's offsets, which are octal or, with -A d, decimal."""
+_NARROW: Final = 2
+_WORD: Final = 4
+"""Digits of the words that hexdump and od -x print, the lower byte first on most machines."""
+_WIDE_GAP: Final = 3
+_PLAIN_HINT: Final = "bytes as two hex digits each, or a dump of xxd, hexdump -C, od -A x -t x1"
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One line, read without and, where its first word can be an offset, with an offset."""
+
+    number: int
+    text: str
+    data: bytes | MalformedError
+    offset: str = ""
+    """The digits of the first word, "" where it cannot be an offset."""
+    behind: bytes | MalformedError = b""
+    """The bytes behind the offset."""
+    colon: bool = False
+    gap: int = 0
+    """Blanks behind the first word."""
+    inner_gap: int = 0
+    """The widest gap between later words."""
+    widths: frozenset[int] = frozenset()
+    """How many digits the first word behind the offset has."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether what is behind the offset can be read."""
+        return isinstance(self.behind, bytes)
+
+
+def parse_hex(text: str) -> bytes:
+    """The bytes that text spells.
+
+    MalformedError names the line, what it looks like and what to do instead.
+    """
+    lines = [
+        each
+        for number, line in enumerate(text.splitlines(), 1)
+        if (each := _read(number, line)) is not None
+    ]
+    found = _dump(lines) if _has_offsets(lines) else b"".join(map(_data, lines))
+    if not found:
+        raise MalformedError(_WHAT, "holds no bytes", hint=_PLAIN_HINT)
+    return found
+
+
+def _read(number: int, text: str) -> _Line | None:
+    """A line's readings; None for a blank line or one that is all comment.
+
+    A character column may hold a #, so a comment is looked for where the line as it is cannot
+    be read.
+    """
+    first: _Line | None = None
+    for candidate in _without_comment(text):
+        if not candidate.strip():
+            return first if first is not None and not _is_comment(text) else None
+        line = _line(number, candidate)
+        if first is None:
+            first = line
+        if isinstance(line.data, bytes) or (isinstance(line.behind, bytes) and line.offset):
+            return line
+    return first
+
+
+def _without_comment(text: str) -> Iterator[str]:
+    """The line as it is, then cut off before each # that begins a word, from the right."""
+    yield text
+    if len(text) > _LONGEST:
+        yield text.partition("#")[0]
+        return
+    for comment in reversed(list(_COMMENT.finditer(text))):
+        yield text[: comment.start()]
+
+
+def _is_comment(text: str) -> bool:
+    return text.lstrip().startswith("#")
+
+
+def _line(number: int, text: str) -> _Line:
+    if text.strip() == _REPEATED:
+        return _Line(
+            number,
+            text,
+            MalformedError(
+                _WHAT,
+                f"line {number}: * stands for lines that are not there",
+                hint="dump every line: hexdump -Cv, od -v -A x -t x1",
+            ),
+        )
+    if len(text) > _LONGEST:
+        return _Line(number, text, _words(number, text))
+    data, _ = _bytes(number, text)
+    found = _OFFSET.fullmatch(text)
+    if found is None:
+        return _Line(number, text, data)
+    rest, gap = found["rest"], found["gap"]
+    if gap.startswith(":") and _COLON_BETWEEN.match(rest):
+        return _Line(number, text, data)
+    behind, part = _bytes(number, rest, ordered=gap.startswith(":"))
+    return _Line(
+        number,
+        text,
+        data,
+        found["digits"],
+        behind if rest.strip() else b"",
+        gap.startswith(":"),
+        len(gap),
+        max((len(each) for each in re.findall(r"(?<=\S)\s+(?=\S)", part)), default=0),
+        frozenset(len(word) for word in rest.split()[:1]),
+    )
+
+
+def _bytes(number: int, text: str, *, ordered: bool = False) -> tuple[bytes | MalformedError, str]:
+    """The bytes of a line without offset, and the part of the line that spells them.
+
+    The character column is held against the bytes.  ordered: words of four digits have the
+    order of the bytes, as xxd writes them.
+    """
+    delimited = _DELIMITED.fullmatch(text)
+    if delimited is not None:
+        shown = delimited["bar"] if delimited["bar"] is not None else delimited["angle"]
+        data = _words(number, delimited["hex"], ordered=ordered)
+        if isinstance(data, bytes) and _shows(data, shown):
+            return data, delimited["hex"]
+    for gap in _GAP.finditer(text):
+        part = text[: gap.start()]
+        if not part.strip():
+            continue
+        data = _words(number, part, ordered=ordered)
+        if isinstance(data, bytes) and _shows(data, text[gap.end() :]):
+            return data, part
+    return _words(number, text, ordered=ordered), text.rstrip()
+
+
+def _shows(data: bytes, shown: str) -> bool:
+    """Whether shown is data as characters, with a dot for what cannot be printed.
+
+    Blanks at the ends of a line are lost when it is copied.
+    """
+    drawn = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in data)
+    return bool(shown.strip()) and shown.strip() == drawn.strip()
+
+
+def _words(number: int, text: str, *, ordered: bool = False) -> bytes | MalformedError:
+    r"""Words of hex digits; where every word has at most two digits, one digit is a byte too."""
+    words = text.replace("\\x", " 0x").translate(_SEPARATORS).split()
+    digits = [word[2:] if word[:2] in ("0x", "0X") else word for word in words]
+    short = len(digits) > 1 and all(len(each) <= 2 for each in digits)
+    if not ordered and len(digits) > 1 and all(len(each) == _WORD for each in digits):
+        return MalformedError(
+            _WHAT,
+            f"line {number}: words of four digits may be in the machine's byte order",
+            hint="write bytes of two digits: hexdump -C, xxd, or od -A x -t x1",
+        )
+    found = bytearray()
+    for word, each in zip(words, digits, strict=True):
+        if not each or not _DIGITS.issuperset(each):
+            return _not_hex(number, word)
+        if len(each) % 2 and not (short or (len(each) == 1 and len(word) > 1)):
+            return MalformedError(
+                _WHAT,
+                f"line {number}: {word[:40]!r} has an odd number of digits",
+                hint=_PLAIN_HINT,
+            )
+        found += bytes.fromhex(each if len(each) % 2 == 0 else f"0{each}")
+    return bytes(found)
+
+
+def _not_hex(number: int, word: str) -> MalformedError:
+    return MalformedError(
+        _WHAT, f"line {number}: {word.strip()[:40]!r} is not hex", hint=_PLAIN_HINT
+    )
+
+
+def _has_offsets(lines: list[_Line]) -> bool:
+    """Whether the first column is one of offsets, right or wrong.
+
+    MalformedError where one line can be read both ways.
+    """
+    dumped = [line for line in lines if line.text.strip() != _REPEATED]
+    if not all(line.offset for line in dumped) or not any(line.behind for line in dumped):
+        return False
+    if _marked(dumped) or _counts(dumped):
+        return True
+    first = dumped[0]
+    if len(dumped) < len(lines) and len(first.offset) > _NARROW:
+        return True
+    if len(first.offset) > _NARROW and first.widths <= {1, 2} and _number(first.offset, 16) == 0:
+        raise MalformedError(
+            _WHAT,
+            f"line {first.number}: {first.offset!r} may be an offset or bytes",
+            hint="leave it out if it is an offset; write it as bytes of two digits if it is data",
+        )
+    return False
+
+
+def _marked(lines: list[_Line]) -> bool:
+    """Whether something beside the numbers themselves shows that the first column is apart."""
+    if any(isinstance(line.data, MalformedError) and line.behind and line.whole for line in lines):
+        return True  # the characters are those of the bytes behind it
+    if all(line.colon for line in lines) or all(len(line.offset) % 2 for line in lines):
+        return True
+    apart = [line for line in lines if line.behind]
+    if all(line.widths == {_WORD} != {len(line.offset)} for line in apart):
+        return True  # hexdump or od -x; the words are refused
+    if all(len(line.offset) > _NARROW for line in lines):
+        return all(line.gap >= 2 and line.widths <= {1, 2} for line in apart)
+    return all(line.gap >= _WIDE_GAP and line.gap > line.inner_gap for line in apart)
+
+
+def _counts(lines: list[_Line]) -> bool:
+    """Whether the first column counts the bytes of the lines above, in one base."""
+    narrow = all(len(line.offset) == _NARROW for line in lines)
+    first = lines[0].behind
+    if len(lines) < 2 or not isinstance(first, bytes) or (narrow and len(first) not in _STRIDES):
+        return False
+    for base in (16, 8, 10):
+        total = 0
+        for line in lines:
+            if not isinstance(line.behind, bytes) or _number(line.offset, base) != total:
+                break
+            total += len(line.behind)
+        else:
+            return total > 0
+    return False
+
+
+def _number(digits: str, base: int) -> int | None:
+    try:
+        return int(digits, base)
+    except ValueError:
+        return None
+
+
+def _data(line: _Line) -> bytes:
+    if isinstance(line.data, MalformedError):
+        raise line.data
+    return line.data
+
+
+def _dump(lines: list[_Line]) -> bytes:
+    """The bytes behind the offsets, each of which has to be right."""
+    for line in lines:
+        if line.text.strip() != _REPEATED and isinstance(line.behind, MalformedError):
+            raise line.behind
+        if line.behind and not line.colon and not line.widths <= {1, 2}:
+            raise MalformedError(
+                _WHAT,
+                f"line {line.number} looks like a dump of words in the machine's byte order",
+                hint="dump bytes: hexdump -C, xxd, or od -A x -t x1",
+            )
+    squeezed = any(line.text.strip() == _REPEATED for line in lines)
+    digits = {len(line.offset) for line in lines if line.offset}
+    bases = (8, 10) if digits == {_EITHER_BASE} else (16,) if squeezed else (16, 8, 10)
+    read: set[bytes] = set()
+    failures: list[MalformedError] = []
+    for base in bases:
+        try:
+            read.add(_counted(lines, base))
+        except MalformedError as error:
+            failures.append(error)
+    if len(read) > 1:
+        raise MalformedError(
+            _WHAT,
+            "the offsets can be octal or decimal, and * stands for another number of lines",
+            hint="dump every line: od -v -A x -t x1",
+        )
+    if not read:
+        raise failures[0]
+    return read.pop()
+
+
+def _counted(lines: list[_Line], base: int) -> bytes:
+    found = bytearray()
+    last = b""
+    repeated = False
+    for line in lines:
+        if line.text.strip() == _REPEATED:
+            repeated = True
+            continue
+        offset = _number(line.offset, base)
+        if offset is None:
+            raise MalformedError(_WHAT, f"line {line.number}: offset {line.offset} in octal?")
+        if repeated and last:
+            missing = offset - len(found)
+            if missing < 0 or missing % len(last) or offset > LARGEST:
+                raise MalformedError(_WHAT, f"line {line.number}: a * cannot end at {offset:#x}")
+            found += last * (missing // len(last))
+        repeated = False
+        if offset != len(found):
+            raise MalformedError(
+                _WHAT,
+                f"line {line.number}: its first column looks like the offset {offset:#x}, "
+                f"but {len(found):#x} bytes are above it",
+                hint="copy the dump whole, or leave the first column out",
+            )
+        last = line.behind if isinstance(line.behind, bytes) else b""
+        found += last
+    if repeated:
+        raise MalformedError(_WHAT, "ends with a *: how often the line repeats is not there")
+    return bytes(found)

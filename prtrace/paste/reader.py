@@ -1,0 +1,79 @@
+"""From a pasted text to what it says: finds whose words they are, or refuses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
+
+from prtrace.errors import MalformedError
+from prtrace.paste import kernel, lio, multipath, qemu, sg_utils, vmkernel
+from prtrace.paste.hexdump import parse_hex
+from prtrace.paste.seen import Seen, SenseTriple
+from prtrace.paste.sense_words import additional_sense, sense_in, sense_key, sense_triple
+
+_LONGEST: Final = 8192
+"""Characters of a line of a log that are looked at."""
+_TRIPLE_SIZE: Final = 3
+_SENSE_KEY_MAX: Final = 0xF
+_DEVICE_STATUS: Final = re.compile(r"D:0x(?P<status>[0-9a-f]{1,2})", re.IGNORECASE)
+_KNOWN: Final = (
+    "what is read: hex of any form, sg_persist and sg_raw, the Linux kernel's log and SCSI "
+    "tracepoints, ESXi's vmkernel log, QEMU's trace events, sense of libiscsi and LTFS, LIO's "
+    "configfs and aptpl files, multipathd's reservation_key"
+)
+
+
+def read_text(text: str) -> bytes | tuple[Seen, ...]:
+    """The bytes that a text spells, or what its lines say, in their order.
+
+    MalformedError where it is neither.
+    """
+    if (triple := sense_triple(text)) is not None:
+        return (Seen(source="", line=1, triple=triple),)
+    if (status := _DEVICE_STATUS.fullmatch(text.strip())) is not None:
+        return (Seen(source=vmkernel.SOURCE, line=1, status=int(status["status"], 16)),)
+    lines = [line[:_LONGEST] for line in text.splitlines()]
+    room = sg_utils.read if sg_utils.is_transcript(_different(lines)) else _lines
+    found = sorted(room(lines), key=lambda each: each.line)
+    if found:
+        return tuple(found)
+    try:
+        raw = parse_hex(text)
+    except MalformedError as error:
+        if len(lines) <= 1 and error.hint:
+            raise
+        raise MalformedError(error.what, error.problem, hint=error.hint or _KNOWN) from error
+    if len(raw) == _TRIPLE_SIZE and raw[0] <= _SENSE_KEY_MAX:
+        return (Seen(source="", line=1, triple=SenseTriple(*raw)),)
+    return raw
+
+
+def _different(lines: list[str]) -> set[str]:
+    """The lines without blank ones and repeats: what has to be looked at to recognise them."""
+    return {line for line in lines if line.strip()}
+
+
+def _lines(lines: list[str]) -> Iterator[Seen]:
+    different = _different(lines)
+    for room in (kernel, vmkernel, qemu, lio, multipath):
+        if any(room.is_line(line) for line in different):
+            yield from room.read(lines)
+    worded: Seen | None = None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        if (triple := sense_in(line)) is not None:
+            yield Seen(source="", line=number, triple=triple)
+        elif kernel.is_line(line):
+            continue
+        elif (key := sense_key(line)) is not None:
+            if worded is not None:
+                yield worded
+            worded = Seen(source="", line=number, triple=SenseTriple(key))
+        elif worded is not None and worded.triple and (code := additional_sense(line)) is not None:
+            yield replace(worded, triple=SenseTriple(worded.triple.key, *code))
+            worded = None
+    if worded is not None:
+        yield worded

@@ -1,0 +1,129 @@
+"""From what lines say to recorded events, which `prtrace replay` takes.
+
+An event has what its line has.  A line that does not tell when, where or what is refused with
+the reason; nothing is filled in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from prtrace.errors import UsageError
+from prtrace.paste.seen import Seen
+from prtrace.paste.stamp import Clock
+from prtrace.scsi.codes import Opcode, Status, status_title
+from prtrace.scsi.sense import FIXED, UNIT_ATTENTION, Sense, attention
+from prtrace.state.decode import TIMEOUT
+from prtrace.state.event import Command, Event
+
+_COMMANDS: Final[Mapping[int, Command]] = {
+    Opcode.PR_IN: Command.PR_IN,
+    Opcode.PR_OUT: Command.PR_OUT,
+    Opcode.RESERVE_6: Command.RESERVE,
+    Opcode.RESERVE_10: Command.RESERVE,
+    Opcode.RELEASE_6: Command.RELEASE,
+    Opcode.RELEASE_10: Command.RELEASE,
+}
+
+
+@dataclass(slots=True)
+class Import:
+    """What became of the lines of all files."""
+
+    events: list[Event] = field(default_factory=list)
+    refused: list[tuple[Seen, str]] = field(default_factory=list)
+    """Lines about reservations that lack what an event needs, and what that is."""
+    silent: int = 0
+    """Commands that say nothing about reservations."""
+
+    def add(self, seen: Iterable[Seen], clock: Clock, units: Mapping[str, str]) -> None:
+        """Take what one file says.  units: H:C:T:L or disk name to the unit's designator."""
+        listed = tuple(seen)
+        nexuses = {each.device: each.nexus for each in listed if each.device and each.nexus}
+        for each in listed:
+            command = _command(each)
+            if command is None:
+                self.silent += 1
+                continue
+            try:
+                self.events.append(_event(each, command, clock, units, nexuses))
+            except UsageError as error:
+                hint = f" ({error.hint})" if error.hint else ""
+                self.refused.append((each, error.message + hint))
+
+    def numbered(self) -> list[Event]:
+        """The events in the order of their times, numbered from 1."""
+        ordered = sorted(self.events, key=lambda event: event.time)
+        return [event._replace(seq=seq) for seq, event in enumerate(ordered, 1)]
+
+
+def _command(seen: Seen) -> Command | None:
+    """What kind of event it is, None where it says nothing about reservations."""
+    opcode = seen.cdb[0] if seen.cdb else seen.opcode
+    if opcode is not None and opcode in _COMMANDS:
+        return _COMMANDS[opcode]
+    if seen.status == Status.RESERVATION_CONFLICT:
+        return Command.CONFLICT
+    sense = _sense(seen)
+    if sense is not None and attention(sense) is not None and sense.key == UNIT_ATTENTION:
+        return Command.UNIT_ATTENTION
+    return None
+
+
+def _event(
+    seen: Seen,
+    command: Command,
+    clock: Clock,
+    units: Mapping[str, str],
+    nexuses: Mapping[str, str],
+) -> Event:
+    if seen.stamp is None:
+        raise UsageError("there is no time in it")
+    nexus = seen.nexus or nexuses.get(seen.device, "")
+    lu = (
+        seen.lu or units.get(nexus) or units.get(seen.device) or (f"hctl.{nexus}" if nexus else "")
+    )
+    if not lu:
+        raise UsageError(
+            f"it names {seen.device} only" if seen.device else "it names no device",
+            hint="name its unit with --unit NAME=DESIGNATOR" if seen.device else "",
+        )
+    sense = _sense(seen)
+    return Event(
+        command=command,
+        time=seen.stamp.ns(clock),
+        lu=lu,
+        nexus=nexus,
+        device=f"/dev/{seen.device}" if seen.device else "",
+        status=_status(seen),
+        host_byte=seen.host_byte,
+        problem=_absent(seen, command),
+        cdb=seen.cdb,
+        data=seen.parameter_list or seen.reply,
+        sense_bytes=b"" if sense is None else seen.sense or sense.build(),
+    )
+
+
+def _status(seen: Seen) -> str:
+    if seen.timed_out:
+        return TIMEOUT
+    return "" if seen.status is None else status_title(seen.status)
+
+
+def _sense(seen: Seen) -> Sense | None:
+    if seen.sense:
+        return Sense.parse(seen.sense)
+    if seen.triple is None:
+        return None
+    return Sense(FIXED, seen.triple.key, seen.triple.asc, seen.triple.ascq)
+
+
+def _absent(seen: Seen, command: Command) -> str:
+    """What the lines do not tell of the command."""
+    if seen.cdb:
+        return ""
+    if seen.opcode is not None:
+        return f"the log has of the CDB only the operation code, {seen.opcode:#04x}"
+    return "the log does not name the command" if command is Command.CONFLICT else ""

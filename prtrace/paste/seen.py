@@ -1,0 +1,52 @@
+"""What one or several lines say about one command, one device, or nothing but themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from prtrace.paste.stamp import Stamp
+
+GOOD: Final = 0x00
+
+
+@dataclass(frozen=True, slots=True)
+class SenseTriple:
+    """Sense key, additional sense code and its qualifier, where nothing else was printed."""
+
+    key: int
+    asc: int | None = None
+    ascq: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """One thing that was read.  What the lines do not tell has its default."""
+
+    source: str
+    """Whose words they are: "sg_persist", "Linux kernel", "ESXi", …"""
+    line: int
+    """The number of the first line, from 1."""
+    stamp: Stamp | None = None
+    nexus: str = ""
+    """H:C:T:L."""
+    device: str = ""
+    """The name of a disk node, without /dev/."""
+    lu: str = ""
+    """The designator: "naa.…"."""
+    opcode: int | None = None
+    """The operation code, where it is all that was printed of a CDB."""
+    cdb: bytes = b""
+    parameter_list: bytes = b""
+    reply: bytes = b""
+    reply_kind: str = ""
+    """What the reply is, as `decode --as` names it; "" where the lines do not tell."""
+    status: int | None = None
+    """The SAM status."""
+    host_byte: str = ""
+    """Linux's name of the host byte, "" for DID_OK or where it was not printed."""
+    timed_out: bool = False
+    sense: bytes = b""
+    triple: SenseTriple | None = None
+    facts: tuple[tuple[str, str], ...] = ()
+    """What the lines state in words, name and value."""

@@ -1,0 +1,314 @@
+"""What sg_persist and sg_raw print (sg3_utils 1.46 and 1.48): transcripts, replies, lists.
+
+sg_persist -v prints the CDB, -vv the parameter list and raw sense data, -vvv the reply.  -H prints
+a reply behind its 8-byte header, whose fields stand in the line above; -HH prints it whole.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Final
+
+from prtrace.errors import MalformedError
+from prtrace.model import ReservationType
+from prtrace.paste.hexdump import parse_hex
+from prtrace.paste.seen import GOOD, Seen, SenseTriple
+from prtrace.paste.sense_words import additional_sense, sense_key
+from prtrace.scsi import forms
+from prtrace.scsi.cdb import service_action
+from prtrace.scsi.codes import InCode, Opcode, Status
+from prtrace.scsi.reply import ReadKeys, ReadReservation, Reservation
+
+SOURCE: Final = "sg3_utils"
+
+_BYTES: Final = r"\[?(?P<bytes>[0-9a-f]{2}(?: [0-9a-f]{2})+)\]?"
+_CDB: Final = re.compile(
+    rf"(?:persistent reserv(?:ation|e) (?:in|out) (?:cdb|cmd): *|cdb to send: *[^\[]*){_BYTES}",
+    re.IGNORECASE,
+)
+_HEADER: Final = re.compile(
+    r"PR generation=0x(?P<generation>[0-9a-f]{1,8}), Additional length=(?P<length>\d{1,10})",
+    re.IGNORECASE,
+)
+_KEYS: Final = re.compile(
+    r"PR generation=0x(?P<generation>[0-9a-f]{1,8}), "
+    r"(?:(?P<count>\d+) registered reservation keys? follows?|there are NO registered)",
+    re.IGNORECASE,
+)
+_KEY: Final = re.compile(r"\s+0x(?P<key>[0-9a-f]{1,16})\s*", re.IGNORECASE)
+_HELD: Final = re.compile(
+    r"PR generation=0x(?P<generation>[0-9a-f]{1,8}), "
+    r"(?:(?P<held>Reservation follows)|there is NO reservation)",
+    re.IGNORECASE,
+)
+_HOLDER: Final = re.compile(r"\s+Key=0x(?P<key>[0-9a-f]{1,16})\s*", re.IGNORECASE)
+_SCOPE: Final = re.compile(r"\s+scope: (?P<scope>\S+),\s+type: (?P<type>.+?)\s*")
+_FULL: Final = re.compile(r"PR generation=0x(?P<generation>[0-9a-f]{1,8})$", re.IGNORECASE)
+_CAPABILITIES: Final = re.compile(r"Report capabilities response:$", re.IGNORECASE)
+_CAPABILITY: Final = re.compile(r"\s+(?P<name>[A-Z][^:]*?)(?:\([A-Z_]+\))?: (?P<value>\d)\s*")
+_TYPED: Final = re.compile(r"(?:.*[\s/$#])?sg_persist (?P<options>-.*)")
+_STATED: Final = (
+    (re.compile(r"Key=0x([0-9a-f]{1,16})", re.IGNORECASE), "reservation key"),
+    (re.compile(r"All target ports bit (set|clear)"), "all_tg_pt"),
+    (re.compile(r"Relative port address: (0x[0-9a-f]{1,4})"), "relative target port identifier"),
+    (re.compile(r"(<< Reservation holder >>|not reservation holder)"), "r_holder"),
+    (re.compile(r"scope: (.+?),\s+type: .*"), "scope"),
+    (re.compile(r"scope: .+?,\s+type: (.+)"), "type"),
+    (re.compile(r"(?:SAS address|iSCSI world wide (?:name|unique port id)|FCP-2 World Wide Name|"
+                r"Parallel SCSI initiator SCSI address|IEEE 1394 EUI-64 name): (\S+)"),
+     "transportid"),
+)  # fmt: skip
+"""What a registration of READ FULL STATUS says, line by line, and the fields' names."""
+_STATUS: Final = re.compile(r"SCSI Status: (?P<status>[A-Za-z ]+?)\s*")
+_ENDED: Final = re.compile(r"PR (?:in|out)(?: \([^)]*\))?: (?P<words>.+)", re.IGNORECASE)
+_DUMPED: Final = re.compile(
+    r"(?P<list>persistent reserv(?:ation|e) out parameters)|"
+    r"(?P<reply>persistent reserv(?:ation|e) in: response|Received \d+ bytes of data)|"
+    r"(?P<sense>Raw sense data)",
+    re.IGNORECASE,
+)
+_DUMP_LINE: Final = re.compile(r"\s*[0-9a-f]{2,4}(?:\s+[0-9a-f]{2}\b)+.*", re.IGNORECASE)
+_STATUSES: Final = {
+    "good": Status.GOOD,
+    "check condition": Status.CHECK_CONDITION,
+    "busy": Status.BUSY,
+    "reservation conflict": Status.RESERVATION_CONFLICT,
+    "task set full": Status.TASK_SET_FULL,
+}
+_TYPES: Final = {re.sub("[^a-z]", "", kind.title.lower()): kind for kind in ReservationType}
+_SCOPES: Final = {"LU_SCOPE": 0}
+_KINDS: Final = {
+    InCode.READ_KEYS: "keys",
+    InCode.READ_RESERVATION: "reservation",
+    InCode.REPORT_CAPABILITIES: "capabilities",
+    InCode.READ_FULL_STATUS: "full-status",
+}
+
+
+def is_transcript(lines: Iterable[str]) -> bool:
+    """Whether one of the lines can only be from sg_persist or sg_raw."""
+    marks = (_CDB, _HEADER, _KEYS, _HELD, _FULL, _CAPABILITIES, _DUMPED, _STATUS, _ENDED)
+    return any(mark.match(line.strip()) for line in lines for mark in marks)
+
+
+def read(lines: list[str]) -> Iterator[Seen]:
+    """Each command of a transcript, and each reply that is there without its command.
+
+    MalformedError for a dump that is not whole, with its line.
+    """
+    seen: Seen | None = None
+    at = 0
+    while at < len(lines):
+        line, number = lines[at], at + 1
+        at += 1
+        text = line.strip()
+        cdb, typed = _CDB.match(text), _TYPED.match(text)
+        if cdb is not None or typed is not None:
+            if seen is not None and _says(seen):
+                yield seen
+            seen = Seen(
+                source=SOURCE,
+                line=number,
+                cdb=bytes.fromhex(cdb["bytes"]) if cdb is not None else b"",
+                reply_kind=_asked(typed["options"]) if typed is not None else "",
+            )
+            continue
+        step = _Step(lines, at, number)
+        told = step.take(text, line, seen or Seen(source=SOURCE, line=number))
+        at = step.at
+        if told is None:
+            continue
+        if step.begins and seen is not None and seen.reply == told.reply:
+            continue  # -vvv prints the reply in hex and then in words
+        if step.begins and seen is not None and seen.reply:
+            yield seen
+            told = step.take_again(told, number)
+        seen = told
+    if seen is not None and _says(seen):
+        yield seen
+
+
+def _says(seen: Seen) -> bool:
+    """Whether there is more than a command as somebody typed it."""
+    return seen != Seen(source=SOURCE, line=seen.line, reply_kind=seen.reply_kind)
+
+
+class _Step:
+    """One line and the lines that belong to it."""
+
+    def __init__(self, lines: list[str], at: int, number: int) -> None:
+        self._lines = lines
+        self._number = number
+        self.at = at
+        """The line behind what was taken."""
+        self.begins = False
+        """Whether what was taken is a reply, of which a command has one."""
+
+    def take(self, text: str, line: str, seen: Seen) -> Seen | None:
+        """seen with what the line adds, None where it adds nothing."""
+        if (found := _HEADER.match(text)) is not None:
+            return self._headed(found, seen)
+        if (found := _KEYS.match(text)) is not None:
+            return self._keys(found, seen)
+        if (found := _HELD.match(text)) is not None:
+            return self._held(found, seen)
+        if (found := _FULL.match(text)) is not None:
+            return replace(seen, facts=self._full(int(found["generation"], 16)))
+        if _CAPABILITIES.match(text):
+            return replace(seen, facts=self._capabilities())
+        if (found := _DUMPED.match(text)) is not None:
+            data = self._dump()
+            if found["list"]:
+                return replace(seen, parameter_list=data)
+            if found["sense"]:
+                return replace(seen, sense=data)
+            return self._reply(seen, data, _kind(seen))
+        if _DUMP_LINE.fullmatch(line):
+            self.at -= 1
+            return self._reply(seen, self._dump(), _kind(seen))
+        if (found := _STATUS.fullmatch(text)) is not None:
+            status = _STATUSES.get(found["status"].lower())
+            return None if status is None else replace(seen, status=status)
+        if (found := _ENDED.match(text)) is not None:
+            return _ended(found["words"], seen)
+        return _sensed(text, seen)
+
+    def take_again(self, told: Seen, number: int) -> Seen:
+        """The reply as one of its own: the command before it has a reply already."""
+        return Seen(source=SOURCE, line=number, reply=told.reply, reply_kind=told.reply_kind)
+
+    def _reply(self, seen: Seen, data: bytes, kind: str) -> Seen:
+        self.begins = True
+        return replace(seen, reply=data, reply_kind=kind or seen.reply_kind)
+
+    def _dump(self) -> bytes:
+        """The bytes of the dump that follows."""
+        begin = self.at
+        while self.at < len(self._lines) and _DUMP_LINE.fullmatch(self._lines[self.at]):
+            self.at += 1
+        # Blank lines keep the line numbers that an error names.
+        return parse_hex("\n" * begin + "\n".join(self._lines[begin : self.at]))
+
+    def _headed(self, found: re.Match[str], seen: Seen) -> Seen:
+        length = int(found["length"])
+        header = forms.READ_KEYS.build(
+            prgeneration=int(found["generation"], 16), additional_length=length
+        )
+        behind = self._dump() if length else b""
+        if len(behind) > length:
+            raise MalformedError(
+                "sg_persist -H",
+                f"line {self._number}: ADDITIONAL LENGTH is {length}, {len(behind)} bytes follow",
+            )
+        return self._reply(seen, header + behind, _kind(seen))
+
+    def _keys(self, found: re.Match[str], seen: Seen) -> Seen:
+        keys: list[int] = []
+        while self.at < len(self._lines) and (key := _KEY.fullmatch(self._lines[self.at])):
+            keys.append(int(key["key"], 16))
+            self.at += 1
+        count = int(found["count"] or 0)
+        reply = ReadKeys(int(found["generation"], 16), tuple(keys), 8 * count)
+        return self._reply(seen, reply.build(), "keys")
+
+    def _full(self, generation: int) -> tuple[tuple[str, str], ...]:
+        """What sg_persist -s says in words."""
+        facts = [("prgeneration", str(generation))]
+        while self.at < len(self._lines) and self._lines[self.at].startswith("    "):
+            text = self._lines[self.at].strip()
+            for form, name in _STATED:
+                if (found := form.fullmatch(text)) is not None:
+                    facts.append((name, _value(name, found[1])))
+            self.at += 1
+        return tuple(facts)
+
+    def _capabilities(self) -> tuple[tuple[str, str], ...]:
+        """What sg_persist -c says in words."""
+        facts: list[tuple[str, str]] = []
+        while self.at < len(self._lines) and self._lines[self.at].startswith("  "):
+            if (found := _CAPABILITY.fullmatch(self._lines[self.at])) is not None:
+                facts.append((found["name"].lower(), found["value"]))
+            self.at += 1
+        return tuple(facts)
+
+    def _held(self, found: re.Match[str], seen: Seen) -> Seen | None:
+        generation = int(found["generation"], 16)
+        if not found["held"]:
+            return self._reply(seen, ReadReservation(generation, None).build(), "reservation")
+        key = scope = None
+        for line in self._lines[self.at : self.at + 2]:
+            key = _HOLDER.fullmatch(line) or key
+            scope = _SCOPE.fullmatch(line) or scope
+        if key is None or scope is None:
+            raise MalformedError(
+                "sg_persist",
+                f"line {self._number}: the reservation's key, scope or type is missing",
+            )
+        self.at += 2
+        kind = _TYPES.get(re.sub("[^a-z]", "", scope["type"].lower()))
+        if kind is None or scope["scope"] not in _SCOPES:
+            raise MalformedError(
+                "sg_persist", f"line {self._number}: reservation {scope[0].strip()!r} is unknown"
+            )
+        held = Reservation(int(key["key"], 16), kind, _SCOPES[scope["scope"]])
+        return self._reply(seen, ReadReservation(generation, held).build(), "reservation")
+
+
+def _kind(seen: Seen) -> str:
+    """What a reply to the command is, "" where the command is not there."""
+    if len(seen.cdb) < 2 or seen.cdb[0] != Opcode.PR_IN:
+        return ""
+    return _KINDS.get(service_action(seen.cdb), "")
+
+
+def _asked(options: str) -> str:
+    """The kind of reply that a typed sg_persist asked for, "" where it does not say one."""
+    words = options.split()
+    short = {letter for word in words if re.fullmatch(r"-[A-Za-z]+", word) for letter in word}
+    kinds = {
+        kind
+        for letter, option, kind in (
+            ("k", "--read-keys", "keys"),
+            ("r", "--read-reservation", "reservation"),
+            ("c", "--report-capabilities", "capabilities"),
+            ("s", "--read-full-status", "full-status"),
+        )
+        if letter in short or option in words
+    }
+    return kinds.pop() if len(kinds) == 1 else ""
+
+
+def _value(name: str, text: str) -> str:
+    match name:
+        case "reservation key":
+            return f"0x{int(text, 16):016x}"
+        case "all_tg_pt":
+            return "1" if text == "set" else "0"
+        case "r_holder":
+            return "0" if text.startswith("not") else "1"
+        case "relative target port identifier":
+            return str(int(text, 16))
+        case _:
+            return text
+
+
+def _ended(words: str, seen: Seen) -> Seen | None:
+    lowered = words.lower()
+    if "conflict" in lowered:
+        return replace(seen, status=Status.RESERVATION_CONFLICT)
+    if "successful" in lowered:
+        return replace(seen, status=GOOD)
+    return None
+
+
+def _sensed(text: str, seen: Seen) -> Seen | None:
+    triple = seen.triple
+    if (key := sense_key(text)) is not None:
+        triple = SenseTriple(key)
+    elif triple is not None and (code := additional_sense(text)) is not None:
+        triple = SenseTriple(triple.key, *code)
+    else:
+        return None
+    return replace(seen, triple=triple, status=Status.CHECK_CONDITION)

@@ -1,0 +1,212 @@
+"""Dumps as the real programs write them, and what a person does to them before pasting."""
+
+import subprocess
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prtrace.errors import MalformedError
+from prtrace.paste.hexdump import parse_hex
+
+REPLY = bytes.fromhex("00000001 00000008 00000000666e0001")
+CDB = bytes.fromhex("5f010500000000001800")
+
+
+LOOKALIKES = st.lists(
+    st.sampled_from([b"0", b"1", b"a", b"F", b"x", b" ", b".", b"#", b"|", b">", b"<", b":", b"-",
+                     b"*", b"\0", b"\x08", b"\x10"]),
+    min_size=1,
+    max_size=70,
+).map(b"".join)  # fmt: skip
+"""Data whose character column looks like hex, a comment, or a column of its own."""
+
+
+def characters(data):
+    return "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in data)
+
+
+def halves(line):
+    """Bytes in two groups of eight, as hexdump and the sg3_utils have them."""
+    return "  ".join(part.hex(" ") for part in (line[:8], line[8:]) if part)
+
+
+def rows(data, size=16):
+    return [(at, data[at : at + size]) for at in range(0, len(data), size)]
+
+
+def xxd(data):
+    return "".join(
+        f"{at:08x}: {line.hex(' ', -2):<39}  {characters(line)}\n" for at, line in rows(data)
+    )
+
+
+def hexdump(data):
+    body = "".join(
+        f"{at:08x}  {halves(line):<48}  |{characters(line)}|\n" for at, line in rows(data)
+    )
+    return f"{body}{len(data):08x}\n"
+
+
+def tshark(data):
+    return "".join(
+        f"{at:04x}  {line.hex(' '):<47}   {characters(line)}\n" for at, line in rows(data)
+    )
+
+
+def sg_raw(data):
+    return "".join(
+        f" {at:02x}     {halves(line):<51} {characters(line)}\n" for at, line in rows(data)
+    )
+
+
+def sg_persist(data):
+    return "".join(f" {at:02x}     {halves(line)}\n" for at, line in rows(data))
+
+
+def od(data, *options):
+    done = subprocess.run(["od", *options], input=data, stdout=subprocess.PIPE, check=True)
+    return done.stdout.decode()
+
+
+WRITERS = [xxd, hexdump, tshark, sg_raw, sg_persist]
+SPELLINGS = {
+    "blanks": lambda data: data.hex(" "),
+    "one word": lambda data: data.hex(),
+    "0x": lambda data: " ".join(f"0x{byte:02x}" for byte in data),
+    "short 0x": lambda data: " ".join(f"{byte:#x}" for byte in data),
+    "short": lambda data: " ".join(f"{byte:x}" for byte in data),
+    "C": lambda data: "{" + ", ".join(f"0x{byte:02x}" for byte in data) + "};",
+    "commas": lambda data: ",".join(f"{byte:02x}" for byte in data),
+    "dashes": lambda data: data.hex("-"),
+    "colons": lambda data: data.hex(":"),
+    "escapes": lambda data: '"' + "".join(f"\\x{byte:02x}" for byte in data) + '"',
+    "brackets": lambda data: f"[{data.hex(' ')}]",
+    "a byte a line": lambda data: "\n".join(f"{byte:02x}" for byte in data),
+}
+
+
+@pytest.mark.parametrize("spell", SPELLINGS.values(), ids=SPELLINGS)
+@pytest.mark.parametrize("data", [CDB, REPLY], ids=["cdb", "reply"])
+def test_spellings(spell, data):
+    assert parse_hex(spell(data)) == data
+    assert parse_hex(spell(data) + "   # seen at 12:03\n") == data
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@given(data=st.binary(min_size=1, max_size=80), change=st.data())
+def test_any_dump_in_any_dress(writer, data, change):
+    """Case, line ends, indentation and lost blanks at the ends of lines."""
+    lines = writer(data).splitlines()
+    if change.draw(st.booleans()):
+        # The characters would be upper case too then, which no dump has: leave them out.
+        lines = sg_persist(data).upper().splitlines()
+    indent = change.draw(st.sampled_from(["", "  ", "\t", "    "]))
+    end = change.draw(st.sampled_from(["\n", "\r\n", "  \n"]))
+    if change.draw(st.booleans()):
+        lines = [line.rstrip() for line in lines]
+    text = "".join(f"{indent}{line}{end}" for line in lines)
+    assert parse_hex(text) == data
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@given(data=LOOKALIKES, strip=st.sampled_from([str, str.rstrip, str.strip]))
+def test_characters_that_look_like_something_else(writer, data, strip):
+    """Read rightly, or refused: never read wrongly."""
+    text = "\n".join(strip(line) for line in writer(data).splitlines())
+    try:
+        found = parse_hex(text)
+    except MalformedError:
+        return
+    assert found == data
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("-A", "x", "-t", "x1"), ("-t", "x1"), ("-t", "x1z"), ("-A", "d", "-t", "x1"),
+     ("-v", "-t", "x1"), ("-A", "n", "-v", "-t", "x1")],
+    ids=" ".join,
+)  # fmt: skip
+@pytest.mark.parametrize("data", [CDB, REPLY, REPLY * 5, bytes(99), REPLY + CDB], ids=len)
+def test_bytes_by_od_are_read_or_refused(options, data):
+    text = od(data, *options)
+    try:
+        assert parse_hex(text) == data
+    except MalformedError:
+        assert "*" in text, text
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("-x",), ("-A", "x", "-x"), ("-A", "n", "-x"), ("-t", "x4")], ids=" ".join
+)
+@pytest.mark.parametrize("data", [CDB, REPLY, REPLY * 5, REPLY + CDB], ids=len)
+def test_words_in_the_machines_order_are_refused(options, data):
+    with pytest.raises(MalformedError, match="line") as caught:
+        parse_hex(od(data, *options))
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@given(data=st.binary(min_size=40, max_size=100), cut=st.integers(1, 2))
+def test_a_dump_without_its_first_lines_is_refused(writer, data, cut):
+    text = "".join(writer(data).splitlines(keepends=True)[cut:])
+    with pytest.raises(MalformedError):
+        parse_hex(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "data"),
+    [
+        (" 00     00 00 00 01 00 00 00 08  00 00 00 00 66 6e 00 01", REPLY),
+        ("0000   00 00 00 01 00 00 00 08 00 00 00 00 66 6e 00 01", REPLY),
+        ("000000 00 00 00 01 00 00 00 08 00 00 00 00 66 6e 00 01\n000010\n", REPLY),
+        ("00000000  5f 01 05 00 00 00 00 00  18 00    |_.........|", CDB),
+        ("00000000: 5f01 0500 0000 0000 1800   _.........", CDB),
+        ("00000000  5f 01 05 00 00 00 00 00  18 00", CDB),
+        ("00 11 22 33\n03 44 55 66", bytes.fromhex("0011223303445566")),
+        ("62 63 20 20            bc", b"bc  "),
+    ],
+)
+def test_an_offset_column_is_never_data(text, data):
+    assert parse_hex(text) == data
+
+
+@pytest.mark.parametrize("between", [" ", "  ", " | ", " # "])
+def test_a_long_line_takes_no_longer(between):
+    """Looking for columns at each gap of a line takes the square of its length."""
+    text = between.join(["00"] * 100_000)
+    try:
+        assert parse_hex(text) in (bytes(100_000), bytes(1))
+    except MalformedError as error:
+        assert "'|'" in error.message  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "holds no bytes"),
+        ("# 5e\n", "holds no bytes"),
+        ("5e0\n", "has an odd number"),
+        ("5e zz", "'zz' is not hex"),
+        ("0000 00 00 00 01", "may be an offset or bytes"),
+        (" 10     00 00 00 01 00 00 00 08", "offset 0x10"),
+        ("5f01 0500 0000 0000 1800", "byte order"),
+        ("00 01\n*\n", "lines that are not there"),
+        ("00000000: 5f01 0500   xx..", "is not hex"),
+        ("\N{ARABIC-INDIC DIGIT ONE}\N{ARABIC-INDIC DIGIT ONE}", "is not hex"),
+        ("x" * 1000, "line 1: '" + "x" * 40 + "' is not hex"),
+    ],
+)
+def test_refused(text, words):
+    with pytest.raises(MalformedError, match=words):
+        parse_hex(text)
+
+
+@given(st.text(max_size=100) | st.text("0123456789abcdefxX#:|>*. \n", max_size=200))
+def test_any_text(text):
+    problem = ""
+    try:
+        parse_hex(text)
+    except MalformedError as error:
+        problem = error.message
+    assert "\n" not in problem

@@ -1,0 +1,188 @@
+"""Transcripts of sg_persist and sg_raw 1.46 and 1.48, as these printed them.
+
+Registered are 0x666e0001 and 0x4150475230303031 (READ KEYS), 0x666e0001 holds WERO; READ FULL
+STATUS has the two registrations of two-nexuses.full-status.hex.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from prtrace.errors import MalformedError, UsageError
+from prtrace.paste import sg_utils
+from prtrace.paste.reader import read_text
+from prtrace.paste.seen import SenseTriple
+from prtrace.paste.shown import shown
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+VERSIONS = ("1.46", "1.48")
+KEYS = bytes.fromhex("00000002 00000010 00000000666e0001 4150475230303031")
+HELD = bytes.fromhex("00000002 00000010 00000000666e0001 00000000 0005 0000")
+CAPABILITIES = bytes.fromhex("00081d91ea010000")
+FULL = bytes.fromhex(
+    "".join(
+        line.partition("#")[0]
+        for line in (FIXTURES / "two-nexuses.full-status.hex").read_text().splitlines()
+    ).replace("0x", "")
+)
+REPLIES = {"k": KEYS, "r": HELD, "c": CAPABILITIES, "s": FULL}
+KINDS = {"k": "keys", "r": "reservation", "c": "capabilities", "s": "full-status"}
+
+
+def transcripts(version):
+    text = (FIXTURES / "paste" / f"sg3_utils-{version}.txt").read_text()
+    parts = text.split("=== ")[1:]
+    return {name: body for name, _, body in (part.partition("\n") for part in parts)}
+
+
+def only(text):
+    (seen,) = read_text(text)
+    return seen
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("what", "krcs")
+@pytest.mark.parametrize("silent", ["", "n"])
+def test_replies_in_hex(version, what, silent):
+    printed = transcripts(version)
+    name = silent + what
+    if what == "c":
+        # It has no PRGENERATION, so -H is as -HH; behind a name and a type it is no dump alone.
+        wanted = [f"{name}-HHH"] if silent else []
+    else:
+        assert only(printed[f"{name}-H"]).reply == REPLIES[what]
+        wanted = [f"{name}-HH", f"{name}-HHH"] if silent else []
+    for each in wanted:
+        assert read_text(printed[each]) == REPLIES[what]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("what", "krcs")
+@pytest.mark.parametrize("silent", ["", "n"])
+def test_the_command_tells_what_a_reply_is(version, what, silent):
+    seen = only(transcripts(version)[f"{silent}{what}-vvv"])
+    assert seen.cdb[0] == 0x5E
+    assert (seen.reply_kind, seen.reply) == (KINDS[what], REPLIES[what])
+    kinds = [each.kind for each in shown(seen, None)]
+    assert KINDS[what] in kinds
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_reply_of_no_known_kind_has_to_be_named(version):
+    seen = only(transcripts(version)["nk-H"])
+    with pytest.raises(UsageError) as caught:
+        list(shown(seen, None))
+    assert "--as" in caught.value.hint
+    assert [each.kind for each in shown(seen, "keys")] == ["keys"]
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "sg_persist -n -k -H /dev/sda",
+        "# sg_persist --in --read-keys -Hd x",
+        "root@a:~# /usr/bin/sg_persist -nkH /dev/sda",
+    ],
+)
+def test_the_command_line_tells_what_a_reply_is(typed):
+    seen = only(f"{typed}\n{transcripts('1.46')['nk-H']}")
+    assert (seen.reply_kind, seen.reply) == ("keys", KEYS)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_replies_in_words(version):
+    printed = transcripts(version)
+    assert (only(printed["k"]).reply, only(printed["k"]).reply_kind) == (KEYS, "keys")
+    assert (only(printed["r"]).reply, only(printed["r"]).reply_kind) == (HELD, "reservation")
+    full = only(printed["s"]).facts
+    assert [value for name, value in full if name == "reservation key"] == [
+        "0x0000000000123abc",
+        "0x0000000000456def",
+    ]
+    assert [value for name, value in full if name == "transportid"] == [
+        "0x5001405aabbccdde",
+        "iqn.2004-10.com.x:host,i,0x00023d000001",
+    ]
+    assert [value for name, value in full if name == "r_holder"] == ["1", "0"]
+    assert ("compatible reservation handling", "1") in only(printed["c"]).facts
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_parameter_lists(version):
+    printed = transcripts(version)
+    register = only(printed["reg-vv"])
+    assert register.cdb == bytes.fromhex("5f000000000000001800")
+    assert register.parameter_list == bytes.fromhex(
+        "0000000000000000 00000000666e0001 0000000000000000"
+    )
+    assert register.status == 0
+    move = only(printed["move-vv"])
+    assert len(move.parameter_list) == 72
+    assert [each.kind for each in shown(move, None)] == ["cdb", "out-move", "status"]
+    ports = only(printed["spec-vv"])
+    assert [each.kind for each in shown(ports, None)] == ["cdb", "out", "status"]
+    assert len(ports.parameter_list) == 52
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_statuses_and_sense(version):
+    printed = transcripts(version)
+    for name in ("conflict-v", "conflict", "rawconflict"):
+        assert only(printed[name]).status == 0x18, name
+    assert only(printed["ua-v"]).triple == SenseTriple(6, 0x2A, 5)
+    assert only(printed["rawua"]).triple == SenseTriple(6, 0x2A, 5)
+    assert only(printed["ua-vv"]).sense == bytes.fromhex("700006000000000a000000002a0500000000")
+    bad = only(printed["ill-vv"])
+    assert (bad.triple, bad.sense[:3]) == (SenseTriple(5, 0x26, 0), b"\x72\x05\x26")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_sg_raw(version):
+    printed = transcripts(version)
+    assert only(printed["raw"]).reply == KEYS
+    assert (only(printed["raw-v"]).reply_kind, only(printed["raw-v"]).reply) == ("keys", KEYS)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_several_commands_in_one_transcript(version):
+    printed = transcripts(version)
+    names = ["reg-vv", "ua-vv", "k-vvv", "rsv-v", "conflict-v"]
+    found = read_text("".join(printed[name] for name in names))
+    assert [each.status for each in found] == [0, 2, None, 0, 0x18]
+    assert [each.cdb[0] for each in found] == [0x5F, 0x5E, 0x5E, 0x5F, 0x5F]
+
+
+def test_nothing_registered_nothing_reserved():
+    assert only("  PR generation=0x7, there are NO registered reservation keys\n").reply == (
+        bytes.fromhex("0000000700000000")
+    )
+    assert only("  PR generation=0x7, there is NO reservation held\n").reply == (
+        bytes.fromhex("0000000700000000")
+    )
+
+
+def test_a_reply_that_was_cut_off_is_told():
+    text = "  PR generation=0x2, 2 registered reservation keys follow:\n    0x666e0001\n"
+    (described,) = shown(only(text), None)
+    assert described.truncated
+
+
+def test_more_bytes_than_the_header_says_are_refused():
+    text = "  PR generation=0x2, Additional length=8\n 00     00 00 00 00 66 6e 00 01  41\n"
+    with pytest.raises(MalformedError, match="ADDITIONAL LENGTH is 8, 9 bytes follow"):
+        read_text(text)
+
+
+def test_a_dump_inside_a_transcript_that_is_not_whole_is_refused_with_its_line():
+    lines = transcripts("1.46")["move-vv"].splitlines()
+    del lines[4]
+    with pytest.raises(MalformedError, match=r"line 5: .* offset 0x20"):
+        read_text("\n".join(lines))
+
+
+def test_an_unknown_reservation_is_refused():
+    text = (
+        "PR generation=0x2, Reservation follows:\n    Key=0x1\n    scope: LU_SCOPE,  type: Odd\n"
+    )
+    with pytest.raises(MalformedError, match="unknown"):
+        list(sg_utils.read(text.splitlines()))
