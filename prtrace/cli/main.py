@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "doctor": "say what this host lacks, and how to get it",
     "events": "list what happened",
     "finish": "after a migration: leave nothing of the guest here",
+    "import": "turn other programs' log lines into recorded events",
     "load": "take a saved state over to this host's nexuses",
     "proxy": "stand between QEMU and the device: hide what cannot move",
     "read": "ask a device itself, without an agent",
@@ -36,6 +37,9 @@ COMMANDS: Final = {
     "show": "who is registered, who holds the reservation",
     "status": "how the agent is doing",
 }
+
+_MODULES: Final = {"import": "import_"}
+"""The modules of commands whose names are words of Python."""
 
 _INTERRUPTED: Final = 130
 _READER_GONE: Final = 141
@@ -51,7 +55,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command = import_module(f"prtrace.cli.{cmd_name}").command
+        command = import_module(f"prtrace.cli.{_MODULES.get(cmd_name, cmd_name)}").command
         return command if isinstance(command, click.Command) else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

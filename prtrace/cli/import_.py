@@ -1,0 +1,123 @@
+"""prtrace import."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import click
+
+from prtrace.cli.decode import read_file
+from prtrace.cli.text import line, plain, warn
+from prtrace.errors import InDoubtError, UsageError
+from prtrace.paste.reader import read_text
+from prtrace.paste.recorded import Import
+from prtrace.paste.stamp import Clock, parse_zone
+
+_NANOSECONDS: Final = 1_000_000_000
+_SHOWN: Final = 10
+"""Refused lines that are printed; the rest is counted."""
+
+
+@click.command(
+    "import",
+    epilog="""\b
+Exit status 4: lines about reservations were left out, and named.
+\b
+Examples:
+  prtrace import kernel.log -o kernel.jsonl   (journalctl -k -o short-iso)
+  prtrace replay kernel.jsonl
+  prtrace import dmesg.txt --boot 2026-11-27T18:00:00Z -o events.jsonl
+  prtrace import vmkernel.log messages --year 2026 --zone +01:00 -o all.jsonl
+  prtrace import kernel.log --unit sdb=naa.6001405... -o events.jsonl
+""",
+)
+@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@click.option(
+    "-o", "--output", metavar="RECORDING", required=True, type=click.Path(path_type=Path),
+    help="the file to write; it must not exist",
+)  # fmt: skip
+@click.option("--boot", metavar="TIME", help="when the machine started, for times since then")
+@click.option("--year", type=click.IntRange(1990, 2100), help="for times without a year")
+@click.option("--zone", metavar="ZONE", help="for times without a zone: +01:00, Z")
+@click.option(
+    "--unit", "units", metavar="NAME=DESIGNATOR", multiple=True,
+    help="the logical unit behind a disk (sdb) or an H:C:T:L",
+)  # fmt: skip
+def command(
+    files: tuple[str, ...],
+    *,
+    output: Path,
+    boot: str | None,
+    year: int | None,
+    zone: str | None,
+    units: tuple[str, ...],
+) -> int:
+    """Turn other programs' log lines into recorded events.
+
+    Lines that carry a time, a device and a command or its outcome become
+    events as `prtrace events --json` prints them, for `prtrace replay`.
+    What a line does not tell stays absent.  The lines are the kernel's log,
+    its SCSI tracepoints, and ESXi's vmkernel log.
+    """
+    clock = Clock(_boot(boot), year, None if zone is None else parse_zone(zone))
+    named = dict(_unit(each) for each in units)
+    found = Import()
+    for name in files:
+        content = read_file(name)
+        read = content if isinstance(content, bytes) else read_text(content)
+        if isinstance(read, bytes):
+            raise UsageError(
+                f"{plain(name)} holds bytes, not lines of a log", hint="prtrace decode takes bytes"
+            )
+        found.add(read, clock, named)
+    for seen, reason in found.refused[:_SHOWN]:
+        warn(f"prtrace: line {seen.line}, {seen.source}: {reason}")
+    if len(found.refused) > _SHOWN:
+        reasons = Counter(reason for _, reason in found.refused[_SHOWN:])
+        for reason, count in reasons.most_common():
+            warn(f"prtrace: {count} more: {reason}")
+    events = found.numbered()
+    if not events:
+        raise UsageError("no line has a time, a device and a command or its outcome")
+    _write(output, "".join(f"{json.dumps(event.to_json())}\n" for event in events))
+    line(f"{len(events)} events in {plain(str(output))}, {len(found.refused)} lines left out")
+    return InDoubtError.exit_code if found.refused else 0
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with open(descriptor, "w", encoding="ascii") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError:
+        raise UsageError(f"{plain(str(path))} exists", hint="name another file") from None
+    except OSError as error:
+        raise UsageError(f"{plain(str(path))}: {os.strerror(error.errno or 0)}") from error
+
+
+def _boot(text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise UsageError(f"--boot {text!r} is no time with a zone", hint="2026-11-27T18:00:00Z")
+    return int(moment.timestamp() * 1000) * (_NANOSECONDS // 1000)
+
+
+def _unit(text: str) -> tuple[str, str]:
+    name, equals, designator = text.partition("=")
+    if not (name and equals and designator):
+        raise UsageError(
+            f"--unit {text!r} is no NAME=DESIGNATOR", hint="--unit sdb=naa.6001405..."
+        )
+    return name, designator

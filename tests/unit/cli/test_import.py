@@ -1,0 +1,66 @@
+"""import: log lines to a recording that replay takes."""
+
+import json
+
+KERNEL = """\
+2026-11-27T12:00:00.5+00:00 host kernel: sd 6:0:0:1: reservation conflict
+2026-11-27T12:00:01.5+00:00 host kernel: sd 6:0:0:1: [sdb] tag#1 CDB: Persistent reserve out 5f 01 05 00 00 00 00 00 18 00
+"""  # noqa: E501
+
+
+def test_a_recording_that_replay_takes(prtrace, tmp_path):
+    log, recording = tmp_path / "kernel.log", tmp_path / "kernel.jsonl"
+    log.write_text(KERNEL)
+    done = prtrace("import", log, "-o", recording)
+    assert done.returncode == 0, done.stderr
+    assert "2 events" in done.stdout
+    events = [json.loads(line) for line in recording.read_text().splitlines()]
+    assert [event["seq"] for event in events] == [1, 2]
+    assert events[1]["cdb"] == "5f010500000000001800"
+    shown = prtrace("replay", recording)
+    assert shown.returncode == 4, "a PERSISTENT RESERVE OUT of unknown outcome is doubt"
+    assert "hctl.6:0:0:1" in shown.stdout
+    again = prtrace("import", log, "-o", recording)
+    assert again.returncode == 2
+    assert "exists" in again.stderr
+
+
+def test_lines_that_lack_something_are_named(prtrace, tmp_path):
+    log = tmp_path / "kernel.log"
+    log.write_text(KERNEL + "[    5.5] sd 6:0:0:1: reservation conflict\n")
+    done = prtrace("import", log, "-o", tmp_path / "a.jsonl")
+    assert done.returncode == 4
+    assert "line 3, Linux kernel: the time is counted from the start of the machine" in done.stderr
+    assert "--boot" in done.stderr
+    boot = ("--boot", "2026-11-27T11:59:00Z")
+    done = prtrace("import", log, "-o", tmp_path / "b.jsonl", *boot)
+    assert done.returncode == 0
+    times = [json.loads(line)["time"] for line in (tmp_path / "b.jsonl").read_text().splitlines()]
+    assert times == sorted(times)
+    assert times[0].startswith("2026-11-27T11:59:05.5")
+
+
+def test_nothing_to_import(prtrace, tmp_path):
+    for name, content, words in (
+        ("bytes.hex", "5f 01 05 00 00 00 00 00 18 00", "not lines of a log"),
+        ("odd.log", "hello\nworld\n", "is not hex"),
+        ("none.log", "sd 1:0:0:0: reservation conflict\n", "no line has a time"),
+    ):
+        path = tmp_path / name
+        path.write_text(content)
+        done = prtrace("import", path, "-o", tmp_path / "out.jsonl")
+        assert done.returncode != 0
+        assert words in done.stderr, done.stderr
+        assert not (tmp_path / "out.jsonl").exists()
+    done = prtrace("import", tmp_path / "missing", "-o", tmp_path / "out.jsonl")
+    assert (done.returncode, "No such file" in done.stderr) == (2, True)
+
+
+def test_options_that_make_no_sense(prtrace, tmp_path):
+    log = tmp_path / "kernel.log"
+    log.write_text(KERNEL)
+    for wrong in (("--boot", "soon"), ("--boot", "2026-11-27T11:59:00"), ("--zone", "CET"),
+                  ("--unit", "sdb"), ("--year", "26")):  # fmt: skip
+        done = prtrace("import", log, "-o", tmp_path / "out.jsonl", *wrong)
+        assert done.returncode == 2, wrong
+        assert "Traceback" not in done.stderr
