@@ -43,6 +43,11 @@ _ENDS: Final = 1
 _SENSE: Final = 2
 """What FALLBACK has to tell: PR_TRACEPOINT_ENDS, PR_TRACEPOINT_SENSE (bpf/pr_maps.h)."""
 _SENSE_PROGRAM: Final = "pr_on_sense"
+_BEHIND_ENTRY: Final = {"x86_64": (5, 9)}
+"""Where a function's body begins: behind its call of the tracer, which takes 5 bytes, and which
+ENDBR64 comes before in some.  A kprobe there is a jump; at the call itself it is a user of ftrace,
+which costs more, and twice as much beside an fentry program at the same call.  An offset within an
+instruction is refused.  None of the body has run: the arguments are in their registers."""
 _BLAMED: Final = re.compile(r"prog '(\w+)': ")
 _MIDLAYER: Final = "scsi_mod"
 _BLOCK_LAYER_TRACEPOINTS: Final = {"block_rq_error"}
@@ -360,6 +365,16 @@ def _map_fds(obj: int) -> Iterator[tuple[str, int]]:
         yield name, libbpf.bpf_map__fd(map_)
 
 
+def _attach(program: int, section: str) -> int:
+    kind, _, function = section.partition("/")
+    if f"{kind}/" != _KPROBE:
+        return libbpf.bpf_program__attach_trace(program)
+    for offset in _BEHIND_ENTRY.get(platform.machine(), ()):
+        with contextlib.suppress(OSError):
+            return libbpf.bpf_program__attach_kprobe_opts(program, function, offset)
+    return libbpf.bpf_program__attach_kprobe_opts(program, function, 0)
+
+
 def _attached(obj: int, generation: int, plan: _Plan) -> tuple[Programs, list[int]]:
     descriptors: dict[str, int] = {}
     links: list[int] = []
@@ -368,9 +383,7 @@ def _attached(obj: int, generation: int, plan: _Plan) -> tuple[Programs, list[in
         if name not in plan.wanted:
             continue
         try:
-            by_name = points[name].section.startswith(_KPROBE)
-            attach = libbpf.bpf_program__attach if by_name else libbpf.bpf_program__attach_trace
-            links.append(attach(program))
+            links.append(_attach(program, libbpf.bpf_program__section_name(program)))
             # The link is left to the process: destroying it would detach the program.
             descriptors[name] = os.dup(libbpf.bpf_link__fd(links[-1]))
         except OSError as error:

@@ -71,6 +71,17 @@ class bpf_prog_load_opts(ctypes.Structure):  # noqa: N801 - named as in C
     )
 
 
+class bpf_kprobe_opts(ctypes.Structure):  # noqa: N801 - named as in C
+    """struct bpf_kprobe_opts up to retprobe (bpf/libbpf.h)."""
+
+    _fields_ = (
+        ("sz", c_size_t),
+        ("bpf_cookie", c_uint64),
+        ("offset", c_size_t),
+        ("retprobe", c_bool),
+    )
+
+
 class bpf_test_run_opts(ctypes.Structure):  # noqa: N801 - named as in C
     """struct bpf_test_run_opts up to ctx_size_in (bpf/bpf.h)."""
 
@@ -99,6 +110,7 @@ def _load() -> ctypes.CDLL:
         ) from None
     pointers = ("bpf_object__open_file", "bpf_object__next_program", "bpf_object__next_map",
                 "bpf_program__attach", "bpf_program__attach_trace",
+                "bpf_program__attach_kprobe_opts",
                 "bpf_map__initial_value")  # fmt: skip
     for name in pointers:
         getattr(library, name).restype = c_void_p
@@ -227,6 +239,15 @@ def bpf_program__fd(program: int) -> int:
 def bpf_program__attach(program: int) -> int:
     """Attach as the section says; a link, for bpf_link__fd and bpf_link__destroy."""
     return pointer(lib().bpf_program__attach(c_void_p(program)), "attach")
+
+
+def bpf_program__attach_kprobe_opts(program: int, function: str, offset: int) -> int:
+    """Attach to an instruction of a kernel function, offset bytes behind its start; a link."""
+    options = bpf_kprobe_opts(sz=ctypes.sizeof(bpf_kprobe_opts), offset=offset)
+    link = lib().bpf_program__attach_kprobe_opts(
+        c_void_p(program), function.encode(), byref(options)
+    )
+    return pointer(link, "attach")
 
 
 def bpf_program__attach_trace(program: int) -> int:
