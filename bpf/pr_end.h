@@ -436,14 +436,27 @@ static __always_inline int pr_on_over(struct request *rq, __u8 error, __u32 seer
 	return pr_other(id, result);
 }
 
-/* The fallback, which every command passes: see prtrace/probe/programs.py. */
-static __always_inline int pr_on_done_with(__u64 command, __u8 opcode, __u32 result)
+/*
+ * The fallback, which every command passes: see prtrace/probe/programs.py.  What few of them need is
+ * a function of its own, so that the entry has no stack and no registers to save.
+ */
+PR_SLOW int pr_end_at_done(struct scsi_cmnd *cmd, __u32 result)
 {
-	if (pr_is_ours(opcode))
-		return pr_end(command, PR_KIND_DONE, result, PR_SEER_TRACEPOINT);
+	return pr_end(pr_number(cmd), PR_KIND_DONE, result, PR_SEER_TRACEPOINT);
+}
+
+PR_SLOW int pr_other_at_done(struct scsi_cmnd *cmd, __u32 result)
+{
 	if ((result & 0xff) != PR_STATUS_RESERVATION_CONFLICT && !(pr_tracepoint & PR_TRACEPOINT_SENSE))
 		return 0;
-	return pr_other(command, result);
+	return pr_other(pr_number(cmd), result);
+}
+
+static __always_inline int pr_on_done_with(struct scsi_cmnd *cmd, __u8 opcode, __u32 result)
+{
+	if (pr_is_ours(opcode))
+		return pr_end_at_done(cmd, result);
+	return result & 0xff ? pr_other_at_done(cmd, result) : 0;
 }
 
 #endif

@@ -45,6 +45,7 @@ BPF_ARRAY(pr_active, __u64, PR_ACTIVE_ENTRIES);
 /* bcc inlines every function. */
 #undef __noinline
 #define __noinline static __always_inline
+#define PR_SLOW static __always_inline
 
 #else
 
@@ -116,6 +117,8 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } pr_active SEC(".maps");
+
+#define PR_SLOW static __noinline
 
 /* In this order in .rodata: prtrace/probe/core.py fills it in. */
 const volatile __u32 pr_generation = 0;

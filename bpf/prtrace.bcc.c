@@ -49,7 +49,7 @@ int pr_on_done(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct scsi_cmnd *cmd = (struct scsi_cmnd *)ctx->args[0];
 
-	return pr_on_done_with((__u64)cmd, pr_opcode(cmd), pr_result(cmd));
+	return pr_on_done_with(cmd, pr_opcode(cmd), pr_result(cmd));
 }
 
 int pr_on_timeout(struct bpf_raw_tracepoint_args *ctx)

@@ -219,5 +219,5 @@ int BPF_PROG(pr_on_done, struct scsi_cmnd *cmd)
 {
 	if (!cmd)
 		return 0;
-	return pr_on_done_with(pr_number(cmd), cmd->cmnd[0], cmd->result);
+	return pr_on_done_with(cmd, cmd->cmnd[0], cmd->result);
 }
