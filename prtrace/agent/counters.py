@@ -33,7 +33,11 @@ _BUSY: Final = 2.5
 """Seconds for which a sample makes its nexus's counters worth reading."""
 RING_FULL: Final = "the ring was full"
 ENDED_UNSEEN: Final = "its end was not seen: a program was busy, or no driver took it"
-SIGN_UNSEEN: Final = "a program was busy: a unit attention or a conflict may have been missed"
+SIGN_UNSEEN: Final = (
+    "a unit attention or a conflict was missed: a program was busy, or no counter free"
+)
+_UNCOUNTED: Final = -1
+"""In the place of a generation: signs for which no counter had room."""
 MAY_HAVE_ENDED: Final = "a program was busy, so that it may have ended unseen"
 
 
@@ -249,12 +253,12 @@ class Counters:
         }
 
     def _unseen_signs(self, meta: dict[str, str]) -> Iterable[Event]:
-        """Where a program was skipped that sees conflicts and unit attentions of other commands.
+        """Conflicts and unit attentions of other commands that are counted nowhere.
 
         One of them may have told that a registration or a reservation is gone: nobody knows of
         which unit.  It happens rarely, and a reading settles it.
         """
-        signs = self._misses.signs()
+        signs = {**self._misses.signs(), _UNCOUNTED: self._stat(Stat.COUNT_MAP_FULL)}
         grown = {key: n for key, n in signs.items() if n > self._told.signs.get(key, 0)}
         if not grown:
             return

@@ -216,16 +216,20 @@ def restore(epoch: Epoch, programs: Programs) -> list[str]:
 
     Raises OSError where that cannot be done.
     """
-    generation = epoch.path / _folder(programs)
-    wanted = [
-        *((epoch.path / "maps" / name, fd) for name, fd in programs.maps.items()),
-        *((generation / name, fd) for name, fd in programs.links.items()),
-    ]
-    lost = [(path, fd) for path, fd in wanted if not path.exists()]
-    for path, fd in lost:
-        path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
-        libbpf.bpf_obj_pin(fd, str(path))
-    return [path.name for path, _ in lost]
+    made = []
+    for folder, wanted in (
+        (epoch.path / "maps", programs.maps),
+        (epoch.path / _folder(programs), programs.links),
+    ):
+        try:
+            lost = wanted.keys() - set(os.listdir(folder))
+        except FileNotFoundError:
+            lost = set(wanted)
+            folder.mkdir(parents=True, mode=0o700)
+        for name in lost:
+            libbpf.bpf_obj_pin(wanted[name], str(folder / name))
+        made += sorted(lost)
+    return made
 
 
 def claimed(epoch: Epoch, store: str) -> bool:
