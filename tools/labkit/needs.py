@@ -45,6 +45,11 @@ def load() -> Path:
     return program(places.CHECKOUT / "tests" / "lab" / "load.c")
 
 
+def doors() -> Path:
+    """The program that sends a REGISTER by ways that Python has no words for."""
+    return program(places.CHECKOUT / "tests" / "lab" / "doors.c")
+
+
 def headers(series: str) -> None:
     """The headers that bcc compiles against."""
     if not kernels.find(series).headers:
@@ -56,6 +61,7 @@ NEEDS: dict[str, Callable[[str], object]] = {
     "fence_scsi": lambda _series: foreign.fence_scsi(),
     "blkpr": lambda _series: foreign.blkpr(),
     "load": lambda _series: load(),
+    "doors": lambda _series: doors(),
 }
 """What a test may ask for, and how it is met for a kernel series."""
 
