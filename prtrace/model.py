@@ -95,6 +95,17 @@ class Attention(enum.Enum):
     LUNS_CHANGED = (0x3F, 0x0E)
 
 
+class Access(enum.Enum):
+    """What a command does to the medium, as reservations distinguish it."""
+
+    NONE = "none"
+    """No reservation refuses it."""
+    READ = "read"
+    WRITE = "write"
+    UNKNOWN = "unknown"
+    """It depends on more than the operation code, or nobody saw the command."""
+
+
 class IssuePath(enum.Enum):
     """The door through which a command entered the kernel."""
 
@@ -167,8 +178,11 @@ class Observation:
 class PrOut(Observation):
     """A PERSISTENT RESERVE OUT and its outcome.
 
-    type is None where the action has none or its code is reserved.  problem says, for an
-    UNKNOWN outcome or a parameter list that could not be trusted, what is wrong with it.
+    scope: 0 is the logical unit.  type is None where the action has none or its code is
+    reserved.  problem says, for an UNKNOWN outcome or a parameter list that could not be
+    trusted, what is wrong with it.  timed_out: the kernel gave up waiting, and the device may
+    carry it out still; another observation of the same nexus and start_ns follows when the
+    request is over.
     """
 
     action: Action
@@ -176,11 +190,13 @@ class PrOut(Observation):
     key: int
     sa_key: int
     type: ReservationType | None = None
+    scope: int = 0
     aptpl: bool = False
     spec_i_pt: bool = False
     all_tg_pt: bool = False
     unreg: bool = False
     problem: str = ""
+    timed_out: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +205,8 @@ class UnreadablePrOut(Observation):
 
     outcome: Outcome
     problem: str
+    timed_out: bool = False
+    """As in PrOut."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,6 +259,30 @@ class FullStatusRead(Observation):
     paths: tuple[LocalNexus, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What REPORT CAPABILITIES says (SPC-6 6.16.4): the bits by their names there.
+
+    types: those in the type mask, None where TMV says that there is none.
+    """
+
+    rlr_c: bool
+    crh: bool
+    sip_c: bool
+    atp_c: bool
+    ptpl_c: bool
+    ptpl_a: bool
+    allow_commands: int
+    types: tuple[ReservationType, ...] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapabilitiesRead(Observation):
+    """A REPORT CAPABILITIES reply."""
+
+    capabilities: Capabilities
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadFailed(Observation):
     """A PR IN that brought no reply: it proves nothing but that somebody asked."""
@@ -251,10 +293,14 @@ class ReadFailed(Observation):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LegacyReserve(Observation):
-    """An SPC-2 RESERVE (or, with release set, RELEASE) of 6 or 10 bytes."""
+    """An SPC-2 RESERVE (or, with release set, RELEASE) of 6 or 10 bytes.
+
+    third_party: it is for another initiator than the sender.
+    """
 
     release: bool
     outcome: Outcome
+    third_party: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,9 +313,13 @@ class AttentionSeen(Observation):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConflictSeen(Observation):
-    """Commands that are not PR commands were answered RESERVATION CONFLICT."""
+    """Commands that are not PR commands were answered RESERVATION CONFLICT.
+
+    access: what one of them would have done.
+    """
 
     count: int = 1
+    access: Access = Access.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,7 +337,12 @@ class NotWatched(Observation):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unsupported(Observation):
-    """The device answered READ KEYS, which every device with reservations knows, as unknown."""
+    """The device answered READ KEYS, which every device with reservations knows, as unknown.
+
+    full_status: it was READ FULL STATUS, which a device need not know.
+    """
+
+    full_status: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -306,6 +361,7 @@ AnyObservation = (
     | KeysRead
     | ReservationRead
     | FullStatusRead
+    | CapabilitiesRead
     | ReadFailed
     | LegacyReserve
     | AttentionSeen

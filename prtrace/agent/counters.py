@@ -18,6 +18,7 @@ from prtrace.probe import libbpf
 from prtrace.probe.misses import Misses
 from prtrace.probe.record import NEXUS, Cause, Counts, Loss, Pending, Record, Stat
 from prtrace.scsi.codes import Opcode, Status, status_title
+from prtrace.state.draft import LONG_AGO
 from prtrace.state.event import Command, Event
 
 _U64: Final = 8
@@ -192,7 +193,9 @@ class Counters:
         return Event(
             epoch=self._epoch,
             time=counts.last_ns[cause] + skew,
-            start_ns=counts.last_ns[cause],
+            # When an attention's command was submitted was not counted: it may have been before
+            # whatever raised one.
+            start_ns=counts.last_ns[cause] if conflict else LONG_AGO,
             done_ns=counts.last_ns[cause],
             lu=self._surroundings.unit(counts.nexus, page83),
             nexus=counts.nexus,

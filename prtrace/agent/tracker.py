@@ -22,6 +22,7 @@ from prtrace.scsi.codes import Opcode, host_byte_name, status_title
 from prtrace.scsi.forms import SENSE_LENGTH_AT
 from prtrace.state.apply import new_state
 from prtrace.state.decode import REFUSED, TAKEN, TIMEOUT
+from prtrace.state.draft import LONG_AGO
 from prtrace.state.event import Command, Event
 from prtrace.state.fold import fold
 from prtrace.state.unit import LuState
@@ -34,8 +35,6 @@ _COMMANDS: Final[Mapping[int, Command]] = {
     Opcode.RELEASE_6: Command.RELEASE,
     Opcode.RELEASE_10: Command.RELEASE,
 }
-_LONG_AGO: Final = 1
-"""When a command was submitted whose submission nobody saw: it overlaps all that there was."""
 
 
 @dataclass(slots=True)
@@ -159,7 +158,7 @@ class Tracker:
             epoch=self.epoch,
             record=header.seq,
             time=header.done_ns + skew,
-            start_ns=header.start_ns or _LONG_AGO,
+            start_ns=header.start_ns or LONG_AGO,
             done_ns=header.done_ns,
             lu=lu,
             nexus=hctl,
@@ -179,6 +178,7 @@ class Tracker:
             sense_bytes=_trimmed(record.sense),
             asked=asked.cdb,
             asked_data=asked.parameter,
+            life=header.life,
         )
 
 

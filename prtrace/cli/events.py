@@ -155,7 +155,7 @@ def _keys(event: Mapping[str, Any]) -> str:
 
 
 def _change(event: Mapping[str, Any]) -> str:
-    for name in ("problem", "sense", "effect"):
+    for name in ("problem", "sense", "reason", "effect"):
         if event[name] and event[name] != "none":
             return str(event[name])
     return ""
@@ -164,7 +164,8 @@ def _change(event: Mapping[str, Any]) -> str:
 def _details(event: Mapping[str, Any]) -> list[str]:
     shown = (
         "seq", "lu", "nexus", "status", "host_byte", "key", "sa_key", "type", "sense", "problem",
-        "effect", "attempts", "count", "guest", "uuid", "client_pid", "client_comm", "asked",
+        "reason", "effect", "attempts", "count", "guest", "uuid", "client_pid", "client_comm",
+        "asked",
         "pid", "comm", "path", "requested", "exe", "unit", "target",
     )  # fmt: skip
     told = {**event, "asked": _asked(event)}

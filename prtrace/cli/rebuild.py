@@ -19,7 +19,7 @@ from prtrace.state.unit import LuState
 _LONGEST_LINE: Final = 4 << 20
 """Bytes of one event as JSON: READ FULL STATUS with every descriptor is far shorter."""
 
-_DERIVED: Final = ("action", "key", "sa_key", "type", "scope", "sense", "problem")
+_DERIVED: Final = ("action", "key", "sa_key", "type", "scope", "sense", "problem", "reason")
 """What decoding fills in: compared by --check beside the effect."""
 
 

@@ -44,6 +44,11 @@ def unit_lines(unit: Mapping[str, Any]) -> list[str]:
         for nexus, attentions in (unit.get("expected_attentions") or {}).items()
         for line in labelled("attention due", f"{nexus}: {', '.join(map(_words, attentions))}")
     ]
+    lines += _paths(unit)
+    lines += _power_loss(unit)
+    lines += _capabilities(unit)
+    for each in unit.get("unknowable") or ():
+        lines += labelled("not knowable", f"{each['what']}: {each['reason']}")
     lines += _doubts(unit)
     return lines
 
@@ -141,6 +146,51 @@ def _registrations(unit: Mapping[str, Any], doubted: bool) -> list[str]:
     if holders:
         lines.append("  * holds the reservation")
     return lines
+
+
+_WORDS: Final = {True: "yes", False: "no", None: "?"}
+
+
+def _paths(unit: Mapping[str, Any]) -> list[str]:
+    """One row for each path of this host, registered or not."""
+    found = unit.get("nexuses") or ()
+    if not found or "may_read" not in found[0]:
+        return []
+    rows = [("", "NEXUS", "DEVICE", "REGISTERED", "READ", "WRITE", "STATE")]
+    rows += (
+        (
+            "",
+            cut(each["nexus"], _NEXUS),
+            str(each["device"] or each["sg"] or ""),
+            each["key"] or _WORDS[each["registered"]],
+            _WORDS[each["may_read"]],
+            _WORDS[each["may_write"]],
+            str(each["state"] or ""),
+        )
+        for each in found
+    )
+    return labelled("paths", str(len(found))) + [cut(text, WIDTH) for text in table(rows, 2)]
+
+
+def _power_loss(unit: Mapping[str, Any]) -> list[str]:
+    if not unit["registrations"] and not unit.get("unattributed_keys"):
+        return []
+    fate = {
+        True: "registrations and reservation survive it (APTPL)",
+        False: "registrations and reservation are lost (no APTPL)",
+        None: "not known: no REGISTER and no REPORT CAPABILITIES was seen",
+    }
+    return labelled("power loss", fate[unit.get("aptpl")])
+
+
+def _capabilities(unit: Mapping[str, Any]) -> list[str]:
+    found = unit.get("capabilities")
+    if not found:
+        return []
+    bits = [name.upper() for name, bit in found.items() if bit is True]
+    types = found["types"]
+    kinds = "no type mask" if types is None else f"types {' '.join(types)}"
+    return labelled("capabilities", f"{' '.join(bits) or 'none'}; {kinds}")
 
 
 def _doubts(unit: Mapping[str, Any]) -> list[str]:

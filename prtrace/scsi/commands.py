@@ -9,20 +9,10 @@ this is not known here.
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 from typing import Final
 
-
-class Access(enum.Enum):
-    """What a command does to the medium, as reservations distinguish it."""
-
-    NONE = "none"
-    """No reservation refuses it."""
-    READ = "read"
-    WRITE = "write"
-    UNKNOWN = "unknown"
-    """The command is not in the table, or it depends on more than its operation code."""
+from prtrace.model import Access
 
 
 @dataclass(frozen=True, slots=True)

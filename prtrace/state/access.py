@@ -9,8 +9,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from prtrace.model import Nexus, ReservationType
-from prtrace.scsi.commands import Access
+from prtrace.model import Access, Nexus, ReservationType
 from prtrace.state.unit import Fact, LuState
 
 

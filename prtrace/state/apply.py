@@ -18,6 +18,7 @@ from prtrace.model import (
     Action,
     AnyObservation,
     AttentionSeen,
+    CapabilitiesRead,
     ConflictSeen,
     FullStatusRead,
     KeysRead,
@@ -32,19 +33,21 @@ from prtrace.model import (
     UnreadablePrOut,
     Unsupported,
 )
-from prtrace.state import doubt, signs
-from prtrace.state.draft import Draft, draft_of
-from prtrace.state.evidence import contradicted, refused
+from prtrace.state import doubt, expecting, signs
+from prtrace.state.draft import MAX_UNDER_WAY, Draft, draft_of
+from prtrace.state.evidence import contradicted
 from prtrace.state.learning import learn_full_status
 from prtrace.state.order import Order, commutes, could_touch, place
-from prtrace.state.partial import learn_keys, learn_reservation
+from prtrace.state.partial import give_names_up, learn_keys, learn_reservation
 from prtrace.state.paths import is_former, note_paths
 from prtrace.state.preempting import preempt
 from prtrace.state.registering import register
 from prtrace.state.reserving import clear, release, reserve
-from prtrace.state.unit import Fact, LuState
+from prtrace.state.unit import Fact, LuState, UnderWay
 
 _PREEMPTS = (Action.PREEMPT, Action.PREEMPT_AND_ABORT)
+_ANSWERS = (CapabilitiesRead, KeysRead, ReservationRead, FullStatusRead, Unsupported)
+_OUTCOMES = (PrOut, UnreadablePrOut, ReadFailed, LegacyReserve)
 _REGISTERS = (Action.REGISTER, Action.REGISTER_AND_IGNORE)
 
 
@@ -66,7 +69,7 @@ def new_state(lu: str, target: str = "", time: int = 0) -> LuState:
 
 def in_doubt(state: LuState, reason: str, time: int) -> LuState:
     """Return state with everything in doubt for a reason that is no observation of its own."""
-    return replace(state, doubts=doubt.added(state.doubts, doubt.ALL, reason, time))
+    return replace(state, doubts=doubt.added(state.doubts, doubt.ALL, reason, time), spread=None)
 
 
 def _unwatched(draft: Draft, state: LuState) -> LuState:
@@ -88,6 +91,7 @@ def _unwatched(draft: Draft, state: LuState) -> LuState:
         anchor=None,
         census=None,
         seq=0,
+        under_way=(),
     )
     return in_doubt(fresh, "nobody was watching", seen.time)
 
@@ -97,17 +101,24 @@ def apply(state: LuState, seen: AnyObservation) -> Change:
     if not state.supported and _proves_support(seen):
         state = new_state(state.lu, state.target, seen.time)
     draft = draft_of(state, seen)
+    if isinstance(seen, PrOut | UnreadablePrOut) and not seen.timed_out:
+        draft.over(seen.nexus, seen.start_ns)
     if is_former(draft, seen.nexus, seen.life, seen.done_ns):
         seen = draft.seen = replace(seen, nexus=f"{seen.nexus} (a device that is gone)")
         former = True
     else:
         former = False
+    if isinstance(seen, _ANSWERS) or (
+        isinstance(seen, _OUTCOMES) and seen.outcome is not Outcome.NOT_EXECUTED
+    ):
+        expecting.answered(draft, seen)
     match seen:
         case PrOut() if former:
             _former(draft, seen)
         case PrOut():
             _pr_out(draft, seen)
         case FullStatusRead():
+            draft.names_nexuses = True
             learn_full_status(draft, seen)
             _settle_reply(draft, state)
         case KeysRead():
@@ -116,6 +127,8 @@ def apply(state: LuState, seen: AnyObservation) -> Change:
         case ReservationRead():
             learn_reservation(draft, seen)
             _settle_reply(draft, state)
+        case CapabilitiesRead():
+            _learn_capabilities(draft, seen)
         case ReadFailed():
             signs.note_failed_read(draft, seen)
         case LegacyReserve():
@@ -128,16 +141,43 @@ def apply(state: LuState, seen: AnyObservation) -> Change:
             signs.note_loss(draft, seen)
         case UnreadablePrOut():
             signs.note_unreadable(draft, seen)
+            if seen.timed_out:
+                _note_under_way(draft, seen, signs.unreadable(seen))
         case NotWatched():
             return Change(_unwatched(draft, state), "in doubt: nobody was watching")
         case PathsSeen():
             note_paths(draft, seen)
         case Unsupported():
-            none = LuState(state.lu, draft.target, seq=state.seq, supported=False)
-            return Change(none, "the device has no persistent reservations")
+            return _unsupported(draft, state, seen)
         case _:
             assert_never(seen)
     return Change(draft.freeze(state), "; ".join(draft.words) or "none")
+
+
+def _learn_capabilities(draft: Draft, seen: CapabilitiesRead) -> None:
+    told = seen.capabilities != draft.capabilities
+    draft.capabilities = seen.capabilities
+    draft.aptpl = seen.capabilities.ptpl_a
+    draft.say("read: capabilities" if told else "confirmed by reading")
+
+
+def _unsupported(draft: Draft, state: LuState, seen: Unsupported) -> Change:
+    if seen.full_status:
+        draft.names_nexuses = False
+        give_names_up(draft)
+        return Change(draft.freeze(state), "none: READ FULL STATUS is not known to the device")
+    if draft.registrations or draft.reservation is not None or draft.confirmed:
+        # It has known reservations before, and will again: they may all be there still.
+        _doubt(draft, doubt.ALL, f"READ KEYS on {seen.nexus} is not known to the device any more")
+        return Change(draft.freeze(state), "; ".join(draft.words))
+    none = replace(
+        new_state(state.lu, draft.target),
+        doubts=(),
+        seq=state.seq,
+        supported=False,
+        paths=state.paths,
+    )
+    return Change(none, "the device has no persistent reservations")
 
 
 def _proves_support(seen: AnyObservation) -> bool:
@@ -209,16 +249,22 @@ def _conflict(draft: Draft, seen: PrOut) -> None:
 
 def _unknown(draft: Draft, seen: PrOut) -> None:
     placed = place(draft, seen)
-    if placed.order is Order.AFTER and refused(draft, seen):
-        draft.say("none: would have been refused")
-        return
     facts = _changes(draft, seen)
     if placed.order is Order.UNKNOWN:
         facts |= placed.doubtful
         draft.anchor = None
     problem = seen.problem or "outcome unknown"
-    _doubt(draft, facts, f"{seen.action.value} on {seen.nexus}: {problem}")
+    reason = f"{seen.action.value} on {seen.nexus}: {problem}"
+    _doubt(draft, facts, reason)
+    if seen.timed_out:
+        _note_under_way(draft, seen, reason)
     draft.settle(facts)
+
+
+def _note_under_way(draft: Draft, seen: PrOut | UnreadablePrOut, reason: str) -> None:
+    """Nothing that is read before the request is over shows what the device will do yet."""
+    if len(draft.under_way) < MAX_UNDER_WAY:
+        draft.under_way = (*draft.under_way, UnderWay(seen.nexus, seen.start_ns, reason))
 
 
 def _done(draft: Draft, seen: PrOut) -> None:
@@ -251,6 +297,8 @@ def _done(draft: Draft, seen: PrOut) -> None:
 
 
 def _take_effect(draft: Draft, seen: PrOut) -> None:
+    if seen.sa_key and seen.action in (*_REGISTERS, Action.REGISTER_AND_MOVE):
+        draft.aptpl = seen.aptpl
     match seen.action:
         case Action.REGISTER | Action.REGISTER_AND_IGNORE:
             register(draft, seen)

@@ -118,11 +118,11 @@ def _by_name_without_isid(
     free_paths: dict[tuple[str, int | None], list[LocalNexus]] = defaultdict(list)
     for path in named:
         if path.nexus not in taken:
-            free_paths[_base(path.initiator_port), path.relative_target_port].append(path)
+            free_paths[initiator_name(path.initiator_port), path.relative_target_port].append(path)
     free: dict[tuple[str, int | None], list[int]] = defaultdict(list)
     for index, each in single.items():
         if index not in owner:
-            free[_base(each.initiator_port), each.relative_target_port].append(index)
+            free[initiator_name(each.initiator_port), each.relative_target_port].append(index)
     for names, indexes in free.items():
         fitting = free_paths.get(names, [])
         if len(indexes) != 1 or len(fitting) != 1:
@@ -202,7 +202,7 @@ def same_names(port: str, path: LocalNexus) -> bool:
 
 def _same_port(one: str, other: str) -> bool:
     if (_ISID in one) != (_ISID in other):
-        return _base(one) == _base(other)
+        return initiator_name(one) == initiator_name(other)
     return one == other
 
 
@@ -219,5 +219,6 @@ def _fold(port: str | None) -> str:
     return (port or "").casefold()
 
 
-def _base(port: str | None) -> str:
+def initiator_name(port: str | None) -> str:
+    """The part of an initiator port's name before an ISID, not alike in two spellings."""
     return _fold(port).partition(_ISID)[0]

@@ -13,11 +13,13 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from prtrace.errors import MalformedError
-from prtrace.model import Attention, IssuePath, Issuer, ReservationType
+from prtrace.model import Attention, Capabilities, IssuePath, Issuer, ReservationType
 from prtrace.state.event import path_from_json, path_to_json
 from prtrace.state.unit import (
+    Census,
     Confirmation,
     Doubt,
+    Expected,
     Fact,
     LuState,
     Path,
@@ -25,9 +27,10 @@ from prtrace.state.unit import (
     Reservation,
     Settled,
     Source,
+    UnderWay,
 )
 
-FORMAT = 1
+FORMAT = 2
 
 _TEXTS = 8192
 """Texts of settled commands kept: those of 256 busy units, 2 MiB."""
@@ -55,6 +58,7 @@ def _but_recent(state: LuState) -> dict[str, Any]:
         "lu": state.lu,
         "target": state.target,
         "generation": state.generation,
+        "spread": state.spread,
         "registrations": [_registration(each) for each in state.registrations.values()],
         "reservation": None if state.reservation is None else _reservation(state.reservation),
         "unattributed": list(state.unattributed),
@@ -64,17 +68,28 @@ def _but_recent(state: LuState) -> dict[str, Any]:
             for doubt in state.doubts
         ],
         "expected": {
-            nexus: [attention.name for attention in attentions]
-            for nexus, attentions in state.expected.items()
+            nexus: [[each.attention.name, each.since_ns] for each in expected]
+            for nexus, expected in state.expected.items()
         },
         "settled_ns": state.settled_ns,
         "settled_by": state.settled_by,
         "floor_ns": state.floor_ns,
         "ordered": state.ordered,
         "anchor": state.anchor,
-        "census": None if state.census is None else list(state.census),
+        "census": None
+        if state.census is None
+        else [
+            state.census.generation,
+            list(state.census.keys),
+            state.census.done_ns,
+            state.census.pid,
+        ],
         "seq": state.seq,
         "supported": state.supported,
+        "aptpl": state.aptpl,
+        "capabilities": None if state.capabilities is None else capabilities(state.capabilities),
+        "names_nexuses": state.names_nexuses,
+        "under_way": [list(each) for each in state.under_way],
         "paths": [
             {**path_to_json(path.local), "since_ns": path.since_ns, "renewed": path.renewed}
             for path in state.paths.values()
@@ -100,6 +115,11 @@ def from_json(document: Any) -> LuState:
 
 def _state(document: Any) -> LuState:
     fields = _typed(document, dict)
+    if fields["format"] == 1:
+        # Of before an expectation had a beginning and PRGENERATION a spread.
+        doubted = any(each["what"] == Fact.GENERATION.value for each in fields["doubts"])
+        old: dict[str, Any] = {"spread": None if doubted else 0, "census": None, "expected": {}}
+        fields = {**fields, "format": FORMAT, **old}
     if fields["format"] != FORMAT:
         raise ValueError(f"format {fields['format']!r} instead of {FORMAT}")
     registrations = _list(fields["registrations"], _read_registration)
@@ -111,6 +131,7 @@ def _state(document: Any) -> LuState:
         lu=_typed(fields["lu"], str),
         target=_typed(fields["target"], str),
         generation=_optional(fields["generation"], int),
+        spread=_optional(fields["spread"], int),
         registrations=MappingProxyType(by_nexus),
         reservation=None if reservation is None else _read_reservation(reservation),
         unattributed=_list(fields["unattributed"], _int),
@@ -118,7 +139,7 @@ def _state(document: Any) -> LuState:
         doubts=_list(fields["doubts"], _read_doubt),
         expected=MappingProxyType(
             {
-                _typed(nexus, str): _list(names, lambda name: Attention[name])
+                _typed(nexus, str): _list(names, _read_expected)
                 for nexus, names in _typed(fields["expected"], dict).items()
             }
         ),
@@ -131,7 +152,11 @@ def _state(document: Any) -> LuState:
         census=_census(fields["census"]),
         seq=_int(fields["seq"]),
         supported=_typed(fields["supported"], bool),
-        # Documents from before there were paths and ages have none.
+        # Documents from before there were such things have none.
+        aptpl=_optional(fields.get("aptpl"), bool),
+        capabilities=_read_capabilities(fields.get("capabilities")),
+        names_nexuses=_typed(fields.get("names_nexuses", True), bool),
+        under_way=_list(fields.get("under_way", []), _read_under_way),
         paths=MappingProxyType(_paths(fields)),
         confirmed=MappingProxyType(
             {
@@ -140,6 +165,36 @@ def _state(document: Any) -> LuState:
             }
         ),
     )
+
+
+def capabilities(each: Capabilities) -> dict[str, Any]:
+    """Capabilities as stored states and `show --json` write them."""
+    return {
+        "rlr_c": each.rlr_c,
+        "crh": each.crh,
+        "sip_c": each.sip_c,
+        "atp_c": each.atp_c,
+        "ptpl_c": each.ptpl_c,
+        "ptpl_a": each.ptpl_a,
+        "allow_commands": each.allow_commands,
+        "types": None if each.types is None else [kind.name for kind in each.types],
+    }
+
+
+def _read_capabilities(value: Any) -> Capabilities | None:
+    if value is None:
+        return None
+    fields = dict(_typed(value, dict))
+    types = fields.pop("types")
+    named = None if types is None else _list(types, lambda name: ReservationType[name])
+    allow = _int(fields.pop("allow_commands"))
+    flags = {str(name): _typed(bit, bool) for name, bit in fields.items()}
+    return Capabilities(**flags, allow_commands=allow, types=named)
+
+
+def _read_under_way(value: Any) -> UnderWay:
+    nexus, start_ns, reason = _typed(value, list)
+    return UnderWay(_typed(nexus, str), _int(start_ns), _typed(reason, str))
 
 
 def _paths(fields: dict[str, Any]) -> dict[str, Path]:
@@ -173,11 +228,16 @@ def _names(facts: frozenset[Fact]) -> list[str]:
     return sorted(fact.value for fact in facts)
 
 
-def _census(value: Any) -> tuple[int, int, int, int] | None:
+def _census(value: Any) -> Census | None:
     if value is None:
         return None
-    generation, count, done_ns, pid = _list(value, _int)
-    return generation, count, done_ns, pid
+    generation, keys, done_ns, pid = _typed(value, list)
+    return Census(_int(generation), _list(keys, _int), _int(done_ns), _int(pid))
+
+
+def _read_expected(value: Any) -> Expected:
+    attention, since_ns = _typed(value, list)
+    return Expected(Attention[_typed(attention, str)], _int(since_ns))
 
 
 def _registration(each: Registration) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from prtrace.model import (
     Action,
     AnyObservation,
     AttentionSeen,
+    Capabilities,
+    CapabilitiesRead,
     ConflictSeen,
     FullStatus,
     FullStatusRead,
@@ -39,8 +41,15 @@ from prtrace.scsi.cdb import (
     parse_cdb,
 )
 from prtrace.scsi.codes import InAction, ReservedCode, Status, status_title
+from prtrace.scsi.commands import medium_command
 from prtrace.scsi.parameter import BasicList, MoveList, parse_list
-from prtrace.scsi.reply import ReadFullStatus, ReadKeys, ReadReservation, parse_reply
+from prtrace.scsi.reply import (
+    ReadFullStatus,
+    ReadKeys,
+    ReadReservation,
+    ReportCapabilities,
+    parse_reply,
+)
 from prtrace.scsi.sense import UNIT_ATTENTION, Sense, attention
 from prtrace.state.event import Command, Event
 
@@ -54,8 +63,8 @@ TAKEN: Final = "unit attention taken by prtrace itself"
 NOT_WATCHED: Final = "nobody was watching"
 """The problem of a LOST event that stands for a time without programs, not for records."""
 
-_INVALID_COMMAND: Final = (5, 0x20, 0x00)
-"""ILLEGAL REQUEST, INVALID COMMAND OPERATION CODE."""
+_UNKNOWN_COMMAND: Final = ((5, 0x20, 0x00), (5, 0x24, 0x00))
+"""ILLEGAL REQUEST with INVALID COMMAND OPERATION CODE, or with INVALID FIELD IN CDB."""
 _GOOD: Final = status_title(Status.GOOD)
 _CONFLICT: Final = status_title(Status.RESERVATION_CONFLICT)
 _CHECK_CONDITION: Final = status_title(Status.CHECK_CONDITION)
@@ -77,7 +86,10 @@ def decode(event: Event) -> tuple[Event, tuple[AnyObservation, ...]]:
     """
     match event.command:
         case Command.CONFLICT:
-            return event, (ConflictSeen(**_seen(event), count=event.count),)
+            seen = ConflictSeen(
+                **_seen(event), count=event.count, access=medium_command(event.cdb).access
+            )
+            return event, (seen,)
         case Command.UNIT_ATTENTION:
             sense = _sense(event.sense_bytes)
             news = attention(sense) if isinstance(sense, Sense) else None
@@ -132,7 +144,12 @@ def _command(event: Event) -> tuple[Event, tuple[AnyObservation, ...]]:
     except MalformedError as error:
         event = event._replace(problem=str(error))
         if event.command is Command.PR_OUT:
-            told_badly = UnreadablePrOut(**_seen(event), outcome=outcome, problem=event.problem)
+            told_badly = UnreadablePrOut(
+                **_seen(event),
+                outcome=outcome,
+                problem=event.problem,
+                timed_out=event.status == TIMEOUT,
+            )
             return event, (told_badly, *extra)
         cdb = OtherCdb(event.cdb)
     told: AnyObservation | None
@@ -144,7 +161,9 @@ def _command(event: Event) -> tuple[Event, tuple[AnyObservation, ...]]:
         case LegacyCdb():
             action = "RELEASE" if cdb.release else "RESERVE"
             event = event._replace(action=f"{action}({cdb.length})")
-            told = LegacyReserve(**_seen(event), release=cdb.release, outcome=outcome)
+            told = LegacyReserve(
+                **_seen(event), release=cdb.release, outcome=outcome, third_party=cdb.third_party
+            )
         case OtherCdb():
             event, told = _unreadable(event, outcome, why)
         case _:
@@ -163,7 +182,9 @@ def _unreadable(
         return event, LegacyReserve(**_seen(event), release=release, outcome=outcome)
     if event.command is Command.PR_IN:
         return event, ReadFailed(**_seen(event), action=event.action, outcome=outcome)
-    return event, UnreadablePrOut(**_seen(event), outcome=outcome, problem=problem)
+    return event, UnreadablePrOut(
+        **_seen(event), outcome=outcome, problem=problem, timed_out=event.status == TIMEOUT
+    )
 
 
 def _outcome(event: Event, sense: Sense | str | None) -> tuple[Outcome, str]:
@@ -191,7 +212,9 @@ def _pr_out(
     if isinstance(cdb.action, ReservedCode):
         problem = why or f"service action {cdb.action.code:#x} is reserved"
         event = event._replace(action=cdb.action.text, problem=problem)
-        return event, UnreadablePrOut(**_seen(event), outcome=outcome, problem=problem)
+        return event, UnreadablePrOut(
+            **_seen(event), outcome=outcome, problem=problem, timed_out=event.status == TIMEOUT
+        )
     typed = cdb.action in _TYPED
     words: dict[str, Any] = {
         "action": cdb.action.value,
@@ -202,7 +225,12 @@ def _pr_out(
         sent = parse_list(event.data, cdb.action)
     except MalformedError as error:
         event = _worded(event, **words, problem=why or str(error))
-        return event, UnreadablePrOut(**_seen(event), outcome=outcome, problem=event.problem)
+        return event, UnreadablePrOut(
+            **_seen(event),
+            outcome=outcome,
+            problem=event.problem,
+            timed_out=event.status == TIMEOUT,
+        )
     event = _worded(
         event, **words, key=sent.key, sa_key=sent.sa_key, problem=why or _doubtful(event, cdb)
     )
@@ -216,11 +244,13 @@ def _pr_out(
         key=sent.key,
         sa_key=sent.sa_key,
         type=event.type,
+        scope=event.scope or 0,
         aptpl=sent.aptpl,
         spec_i_pt=basic is not None and basic.spec_i_pt,
         all_tg_pt=basic is not None and basic.all_tg_pt,
         unreg=isinstance(sent, MoveList) and sent.unreg,
         problem=event.problem,
+        timed_out=event.status == TIMEOUT,
     )
 
 
@@ -247,16 +277,16 @@ def _pr_in(
         event, action=cdb.action.text if isinstance(cdb.action, ReservedCode) else cdb.action.title
     )
     if (
-        cdb.action is InAction.READ_KEYS
+        cdb.action in (InAction.READ_KEYS, InAction.READ_FULL_STATUS)
         and isinstance(sense, Sense)
-        and (sense.key, sense.asc, sense.ascq) == _INVALID_COMMAND
+        and (sense.key, sense.asc, sense.ascq) in _UNKNOWN_COMMAND
     ):
-        return event, Unsupported(**_seen(event))
+        return event, Unsupported(
+            **_seen(event), full_status=cdb.action is InAction.READ_FULL_STATUS
+        )
     failed = ReadFailed(**_seen(event), action=event.action, outcome=outcome)
     if outcome is not Outcome.DONE or isinstance(cdb.action, ReservedCode):
         return event, failed
-    if cdb.action is InAction.REPORT_CAPABILITIES:
-        return event, None
     try:
         reply = parse_reply(cdb.action, event.data)
     except MalformedError as error:
@@ -281,11 +311,26 @@ def _pr_in(
                 type=held.type,
                 scope=held.scope,
             )
+        case ReportCapabilities():
+            return event, CapabilitiesRead(**_seen(event), capabilities=_capabilities(reply))
         case ReadFullStatus():
             cut = event.truncated or reply.truncated or reply.may_be_cut(cdb.allocation_length)
             return event, _full_status(event, reply, cut)
         case _:
             return event, failed
+
+
+def _capabilities(reply: ReportCapabilities) -> Capabilities:
+    return Capabilities(
+        rlr_c=reply.rlr_c,
+        crh=reply.crh,
+        sip_c=reply.sip_c,
+        atp_c=reply.atp_c,
+        ptpl_c=reply.ptpl_c,
+        ptpl_a=reply.ptpl_a,
+        allow_commands=reply.allow_commands,
+        types=tuple(sorted(reply.types)) if reply.tmv else None,
+    )
 
 
 def _full_status(event: Event, reply: ReadFullStatus, cut: bool) -> FullStatusRead:

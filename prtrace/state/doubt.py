@@ -6,7 +6,7 @@ A doubt goes away by a reading of the device, or by a command whose effect leave
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from prtrace.state.unit import Doubt, Fact
 
@@ -31,10 +31,12 @@ def added(
     return doubts
 
 
-def cleared(doubts: tuple[Doubt, ...], facts: Iterable[Fact]) -> tuple[Doubt, ...]:
-    """Return doubts without those about facts."""
+def cleared(
+    doubts: tuple[Doubt, ...], facts: Iterable[Fact], lasting: Collection[str] = ()
+) -> tuple[Doubt, ...]:
+    """Return doubts without those about facts; those for the lasting reasons stay."""
     gone = frozenset(facts)
-    return tuple(doubt for doubt in doubts if doubt.what not in gone)
+    return tuple(doubt for doubt in doubts if doubt.what not in gone or doubt.reason in lasting)
 
 
 def named(facts: Iterable[Fact]) -> str:

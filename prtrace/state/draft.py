@@ -9,31 +9,32 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from prtrace.model import Attention, Nexus, Observation
+from prtrace.model import Attention, Capabilities, Nexus, Observation
 from prtrace.state.doubt import NONE, added, cleared
 from prtrace.state.quirks import Profile, profile_of
 from prtrace.state.unit import (
+    Census,
     Confirmation,
     Doubt,
+    Expected,
     Fact,
     LuState,
     Path,
     Registration,
     Reservation,
     Settled,
+    UnderWay,
 )
 
 MAX_REGISTRATIONS = 65536
 """Registrations kept (and keys without a nexus); beyond, the registrations are in doubt."""
-MAX_EXPECTED_ALIKE = 2
-"""Equal unit attentions remembered per nexus (three kinds are: never more than 6 in all).
-
-Targets merge equal ones that wait, so two are enough unless they are taken and raised again
-between two looks at the counters; then one reading is the price.
-"""
+MAX_UNDER_WAY = 256
+"""Timed-out commands remembered; a host has fewer requests on their way to one unit."""
 MAX_RECENT = 32
 """Commands remembered to recognise overlaps; older ones are remembered by time alone."""
 GENERATION_MASK = 0xFFFF_FFFF
+LONG_AGO = 1
+"""Observation.start_ns of a command whose submission nobody saw: it overlaps all before it."""
 
 
 @dataclass(slots=True)
@@ -45,21 +46,26 @@ class Draft:
     profile: Profile
     target: str
     generation: int | None
+    spread: int | None
     registrations: dict[Nexus, Registration]
     reservation: Reservation | None
     unattributed: tuple[int, ...]
     legacy_holder: Nexus | None
     doubts: tuple[Doubt, ...]
-    expected: dict[Nexus, tuple[Attention, ...]]
+    expected: dict[Nexus, tuple[Expected, ...]]
     settled_ns: int
     settled_by: Nexus
     recent: tuple[Settled, ...]
     floor_ns: int
     ordered: bool
     anchor: int | None
-    census: tuple[int, int, int, int] | None
+    census: Census | None
     paths: dict[Nexus, Path]
     confirmed: dict[Fact, Confirmation]
+    aptpl: bool | None
+    capabilities: Capabilities | None
+    names_nexuses: bool
+    under_way: tuple[UnderWay, ...]
     quiet: bool = False
     """Set where the order of commands is not known: then no unit attention is expected."""
     words: list[str] = field(default_factory=list)
@@ -70,33 +76,48 @@ class Draft:
 
     def doubt(self, facts: Iterable[Fact], reason: str) -> None:
         """Put facts in doubt since this observation."""
+        facts = frozenset(facts)
+        if Fact.GENERATION in facts:
+            self.spread = None
         self.doubts = added(self.doubts, facts, reason, self.seen.time)
 
     def resolve(self, *facts: Fact) -> None:
         """Take the doubts about facts away."""
+        if Fact.GENERATION in facts:
+            self.spread = 0
         if self.doubts:
-            self.doubts = cleared(self.doubts, facts)
+            self.doubts = cleared(self.doubts, facts, [each.reason for each in self.under_way])
 
     def confirm(self, by: str, *facts: Fact) -> None:
-        """Note that the device itself said what facts are, in answer to the command by."""
+        """Note that the device itself said what facts are, in answer to the command by.
+
+        It did so at some time after the submission; not before is all that can be said.
+        """
         seen = self.seen
+        if seen.start_ns == LONG_AGO:
+            return
+        at = seen.time - (seen.done_ns - seen.start_ns if seen.start_ns else 0)
         for fact in facts:
-            self.confirmed[fact] = Confirmation(seen.time, by, seen.nexus)
+            self.confirmed[fact] = Confirmation(at, by, seen.nexus)
 
     def say(self, words: str) -> None:
         """Add to the effect's text."""
         self.words.append(words)
 
-    def advance(self, by: int | None, why: str) -> None:
-        """Add to PRGENERATION; None: the command may have added this or that (why says it)."""
-        if by is None:
-            self.generation = self.anchor = None
-            self.doubt((Fact.GENERATION,), why)
-            return
+    def advance(self, least: int, most: int | None, why: str) -> None:
+        """Add to PRGENERATION from least to most; None: anything.  why: why that is not known."""
+        spread = self.spread
         if self.generation is not None:
-            self.generation = (self.generation + by) & GENERATION_MASK
+            self.generation = (self.generation + least) & GENERATION_MASK
+        if least != most:
+            self.anchor = None
+            self.doubt((Fact.GENERATION,), why)
+        if most is None or spread is None:
+            self.spread = None
+        else:
+            self.spread = spread + most - least
         if self.anchor is not None:
-            self.anchor = (self.anchor + by) & GENERATION_MASK
+            self.anchor = (self.anchor + least) & GENERATION_MASK
 
     def expect(self, nexuses: Iterable[Nexus], attention: Attention) -> None:
         """Note that attention was raised for those of nexuses that are this host's.
@@ -110,9 +131,10 @@ class Draft:
             registration = self.registrations.get(nexus)
             if registration is None or not registration.local or nexus == self.seen.nexus:
                 continue
-            waiting = self.expected.get(nexus, ())
-            if waiting.count(attention) < MAX_EXPECTED_ALIKE:
-                self.expected[nexus] = (*waiting, attention)
+            others = tuple(
+                each for each in self.expected.get(nexus, ()) if each.attention is not attention
+            )
+            self.expected[nexus] = (*others, Expected(attention, self.seen.done_ns))
             raised = True
         if raised:
             self.say("unit attention expected")
@@ -155,11 +177,23 @@ class Draft:
         self.registrations = {}
         self.unattributed = ()
         self.reservation = self.legacy_holder = None
-        self.generation = self.anchor = self.census = None
+        self.generation = self.spread = self.anchor = None
+        self.census = None
         self.expected = {}
         self.confirmed = {}
         self.doubts = ()
+        self.under_way = ()
         self.ordered = False
+        self.aptpl = self.capabilities = None
+        self.names_nexuses = True
+
+    def over(self, nexus: Nexus, start_ns: int | None = None) -> None:
+        """Note that requests of nexus are over, that of start_ns or all: doubts may go now."""
+        self.under_way = tuple(
+            each
+            for each in self.under_way
+            if each.nexus != nexus or start_ns not in (None, each.start_ns)
+        )
 
     def settle(self, touched: frozenset[Fact] = NONE, *, commutes: bool = False) -> None:
         """Note that the observation is part of the state from now on."""
@@ -183,6 +217,7 @@ class Draft:
             lu=state.lu,
             target=self.target,
             generation=self.generation,
+            spread=self.spread,
             registrations=MappingProxyType(self.registrations),
             reservation=self.reservation,
             unattributed=self.unattributed,
@@ -200,6 +235,10 @@ class Draft:
             supported=state.supported,
             paths=MappingProxyType(self.paths),
             confirmed=MappingProxyType(self.confirmed),
+            aptpl=self.aptpl,
+            capabilities=self.capabilities,
+            names_nexuses=self.names_nexuses,
+            under_way=self.under_way,
         )
 
 
@@ -212,6 +251,7 @@ def draft_of(state: LuState, seen: Observation) -> Draft:
         profile=profile_of(target),
         target=target,
         generation=state.generation,
+        spread=state.spread,
         registrations=dict(state.registrations),
         reservation=state.reservation,
         unattributed=state.unattributed,
@@ -227,4 +267,8 @@ def draft_of(state: LuState, seen: Observation) -> Draft:
         census=state.census,
         paths=dict(state.paths),
         confirmed=dict(state.confirmed),
+        aptpl=state.aptpl,
+        capabilities=state.capabilities,
+        names_nexuses=state.names_nexuses,
+        under_way=state.under_way,
     )

@@ -93,6 +93,7 @@ class Event(NamedTuple):
     asked: bytes = b""
     asked_data: bytes = b""
     life: int = 0
+    reason: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The event as `events --json` prints it; from_json() takes it back."""
@@ -143,6 +144,7 @@ class Event(NamedTuple):
             "asked": self.asked.hex(),
             "asked_data": self.asked_data.hex(),
             "life": self.life,
+            "reason": self.reason or None,
         }
 
     @classmethod
@@ -215,6 +217,7 @@ class Event(NamedTuple):
             asked=bytes.fromhex(given.get("asked") or ""),
             asked_data=bytes.fromhex(given.get("asked_data") or ""),
             life=int(given.get("life") or 0),
+            reason=given.get("reason") or "",
         )
 
 

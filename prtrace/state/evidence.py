@@ -38,12 +38,6 @@ def contradicted(draft: Draft, seen: PrOut) -> frozenset[Fact]:
     return forecast.rests_on
 
 
-def refused(draft: Draft, seen: PrOut) -> bool:
-    """Whether the state leaves no way for seen to be carried out, whatever it was answered."""
-    forecast = _forecast(draft, seen)
-    return forecast is not None and not forecast.done
-
-
 def unknown_nexus(draft: Draft, seen: PrOut) -> bool:
     """Whether the sender may be one of the registrations that are not matched to a nexus."""
     return seen.nexus not in draft.registrations and any(

@@ -10,6 +10,7 @@ from prtrace.model import AnyObservation
 from prtrace.state.apply import apply, new_state
 from prtrace.state.decode import decode
 from prtrace.state.event import Event
+from prtrace.state.refusal import refusal
 from prtrace.state.unit import LuState
 
 
@@ -17,8 +18,8 @@ from prtrace.state.unit import LuState
 class Folded:
     """What an event led to.
 
-    event: with the words and the effect that its bytes give.  state: None where the event
-    tells nothing about the unit.
+    event: with the words, the effect and the reason that its bytes give.  state: None where
+    the event tells nothing about the unit.
     """
 
     event: Event
@@ -30,12 +31,14 @@ def fold(state: LuState | None, event: Event) -> Folded:
     """Apply event to the state of its unit; None is a unit that was never seen."""
     event, observations = decode(event)
     if not observations:
-        return Folded(event._replace(effect=""), None, ())
+        return Folded(event._replace(effect="", reason=""), None, ())
     if state is None:
         state = new_state(event.lu, event.target, event.time)
-    effects = []
+    effects, reasons = [], []
     for seen in observations:
+        reasons.append(refusal(state, seen, event.cdb))
         change = apply(state, seen)
         state = change.state
         effects.append(change.effect)
-    return Folded(event._replace(effect="; ".join(effects)), state, observations)
+    reason = next(filter(None, reasons), "")
+    return Folded(event._replace(effect="; ".join(effects), reason=reason), state, observations)

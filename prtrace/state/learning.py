@@ -7,6 +7,7 @@ it agrees, for it may agree with what was true before.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
 
@@ -15,9 +16,9 @@ from prtrace.state.binding import Bound, bind
 from prtrace.state.doubt import ALL
 from prtrace.state.draft import MAX_REGISTRATIONS, Draft
 from prtrace.state.order import overlaps
-from prtrace.state.partial import note_generation
+from prtrace.state.partial import contradicts, note_generation
 from prtrace.state.paths import by_address
-from prtrace.state.unit import Fact, Registration, Reservation, Source
+from prtrace.state.unit import Census, Fact, Registration, Reservation, Source
 
 ONE_LOOK_NS = 1_000_000_000
 """Between two commands of a process that looks at a unit once."""
@@ -32,30 +33,35 @@ def learn_full_status(draft: Draft, seen: FullStatusRead) -> None:
         note_generation(draft, seen.generation, "READ FULL STATUS")
         draft.say("not learned: truncated")
         return
-    if (listed := _cut_short(draft, seen)) is not None:
-        note_generation(draft, seen.generation, "READ FULL STATUS")
-        reason = f"READ FULL STATUS lists {len(seen.registrations)} of {listed} registrations"
+    seen = _in_byte_order(draft, seen)
+    if reason := _disagreement(draft, seen):
         draft.doubt((Fact.REGISTRATIONS, Fact.RESERVATION), reason)
         draft.say(f"not learned: {reason}")
         return
-    trusted = draft.known(Fact.REGISTRATIONS) or draft.anchor == seen.generation
+    proven = draft.anchor == seen.generation
     paths = _paths(draft, seen)
     bound = bind(
         seen.registrations,
         paths,
-        draft.registrations if trusted else {},
+        draft.registrations if proven else {},
         each_port_listed=draft.profile.lists_every_port,
     )
     before = (draft.registrations, draft.reservation, draft.generation, draft.unattributed)
     known = {fact for fact in ALL if draft.known(fact)}
     draft.resolve(*ALL)
     local = {path.nexus for path in paths}
-    draft.registrations, draft.unattributed = _registrations(draft, seen, bound, local)
+    draft.registrations, draft.unattributed = _registrations(
+        draft, seen, bound, local, proven=proven
+    )
     draft.reservation = _reservation(draft, seen, bound)
     draft.generation = draft.anchor = seen.generation
     draft.ordered = not bound.unplaced and not any(e.all_target_ports for e in seen.registrations)
     draft.legacy_holder = None
     draft.confirm("READ FULL STATUS", *ALL)
+    # Who is registered has not met what takes a registration away, or has registered again.
+    draft.expected = {
+        nexus: each for nexus, each in draft.expected.items() if nexus not in draft.registrations
+    }
     _doubt_contradictions(draft, bound)
     same = _same(draft, before)
     _keep_designated(draft, before[1] if same and known == ALL else None)
@@ -67,22 +73,61 @@ def learn_full_status(draft: Draft, seen: FullStatusRead) -> None:
         draft.say("read: " + _summary(draft))
 
 
-def _cut_short(draft: Draft, seen: FullStatusRead) -> int | None:
-    """How many registrations READ KEYS listed in the same look, where that is more.
+def _disagreement(draft: Draft, seen: FullStatusRead) -> str:
+    """Why the reply is not taken at its word; "" where it is.
 
-    LIO ends the list, and says nothing, at a nexus whose TransportID it cannot build.  Only
-    the same process's READ KEYS just before counts: LIO does not count an unregistration, so
-    an equal PRGENERATION does not show that nobody has left since.
+    READ KEYS and READ FULL STATUS list the same registrations (SPC-6 6.16.2 and 6.16.5), and
+    while PRGENERATION stays nobody registers.  What READ KEYS confirms is believed; LIO ends
+    the list of READ FULL STATUS, and says nothing, at a nexus whose TransportID it cannot build.
     """
-    if draft.census is None or seen.issuer is None:
-        return None
-    generation, count, done_ns, pid = draft.census
-    same_look = pid == seen.issuer.pid and 0 <= seen.start_ns - done_ns <= ONE_LOOK_NS
-    if generation != seen.generation or not same_look:
-        return None
-    if any(each.all_target_ports for each in seen.registrations):
-        return None
-    return count if count > len(seen.registrations) else None
+    listed = Counter(each.key for each in seen.registrations)
+    spread = any(each.all_target_ports for each in seen.registrations)
+    census = draft.census
+    if census is not None and census.generation == seen.generation:
+        keys = Counter(census.keys)
+        same = set(keys) == set(listed) if spread else keys == listed
+        # LIO does not count an unregistration: what has left since READ KEYS has left.
+        left = not listed - keys and draft.profile.unregister_adds == 0
+        if same or (left and not _is_same_look(census, seen)):
+            return ""
+        return (
+            f"READ FULL STATUS and READ KEYS at PRGENERATION {seen.generation} list other keys"
+            if len(listed) == len(keys) or listed - keys
+            else f"READ FULL STATUS lists {listed.total()} of {keys.total()} registrations"
+        )
+    if spread or draft.anchor != seen.generation or not contradicts(draft, listed):
+        return ""
+    return f"READ FULL STATUS at PRGENERATION {seen.generation} contradicts what was observed"
+
+
+def _is_same_look(census: Census, seen: FullStatusRead) -> bool:
+    """Whether one process asked for both, one right after the other."""
+    if seen.issuer is None or seen.issuer.pid != census.pid:
+        return False
+    return 0 <= seen.start_ns - census.done_ns <= ONE_LOOK_NS
+
+
+def _in_byte_order(draft: Draft, seen: FullStatusRead) -> FullStatusRead:
+    """The reply with its keys and target ports turned round, if that is what the target does.
+
+    SPDK copies them into READ FULL STATUS in the processor's byte order (lib/scsi/scsi_pr.c
+    scsi_pr_in_read_full_status); READ KEYS, or what was observed, tells.
+    """
+    if not draft.profile.turns_full_status:
+        return seen
+    turned = tuple(
+        replace(
+            each,
+            key=int.from_bytes(each.key.to_bytes(8, "big"), "little"),
+            relative_target_port=int.from_bytes(
+                each.relative_target_port.to_bytes(2, "big"), "little"
+            ),
+        )
+        for each in seen.registrations
+    )
+    other = replace(seen, registrations=turned)
+    wrong, right = _disagreement(draft, seen), _disagreement(draft, other)
+    return other if wrong and not right else seen
 
 
 def _paths(draft: Draft, seen: FullStatusRead) -> tuple[LocalNexus, ...]:
@@ -95,14 +140,15 @@ def _paths(draft: Draft, seen: FullStatusRead) -> tuple[LocalNexus, ...]:
 
 
 def _registrations(
-    draft: Draft, seen: FullStatusRead, bound: Bound, local: Collection[Nexus]
+    draft: Draft, seen: FullStatusRead, bound: Bound, local: Collection[Nexus], *, proven: bool
 ) -> tuple[dict[Nexus, Registration], tuple[int, ...]]:
     result: dict[Nexus, Registration] = {}
     for nexus, each in bound.by_nexus.items():
         if len(result) >= MAX_REGISTRATIONS:
             draft.doubt((Fact.REGISTRATIONS,), f"more than {MAX_REGISTRATIONS} registrations")
             break
-        known = draft.registrations.get(nexus)
+        # The same key at another PRGENERATION may be a registration that was made anew.
+        known = draft.registrations.get(nexus) if proven else None
         same = known is not None and known.key == each.key
         no_port = each.all_target_ports or nexus in bound.swappable
         result[nexus] = Registration(

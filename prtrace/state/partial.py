@@ -11,11 +11,12 @@ from collections import Counter
 from dataclasses import replace
 
 from prtrace.model import KeysRead, Nexus, ReservationRead
-from prtrace.state.draft import MAX_REGISTRATIONS, Draft
+from prtrace.state.draft import GENERATION_MASK, MAX_REGISTRATIONS, Draft
 from prtrace.state.order import overlaps
-from prtrace.state.unit import Fact, Reservation, Source
+from prtrace.state.unit import Census, Fact, Reservation, Source
 
 WHOSE_KEYS = "which nexus has which key is not known"
+_WHOSE_HOLD = "holder: which nexus has key"
 
 
 def learn_keys(draft: Draft, seen: KeysRead) -> None:
@@ -27,8 +28,12 @@ def learn_keys(draft: Draft, seen: KeysRead) -> None:
         note_generation(draft, seen.generation, "READ KEYS")
         draft.say("not learned: truncated")
         return
-    pid = 0 if seen.issuer is None else seen.issuer.pid
-    draft.census = seen.generation, len(seen.keys), seen.done_ns, pid
+    before, draft.census = draft.census, _census(seen)
+    if _contradicts(draft, seen) and not _repeats(before, draft.census):
+        reason = f"READ KEYS at PRGENERATION {seen.generation} contradicts what was observed"
+        draft.doubt((Fact.REGISTRATIONS,), reason)
+        draft.say(f"not learned: {reason}")
+        return
     if not seen.keys:
         _nobody(draft, seen)
         return
@@ -64,8 +69,11 @@ def learn_keys(draft: Draft, seen: KeysRead) -> None:
         # Equal keys alone do not show that the same nexuses still have them.
         draft.anchor = anchor
         draft.doubt((Fact.REGISTRATIONS,), WHOSE_KEYS)
+    if not draft.names_nexuses and not too_few:
+        draft.confirm("READ KEYS", Fact.REGISTRATIONS)
+        give_names_up(draft)
     if not draft.words:
-        draft.say(f"read: {len(seen.keys)} keys")
+        draft.say(f"read: {len(seen.keys)} {'key' if len(seen.keys) == 1 else 'keys'}")
 
 
 def learn_reservation(draft: Draft, seen: ReservationRead) -> None:
@@ -97,16 +105,36 @@ def learn_reservation(draft: Draft, seen: ReservationRead) -> None:
         draft.say("read: " + _described(draft.reservation))
 
 
+def give_names_up(draft: Draft) -> None:
+    """Drop the doubts that only READ FULL STATUS could take away, which the device does not know.
+
+    The keys are known; whose they are cannot be known here, and asking again does not help.
+    """
+    if draft.census is None:
+        return
+    draft.resolve(Fact.REGISTRATIONS)
+    draft.doubts = tuple(e for e in draft.doubts if not e.reason.startswith(_WHOSE_HOLD))
+
+
 def note_generation(
     draft: Draft, generation: int, by: str, *, told: frozenset[Fact] = frozenset()
 ) -> bool:
-    """Learn PRGENERATION, and doubt what the reply does not tell if a change went unseen.
+    """Learn PRGENERATION, and doubt what the reply does not tell if a change may have gone unseen.
 
-    by: the command that read it.  Return False where a change went unseen.
+    by: the command that read it.  told: the facts that it tells besides.  Return whether the
+    commands that were seen explain the value, and nothing else can.
     """
-    expected = draft.generation
-    as_expected = not draft.known(Fact.GENERATION) or expected in (None, generation)
-    if not as_expected:
+    least, spread = draft.generation, draft.spread
+    beyond: int | None = None
+    if least is None or spread is None:
+        # Anything fits, so the value shows nothing of what it counts.
+        if draft.known(Fact.REGISTRATIONS):
+            draft.doubt(
+                (Fact.REGISTRATIONS,), f"PRGENERATION {generation} could be anybody's doing"
+            )
+    elif beyond := (generation - least) & GENERATION_MASK:
+        most = (least + spread) & GENERATION_MASK
+        expected = str(least) if not spread else f"{least} to {most}"
         reason = f"PRGENERATION is {generation}, expected {expected}"
         draft.doubt({Fact.REGISTRATIONS, Fact.RESERVATION} - told, reason)
         draft.say(reason)
@@ -115,7 +143,38 @@ def note_generation(
     draft.confirm(by, Fact.GENERATION)
     if draft.known(Fact.REGISTRATIONS):
         draft.anchor = generation
-    return as_expected
+    return beyond == 0
+
+
+def _census(seen: KeysRead) -> Census:
+    pid = 0 if seen.issuer is None else seen.issuer.pid
+    return Census(seen.generation, tuple(sorted(seen.keys)), seen.done_ns, pid)
+
+
+def _repeats(before: Census | None, now: Census) -> bool:
+    """Whether the device said the same twice: then it is what was observed that is wrong."""
+    return before is not None and (before.generation, before.keys) == (now.generation, now.keys)
+
+
+def _contradicts(draft: Draft, seen: KeysRead) -> bool:
+    """Whether no command that went unseen can explain the reply."""
+    return draft.anchor == seen.generation and contradicts(draft, Counter(seen.keys))
+
+
+def contradicts(draft: Draft, listed: Counter[int]) -> bool:
+    """Whether registrations with these keys cannot follow from the known ones, PRGENERATION
+    being the same.
+
+    Every REGISTER counts, so none can have come.  Another host's may have left where the target
+    does not count that; one of this host's would have been seen to leave.
+    """
+    known = Counter(each.key for each in draft.registrations.values())
+    known.update(draft.unattributed)
+    if listed - known:
+        return True
+    if draft.profile.unregister_adds == 1:
+        return bool(known - listed)
+    return bool(Counter(e.key for e in draft.registrations.values() if e.local) - listed)
 
 
 def _drop(draft: Draft, nexus: Nexus) -> None:
@@ -156,7 +215,8 @@ def _ask_whose(draft: Draft, seen: KeysRead) -> None:
     draft.doubts = tuple(
         replace(each, since=since) if each.reason == WHOSE_KEYS else each for each in draft.doubts
     )
-    draft.say(f"read {len(seen.keys)} keys, {len(draft.unattributed)} of unknown nexuses")
+    noun = "key" if len(seen.keys) == 1 else "keys"
+    draft.say(f"read {len(seen.keys)} {noun}, {len(draft.unattributed)} of unknown nexuses")
 
 
 def _reservation(
@@ -188,6 +248,10 @@ def _reservation(
 def _holder(draft: Draft, key: int) -> Nexus | None:
     """Return the one nexus registered with key; else None, and the reservation is in doubt."""
     having = [nexus for nexus, each in draft.registrations.items() if each.key == key]
+    if key in draft.unattributed:
+        if draft.names_nexuses:
+            draft.doubt((Fact.RESERVATION,), f"{_WHOSE_HOLD} 0x{key:x} is not known")
+        return None
     if len(having) == 1 and draft.known(Fact.REGISTRATIONS):
         return having[0]
     if len(having) > 1:
@@ -197,7 +261,7 @@ def _holder(draft: Draft, key: int) -> Nexus | None:
         draft.anchor = None
         draft.doubt((Fact.REGISTRATIONS, Fact.GENERATION), reason)
     else:
-        reason = f"holder: which nexus has key 0x{key:x} is not known"
+        reason = f"{_WHOSE_HOLD} 0x{key:x} is not known"
     draft.doubt((Fact.RESERVATION,), reason)
     return None
 

@@ -105,6 +105,8 @@ def _depart(draft: Draft, gone: Iterable[LocalNexus], before: Iterable[LocalNexu
             else f"{path.nexus}@{draft.seen.time}"
         )
         draft.expected.pop(path.nexus, None)
+        # A scsi_device goes when its requests are over.
+        draft.over(path.nexus)
         if draft.legacy_holder == path.nexus:
             # It ends with the I_T nexus (SPC-2 5.5.1), if the nexus ended with the path.
             draft.legacy_holder = None

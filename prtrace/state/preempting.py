@@ -29,12 +29,16 @@ class _Path(enum.Enum):
 def preempt(draft: Draft, seen: PrOut) -> None:
     """Apply a PREEMPT or PREEMPT AND ABORT that was done."""
     prove(draft, seen.nexus, seen.key)
+    before = len(draft.registrations) + len(draft.unattributed)
+    most = 1 + before if draft.known(Fact.REGISTRATIONS) else None
     if seen.sa_key == 0:
         _preempt_all(draft, seen)
     else:
         _preempt_key(draft, seen)
+    exact = draft.profile.counts_removed is False
     draft.advance(
-        1 if draft.profile.counts_removed is False else None,
+        1 if exact else 0,
+        1 if exact else most,
         f"not known by how much {seen.action.value} on {seen.nexus} raised it",
     )
 

@@ -36,8 +36,11 @@ class Profile:
     is wrong.  holder_key_follows: READ RESERVATION shows the holder's new key after the
     holder registered another one.  raises_attentions: the target establishes the standard's
     unit attentions.  attention_clears_all: delivering one unit attention drops the others
-    that wait for the same nexus.  lists_every_port: READ FULL STATUS has one descriptor per
-    target port of an ALL_TG_PT registration, not one in all.
+    that wait for the same nexus.  attentions_shared: a unit attention is raised for an
+    initiator port's name, whatever the ISID, and delivered on one of its sessions.
+    lists_every_port: READ FULL STATUS has one descriptor per target port of an ALL_TG_PT
+    registration, not one in all.  turns_full_status: READ FULL STATUS may give numbers in
+    the wrong byte order.
     """
 
     name: str
@@ -56,7 +59,9 @@ class Profile:
     holder_key_follows: bool | None
     raises_attentions: bool
     attention_clears_all: bool
+    attentions_shared: bool
     lists_every_port: bool
+    turns_full_status: bool = False
 
 
 GENERIC = Profile(
@@ -78,7 +83,9 @@ GENERIC = Profile(
     # Forgetting an expected unit attention costs at worst one reading; keeping one that will
     # never come hides a stranger's.
     attention_clears_all=True,
-    lists_every_port=True,
+    attentions_shared=False,
+    # SPC-4 6.15.5 has one descriptor for all the ports.
+    lists_every_port=False,
 )
 
 LIO = Profile(
@@ -98,6 +105,7 @@ LIO = Profile(
     holder_key_follows=True,
     raises_attentions=True,
     attention_clears_all=True,
+    attentions_shared=True,
     lists_every_port=True,
 )
 
@@ -118,14 +126,16 @@ SCST = Profile(
     holder_key_follows=True,
     raises_attentions=True,
     attention_clears_all=False,
+    attentions_shared=False,
     lists_every_port=True,
 )
 
-SPDK = replace(GENERIC, name="SPDK", raises_attentions=False)
+SPDK = replace(GENERIC, name="SPDK", raises_attentions=False, turns_full_status=True)
 """SPDK names itself INTEL 0001, which other products may do as well.
 
-So only what is harmless when wrong is taken from its source: it raises no unit attentions.
-Everything else stays unknown.
+So only what is harmless when wrong is taken from its source: it raises no unit attentions, and
+its READ FULL STATUS is turned round where only that agrees with READ KEYS.  Everything else
+stays unknown.
 """
 
 

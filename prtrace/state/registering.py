@@ -31,10 +31,15 @@ def register(draft: Draft, seen: PrOut) -> None:
     if seen.spec_i_pt or seen.all_tg_pt:
         why = f"{seen.action.value} on {seen.nexus} registered or unregistered further nexuses"
         draft.ordered = False
-        draft.advance(None, why)
+        draft.advance(0, None, why)
         draft.doubt((Fact.REGISTRATIONS,), why)
         if spreads:
             draft.doubt((Fact.RESERVATION,), why)
+
+
+def span(adds: int | None) -> tuple[int, int]:
+    """The least and the most that a command adds to PRGENERATION; None: it may count or not."""
+    return (0, 1) if adds is None else (adds, adds)
 
 
 def prove(draft: Draft, nexus: Nexus, key: int) -> None:
@@ -49,15 +54,21 @@ def prove(draft: Draft, nexus: Nexus, key: int) -> None:
     fitting = [
         each for each in draft.registrations.values() if each.maybe_local and each.key == key
     ]
-    if fitting:
-        if len(fitting) > 1:
-            draft.anchor = None
-            draft.doubt(
-                (Fact.REGISTRATIONS,),
-                f"{nexus} is one of {len(fitting)} registrations with key 0x{key:x}",
-            )
+    if len(fitting) == 1:
         _rename(draft, fitting[0], nexus)
         return
+    if fitting:
+        # Any of them can be the sender's; the holder, too.
+        held = draft.reservation
+        facts = {Fact.REGISTRATIONS}
+        if held is not None and (
+            held.type.all_registrants
+            or held.holder is None
+            or any(each.nexus == held.holder for each in fitting)
+        ):
+            facts.add(Fact.RESERVATION)
+        draft.anchor = None
+        draft.doubt(facts, f"{nexus} is one of {len(fitting)} registrations with key 0x{key:x}")
     if key in draft.unattributed:
         rest = list(draft.unattributed)
         rest.remove(key)
@@ -103,7 +114,7 @@ def _add_or_change(draft: Draft, seen: PrOut) -> None:
         initiator_port=None if own is None else own.initiator_port,
         relative_target_port=None if own is None else own.relative_target_port,
     )
-    draft.advance(1, "")
+    draft.advance(1, 1, "")
     if not draft.put(new):
         return
     if own is None:
@@ -129,14 +140,15 @@ def _unregister(draft: Draft, seen: PrOut) -> None:
     if own is None:
         if draft.known(Fact.REGISTRATIONS):
             draft.advance(
-                profile.idle_register_adds,
+                *span(profile.idle_register_adds),
                 "not known whether this target counts a REGISTER that changes nothing",
             )
             draft.say("none: not registered")
             return
-        same = profile.idle_register_adds == profile.unregister_adds
+        idle, left = span(profile.idle_register_adds), span(profile.unregister_adds)
         draft.advance(
-            profile.unregister_adds if same else None,
+            min(*idle, *left),
+            max(*idle, *left),
             f"not known whether {seen.nexus} was registered",
         )
         if held is not None and (held.type.all_registrants or held.holder is None):
@@ -146,7 +158,7 @@ def _unregister(draft: Draft, seen: PrOut) -> None:
     del draft.registrations[seen.nexus]
     draft.say(f"unregistered 0x{own.key:x}")
     draft.advance(
-        profile.unregister_adds, "not known whether this target counts an unregistration"
+        *span(profile.unregister_adds), "not known whether this target counts an unregistration"
     )
     if held is None:
         return

@@ -28,7 +28,7 @@ def reserve(draft: Draft, seen: PrOut) -> None:
     first = held is None and draft.known(Fact.RESERVATION)
     draft.reservation = Reservation(
         seen.type,
-        0,
+        seen.scope,
         holder=None if shared else seen.nexus,
         key=0 if shared else seen.key,
         source=Source.OBSERVED,
@@ -75,8 +75,8 @@ def release(draft: Draft, seen: PrOut) -> None:
 def clear(draft: Draft, seen: PrOut) -> None:
     """Apply a CLEAR that was done: nothing is left, so nothing about it is in doubt."""
     removed = len(draft.registrations) + len(draft.unattributed)
-    exact = draft.known(Fact.REGISTRATIONS) and removed == 1
-    one = draft.profile.counts_removed is False or exact
+    counted = removed if draft.known(Fact.REGISTRATIONS) else None
+    most = 1 if draft.profile.counts_removed is False else counted
     draft.expect(tuple(draft.registrations), Attention.RESERVATIONS_PREEMPTED)
     draft.registrations = {}
     draft.unattributed = ()
@@ -85,5 +85,5 @@ def clear(draft: Draft, seen: PrOut) -> None:
     if not draft.quiet:
         draft.resolve(Fact.REGISTRATIONS, Fact.RESERVATION)
         draft.confirm(seen.action.value, Fact.REGISTRATIONS, Fact.RESERVATION)
-    draft.advance(1 if one else None, f"not known by how much CLEAR on {seen.nexus} raised it")
+    draft.advance(1, most, f"not known by how much CLEAR on {seen.nexus} raised it")
     draft.say("cleared: no registrations, no reservation")

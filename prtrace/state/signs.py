@@ -7,6 +7,7 @@ that failed, and records that were lost.  Most of these are signs that a command
 from __future__ import annotations
 
 from prtrace.model import (
+    Access,
     Attention,
     AttentionSeen,
     ConflictSeen,
@@ -16,10 +17,12 @@ from prtrace.model import (
     RecordsLost,
     UnreadablePrOut,
 )
+from prtrace.state import expecting
+from prtrace.state.access import Standing, ruling
 from prtrace.state.doubt import ALL, named
 from prtrace.state.draft import Draft
 from prtrace.state.order import overlaps
-from prtrace.state.unit import Fact
+from prtrace.state.unit import Fact, Reservation
 
 _CODES = {
     Attention.RESERVATIONS_PREEMPTED: "2A/03",
@@ -33,53 +36,61 @@ _CODES = {
 
 
 def note_attention(draft: Draft, seen: AttentionSeen) -> None:
-    """A unit attention: expected after a command that was seen, or else a stranger's doing."""
+    """A unit attention: raised by a command that was seen, or else a stranger's doing."""
     where = f"{_CODES[seen.attention]} on {seen.nexus}"
-    waiting = draft.expected.pop(seen.nexus, ())
-    if seen.attention is Attention.RESET:
-        draft.legacy_holder = None
-        draft.anchor = None
-        _doubt(draft, f"{where}: reset or power loss")
-    elif seen.attention is Attention.INFORMATION_LOST:
-        draft.registrations = {}
-        draft.unattributed = ()
-        draft.reservation = None
-        draft.generation = draft.anchor = None
-        draft.expected = {}
-        draft.ordered = False
-        _doubt(draft, f"{where}: the device lost its reservations")
-    elif seen.attention in (Attention.INQUIRY_CHANGED, Attention.LUNS_CHANGED):
-        draft.anchor = None
-        _doubt(draft, f"{where}: another logical unit may be at this address now")
-    elif waiting.count(seen.attention) >= seen.count:
-        # The target may have merged equal ones that it raised one after the other.
-        left = tuple(each for each in waiting if each is not seen.attention)
-        if left and not draft.profile.attention_clears_all:
-            draft.expected[seen.nexus] = left
-        draft.say(f"expected: {where}")
-    else:
-        _doubt(draft, f"{where}: changed by somebody else")
+    explained = expecting.take(draft, seen)
+    match seen.attention:
+        case Attention.RESET:
+            # It takes the place of others that wait (SAM-6 5.14.2), so it may hide them.
+            draft.legacy_holder = None
+            draft.anchor = None
+            _doubt(draft, f"{where}: reset or power loss")
+        case Attention.INFORMATION_LOST:
+            draft.registrations = {}
+            draft.unattributed = ()
+            draft.reservation = None
+            draft.generation = draft.anchor = None
+            draft.expected = {}
+            draft.ordered = False
+            _doubt(draft, f"{where}: the device lost its reservations")
+        case Attention.INQUIRY_CHANGED | Attention.LUNS_CHANGED:
+            draft.anchor = None
+            _doubt(draft, f"{where}: another logical unit may be at this address now")
+        case _ if explained:
+            draft.say(f"expected: {where}")
+        case _:
+            _doubt(draft, f"{where}: changed by somebody else")
 
 
 def note_conflict(draft: Draft, seen: ConflictSeen) -> None:
     """A RESERVATION CONFLICT of an ordinary command: right, unless the state allows access."""
-    if overlaps(draft, seen) or not draft.known(Fact.RESERVATION):
-        draft.say("none")
-        return
+    expecting.answered(draft, seen)
     where = f"RESERVATION CONFLICT on {seen.nexus}"
     held = draft.reservation
-    if draft.legacy_holder is not None and draft.legacy_holder != seen.nexus:
+    if (
+        overlaps(draft, seen)
+        or not draft.known(Fact.RESERVATION)
+        or (draft.legacy_holder is not None and draft.legacy_holder != seen.nexus)
+    ):
         draft.say("none")
     elif held is None:
         _doubt(draft, f"{where} while no reservation is known")
-    elif held.holder == seen.nexus or (
-        not held.type.single_nexus
-        and draft.known(Fact.REGISTRATIONS)
-        and seen.nexus in draft.registrations
-    ):
-        _doubt(draft, f"{where}, which the known reservation lets in")
     else:
-        draft.say("none")
+        # Some targets refuse what no reservation should: that says nothing new.
+        access = Access.UNKNOWN if seen.access is Access.NONE else seen.access
+        rule = ruling(held.type, _standing(draft, seen, held), access)
+        if rule.allowed:
+            _doubt(draft, f"{where}, though {rule.why}")
+        else:
+            draft.say("none")
+
+
+def _standing(draft: Draft, seen: ConflictSeen, held: Reservation) -> Standing:
+    if held.holder == seen.nexus:
+        return Standing.HOLDER
+    if not draft.known(Fact.REGISTRATIONS):
+        return Standing.UNKNOWN
+    return Standing.REGISTERED if seen.nexus in draft.registrations else Standing.NOT_REGISTERED
 
 
 def note_legacy(draft: Draft, seen: LegacyReserve) -> None:
@@ -87,6 +98,8 @@ def note_legacy(draft: Draft, seen: LegacyReserve) -> None:
     command = "RELEASE" if seen.release else "RESERVE"
     registered = bool(draft.registrations) or bool(draft.unattributed)
     match seen.outcome:
+        case Outcome.DONE if seen.third_party:
+            _doubt(draft, f"SPC-2 {command} on {seen.nexus} for a third party", {Fact.RESERVATION})
         case Outcome.DONE if seen.release:
             if draft.legacy_holder == seen.nexus:
                 draft.legacy_holder = None
@@ -127,11 +140,18 @@ def note_unreadable(draft: Draft, seen: UnreadablePrOut) -> None:
         draft.say("none")
     else:
         draft.anchor = None
-        _doubt(draft, f"PR OUT on {seen.nexus} not understood: {seen.problem}")
+        _doubt(draft, unreadable(seen))
+
+
+def unreadable(seen: UnreadablePrOut) -> str:
+    """The reason of the doubt that seen makes."""
+    return f"PR OUT on {seen.nexus} not understood: {seen.problem}"
 
 
 def note_loss(draft: Draft, seen: RecordsLost) -> None:
     """Records that never came: anything may have happened meanwhile."""
+    # The end of a timed-out command may have been among them.
+    draft.over(seen.nexus)
     noun = "record" if seen.count == 1 else "records"
     _doubt(draft, f"{seen.count} {noun} of {seen.nexus} lost ({seen.cause})")
 

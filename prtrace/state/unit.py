@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
-from prtrace.model import Attention, Issuer, LocalNexus, Nexus, ReservationType
+from prtrace.model import Attention, Capabilities, Issuer, LocalNexus, Nexus, ReservationType
 
 
 class Source(enum.Enum):
@@ -93,7 +93,7 @@ class Confirmation:
     """
 
     at: int
-    """The completion of the command, nanoseconds since the epoch."""
+    """The submission of the command, nanoseconds since the epoch: the device answered later."""
     by: str
     """The command: "READ FULL STATUS", "CLEAR", …"""
     nexus: Nexus
@@ -109,6 +109,39 @@ class Path:
     """When it was found (CLOCK_MONOTONIC): commands that ended before may be another life's."""
     renewed: bool = False
     """Whether another scsi_device had the address before, as far as this unit knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """What a READ KEYS reply listed.
+
+    keys: in ascending order.  done_ns: its completion (CLOCK_MONOTONIC).  pid: who asked, 0
+    where that was not seen.
+    """
+
+    generation: int
+    keys: tuple[int, ...]
+    done_ns: int
+    pid: int
+
+
+class Expected(NamedTuple):
+    """A unit attention that an observed command raised.  since_ns: the command's completion."""
+
+    attention: Attention
+    since_ns: int
+
+
+class UnderWay(NamedTuple):
+    """A PR OUT that timed out here, and that the device may still carry out.
+
+    start_ns: its submission, by which its end is recognised.  reason: that of the doubts which
+    nothing takes away before that.
+    """
+
+    nexus: Nexus
+    start_ns: int
+    reason: str
 
 
 class Settled(NamedTuple):
@@ -131,15 +164,15 @@ class Settled(NamedTuple):
 class LuState:
     """Everything known of one logical unit.
 
-    generation: PRGENERATION, None where unknown; while in doubt, the last one known plus
-    what the commands seen since then add.
+    generation: PRGENERATION, None where unknown; while in doubt, the least that it can be.
+    spread: it can be greater by so much, because it is not known how the target counts the
+    commands seen since the last reply; None where it can be anything.
     registrations: in the order in which the target would list them, as far as known;
     ordered says whether all of that order is known (some targets pick the next holder by it).
     anchor: the PRGENERATION at which registrations are right if no command went unseen.
     Unlike generation it is never set from a reply that does not name the registrations, so
     a reply that shows it, with the same keys, proves them.  None where there is no such value.
-    census: of the last READ KEYS reply while no command has changed anything since, the
-    PRGENERATION, the number of keys, its completion (CLOCK_MONOTONIC) and who asked (pid).
+    census: the last READ KEYS reply, while no command has changed anything since.
     unattributed: keys that READ KEYS showed and no known nexus accounts for, repeats included.
     expected: unit attentions that observed commands have raised and nobody has taken yet.
     legacy_holder: the nexus with an SPC-2 RESERVE active.
@@ -150,6 +183,12 @@ class LuState:
     seq: the last record applied.  supported: False for a device that has no reservations.
     paths: this host's nexuses to the unit, by "H:C:T:L"; none while nobody has told them.
     confirmed: when and how the device last confirmed each fact; none where it never did.
+    aptpl: whether reservations survive a power loss: the APTPL bit of the newest REGISTER that
+    was seen, or what the device said; None where neither is known.
+    capabilities: of the newest REPORT CAPABILITIES reply, None where none was seen.
+    names_nexuses: False for a device that does not know READ FULL STATUS, so that nobody can
+    tell whose a key is that no command was seen to register.
+    under_way: the PR OUTs that timed out and whose requests are not over.
     """
 
     lu: str
@@ -162,7 +201,7 @@ class LuState:
     unattributed: tuple[int, ...] = ()
     legacy_holder: Nexus | None = None
     doubts: tuple[Doubt, ...] = ()
-    expected: Mapping[Nexus, tuple[Attention, ...]] = field(
+    expected: Mapping[Nexus, tuple[Expected, ...]] = field(
         default_factory=lambda: MappingProxyType({})
     )
     settled_ns: int = 0
@@ -171,11 +210,16 @@ class LuState:
     floor_ns: int = 0
     ordered: bool = False
     anchor: int | None = None
-    census: tuple[int, int, int, int] | None = None
+    census: Census | None = None
     seq: int = 0
     supported: bool = True
     paths: Mapping[Nexus, Path] = field(default_factory=lambda: MappingProxyType({}))
     confirmed: Mapping[Fact, Confirmation] = field(default_factory=lambda: MappingProxyType({}))
+    spread: int | None = None
+    aptpl: bool | None = None
+    capabilities: Capabilities | None = None
+    names_nexuses: bool = True
+    under_way: tuple[UnderWay, ...] = ()
 
     @property
     def as_of(self) -> int | None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from prtrace.model import Issuer, LocalNexus, LogicalUnit, Nexus
+from prtrace.model import Access, Issuer, LocalNexus, LogicalUnit, Nexus
+from prtrace.state.access import Standing, may, standing
+from prtrace.state.codec import capabilities
 from prtrace.state.event import key_text, path_to_json, rfc3339
 from prtrace.state.unit import Doubt, Fact, LuState, Registration, Reservation
 
@@ -39,18 +41,23 @@ def unit_view(state: LuState, unit: LogicalUnit | None, now_ns: int) -> dict[str
         "as_of": None if state.as_of is None else rfc3339(state.as_of),
         "confirmed": {fact.value: _confirmation(state, fact) for fact in Fact},
         "devices": [] if unit is None else list(unit.devices),
-        "nexuses": [path_to_json(path) for path in paths.values()],
+        "nexuses": [
+            {**path_to_json(path), **_access(state, path.nexus)} for path in paths.values()
+        ],
         "generation": state.generation,
         "reservation": _reservation(state),
         "registrations": [_registration(each, paths) for each in state.registrations.values()],
+        "aptpl": state.aptpl,
+        "capabilities": None if state.capabilities is None else capabilities(state.capabilities),
         "unattributed_keys": [key_text(key) for key in state.unattributed],
         "legacy_reservation": state.legacy_holder,
         "expected_attentions": {
-            nexus: [attention.name for attention in attentions]
-            for nexus, attentions in state.expected.items()
-            if attentions
+            nexus: [each.attention.name for each in expected]
+            for nexus, expected in state.expected.items()
+            if expected
         },
         "doubt": [_doubt(each) for each in (*state.doubts, *_undated(state, now_ns))],
+        "unknowable": _unknowable(state),
     }
 
 
@@ -66,13 +73,50 @@ def _undated(state: LuState, now_ns: int) -> list[Doubt]:
     held = state.reservation
     unknown = held is not None and not held.type.all_registrants and held.holder is None
     found = []
-    if unknown and not state.doubted(Fact.RESERVATION):
-        found.append(Doubt(Fact.RESERVATION, "which nexus holds it is not known", now_ns))
     if state.generation is None and not state.doubted(Fact.GENERATION):
         found.append(Doubt(Fact.GENERATION, "never read", now_ns))
+    if not state.names_nexuses:
+        return found
+    if unknown and not state.doubted(Fact.RESERVATION):
+        found.append(Doubt(Fact.RESERVATION, "which nexus holds it is not known", now_ns))
     if state.unattributed and not state.doubted(Fact.REGISTRATIONS):
         found.append(Doubt(Fact.REGISTRATIONS, "which nexus has which key is not known", now_ns))
     return found
+
+
+def _unknowable(state: LuState) -> list[dict[str, Any]]:
+    """What no command can tell on this host: not in doubt, and not known either."""
+    found = []
+    if not state.names_nexuses and (state.unattributed or state.anchor != state.generation):
+        why = "whose the keys are: the device does not know READ FULL STATUS"
+        found.append({"what": Fact.REGISTRATIONS.value, "reason": why})
+    held = state.reservation
+    if held is None or held.type.all_registrants:
+        return found
+    holder = None if held.holder is None else state.registrations.get(held.holder)
+    if held.holder is None and not state.names_nexuses:
+        why = "which nexus holds it: the device does not know READ FULL STATUS"
+        found.append({"what": Fact.RESERVATION.value, "reason": why})
+    elif holder is not None and holder.maybe_local:
+        why = f"whether {held.holder} is a nexus of this host: a port name is not known"
+        found.append({"what": Fact.RESERVATION.value, "reason": why})
+    return found
+
+
+def _access(state: LuState, nexus: Nexus) -> dict[str, Any]:
+    """Whether a path is registered, and whether it may read and write; null where not known."""
+    place = standing(state, nexus)
+    own = state.registrations.get(nexus)
+    read, write = (may(state, nexus, access) for access in (Access.READ, Access.WRITE))
+    return {
+        "registered": None if place is Standing.UNKNOWN else own is not None,
+        "key": None if place is Standing.UNKNOWN or own is None else key_text(own.key),
+        "may_read": read.allowed,
+        "may_write": write.allowed,
+        "why_read": read.why,
+        "why_write": write.why,
+        "alua": None,
+    }
 
 
 def _doubt(doubt: Doubt) -> dict[str, Any]:

@@ -18,7 +18,7 @@ COLUMNS: Final = (
     "sense", "problem", "effect", "attempts", "count", "pid", "comm", "process_start_ns",
     "cgroup", "path", "requested", "guest", "exe", "unit", "truncated", "cdb", "data", "head",
     "sense_bytes", "paths", "uuid", "client_pid", "client_comm", "asked", "asked_data",
-    "life",
+    "life", "reason",
 )  # fmt: skip
 
 INSERT: Final = (
@@ -92,6 +92,7 @@ def row_of(event: Event, epoch_id: int, unit_id: int) -> Row:
         event.asked or None,
         event.asked_data or None,
         _signed(event.life) or None,
+        event.reason or None,
     )
 
 
@@ -122,6 +123,7 @@ def _event_of(row: Sequence[Any]) -> Event:
         status, host_byte, key, sa_key, kind, scope, sense, problem, effect, attempts, count, pid,
         comm, process_start_ns, cgroup, path, requested, guest, exe, unit, truncated, cdb, data,
         head, sense_bytes, paths, uuid, client_pid, client_comm, asked, asked_data, life,
+        reason,
     ) = row  # fmt: skip
     issuer = None
     if pid is not None:
@@ -173,6 +175,7 @@ def _event_of(row: Sequence[Any]) -> Event:
         asked=asked or b"",
         asked_data=asked_data or b"",
         life=(life or 0) % _SPAN,
+        reason=reason or "",
     )
 
 

@@ -85,9 +85,10 @@ ALTER TABLE event ADD COLUMN asked BLOB;
 ALTER TABLE event ADD COLUMN asked_data BLOB;
 """
 
-# Which scsi_device carried the command: see prtrace.model.LocalNexus.life.
+# Which scsi_device carried the command (prtrace.model.LocalNexus.life), and why it was refused.
 _LIVES: Final = """
 ALTER TABLE event ADD COLUMN life INTEGER;
+ALTER TABLE event ADD COLUMN reason TEXT;
 """
 
 SCRIPTS: Final = (_FIRST, _CLIENTS, _LIVES)

@@ -14,6 +14,8 @@ from prtrace.model import (
     Action,
     Attention,
     AttentionSeen,
+    Capabilities,
+    CapabilitiesRead,
     ConflictSeen,
     FullStatus,
     FullStatusRead,
@@ -31,6 +33,7 @@ from prtrace.model import (
     ReservationRead,
     ReservationType,
     UnreadablePrOut,
+    Unsupported,
 )
 from prtrace.state.apply import apply, in_doubt, new_state
 from prtrace.state.codec import from_json, to_json, to_text
@@ -93,6 +96,9 @@ def seen(kind, **fields):
 
 
 outcomes = st.sampled_from(Outcome)
+flags = dict.fromkeys(("rlr_c", "crh", "sip_c", "atp_c", "ptpl_c", "ptpl_a"), st.booleans())
+masks = st.none() | st.lists(types, unique=True, max_size=3).map(tuple)
+capabilities = st.builds(Capabilities, **flags, allow_commands=st.integers(0, 7), types=masks)
 observations = st.one_of(
     seen(
         PrOut,
@@ -104,6 +110,7 @@ observations = st.one_of(
         spec_i_pt=st.booleans(),
         all_tg_pt=st.booleans(),
         unreg=st.booleans(),
+        timed_out=st.booleans(),
     ),
     seen(
         PrOut,
@@ -133,10 +140,12 @@ observations = st.one_of(
     seen(AttentionSeen, attention=st.sampled_from(Attention), count=st.integers(1, 3)),
     seen(ConflictSeen, count=st.integers(1, 3)),
     seen(NotWatched),
+    seen(Unsupported, full_status=st.booleans()),
+    seen(CapabilitiesRead, capabilities=capabilities),
     seen(PathsSeen, paths=paths),
     seen(RecordsLost, cause=st.just("ring full"), count=st.integers(1, 3)),
 )
-RESOLVING = (FullStatusRead, KeysRead, ReservationRead)
+RESOLVING = (FullStatusRead, KeysRead, ReservationRead, Unsupported)
 
 
 @settings(max_examples=400, deadline=None)
@@ -161,14 +170,15 @@ def test_any_sequence_keeps_the_invariants(sequence) -> None:
             )
         assert all(nexus == one.nexus for nexus, one in state.registrations.items())
         assert all(len(waiting) <= 8 for waiting in state.expected.values())
-        if state.unattributed:
+        if state.unattributed and state.names_nexuses:
             assert state.doubted(Fact.REGISTRATIONS)
         held = state.reservation
         if held is not None and not state.doubted(Fact.RESERVATION):
-            assert held.type.all_registrants or held.holder is not None
+            assert held.type.all_registrants or held.holder is not None or not state.names_nexuses
             if held.holder is not None and not state.doubted(Fact.REGISTRATIONS):
                 assert held.holder in state.registrations
-        assert state.doubted(Fact.GENERATION) or state.generation is not None
+        known = state.doubted(Fact.GENERATION) or state.generation is not None
+        assert known or not state.supported
         assert from_json(json.loads(json.dumps(to_json(state)))) == state
         assert json.loads(to_text(state)) == to_json(state)
 

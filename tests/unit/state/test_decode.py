@@ -12,6 +12,7 @@ from prtrace.model import (
     Action,
     Attention,
     AttentionSeen,
+    CapabilitiesRead,
     ConflictSeen,
     FullStatusRead,
     IssuePath,
@@ -211,8 +212,12 @@ def test_a_device_without_reservations() -> None:
     assert isinstance(seen, Unsupported)
 
 
-def test_capabilities_tell_the_state_nothing() -> None:
-    assert decode(event(bytes.fromhex("5e020000000000000800"), data=bytes(8)))[1] == ()
+def test_capabilities() -> None:
+    reply = bytes.fromhex("00081d91ea010000")
+    (seen,) = decode(event(bytes.fromhex("5e020000000000000800"), data=reply))[1]
+    assert isinstance(seen, CapabilitiesRead)
+    assert seen.capabilities.ptpl_a
+    assert seen.capabilities.types == tuple(ReservationType)
 
 
 @pytest.mark.parametrize(

@@ -330,7 +330,8 @@ def test_row(row) -> None:
     assert keys(state) == after
     assert held(state) == after_held
     assert state.generation == 10 + added
-    assert dict(state.expected) == attentions
+    told = {n: tuple(each.attention for each in e) for n, e in state.expected.items()}
+    assert told == attentions
 
 
 @pytest.mark.parametrize("action", [Action.REGISTER_AND_MOVE, Action.REPLACE_LOST])

@@ -169,12 +169,17 @@ def test_equal_keys_at_another_generation_prove_nothing() -> None:
 
 
 def test_keys_that_are_gone_and_ambiguous_counts() -> None:
+    # A local registration cannot leave unseen: only when it is said twice is it believed.
     gone = apply(start({A: 1, B: 2}), read_keys(10, 2))
+    assert keys(gone.state) == {A: 1, B: 2}
+    assert doubted(gone.state) == {Fact.REGISTRATIONS}
+    gone = apply(gone.state, read_keys(10, 2))
     assert keys(gone.state) == {B: 2}
     assert gone.state.doubts == ()
     fewer = apply(start({A: 1, B: 1, C: 2}), read_keys(10, 1, 2)).state
     assert doubted(fewer) == {Fact.REGISTRATIONS}
     holder = apply(start({A: 1, B: 2}, (A, WE)), read_keys(10, 2)).state
+    holder = apply(holder, read_keys(10, 2)).state
     assert doubted(holder) == {Fact.RESERVATION}
 
 

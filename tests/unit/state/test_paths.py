@@ -251,11 +251,11 @@ def test_names_that_become_known_join_what_was_two() -> None:
 @pytest.mark.parametrize("known", [True, False])
 def test_the_age_of_what_is_known(known) -> None:
     fold = held_by_host1() if known else Fold()
-    read_at = 1020
+    read_at = 1015
     assert fold.state.as_of == (read_at if known else None)
     if known:
         by = {fact: each.by for fact, each in fold.state.confirmed.items()}
         assert by == dict.fromkeys(Fact, "READ FULL STATUS")
         fold.send("1:0:0:0", Action.CLEAR, 0xA1)
-        assert fold.state.confirmed[Fact.REGISTRATIONS].at == fold.now
+        assert fold.state.confirmed[Fact.REGISTRATIONS].at == fold.now - 5
         assert fold.state.as_of == read_at, "CLEAR does not tell PRGENERATION"

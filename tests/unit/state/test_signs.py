@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import pytest
 from reference_target import LU
-from test_effects import DOUBT, RELEASED, SCST, A, B, doubted, send, start
+from test_effects import DOUBT, GONE, RELEASED, SCST, A, B, C, doubted, send, start
 
 from prtrace.model import (
+    Access,
     Action,
     Attention,
     AttentionSeen,
     ConflictSeen,
+    KeysRead,
     LegacyReserve,
+    LocalNexus,
     Outcome,
+    PathsSeen,
+    PrOut,
     ReadFailed,
     RecordsLost,
     ReservationType,
     UnreadablePrOut,
 )
 from prtrace.state.apply import apply
+from prtrace.state.expecting import LIMIT_NS
 from prtrace.state.unit import Fact
 
 WE, WERO = ReservationType.WE, ReservationType.WERO
@@ -28,20 +34,88 @@ def attention(nexus: str, what: Attention, count: int = 1) -> AttentionSeen:
     return AttentionSeen(lu=LU, nexus=nexus, attention=what, count=count)
 
 
+def preempted(target: str = "LIO-ORG/disk/4.0"):
+    """B's registration was preempted by A at 100: 2A/05 waits for B."""
+    before = start({A: 1, B: 2}, (A, WERO), target)
+    return send(before, A, Action.PREEMPT, 1, 2, WERO, start_ns=90, done_ns=100).state
+
+
+def met(nexus: str, start_ns: int, what: Attention = GONE, count: int = 1) -> AttentionSeen:
+    return AttentionSeen(
+        lu=LU, nexus=nexus, attention=what, count=count, start_ns=start_ns, done_ns=start_ns + 5
+    )
+
+
 @pytest.mark.parametrize("target", ["LIO-ORG/disk/4.0", SCST])
 def test_an_expected_unit_attention_is_taken_once(target: str) -> None:
-    state = send(start({A: 1, B: 2}, (A, WERO), target), A, Action.RELEASE, 1, 0, WERO).state
-    first = apply(state, attention(B, RELEASED))
-    assert first.effect == f"expected: 2A/04 on {B}"
-    assert first.state.doubts == ()
-    second = apply(first.state, attention(B, RELEASED))
+    state = preempted(target)
+    first = apply(state, met(B, 110))
+    assert first.effect == f"expected: 2A/05 on {B}"
+    assert Fact.REGISTRATIONS not in doubted(first.state)
+    second = apply(first.state, met(B, 120))
     assert doubted(second.state) == DOUBT
     assert "changed by somebody else" in second.effect
 
 
-def test_more_than_expected_is_somebody_else() -> None:
+@pytest.mark.parametrize(
+    "seen",
+    [met(B, 95), met(B, 1), met(B, 110, count=2), met(B, 100 + LIMIT_NS + 1)],
+    ids=["submitted before its cause", "submission not seen", "two", "too late"],
+)
+def test_an_attention_that_the_cause_does_not_explain(seen: AttentionSeen) -> None:
+    assert doubted(apply(preempted(), seen).state) == DOUBT
+
+
+def test_a_released_reservation_may_have_been_released_twice() -> None:
+    """A target merges equal ones: the 2A/04 of a RELEASE seen here may hide another."""
     state = send(start({A: 1, B: 2}, (A, WERO)), A, Action.RELEASE, 1, 0, WERO).state
-    assert apply(state, attention(B, RELEASED, 2)).state.doubts
+    assert B in state.expected
+    assert doubted(apply(state, attention(B, RELEASED)).state) == DOUBT
+
+
+ANSWERS = {
+    "GOOD": PrOut(
+        lu=LU, nexus=B, action=Action.REGISTER, outcome=Outcome.DONE, key=0, sa_key=2,
+        start_ns=110, done_ns=120,
+    ),
+    "RESERVATION CONFLICT": PrOut(
+        lu=LU, nexus=B, action=Action.RESERVE, outcome=Outcome.CONFLICT, key=9, sa_key=0,
+        start_ns=110, done_ns=120,
+    ),
+    "a reply": KeysRead(
+        lu=LU, nexus=B, generation=11, keys=(1,), truncated=False, start_ns=110, done_ns=120
+    ),
+    "a conflict of an ordinary command": ConflictSeen(lu=LU, nexus=B, start_ns=110, done_ns=120),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
+def test_an_answer_ends_what_is_expected(answer) -> None:
+    """A2: none waits on a nexus that was answered, so the next one is a stranger's."""
+    state = apply(preempted(), answer).state
+    assert not state.expected
+    assert doubted(apply(state, met(B, 200)).state) == DOUBT
+
+
+def test_an_answer_to_an_earlier_command_ends_nothing() -> None:
+    early = ConflictSeen(lu=LU, nexus=B, start_ns=80, done_ns=120)
+    assert B in apply(preempted(), early).state.expected
+
+
+@pytest.mark.parametrize(("target", "shared"), [("LIO-ORG/disk/4.0", True), (SCST, False)])
+def test_sessions_of_one_initiator_name_share_them_on_lio(target: str, shared: bool) -> None:
+    """A2, stale: raised for session 1, delivered on session 2; then session 1 expects none."""
+    paths = tuple(
+        LocalNexus(nexus, LU, initiator_port=f"iqn.a,i,0x{number:012x}", relative_target_port=1)
+        for number, nexus in enumerate((A, B, C), 1)
+    )
+    state = apply(start({}, None, target), PathsSeen(lu=LU, nexus="", paths=paths)).state
+    state = send(state, A, Action.REGISTER, 0, 1).state
+    state = send(state, B, Action.REGISTER, 0, 2).state
+    state = send(state, A, Action.PREEMPT, 1, 2, WERO, start_ns=90, done_ns=100).state
+    seen = apply(state, met(C, 110))
+    assert (Fact.REGISTRATIONS not in doubted(seen.state)) is shared
+    assert (B not in seen.state.expected) is shared
 
 
 def test_one_delivery_drops_the_rest_on_lio_and_not_on_scst() -> None:
@@ -87,6 +161,19 @@ def test_a_conflict_from_before_the_release_is_no_evidence() -> None:
 
 def legacy(nexus: str, *, release: bool = False, outcome: Outcome = Outcome.DONE) -> LegacyReserve:
     return LegacyReserve(lu=LU, nexus=nexus, release=release, outcome=outcome)
+
+
+def test_spc2_reserve_for_a_third_party_is_not_the_senders() -> None:
+    seen = LegacyReserve(lu=LU, nexus=A, release=False, outcome=Outcome.DONE, third_party=True)
+    state = apply(start({}), seen).state
+    assert (state.legacy_holder, doubted(state)) == (None, {Fact.RESERVATION})
+
+
+@pytest.mark.parametrize(("access", "doubts"), [(Access.READ, True), (Access.WRITE, False)])
+def test_a_read_that_the_known_type_lets_in_shows_another_type(access, doubts: bool) -> None:
+    state = start({A: 1, B: 2}, (A, WE))
+    change = apply(state, ConflictSeen(lu=LU, nexus=B, access=access))
+    assert bool(change.state.doubts) is doubts
 
 
 def test_spc2_reserve_and_release() -> None:

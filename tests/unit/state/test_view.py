@@ -9,7 +9,7 @@ import jsonschema
 
 from prtrace.model import Attention, IssuePath, Issuer, LocalNexus, LogicalUnit, ReservationType
 from prtrace.state.apply import new_state
-from prtrace.state.unit import Doubt, Fact, LuState, Registration, Reservation, Source
+from prtrace.state.unit import Doubt, Expected, Fact, LuState, Registration, Reservation, Source
 from prtrace.state.view import show_view, unit_view
 
 SCHEMA = json.loads((resources.files("prtrace") / "schema" / "show.1.json").read_text())
@@ -135,7 +135,9 @@ def test_what_is_expected_is_told():
     waiting = state(
         LOCAL,
         legacy_holder="2:0:0:1",
-        expected=MappingProxyType({"2:0:0:1": (Attention.RESERVATIONS_RELEASED,), "x": ()}),
+        expected=MappingProxyType(
+            {"2:0:0:1": (Expected(Attention.RESERVATIONS_RELEASED, 7),), "x": ()}
+        ),
     )
     shown = view(replace(waiting, target="A/B/C"))
     assert shown["expected_attentions"] == {"2:0:0:1": ["RESERVATIONS_RELEASED"]}

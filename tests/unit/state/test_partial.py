@@ -1,0 +1,172 @@
+"""What a reply proves by its PRGENERATION, and what it does not: faults A5, A6, A7 and F1.
+
+Not taken over from the reports: "5/20/00 wipes the state" is answered by doubt, but the unit is
+asked again as every unit in doubt is, not "rarely": how often is the resolver's policy.
+"""
+
+from __future__ import annotations
+
+import pytest
+from reference_target import LU, TARGET
+from test_effects import OTHER, SPDK, A, B, doubted, held, keys, send, start
+from test_learning import descriptor
+
+from prtrace.model import (
+    Action,
+    FullStatusRead,
+    KeysRead,
+    LocalNexus,
+    PathsSeen,
+    ReservationRead,
+    ReservationType,
+    Unsupported,
+)
+from prtrace.state.apply import apply, new_state
+from prtrace.state.unit import Fact, LuState, Source
+
+EA, WERO = ReservationType.EA, ReservationType.WERO
+
+
+def keys_read(generation: int, *listed: int, at: int = 1000) -> KeysRead:
+    return KeysRead(
+        lu=LU, nexus=A, generation=generation, keys=listed, truncated=False,
+        start_ns=at, done_ns=at + 1,
+    )  # fmt: skip
+
+
+def full(generation: int, *listed, at: int = 2000) -> FullStatusRead:
+    return FullStatusRead(
+        lu=LU, nexus=A, generation=generation, registrations=listed, truncated=False,
+        start_ns=at, done_ns=at + 1,
+    )  # fmt: skip
+
+
+def reserved(generation: int, key: int) -> ReservationRead:
+    return ReservationRead(
+        lu=LU, nexus=A, generation=generation, key=key, type=WERO, start_ns=1000, done_ns=1001
+    )
+
+
+def nameless(target: str = TARGET) -> LuState:
+    """A is a path whose ports nobody knows; nobody is registered at PRGENERATION 0."""
+    state = new_state(LU, target)
+    state = apply(state, PathsSeen(lu=LU, nexus="", paths=(LocalNexus(A, LU),))).state
+    return apply(state, full(0, at=10)).state
+
+
+def test_an_observed_key_binds_at_its_own_generation_only() -> None:
+    """A5: a stranger with the same key took ours away; the reply must not be bound to ours."""
+    state = send(nameless(), A, Action.REGISTER, 0, 0xA1, start_ns=20, done_ns=30).state
+    same = apply(state, full(1, descriptor("naa.9", 0xA1, 7))).state
+    assert keys(same) == {A: 0xA1}
+    moved = apply(state, full(4, descriptor("naa.9", 0xA1, 7))).state
+    assert keys(moved) == {"naa.9,7": 0xA1}
+    assert moved.registrations["naa.9,7"].maybe_local
+
+
+def test_nobody_is_renamed_on_an_ambiguous_key() -> None:
+    """A6: the guest's key is on two hosts, and the other host's nexus holds."""
+    state = apply(
+        nameless(),
+        full(2, descriptor("naa.8", 0xB, 1), descriptor("naa.9", 0xB, 1, holder=True, type=EA)),
+    ).state
+    assert held(state) == ("naa.9,1", EA, 0xB)
+    for sa_key in (0xB, 0):
+        after = send(state, A, Action.REGISTER, 0xB, sa_key, start_ns=3000, done_ns=3001).state
+        assert after.holders != (A,)
+        assert doubted(after) >= {Fact.REGISTRATIONS, Fact.RESERVATION}
+
+
+def test_a_reply_that_names_no_registrations_does_not_settle_them() -> None:
+    """A7: this target may or may not count an unregistration; another host came meanwhile."""
+    state = send(start({A: 1, B: 2}, None, OTHER), B, Action.REGISTER, 2, 0).state
+    assert (state.generation, state.spread) == (10, 1)
+    assert doubted(state) == {Fact.GENERATION}
+    least = apply(state, reserved(10, 1)).state
+    assert doubted(least) == frozenset(), "nothing was counted, so nobody came"
+    counted = apply(state, reserved(11, 1)).state
+    assert Fact.REGISTRATIONS in doubted(counted), "ours was counted, or another host came"
+    beyond = apply(state, reserved(12, 1)).state
+    assert Fact.REGISTRATIONS in doubted(beyond)
+
+
+def test_a_generation_that_can_be_anything_proves_nothing() -> None:
+    register = {"all_tg_pt": True, "start_ns": 20, "done_ns": 30}
+    state = send(start({A: 1}), A, Action.REGISTER_AND_IGNORE, 0, 2, **register).state
+    assert state.spread is None
+    assert Fact.REGISTRATIONS in doubted(apply(state, reserved(11, 2)).state)
+
+
+@pytest.mark.parametrize("target", [TARGET, OTHER])
+def test_a_reply_that_contradicts_what_was_observed(target: str) -> None:
+    """F1: READ FULL STATUS shows another key than the REGISTER that nothing has followed."""
+    state = send(
+        start({}, None, target), A, Action.REGISTER, 0, 0xA, start_ns=20, done_ns=30
+    ).state
+    change = apply(state, full(11, descriptor("naa.2001", 0xA << 56)))
+    assert keys(change.state) == {A: 0xA}
+    assert Fact.REGISTRATIONS in doubted(change.state)
+    assert "contradicts what was observed" in change.effect
+    # Repeating it does not make it right; READ KEYS that says so, too, does.
+    again = apply(change.state, full(11, descriptor("naa.2001", 0xA << 56), at=3000)).state
+    assert keys(again) == {A: 0xA}
+
+
+def test_two_replies_of_one_generation_that_differ() -> None:
+    state = apply(new_state(LU, TARGET), keys_read(3, 0x666E0001)).state
+    change = apply(state, full(3, descriptor("naa.9", 0x01006E6600000000)))
+    assert "list other keys" in change.effect
+    assert Fact.REGISTRATIONS in doubted(change.state)
+    assert keys(change.state) == {}
+
+
+@pytest.mark.parametrize("told", ["READ KEYS", "REGISTER"])
+def test_spdk_turns_numbers_round(told: str) -> None:
+    state = start({}, None, SPDK)
+    state = send(state, A, Action.REGISTER, 0, 0xA, start_ns=20, done_ns=30).state
+    if told == "READ KEYS":
+        state = apply(state, keys_read(11, 0xA)).state
+    state = apply(state, full(11, descriptor("naa.2001", 0xA << 56, 1 << 8))).state
+    assert keys(state) == {A: 0xA}
+    assert state.doubts == ()
+
+
+def test_who_registered_is_not_kept_where_it_may_have_been_made_anew() -> None:
+    """A12: the same key at a later PRGENERATION is no proof of the same registration."""
+    named = LocalNexus(A, LU, initiator_port="naa.2001", relative_target_port=1)
+    state = apply(start({}), PathsSeen(lu=LU, nexus="", paths=(named,))).state
+    state = send(state, A, Action.REGISTER, 0, 0xA, start_ns=20, done_ns=30).state
+    assert apply(state, full(11, descriptor("naa.2001", 0xA))).state.registrations[A].source is (
+        Source.OBSERVED
+    )
+    later = apply(state, full(17, descriptor("naa.2001", 0xA))).state.registrations[A]
+    assert (later.source, later.by) == (Source.READ, None)
+
+
+def test_one_descriptor_for_all_target_ports() -> None:
+    """B4: what SPC-4 6.15.5 describes; every local nexus of that initiator port is registered."""
+    paths = tuple(
+        LocalNexus(nexus, LU, initiator_port="naa.1", relative_target_port=number)
+        for number, nexus in enumerate((A, B), 1)
+    )
+    state = apply(new_state(LU, OTHER), PathsSeen(lu=LU, nexus="", paths=paths)).state
+    state = apply(state, full(1, descriptor("naa.1", 5, 0, all_target_ports=True))).state
+    assert keys(state) == {A: 5, B: 5}
+    assert state.doubts == ()
+
+
+def test_a_device_that_forgets_its_reservations_for_a_moment() -> None:
+    """A12: LIO with emulate_pr 0; the registrations are all there still."""
+    state = start({A: 1})
+    gone = apply(state, Unsupported(lu=LU, nexus=A)).state
+    assert gone.supported
+    assert keys(gone) == {A: 1}
+    assert doubted(gone) == frozenset(Fact)
+    never = apply(new_state(LU, TARGET), Unsupported(lu=LU, nexus=A)).state
+    assert (never.supported, never.doubts) == (False, ())
+
+
+def test_the_scope_of_a_reservation_is_kept() -> None:
+    state = send(start({A: 1}), A, Action.RESERVE, 1, 0, WERO, scope=2).state
+    assert state.reservation is not None
+    assert state.reservation.scope == 2
