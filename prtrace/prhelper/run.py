@@ -105,8 +105,10 @@ def run(options: ProxyOptions) -> None:
                 break
             _reload(broker, options, sparing)
         notify("STOPPING=1")
-    # The sockets are closed and their paths removed: a successor may have them from now on.
-    server.stop(GRACE_SECONDS)
+        # Before a successor can have the sockets, and reads who uses which nexus.
+        server.stop()
+    # The sockets are closed and their paths removed.
+    server.wait(GRACE_SECONDS)
     watch.close()
 
 

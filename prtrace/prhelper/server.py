@@ -38,7 +38,7 @@ class _Guest:
 
 
 class Server:
-    """Serves accepted connections until it is told to stop; welcome() and stop() by one thread."""
+    """Serves accepted connections until it is told to stop; used by one thread, beside its own."""
 
     def __init__(self, broker: Broker, limits: Limits, sparing: SparingLog) -> None:
         self._broker = broker
@@ -46,6 +46,7 @@ class Server:
         self._lock = threading.Lock()
         self._places = Places(limits)
         self._waiting: queue.SimpleQueue[_Guest] = queue.SimpleQueue()
+        # Threads without a client, less the clients without a thread.
         self._idle = 0
         self._connections: set[Connection] = set()
         self._stop = Stop()
@@ -75,14 +76,17 @@ class Server:
         with self._lock:
             self._connections.add(connection)
             enough = self._idle > 0
-            self._idle -= enough
+            self._idle -= 1
         self._waiting.put(guest)
         if not enough:
             self._start()
 
-    def stop(self, grace: float) -> None:
-        """Begin no command any more, and wait at most grace seconds for those under way."""
+    def stop(self) -> None:
+        """Begin no command any more."""
         self._stop.stopping = True
+
+    def wait(self, grace: float) -> None:
+        """Wait at most grace seconds for the commands that are under way."""
         deadline = time.monotonic() + grace
         while self._busy() and time.monotonic() < deadline:
             time.sleep(_STOP_STEP)
@@ -97,6 +101,9 @@ class Server:
         except RuntimeError as error:
             # No more threads from the system: the next one that is free serves the client.
             self._log.say(logging.ERROR, "threads", f"a client waits for a thread: {error}")
+            return
+        with self._lock:
+            self._idle += 1
 
     def _run(self) -> None:
         # The sg driver's SG_IO ends on a signal and is then started again: the command is sent

@@ -29,7 +29,8 @@ def server() -> Iterator[Server]:
 
     server = Server(broker(), Limits(3, 3, 3, 3), SparingLog(logging.getLogger("test")))
     yield server
-    server.stop(1)
+    server.stop()
+    server.wait(1)
 
 
 def came(server: Server) -> socket.socket:
@@ -75,5 +76,25 @@ def test_a_stop_does_not_wait_for_idle_clients(server: Server) -> None:
     with came(server) as sock:
         assert served(sock)
         begun = time.monotonic()
-        server.stop(20)
+        server.stop()
+        server.wait(20)
         assert time.monotonic() - begun < 5
+
+
+def test_a_client_that_found_no_thread_is_served_by_the_next_free_one(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with came(server) as first:
+        assert served(first)
+        monkeypatch.setattr(threading.Thread, "start", none_left)
+        second = came(server)
+        assert "a client waits for a thread" in caplog.text
+        first.shutdown(socket.SHUT_RDWR)
+        assert served(second)
+        second.close()
+    await_(lambda: server._idle == 1)
+    with came(server) as third:
+        assert served(third)
