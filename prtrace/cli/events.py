@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ import click
 from prtrace.api.client import Client
 from prtrace.cli.options import json_option, parse_since, socket_option
 from prtrace.cli.text import cut, labelled, line, plain, width
-from prtrace.state.event import Command, Event
+from prtrace.state.event import Command, Event, nanoseconds
 
 _STATUSES: Final = {
     "RESERVATION CONFLICT": "CONFLICT",
@@ -27,7 +28,9 @@ _ACTIONS: Final = {
     "READ FULL STATUS": "READ FULL",
     "READ RESERVATION": "READ RESERVATN",
 }
+_FLAGS: Final = ("aptpl", "spec_i_pt", "all_tg_pt", "unreg")
 _KEYED: Final = ("PR OUT",)
+_LATE_NS: Final = 10_000_000_000
 _INDENT: Final = 13
 """Columns: under the device."""
 
@@ -75,7 +78,7 @@ def command(
         return
     columns = width()
     day = ""
-    for event in found:
+    for event in found if follow else _by_time(found):
         moment = _moment(event["time"])
         if moment.strftime("%x") != day:
             day = moment.strftime("%x")
@@ -134,6 +137,18 @@ def _events(
             since_seq, last = gap, None
 
 
+def _by_time(events: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """The events by when they happened: what is counted is told up to some seconds late."""
+    waiting: list[tuple[int, int, Mapping[str, Any]]] = []
+    for event in events:
+        at = nanoseconds(event["time"])
+        heapq.heappush(waiting, (at, event["seq"], event))
+        while waiting and waiting[0][0] < at - _LATE_NS:
+            yield heapq.heappop(waiting)[2]
+    while waiting:
+        yield heapq.heappop(waiting)[2]
+
+
 def _who(event: Mapping[str, Any]) -> str:
     if event["guest"]:
         return f"guest {event['guest']}"
@@ -165,10 +180,12 @@ def _details(event: Mapping[str, Any]) -> list[str]:
     shown = (
         "seq", "lu", "nexus", "status", "host_byte", "key", "sa_key", "type", "sense", "problem",
         "reason", "effect", "attempts", "count", "guest", "uuid", "client_pid", "client_comm",
-        "asked",
+        "asked", "flags", "to", "relative_target_port", "generation", "keys",
         "pid", "comm", "path", "requested", "exe", "unit", "target",
     )  # fmt: skip
     told = {**event, "asked": _asked(event)}
+    told["flags"] = " ".join(name for name in _FLAGS if event.get(name))
+    told["to"] = " ".join(event.get("transport_ids") or ())
     return [
         text
         for name in shown

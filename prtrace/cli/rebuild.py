@@ -11,7 +11,7 @@ from prtrace.errors import MalformedError
 from prtrace.model import LocalNexus, LogicalUnit
 from prtrace.state import codec
 from prtrace.state.decode import TAKEN
-from prtrace.state.event import Event
+from prtrace.state.event import Command, Event
 from prtrace.state.fold import fold
 from prtrace.state.paths import by_address
 from prtrace.state.unit import LuState
@@ -19,6 +19,7 @@ from prtrace.state.unit import LuState
 _LONGEST_LINE: Final = 4 << 20
 """Bytes of one event as JSON: READ FULL STATUS with every descriptor is far shorter."""
 
+_WITH_CDB: Final = (Command.PR_OUT, Command.PR_IN, Command.RESERVE, Command.RELEASE)
 _DERIVED: Final = ("action", "key", "sa_key", "type", "scope", "sense", "problem", "reason")
 """What decoding fills in: compared by --check beside the effect."""
 
@@ -50,11 +51,16 @@ class Rebuilt:
     def add(self, event: Event) -> Event:
         """Apply one event; returns it with the words that decoding and applying give.
 
-        Raises MalformedError where its number is not above the one before.
+        Raises MalformedError where its number is not above the one before, and where it is a
+        command's without the command.
         """
         if event.seq <= self.last_seq:
             raise MalformedError(
                 "events", f"number {event.seq} comes after {self.last_seq}: they are out of order"
+            )
+        if event.command in _WITH_CDB and not event.cdb:
+            raise MalformedError(
+                f"event {event.seq}", f"a {event.command.value} without its CDB tells nothing"
             )
         self.last_seq = event.seq
         folded = fold(self.states.get(event.lu), event)

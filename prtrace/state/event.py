@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from prtrace.errors import MalformedError
 from prtrace.model import IssuePath, Issuer, LocalNexus, Nexus, ReservationType
+from prtrace.state.fields import fields_of
 
 SCHEMA: Final = "prtrace.event/1"
 
@@ -145,6 +146,7 @@ class Event(NamedTuple):
             "asked_data": self.asked_data.hex(),
             "life": self.life,
             "reason": self.reason or None,
+            **fields_of(self.cdb, self.data, good=self.status == "GOOD"),
         }
 
     @classmethod
@@ -161,7 +163,9 @@ class Event(NamedTuple):
             )
         try:
             return cls._from_json(given)
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        except KeyError as error:
+            raise MalformedError("event", f"has no {error.args[0]!r:.60}") from None
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise MalformedError("event", f"{type(error).__name__}: {error}"[:200]) from None
 
     @classmethod

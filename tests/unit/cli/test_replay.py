@@ -122,7 +122,7 @@ def test_check_finds_a_state_that_does_not_follow(prtrace, tmp_path):
         ("not json", "line 3: no JSON"),
         ("[]", "line 3: event: a JSON object"),
         ('{"schema":"prtrace.event/9"}', "line 3: event: schema"),
-        ('{"seq":1}', "line 3: event: KeyError"),
+        ('{"seq":1}', "line 3: event: has no 'lu'"),
         ("[" * 100_000, "line 3: no JSON"),
         ('"' + "x" * (5 << 20) + '"', "line 3: is longer than any event"),
     ],
@@ -158,3 +158,13 @@ def test_ten_thousand_events(tmp_path, prtrace):
     done = prtrace("replay", tmp_path / "events.jsonl")
     assert done.returncode in (0, 4), done.stderr
     assert f"{len(many)} events, 2 logical units" in done.stdout
+
+
+def test_a_command_without_its_bytes_is_named(prtrace, tmp_path):
+    """It fits the schema and tells nothing: a replay that left it out would show another state."""
+    event = pr_out(1, "naa.1", action=0, sa_key=0xABC)._replace(seq=1, cdb=b"", data=b"")
+    file = tmp_path / "events.jsonl"
+    file.write_text(as_lines([event]))
+    done = prtrace("replay", str(file))
+    assert done.returncode == 1
+    assert "a PR OUT without its CDB tells nothing" in done.stderr
