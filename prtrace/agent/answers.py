@@ -10,11 +10,12 @@ from typing import Any, Final
 
 from prtrace import __version__
 from prtrace.agent.counters import Counters
+from prtrace.agent.freshness import Freshness
 from prtrace.agent.resolver import Resolver
 from prtrace.agent.surroundings import Surroundings
 from prtrace.agent.tracker import Tracker, target_of
 from prtrace.agent.watch import Watch
-from prtrace.api.source import EventQuery, Resolution
+from prtrace.api.source import EventQuery, Resolution, Wanted
 from prtrace.errors import NoSuchDeviceError
 from prtrace.probe.attach import Attached
 from prtrace.probe.record import ABI
@@ -42,6 +43,8 @@ class Answers:
         store: Store,
         surroundings: Surroundings,
         resolver: Resolver,
+        freshness: Freshness,
+        ask: Callable[[str], bool],
         self_test: Callable[[], tuple[str, str]],
     ) -> None:
         self._attached = attached
@@ -52,6 +55,8 @@ class Answers:
         self._store = store
         self._surroundings = surroundings
         self._resolver = resolver
+        self._freshness = freshness
+        self._ask = ask
         self._self_test = self_test
         self._since = time.time_ns()
 
@@ -77,6 +82,27 @@ class Answers:
             last=query.last,
             changes=query.changes,
         )
+
+    def want(self, names: Sequence[str], max_age: int) -> list[Wanted]:
+        """Ask the devices of what is known for longer than max_age seconds."""
+        self._watch.drain()
+        now = time.time_ns()
+        here = self._surroundings.inventory.units
+        found = []
+        for lu in dict.fromkeys([self.resolve(name).lu for name in names] or here):
+            if lu not in here:
+                found.append(Wanted(lu, asked=True, problem="the unit is not on this host"))
+            elif not self._freshness.want(lu, now, max_age):
+                found.append(Wanted(lu, asked=False))
+            else:
+                why = "" if self._ask(lu) else "the agent may not read (--read-in-doubt no)"
+                found.append(Wanted(lu, asked=True, problem=why))
+        return found
+
+    def unconfirmed(self, lus: Sequence[str]) -> list[str]:
+        """Those that were wanted, and that the device has not confirmed since."""
+        self._watch.drain()
+        return [lu for lu in lus if not self._freshness.is_met(lu)]
 
     def resolve(self, name: str) -> Resolution:
         """Find a name among what is here, then among what is known."""

@@ -20,6 +20,7 @@ from typing import Final
 
 from prtrace.agent.answers import Answers
 from prtrace.agent.counters import Counters, Reading, Told
+from prtrace.agent.freshness import Freshness
 from prtrace.agent.options import AgentOptions
 from prtrace.agent.resolver import Resolver
 from prtrace.agent.surroundings import Surroundings
@@ -141,7 +142,10 @@ class Agent:
             self._surroundings,
         )
         self._watch = Watch(events, samples, self._tracker, self._counters, store, self._published)
-        self._resolver = Resolver(self._surroundings, self._tracker.states.get)
+        self._freshness = Freshness(self._tracker.states)
+        self._resolver = Resolver(
+            self._surroundings, lambda lu: self._freshness.state(lu, time.time_ns())
+        )
         self._server = ApiServer(
             Answers(
                 attached=attached,
@@ -152,6 +156,8 @@ class Agent:
                 store=store,
                 surroundings=self._surroundings,
                 resolver=self._resolver,
+                freshness=self._freshness,
+                ask=self._ask,
                 self_test=self.self_test,
             ),
             self._moves,
@@ -233,10 +239,12 @@ class Agent:
             if state.doubts:
                 self._ask(lu, proposal.safe.get(lu, ""))
 
-    def _ask(self, lu: str, safe: str = "") -> None:
+    def _ask(self, lu: str, safe: str = "") -> bool:
+        """Have the resolver ask, if this agent may; returns whether it may."""
         if self._options.read_in_doubt and lu in self._surroundings.inventory.units:
             self._asked_at = time.monotonic()
             self._resolver.resolve(lu, safe)
+        return self._options.read_in_doubt
 
     def _claim(self) -> None:
         """Make sure that these programs' records are this store's, from the first one on.

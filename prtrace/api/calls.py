@@ -30,6 +30,8 @@ RIGHTS: Final[Mapping[str, Right]] = {
     f"{INTERFACE}.Resolve": Right.READ,
     # Sends nothing to any device.
     f"{INTERFACE}.Check": Right.READ,
+    # Sends PR IN.
+    f"{INTERFACE}.Refresh": Right.CHANGE,
     # May send PR IN, which takes a unit attention away from whoever waits for it.
     f"{INTERFACE}.Save": Right.CHANGE,
     f"{INTERFACE}.Load": Right.CHANGE,

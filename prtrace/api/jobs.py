@@ -7,6 +7,7 @@ stop it, and neither does an agent that is told to stop.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -28,6 +29,9 @@ _WAITING: Final = 32
 """Jobs of such peers, under way or waiting for a thread; more are refused."""
 _PATIENCE: Final = 60.0
 """Seconds for the loop to answer a job; it runs until the last one has ended."""
+_ANSWER_SECONDS: Final = 20.0
+"""For a device to confirm what is known; less than the time that a client waits for a reply."""
+_LOOK_SECONDS: Final = 0.05
 _PORTION: Final = 64
 """Events taken from the store at once: others are served between two portions."""
 
@@ -146,6 +150,27 @@ class Seen:
         stored = self._there(lambda: iter(self._source.events(query)))
         while portion := self._there(lambda: list(islice(stored, _PORTION))):
             yield from portion
+
+    def refresh(self, names: Sequence[str], max_age: int) -> list[dict[str, Any]]:
+        """Have the devices confirm what is older than max_age seconds, and wait for it."""
+        wanted = self._there(lambda: self._source.want(names, max_age))
+        waiting = [each.lu for each in wanted if each.asked and not each.problem]
+        end = time.monotonic() + _ANSWER_SECONDS
+        while waiting and time.monotonic() < end:
+            time.sleep(_LOOK_SECONDS)
+            waiting = self._unconfirmed(waiting)
+        late = f"the device has not confirmed it within {_ANSWER_SECONDS:g} s"
+        return [
+            {
+                "lu": each.lu,
+                "asked": each.asked,
+                "problem": late if each.lu in waiting else each.problem,
+            }
+            for each in wanted
+        ]
+
+    def _unconfirmed(self, lus: Sequence[str]) -> list[str]:
+        return self._there(lambda: [*self._source.unconfirmed(lus)])
 
     def _there(self, question: Callable[[], Answer]) -> Answer:
         async def answer() -> Answer:

@@ -136,6 +136,9 @@ class ApiServer:
         match call.method.rpartition("."):
             case (interface, _, "Check") if interface == INTERFACE:
                 return lambda _: moves().check(seen, given["devices"], *who)
+            case (interface, _, "Refresh") if interface == INTERFACE:
+                names = tuple(given.get("devices") or ())
+                return lambda _: {"units": seen.refresh(names, given["max_age"])}
             case (interface, _, "Save") if interface == INTERFACE:
                 return lambda _: {"file": moves().save(seen, given["devices"], *who)}
             case (interface, _, "Load") if interface == INTERFACE:

@@ -35,6 +35,18 @@ class Resolution:
     devices: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A unit that newer knowledge is wanted of.
+
+    asked: its knowledge was older than wanted.  problem: why nobody asks the device.
+    """
+
+    lu: str
+    asked: bool
+    problem: str = ""
+
+
 Step = Callable[[str, str], None]
 """Called with a logical unit and a few words about what was done to it."""
 
@@ -107,6 +119,15 @@ class Source(Protocol):
 
     def status(self) -> dict[str, Any]:
         """Return the prtrace.status/1 object."""
+
+    def want(self, names: Sequence[str], max_age: int) -> Sequence[Wanted]:
+        """Begin to ask the devices of what is known longer than max_age seconds; all for none.
+
+        Raises NoSuchDeviceError.
+        """
+
+    def unconfirmed(self, lus: Sequence[str]) -> Sequence[str]:
+        """Return those of lus that were wanted, and that the device has not confirmed since."""
 
     def resolve(self, name: str) -> Resolution:
         """Find what name stands for, units included that are known but no longer here.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from prtrace.api.client import Client
@@ -14,25 +16,45 @@ from prtrace.errors import InDoubtError
 @click.command(
     "show",
     epilog="""\b
-Exit status 4: part of it is in doubt (the lines IN DOUBT say what).
+Exit status 4: part of it is in doubt (the lines IN DOUBT say what), or
+older than --max-age allows.
 \b
 Examples:
   prtrace show                          every unit of this host
   prtrace show /dev/mapper/mpatha       by any of its names
+  prtrace show /dev/sda --max-age 0     ask the device now (root)
   prtrace show 2:0:0:1 --json | jq .    for programs
 """,
 )
 @click.argument("devices", metavar="[DEVICE]...", nargs=-1)
+@click.option(
+    "--max-age",
+    metavar="SECONDS",
+    type=click.IntRange(min=0),
+    help="ask the devices first where what is known is older; 0: now",
+)
 @json_option
 @socket_option
-def command(devices: tuple[str, ...], *, as_json: bool, socket: str) -> int:
+def command(devices: tuple[str, ...], *, max_age: int | None, as_json: bool, socket: str) -> int:
     """Show who is registered and who holds the reservation.
 
     DEVICE is a disk, sg or multipath node, an address H:C:T:L or a
     designator (naa.…); without one, every unit is shown.
+
+    What other hosts did after the time "as of" is not in it.  Asking the
+    device takes the unit attention that waits for the path that is asked.
     """
-    shown = Client(socket).call("Show", devices=list(devices) or None)
+    client = Client(socket)
+    named = list(devices) or None
+    asked: dict[str, dict[str, Any]] = {}
+    if max_age is not None:
+        units = client.call("Refresh", devices=named, max_age=max_age)["units"]
+        asked = {each["lu"]: each for each in units}
+    shown = client.call("Show", devices=named)
     units = shown["units"]
+    for unit in units:
+        if (told := asked.get(unit["lu"])) is not None:
+            unit["refresh"] = {"asked": told["asked"], "problem": told["problem"] or None}
     if as_json:
         document(shown)
     elif not units:
@@ -43,4 +65,5 @@ def command(devices: tuple[str, ...], *, as_json: bool, socket: str) -> int:
                 line()
             for text in unit_lines(unit):
                 line(text)
-    return InDoubtError.exit_code if any(unit["doubt"] for unit in units) else 0
+    old = any(each["problem"] for each in asked.values())
+    return InDoubtError.exit_code if old or any(unit["doubt"] for unit in units) else 0

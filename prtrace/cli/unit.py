@@ -70,9 +70,14 @@ def _age(unit: Mapping[str, Any]) -> list[str]:
             fact for fact, each in (unit.get("confirmed") or {}).items() if each is None
         )
     lines: list[str] = []
+    refresh = unit.get("refresh")
+    if refresh is not None and refresh["problem"]:
+        lines += labelled("NOT ASKED", str(refresh["problem"]))
+    label = "as of"
     for text, facts in told.items():
         what = "" if len(told) == 1 else f" ({', '.join(facts)})"
-        lines += labelled("" if lines else "as of", f"{text}{what}")
+        lines += labelled(label, f"{text}{what}")
+        label = ""
     if unit.get("as_of"):
         lines += labelled("", "what other hosts did since is not seen")
     return lines

@@ -11,7 +11,7 @@ import pytest
 
 from prtrace.api.client import Client
 from prtrace.api.server import ApiServer, Limits
-from prtrace.api.source import EventQuery, Resolution
+from prtrace.api.source import EventQuery, Resolution, Wanted
 from prtrace.errors import NoSuchDeviceError, StoreError, UnavailableError
 from prtrace.linux.unixsocket import Listener
 from prtrace.state.event import Command, Event
@@ -44,7 +44,7 @@ class StoreSource:
     def __init__(self, path):
         self.path = path
         self.names = {"/dev/sda": "naa.1", "naa.1": "naa.1", "/dev/sdb": "naa.2"}
-        self.failing = ""
+        self.failing = self.refusal = ""
 
     def open(self):
         self.store = Store.open(self.path)
@@ -69,6 +69,15 @@ class StoreSource:
         if self.failing:
             raise UnavailableError(self.failing)
         return {"schema": "prtrace.status/1", "units": 2}
+
+    def want(self, names, max_age):
+        lus = [self.resolve(name).lu for name in names] or ["naa.1", "naa.2"]
+        self.unmet = {lu: 2 for lu in lus if max_age == 0}
+        return [Wanted(lu, asked=lu in self.unmet, problem=self.refusal) for lu in lus]
+
+    def unconfirmed(self, lus):
+        self.unmet = {lu: looks - 1 for lu, looks in self.unmet.items() if looks > 1}
+        return [lu for lu in lus if lu in self.unmet]
 
     def resolve(self, name):
         if name not in self.names:

@@ -40,6 +40,14 @@ class ResolveReply(TypedDict):
     devices: list[str]
 
 
+class RefreshedUnit(TypedDict):
+    """A unit, and what came of asking."""
+
+    lu: str
+    asked: bool
+    problem: str
+
+
 class CheckReply(TypedDict):
     """The members of a prtrace.check/1 object."""
 
@@ -132,7 +140,7 @@ class Interface(VarlinkInterface, name=INTERFACE):
 
     The objects are described by JSON Schemas: prtrace.show/1, prtrace.event/1,
     prtrace.status/1, prtrace.check/1, prtrace.save/1, prtrace.move/1 and prtrace.finish/1.
-    Save, Load, Rollback and Finish are for root and the agent's --admin-group.
+    Refresh, Save, Load, Rollback and Finish are for root and the agent's --admin-group.
     """
 
     errors = (
@@ -175,6 +183,16 @@ class Interface(VarlinkInterface, name=INTERFACE):
     @abstractmethod
     def Status(self) -> dict[str, Any]:
         """How the agent is doing."""
+
+    @varlinkmethod(return_type=list[RefreshedUnit], return_parameter="units")
+    @abstractmethod
+    def Refresh(self, *, devices: list[str] | None = None, max_age: int) -> list[RefreshedUnit]:
+        """Have the devices confirm what the agent knows of them, where that is old.
+
+        max_age is in seconds, 0 asks now; without devices, all units.  asked says whether a
+        unit's knowledge was older, problem why the device has not confirmed it, "" where it has.
+        A reading takes the unit attention that waits for its nexus.
+        """
 
     @varlinkmethod(return_type=ResolveReply)
     @abstractmethod

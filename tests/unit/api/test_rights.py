@@ -57,12 +57,14 @@ def test_only_who_may_change_sends_long_calls():
     assert Calls(5).longest(USER) == MAX_CALL
 
 
-CHANGING = ("Save", "Load", "Rollback", "Finish")
+CHANGING = ("Refresh", "Save", "Load", "Rollback", "Finish")
 
 
 @pytest.mark.parametrize("method", CHANGING)
 def test_moving_is_for_root_and_the_group(method):
-    given = {"devices": ["/dev/sda"]} if method == "Save" else {"file": {}}
+    given = {"devices": ["/dev/sda"]} if method in ("Save", "Refresh") else {"file": {}}
+    if method == "Refresh":
+        given["max_age"] = 5
     more = method in ("Load", "Rollback")
     call = {"method": f"io.prtrace.{method}", "parameters": given, "more": more}
     message = json.dumps(call).encode()

@@ -216,3 +216,19 @@ def test_status_says_what_is_wrong(prtrace, served, changes, status, said):
     done = prtrace("status", "--socket", served.path)
     assert done.returncode == status
     assert said in "\n".join(lines(done))
+
+
+def test_show_asks_first_where_what_is_known_is_too_old(prtrace, served):
+    done = prtrace("show", "/dev/sda", "--max-age", "0", "--json", "--socket", served.path)
+    (unit,) = valid(json.loads(done.stdout), "show.1")["units"]
+    assert unit["refresh"] == {"asked": True, "problem": None}
+    done = prtrace("show", "/dev/sda", "--max-age", "60", "--json", "--socket", served.path)
+    (unit,) = json.loads(done.stdout)["units"]
+    assert unit["refresh"] == {"asked": False, "problem": None}
+
+
+def test_show_says_that_it_could_not_ask(prtrace, served):
+    served.source.refusal = "the agent may not read (--read-in-doubt no)"
+    done = prtrace("show", "/dev/sda", "--max-age", "0", "--socket", served.path)
+    assert done.returncode == 4
+    assert "NOT ASKED     the agent may not read" in done.stdout
