@@ -136,7 +136,8 @@ class Client:
         reason = os.strerror(error.errno) if error.errno else str(error)
         return AgentUnreachableError(
             f"no agent on {self._path}: {reason}",
-            hint=f"start one (prtrace agent), or name its socket: --socket or {SOCKET_VARIABLE}",
+            hint=f"start one (prtrace agent), or name its socket: --socket or {SOCKET_VARIABLE};"
+            " `prtrace read DEVICE` asks the device itself and needs none",
         )
 
     def _closed(self) -> AgentUnreachableError:

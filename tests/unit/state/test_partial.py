@@ -170,3 +170,16 @@ def test_the_scope_of_a_reservation_is_kept() -> None:
     state = send(start({A: 1}), A, Action.RESERVE, 1, 0, WERO, scope=2).state
     assert state.reservation is not None
     assert state.reservation.scope == 2
+
+
+def test_a_target_without_read_full_status_is_not_in_doubt_for_ever() -> None:
+    """B2: the keys are known; whose they are is not asked again and again."""
+    state = apply(new_state(LU, OTHER), keys_read(3, 5, 6, at=500)).state
+    assert Fact.REGISTRATIONS in doubted(state)
+    state = apply(state, Unsupported(lu=LU, nexus=A, full_status=True)).state
+    state = apply(state, reserved(3, 5)).state
+    assert doubted(state) == frozenset()
+    assert (state.unattributed, state.reservation and state.reservation.holder) == ((5, 6), None)
+    again = apply(state, keys_read(4, 5, 6, 7, at=2000)).state
+    assert Fact.REGISTRATIONS not in doubted(again)
+    assert again.unattributed == (5, 6, 7)

@@ -6,10 +6,21 @@ from importlib import resources
 from types import MappingProxyType
 
 import jsonschema
+import pytest
 
+from prtrace.cli.unit import unit_lines
 from prtrace.model import Attention, IssuePath, Issuer, LocalNexus, LogicalUnit, ReservationType
 from prtrace.state.apply import new_state
-from prtrace.state.unit import Doubt, Expected, Fact, LuState, Registration, Reservation, Source
+from prtrace.state.unit import (
+    Confirmation,
+    Doubt,
+    Expected,
+    Fact,
+    LuState,
+    Registration,
+    Reservation,
+    Source,
+)
 from prtrace.state.view import show_view, unit_view
 
 SCHEMA = json.loads((resources.files("prtrace") / "schema" / "show.1.json").read_text())
@@ -143,3 +154,65 @@ def test_what_is_expected_is_told():
     assert shown["expected_attentions"] == {"2:0:0:1": ["RESERVATIONS_RELEASED"]}
     assert shown["legacy_reservation"] == "2:0:0:1"
     assert shown["target"] == "A/B/C"
+
+
+HELD = Reservation(ReservationType.WERO, 0, "2:0:0:1", 0x123ABC, Source.OBSERVED, NOW)
+
+
+def test_each_path_is_told_registered_or_not_and_what_it_may_do():
+    """D2: one of several paths without a registration is the classical fault."""
+    shown = view(state(LOCAL, reservation=HELD))["nexuses"]
+    told = [(p["nexus"], p["registered"], p["may_read"], p["may_write"]) for p in shown]
+    assert told == [("2:0:0:1", True, True, True), ("3:0:0:1", False, True, False)]
+    assert shown[0]["key"] == "0x0000000000123abc"
+    assert shown[1]["key"] is None
+    assert "not registered" in shown[1]["why_write"]
+
+
+def test_what_a_path_may_do_is_not_told_in_doubt():
+    doubts = (Doubt(Fact.REGISTRATIONS, "lost", NOW), Doubt(Fact.RESERVATION, "lost", NOW))
+    shown = view(state(LOCAL, reservation=HELD, doubts=doubts))["nexuses"]
+    assert all(path["may_write"] is None for path in shown)
+    assert all(path["registered"] is None for path in shown)
+
+
+def test_whose_keys_they_are_cannot_be_known_without_read_full_status():
+    """B2: the final truth there, and no doubt."""
+    known = state(
+        LOCAL, unattributed=(5, 6), names_nexuses=False, reservation=replace(HELD, holder=None)
+    )
+    shown = view(known)
+    assert shown["doubt"] == []
+    assert [each["what"] for each in shown["unknowable"]] == ["registrations", "reservation"]
+
+
+def test_a_holder_that_may_be_here_is_not_called_another_host():
+    """A8."""
+    maybe = replace(ELSEWHERE, maybe_local=True)
+    shown = view(state(maybe, reservation=replace(HELD, holder=maybe.nexus)))
+    (told,) = shown["unknowable"]
+    assert "whether" in told["reason"]
+    text = " ".join(" ".join(unit_lines(shown)).split())
+    assert "here or elsewhere" in text
+    assert "another host" not in text
+
+
+@pytest.mark.parametrize(
+    ("aptpl", "words"), [(True, "survive"), (False, "are lost"), (None, "not known")]
+)
+def test_what_a_loss_of_power_will_do(aptpl, words):
+    shown = view(state(LOCAL, aptpl=aptpl))
+    assert shown["aptpl"] is aptpl
+    assert words in " ".join(unit_lines(shown))
+
+
+def test_the_age_stands_at_the_top_in_words():
+    how = Confirmation(NOW, "READ FULL STATUS", "2:0:0:1")
+    shown = view(state(LOCAL, confirmed=MappingProxyType(dict.fromkeys(Fact, how))))
+    assert shown["as_of"] == "2023-11-14T22:13:20.000000000Z"
+    lines = unit_lines(shown)
+    assert lines[2].startswith("  as of         2023-11-1")
+    assert "READ FULL STATUS over 2:0:0:1" in " ".join(lines)
+    assert "what other hosts did since is not seen" in " ".join(lines)
+    assert view(state(LOCAL))["as_of"] is None
+    assert "never confirmed by the device" in " ".join(unit_lines(view(state(LOCAL))))
