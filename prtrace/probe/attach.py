@@ -21,6 +21,7 @@ from prtrace.probe.programs import (
     ATTEMPTS,
     DOORS,
     FALLBACK,
+    RETRY,
     SUBMISSION,
     Engine,
     Programs,
@@ -120,6 +121,8 @@ def _adopt(epoch: pins.Epoch) -> Attached:
         point.program: "not attached when the programs were loaded"
         for point in (*SUBMISSION, *ATTEMPTS)
         if point.program not in links
+        # bcc hooks no function of a module.
+        and not (newest.engine is Engine.BCC and point.section == RETRY.section)
     }
     maps = pins.open_maps(epoch)
     # An agent killed between pinning the links and making them the active ones.

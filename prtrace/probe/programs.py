@@ -92,10 +92,14 @@ SUBMISSION: Final = (
     Point("pr_submit_nowait", "kprobe/blk_execute_rq_nowait"),
 )
 
+RETRY: Final = Point(
+    "pr_on_retry", "fentry/scsi_queue_insert", "attempts that the midlayer repeated"
+)
+
 ATTEMPTS: Final = (
     Point("pr_on_timeout", "tp_btf/scsi_dispatch_cmd_timeout", "timeouts of PR commands"),
     Point("pr_on_error", "tp_btf/scsi_dispatch_cmd_error", "PR commands that a driver refused"),
-    Point("pr_on_retry", "fentry/scsi_queue_insert", "attempts that the midlayer repeated"),
+    RETRY,
 )
 
 SIGNS: Final = (
