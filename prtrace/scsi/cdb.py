@@ -53,12 +53,14 @@ def service_action(cdb: bytes) -> int:
 
 @dataclass(frozen=True, slots=True)
 class PrOutCdb:
-    """PERSISTENT RESERVE OUT; type None is code 0, which actions without a type carry."""
+    """PERSISTENT RESERVE OUT (SPC-4 6.16)."""
 
     action: Action | ReservedCode
     scope: int = SCOPE_LU
     type: ReservationType | ReservedCode | None = None
-    parameter_length: int = 24
+    """None is code 0, which service actions without a type carry."""
+    parameter_length: int = forms.BASIC_PARAMETER_LIST.size
+    """PARAMETER LIST LENGTH, in bytes."""
     control: int = 0
 
     def build(self) -> bytes:
@@ -75,10 +77,11 @@ class PrOutCdb:
 
 @dataclass(frozen=True, slots=True)
 class PrInCdb:
-    """PERSISTENT RESERVE IN; allocation_length in bytes."""
+    """PERSISTENT RESERVE IN (SPC-4 6.15)."""
 
     action: InAction | ReservedCode
     allocation_length: int
+    """In bytes."""
     control: int = 0
 
     def build(self) -> bytes:
@@ -94,20 +97,20 @@ class PrInCdb:
 
 @dataclass(frozen=True, slots=True)
 class LegacyCdb:
-    """SPC-2 RESERVE or (release) RELEASE; length is the CDB's: 6 or 10 bytes.
-
-    third_party_id counts only with third_party set, and lies in the parameter list instead
-    where long_id is set.  parameter_length in bytes.
-    """
+    """RESERVE or RELEASE of SPC-2."""
 
     release: bool
+    """Whether it is RELEASE."""
     length: int
+    """Of the CDB: 6 or 10 bytes."""
     third_party: bool = False
     third_party_id: int = 0
+    """It counts only where third_party is set; with long_id the parameter list has it."""
     long_id: bool = False
     extent: bool = False
     reservation_id: int = 0
     parameter_length: int = 0
+    """PARAMETER LIST LENGTH, in bytes."""
     control: int = 0
 
     def build(self) -> bytes:
@@ -138,7 +141,7 @@ class LegacyCdb:
 
 @dataclass(frozen=True, slots=True)
 class OtherCdb:
-    """Any other command, kept as it came."""
+    """Any other command, byte for byte."""
 
     raw: bytes
 
@@ -148,7 +151,7 @@ class OtherCdb:
         return self.raw[0]
 
     def build(self) -> bytes:
-        """The bytes as they came."""
+        """The same bytes."""
         return self.raw
 
 
@@ -156,10 +159,10 @@ Cdb = PrOutCdb | PrInCdb | LegacyCdb | OtherCdb
 
 
 def parse_cdb(raw: bytes) -> Cdb:
-    """Decode a CDB by its operation code; bytes past its length are ignored.
+    """Decode a CDB by its operation code.
 
-    The kernel hands out a fixed 16 or 32 byte buffer, so trailing bytes are the rule.
-    MalformedError when raw is empty or shorter than its operation code demands.
+    Bytes behind the CDB are ignored: the kernel's buffers have 16 or 32 bytes.  MalformedError
+    when raw is empty or shorter than its operation code demands.
     """
     if not raw:
         raise MalformedError("CDB", "is empty")

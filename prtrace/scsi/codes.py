@@ -105,7 +105,7 @@ _STATUS_TITLES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class ReservedCode:
-    """A code the standard reserves or has made obsolete: kept, shown, never guessed at."""
+    """A code that the standard reserves or has made obsolete: its number is kept and shown."""
 
     field: str
     code: int

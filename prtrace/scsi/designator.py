@@ -45,17 +45,20 @@ class Kind(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Designator:
-    """One designation descriptor; kind and code_set are the fields' numbers."""
+    """One designation descriptor."""
 
     association: Association
     kind: int
+    """DESIGNATOR TYPE; Kind names those that can be written as text."""
     code_set: int
     value: bytes
+    """DESIGNATOR."""
     protocol: int = 0
+    """PROTOCOL IDENTIFIER."""
 
     @property
     def text(self) -> str | None:
-        """The name, None where the designator is none or its bytes are not in order.
+        """The name; None where the type has none, or the bytes are not as the type demands.
 
         "naa.<hex>", "eui.<hex>", "name.<string>", "uuid.<uuid>", "t10.<string>",
         "vendor.<string>"; blanks and unprintable bytes in a string are escaped.
@@ -92,7 +95,7 @@ class Designator:
 
     @property
     def rank(self) -> int:
-        """How good a name of the logical unit it is; 0 is the best, 9 is none."""
+        """How good a name of the logical unit it is: 0 is the best, 9 means no name at all."""
         if self.association is not Association.LOGICAL_UNIT or self.text is None:
             return _NONE
         if self.kind == Kind.NAA:
@@ -113,15 +116,14 @@ _NONE = 9
 
 @dataclass(frozen=True, slots=True)
 class IdentificationPage:
-    """The page; designators are those that arrived whole.
-
-    truncated: PAGE LENGTH claims more than arrived.  problem: why the designators end before
-    the page does, or "".
-    """
+    """VPD page 83h."""
 
     designators: tuple[Designator, ...]
+    """Those that arrived whole."""
     truncated: bool = False
+    """Whether PAGE LENGTH claims more than arrived."""
     problem: str = ""
+    """Why the designators end before the page does, or ""."""
 
     @classmethod
     def parse(cls, page: bytes) -> Self:
@@ -174,7 +176,7 @@ def designation_descriptors(page: bytes) -> Iterator[tuple[int, int, Designator]
 
 @lru_cache(maxsize=512)
 def _parsed(page: bytes) -> IdentificationPage:
-    """The page, decoded once: whoever looks for devices asks three things of each path's."""
+    """The page, decoded once: a scan of the devices asks for three names of each path's page."""
     return IdentificationPage.parse(page)
 
 

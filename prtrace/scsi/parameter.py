@@ -22,12 +22,7 @@ _MAY_SPECIFY: Final = (Action.REGISTER, Action.REGISTER_AND_IGNORE)
 
 @dataclass(frozen=True, slots=True)
 class BasicList:
-    """The list that every action but REGISTER AND MOVE takes.
-
-    transport_ids are those that arrived whole; they are there only where spec_i_pt is set.
-    truncated: the SPEC_I_PT list claims more than arrived.  problem: why the rest of that
-    list could not be read, or "".
-    """
+    """The parameter list of every service action but REGISTER AND MOVE (SPC-4 6.16.3)."""
 
     key: int
     sa_key: int
@@ -35,10 +30,13 @@ class BasicList:
     all_tg_pt: bool = False
     aptpl: bool = False
     transport_ids: tuple[TransportId, ...] = ()
+    """Those that arrived whole; none where spec_i_pt is not set."""
     obsolete_address: int = 0
     obsolete_extent: int = 0
     truncated: bool = False
+    """Whether the SPEC_I_PT list claims more bytes than arrived."""
     problem: str = ""
+    """Why the rest of the SPEC_I_PT list could not be read, or ""."""
 
     @classmethod
     def parse(cls, raw: bytes, action: Action = Action.REGISTER) -> Self:
@@ -83,20 +81,22 @@ class BasicList:
 
 @dataclass(frozen=True, slots=True)
 class MoveList:
-    """The list of REGISTER AND MOVE: the destination nexus gets sa_key and the reservation.
+    """The parameter list of REGISTER AND MOVE (SPC-4 6.16.4).
 
-    transport_id is None where it did not arrive whole (truncated) or is damaged (problem
-    says how).
+    The I_T nexus of transport_id and relative_target_port gets sa_key and the reservation.
     """
 
     key: int
     sa_key: int
     relative_target_port: int
     transport_id: TransportId | None
+    """None where it did not arrive whole, or cannot be read."""
     unreg: bool = False
     aptpl: bool = False
     truncated: bool = False
+    """Whether the TransportID did not arrive whole."""
     problem: str = ""
+    """Why transport_id is None, or ""."""
 
     @classmethod
     def parse(cls, raw: bytes) -> Self:

@@ -1,8 +1,7 @@
 """PERSISTENT RESERVE IN parameter data (SPC-4 6.15.2 to 6.15.5).
 
-READ KEYS, READ RESERVATION and READ FULL STATUS begin with 0-3 PRGENERATION and 4-7
-ADDITIONAL LENGTH, which says how much exists, not how much arrived.  Hand in what arrived:
-the allocation length minus the residual.  Bytes past the claimed length are ignored.
+ADDITIONAL LENGTH says how much exists, not how much arrived.  Callers hand in what arrived: the
+allocation length minus the residual.  Bytes behind the claimed length are ignored.
 """
 
 from __future__ import annotations
@@ -28,15 +27,16 @@ _KEY_SIZE: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class ReadKeys:
-    """One key per registered nexus, in no order, repeats included.
-
-    keys are those that arrived whole; additional_length is the field, in bytes.
-    """
+    """One reservation key for each registered I_T nexus, in no order, repeats included."""
 
     generation: int
+    """PRGENERATION."""
     keys: tuple[int, ...]
+    """Those that arrived whole."""
     additional_length: int
+    """The field, in bytes."""
     truncated: bool = False
+    """Whether more keys exist than arrived."""
 
     @classmethod
     def of(cls, generation: int, *keys: int) -> Self:
@@ -74,19 +74,22 @@ class ReadKeys:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """The reservation; key is 0 for the two all-registrants types."""
+    """The reservation that is held."""
 
     key: int
+    """0 for the two all-registrants types."""
     type: ReservationType | ReservedCode
     scope: int = SCOPE_LU
 
 
 @dataclass(frozen=True, slots=True)
 class ReadReservation:
-    """The reservation that is held, None where nothing is reserved."""
+    """Whether something is reserved, and how."""
 
     generation: int
+    """PRGENERATION."""
     reservation: Reservation | None
+    """None where nothing is reserved."""
 
     @classmethod
     def parse(cls, raw: bytes) -> Self:
@@ -122,21 +125,24 @@ class ReadReservation:
 
 @dataclass(frozen=True, slots=True)
 class ReportCapabilities:
-    """What the device server can do.
-
-    rlr_c replace lost reservation, crh compatible RESERVE/RELEASE handling, sip_c SPEC_I_PT,
-    atp_c ALL_TG_PT, ptpl_c persist through power loss, ptpl_a the same activated.  types
-    counts only where tmv (type mask valid) is set.  allow_commands is the 3-bit field.
-    """
+    """What the device server can do."""
 
     rlr_c: bool = False
+    """REPLACE LOST RESERVATION."""
     crh: bool = False
+    """Compatible handling of RESERVE and RELEASE."""
     sip_c: bool = False
+    """SPEC_I_PT."""
     atp_c: bool = False
+    """ALL_TG_PT."""
     ptpl_c: bool = False
+    """Persistence through a power loss."""
     tmv: bool = False
+    """Whether types is valid."""
     allow_commands: int = 0
+    """ALLOW COMMANDS, three bits."""
     ptpl_a: bool = False
+    """Whether persistence through a power loss is active."""
     types: frozenset[ReservationType] = frozenset()
 
     @classmethod
@@ -184,20 +190,18 @@ class ReportCapabilities:
 
 @dataclass(frozen=True, slots=True)
 class FullStatusDescriptor:
-    """One registration.
-
-    type and scope are the reservation's and are there only where holder is set; the standard
-    leaves the two fields undefined otherwise.  relative_target_port counts only where
-    all_tg_pt is not set.
-    """
+    """One registration."""
 
     key: int
     relative_target_port: int
+    """It counts only where all_tg_pt is not set."""
     transport_id: TransportId
     holder: bool = False
     all_tg_pt: bool = False
     type: ReservationType | ReservedCode | None = None
+    """Of the reservation where holder is set; else undefined by the standard, and None."""
     scope: int = SCOPE_LU
+    """As type."""
 
     def build(self) -> bytes:
         """24 bytes and the TransportID."""
@@ -215,12 +219,16 @@ class FullStatusDescriptor:
 
 @dataclass(frozen=True, slots=True)
 class ReadFullStatus:
-    """Every registration with its nexus; descriptors are those that arrived whole."""
+    """Every registration with its I_T nexus."""
 
     generation: int
+    """PRGENERATION."""
     descriptors: tuple[FullStatusDescriptor, ...]
+    """Those that arrived whole."""
     additional_length: int
+    """The field, in bytes."""
     truncated: bool = False
+    """Whether more descriptors exist than arrived."""
 
     @classmethod
     def of(cls, generation: int, *descriptors: FullStatusDescriptor) -> Self:

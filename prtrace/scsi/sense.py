@@ -96,24 +96,25 @@ _ATTENTIONS: dict[tuple[int | None, int | None], Attention] = {
 
 @dataclass(frozen=True, slots=True)
 class Sense:
-    """What a CHECK CONDITION says.
-
-    response_code: 70h to 73h.  key: the sense key.  asc and ascq are None where the data ends
-    before them.  raw: as it came, "" where it was not parsed; not part of equality.
-    """
+    """What a CHECK CONDITION says."""
 
     response_code: int
+    """70h to 73h."""
     key: int
+    """SENSE KEY."""
     asc: int | None
+    """ADDITIONAL SENSE CODE; None where the data ends before it."""
     ascq: int | None
+    """ADDITIONAL SENSE CODE QUALIFIER; None as asc."""
     raw: bytes = field(default=b"", compare=False, repr=False)
+    """The bytes that were parsed, b"" where there were none; no part of equality."""
 
     @classmethod
     def parse(cls, raw: bytes) -> Self:
         """Decode either format as far as it reaches, as the kernel does.
 
-        MalformedError when the sense key did not arrive or the response code is none of
-        70h to 73h (vendor specific 7Fh included).
+        MalformedError when the sense key did not arrive, or the response code is not 70h to
+        73h (7Fh is vendor specific).
         """
         if not raw:
             raise MalformedError(_WHAT, "is empty")
@@ -123,7 +124,7 @@ class Sense:
         elif code in (DESCRIPTOR, DESCRIPTOR + 1):
             form, key_at, asc_at = _DESCRIPTOR
         else:
-            raise MalformedError(_WHAT, f"response code {code:#04x} is none of 0x70 to 0x73")
+            raise MalformedError(_WHAT, f"response code {code:#04x} is not 0x70 to 0x73")
         if len(raw) <= key_at:
             raise MalformedError(_WHAT, f"ends after {len(raw)} bytes, before the sense key")
         c = form.parse(raw.ljust(form.size, b"\0"))
@@ -141,7 +142,7 @@ class Sense:
 
     @property
     def deferred(self) -> bool:
-        """Whether it speaks of an earlier command than the one that brought it."""
+        """Whether it is about an earlier command than the one whose status it came with."""
         return bool(self.response_code & 1)
 
     @property
@@ -175,7 +176,7 @@ class Sense:
 def attention(sense: Sense) -> Attention | None:
     """The news about reservations, or about which unit this is; None where there is none.
 
-    44/01 counts under every sense key: it tells of a loss, however it is delivered.
+    44/01 counts under every sense key, because the reservations are lost in any case.
     """
     if (sense.asc, sense.ascq) == Attention.INFORMATION_LOST.value:
         return Attention.INFORMATION_LOST

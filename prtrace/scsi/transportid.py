@@ -154,7 +154,7 @@ class SopPort:
 
 @dataclass(frozen=True, slots=True)
 class UnknownPort:
-    """A protocol or format that has no form above, kept as it came, header included."""
+    """A TransportID of another protocol or format, with its header, byte for byte."""
 
     raw: bytes
 
@@ -164,7 +164,7 @@ class UnknownPort:
         return f"proto{self.raw[0] & forms.PROTOCOL_IDENTIFIER}.{self.raw.hex()}"
 
     def build(self) -> bytes:
-        """The bytes as they came."""
+        """The same bytes."""
         return self.raw
 
 
@@ -200,7 +200,7 @@ def parse_transport_id(raw: bytes, *, whole: bool = False) -> tuple[TransportId,
             case SopPort.PROTOCOL:
                 return SopPort(forms.SOP_TRANSPORT_ID.parse(raw).routing_id), _SIZE
             case _:
-                pass  # kept as it came, below
+                pass  # an UnknownPort, below
     size = len(raw) if whole else _SIZE
     return UnknownPort(raw[:size]), size
 
@@ -231,7 +231,8 @@ def _parse_iscsi(raw: bytes, format_code: int) -> tuple[TransportId, int]:
         digits = name[mark + len(_ISID_MARK) :]
         if mark < 0 or not _is_isid(digits):
             # LIO up to 2020 ends the name with a NUL before the mark and cuts the ISID off.
-            # Without it the sessions of one initiator would become one nexus: kept as it came.
+            # By the name alone the sessions of one initiator would become one nexus, so the
+            # bytes are kept.
             return UnknownPort(raw[:size]), size
         name, isid = name[:mark], int(digits, 16)
     if format_code > 1 or not name:
