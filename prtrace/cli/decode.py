@@ -145,6 +145,10 @@ def _of_file(content: bytes, name: str) -> bytes | str:
         text = content.decode()
     except UnicodeDecodeError:
         return content
-    if "\0" in text or any(ord(char) < 9 for char in text):
+    # LIO ends its aptpl files with a NUL.
+    lines = text.rstrip("\0")
+    if "\n" in lines and all(char.isprintable() or char.isspace() for char in lines):
+        return lines
+    if any(ord(char) < 9 for char in text):
         return content
     return text

@@ -30,9 +30,10 @@ _BLOCK: Final = re.compile(
     r"(?:critical nexus error|reservation conflict error), dev (?P<device>\w+), "
     r"sector (?P<sector>\d+)(?: op (?P<op>0x[0-9a-f]+:\(\w+\)))?.*"
 )
-_CDB: Final = re.compile(
-    r"CDB: (?:[A-Za-z][^0-9]*(?:\(\d+\))? )?(?P<bytes>[0-9a-f]{2}(?: [0-9a-f]{2})+)"
-)
+_CDB: Final = re.compile(r"CDB: .*?(?P<bytes>\b[0-9a-f]{2}(?: [0-9a-f]{2})*)\s*")
+"""A name, which may end in a service action's, and the bytes, up to the end of the line."""
+_SENT: Final = re.compile(r"Send: scmd\b")
+"""With scsi_logging_level: the command goes out; its CDB follows, and again at its end."""
 _RESULT: Final = re.compile(r".*\bResult: hostbyte=(?P<host>\w+)")
 _TRACED: Final = re.compile(
     r"cmnd=\((?P<name>\w+).*? raw=(?P<bytes>[0-9a-f]{2}(?: [0-9a-f]{2})*)\)(?P<rest>.*)"
@@ -68,6 +69,8 @@ class _Open:
 
     seen: Seen
     tag: str = ""
+    sent: bool = False
+    """Whether all that was there is that it was sent."""
     resulted: bool = False
     """Whether its "Result:" line was there, which the lines of CDB and sense follow."""
     blocked: bool = False
@@ -112,11 +115,20 @@ def _of_device(found: list[_Open], number: int, stamp: Stamp | None, line: re.Ma
             )
         )
         return
-    cdb, result = _CDB.match(words), _RESULT.match(words)
+    if _SENT.match(words):
+        sent = Seen(source=SOURCE, line=number, stamp=stamp, nexus=nexus)
+        found.append(_Open(sent, tag, sent=True))
+        return
+    cdb, result = _CDB.fullmatch(words), _RESULT.match(words)
     key, code = sense_key(words), additional_sense(words)
     if cdb is None and result is None and key is None and code is None:
         return
     if result is not None:
+        found[:] = [
+            each
+            for each in found
+            if not (each.sent and each.seen.nexus == nexus and each.tag == tag)
+        ]
         now = _conflicting(found, nexus, stamp)
     else:
         now = _resulted(found, nexus, tag, again=cdb is not None)
@@ -148,9 +160,12 @@ def _conflicting(found: list[_Open], nexus: str, stamp: Stamp | None) -> _Open |
 
 
 def _resulted(found: list[_Open], nexus: str, tag: str, *, again: bool) -> _Open | None:
-    """The command with this tag whose "Result:" was there; again: not if its CDB was, too."""
+    """The command with this tag whose "Result:" or "Send:" was there.
+
+    again: not if its CDB was there, too.
+    """
     each = _last(found, nexus)
-    if each is None or not each.resulted or each.blocked or each.tag != tag:
+    if each is None or not (each.resulted or each.sent) or each.blocked or each.tag != tag:
         return None
     return None if again and each.seen.cdb else each
 

@@ -1,6 +1,8 @@
 """Log lines: the kernel's, its tracepoints', ESXi's, QEMU's, LIO's, and sense in words."""
 # ruff: noqa: E501  # log lines are as long as they are
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from prtrace.paste.reader import read_text
 from prtrace.paste.seen import SenseTriple
 from prtrace.paste.shown import shown
 
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "paste"
 RESERVE = bytes.fromhex("5f010500000000001800")
 
 CONFLICT = """\
@@ -263,3 +266,62 @@ def test_a_conflict_is_not_joined_with_a_later_command(between):
         "[  2.000000] sd 6:0:0:1: [sdb] tag#1 CDB: Persistent reserve out 5f 01 05 00 00 00 00 00 18 00\n"
     )
     assert [(each.status, each.cdb) for each in found] == [(0x18, b""), (None, RESERVE)]
+
+
+def fixture(name):
+    return (FIXTURES / name).read_text()
+
+
+def test_a_real_kernel_s_conflicts():
+    """A write and a PERSISTENT RESERVE OUT by SG_IO, of which the kernel prints no CDB."""
+    first, second = read_text(fixture("linux-6.12-conflict.log"))
+    assert (first.nexus, first.device, first.status) == ("2:0:1:0", "sdc", 0x18)
+    assert first.cdb == bytes.fromhex("2a000000000000000800")
+    assert (second.nexus, second.status, second.cdb) == ("2:0:1:0", 0x18, b"")
+
+
+def test_a_real_kernel_with_scsi_logging_level():
+    """Each command is there twice, when it is sent and when it is done, and is one."""
+    found = read_text(fixture("linux-6.12-logging-level.log"))
+    assert [(each.nexus, each.device, each.cdb[:2].hex(), each.status) for each in found] == [
+        ("1:0:1:0", "sdb", "5f01", 0x18),
+        ("0:0:1:0", "sda", "5f02", 0x18),
+        ("2:0:1:0", "sdc", "2a00", 0x18),
+        ("0:0:1:0", "sda", "5e00", None),
+    ]
+
+
+def test_a_real_kernel_s_tracepoints():
+    found = read_text(fixture("linux-6.12-trace.txt"))
+    outs = [(each.nexus, each.cdb[:2].hex(), each.status) for each in found if each.cdb[0] == 0x5F]
+    assert outs[:5] == [
+        ("0:0:1:0", "5f00", 0),
+        ("1:0:1:0", "5f00", 0),
+        ("0:0:1:0", "5f01", 0),
+        ("1:0:1:0", "5f01", 0x18),
+        ("0:0:1:0", "5f02", 0x18),
+    ]
+    assert all(each.stamp.since_boot_ns for each in found)
+    assert found[-1].cdb[0] == 0x2A
+
+
+def test_a_real_target_s_attributes():
+    facts = [dict(each.facts) for each in read_text(fixture("lio-6.12-configfs.txt"))]
+    registered = [each for each in facts if "registered" in each]
+    assert [each["reservation key"] for each in registered] == [
+        "0x00000000666e0001",
+        "0x4150475230303031",
+    ]
+    assert {"holder of the reservation": "naa.60014050a0000001", "transport": "loopback"} in facts
+
+
+def test_a_real_target_s_aptpl_file():
+    holder, other = (
+        dict(each.facts) for each in read_text(fixture("lio-6.12-aptpl").rstrip("\0"))
+    )
+    assert holder["reservation key"] == "0x00000000666e0003"
+    assert holder["reservation type"] == "5 (Write Exclusive, Registrants Only)"
+    assert (other["reservation key"], other["holds the reservation"]) == (
+        "0x4150475230303031",
+        "no",
+    )
