@@ -15,7 +15,7 @@ from prtrace.cli.text import document, line, plain
 from prtrace.errors import InDoubtError, UsageError
 from prtrace.paste.reader import read_text
 from prtrace.paste.shown import shown
-from prtrace.scsi.codes import OPCODE_NAMES
+from prtrace.scsi.commands import medium_command
 from prtrace.scsi.describe import Described, describe
 from prtrace.scsi.recognise import CHOICES
 
@@ -86,7 +86,7 @@ def _found(content: bytes | str, kind: str | None) -> Iterator[_Found]:
 
 def _described(raw: bytes, kind: str | None) -> Described:
     if kind is None and len(raw) == 1:
-        name = OPCODE_NAMES.get(raw[0], "a command prtrace does not decode")
+        name = medium_command(raw).name
         raise UsageError(
             f"one byte is no CDB; {raw[0]:#04x} is the operation code of {name}",
             hint="give the whole CDB",

@@ -8,7 +8,8 @@ from typing import Final
 from prtrace.errors import UsageError
 from prtrace.paste.seen import Seen, SenseTriple
 from prtrace.scsi.cdb import as_device_reads, service_action
-from prtrace.scsi.codes import OPCODE_NAMES, Opcode, OutCode, status_title
+from prtrace.scsi.codes import Opcode, OutCode, status_title
+from prtrace.scsi.commands import medium_command
 from prtrace.scsi.describe import Described, Field, describe
 from prtrace.scsi.sense import FIXED, Sense
 
@@ -24,7 +25,7 @@ def shown(seen: Seen, kind: str | None) -> Iterator[Described]:
     if seen.cdb:
         yield describe(as_device_reads(seen.cdb, len(seen.cdb)), "cdb")
     elif seen.opcode is not None:
-        name = OPCODE_NAMES.get(seen.opcode, f"operation code {seen.opcode:#04x}")
+        name = medium_command(bytes((seen.opcode,))).name
         yield Described("statement", name, (Field("operation code", f"{seen.opcode:#04x}"),))
     if seen.parameter_list:
         yield describe(seen.parameter_list, _list_kind(seen, kind))

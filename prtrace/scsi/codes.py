@@ -27,20 +27,6 @@ class Opcode:
     PR_OUT: Final = 0x5F
 
 
-OPCODE_NAMES: Final = {
-    Opcode.TEST_UNIT_READY: "TEST UNIT READY",
-    Opcode.REQUEST_SENSE: "REQUEST SENSE",
-    Opcode.INQUIRY: "INQUIRY",
-    Opcode.RESERVE_6: "RESERVE(6)",
-    Opcode.RELEASE_6: "RELEASE(6)",
-    Opcode.RESERVE_10: "RESERVE(10)",
-    Opcode.RELEASE_10: "RELEASE(10)",
-    Opcode.PR_IN: "PERSISTENT RESERVE IN",
-    Opcode.PR_OUT: "PERSISTENT RESERVE OUT",
-}
-"""Commands as the standards name them."""
-
-
 class InCode:
     """PERSISTENT RESERVE IN service actions as plain numbers."""
 

@@ -68,6 +68,8 @@ _OTHERS: Final = {
     0x25: ("READ CAPACITY(10)", Access.NONE),
     0x4D: ("LOG SENSE", Access.NONE),
     0x55: ("MODE SELECT(10)", Access.UNKNOWN),
+    0x56: ("RESERVE(10)", Access.UNKNOWN),
+    0x57: ("RELEASE(10)", Access.UNKNOWN),
     0x5A: ("MODE SENSE(10)", Access.UNKNOWN),
     0x5E: ("PERSISTENT RESERVE IN", Access.NONE),
     0x5F: ("PERSISTENT RESERVE OUT", Access.UNKNOWN),

@@ -22,6 +22,7 @@ from prtrace.scsi.codes import (
     out_action,
     reservation_type,
 )
+from prtrace.scsi.commands import medium_command
 from prtrace.scsi.designator import (
     Association,
     Designator,
@@ -270,10 +271,12 @@ def _cdb(raw: bytes) -> tuple[str, list[Field]]:
         case LegacyCdb():
             return f"{'RELEASE' if cdb.release else 'RESERVE'}({cdb.length})", fields
         case OtherCdb():
-            if form is not None:
-                return form.what.removesuffix(" CDB"), fields
-            whole = Field("bytes", cdb.raw.hex(" "), 0, len(raw))
-            return f"CDB with operation code {cdb.opcode:#04x}", [whole]
+            command = medium_command(raw)
+            if command.lba is not None:
+                fields.append(Field("logical block address", str(command.lba)))
+            if form is None:
+                fields.append(Field("bytes", cdb.raw.hex(" "), 0, len(raw)))
+            return command.name, fields
     assert_never(cdb)
 
 

@@ -87,7 +87,12 @@ def test_cdb_with_reserved_codes():
         "  scope: reserved 0xf",
         "  type: reserved TYPE 0x9",
     ]
-    assert describe(b"\x28" + bytes(9), "cdb").title == "CDB with operation code 0x28"
+    assert describe(bytes.fromhex("2a00 00000050 0000 0800"), "cdb").lines() == [
+        "WRITE(10)",
+        "  logical block address: 80",
+        "  bytes: 2a 00 00 00 00 50 00 00 08 00",
+    ]
+    assert describe(b"\xc1" + bytes(9), "cdb").title == "command 0xc1"
 
 
 def test_parameter_lists():
