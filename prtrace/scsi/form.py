@@ -90,6 +90,11 @@ class Form:
         self._fields: Any = None
         self._made: Any = self._first
 
+    @property
+    def format(self) -> str:
+        """The derived format, as the module struct has it."""
+        return self._struct.format
+
     def parse(self, raw: bytes, offset: int = 0) -> Any:
         """The fields of the self.size bytes at offset, as attributes.
 

@@ -1,7 +1,7 @@
 """forms: a record and a PERSISTENT RESERVE OUT list, read and built, beside struct by hand.
 
-The peer is what a form would be without a declaration: struct.Struct with its format spelt out,
-a named tuple with the names spelt out, and the same check of the length.  Both are timed in
+The peer is what a form would be without a declaration: a struct.Struct of the same format, a
+named tuple of the same names, and a check of the length.  Both are timed in
 turns, in many short batches; the shortest batch is the figure, because whatever else the machine
 does only adds.
 """
@@ -28,9 +28,9 @@ _named_tuple: Any = namedtuple
 
 
 class _ByHand:
-    def __init__(self, layout: str, form: Form) -> None:
+    def __init__(self, form: Form) -> None:
         self._what = form.what
-        self._struct = struct.Struct(layout)
+        self._struct = struct.Struct(form.format)
         self._fields = _named_tuple("ByHand", [each.name for each in form.declared])
 
     def parse(self, raw: bytes, offset: int = 0) -> Any:
@@ -50,16 +50,14 @@ def run() -> Iterator[Figure]:
     record = RECORD.build(abi=ABI, cdb=b"\x5f" + bytes(15), cdb_length=10, data_length=24)
     record += bytes(24)
     listed = BASIC_PARAMETER_LIST.build(reservation_key=1, service_action_reservation_key=2)
-    for name, form, layout, raw, whole in (
-        ("record", RECORD, "<8Q12IH6B16s16s96s24s28s128sI", record, Record.parse),
-        ("PR OUT list", BASIC_PARAMETER_LIST, ">QQIBxH", listed, BasicList.parse),
-    ):
-        yield from _figures(name, form, _ByHand(layout, form), raw, whole)
+    yield from _figures("record", RECORD, record, Record.parse)
+    yield from _figures("PR OUT list", BASIC_PARAMETER_LIST, listed, BasicList.parse)
 
 
 def _figures(
-    name: str, form: Form, peer: _ByHand, raw: bytes, whole: Callable[[bytes], object]
+    name: str, form: Form, raw: bytes, whole: Callable[[bytes], object]
 ) -> Iterator[Figure]:
+    peer = _ByHand(form)
     fields = form.parse(raw)._asdict()
     yield _beside(f"fields of a {name}", lambda: form.parse(raw), lambda: peer.parse(raw), _AIM)
     yield _beside(

@@ -55,7 +55,7 @@ def test_what_is_declared_can_be_read_off():
         Declared("name", 12, 4),
         Declared("inner", 16, 2),
     )
-    assert MIXED.size == 18
+    assert (MIXED.size, MIXED.format) == (18, "<B3x2L4s2s")
     assert (MIXED.offset("name"), MIXED.mask("three"), MIXED.shift("three")) == (12, 0x70, 4)
     assert MIXED.bits("three").of(0xFF) == 7
     for read in (MIXED.field, MIXED.offset, MIXED.mask, MIXED.shift):
