@@ -19,6 +19,7 @@ RANK = {
     "prtrace.model": 1,
     "prtrace.scsi": 2,
     "prtrace.state": 3,
+    "prtrace.explain": 4,
     "prtrace.linux": 4,
     "prtrace.paste": 4,
     "prtrace.probe": 5,
@@ -38,6 +39,7 @@ PURE = (
     "prtrace.scsi",
     "prtrace.paste",
     "prtrace.probe.record",
+    "prtrace.explain",
     "prtrace.state",
 )
 IMPURE = {"asyncio", "ctypes", "fcntl", "logging", "mmap", "os", "pathlib", "psutil", "socket",

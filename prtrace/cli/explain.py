@@ -1,0 +1,275 @@
+"""prtrace explain."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from prtrace.api.client import Client
+from prtrace.cli.options import json_option, socket_option
+from prtrace.cli.rebuild import Rebuilt
+from prtrace.cli.text import document, labelled, line, plain
+from prtrace.errors import InDoubtError, MalformedError, NoSuchDeviceError, UsageError
+from prtrace.explain.account import account
+from prtrace.explain.ports import Ports
+from prtrace.explain.recording import Recording
+from prtrace.explain.timeline import timeline
+from prtrace.state.event import Event, nanoseconds
+from prtrace.state.view import unit_view
+
+_EVENTS: Final = 2000
+"""The newest events of a unit that are looked at: enough for a story, and bounded."""
+_LONGEST_FILE: Final = 1 << 30
+"""Bytes of a recording."""
+_SHOWN: Final = 8
+"""Incidents that are told in full; the rest is counted."""
+PORTS_FOLDER: Final = Path("/etc/prtrace/ports.d")
+
+
+@click.command(
+    "explain",
+    epilog="""\b
+Exit status: 4, part of what is known is in doubt.
+\b
+Examples:
+  prtrace explain /dev/sda                          what the agent knows
+  prtrace explain /dev/sda a.jsonl b.jsonl          what two hosts recorded
+  prtrace explain /dev/sda --at 2026-01-31T12:00    as it was then
+""",
+)
+@click.argument("device")
+@click.argument("recordings", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--at", metavar="TIME", help="as if nothing had happened after that time")
+@click.option(
+    "--ports",
+    "ports_folder",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    default=PORTS_FOLDER,
+    show_default=True,
+    help="files of prtrace ports --json of the hosts that may use the disk",
+)
+@click.option(
+    "--keys",
+    "keys_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="names of reservation keys: a JSON object of key and name",
+)
+@json_option
+@socket_option
+def command(
+    device: str,
+    recordings: tuple[Path, ...],
+    *,
+    at: str | None,
+    ports_folder: Path,
+    keys_file: Path | None,
+    as_json: bool,
+    socket: str,
+) -> int:
+    """Say who holds the reservation of DEVICE, who was refused, and why.
+
+    Without recordings the agent of this host is asked.  RECORDING is what
+    prtrace record wrote, on this host or on another; then DEVICE is the
+    designator of the logical unit, or a device as the recording names it.
+    """
+    until = _moment(at) if at else None
+    ports, keys = read_ports(ports_folder), _read_keys(keys_file)
+    if recordings:
+        given = [read_recording(file) for file in recordings]
+        lu = _find(device, given)
+        unit = _rebuilt(given[0], lu, until)
+        ports += [Ports(each.host, frozenset(each.ports)) for each in given if each.ports]
+    else:
+        client = Client(socket)
+        unit = client.call("Show", devices=[device])["units"][0]
+        lu = unit["lu"]
+        given = [Recording("", tuple(_stored(client, lu)))]
+        if until is not None:
+            unit = _rebuilt(given[0], lu, until)
+    told = account(
+        unit,
+        [(each.host, timeline(_before(each.events, until), lu)) for each in given],
+        ports=ports,
+        keys=keys,
+    )
+    if as_json:
+        document(told)
+    else:
+        for text in account_lines(told):
+            line(text)
+    return InDoubtError.exit_code if told["doubt"] else 0
+
+
+def read_recording(file: Path) -> Recording:
+    """A recording from its file; UsageError where it cannot be read."""
+    try:
+        if file.stat().st_size > _LONGEST_FILE:
+            raise UsageError(f"{file} is larger than {_LONGEST_FILE >> 30} GiB")
+        with file.open("rb") as opened:
+            return Recording.parse(opened, str(file))
+    except OSError as error:
+        raise UsageError(f"{file}: {os.strerror(error.errno or 0)}") from error
+
+
+def read_ports(folder: Path) -> list[Ports]:
+    """The hosts' ports from the files of a folder; none where there is no such folder."""
+    return [Ports.from_json(_json(file), str(file)) for file in sorted(folder.glob("*.json"))]
+
+
+def _read_keys(file: Path | None) -> dict[int, str]:
+    if file is None:
+        return {}
+    given = _json(file)
+    try:
+        return {int(key, 16): str(name) for key, name in given.items()}
+    except (ValueError, AttributeError) as error:
+        raise MalformedError(
+            str(file), f"a JSON object of hexadecimal keys and names is expected: {error}"
+        ) from error
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{file}: {os.strerror(error.errno or 0)}") from error
+    except (ValueError, RecursionError) as error:
+        raise MalformedError(str(file), f"this is not JSON: {error}") from error
+
+
+def _stored(client: Client, lu: str) -> Iterator[Event]:
+    for reply in client.stream("Events", devices=[lu], last=_EVENTS):
+        yield from (Event.from_json(each) for each in reply.get("events", ()))
+
+
+def _find(device: str, recordings: Sequence[Recording]) -> str:
+    """The unit that device names in a recording; NoSuchDeviceError names those that are there."""
+    units: dict[str, None] = {}
+    for recording in recordings:
+        for event in recording.events:
+            if device in (event.lu, event.nexus, event.device):
+                return event.lu
+            units.setdefault(event.lu)
+    there = ", ".join(list(units)[:4]) or "none"
+    raise NoSuchDeviceError(
+        f"{device} names no logical unit of these recordings", hint=f"they have: {there}"
+    )
+
+
+def _rebuilt(recording: Recording, lu: str, until: int | None) -> dict[str, Any]:
+    rebuilt = Rebuilt()
+    for event in _before(recording.events, until):
+        if event.lu == lu:
+            rebuilt.add(event)
+    if lu not in rebuilt.states:
+        raise NoSuchDeviceError(
+            f"{recording.host or 'the first recording'} has nothing of {lu} up to then",
+            hint="name the recording first whose host is asked about",
+        )
+    state = rebuilt.states[lu]
+    return unit_view(state, rebuilt.unit(state), rebuilt.newest)
+
+
+def _before(events: Sequence[Event], until: int | None) -> Iterator[Event]:
+    return (event for event in events if until is None or event.time <= until)
+
+
+def _moment(text: str) -> int:
+    try:
+        return nanoseconds(datetime.fromisoformat(text).astimezone().isoformat())
+    except (ValueError, OverflowError) as error:
+        raise UsageError(f"--at {text}: {error}", hint="as in 2026-01-31T12:00") from error
+
+
+def account_lines(told: Mapping[str, Any]) -> Iterator[str]:
+    """The account in words, newest first."""
+    yield plain(f"{told['lu']}  {told['target']}")
+    yield from _now(told)
+    yield from _paths(told)
+    shown = [each for each in told["incidents"] if not each["harmless"]]
+    harmless = sum(each["count"] for each in told["incidents"] if each["harmless"])
+    yield ""
+    yield "What happened, newest first" if shown else "Nothing went wrong in what was recorded."
+    for incident in shown[:_SHOWN]:
+        yield ""
+        yield from _incident(incident)
+    if len(shown) > _SHOWN:
+        yield ""
+        yield f"  … and {len(shown) - _SHOWN} more: prtrace explain --json has them all"
+    if harmless:
+        yield ""
+        yield from labelled("harmless", f"{harmless} conflicts of scans: see --json")
+    if told["remedies"] and (shown or told["doubt"]):
+        yield ""
+        yield "What may be done; prtrace does nothing of it"
+        for each in told["remedies"]:
+            yield ""
+            yield from labelled("-", plain(each["what"]), column=4)
+            if each["command"]:
+                yield f"    {plain(each['command'])}"
+            yield from labelled("costs", plain(each["costs"]), indent=4, column=11)
+    yield ""
+    for each in told["recorded"]:
+        host = f" of {each['host']}" if each["host"] else ""
+        since = f" from {_clock(each['first'])} on" if each["first"] else ""
+        yield from labelled(
+            "seen", plain(f"{each['events']} events{host}{since}; what was before is not in it")
+        )
+
+
+def _now(told: Mapping[str, Any]) -> Iterator[str]:
+    as_of = f"as of {_clock(told['as_of'])}" if told["as_of"] else "never confirmed by the device"
+    yield from labelled("known", f"{as_of}; what other hosts did since is not seen")
+    for doubt in told["doubt"]:
+        yield from labelled("IN DOUBT", plain(f"{doubt['what']}: {doubt['reason']}"))
+    held = told["reservation"]
+    if held is None:
+        yield from labelled("reservation", "none")
+    else:
+        who = "a nexus that is not known"
+        if held["type"] in ("WEAR", "EAAR"):
+            who = "every registered nexus"
+        elif held["holders"]:
+            who = ", ".join(held["holders"])
+        yield from labelled("reservation", plain(f"{held['type']}, held by {who}"))
+    for each in told["registrations"]:
+        where = each["device"] or each["initiator_port"] or each["nexus"]
+        words = f"{each['key']} on {where}"
+        if each["host"]:
+            words += f", {each['host']}"
+        for owner in each["owners"]:
+            words += f"; {'' if owner['certain'] else 'maybe '}{owner['name']}: {owner['why']}"
+        yield from labelled("registered", plain(words))
+
+
+def _paths(told: Mapping[str, Any]) -> Iterator[str]:
+    words = {True: "yes", False: "NO", None: "not known"}
+    for path in told["paths"]:
+        if "may_write" in path:
+            name = path["device"] or path["sg"] or path["nexus"]
+            text = f"{name}: read {words[path['may_read']]}, write {words[path['may_write']]}"
+            why = path.get("why_write") or ""
+            yield from labelled("path", plain(f"{text} ({why})" if why else text))
+
+
+def _incident(incident: Mapping[str, Any]) -> Iterator[str]:
+    times = f" x{incident['count']}" if incident["count"] > 1 else ""
+    where = incident["device"] or incident["nexus"]
+    host = f" on {incident['host']}" if incident["host"] else ""
+    yield plain(f"{_clock(incident['last'])}  {where}{host}  {incident['kind']}{times}")
+    for link in incident["chain"]:
+        when = f"{_clock(link['at'])}  " if link["at"] else ""
+        mark = "" if link["certainty"] == "observed" else f"[{link['certainty']}] "
+        yield from labelled("-", plain(f"{when}{mark}{link['text']}"), column=4)
+
+
+def _clock(time: str) -> str:
+    return f"{datetime.fromisoformat(time).astimezone():%Y-%m-%d %H:%M:%S}"

@@ -1,0 +1,64 @@
+"""What went wrong on a unit, as a chain of facts (values only)."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from prtrace.model import Nexus
+
+
+class Certainty(enum.Enum):
+    """How a link of a chain is known."""
+
+    OBSERVED = "observed"
+    """A command or an answer that a host recorded."""
+    INFERRED = "inferred"
+    """It follows from what was observed, and nothing else was seen to contradict it."""
+    UNKNOWN = "not known"
+    """It cannot be known from what was recorded; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One fact in a chain."""
+
+    text: str
+    certainty: Certainty
+    at: int = 0
+    """Nanoseconds since the epoch, 0 where the fact has no time."""
+    seq: int = 0
+    """The event's number in its recording, 0 where there is none."""
+    host: str = ""
+    """The host that recorded it, "" where there is only one."""
+
+
+class Kind(enum.Enum):
+    """What kind of incident it is."""
+
+    CONFLICT = "reservation conflict"
+    """An ordinary command was refused."""
+    REFUSED = "refused PERSISTENT RESERVE"
+    LOST_REGISTRATION = "lost registration"
+    LOST_RESERVATION = "lost reservation"
+    NOT_WATCHED = "not watched"
+    """Nobody recorded what happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """Something that somebody may ask about."""
+
+    kind: Kind
+    nexus: Nexus
+    device: str
+    at: int
+    """When it was first seen, nanoseconds since the epoch."""
+    last: int
+    """When it was last seen."""
+    count: int
+    title: str
+    chain: tuple[Link, ...]
+    """From the effect to its cause."""
+    harmless: str = ""
+    """Why nobody needs to act on it, "" where that is not so."""

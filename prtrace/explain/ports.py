@@ -1,0 +1,78 @@
+"""Which host an initiator port belongs to (pure).
+
+Every agent knows its own ports.  `prtrace ports --json` prints them as
+
+    {"schema": "prtrace.ports/1", "host": "node1", "ports": ["naa.21000024ff…", "iqn.…,i,0x…"]}
+
+and whatever people have carries these files to where somebody asks.  An iSCSI port has an ISID,
+which is another one after each login of some initiators: the same iSCSI name with another ISID is
+an earlier or a parallel session of the same host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+from prtrace.errors import MalformedError
+
+SCHEMA: Final = "prtrace.ports/1"
+_ISID: Final = ",i,0x"
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The initiator ports of one host."""
+
+    host: str
+    ports: frozenset[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The prtrace.ports/1 object."""
+        return {"schema": SCHEMA, "host": self.host, "ports": sorted(self.ports)}
+
+    @classmethod
+    def from_json(cls, given: object, name: str) -> Self:
+        """Take back what to_json() gave; MalformedError names the file."""
+        if not isinstance(given, dict) or given.get("schema") != SCHEMA:
+            raise MalformedError(name, f"a {SCHEMA} object is expected: see prtrace ports --json")
+        host, ports = given.get("host"), given.get("ports")
+        if not isinstance(host, str) or not isinstance(ports, list):
+            raise MalformedError(name, "host is a string and ports is a list")
+        if not all(isinstance(port, str) for port in ports):
+            raise MalformedError(name, "ports is a list of strings")
+        return cls(host, frozenset(ports))
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The host that a port belongs to."""
+
+    name: str
+    """"" where nobody told which one it is."""
+    session: str = ""
+    """What is to be said of the port beside its host, "" where nothing is."""
+
+    def __str__(self) -> str:
+        name = self.name or "a host that is not known"
+        return f"{name}, {self.session}" if self.session else name
+
+
+def host_of(port: str, known: Iterable[Ports]) -> Host:
+    """Whose port it is."""
+    former = ""
+    for each in known:
+        if port in each.ports:
+            return Host(each.host)
+        if _name(port) and any(_name(other) == _name(port) for other in each.ports):
+            former = each.host
+    if former:
+        return Host(former, "in an iSCSI session that it does not have now")
+    return Host("")
+
+
+def _name(port: str) -> str:
+    """The iSCSI name of a port that has an ISID, "" for other ports."""
+    name, isid, _ = port.partition(_ISID)
+    return name if isid else ""

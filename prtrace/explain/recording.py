@@ -1,0 +1,78 @@
+"""A recording: what one host's agent saw, as a file that can be read anywhere (pure).
+
+JSON lines.  The first is a header, {"schema": "prtrace.recording/1", "host": …, "ports": […]}; the
+others are events (prtrace.event/1), ascending.  A file of events alone is a recording, too, of a
+host that is not named.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+from prtrace.errors import MalformedError
+from prtrace.state.event import Event
+
+SCHEMA: Final = "prtrace.recording/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What one host recorded."""
+
+    host: str
+    """The host's name, "" where the file does not say."""
+    events: tuple[Event, ...]
+    """In the order of their numbers."""
+    ports: tuple[str, ...] = ()
+    """The host's own initiator ports, as far as it knows them."""
+
+    @classmethod
+    def parse(cls, lines: Iterable[str | bytes], name: str) -> Self:
+        """Read a recording; name is the file's, for messages.
+
+        Raises MalformedError with the line that is wrong.
+        """
+        host = ""
+        ports: tuple[str, ...] = ()
+        events: list[Event] = []
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                given = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise MalformedError(
+                    f"{name}, line {number}", f"this is not JSON: {error}"
+                ) from None
+            if isinstance(given, dict) and given.get("schema") == SCHEMA:
+                host, ports = _header(given, f"{name}, line {number}")
+                continue
+            try:
+                event = Event.from_json(given)
+            except MalformedError as error:
+                raise MalformedError(f"{name}, line {number}", error.message) from None
+            if events and event.seq <= events[-1].seq:
+                raise MalformedError(
+                    f"{name}, line {number}",
+                    f"event {event.seq} comes after event {events[-1].seq}: sort the file by seq",
+                )
+            events.append(event)
+        return cls(host, tuple(events), ports)
+
+    def lines(self) -> Iterator[str]:
+        """The recording as parse() reads it."""
+        yield json.dumps({"schema": SCHEMA, "host": self.host, "ports": list(self.ports)})
+        for event in self.events:
+            yield json.dumps(event.to_json(), separators=(",", ":"))
+
+
+def _header(given: dict[str, Any], where: str) -> tuple[str, tuple[str, ...]]:
+    host, ports = given.get("host", ""), given.get("ports", [])
+    if not isinstance(host, str) or not isinstance(ports, list):
+        raise MalformedError(where, "host is a string and ports is a list of strings")
+    if not all(isinstance(port, str) for port in ports):
+        raise MalformedError(where, "ports is a list of strings")
+    return host, tuple(ports)

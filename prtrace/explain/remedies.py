@@ -1,0 +1,100 @@
+"""What may be done about it: commands, and what each would cost whom (pure).
+
+Nothing here is ever run.  A command that takes access away from somebody says from whom first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+_AGAIN: Final = (
+    "multipathd registers again by itself where multipath.conf or /etc/multipath/prkeys has the "
+    "key; cluster agents do so at their next monitor or start"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """One thing that may be done."""
+
+    what: str
+    command: str
+    """As it would be typed, "" where there is none."""
+    costs: str
+    """Who would lose what."""
+
+
+def remedies(unit: Mapping[str, Any]) -> list[Remedy]:
+    """What may be done about the state of a unit (an element of prtrace.show/1's units)."""
+    found: list[Remedy] = []
+    node = _node(unit)
+    if unit["doubt"]:
+        found.append(
+            Remedy(
+                "Ask the device first: part of what is known is in doubt.",
+                f"prtrace read {node}" if node else "",
+                "nobody anything, but a unit attention that waits on that path is taken from "
+                "whoever was to see it",
+            )
+        )
+    held = unit["reservation"]
+    if held is None:
+        return found
+    by_key = _by_key(unit)
+    holder = held.get("key")
+    shut_out = [path for path in unit["nexuses"] if path.get("registered") is False]
+    for path in shut_out:
+        name = path["device"] or path["sg"] or path["nexus"]
+        found.append(
+            Remedy(
+                f"Register {name} with its cluster's key, if its cluster wants it in.  Let the "
+                "cluster software do it (unfence the node, start its resource), not by hand.",
+                f"sg_persist --out --register --param-sark=KEY {name}",
+                "nobody loses access; this path may then write beside the others, which is what "
+                "fencing was to prevent if this node was fenced",
+            )
+        )
+    if held["type"] in ("WEAR", "EAAR"):
+        losing = _list(sorted(nexus for each in by_key.values() for nexus in each))
+    else:
+        losing = _list(by_key.get(holder or "", []))
+    if holder and holder != "0x0000000000000000":
+        found.append(
+            Remedy(
+                "Preempt the holder, only when you know that its host is off or must not write.",
+                f"sg_persist --out --preempt --param-rk=YOURKEY --param-sark={holder} "
+                f"--prout-type={_TYPES[held['type']]} {node or 'DEVICE'}",
+                f"{losing or 'every nexus with that key'} loses its registration and its access; "
+                + _AGAIN,
+            )
+        )
+    everybody = _list(sorted(nexus for each in by_key.values() for nexus in each))
+    found.append(
+        Remedy(
+            "Clear everything, only for a disk that no cluster uses any more.",
+            f"sg_persist --out --clear --param-rk=YOURKEY {node or 'DEVICE'}",
+            f"{everybody or 'every registered nexus'} loses its registration, and nothing "
+            "protects the disk; " + _AGAIN,
+        )
+    )
+    return found
+
+
+_TYPES: Final = {"WE": 1, "EA": 3, "WERO": 5, "EARO": 6, "WEAR": 7, "EAAR": 8}
+
+
+def _by_key(unit: Mapping[str, Any]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for each in unit["registrations"]:
+        found.setdefault(each["key"], []).append(each["device"] or each["nexus"])
+    return found
+
+
+def _node(unit: Mapping[str, Any]) -> str:
+    return next((path["device"] for path in unit["nexuses"] if path["device"]), "")
+
+
+def _list(names: list[str]) -> str:
+    return ", ".join(names)

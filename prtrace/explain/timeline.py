@@ -1,0 +1,39 @@
+"""The events of one unit that one host recorded, each with the state before and after (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from prtrace.model import AnyObservation
+from prtrace.state.apply import new_state
+from prtrace.state.event import Event
+from prtrace.state.fold import fold
+from prtrace.state.unit import LuState
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One event and what it changed."""
+
+    event: Event
+    """With the words that its bytes give."""
+    before: LuState
+    after: LuState
+    seen: tuple[AnyObservation, ...]
+
+
+def timeline(events: Iterable[Event], lu: str) -> list[Step]:
+    """The steps of unit lu, in the order of the recording."""
+    steps: list[Step] = []
+    state: LuState | None = None
+    for event in events:
+        if event.lu != lu:
+            continue
+        folded = fold(state, event)
+        if folded.state is None:
+            continue
+        before = state or new_state(event.lu, event.target, event.time)
+        steps.append(Step(folded.event, before, folded.state, folded.observations))
+        state = folded.state
+    return steps

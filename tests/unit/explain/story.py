@@ -1,0 +1,157 @@
+"""Stories: what happened, line by line, and what must be said of it.
+
+    host NAME                        the lines that follow are this host's recording
+    paths sda=1:0:0:0@naa.…a,1 …     its paths: disk, address, initiator port, relative target port
+    12:00:00 WHO DISK COMMAND …      WHO is a process (its pid is 100) or ? where nobody knows
+    say KIND CERTAINTY: text         some chain of an incident of that kind has a link like it
+    quiet                            nothing went wrong
+    harmless                         every conflict is a scan's
+    never: text                      no link that is observed or inferred says so
+
+Commands:  REGISTER old new | IGNORE new | RESERVE key TYPE | RELEASE key TYPE | CLEAR key
+           PREEMPT key victim TYPE | FULL generation [port,rtp:key[*TYPE]]… | ATTENTION asc+ascq
+           READ lba | WRITE lba (both refused) | GAP
+An answer other than GOOD stands last: CONFLICT.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prtrace.model import Issuer, LocalNexus, ReservationType
+from prtrace.state.decode import NOT_WATCHED
+from prtrace.state.event import Command, Event
+
+LU = "naa.6001405000000001"
+_DAY = 1_790_000_000_000_000_000
+_SERVICE = {"REGISTER": 0, "RESERVE": 1, "RELEASE": 2, "CLEAR": 3, "PREEMPT": 4, "IGNORE": 6}
+
+
+@dataclass
+class Story:
+    title: str
+    hosts: dict[str, list[Event]] = field(default_factory=dict)
+    says: list[tuple[str, str, str]] = field(default_factory=list)
+    never: list[str] = field(default_factory=list)
+    quiet: bool = False
+    harmless: bool = False
+
+
+def read(file: Path) -> Story:
+    story = Story(file.stem)
+    events = story.hosts.setdefault("", [])
+    paths: dict[str, LocalNexus] = {}
+    for line in file.read_text().splitlines():
+        words = line.split("#")[0].split()
+        if not words:
+            continue
+        if words[0] == "host":
+            story.hosts.pop("", None)
+            events, paths = story.hosts.setdefault(words[1], []), {}
+        elif words[0] == "paths":
+            paths = {path.device: path for path in map(_path, words[1:])}
+            told = tuple(paths.values())
+            events.append(_event(events, Command.PATHS, 0, paths=told))
+        elif words[0] == "say":
+            kind, certainty, text = re.fullmatch(
+                r"say (.+) (observed|inferred|not known): (.+)", line.strip()
+            ).groups()
+            story.says.append((kind, certainty, text))
+        elif words[0] == "never:":
+            story.never.append(line.split("never:")[1].strip())
+        elif words[0] in ("quiet", "harmless"):
+            setattr(story, words[0], True)
+        else:
+            events.append(_command(events, words, paths))
+    return story
+
+
+def _path(word: str) -> LocalNexus:
+    device, nexus, port, relative = re.fullmatch(r"(\w+)=([\d:]+)@([^,]+),(\d+)", word).groups()
+    return LocalNexus(
+        nexus,
+        LU,
+        device=f"/dev/{device}",
+        initiator_port=port,
+        relative_target_port=int(relative),
+        state="running",
+        transport="fc",
+    )
+
+
+def _event(events: list[Event], command: Command, seconds: int, **fields: object) -> Event:
+    seq = len(events) + 1
+    return Event(
+        command=command,
+        seq=seq,
+        epoch="e",
+        record=seq,
+        time=_DAY + seconds * 10**9,
+        start_ns=seq * 1000,
+        done_ns=seq * 1000 + 500,
+        lu=LU,
+        target="LIO-ORG/disk/4.0",
+        **fields,
+    )
+
+
+def _command(events: list[Event], words: list[str], paths: dict[str, LocalNexus]) -> Event:
+    hours, minutes, seconds = map(int, words[0].split(":"))
+    who, disk, action, *rest = words[1:]
+    status = "GOOD"
+    if rest and rest[-1] == "CONFLICT":
+        status = "RESERVATION CONFLICT"
+        rest.pop()
+    fields: dict[str, object] = {
+        "nexus": paths[f"/dev/{disk}"].nexus if disk != "-" else "",
+        "device": f"/dev/{disk}" if disk != "-" else "",
+        "status": status,
+        "issuer": None if who == "?" else Issuer(100, who),
+    }
+    at = (hours * 60 + minutes) * 60 + seconds
+    if action in _SERVICE:
+        fields |= _pr_out(action, rest)
+        return _event(events, Command.PR_OUT, at, **fields)
+    match action:
+        case "FULL":
+            cdb = bytes.fromhex("5e030000000000200000")
+            return _event(events, Command.PR_IN, at, cdb=cdb, data=_full(rest), **fields)
+        case "ATTENTION":
+            sense = bytes.fromhex(f"70000600000000 0a 00000000 {rest[0]} 00000000")
+            fields["status"] = "CHECK CONDITION"
+            return _event(events, Command.UNIT_ATTENTION, at, sense_bytes=sense, **fields)
+        case "READ" | "WRITE":
+            code = "28" if action == "READ" else "2a"
+            cdb = bytes.fromhex(f"{code}00{int(rest[0]):08x}00000100")
+            fields["status"] = "RESERVATION CONFLICT"
+            return _event(events, Command.CONFLICT, at, cdb=cdb, **fields)
+        case "GAP":
+            return _event(events, Command.LOST, at, problem=NOT_WATCHED, **fields)
+    raise ValueError(f"{action} is no command of a story")
+
+
+def _pr_out(action: str, rest: list[str]) -> dict[str, object]:
+    given = [word for word in rest if word not in ReservationType.__members__]
+    kinds = [ReservationType[word] for word in rest if word in ReservationType.__members__]
+    key, other = (int(word, 16) for word in [*given, "0", "0"][:2])
+    if action == "IGNORE":
+        key, other = 0, key
+    listed = key.to_bytes(8, "big") + other.to_bytes(8, "big") + bytes(8)
+    cdb = bytes([0x5F, _SERVICE[action], kinds[0] if kinds else 0, 0, 0, 0, 0, 0, 24, 0])
+    return {"cdb": cdb, "data": listed, "head": listed}
+
+
+def _full(rest: list[str]) -> bytes:
+    """A READ FULL STATUS reply of Fibre Channel registrations."""
+    body = b""
+    for word in rest[1:]:
+        port, relative, key, kind = re.fullmatch(
+            r"naa\.(\w{16}),(\d+):(\w+?)(?:\*(\w+))?", word
+        ).groups()
+        body += int(key, 16).to_bytes(8, "big") + bytes(4)
+        body += bytes([1, ReservationType[kind]]) if kind else bytes(2)
+        body += bytes(4) + int(relative).to_bytes(2, "big") + (24).to_bytes(4, "big")
+        body += bytes(8) + bytes.fromhex(port) + bytes(8)
+    return int(rest[0]).to_bytes(4, "big") + len(body).to_bytes(4, "big") + body

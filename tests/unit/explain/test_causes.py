@@ -1,0 +1,78 @@
+"""Incidents as stories: what must be said of each, and what must not."""
+
+import json
+from importlib import resources
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from explain.story import LU, Story, read
+from prtrace.cli.explain import account_lines
+from prtrace.cli.rebuild import Rebuilt
+from prtrace.explain.account import account
+from prtrace.explain.timeline import timeline
+from prtrace.state.view import unit_view
+
+SCHEMA = json.loads((resources.files("prtrace") / "schema" / "explain.1.json").read_text())
+STORIES = sorted(Path(__file__).with_name("stories").glob("*.txt"))
+
+
+def told(story: Story) -> dict[str, object]:
+    """The account of the first host's unit, from every recording."""
+    rebuilt = Rebuilt()
+    for event in next(iter(story.hosts.values())):
+        rebuilt.add(event)
+    state = rebuilt.states[LU]
+    unit = unit_view(state, rebuilt.unit(state), rebuilt.newest)
+    return account(unit, [(host, timeline(events, LU)) for host, events in story.hosts.items()])
+
+
+@pytest.mark.parametrize("file", STORIES, ids=lambda file: file.stem)
+def test_the_story(file):
+    story = read(file)
+    document = told(story)
+    jsonschema.validate(document, SCHEMA)
+    links = [
+        (incident["kind"], link["certainty"], link["text"])
+        for incident in document["incidents"]
+        for link in incident["chain"]
+    ]
+    for kind, certainty, text in story.says:
+        assert any((kind, certainty) == link[:2] and text in link[2] for link in links), (
+            f"nobody says {kind} {certainty}: {text}\n" + "\n".join(map(str, links))
+        )
+    for text in story.never:
+        assert not [link for link in links if text in link[2] and link[1] != "not known"]
+    if story.quiet:
+        assert not document["incidents"]
+    if story.harmless:
+        assert all(incident["harmless"] for incident in document["incidents"])
+
+
+@pytest.mark.parametrize("file", STORIES, ids=lambda file: file.stem)
+def test_it_fits_a_terminal(file):
+    for text in account_lines(told(read(file))):
+        command = text.strip().startswith("sg_persist")
+        assert command or len(text) <= 80, text
+
+
+def test_a_remedy_that_takes_access_away_says_from_whom():
+    story = read(next(file for file in STORIES if file.stem == "other-process-of-this-host"))
+    remedies = told(story)["remedies"]
+    taking = [each for each in remedies if "--preempt" in each["command"]]
+    assert taking
+    for each in remedies:
+        if "--preempt" in (each["command"] or "") or "--clear" in (each["command"] or ""):
+            assert "/dev/sda loses its registration" in each["costs"]
+
+
+def test_every_story_says_something():
+    for file in STORIES:
+        story = read(file)
+        assert story.says or story.quiet, file
+
+
+def test_the_schema_refuses_what_is_not_an_account():
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"schema": "prtrace.explain/1"}, SCHEMA)

@@ -1,0 +1,41 @@
+"""Recordings as files."""
+
+import pytest
+
+from explain.story import read
+from explain.test_causes import STORIES
+from prtrace.errors import MalformedError
+from prtrace.explain.recording import Recording
+
+EVENTS = tuple(next(iter(read(STORIES[0]).hosts.values())))
+
+
+def test_a_recording_and_back():
+    recording = Recording("node1", EVENTS, ("naa.1",))
+    assert Recording.parse(recording.lines(), "x") == recording
+
+
+def test_events_alone_are_a_recording_of_a_host_that_is_not_named():
+    lines = list(Recording("node1", EVENTS).lines())[1:]
+    assert Recording.parse(lines, "x") == Recording("", EVENTS)
+
+
+@pytest.mark.parametrize(
+    ("lines", "why"),
+    [
+        (["{"], "x, line 1.*not JSON"),
+        (['{"schema":"prtrace.recording/1","host":1,"ports":[]}'], "host is a string"),
+        (['{"schema":"prtrace.recording/1","host":"a","ports":[1]}'], "list of strings"),
+        (["", "{}"], "x, line 2"),
+        (["[" * 100_000], "not JSON"),
+    ],
+)
+def test_what_is_wrong_is_named_by_its_line(lines, why):
+    with pytest.raises(MalformedError, match=why):
+        Recording.parse(lines, "x")
+
+
+def test_events_out_of_order_are_refused():
+    lines = list(Recording("", EVENTS).lines())
+    with pytest.raises(MalformedError, match="sort the file by seq"):
+        Recording.parse([*lines[1:], lines[1]], "x")
