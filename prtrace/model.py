@@ -19,6 +19,9 @@ from dataclasses import dataclass, field
 Nexus = str
 """A nexus as text; see the module docstring."""
 
+LOCAL_NAME = "hctl."
+"""How the name of a unit begins that gives no designator: its address on this host follows."""
+
 
 class ReservationType(enum.IntEnum):
     """The six reservation types, by their code in the TYPE field (SPC-6 table 86)."""

@@ -1,176 +1,258 @@
 """Ask the device where the state is in doubt.
 
-What is sent is not looked at here: the reply comes back up through the kernel as a record
-like everybody else's.  A PR IN collects the unit attention that its nexus was owed, so a
-unit is read over the nexus that just had one delivered, or over one that nobody uses.
+prtrace.agent.schedule decides who is asked next, this module asks: each reading has a thread of
+its own, which the agent does not wait for when it stops.  What a reading brings is not looked at
+here: it comes back up through the kernel as records like everybody else's.
+
+A PR IN takes the unit attention that its nexus was to get.  A unit is therefore read over the
+nexus that just had a command answered, else over one on which no unit attention is expected, that
+nobody has open and that has no registration.  Tapes, changers and removable media are never asked:
+until Linux 6.14 the tape driver learns of a reset or a changed medium from its own commands alone.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import threading
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final, Protocol
 
-from prtrace.agent.surroundings import Surroundings
+from prtrace.agent.schedule import Candidate, Limits, Order, Result, Schedule
 from prtrace.errors import PrtraceError
-from prtrace.linux.sgio import Reply, SgDevice
-from prtrace.model import LocalNexus
-from prtrace.scsi.cdb import PrInCdb
-from prtrace.scsi.codes import InAction, Status
-from prtrace.state.unit import LuState
+from prtrace.linux.pathstate import is_removable, nexuses_in_use, path_state
+from prtrace.linux.reader import Device, Kind, Policy, Reader, Reading, Unread
+from prtrace.linux.sgio import SgDevice
+from prtrace.model import LOCAL_NAME
 
-_THREADS: Final = 8
-"""Reads under way at once; a dead device keeps its thread until the command times out."""
-_TIMEOUT_MS: Final = 10_000
-_LENGTH: Final = 8128
-"""What a record can hold of a reply, less what LIO may write behind it: see prtrace.linux.sgio.
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+    from pathlib import Path
 
-A multiple of the page size would let LIO write into the page behind, in its own host.
-"""
-_FIRST_PAUSE: Final = 0.02
-_LONGEST_PAUSE: Final = 30.0
-_QUICK_TRIES: Final = 8
-_PAUSE_GROWS: Final = 2.0
-_SETTLE: Final = 0.5
-"""Seconds given to a record to come back up, before the next try."""
+    from prtrace.linux.units import Inventory
+    from prtrace.model import LocalNexus, LogicalUnit
+    from prtrace.state.unit import LuState
+
+_KINDS: Final = frozenset({"disk", "zoned disk"})
+"""Units that are asked without being told to."""
+_LOOK_EVERY_S: Final = 5.0
+"""How long it counts who had what open."""
+_UNIT_FAILED: Final = frozenset(
+    {Kind.CONFLICT, Kind.UNIT_ATTENTION, Kind.MALFORMED, Kind.TOO_LONG}
+)
 
 _log = logging.getLogger("prtrace.resolver")
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What came of asking once: commands sent, and what kept them from being sent."""
+class Host(Protocol):
+    """What the resolver needs of prtrace.agent.surroundings.Surroundings."""
 
+    inventory: Inventory
+
+    def paths(self, lu: str) -> Sequence[LocalNexus]:
+        """This host's nexuses to a unit."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a reading came to.  sent: commands.  problem: for the log, "" for none."""
+
+    result: Result
     sent: int
     problem: str = ""
 
 
 class Resolver:
-    """One task a unit in doubt; it ends when the doubt does.
+    """Reads units until nothing of them is in doubt, within the limits of the schedule.
 
-    state: gives the present state of a unit.
+    state: gives the present state of a unit.  opened: opens a node to send commands to.
+    sent: commands so far.
     """
 
     def __init__(
         self,
-        surroundings: Surroundings,
+        host: Host,
         state: Callable[[str], LuState | None],
+        limits: Limits | None = None,
+        opened: Callable[[str], AbstractContextManager[Device]] = SgDevice,
     ) -> None:
-        self._surroundings = surroundings
+        self._host = host
         self._state = state
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="prtrace-read")
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._settled: dict[str, asyncio.Event] = {}
+        self._open = opened
+        self._schedule = Schedule(self._candidates, limits)
         self._safe: dict[str, str] = {}
+        self._in_use: frozenset[str] = frozenset()
+        self._looked_at: float | None = None
+        self._looking = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
         self.sent = 0
 
-    def resolve(self, lu: str, safe: str = "") -> None:
-        """Read a unit until nothing of it is in doubt.  safe: where reading disturbs nobody."""
+    def resolve(
+        self, lu: str, safe: str = "", *, fresh: bool = False, wanted: bool = False
+    ) -> None:
+        """Read a unit until nothing of it is in doubt.
+
+        safe: the nexus on which reading disturbs nobody, because a command was just answered
+        there.  fresh: something new was seen of the unit, which was not this agent's reading.
+        wanted: somebody wants it read, whatever it is and however it answered before.
+        """
+        inventory = self._host.inventory
+        unit, sys = inventory.units.get(lu), inventory.directory.sys
+        if self._closed or unit is None or not (wanted or _asked_by_itself(unit, sys)):
+            return
         if safe:
             self._safe[lu] = safe
-        if lu not in self._tasks:
-            task = asyncio.get_running_loop().create_task(self._run(lu), name=f"read {lu}")
-            self._tasks[lu] = task
-            task.add_done_callback(lambda _: self._tasks.pop(lu, None))
+        self._schedule.want(lu, time.monotonic(), fresh=fresh, wanted=wanted)
+        self._turn()
 
     def changed(self, states: Mapping[str, LuState]) -> None:
-        """New states are in force: whoever waits for one of them goes on."""
+        """New states are in force: what is in doubt no more is not asked."""
         for lu in states:
-            if lu in self._settled:
-                self._settled[lu].set()
+            # By state: it knows who wants the unit confirmed.
+            now = self._state(lu)
+            if now is None or not now.doubts:
+                self._forget(lu)
 
-    async def close(self) -> None:
-        """Stop asking; commands under way end by themselves."""
-        for task in list(self._tasks.values()):
-            task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+    def close(self) -> None:
+        """Stop asking.  Readings under way end by themselves, or with the process."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
 
-    async def _run(self, lu: str) -> None:
-        pause = _FIRST_PAUSE
-        tries = 0
-        while True:
-            state = self._state(lu)
-            if state is None or not state.doubts:
-                return
-            nexus = self._nexus(lu, state)
-            if nexus is None:
-                return  # not here any more; a uevent that brings it back asks again
-            settled = self._settled[lu] = asyncio.Event()
-            asked = await asyncio.get_running_loop().run_in_executor(self._pool, _ask, nexus)
-            self.sent += asked.sent
-            if asked.problem:
-                _log.warning("%s: reading over %s: %s", lu, nexus.nexus, asked.problem)
-            await self._wait(lu, settled)
-            tries += 1
-            if tries > _QUICK_TRIES:
-                pause = min(pause * _PAUSE_GROWS, _LONGEST_PAUSE)
-            await asyncio.sleep(pause)
+    def _forget(self, lu: str) -> None:
+        self._schedule.drop(lu)
+        self._safe.pop(lu, None)
 
-    async def _wait(self, lu: str, settled: asyncio.Event) -> None:
-        """Until the doubt is gone, or the records had time enough to come up."""
-        end = asyncio.get_running_loop().time() + _SETTLE
-        while (left := end - asyncio.get_running_loop().time()) > 0:
-            state = self._state(lu)
-            if state is None or not state.doubts:
-                break
-            try:
-                await asyncio.wait_for(settled.wait(), left)
-            except TimeoutError:
-                break
-            settled.clear()
-        self._settled.pop(lu, None)
+    def _turn(self) -> None:
+        """Begin what may begin now, and wait for the rest."""
+        if self._closed:
+            return
+        loop = asyncio.get_running_loop()
+        if not self._looked_around(loop):
+            return
+        for order in self._schedule.begin(time.monotonic()):
+            state = self._state(order.lu)
+            if state is None or not state.doubts or order.lu not in self._host.inventory.units:
+                self._schedule.end(order, Result.UNIT_FAILED, time.monotonic())
+                self._forget(order.lu)
+                continue
+            self._safe.pop(order.lu, None)
+            # Not a pool's: Python waits for those when it ends.
+            threading.Thread(
+                target=self._read, args=(loop, order), name="prtrace-read", daemon=True
+            ).start()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        now = time.monotonic()
+        at = self._schedule.next_at(now)
+        if at is not None:
+            self._timer = loop.call_later(max(at - now, 0.001), self._turn)
 
-    def _nexus(self, lu: str, state: LuState) -> LocalNexus | None:
-        """Where to read: where a command was just answered, so that no unit attention waits;
-        where none is known to wait; where nobody is registered who could miss one.
-        """
-        safe = self._safe.pop(lu, "")
-        running = [
-            nexus
-            for nexus in self._surroundings.paths(lu)
-            if nexus.state in ("", "running") and (nexus.sg or nexus.bsg or nexus.device)
-        ]
-        return min(
-            running,
-            key=lambda nexus: (
+    def _read(self, loop: asyncio.AbstractEventLoop, order: Order) -> None:
+        """One reading, in a thread of its own."""
+        try:
+            asked = self._ask(order)
+        except Exception as error:
+            # A fault must not keep the place of the reading for ever.
+            asked = _Asked(Result.UNIT_FAILED, 0, f"{type(error).__name__}: {error}")
+        with contextlib.suppress(RuntimeError):  # the agent has ended meanwhile
+            loop.call_soon_threadsafe(self._done, order, asked)
+
+    def _ask(self, order: Order) -> _Asked:
+        nexus = self._host.inventory.nexus(order.path.nexus)
+        if nexus is None:
+            return _Asked(Result.PATH_FAILED, 0, "it is gone")
+        policy = Policy(rounds=2, lu="" if order.lu.startswith(LOCAL_NAME) else order.lu)
+        try:
+            # sg first: its wait ends when the process is killed, a block node's does not.
+            with self._open(nexus.sg or nexus.device or nexus.bsg) as device:
+                reading = Reader(device, policy).read()
+        except PrtraceError as error:
+            return _Asked(Result.PATH_FAILED, 0, error.message)
+        return _Asked(_result(reading), reading.way.sent, _problem(reading))
+
+    def _done(self, order: Order, asked: _Asked) -> None:
+        self.sent += asked.sent
+        if asked.problem:
+            _log.warning("%s: reading over %s: %s", order.lu, order.path.nexus, asked.problem)
+        self._schedule.end(order, asked.result, time.monotonic())
+        self._turn()
+
+    def _candidates(self, lu: str) -> list[Candidate]:
+        """The paths that take commands now, with what is to be said against each."""
+        paths = self._host.paths(lu)
+        sys = self._host.inventory.directory.sys
+        state = self._state(lu)
+        safe = self._safe.get(lu, "")
+        found = []
+        for nexus in paths:
+            now = path_state(nexus.nexus, sys)
+            if not now.runs or not (nexus.sg or nexus.device or nexus.bsg):
+                continue
+            expected = state is not None and nexus.nexus in state.expected
+            registered = state is not None and nexus.nexus in state.registrations
+            against = (
+                not now.may_answer,
                 nexus.nexus != safe,
-                nexus.nexus in state.expected,
-                nexus.nexus in state.registrations,
-            ),
-            default=None,
-        )
+                expected,
+                nexus.nexus in self._in_use,
+                registered,
+                now.access_rank,
+            )
+            host = nexus.nexus.split(":", 1)[0]
+            target = nexus.nexus.rsplit(":", 1)[0]
+            found.append(Candidate(nexus.nexus, target, host, tuple(map(int, against))))
+        return found
+
+    def _looked_around(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether it is known who has what open; a look that is due is taken beside the loop."""
+        due = self._looked_at is None or time.monotonic() - self._looked_at >= _LOOK_EVERY_S
+        if due and len(self._schedule) and not self._looking:
+            self._looking = True
+            threading.Thread(
+                target=self._look, args=(loop,), name="prtrace-look", daemon=True
+            ).start()
+        return self._looked_at is not None
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            used = nexuses_in_use(self._host.inventory.directory)
+        except Exception:
+            _log.exception("nobody knows who has which device open")
+            used = frozenset()
+        with contextlib.suppress(RuntimeError):  # the agent has ended meanwhile
+            loop.call_soon_threadsafe(self._looked, used)
+
+    def _looked(self, used: frozenset[str]) -> None:
+        self._looking = False
+        first, self._looked_at = self._looked_at is None, time.monotonic()
+        self._in_use = used
+        if first:
+            self._turn()
 
 
-def _ask(nexus: LocalNexus) -> Asked:
-    """READ KEYS, which tells how many there are; READ FULL STATUS; where that is not to be
-    had whole, READ RESERVATION.
-    """
-    sent = 0
-    try:
-        with SgDevice(nexus.sg or nexus.device or nexus.bsg) as device:
-            for action in (
-                InAction.READ_KEYS,
-                InAction.READ_FULL_STATUS,
-                InAction.READ_RESERVATION,
-            ):
-                cdb = PrInCdb(action, _LENGTH).build()
-                reply = device.pr_in(cdb, _LENGTH, _TIMEOUT_MS)
-                sent += 1
-                if reply.attention:
-                    reply = device.pr_in(cdb, _LENGTH, _TIMEOUT_MS)
-                    sent += 1
-                if action is InAction.READ_FULL_STATUS and _complete(reply):
-                    return Asked(sent)
-    except PrtraceError as error:
-        return Asked(sent, problem=error.message)
-    return Asked(sent)
+def _asked_by_itself(unit: LogicalUnit, sys: Path) -> bool:
+    """Whether a unit is asked although nobody told the agent to."""
+    return unit.kind in _KINDS and not any(
+        nexus.device and is_removable(nexus.device, sys) for nexus in unit.nexuses
+    )
 
 
-def _complete(reply: Reply) -> bool:
-    if reply.status != Status.GOOD or len(reply.received) < 8:
-        return False
-    return 8 + int.from_bytes(reply.received[4:8], "big") <= len(reply.received)
+def _result(reading: Reading) -> Result:
+    if not isinstance(reading, Unread):
+        return Result.ANSWERED
+    kind = reading.failure.kind
+    if kind is Kind.UNSUPPORTED:
+        return Result.REFUSED
+    return Result.UNIT_FAILED if kind in _UNIT_FAILED else Result.PATH_FAILED
+
+
+def _problem(reading: Reading) -> str:
+    return reading.failure.text if isinstance(reading, Unread) else ""

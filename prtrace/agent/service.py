@@ -157,7 +157,7 @@ class Agent:
                 surroundings=self._surroundings,
                 resolver=self._resolver,
                 freshness=self._freshness,
-                ask=self._ask,
+                ask=self._ask_for_caller,
                 self_test=self.self_test,
             ),
             self._moves,
@@ -203,7 +203,7 @@ class Agent:
             for fd in (self._events.fd, self._samples.fd, self._devices.fileno()):
                 loop.remove_reader(fd)
             ticking.cancel()
-            await self._resolver.close()
+            self._resolver.close()
             await self._server.close()
             self._watch.drain()
 
@@ -235,15 +235,24 @@ class Agent:
     def _published(self, stored: list[Event], proposal: Proposal) -> None:
         self._resolver.changed(proposal.states)
         self._server.publish(stored)
+        own = os.getpid()
+        news = {each.lu for each in stored if each.issuer is None or each.issuer.pid != own}
         for lu, state in proposal.states.items():
             if state.doubts:
-                self._ask(lu, proposal.safe.get(lu, ""))
+                self._ask(lu, proposal.safe.get(lu, ""), fresh=lu in news)
 
-    def _ask(self, lu: str, safe: str = "") -> bool:
+    def _ask(self, lu: str, safe: str = "", *, fresh: bool = False) -> bool:
         """Have the resolver ask, if this agent may; returns whether it may."""
         if self._options.read_in_doubt and lu in self._surroundings.inventory.units:
             self._asked_at = time.monotonic()
-            self._resolver.resolve(lu, safe)
+            self._resolver.resolve(lu, safe, fresh=fresh)
+        return self._options.read_in_doubt
+
+    def _ask_for_caller(self, lu: str) -> bool:
+        """As _ask, for somebody who wants the unit read whatever it is."""
+        if self._options.read_in_doubt:
+            self._asked_at = time.monotonic()
+            self._resolver.resolve(lu, fresh=True, wanted=True)
         return self._options.read_in_doubt
 
     def _claim(self) -> None:

@@ -235,7 +235,7 @@ class Way:
     attentions: tuple[Sense, ...] = ()
     """Unit attentions that were taken, in order."""
     sent: int = 0
-    """Commands that were sent."""
+    """PR IN commands that were sent."""
     unsupported: frozenset[InAction] = frozenset()
     """Commands that the device does not know."""
 
@@ -456,7 +456,8 @@ class Reader:
                 raise _FailedError(failure)
 
     def _send(self, command: str, cdb: bytes, room: int) -> Answer:
-        self._sent += 1
+        if cdb[0] == Opcode.PR_IN:
+            self._sent += 1
         try:
             return self.device.send(cdb, b"", room, self.policy.timeout_ms)
         except NoSuchDeviceError as error:

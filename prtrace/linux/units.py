@@ -17,7 +17,7 @@ from prtrace.linux.multipath import MultipathMap, multipath_maps
 from prtrace.linux.nodes import DeviceNodes
 from prtrace.linux.ports import InitiatorPorts
 from prtrace.linux.sysfs import SYS, inode, names, read_bytes, read_text, target
-from prtrace.model import LocalNexus, LogicalUnit
+from prtrace.model import LOCAL_NAME, LocalNexus, LogicalUnit
 from prtrace.scsi import designator
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 DEV: Final = Path("/dev")
 
-LOCAL_NAME: Final = "hctl."
-"""How a name begins that stands for a unit on this host only."""
 _NO_UNIT: Final = frozenset({0x1E, 0x1F})  # well-known logical unit; no device
 _GOING: Final = frozenset({"cancel", "deleted"})
 _KINDS: Final = {

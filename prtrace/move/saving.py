@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from prtrace.errors import PrtraceError, UsageError
-from prtrace.linux.units import LOCAL_NAME
+from prtrace.model import LOCAL_NAME
 from prtrace.move.device import Paths
 from prtrace.move.facts import Facts
 from prtrace.move.parallel import each

@@ -13,14 +13,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from prtrace.model import LocalNexus, Nexus, PathsSeen
+from prtrace.model import LOCAL_NAME, LocalNexus, Nexus, PathsSeen
 from prtrace.state.binding import may_be, port_names, same_names
 from prtrace.state.doubt import ALL, named
 from prtrace.state.draft import Draft
 from prtrace.state.unit import Fact, Path, Registration
-
-HCTL_UNIT = "hctl."
-"""How the name of a unit begins that gives no designator: it ends with its scsi_device."""
 
 
 def note_paths(draft: Draft, seen: PathsSeen) -> None:
@@ -58,7 +55,7 @@ def note_paths(draft: Draft, seen: PathsSeen) -> None:
     _arrive(draft, [*came, *learned])
     _mark_maybe_local(draft)
     _describe(draft, gone, came, [now[n] for n in kept if now[n] != before[n].local])
-    if draft.lu.startswith(HCTL_UNIT) and gone and not kept:
+    if draft.lu.startswith(LOCAL_NAME) and gone and not kept:
         draft.forget()
         draft.doubt(ALL, "never read")
         draft.say("a unit without a designator ends with its device")

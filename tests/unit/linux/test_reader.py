@@ -364,7 +364,7 @@ def test_another_unit_behind_the_address_is_not_believed(code: tuple[int, int]) 
     target = ScriptedTarget(answers=deque([attention(*code)]), page=page_83(NAA))
     state = whole(reader(target, lu=f"naa.{NAA}").read())
     assert target.sent == ["READ KEYS", "INQUIRY", *ROUND]
-    assert state.way.sent == 5
+    assert state.way.sent == 4
     other = NAA[:-1] + "b"
     target = ScriptedTarget(answers=deque([attention(*code)]), page=page_83(other))
     found = failure(reader(target, lu=f"naa.{NAA}").read())

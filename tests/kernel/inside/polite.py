@@ -1,0 +1,76 @@
+"""The agent's readings leave unit attentions to those that they are for, and find paths again."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+
+from agent import Agent
+from attach import collect, send
+from load import check_oracle, fresh, target
+
+from prtrace.linux.sgio import SgDevice
+
+_CLEAR, _PREEMPT, _IGNORE = 3, 4, 6
+_MINE, _THEIRS = (0xA1).to_bytes(8, "big"), (0xB1).to_bytes(8, "big")
+_NOTHING = bytes(8)
+
+
+def attention_stays() -> None:
+    """A guest is told of its fencing although the agent, started afterwards, reads the unit."""
+    built = target().units[0]
+    guest, other = built.paths[:2]
+    fresh()
+    with SgDevice(guest.block) as one, SgDevice(other.block) as two:
+        collect(one)
+        collect(two)
+        send(one, _IGNORE, _NOTHING, _MINE).expect_good("REGISTER")
+        send(two, _IGNORE, _NOTHING, _THEIRS).expect_good("REGISTER")
+        send(two, _PREEMPT, _THEIRS, _MINE, 5).expect_good("PREEMPT")
+    with (
+        open(guest.block, "rb") as node,
+        subprocess.Popen(["sleep", "600"], stdin=node) as process,
+    ):
+        try:
+            with Agent() as agent:
+                agent.settled(60)
+                check_oracle(agent.show(built.lu)[0], built)
+                with SgDevice(guest.block) as one:
+                    told = one.test_unit_ready()
+                assert told.attention, told.text
+                assert told.sense[12:14] == b"\x2a\x05", told.text
+                assert {
+                    each["nexus"] for each in agent.events() if each["command"] == "PR IN"
+                } == {other.hctl}
+        finally:
+            process.kill()
+    with SgDevice(other.block) as two:
+        send(two, _CLEAR, _THEIRS, _NOTHING).expect_good("CLEAR")
+
+
+def paths_come_back() -> None:
+    """No uevent says that an offline device runs again; the unit is read all the same."""
+    built = target().units[0]
+    states = [Path(f"/sys/class/scsi_device/{path.hctl}/device/state") for path in built.paths]
+    fresh()
+    for state in states:
+        state.write_text("offline\n")
+    with Agent() as agent:
+        time.sleep(5)
+        assert agent.show(built.lu)[0]["doubt"]
+        for state in states:
+            state.write_text("running\n")
+        agent.settled(60)
+        check_oracle(agent.show(built.lu)[0], built)
+
+
+def main() -> None:
+    """Both, one after the other."""
+    attention_stays()
+    paths_come_back()
+    print("1 passed, 0 failed")
+
+
+if __name__ == "__main__":
+    main()

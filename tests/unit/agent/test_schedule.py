@@ -1,0 +1,285 @@
+"""The schedule of readings in simulated time: rates, lanes, paths, and what is left alone."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from prtrace.agent.schedule import Candidate, Limits, Order, Result, Schedule
+
+LIMITS = Limits()
+
+
+@dataclass
+class World:
+    """Units, their paths, and a clock.  answer: (result, seconds that it takes)."""
+
+    paths: dict[str, list[Candidate]]
+    answer: Callable[[Order], tuple[Result, float]] = lambda _: (Result.ANSWERED, 0.002)
+    limits: Limits = LIMITS
+    now: float = 0.0
+    begun: list[tuple[float, Order]] = field(default_factory=list)
+    most_under_way: int = 0
+
+    def __post_init__(self) -> None:
+        chance = random.Random(1).random
+        self.schedule = Schedule(lambda lu: self.paths.get(lu, []), self.limits, chance)
+        self._ends: list[tuple[float, int, Order, Result]] = []
+
+    def run(self, seconds: float) -> None:
+        end = self.now + seconds
+        while True:
+            for order in self.schedule.begin(self.now):
+                self.begun.append((self.now, order))
+                result, takes = self.answer(order)
+                heapq.heappush(self._ends, (self.now + takes, order.number, order, result))
+            self.most_under_way = max(self.most_under_way, self.schedule.under_way)
+            times = [self._ends[0][0]] if self._ends else []
+            at = self.schedule.next_at(self.now)
+            if at is not None:
+                times.append(max(at, self.now + 1e-6))
+            if not times or min(times) > end:
+                self.now = end
+                return
+            self.now = min(times)
+            while self._ends and self._ends[0][0] <= self.now:
+                _, _, order, result = heapq.heappop(self._ends)
+                self.schedule.end(order, result, self.now)
+
+    def times_of(self, lu: str) -> list[float]:
+        return [when for when, order in self.begun if order.lu == lu]
+
+    def used(self, lu: str) -> list[str]:
+        return [order.path.nexus for _, order in self.begun if order.lu == lu]
+
+
+def path(nexus: str, *reluctance: int) -> Candidate:
+    host, channel, target, _ = nexus.split(":")
+    return Candidate(nexus, f"{host}:{channel}:{target}", host, reluctance)
+
+
+def most_in_a_second(times: list[float]) -> int:
+    most = first = 0
+    for last, when in enumerate(times):
+        while times[first] <= when - 1:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
+
+
+def test_four_thousand_units_that_never_settle() -> None:
+    """The stated rates hold from start to end, of all and of each target; then all is quiet."""
+    paths = {f"lu{n}": [path(f"{host}:0:{host}:{n}") for host in range(4)] for n in range(4000)}
+    world = World(paths)
+    for lu in paths:
+        world.schedule.want(lu, 0.0, fresh=False)
+    world.run(41)
+    assert {order.lu for _, order in world.begun} == set(paths), "each was asked once after 40 s"
+    world.run(3600)
+    assert most_in_a_second([when for when, _ in world.begun]) <= LIMITS.rate + 1
+    for host in range(4):
+        mine = [when for when, order in world.begun if order.path.host == str(host)]
+        assert most_in_a_second(mine) <= LIMITS.target_rate + 1
+    assert set(Counter(order.lu for _, order in world.begun).values()) == {LIMITS.futile}
+    before = len(world.begun)
+    world.run(86_400)
+    assert len(world.begun) == before, "what they do not tell is not asked again"
+
+
+def test_units_that_never_answer_are_asked_less_and_less() -> None:
+    paths = {f"lu{n}": [path(f"0:0:0:{n}"), path(f"1:0:0:{n}")] for n in range(400)}
+    world = World(paths, lambda _: (Result.PATH_FAILED, 0.001))
+    for lu in paths:
+        world.schedule.want(lu, 0.0, fresh=False)
+    world.run(7200)
+    last = [when for when, _ in world.begun if when > 3600]
+    assert len(last) / 3600 <= 2 * 400 / (LIMITS.longest_pause_s * (1 - LIMITS.jitter)) * 1.1
+    assert last, "but never no more: a path may come back"
+    assert most_in_a_second([when for when, _ in world.begun]) <= LIMITS.rate + 1
+
+
+@pytest.mark.parametrize("same_target", [False, True])
+def test_dead_units_do_not_delay_a_healthy_one(same_target: bool) -> None:
+    paths = {f"dead{n}": [path(f"0:0:0:{n}")] for n in range(40)}
+    paths["healthy"] = [path("0:0:0:99" if same_target else "0:0:1:99")]
+    dead = (Result.PATH_FAILED, 60.0)
+    world = World(
+        paths, lambda order: dead if order.lu != "healthy" else (Result.ANSWERED, 0.002),
+        Limits(spread_s=0.0),
+    )  # fmt: skip
+    for lu in paths:
+        world.schedule.want(lu, 0.0, fresh=False)
+    world.run(5)
+    assert world.times_of("healthy")[0] < 1.0
+    assert world.most_under_way >= 40
+
+
+def test_a_target_has_few_readings_at_a_time() -> None:
+    paths = {f"lu{n}": [path(f"0:0:0:{n}")] for n in range(100)}
+    world = World(paths, lambda _: (Result.ANSWERED, 0.039))
+    for lu in paths:
+        world.schedule.want(lu, 0.0, fresh=False)
+    world.run(20)
+    assert world.most_under_way <= LIMITS.target_busy
+    paths = {f"lu{n}": [path(f"0:0:{n}:0")] for n in range(100)}
+    world = World(paths, lambda _: (Result.ANSWERED, 0.039), Limits(rate=10_000))
+    for lu in paths:
+        world.schedule.want(lu, 0.0, fresh=False)
+    world.run(20)
+    assert world.most_under_way == LIMITS.host_busy
+
+
+def test_the_number_under_way_is_limited_whatever_hangs() -> None:
+    paths = {f"lu{n}": [path(f"0:0:{n}:0")] for n in range(50)}
+    world = World(paths, lambda _: (Result.PATH_FAILED, 1000.0), Limits(under_way=20))
+    for lu in paths:
+        world.schedule.want(lu, 0.0, fresh=False)
+    world.run(900)
+    assert world.most_under_way == 20
+
+
+def test_the_next_path_after_a_failure() -> None:
+    world = World({"lu": [path("0:0:0:0", 0), path("1:0:0:0", 1), path("2:0:0:0", 2)]})
+    world.answer = lambda order: (
+        (Result.ANSWERED, 0.0) if order.path.host == "2" else (Result.PATH_FAILED, 0.01)
+    )
+    world.schedule.want("lu", 0.0, fresh=True)
+    world.run(1)
+    assert world.used("lu")[:3] == ["0:0:0:0", "1:0:0:0", "2:0:0:0"]
+    assert world.times_of("lu")[2] < 0.5, "at once"
+
+
+def test_a_failed_path_is_not_taken_before_the_others_failed_as_often() -> None:
+    world = World({"lu": [path("0:0:0:0", 0), path("1:0:0:0", 1)]})
+    world.answer = lambda _: (Result.PATH_FAILED, 0.01)
+    world.schedule.want("lu", 0.0, fresh=True)
+    world.run(100)
+    used = world.used("lu")
+    assert used[:4] == ["0:0:0:0", "1:0:0:0"] * 2
+    assert abs(used.count("0:0:0:0") - used.count("1:0:0:0")) <= 1
+
+
+def test_the_path_with_the_least_against_it() -> None:
+    world = World({"lu": [path("0:0:0:0", 1, 0), path("1:0:0:0", 0, 1), path("2:0:0:0", 1, 1)]})
+    world.schedule.want("lu", 0.0, fresh=True)
+    world.run(0.3)
+    assert world.used("lu") == ["1:0:0:0"]
+
+
+def test_a_unit_without_a_path_is_looked_at_again() -> None:
+    world = World({})
+    world.schedule.want("lu", 0.0, fresh=True)
+    world.run(1000)
+    assert world.begun == []
+    world.paths["lu"] = [path("0:0:0:0")]
+    world.run(2 * LIMITS.longest_pause_s)
+    assert world.times_of("lu")
+
+
+def test_what_refuses_over_every_path_is_asked_again_after_a_day() -> None:
+    world = World({"lu": [path("0:0:0:0", 0), path("1:0:0:0", 1)]})
+    world.answer = lambda _: (Result.REFUSED, 0.001)
+    world.schedule.want("lu", 0.0, fresh=True)
+    world.run(80_000)
+    assert world.used("lu") == ["0:0:0:0", "1:0:0:0"]
+    world.schedule.want("lu", world.now, fresh=True)
+    world.run(3600)
+    assert len(world.begun) == 2, "nor because somebody else is refused"
+    world.schedule.want("lu", world.now, fresh=True, wanted=True)
+    world.run(3600)
+    assert len(world.begun) == 4, "but when somebody wants it"
+    world.run(86_400)
+    assert len(world.begun) > 4
+
+
+def test_something_new_wakes_a_unit_and_goes_first() -> None:
+    paths = {f"lu{n}": [path(f"0:0:0:{n}")] for n in range(1000)}
+    world = World(paths)
+    for lu in paths:
+        world.schedule.want(lu, 0.0, fresh=False)
+    world.run(600)
+    before = len(world.begun)
+    for n in range(999):
+        world.schedule.want(f"lu{n}", world.now, fresh=False)
+    world.run(1)
+    assert len(world.begun) == before, "nothing new"
+    for lu in list(paths)[:999]:
+        world.schedule.drop(lu)
+        world.schedule.want(lu, world.now, fresh=False)
+    world.run(1)
+    asked = world.now
+    world.schedule.want("lu999", asked, fresh=True)
+    world.run(30)
+    assert world.times_of("lu999")[-1] > asked
+    first = next(when for when in world.times_of("lu999") if when > asked)
+    assert first - asked < 1
+
+
+def test_news_during_a_reading_are_followed_by_another() -> None:
+    world = World({"lu": [path("0:0:0:0")]}, lambda _: (Result.ANSWERED, 1.0))
+    world.schedule.want("lu", 0.0, fresh=True)
+    for _ in range(10):
+        world.run(1.5)
+        world.schedule.want("lu", world.now, fresh=True)
+    world.run(1000)
+    assert len(world.begun) > LIMITS.futile
+
+
+def test_what_is_dropped_is_not_asked() -> None:
+    paths = {f"lu{n}": [path(f"0:0:0:{n}")] for n in range(10)}
+    world = World(paths, lambda _: (Result.ANSWERED, 1.0))
+    for lu in paths:
+        world.schedule.want(lu, 0.0, fresh=False)
+    world.run(0.3)
+    for lu in paths:
+        world.schedule.drop(lu)
+    before = len(world.begun)
+    world.run(1000)
+    assert len(world.begun) == before
+    assert world.schedule.under_way == 0
+    assert "lu0" not in world.schedule
+
+
+def test_a_unit_under_an_spc2_reservation_is_not_asked_over_every_path() -> None:
+    world = World({"lu": [path("0:0:0:0"), path("1:0:0:0")]})
+    world.answer = lambda _: (Result.UNIT_FAILED, 0.001)
+    world.schedule.want("lu", 0.0, fresh=True)
+    world.run(LIMITS.first_pause_s / 2)
+    assert len(world.begun) == 1
+    world.run(10_000)
+    assert len(world.begun) > 10
+
+
+def test_anything_may_happen_in_any_order() -> None:
+    """No limit is passed and no unit is lost, whatever comes."""
+    chance = random.Random(7)
+    paths = {
+        f"lu{n}": [path(f"{n % 3}:0:{n % 5}:{n}"), path(f"3:0:{n % 2}:{n}")] for n in range(60)
+    }
+    world = World(paths, lambda _: (chance.choice(list(Result)), chance.random() / 5))
+    for _ in range(2000):
+        lu = chance.choice(list(paths))
+        match chance.randrange(4):
+            case 0 | 1:
+                world.schedule.want(lu, world.now, fresh=chance.random() < 0.5)
+            case 2:
+                world.schedule.drop(lu)
+            case 3:
+                paths[lu] = (
+                    chance.sample(paths[lu], len(paths[lu])) if chance.random() < 0.7 else []
+                )
+        world.run(chance.random() / 10)
+        assert world.schedule.under_way <= 60
+    assert most_in_a_second([when for when, _ in world.begun]) <= LIMITS.rate + 1
+    for lu in paths:
+        paths[lu] = [path("9:0:9:9")]
+        world.schedule.drop(lu)
+        world.schedule.want(lu, world.now, fresh=True)
+    at = world.now
+    world.run(60)
+    assert {order.lu for when, order in world.begun if when >= at} == set(paths)

@@ -1,0 +1,53 @@
+"""Each thing is done in one place: what gives a second copy away is found nowhere else."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "prtrace"
+SOURCES = {
+    str(path.relative_to(PACKAGE)): path.read_text(encoding="utf-8")
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+
+# What it is: the file that has it, and what gives a copy away.
+HOMES = {
+    "reading PR state": ("linux/reader.py", r"PrInCdb\(\w|Opcode\.PR_IN,"),
+    "SG_IO": ("linux/sgio.py", r"0x2285|class \w*[sS]g_?[iI]o_?[hH]dr"),
+    "the sg driver's number": ("linux/sgio.py", r"SG_MAJOR: Final|== 21\b"),
+    "sd_notify": ("linux/systemd.py", r"NOTIFY_SOCKET"),
+    "the watchdog": ("linux/systemd.py", r"WATCHDOG_USEC"),
+    "listening": ("linux/unixsocket.py", r"\.listen\(\w|LISTEN_PID|SO_ACCEPTCONN"),
+    "peer credentials": ("linux/peer.py", r"socket\.SO_PEERCRED|SO_PEERGROUPS:"),
+    "QEMU's command line": ("linux/qemu.py", r'qemu-system-\\w|",,"|removeprefix\("--?"\)'),
+    "a guest's UUID": ("linux/qemu.py", r"\[0-9a-f\]\{8\}\(-"),
+    "multipath detection": ("linux/multipath.py", r"mpath-\"|dm/uuid"),
+    "reservation types' titles": ("model.py", r"Registrants Only\""),
+    "INQUIRY's names as one text": (
+        "model.py",
+        r"\(vendor, product, revision\)\]|\.vendor, \w",
+    ),
+    "H:C:T:L": ("linux/directory.py", r"\\d\+:\\d\+:\\d\+"),
+    "a unit without a designator": ("model.py", r"= \"hctl\."),
+    "capabilities": ("linux/capabilities.py", r"PR_CAPBSET_DROP|capset\("),
+    "the log": ("linux/logs.py", r"basicConfig|JOURNAL_STREAM"),
+    "uevents": ("linux/uevents.py", r"AF_NETLINK"),
+}
+
+# The forms themselves are declared and built there.
+DECLARES = {"reading PR state": {"scsi/cdb.py", "scsi/describe.py", "scsi/recognise.py"}}
+
+# Rooms that are being rebuilt, and lose their copies with that.
+LEAVING = {"reading PR state": {"move/device.py", "prhelper/multipath.py"}}
+
+
+@pytest.mark.parametrize("what", HOMES)
+def test_there_is_no_second_copy(what: str) -> None:
+    home, pattern = HOMES[what]
+    found = {name for name, text in SOURCES.items() if re.search(pattern, text)}
+    assert home in found, f"{pattern} would find no copy of {what}"
+    copies = found - {home} - DECLARES.get(what, set()) - LEAVING.get(what, set())
+    assert not copies, f"{what} has its place in {home}"
