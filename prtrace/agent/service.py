@@ -107,6 +107,10 @@ class _Due:
     """Work that waits for a timer, so that bursts cost one piece of work."""
 
     rescan: asyncio.TimerHandle | None = None
+    addresses: frozenset[str] | None = frozenset()
+    """The devices to be looked at then; None: all of them."""
+    maps: bool = False
+    """Whether to look at device-mapper nodes then."""
     count: asyncio.TimerHandle | None = None
 
 
@@ -305,13 +309,26 @@ class Agent:
         self._watch.count()
 
     def _device_event(self) -> None:
-        if self._devices.read().rescan and self._due.rescan is None:
+        events = self._devices.read()
+        if not events.rescan:
+            return
+        changed = events.addresses
+        if changed is None or self._due.addresses is None:
+            self._due.addresses = None
+        else:
+            self._due.addresses |= changed
+        self._due.maps = self._due.maps or events.maps
+        if self._due.rescan is None:
             loop = asyncio.get_running_loop()
             self._due.rescan = loop.call_later(_RESCAN_AFTER, self._rescan)
 
     def _rescan(self) -> None:
-        self._due.rescan = None
-        self._surroundings.rescan()
+        addresses, maps = self._due.addresses, self._due.maps
+        self._due.rescan, self._due.addresses, self._due.maps = None, frozenset(), False
+        if addresses is None:
+            self._surroundings.rescan()
+        else:
+            self._surroundings.refresh(addresses, maps=maps)
         self._meet_units()
 
     async def _tick(self) -> None:

@@ -75,7 +75,14 @@ class Surroundings:
 
     def rescan(self) -> None:
         """Look at every device again; no command is sent."""
-        self.inventory = scan()
+        self._scanned(scan())
+
+    def refresh(self, addresses: Iterable[str], *, maps: bool) -> None:
+        """Look at the devices with these addresses again; maps: at device-mapper nodes too."""
+        self._scanned(self.inventory.refreshed(addresses, maps=maps))
+
+    def _scanned(self, inventory: Inventory) -> None:
+        self.inventory = inventory
         self.scanned_at, self.scanned_ns = time.time_ns(), time.monotonic_ns()
 
     def unit(self, hctl: str, page83: bytes) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Self
 
 from prtrace.linux.sysfs import names, read_text
 
@@ -34,6 +34,10 @@ class MultipathMap:
         """Whether multipathd made it, and looks after it where it runs."""
         return self.uuid.startswith(_MULTIPATHD)
 
+    def over(self, lu_of_disk: Mapping[str, str]) -> Self:
+        """The same map, its disks being these units' now."""
+        return replace(self, lu=_shared(self.disks, lu_of_disk))
+
 
 def is_multipath(directory: Path) -> bool:
     """Whether the device-mapper node with this directory in sysfs is a multipath map.
@@ -59,11 +63,15 @@ def multipath_maps(sys: Path, lu_of_disk: Mapping[str, str]) -> tuple[MultipathM
         if not is_multipath(directory):
             continue
         disks = names(directory / "slaves")
-        units = {lu_of_disk.get(disk, "") for disk in disks}
         name = read_text(directory / "dm/name")
         number = read_text(directory / "dev")
         if name and number:
-            lu = units.pop() if len(units) == 1 else ""
+            lu = _shared(disks, lu_of_disk)
             uuid = read_text(directory / "dm/uuid") or ""
             found.append(MultipathMap(name, node, number, uuid, disks, lu))
     return tuple(found)
+
+
+def _shared(disks: tuple[str, ...], lu_of_disk: Mapping[str, str]) -> str:
+    units = {lu_of_disk.get(disk, "") for disk in disks}
+    return units.pop() if len(units) == 1 else ""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
 from prtrace.errors import UnavailableError
+from prtrace.linux.directory import ADDRESS
 from prtrace.linux.text import clean
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ _SUBSYSTEMS: Final = frozenset(
     }
 )
 
+_OF_MANY: Final = frozenset({"fc_remote_ports", "iscsi_session"})
+
 
 @dataclass(frozen=True, slots=True)
 class Uevent:
@@ -57,6 +60,17 @@ class Uevent:
     device_type: str = ""
     name: str = ""
     number: str = ""
+
+    @property
+    def address(self) -> str:
+        """The "H:C:T:L" of the scsi_device that it is about, "" where it is about none."""
+        parts = [part for part in self.devpath.split("/") if ADDRESS.fullmatch(part)]
+        return parts[-1] if parts else ""
+
+    @property
+    def concerns_maps(self) -> bool:
+        """Whether a device-mapper node may have changed."""
+        return self.subsystem == "block" and "/virtual/block/dm-" in self.devpath
 
     @property
     def concerns_units(self) -> bool:
@@ -75,6 +89,22 @@ class Uevents:
     def rescan(self) -> bool:
         """Whether the inventory is out of date."""
         return self.overflow or any(event.concerns_units for event in self.events)
+
+    @property
+    def maps(self) -> bool:
+        """Whether device-mapper nodes may have changed."""
+        return any(event.concerns_maps for event in self.events)
+
+    @property
+    def addresses(self) -> frozenset[str] | None:
+        """The "H:C:T:L" of the devices that may have changed; None: any may have.
+
+        A new session or remote port gives names to devices that have no event of their own.
+        """
+        concerned = [event for event in self.events if event.concerns_units]
+        if self.overflow or any(event.subsystem in _OF_MANY for event in concerned):
+            return None
+        return frozenset(event.address for event in concerned) - {""}
 
 
 def parse_uevent(message: bytes) -> Uevent | None:

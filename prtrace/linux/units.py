@@ -49,6 +49,25 @@ class Inventory:
     units: Mapping[str, LogicalUnit]
     maps: tuple[MultipathMap, ...]
     directory: Directory
+    devices: Mapping[str, Device]
+    """By "H:C:T:L", what each scsi_device looked like."""
+
+    def refreshed(self, addresses: Iterable[str], *, maps: bool = False) -> Inventory:
+        """This inventory with another look at the devices with these addresses, and no others.
+
+        maps: whether device-mapper nodes may have changed too.  Raises as scan does.
+        """
+        sys, dev = self.directory.sys, self.directory.dev
+        ports = InitiatorPorts(sys)
+        devices = dict(self.devices)
+        for hctl in addresses:
+            device = _device(sys / "bus/scsi/devices" / hctl, ports, dev)
+            if device is None:
+                devices.pop(hctl, None)
+            else:
+                devices[hctl] = device
+        devices = {hctl: devices[hctl] for hctl in _addresses(devices)}
+        return _inventory(sys, dev, devices, None if maps else self.maps)
 
     def nexus(self, hctl: str) -> LocalNexus | None:
         """The local nexus with this "H:C:T:L", if it is here."""
@@ -74,7 +93,7 @@ class Inventory:
 
 
 @dataclass(frozen=True, slots=True)
-class _Device:
+class Device:
     """One SCSI device: its nexus and nodes, and the unit as this path describes it."""
 
     nexus: LocalNexus
@@ -89,20 +108,32 @@ def scan(sys: Path = SYS, dev: Path = DEV) -> Inventory:
     """
     ports = InitiatorPorts(sys)
     root = sys / "bus/scsi/devices"
-    found = (_device(root / hctl, ports, dev) for hctl in _addresses(names(root)))
-    devices = [device for device in found if device is not None]
-    maps = multipath_maps(sys, {d.nodes.disk: d.nexus.lu for d in devices if d.nodes.disk})
-    units = _units(devices, maps, dev)
+    found = {hctl: _device(root / hctl, ports, dev) for hctl in _addresses(names(root))}
+    devices = {hctl: device for hctl, device in found.items() if device is not None}
+    return _inventory(sys, dev, devices, None)
+
+
+def _inventory(
+    sys: Path, dev: Path, devices: Mapping[str, Device], maps: tuple[MultipathMap, ...] | None
+) -> Inventory:
+    """Put devices together, in the order of their addresses; maps: None to look for them."""
+    found = list(devices.values())
+    lu_of_disk = {each.nodes.disk: each.nexus.lu for each in found if each.nodes.disk}
+    if maps is None:
+        maps = multipath_maps(sys, lu_of_disk)
+    else:
+        maps = tuple(each.over(lu_of_disk) for each in maps)
+    units = _units(found, maps, dev)
     directory = Directory(
         sys,
         dev,
         units,
-        {d.nexus.nexus: d.nexus for d in devices},
-        {d.nodes.block: d.nexus.nexus for d in devices if d.nodes.block},
-        {number: d.nexus.nexus for d in devices for number in d.nodes.chars},
-        {found.number: found for found in maps},
+        {each.nexus.nexus: each.nexus for each in found},
+        {each.nodes.block: each.nexus.nexus for each in found if each.nodes.block},
+        {number: each.nexus.nexus for each in found for number in each.nodes.chars},
+        {each.number: each for each in maps},
     )
-    return Inventory(units, maps, directory)
+    return Inventory(units, maps, directory, devices)
 
 
 def _addresses(entries: Iterable[str]) -> list[str]:
@@ -111,7 +142,7 @@ def _addresses(entries: Iterable[str]) -> list[str]:
     return sorted(addresses, key=lambda hctl: [int(part) for part in hctl.split(":")])
 
 
-def _device(link: Path, ports: InitiatorPorts, dev: Path) -> _Device | None:
+def _device(link: Path, ports: InitiatorPorts, dev: Path) -> Device | None:
     directory = target(link)
     code = None if directory is None else read_text(directory / "type")
     if directory is None or code is None or not code.isdecimal() or int(code) in _NO_UNIT:
@@ -146,7 +177,7 @@ def _device(link: Path, ports: InitiatorPorts, dev: Path) -> _Device | None:
         revision=read_text(directory / "rev", 16) or "",
         kind=_KINDS.get(int(code), f"type 0x{int(code):02x}"),
     )
-    return _Device(nexus, nodes, unit)
+    return Device(nexus, nodes, unit)
 
 
 def _designator(page: bytes, directory: Path, hctl: str) -> str:
@@ -177,9 +208,9 @@ def _target_port(page: bytes) -> tuple[str | None, int | None]:
 
 
 def _units(
-    devices: Sequence[_Device], maps: Sequence[MultipathMap], dev: Path
+    devices: Sequence[Device], maps: Sequence[MultipathMap], dev: Path
 ) -> dict[str, LogicalUnit]:
-    members: dict[str, list[_Device]] = {}
+    members: dict[str, list[Device]] = {}
     for device in devices:
         members.setdefault(device.nexus.lu, []).append(device)
     mapped: dict[str, list[str]] = {}

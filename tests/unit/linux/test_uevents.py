@@ -90,3 +90,33 @@ def _port(events: UeventSocket) -> int:
     twin = socket.socket(fileno=os.dup(events.fileno()))
     with twin:
         return int(twin.getsockname()[0])
+
+
+_DEVICE = "/devices/platform/host2/session1/target2:0:0/2:0:0:1"
+
+
+@pytest.mark.parametrize(
+    ("devpath", "subsystem", "addresses", "maps"),
+    [
+        (f"{_DEVICE}", "scsi", {"2:0:0:1"}, False),
+        (f"{_DEVICE}/block/sdb", "block", {"2:0:0:1"}, False),
+        (f"{_DEVICE}/scsi_generic/sg1", "scsi_generic", {"2:0:0:1"}, False),
+        ("/devices/platform/host2/target2:0:0", "scsi", set(), False),
+        ("/devices/virtual/block/dm-3", "block", set(), True),
+        ("/devices/platform/host2/session1/iscsi_session/session1", "iscsi_session", None, False),
+        ("/devices/pci/net/eth0", "net", set(), False),
+    ],
+)
+def test_what_an_event_is_about(
+    devpath: str, subsystem: str, addresses: set[str] | None, maps: bool
+) -> None:
+    one = Uevents((Uevent("change", devpath, subsystem),))
+    assert one.addresses == addresses
+    assert one.maps is maps
+
+
+def test_several_events_are_about_all_of_theirs() -> None:
+    other = _DEVICE.replace("2:0:0:1", "2:0:0:7")
+    both = tuple(Uevent("change", path, "scsi") for path in (_DEVICE, other))
+    assert Uevents(both).addresses == {"2:0:0:1", "2:0:0:7"}
+    assert Uevents(both, overflow=True).addresses is None

@@ -7,7 +7,7 @@ import pytest
 
 from prtrace.errors import NoSuchDeviceError
 from prtrace.linux.multipath import is_multipath
-from prtrace.linux.units import scan
+from prtrace.linux.units import Inventory, scan
 from prtrace.scsi.designator import Association, Designator, Kind
 
 from .conftest import Tree, page_83
@@ -250,3 +250,46 @@ def test_the_nodes_here_are_what_these_tests_say() -> None:
     for node, number in (("/dev/null", NULL), ("/dev/zero", ZERO)):
         status = os.stat(node)
         assert f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}" == number
+
+
+def same(one: Inventory, other: Inventory) -> bool:
+    return (one.units, one.maps, one.devices, one.directory) == (
+        other.units,
+        other.maps,
+        other.devices,
+        other.directory,
+    )
+
+
+def test_only_the_devices_that_are_named_are_looked_at(tree: Tree) -> None:
+    two_paths(tree)
+    before = scan(tree.sys, tree.dev)
+    for hctl in ("2:0:0:0", "10:0:0:0"):
+        tree.write(f"bus/scsi/devices/{hctl}/state", "offline\n")
+    after = before.refreshed(["2:0:0:0"])
+    assert [path.state for path in after.units[f"naa.{NAA}"].nexuses] == ["offline", "running"]
+    assert same(after.refreshed(["10:0:0:0"]), scan(tree.sys, tree.dev))
+    assert same(before.refreshed([]), before)
+
+
+def test_a_refreshed_inventory_is_a_scanned_one(tree: Tree) -> None:
+    two_paths(tree)
+    tree.mapped("dm-0", "253:0", "mpatha", "mpath-x", "sda", "sdb")
+    inventory = scan(tree.sys, tree.dev)
+    # It appears, in the middle; another unit takes its address; it vanishes; and the map grows.
+    tree.device("3:0:0:0", page=page_83(OTHER), disk="sdc", block="8:32")
+    inventory = inventory.refreshed(["3:0:0:0"])
+    assert same(inventory, scan(tree.sys, tree.dev))
+    tree.write("bus/scsi/devices/3:0:0:0/vpd_pg83", page_83(NAA))
+    inventory = inventory.refreshed(["3:0:0:0", "3:0:0:0"])
+    assert same(inventory, scan(tree.sys, tree.dev))
+    tree.write("bus/scsi/devices/10:0:0:0/vpd_pg83", page_83(OTHER))
+    inventory = inventory.refreshed(["10:0:0:0"])
+    assert inventory.maps[0].lu == "", "its paths lead to two units now"
+    assert same(inventory, scan(tree.sys, tree.dev))
+    (tree.sys / "bus/scsi/devices/10:0:0:0").unlink()
+    inventory = inventory.refreshed(["10:0:0:0", "7:0:0:0"])
+    assert same(inventory, scan(tree.sys, tree.dev))
+    tree.mapped("dm-1", "253:1", "mpathb", "mpath-y", "sdc")
+    assert len(inventory.refreshed([]).maps) == 1
+    assert same(inventory.refreshed([], maps=True), scan(tree.sys, tree.dev))
