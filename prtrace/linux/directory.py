@@ -80,17 +80,6 @@ class Directory:
         mapped = read_text(device / "dm/name")
         return f"{self.dev}/mapper/{mapped}" if mapped else f"{self.dev}/{device.name}"
 
-    def links_to(self, unit: LogicalUnit) -> tuple[str, ...]:
-        """The stable links below /dev/disk whose target is one of the unit's nodes."""
-        found = []
-        for kind in ("by-id", "by-path"):
-            for link in names(self.dev / "disk" / kind):
-                path = self.dev / "disk" / kind / link
-                node = target(path)
-                if node is not None and str(node) in unit.devices:
-                    found.append(str(path))
-        return tuple(found)
-
     def _number(self, name: str) -> tuple[str, str]:
         """("block" or "char", "MAJOR:MINOR") of the node."""
         try:

@@ -86,11 +86,6 @@ class Inventory:
         """A node's name for a block device's "MAJOR:MINOR"; the number itself if unknown."""
         return self.directory.block_name(number)
 
-    def aliases(self, lu: str) -> tuple[str, ...]:
-        """The links below /dev/disk that lead to the logical unit now."""
-        unit = self.units.get(lu)
-        return () if unit is None else self.directory.links_to(unit)
-
 
 @dataclass(frozen=True, slots=True)
 class Device:

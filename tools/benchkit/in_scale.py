@@ -56,7 +56,7 @@ def _inventory(units: int, paths: int) -> Inventory:
     by_name = {nexus.nexus: nexus for unit in found.values() for nexus in unit.nexuses}
     numbers = {f"8:{number}": name for number, name in enumerate(by_name)}
     directory = Directory(Path("/sys"), Path("/dev"), found, by_name, numbers, dict(numbers), {})
-    return Inventory(found, (), directory)
+    return Inventory(found, (), directory, {})
 
 
 def main() -> None:

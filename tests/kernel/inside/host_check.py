@@ -130,11 +130,17 @@ def check_names(target: dict[str, Any], inventory: Inventory, folder: Path) -> N
             check("requested name", inventory.requested_name(number.strip()), path["block"])
         if unit["multipath"]:
             check_map(unit, inventory)
-        for link in inventory.aliases(lu):
+        for link in stable_links(set(inventory.units[lu].devices)):
             # By path it is a nexus; by id it is the unit, wherever the link leads today.
             resolved = inventory.resolve(link)
             is_nexus = "/by-path/" in link and "dm-" not in Path(link).resolve().name
             check(f"resolve {link}", (resolved.lu.lu, resolved.nexus is not None), (lu, is_nexus))
+
+
+def stable_links(nodes: set[str]) -> list[str]:
+    """udev's links to these nodes."""
+    links = [link for kind in ("by-id", "by-path") for link in Path("/dev/disk", kind).glob("*")]
+    return [str(link) for link in links if str(link.resolve()) in nodes]
 
 
 def check_map(unit: dict[str, Any], inventory: Inventory) -> None:

@@ -233,19 +233,6 @@ def test_what_is_no_device_mapper_node_is_no_map(tree: Tree) -> None:
     assert not is_multipath(tree.sys / "block/dm-7")
 
 
-def test_aliases_are_the_stable_links(tree: Tree) -> None:
-    two_paths(tree)
-    for node in ("sda", "sdc"):
-        (tree.dev / node).touch()
-    links = tree.dev / "disk/by-id"
-    links.mkdir(parents=True)
-    for name, node in (("wwn-1", "sda"), ("wwn-2", "sdc"), ("dangling", "sdx")):
-        (links / name).symlink_to(f"../../{node}")
-    inventory = scan(tree.sys, tree.dev)
-    assert inventory.aliases(f"naa.{NAA}") == (str(links / "wwn-1"),)
-    assert inventory.aliases("naa.6001") == ()
-
-
 def test_the_nodes_here_are_what_these_tests_say() -> None:
     for node, number in (("/dev/null", NULL), ("/dev/zero", ZERO)):
         status = os.stat(node)
