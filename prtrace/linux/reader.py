@@ -235,7 +235,7 @@ class Way:
     attentions: tuple[Sense, ...] = ()
     """Unit attentions that were taken, in order."""
     sent: int = 0
-    """PR IN commands that were sent."""
+    """PR IN commands that were sent and came back."""
     unsupported: frozenset[InAction] = frozenset()
     """Commands that the device does not know."""
 
@@ -456,14 +456,15 @@ class Reader:
                 raise _FailedError(failure)
 
     def _send(self, command: str, cdb: bytes, room: int) -> Answer:
-        if cdb[0] == Opcode.PR_IN:
-            self._sent += 1
         try:
-            return self.device.send(cdb, b"", room, self.policy.timeout_ms)
+            answer = self.device.send(cdb, b"", room, self.policy.timeout_ms)
         except NoSuchDeviceError as error:
             raise _FailedError(ReadFailure(Kind.GONE, command, error.message)) from error
         except DeviceError as error:
             raise _FailedError(ReadFailure(Kind.TRANSPORT, command, error.message)) from error
+        if cdb[0] == Opcode.PR_IN:
+            self._sent += 1
+        return answer
 
     def _take(self, sense: Sense | None) -> None:
         """Note a unit attention, and make sure of the unit where it says that it may be another.
