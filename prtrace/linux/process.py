@@ -174,7 +174,7 @@ def _comm(pid: int) -> str:
 
 
 def _parent_comm(pid: int) -> str:
-    """The parent's name; "" where there is none or it is gone, which is no news of the child."""
+    """The parent's name; "" where there is none, or where it ended before the child."""
     try:
         return _comm(pid) if pid else ""
     except (FileNotFoundError, ProcessLookupError):

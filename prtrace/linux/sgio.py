@@ -58,7 +58,8 @@ _ROOM: Final = 8192
 _SLACK: Final = 4096
 """Behind every reply's buffer.  LIO's READ FULL STATUS (core_scsi3_pri_read_full_status) compares
 the TransportID's length alone with the room that is left, and writes a whole descriptor: with an
-ALLOCATION LENGTH of 24 it goes 32 bytes too far, into memory of ours if the pages are mapped."""
+ALLOCATION LENGTH of 24 it goes 32 bytes too far, into this process's memory where the kernel maps
+its pages."""
 
 _STATUS_MASK: Final = 0x7E  # SAM-2 left bits 0 and 7 of the status byte to the vendor
 

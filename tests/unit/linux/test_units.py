@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from prtrace.errors import NoSuchDeviceError
-from prtrace.linux.multipath import is_multipath
 from prtrace.linux.units import Inventory, scan
 from prtrace.scsi.designator import Association, Designator, Kind
 
@@ -201,36 +200,6 @@ def test_a_map_over_two_units_belongs_to_neither(tree: Tree) -> None:
     with pytest.raises(NoSuchDeviceError, match="no one logical unit") as caught:
         inventory.resolve(f"{tree.dev}/block/253:0")
     assert "sda, sdc" in caught.value.hint
-
-
-@pytest.mark.parametrize("slaves", [("sda", "sdb"), ("sda",)])
-@pytest.mark.parametrize(
-    ("uuid", "queues", "is_map"),
-    [
-        ("", True, True),
-        ("", False, False),
-        ("mpath-x", True, True),
-        ("mpath-x", False, True),
-        ("LVM-x", True, False),
-        ("part1-mpath-x", False, False),
-    ],
-)
-def test_what_is_a_map(
-    tree: Tree, uuid: str, slaves: tuple[str, ...], queues: bool, is_map: bool
-) -> None:
-    two_paths(tree)
-    tree.mapped("dm-0", "253:0", "byhand", uuid, *slaves, queues=queues)
-    maps = scan(tree.sys, tree.dev).maps
-    assert [found.lu for found in maps] == ([f"naa.{NAA}"] if is_map else [])
-    assert all(found.is_multipathds is bool(uuid) for found in maps)
-    assert is_multipath(tree.sys / "block/dm-0") is is_map
-
-
-def test_what_is_no_device_mapper_node_is_no_map(tree: Tree) -> None:
-    two_paths(tree)
-    tree.write("block/sda/mq/0/cpu_list", "0")
-    assert not is_multipath(tree.sys / "block/sda")
-    assert not is_multipath(tree.sys / "block/dm-7")
 
 
 def test_the_nodes_here_are_what_these_tests_say() -> None:
