@@ -172,13 +172,14 @@ class Surroundings:
 def _for_client(asked: Asked, issuer: Issuer, claim: Attribution, record: Record) -> Asked:
     """The same with what the attribution record says.
 
-    A guest that only its own process names is shown as claimed.
+    A guest that only its own process names is shown as claimed; the word stands first, so that
+    no long name pushes it out of a table.
     """
     uuid = claim.claimed_uuid if UUID.fullmatch(claim.claimed_uuid) else ""
     claimed = clean(claim.claimed_guest, _NAME_LIMIT) or uuid
     issuer = replace(
         issuer,
-        guest=clean(claim.guest, _NAME_LIMIT) or (f"{claimed} (claimed)" if claimed else ""),
+        guest=clean(claim.guest, _NAME_LIMIT) or (f"(claimed) {claimed}" if claimed else ""),
         uuid=uuid,
         client_pid=claim.client_pid,
         client_comm=clean(claim.client_comm, _COMM_LIMIT),

@@ -30,7 +30,7 @@ from agent import Agent, cli
 from nested import UUID, Guest, capabilities, masked, started
 
 NAME = "waldi"
-TITLE = f"{NAME} (claimed)"  # there is no machine scope here that vouches for it
+TITLE = f"(claimed) {NAME}"  # there is no machine scope here that vouches for it
 DISKS = ("/dev/sda", "/dev/sdb")
 PEER_KEY = "0xdef"
 CAPABILITIES = "5e02"

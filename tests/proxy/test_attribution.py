@@ -53,7 +53,7 @@ class Guest:
     def __init__(self, folder: Path, name: str) -> None:
         self.name, self.uuid = name, GUESTS[name]
         # Its command line alone says so.
-        self.title = f"{name} (claimed)"
+        self.title = f"(claimed) {name}"
         self._program = folder / "qemu-system-x86_64"
         if not self._program.exists():
             shutil.copy(os.path.realpath(sys.executable), self._program)
@@ -144,7 +144,8 @@ def on_a_disk(agent: Agent, way: Path, node: str, issuer: int, guest: Guest) -> 
     for fact in (unit["registrations"][0], unit["reservation"]):
         assert (*named(fact["by"]), fact["by"]["pid"]) == wanted, "show --json"
     text = " ".join(cli("show", node).stdout.split())  # lines end where 80 columns are full
-    assert text.count(f"guest {guest.title}") == 2, "show"
+    assert f"guest {guest.title}" in text, "who holds"
+    assert text.count("guest (claimed)") == 2, "who registered, too"
     text = cli("events", node, "--last", "1", "-v").stdout
     assert f"guest {guest.title}" in text
     assert str(guest.pid) in text
