@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import socket as sockets
-import tempfile
 from pathlib import Path
 
 import click
 
 from prtrace.cli.knowledge import guest_options, learn, read_option
 from prtrace.cli.options import socket_option
-from prtrace.errors import PrtraceError
+from prtrace.cli.output import write_whole
 from prtrace.linux.units import scan
 from prtrace.move import actions, saving
 from prtrace.move.knowledge import asked_user
@@ -60,23 +58,4 @@ def command(
     if output is None:
         click.echo(file.dump(), nl=False)
     else:
-        _write(output, file.dump())
-
-
-def _write(output: Path, text: str) -> None:
-    """Whole or not at all: the file is there when it is complete and on disk."""
-    try:
-        fd, name = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
-        try:
-            with os.fdopen(fd, "w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(fd)
-            Path(name).replace(output)
-        except OSError:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise PrtraceError(
-            f"{output} cannot be written: {os.strerror(error.errno or 0)}"
-        ) from error
+        write_whole(output, file.dump())
