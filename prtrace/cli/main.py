@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "finish": "after a migration: leave nothing of the guest here",
     "import": "turn other programs' log lines into recorded events",
     "load": "take a saved state over to this host's nexuses",
+    "metrics": "write the state as metrics for Prometheus",
     "ports": "list the initiator ports of this host",
     "proxy": "stand between QEMU and the device: hide what cannot move",
     "read": "ask a device itself, without an agent",

@@ -38,5 +38,6 @@ def test_builds_without_a_word_of_lintian_and_twice_the_same(release, tmp_path):
         "man7/io.prtrace.7.gz",
         "bash-completion/completions/prtrace",
         "schema/io.prtrace.varlink",
+        "share/prtrace/prometheus/prtrace.rules.yml",
     ):
         assert wanted in listed

@@ -3,6 +3,7 @@
 fence-agents depends on 2 GB of libraries of agents that nobody wants; the one agent that
 speaks PERSISTENT RESERVE needs python3-pexpect and python3-pycurl, which tools/setup installs.
 blkpr is newer than Debian 12: it comes from the next release, with that one's C library.
+promtool comes in the package of a server that nobody here runs.
 """
 
 from __future__ import annotations
@@ -54,3 +55,8 @@ def fence_scsi() -> FenceScsi:
 def blkpr() -> Path:
     """A root directory with /usr/sbin/blkpr and its libraries; LabError where it cannot be."""
     return _unpacked("blkpr", ["util-linux-extra", "libc6"], newer=True)
+
+
+def promtool() -> Path:
+    """The program that checks metrics and alert rules; LabError where it cannot be fetched."""
+    return _unpacked("prometheus", ["prometheus"]) / "usr/bin/promtool"

@@ -60,6 +60,7 @@ NEEDS: dict[str, Callable[[str], object]] = {
     "headers": headers,
     "fence_scsi": lambda _series: foreign.fence_scsi(),
     "blkpr": lambda _series: foreign.blkpr(),
+    "promtool": lambda _series: foreign.promtool(),
     "load": lambda _series: load(),
     "doors": lambda _series: doors(),
 }
