@@ -44,6 +44,7 @@ class Answers:
         surroundings: Surroundings,
         resolver: Resolver,
         freshness: Freshness,
+        catch_up: Callable[[], None],
         ask: Callable[[str], bool],
         self_test: Callable[[], tuple[str, str]],
     ) -> None:
@@ -56,12 +57,14 @@ class Answers:
         self._surroundings = surroundings
         self._resolver = resolver
         self._freshness = freshness
+        self._catch_up = catch_up
         self._ask = ask
         self._self_test = self_test
         self._since = time.time_ns()
 
     def show(self, names: Sequence[str]) -> dict[str, Any]:
-        """The prtrace.show/1 object; every command that is over by now is in it."""
+        """The prtrace.show/1 object; what has happened to commands and paths by now is in it."""
+        self._catch_up()
         self._watch.drain()
         now = time.time_ns()
         chosen = [self.resolve(name).lu for name in names] or self._all()

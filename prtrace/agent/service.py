@@ -161,6 +161,7 @@ class Agent:
                 surroundings=self._surroundings,
                 resolver=self._resolver,
                 freshness=self._freshness,
+                catch_up=self._catch_up,
                 ask=self._ask_for_caller,
                 self_test=self.self_test,
             ),
@@ -321,6 +322,13 @@ class Agent:
         if self._due.rescan is None:
             loop = asyncio.get_running_loop()
             self._due.rescan = loop.call_later(_RESCAN_AFTER, self._rescan)
+
+    def _catch_up(self) -> None:
+        """Take the device events that wait: the kernel has sent them when a path is gone."""
+        self._device_event()
+        if self._due.rescan is not None:
+            self._due.rescan.cancel()
+            self._rescan()
 
     def _rescan(self) -> None:
         addresses, maps = self._due.addresses, self._due.maps
