@@ -136,7 +136,8 @@ class World:
         self.agent = agent
         self.stranger = stranger
         self.random = random.Random(seed)
-        self.touched = {unit.lu: 0 for unit in self.units}
+        # Strangers of earlier tests have acted on them, too.
+        self.touched = dict.fromkeys((unit.lu for unit in self.units), time.time_ns())
         self.history: list[str] = []
         self.stated: Counter[str] = Counter()
         self.paths = {unit.lu: paths_now(unit) for unit in self.units}
@@ -254,20 +255,23 @@ class World:
         """End one session or both, and begin them in any order: addresses are given anew."""
         names = self.random.sample(("lab1", "lab2"), self.random.randint(1, 2))
         before = len(addresses())
-        gone = 0
         for name in names:
-            gone += self._iscsiadm(name, "--logout")
+            self._iscsiadm(name, "--logout")
         self.random.shuffle(names)
         for name in names:
             self._iscsiadm(name, "--login")
         await_that("the disks come back", lambda: self._complete(names), pace.limit(60))
         self.history.append(f"logged in anew: {names}, {before} devices before")
 
-    def _iscsiadm(self, name: str, what: str) -> int:
-        node = ("iscsiadm", "-m", "node", "-T", IQN, "-p", "127.0.0.1", "-I", name, what)
-        done = subprocess.run(node, capture_output=True, text=True, timeout=120, check=False)
+    def _iscsiadm(self, name: str, what: str) -> None:
+        node = ("iscsiadm", "-m", "node", "-T", IQN, "-p", "127.0.0.1", "-I", name)
+        if what == "--login":
+            # A record of another interface replaces that of the first.
+            subprocess.run((*node, "-o", "new"), capture_output=True, timeout=120, check=True)
+        done = subprocess.run(
+            (*node, what), capture_output=True, text=True, timeout=120, check=False
+        )
         assert done.returncode == 0, done.stderr
-        return 1
 
     def _complete(self, names: list[str]) -> bool:
         hosts = set()
