@@ -193,6 +193,7 @@ class Agent:
         loop.add_reader(self._events.fd, self._pump)
         loop.add_reader(self._samples.fd, self._sampled)
         loop.add_reader(self._devices.fileno(), self._device_event)
+        await self._settle_moves()
         self._server.start(listener)
         systemd.notify("READY=1", f"STATUS={self._attached.note}")
         _log.info("listening on %s", self._options.socket)
@@ -211,6 +212,18 @@ class Agent:
             self._resolver.close()
             await self._server.close()
             self._watch.drain()
+
+    async def _settle_moves(self) -> None:
+        """Finish what a move left in question when it was killed, before anybody is answered."""
+        if not any((self._options.state_dir / "move").glob("*.journal")):
+            return  # and what moving takes is not loaded
+        from prtrace.move.service import AgentMoves
+
+        moves = AgentMoves(self._options.state_dir)
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, moves.settle)
+        except PrtraceError as error:
+            _log.warning("what is in question of a move could not be settled: %s", error.message)
 
     def _moves(self) -> Moves:
         # Most agents are never asked to move anything: what that takes is loaded when one is.

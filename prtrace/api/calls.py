@@ -30,18 +30,21 @@ RIGHTS: Final[Mapping[str, Right]] = {
     f"{INTERFACE}.Resolve": Right.READ,
     # Sends nothing to any device.
     f"{INTERFACE}.Check": Right.READ,
+    f"{INTERFACE}.Moves": Right.READ,
     # Sends PR IN.
     f"{INTERFACE}.Refresh": Right.CHANGE,
     # May send PR IN, which takes a unit attention away from whoever waits for it.
     f"{INTERFACE}.Save": Right.CHANGE,
+    f"{INTERFACE}.Prepare": Right.CHANGE,
     f"{INTERFACE}.Load": Right.CHANGE,
+    f"{INTERFACE}.Release": Right.CHANGE,
     f"{INTERFACE}.Rollback": Right.CHANGE,
     f"{INTERFACE}.Finish": Right.CHANGE,
 }
 """What each method needs; one that is not here may be called by nobody."""
 
 _SEVERAL_REPLIES: Final = frozenset(
-    f"{INTERFACE}.{method}" for method in ("Events", "Load", "Rollback")
+    f"{INTERFACE}.{method}" for method in ("Events", "Prepare", "Load", "Rollback")
 )
 """Methods that are called with "more"; the definition cannot say so."""
 

@@ -141,21 +141,14 @@ class ApiServer:
                 return lambda _: {"units": seen.refresh(names, given["max_age"])}
             case (interface, _, "Save") if interface == INTERFACE:
                 return lambda _: {"file": moves().save(seen, given["devices"], *who)}
-            case (interface, _, "Load") if interface == INTERFACE:
-                return lambda step: {
-                    "report": moves().load(
-                        seen,
-                        given["file"],
-                        step,
-                        devices=given.get("devices") or {},
-                        dry_run=bool(given.get("dry_run")),
-                        max_age=given.get("max_age"),
-                    )
-                }
-            case (interface, _, "Rollback") if interface == INTERFACE:
-                return lambda step: {"report": moves().rollback(seen, given["file"], step)}
-            case (interface, _, "Finish") if interface == INTERFACE:
-                return lambda _: {"report": moves().finish(given["file"])}
+            case (
+                interface,
+                _,
+                ("Prepare" | "Load" | "Release" | "Finish" | "Rollback") as verb,
+            ) if interface == INTERFACE:
+                return lambda step: {"report": moves().carry_out(verb, given, step)}
+            case (interface, _, "Moves") if interface == INTERFACE:
+                return lambda _: moves().unfinished()
             case _:
                 return None
 

@@ -64,37 +64,28 @@ class Observed(Protocol):
 class Moves(Protocol):
     """Moves reservations (prtrace.move); every method waits for devices, on a thread.
 
-    file: a prtrace.save/1 object.  A PrtraceError or a Refusal becomes the reply's error;
+    file: a prtrace.save/2 object.  A PrtraceError or a Refusal becomes the reply's error;
     nothing else may be raised.  What is sent comes back up as events like everybody's.
     """
 
     def check(
         self, observed: Observed, devices: Sequence[str], guest: str | None, pid: int | None
     ) -> dict[str, Any]:
-        """Return the prtrace.check/1 object; sends nothing to any device."""
+        """Return the prtrace.check/2 object; sends nothing to any device."""
 
     def save(
         self, observed: Observed, devices: Sequence[str], guest: str | None, pid: int | None
     ) -> dict[str, Any]:
-        """Return the prtrace.save/1 object."""
+        """Return the prtrace.save/2 object."""
 
-    def load(
-        self,
-        observed: Observed,
-        file: Mapping[str, Any],
-        step: Step,
-        *,
-        devices: Mapping[str, str],
-        dry_run: bool,
-        max_age: int | None,
-    ) -> dict[str, Any]:
-        """Return the prtrace.move/1 object."""
+    def carry_out(self, verb: str, given: Mapping[str, Any], step: Step) -> dict[str, Any]:
+        """Return the prtrace.move/2 object of Prepare, Load, Release, Finish or Rollback.
 
-    def rollback(self, observed: Observed, file: Mapping[str, Any], step: Step) -> dict[str, Any]:
-        """Return the prtrace.move/1 object."""
+        verb: the method's name; given: its parameters.
+        """
 
-    def finish(self, file: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the prtrace.finish/1 object."""
+    def unfinished(self) -> dict[str, Any]:
+        """Return the prtrace.moves/1 object."""
 
 
 class Source(Protocol):

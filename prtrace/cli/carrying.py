@@ -1,4 +1,4 @@
-"""What load, rollback and finish have in common: the file, the options, the report."""
+"""What the verbs of a move have in common: the file, the options, the report."""
 
 from __future__ import annotations
 
@@ -10,52 +10,106 @@ from typing import Any, TypeVar
 import click
 
 from prtrace.cli.text import document, labelled, line, plain
-from prtrace.errors import PrtraceError
+from prtrace.errors import PrtraceError, UsageError
 from prtrace.move import savefile
-from prtrace.move.actions import MoveReport
-from prtrace.move.journal import STATE_DIR
+from prtrace.move.carry import MoveOptions
+from prtrace.move.journal import STATE_DIR, stored_file
 from prtrace.move.savefile import SaveFile
+from prtrace.move.verbs import Report
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def state_dir_option(function: _Function) -> _Function:
-    """--state-dir, where the journal is."""
+    """--state-dir, where the journals are."""
     return click.option(
         "--state-dir",
         metavar="DIR",
         type=click.Path(path_type=Path),
         default=STATE_DIR,
         show_default=True,
-        help="where the journal is kept",
+        help="where the journals are kept",
     )(function)
 
 
-def yes_option(function: _Function) -> _Function:
-    """--yes, for what somebody at a terminal is asked about."""
-    return click.option("-y", "--yes", is_flag=True, help="do not ask, on a terminal either")(
+def verb_options(function: _Function) -> _Function:
+    """--yes, --hands-over and --state-dir, for verbs that send commands."""
+    function = click.option(
+        "--hands-over",
+        is_flag=True,
+        help="the array is known to keep a registrant that preempts its own key",
+    )(function)
+    function = click.option("-y", "--yes", is_flag=True, help="do not ask, on a terminal either")(
         function
+    )
+    return state_dir_option(function)
+
+
+def device_option(function: _Function) -> _Function:
+    """--device OLD=NEW, for verbs of the destination."""
+    return click.option(
+        "--device",
+        "devices",
+        metavar="OLD=NEW",
+        multiple=True,
+        help="the path or map to use for a unit; OLD as in the file, or a designator",
+    )(function)
+
+
+def options(
+    state_dir: Path,
+    question: str,
+    *,
+    yes: bool,
+    as_json: bool,
+    hands_over: bool,
+    dry_run: bool = False,
+) -> MoveOptions:
+    """How the verb is carried out; somebody at a terminal is asked question."""
+    return MoveOptions(
+        state_dir=state_dir,
+        dry_run=dry_run,
+        approve=lambda: agreed(question, yes=yes),
+        progress=(lambda _lu, _words: None) if as_json else say,
+        hands_over=True if hands_over else None,
     )
 
 
 def agreed(question: str, *, yes: bool) -> bool:
     """Ask whoever sits at a terminal; a script has decided when it called."""
-    if yes or not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return True
-    return click.confirm(question)
+    return click.confirm(question, err=True)
 
 
-def read_file(name: str) -> SaveFile:
-    """The save file called name, or standard input for "-"."""
+def read_file(name: str, state_dir: Path = STATE_DIR) -> SaveFile:
+    """The save file called name, standard input for "-", or that of a move that is known here."""
     try:
         if name == "-":
             return savefile.parse(sys.stdin.read(savefile.MAX_SIZE + 1))
-        with open(name, encoding="utf-8") as file:
+        path = Path(name)
+        if not path.exists():
+            path = stored_file(state_dir, name) or path
+        with path.open(encoding="utf-8") as file:
             return savefile.parse(file.read(savefile.MAX_SIZE + 1))
     except OSError as error:
-        raise PrtraceError(f"{name} cannot be read: {error.strerror}") from error
+        raise PrtraceError(
+            f"{name} cannot be read: {error.strerror}",
+            hint="name the file of prtrace save, or a move that prtrace moves lists",
+        ) from error
     except UnicodeDecodeError as error:
         raise PrtraceError(f"{name} is not text", hint="copy it again, or save anew") from error
+
+
+def mapping(pairs: tuple[str, ...]) -> dict[str, str]:
+    """What --device says."""
+    found = {}
+    for pair in pairs:
+        old, equals, new = pair.partition("=")
+        if not (old and equals and new):
+            raise UsageError(f"{pair} is not OLD=NEW", hint="--device /dev/sda=/dev/sdb")
+        found[old] = new
+    return found
 
 
 def say(lu: str, words: str) -> None:
@@ -63,7 +117,7 @@ def say(lu: str, words: str) -> None:
     line(f"{plain(lu)}: {plain(words)}")
 
 
-def print_report(report: MoveReport, *, as_json: bool) -> int:
+def print_report(report: Report, *, as_json: bool) -> int:
     """Print how it ended; the exit status."""
     if as_json:
         document(report.to_json())
@@ -74,5 +128,12 @@ def print_report(report: MoveReport, *, as_json: bool) -> int:
         for attention in unit.attentions:
             for text in labelled("consumed", attention):
                 line(text)
-        say(unit.lu, f"{unit.end.result.value}{': ' if unit.end.why else ''}{unit.end.why}")
+        for text in unit.removed:
+            say(unit.lu, f"removed {text}")
+        for text in unit.remains:
+            say(unit.lu, f"note: {text}")
+        say(
+            unit.lu,
+            f"{unit.word.value}{' (' if unit.why else ''}{unit.why}{')' if unit.why else ''}",
+        )
     return report.exit_code

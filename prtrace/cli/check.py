@@ -6,20 +6,17 @@ import socket as sockets
 
 import click
 
-from prtrace.cli.knowledge import guest_options, learn, read_option
+from prtrace.cli.knowledge import guest_options, observed_moves, read_option
 from prtrace.cli.options import json_option, socket_option
 from prtrace.cli.text import document, labelled, line, plain
-from prtrace.linux.units import scan
-from prtrace.move import actions
-from prtrace.move.knowledge import asked_user
-from prtrace.move.side import find_sides
+from prtrace.move.carry import MoveOptions
 from prtrace.move.verdict import UnitVerdict, check_view, overall
 
 
 @click.command(
     "check",
     epilog="""\b
-Exit status: 0 clear, nothing is registered here; 10 movable; 11 blocked;
+Exit status: 0 it may move, with or without something to move; 11 blocked;
 12 in doubt.
 \b
 Examples:
@@ -46,12 +43,8 @@ def command(
     A disk or sg node stands for that one path, a multipath map for its
     paths, a designator for all paths of this host.
     """
-    sides = find_sides(scan(), devices)
-    asked, itself = asked_user(guest, pid)
-    known = learn(sides, socket, read)
-    verdicts = actions.check(
-        sides, known.units, asked=asked, users=known.users, moves_itself=itself
-    )
+    moves, reads = observed_moves(MoveOptions(), socket, read)
+    verdicts = moves.check(devices, guest=guest, pid=pid, read=reads)
     if as_json:
         document(check_view(verdicts, sockets.gethostname()))
     else:
@@ -67,4 +60,7 @@ def _show(verdict: UnitVerdict) -> None:
             line(text)
     for place, step in enumerate(verdict.would):
         for text in labelled("" if place else "would", step):
+            line(text)
+    for note in verdict.notes:
+        for text in labelled("note", note):
             line(text)

@@ -2,50 +2,48 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
-from prtrace.cli.carrying import agreed, read_file, say, yes_option
+from prtrace.cli.carrying import (
+    options,
+    print_report,
+    read_file,
+    verb_options,
+)
 from prtrace.cli.options import json_option
-from prtrace.cli.text import document
-from prtrace.errors import InDoubtError
-from prtrace.linux.units import scan
-from prtrace.move.finishing import finish, finish_view
-from prtrace.move.side import find_saved_sides
+from prtrace.move.verbs import Moves
 
 
 @click.command(
     "finish",
     epilog="""\b
-Exit status 4: something of the guest is left, and is named.
+Exit status: 0 done; 4 the source holds the reservation still, or something
+is in doubt; 24 superseded by a newer move.
 \b
 Examples:
-  prtrace finish db1.json
+  prtrace finish db1.json                         after load
 """,
 )
 @click.argument("file")
-@yes_option
+@verb_options
 @json_option
-def command(file: str, *, yes: bool, as_json: bool) -> int:
-    """See to it, on the source, that nothing of the guest is left there.
+def command(
+    file: str,
+    *,
+    yes: bool,
+    hands_over: bool,
+    state_dir: Path,
+    as_json: bool,
+) -> int:
+    """Give the guest's key up on the source, after a migration.
 
-    To be run after a successful migration.  The key that multipathd stores
-    is forgotten too: it would register it again on a path that returns.
+    The key that multipathd stores is forgotten, too: it would register it
+    again on a path that returns.
+    FILE is what prtrace save wrote, "-" standard input, or a move that
+    prtrace moves lists.
     """
-    saved = read_file(file)
-    for each in saved.units if not as_json else ():
-        if each.key is not None:
-            say(each.lu, f"plan: remove key {each.key:#x} from the paths of this host")
-    if not agreed("Has the guest moved, and may this go?", yes=yes or as_json):
-        return 1
-    units = finish(saved, find_saved_sides(scan(), saved))
-    if as_json:
-        document(finish_view(units, saved))
-    else:
-        for unit in units:
-            for text in unit.removed:
-                say(unit.lu, f"removed {text}")
-            for text in unit.remains:
-                say(unit.lu, f"left: {text}")
-            if not unit.remains:
-                say(unit.lu, "nothing of the guest is left here")
-    return InDoubtError.exit_code if any(unit.remains for unit in units) else 0
+    question = "Has load ended well, and may the key go here?"
+    how = options(state_dir, question, yes=yes, as_json=as_json, hands_over=hands_over)
+    return print_report(Moves(how).finish(read_file(file, state_dir)), as_json=as_json)

@@ -9,9 +9,9 @@ import click
 
 from prtrace.api.client import Client
 from prtrace.errors import AgentUnreachableError
-from prtrace.move import actions, knowledge
-from prtrace.move.knowledge import Knowledge
-from prtrace.move.side import Side
+from prtrace.move import knowledge
+from prtrace.move.carry import MoveOptions
+from prtrace.move.verbs import Moves
 from prtrace.state.event import Event
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -52,15 +52,17 @@ class AgentObserver:
                 yield Event.from_json(event)
 
 
-def learn(sides: tuple[Side, ...], socket: str, read: str) -> Knowledge:
-    """What is known of sides.
+def observed_moves(options: MoveOptions, socket: str, read: str) -> tuple[Moves, bool]:
+    """The verbs with the agent's knowledge, and whether the devices are asked as well.
 
     A reading takes the unit attentions that wait for the guest's nexus, so with an agent the
     devices are asked only on request.  AgentUnreachableError where nothing may be asked.
     """
+    observer = AgentObserver(socket)
     try:
-        return knowledge.learn(sides, AgentObserver(socket), read=read == "yes")
+        observer.units([])
     except AgentUnreachableError:
         if read == "no":
             raise
-        return Knowledge(actions.read(sides))
+        return Moves(options), True
+    return Moves(options, observer), read == "yes"

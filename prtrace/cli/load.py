@@ -7,89 +7,60 @@ from pathlib import Path
 import click
 
 from prtrace.cli.carrying import (
-    agreed,
+    device_option,
+    mapping,
+    options,
     print_report,
     read_file,
-    say,
-    state_dir_option,
-    yes_option,
+    verb_options,
 )
-from prtrace.cli.knowledge import AgentObserver
-from prtrace.cli.options import json_option, socket_option
-from prtrace.errors import UsageError
-from prtrace.linux.units import scan
-from prtrace.move.actions import MAX_AGE_S, MoveOptions, load
-from prtrace.move.knowledge import witness
-from prtrace.move.side import find_loading_sides
+from prtrace.cli.options import json_option
+from prtrace.move.verbs import Moves
 
 
 @click.command(
     "load",
     epilog="""\b
-Exit status: 0 the guest may run here; 24 it was fenced, or the source has
-taken the key back; 4 in doubt; 1 refused, nothing was sent.
+Exit status: 0 the guest may run here. Otherwise it may not: 24 it was
+fenced, or the move is spent; 4 in doubt; 1 refused.
 \b
 Examples:
-  prtrace load db1.json
+  prtrace load db1.json                           in the pause
   prtrace load db1.json --dry-run
-  prtrace load db1.json --device naa.60014051=/dev/mapper/mpathb
 """,
 )
 @click.argument("file")
-@click.option(
-    "--device",
-    "devices",
-    metavar="OLD=NEW",
-    multiple=True,
-    help="the path or map to use for a unit; OLD as in the file, or a designator",
-)
-@click.option("--dry-run", is_flag=True, help="look and plan, send nothing")
-@click.option(
-    "--max-age",
-    type=click.FloatRange(min=0),
-    metavar="SECONDS",
-    default=MAX_AGE_S,
-    show_default=True,
-    help="refuse a file that is older",
-)
-@yes_option
-@state_dir_option
+@device_option
+@click.option("--released", is_flag=True, help="the source has run prtrace release")
+@click.option("--dry-run", is_flag=True, help="look, say what comes next, send nothing")
+@verb_options
 @json_option
-@socket_option
 def command(
     file: str,
     *,
     devices: tuple[str, ...],
+    released: bool,
     dry_run: bool,
-    max_age: float,
     yes: bool,
+    hands_over: bool,
     state_dir: Path,
     as_json: bool,
-    socket: str,
 ) -> int:
-    """Take the saved reservations over, on the destination.
+    """Take the reservation over, on the destination, the guest being paused.
 
-    FILE is what prtrace save wrote; "-" is standard input.  A load that
-    was interrupted goes on where it was when it is given again.
+    Without prtrace prepare it registers the key by itself, if nothing has
+    changed on the device since prtrace save. Called again after a crash it
+    goes on.
+    FILE is what prtrace save wrote, "-" standard input, or a move that
+    prtrace moves lists.
     """
-    saved = read_file(file)
-    options = MoveOptions(
-        state_dir=state_dir,
-        max_age_s=max_age,
+    how = options(
+        state_dir,
+        "Is the guest paused, and may its key be taken over?",
+        yes=yes,
+        as_json=as_json,
+        hands_over=hands_over,
         dry_run=dry_run,
-        approve=lambda: agreed("Send this, and take the key over?", yes=yes or as_json),
-        progress=(lambda _lu, _words: None) if as_json else say,
-        witness=witness(AgentObserver(socket)),
     )
-    sides = find_loading_sides(scan(), saved, _mapping(devices))
-    return print_report(load(saved, sides, options), as_json=as_json)
-
-
-def _mapping(pairs: tuple[str, ...]) -> dict[str, str]:
-    mapping = {}
-    for pair in pairs:
-        old, equals, new = pair.partition("=")
-        if not (old and equals and new):
-            raise UsageError(f"{pair} is not OLD=NEW", hint="--device /dev/sda=/dev/sdb")
-        mapping[old] = new
-    return mapping
+    report = Moves(how).load(read_file(file, state_dir), mapping(devices), released=released)
+    return print_report(report, as_json=as_json)

@@ -7,48 +7,67 @@ from pathlib import Path
 import click
 
 from prtrace.cli.carrying import (
-    agreed,
+    options,
     print_report,
     read_file,
-    say,
-    state_dir_option,
-    yes_option,
+    verb_options,
 )
-from prtrace.cli.knowledge import AgentObserver
-from prtrace.cli.options import json_option, socket_option
-from prtrace.linux.units import scan
-from prtrace.move.actions import MoveOptions, rollback
-from prtrace.move.knowledge import witness
-from prtrace.move.side import find_saved_sides
+from prtrace.cli.options import json_option
+from prtrace.move.verbs import Moves
 
 
 @click.command(
     "rollback",
     epilog="""\b
-Exit status: 0 the guest may go on here; 24 it was fenced; 4 in doubt.
-Make sure that no load of the file runs any more.
+Exit status: on the source: 0 the guest may go on; 24 it was fenced, or
+the move is spent; 4 in doubt. On the destination: 0 nothing is left.
 \b
 Examples:
-  prtrace rollback db1.json
+  prtrace rollback db1.json                      on the destination first
+  prtrace rollback db1.json                      then on the source, paused
+  prtrace rollback db1.json --destination-is-off  its host was fenced
 """,
 )
 @click.argument("file")
-@yes_option
-@state_dir_option
+@click.option(
+    "--as",
+    "side",
+    type=click.Choice(["source", "destination"]),
+    help="which side this host is, where both could be",
+)
+@click.option("--runs", is_flag=True, help="the guest runs on the source: nothing to do there")
+@click.option(
+    "--destination-is-off",
+    is_flag=True,
+    help="its host was fenced or its guest seen dead: what is left there is named",
+)
+@verb_options
 @json_option
-@socket_option
-def command(file: str, *, yes: bool, state_dir: Path, as_json: bool, socket: str) -> int:
-    """Take the reservations back on the source after a failed migration,
-    however far the destination got.
+def command(
+    file: str,
+    *,
+    side: str | None,
+    runs: bool,
+    destination_is_off: bool,
+    yes: bool,
+    hands_over: bool,
+    state_dir: Path,
+    as_json: bool,
+) -> int:
+    """Abort a move: this host's part of it.
 
-    FILE is what prtrace save wrote; "-" is standard input.
+    On the destination the guest must not run; what the move registered
+    there is taken away. On the source the guest must be paused; afterwards
+    it may go on if the exit status is 0.
+    FILE is what prtrace save wrote, "-" standard input, or a move that
+    prtrace moves lists.
     """
-    saved = read_file(file)
-    options = MoveOptions(
-        state_dir=state_dir,
-        approve=lambda: agreed("Send this, and take the key back?", yes=yes or as_json),
-        progress=(lambda _lu, _words: None) if as_json else say,
-        witness=witness(AgentObserver(socket)),
+    question = "Does the guest run nowhere, and may the move be undone here?"
+    how = options(state_dir, question, yes=yes, as_json=as_json, hands_over=hands_over)
+    report = Moves(how).rollback(
+        read_file(file, state_dir),
+        side=side or "",
+        runs=runs,
+        destination_is_off=destination_is_off,
     )
-    report = rollback(saved, find_saved_sides(scan(), saved), options)
     return print_report(report, as_json=as_json)

@@ -7,13 +7,11 @@ from pathlib import Path
 
 import click
 
-from prtrace.cli.knowledge import guest_options, learn, read_option
+from prtrace.cli.carrying import state_dir_option
+from prtrace.cli.knowledge import guest_options, observed_moves, read_option
 from prtrace.cli.options import socket_option
 from prtrace.cli.output import write_whole
-from prtrace.linux.units import scan
-from prtrace.move import actions, saving
-from prtrace.move.knowledge import asked_user
-from prtrace.move.side import find_sides
+from prtrace.move.carry import MoveOptions
 
 
 @click.command(
@@ -22,14 +20,15 @@ from prtrace.move.side import find_sides
 Exit status: 11 it may not move, 12 in doubt; prtrace check says why.
 \b
 Examples:
-  prtrace save /dev/sda -o db1.json              on the source, when paused
-  prtrace save /dev/sda | ssh there prtrace load -
+  prtrace save /dev/sda -o db1.json              on the source
+  prtrace save /dev/sda | ssh there prtrace prepare -
 """,
 )
 @click.argument("devices", metavar="DEVICE...", nargs=-1, required=True)
 @click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path), help="not stdout")
 @guest_options
 @read_option
+@state_dir_option
 @socket_option
 def command(
     devices: tuple[str, ...],
@@ -38,23 +37,16 @@ def command(
     guest: str | None,
     pid: int | None,
     read: str,
+    state_dir: Path,
     socket: str,
 ) -> None:
     """Write down the reservation state of DEVICE, to be loaded on another host.
 
-    Several devices go into one file, all or none.  Save when the guest is
-    paused: what it changes afterwards is not in the file.
+    Several devices go into one file, all or none.  It is kept on
+    this host, too: prtrace moves lists it.
     """
-    sides = find_sides(scan(), devices)
-    asked, itself = asked_user(guest, pid)
-    known = learn(sides, socket, read)
-    verdicts = actions.check(
-        sides, known.units, asked=asked, users=known.users, moves_itself=itself
-    )
-    name = asked.guest if asked is not None else ""
-    file = saving.save(
-        known.units, verdicts, host=sockets.gethostname(), guest=name, aptpl=known.aptpl
-    )
+    moves, reads = observed_moves(MoveOptions(state_dir), socket, read)
+    file = moves.save(devices, guest=guest, pid=pid, read=reads, host=sockets.gethostname())
     if output is None:
         click.echo(file.dump(), nl=False)
     else:

@@ -1,48 +1,64 @@
-"""Carrying a handover out: looks, commands, journal and report for one logical unit."""
+"""Carrying one verb out for one logical unit: looks, commands, journal and report."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
-from prtrace.errors import ConflictError, PrtraceError
-from prtrace.linux.sysfs import SYS, read_text
-from prtrace.model import LocalNexus, Outcome
-from prtrace.move import fault
-from prtrace.move.decision import looked
+from prtrace.errors import PrtraceError
+from prtrace.model import Action, LocalNexus, Outcome
+from prtrace.move import multipathd
 from prtrace.move.device import Paths
-from prtrace.move.handover import (
+from prtrace.move.journal import DESTINATION, SOURCE, STATE_DIR, Entry, Journal
+from prtrace.move.lines import Lines
+from prtrace.move.machine import (
     End,
     Look,
     Plan,
     Position,
-    Result,
     Send,
-    Step,
-    about_to_send,
+    admit,
     answered,
+    looked,
     start,
 )
-from prtrace.move.journal import Journal
-from prtrace.move.memory import Memory, Sent
+from prtrace.move.savefile import SaveFile
+from prtrace.move.side import Side
+from prtrace.move.table import Do, Verb
+from prtrace.move.word import Word
 from prtrace.state.event import key_text
-
-DEVICES: Final = SYS / "bus/scsi/devices"
-
-Witness = Callable[[Plan, Memory], bool | None]
-"""Whether the PREEMPT of plan.mine against memory.victim was seen to succeed; None: unseen."""
 
 Progress = Callable[[str, str], None]
 """Called with the logical unit and a few words about what was done."""
 
 
 @dataclass(frozen=True, slots=True)
+class MoveOptions:
+    """How a verb is carried out."""
+
+    state_dir: Path = STATE_DIR
+    """Where the journals are."""
+    dry_run: bool = False
+    """Look, say the next command, and send nothing."""
+    approve: Callable[[], bool] = lambda: True
+    """Asked before anything is sent; False ends it there."""
+    progress: Progress = lambda _lu, _words: None
+    checkpoint: Callable[[str], None] = lambda _point: None
+    """Called at each moment at which the process may die: "look", "before REGISTER", …, "end"."""
+    hands_over: bool | None = None
+    """Whether the target keeps a registrant that preempts the holder's key, which it has, too;
+    None: as far as prtrace knows the target."""
+
+
+@dataclass(frozen=True, slots=True)
 class SentCommand:
-    """A command of the handover and its outcome."""
+    """A command and its outcome."""
 
     command: Send
+    aptpl: bool
     outcome: Outcome
     milliseconds: float
 
@@ -50,12 +66,13 @@ class SentCommand:
         """As reports show it."""
         sent = self.command
         return {
-            "step": sent.step.value,
+            "step": sent.do.value,
             "nexus": sent.nexus,
             "action": sent.action.value,
             "key": key_text(sent.key),
             "sa_key": key_text(sent.sa_key),
             "type": None if sent.type is None else sent.type.name,
+            "aptpl": self.aptpl,
             "outcome": self.outcome.value,
             "milliseconds": round(self.milliseconds, 3),
         }
@@ -63,114 +80,108 @@ class SentCommand:
 
 @dataclass(frozen=True, slots=True)
 class UnitReport:
-    """What became of one logical unit.
-
-    reads, writes: PR IN and PR OUT commands sent, repetitions included.  attentions: what
-    the device delivered on the way: nobody else will see it.
-    """
+    """What became of one logical unit."""
 
     lu: str
     device: str
-    end: End
+    word: Word
+    why: str = ""
     sent: tuple[SentCommand, ...] = ()
     attentions: tuple[str, ...] = ()
+    """What the device delivered on the way: nobody else will see it."""
     reads: int = 0
     writes: int = 0
+    """PR IN and PR OUT commands sent, repetitions included."""
     planned: tuple[str, ...] = ()
+    remains: tuple[str, ...] = ()
+    """What is left or lacking here, for people: paths, keys that multipathd keeps."""
+    removed: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """One element of "units" of prtrace.move/1."""
+        """One element of "units" of prtrace.move/2."""
         return {
             "lu": self.lu,
             "device": self.device,
-            "result": self.end.result.value,
-            "why": self.end.why or None,
+            "result": self.word.value,
+            "may_run": self.word.may_run or self.word is Word.NO_KEY,
+            "why": self.why or None,
             "steps": [each.to_json() for each in self.sent],
             "attentions": list(self.attentions),
             "reads": self.reads,
             "writes": self.writes,
             "planned": list(self.planned),
+            "remains": list(self.remains),
+            "removed": list(self.removed),
         }
 
 
-_TITLES: Final = {
-    Step.REGISTER: "register the temporary key",
-    Step.PREEMPT: "preempt",
-    Step.REKEY: "register the guest's key",
-    Step.PATH: "register the guest's key on another path",
-    Step.PROBE: "ask whether the key is here",
-    Step.EVICT: "remove the other side's temporary key",
-    Step.REMOVE: "remove the temporary key",
-    Step.WITHDRAW: "take the guest's key away",
+_TITLES = {
+    Do.REGISTER: "register the guest's key on",
+    Do.REGISTER_ONE: "register the guest's key on",
+    Do.UNREGISTER: "take the guest's key away from",
+    Do.TOUCH: "touch",
+    Do.PREEMPT: "take the reservation over on",
+    Do.RELEASE: "release the reservation on",
+    Do.RESERVE: "reserve on",
 }
 
 
 def title(command: Send) -> str:
     """The command in a few words."""
-    text = f"{_TITLES[command.step]} on {command.nexus}"
-    if command.step is Step.PREEMPT and command.type is not None:
-        text = f"preempt {command.sa_key:#x} ({command.type.name}) over {command.nexus}"
-    return text
+    kind = "" if command.type is None else f" ({command.type.name})"
+    return f"{_TITLES[command.do]} {command.nexus}{kind}"
 
 
+@dataclass(slots=True)
 class Carrier:
-    """One handover on open paths.
+    """One verb on open paths.
 
-    other: the other side's nexuses, as readings name them.  journal is None for a dry run,
-    which looks and sends nothing.  The first look is made by begin(), everything else by run().
+    other: the source's nexuses, as readings name them.  journal is None for a dry run.  The
+    first look is made by begin(), everything else by run().
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        paths: Paths,
-        other: tuple[LocalNexus, ...],
-        journal: Journal | None,
-        progress: Progress,
-        witness: Witness | None = None,
-    ) -> None:
-        self.plan = plan
-        self._paths = paths
-        self._other = other
-        self._journal = journal
-        self._progress = progress
-        self._witness = witness
-        self._sent: list[SentCommand] = []
-        self._looks = 0
-        known = None if journal is None else journal.last
-        # The lead of an earlier attempt is kept while it can be used: it may have the key.
-        keep = known is not None and known.lead in plan.paths
-        memory = known if known is not None and keep else Memory(plan.paths[0])
-        self.position: Position = start(memory)
-        # Before anything is sent, or the device opened: opening a disk may send commands, too.
-        noted = None if journal is None else journal.requests
-        self._never_sent = (
-            memory.preempt is Sent.SENT and noted is not None and noted == self._requests()
-        )
+    plan: Plan
+    file: SaveFile
+    paths: Paths
+    other: tuple[LocalNexus, ...]
+    journal: Journal | None
+    known: Entry | None
+    options: MoveOptions
+    position: Position = field(init=False)
+    sent: list[SentCommand] = field(default_factory=list)
+    why: str = ""
+    removed: list[str] = field(default_factory=list)
+    remains: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        same = self.known is not None and self.known.move == self.file.id
+        lines = self.known.lines if same and self.known is not None else Lines()
+        self.position = start(lines)
 
     @property
-    def untouched(self) -> bool:
-        """Whether the next request would be the first thing ever sent for this handover."""
+    def side(self) -> Side:
+        """The logical unit and its paths here."""
+        return self.paths.side
+
+    @property
+    def planned(self) -> tuple[str, ...]:
+        """The next command in words, where there is one."""
         request = self.position.request
-        return isinstance(request, Send) and not self.position.memory.registering
+        return (title(request),) if isinstance(request, Send) else ()
 
     def begin(self) -> None:
-        """Look for the first time."""
-        self._look()
+        """See whether the verb may begin, and look for the first time."""
+        word = self._refusal()
+        if word is None:
+            self._look()
+        else:
+            self._stop(word, self.why)
 
-    def planned(self) -> tuple[str, ...]:
-        """The commands that come next if each is answered GOOD, in words."""
-        words: list[str] = []
-        position = self.position
-        while isinstance(position.request, Send):
-            words.append(title(position.request))
-            position = answered(self.plan, position, Outcome.DONE)
-        return tuple(words)
-
-    def hold_back(self, why: str) -> UnitReport:
-        """End before anything was sent."""
-        self.position = replace(self.position, request=End(Result.REFUSED, why))
-        return self.report()
+    def hold_back(self, word: Word, why: str) -> UnitReport:
+        """End before anything was sent; the journal says nothing of it."""
+        planned = self.planned
+        self._stop(word, why)
+        return self.report(planned)
 
     def run(self) -> UnitReport:
         """Go on to the end."""
@@ -185,69 +196,133 @@ class Carrier:
                     self._end(request)
                     return self.report()
 
-    def report(self) -> UnitReport:
+    def report(self, planned: tuple[str, ...] = ()) -> UnitReport:
         """What was done so far."""
         request = self.position.request
-        end = request if isinstance(request, End) else End(Result.IN_DOUBT, "not finished")
+        word = Word.IN_DOUBT
+        lacking: tuple[str, ...] = ()
+        if isinstance(request, End):
+            word, lacking = self._fenced(request.word), request.remains
+            self.why = self.why or ("" if request.row is None else request.row.value)
+        unusable = [path.nexus.nexus for path in self.side.paths if not path.usable]
+        remains = [f"{nexus} could not be served" for nexus in lacking]
+        if self.sent or lacking or not word.good or word in (Word.PREPARED, Word.COMMITTED):
+            remains += [f"{nexus} takes no commands" for nexus in unusable]
         return UnitReport(
-            self.plan.lu,
-            self._paths.side.name,
-            end,
-            tuple(self._sent),
-            tuple(self._paths.attentions),
-            self._paths.reads,
-            self._paths.writes,
+            self.side.lu,
+            self.side.name,
+            word,
+            self.why,
+            tuple(self.sent),
+            tuple(self.paths.attentions),
+            self.paths.reads,
+            self.paths.writes,
+            planned,
+            (*remains, *self.remains),
+            tuple(self.removed),
         )
 
+    def _refusal(self) -> Word | None:
+        if self.journal is None:
+            return None
+        for entry in self.journal.entries.values():
+            newest = entry.newest
+            if entry.side != self._side_name:
+                newest = replace(newest, verb=None)
+            word = admit(newest, self.file.order, self.file.id, self.plan.verb)
+            if word is not None:
+                self.why = f"{entry.verb.value if entry.verb else 'save'} of move {entry.move}"
+                return word
+        known = self.known
+        other = known is not None and known.move != self.file.id
+        begins = self.plan.verb in (Verb.PREPARE, Verb.COMMIT)
+        if known is None or not other or not begins:
+            return None
+        if known.lines.nexuses and not known.lines.told:
+            self.why = (
+                f"move {known.move} is unfinished here: "
+                f"prtrace rollback {known.move} --as destination"
+            )
+            return Word.REFUSED
+        return None
+
+    @property
+    def _side_name(self) -> str:
+        return SOURCE if self.plan.verb.on_source else DESTINATION
+
+    def _stop(self, word: Word, why: str) -> None:
+        self.why = why
+        self.position = replace(self.position, request=End(word))
+
     def _look(self) -> None:
-        self._looks += 1
-        self._point("before", f"look-{self._looks}")
-        memory = self.position.memory
+        self.options.checkpoint("look")
         try:
-            reading = self._paths.look(memory.lead, self._other)
-        except ConflictError as error:
-            end = End(Result.IN_DOUBT, f"{error.message}; {error.hint}")
-            self.position = replace(self.position, request=end)
-            return
+            reading = self.paths.look(self.other)
         except PrtraceError as error:
-            self.position = replace(self.position, request=End(Result.IN_DOUBT, error.message))
+            hint = f"; {error.hint}" if error.hint else ""
+            self._stop(Word.IN_DOUBT, error.message + hint)
             return
-        witness = None
-        if memory.preempt is Sent.SENT:
-            if self._never_sent:
-                witness = False
-            elif self._witness is not None:
-                witness = self._witness(self.plan, memory)
-        self._progress(self.plan.lu, f"read the device over {memory.lead}")
-        self.position = looked(self.plan, self.position, reading, witness)
-        self._point("after", f"look-{self._looks}")
+        self.position = looked(self.plan, self.position, reading)
 
     def _send(self, request: Send) -> None:
-        step = request.step.value
-        memory = about_to_send(self.position)
-        if self._journal is None:
-            raise TypeError("a dry run sends nothing")
-        self._never_sent = False
-        self._journal.write(time.time_ns(), step, memory, self._requests())
-        self._point("before", step)
+        self._write(None)
+        self.options.checkpoint(f"before {request.do.value}")
+        aptpl = False
+        if request.action is Action.REGISTER:
+            try:
+                # The newest REGISTER decides for the whole logical unit.
+                aptpl = self.paths.persists()
+            except PrtraceError as error:
+                self._stop(Word.IN_DOUBT, error.message)
+                return
         begun = time.monotonic()
-        outcome = self._paths.send(request)
+        outcome = self.paths.send(request, aptpl=aptpl)
         took = (time.monotonic() - begun) * 1000
-        self._point("after", step)
-        self._sent.append(SentCommand(request, outcome, took))
-        self._progress(self.plan.lu, f"{title(request)}: {outcome.value}")
+        self.options.checkpoint(f"after {request.do.value}")
+        self.sent.append(SentCommand(request, aptpl, outcome, took))
+        self.options.progress(self.side.lu, f"{title(request)}: {outcome.value}")
+        if outcome is Outcome.NOT_EXECUTED:
+            # As often as a device may be busy; the machine tries another path or gives up.
+            outcome = Outcome.UNKNOWN
         self.position = answered(self.plan, self.position, outcome)
 
-    def _requests(self) -> int | None:
-        """How many commands the kernel has sent through the lead's nexus; None if unknown."""
-        counter = DEVICES / self.position.memory.lead / "iorequest_cnt"
-        return int(text, 16) if (text := read_text(counter)) else None
+    def _end(self, end: End) -> None:
+        self.options.checkpoint("end")
+        if end.word not in (Word.SUPERSEDED, Word.REFUSED) or self.sent:
+            self._write(end.word)
+        self._tell_multipathd(end.word)
+        self.options.progress(self.side.lu, end.word.value)
 
-    def _end(self, request: End) -> None:
-        self._point("before", "end")
-        if self._journal is not None:
-            self._journal.end(time.time_ns(), request.result, self.position.memory)
-        self._progress(self.plan.lu, request.result.value)
+    def _write(self, end: Word | None) -> None:
+        if self.journal is None:
+            raise TypeError("a dry run sends nothing")
+        verb: Verb | None = self.plan.verb
+        if self.plan.settles and self.known is not None:
+            verb, end = self.known.verb, self.known.end
+        entry = Entry(
+            self.side.lu,
+            self._side_name,
+            self.file.order,
+            self.file.id,
+            verb,
+            end,
+            self.position.lines,
+            self.side.name,
+        )
+        self.journal.write(entry, time.time_ns())
 
-    def _point(self, moment: str, step: str) -> None:
-        fault.point(self.plan.role.value, moment, step)
+    def _tell_multipathd(self, word: Word) -> None:
+        counted = word is Word.COMMITTED and self.position.lines.counted
+        if word is Word.PREPARED or counted:
+            multipathd.remember(self.side, self.plan.key, self.remains)
+        elif (word is Word.DONE and self.plan.verb is Verb.FINISH) or (
+            not self.plan.verb.on_source
+            and any(each.command.do is Do.UNREGISTER for each in self.sent)
+        ):
+            multipathd.forget(self.side, self.plan.key, self.removed, self.remains)
+
+    def _fenced(self, word: Word) -> Word:
+        """Gone is fenced where the device said so to a nexus of the destination."""
+        told = any("REGISTRATIONS PREEMPTED" in each for each in self.paths.attentions)
+        fits = word is Word.GONE and not self.plan.verb.on_source and told
+        return Word.FENCED if fits else word

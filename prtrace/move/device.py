@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
-from prtrace.errors import (
-    ConflictError,
-    DeviceError,
-    InDoubtError,
-    MalformedError,
-    PrtraceError,
+from prtrace.errors import ConflictError, DeviceError, InDoubtError, PrtraceError
+from prtrace.linux.reader import (
+    Disagreement,
+    Kind,
+    Policy,
+    PrState,
+    Reader,
+    ReadFailure,
+    Registration,
+    Unread,
 )
 from prtrace.linux.sgio import Reply, SgDevice
 from prtrace.model import (
@@ -29,14 +34,13 @@ from prtrace.model import (
     ReservationRead,
     ReservationType,
 )
-from prtrace.move.handover import Send
+from prtrace.move.machine import Send
 from prtrace.move.reading import Reading, of_full_status, of_keys
 from prtrace.move.side import Path, Side
-from prtrace.scsi.cdb import PrInCdb, PrOutCdb
-from prtrace.scsi.codes import InAction, ReservedCode
+from prtrace.scsi.cdb import PrOutCdb
+from prtrace.scsi.codes import ReservedCode
 from prtrace.scsi.parameter import BasicList
-from prtrace.scsi.reply import ReadFullStatus, ReadKeys, ReadReservation, ReportCapabilities
-from prtrace.scsi.sense import ILLEGAL_REQUEST, Sense
+from prtrace.scsi.sense import Sense
 from prtrace.state.apply import apply, new_state
 from prtrace.state.unit import LuState
 
@@ -44,10 +48,11 @@ Answer = TypeVar("Answer")
 
 ATTEMPTS: Final = 8
 """Of one command; a device can have several unit attentions for a nexus."""
+TIMEOUT_MS: Final = 5000
+"""Of a command: the guest may be paused meanwhile, and another path may work."""
 
 _BUSY_WAIT_S: Final = 0.05
-_FIRST_ALLOCATION: Final = 0x2000
-_LAST_ALLOCATION: Final = 0xFFFF
+_POLICY: Final = Policy(attentions=ATTEMPTS, timeout_ms=TIMEOUT_MS)
 
 
 class Paths:
@@ -63,6 +68,8 @@ class Paths:
         self.reads = 0
         self.writes = 0
         self._open: dict[Nexus, SgDevice] = {}
+        self._readers: dict[Nexus, Reader] = {}
+        self._silent: set[Nexus] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -77,45 +84,46 @@ class Paths:
             device.close()
         self._open.clear()
 
-    def send(self, command: Send) -> Outcome:
+    def send(self, command: Send, *, aptpl: bool) -> Outcome:
         """Send a handover's command; UNKNOWN where the device or its driver failed."""
         path = self.side.path(command.nexus)
         if path is None:
             return Outcome.UNKNOWN
         cdb = PrOutCdb(command.action, type=command.type).build()
-        parameter = BasicList(command.key, command.sa_key, aptpl=command.aptpl).build()
-
-        def once() -> Reply:
-            self.writes += 1
-            return self._device(path).pr_out(cdb, parameter)
-
+        parameter = BasicList(command.key, command.sa_key, aptpl=aptpl).build()
+        outcome = Outcome.UNKNOWN
         try:
-            return self._until_executed(command.nexus, once).outcome
+            outcome = self._executed(path, cdb, parameter).outcome
         except PrtraceError as error:
             self.attentions.append(f"{command.nexus}: {error.message}")
-            return Outcome.UNKNOWN
+        if outcome is Outcome.UNKNOWN:
+            self._silent.add(command.nexus)
+        return outcome
 
-    def look(self, first: Nexus, other: Iterable[LocalNexus]) -> Reading:
-        """Read the device, over the path first or, if that fails, over another one.
+    def look(self, other: Iterable[LocalNexus]) -> Reading:
+        """One atomic look, over any path that answers.
 
         Raises ConflictError where an SPC-2 RESERVE is active, DeviceError and others where no
-        path answers, InDoubtError where the answer names what no standard knows.
+        path answers, InDoubtError where the replies contradict each other.
         """
         own = [path.nexus for path in self.side.paths]
-        seen = self._any_path(first, self._registrations)
-        if isinstance(seen, tuple):
-            keys, held = seen
-            kind = None if held.reservation is None else _known(held.reservation.type)
-            key = None if held.reservation is None else held.reservation.key
-            return of_keys(keys.generation, keys.keys, kind, key)
-        return of_full_status(seen.generation, _statuses(seen), own, other, self.side.target)
+        state = self._any_path(self._state)
+        held = state.reservation
+        kind = None if held is None else _known(held.type)
+        if not state.named:
+            keys = [each.key for each in state.registrations]
+            return of_keys(state.generation, keys, kind, None if held is None else held.key)
+        statuses = _statuses(state)
+        reading = of_full_status(state.generation, statuses, own, other, self.side.target)
+        # Where no descriptor says that it holds, the reservation is a fact all the same.
+        return reading if reading.type is kind else replace(reading, type=kind)
 
     def state(self, now: int) -> LuState:
         """The unit's state as one reading shows it; now in nanoseconds since the epoch."""
         nexus = self.side.paths[0].nexus
         state = new_state(self.side.lu, self.side.target, now)
-        seen = self._any_path(nexus.nexus, self._registrations)
-        if isinstance(seen, ReadFullStatus):
+        seen = self._any_path(self._state)
+        if seen.named:
             read = FullStatusRead(
                 lu=self.side.lu,
                 nexus=nexus.nexus,
@@ -126,104 +134,97 @@ class Paths:
                 paths=tuple(path.nexus for path in self.side.paths),
             )
             return apply(state, read).state
-        keys, held = seen
-        state = apply(
-            state,
-            KeysRead(
-                lu=self.side.lu,
-                nexus=nexus.nexus,
-                time=now,
-                generation=keys.generation,
-                keys=keys.keys,
-                truncated=False,
-            ),
-        ).state
-        found = held.reservation
+        keys = KeysRead(
+            lu=self.side.lu,
+            nexus=nexus.nexus,
+            time=now,
+            generation=seen.generation,
+            keys=tuple(each.key for each in seen.registrations),
+            truncated=False,
+        )
+        found = seen.reservation
         reservation = ReservationRead(
             lu=self.side.lu,
             nexus=nexus.nexus,
             time=now,
-            generation=held.generation,
+            generation=seen.generation,
             key=0 if found is None else found.key,
             type=None if found is None else _known(found.type),
         )
-        return apply(state, reservation).state
+        return apply(apply(state, keys).state, reservation).state
 
     def persists(self) -> bool:
-        """Whether registrations persist through power loss (PTPL_A of REPORT CAPABILITIES)."""
+        """Whether registrations persist through power loss (PTPL_A of REPORT CAPABILITIES).
 
-        def ask(path: Path) -> bool:
-            reply = self._read(path, InAction.REPORT_CAPABILITIES, 8)
-            return ReportCapabilities.parse(reply.expect_good("REPORT CAPABILITIES")).ptpl_a
+        False for a device that does not know the command.  Raises as look does.
+        """
+        return self._any_path(self._persists)
 
-        return self._any_path(self.side.paths[0].nexus.nexus, ask)
+    def _persists(self, path: Path) -> bool:
+        reader = self._reader(path)
+        found = reader.capabilities()
+        self._count(path, reader)
+        if not isinstance(found, ReadFailure):
+            return found.ptpl_a
+        if found.kind is Kind.UNSUPPORTED:
+            return False
+        raise found.error(path.node)
 
-    def _any_path(self, first: Nexus, ask: Callable[[Path], Answer]) -> Answer:
-        """What ask returns over the first path that answers.
+    def _state(self, path: Path) -> PrState:
+        reader = self._reader(path)
+        found = reader.look()
+        self._count(path, reader)
+        match found:
+            case PrState():
+                return found
+            case Disagreement():
+                raise InDoubtError(f"{path.node}: {'; '.join(found.reasons)}")
+            case Unread():
+                raise found.failure.error(path.node)
 
-        RESERVATION CONFLICT is an answer of the logical unit, whatever the path.
+    def _any_path(self, ask: Callable[[Path], Answer]) -> Answer:
+        """What ask returns over the first path that answers, those that failed before last.
+
+        RESERVATION CONFLICT and a contradiction are answers of the unit, whatever the path.
         """
         usable = sorted(
             (path for path in self.side.paths if path.usable),
-            key=lambda path: path.nexus.nexus != first,
+            key=lambda path: path.nexus.nexus in self._silent,
         )
         failure: PrtraceError = DeviceError(f"{self.side.name}: none of its paths takes commands")
         for path in usable:
             try:
                 return ask(path)
-            except ConflictError as error:
-                raise ConflictError(
-                    f"{self.side.name}: PR IN met a RESERVATION CONFLICT",
-                    hint="another initiator has an SPC-2 RESERVE active: find and release it",
-                ) from error
+            except (ConflictError, InDoubtError):
+                raise
             except PrtraceError as error:
+                self._silent.add(path.nexus.nexus)
                 failure = error
         raise failure
 
-    def _registrations(self, path: Path) -> ReadFullStatus | tuple[ReadKeys, ReadReservation]:
-        """READ FULL STATUS; what the other two say together where the device has none."""
-        for allocation in (_FIRST_ALLOCATION, _LAST_ALLOCATION):
-            reply = self._read(path, InAction.READ_FULL_STATUS, allocation)
-            if reply.outcome is Outcome.UNKNOWN and _is_illegal(reply):
-                return self._keys(path), self._reservation(path)
-            status = ReadFullStatus.parse(reply.expect_good("READ FULL STATUS"))
-            if not status.may_be_cut(allocation):
-                return status
-        raise InDoubtError(f"{path.node}: its registrations do not fit into one reply")
-
-    def _keys(self, path: Path) -> ReadKeys:
-        for allocation in (_FIRST_ALLOCATION, _LAST_ALLOCATION):
-            reply = self._read(path, InAction.READ_KEYS, allocation)
-            keys = ReadKeys.parse(reply.expect_good("READ KEYS"))
-            if not keys.may_be_cut(allocation):
-                return keys
-        raise InDoubtError(f"{path.node}: its keys do not fit into one reply")
-
-    def _reservation(self, path: Path) -> ReadReservation:
-        reply = self._read(path, InAction.READ_RESERVATION, 32)
-        return ReadReservation.parse(reply.expect_good("READ RESERVATION"))
-
-    def _read(self, path: Path, action: InAction, allocation: int) -> Reply:
-        cdb = PrInCdb(action, allocation).build()
-
-        def once() -> Reply:
-            self.reads += 1
-            return self._device(path).pr_in(cdb, allocation)
-
-        return self._until_executed(path.nexus.nexus, once)
-
-    def _until_executed(self, nexus: Nexus, once: Callable[[], Reply]) -> Reply:
-        reply = once()
-        for _ in range(ATTEMPTS - 1):
-            if reply.outcome is not Outcome.NOT_EXECUTED:
-                break
+    def _executed(self, path: Path, cdb: bytes, parameter: bytes) -> Reply:
+        for attempt in range(ATTEMPTS):
+            self.writes += 1
+            reply = self._device(path).pr_out(cdb, parameter, TIMEOUT_MS)
+            if reply.outcome is not Outcome.NOT_EXECUTED or attempt == ATTEMPTS - 1:
+                return reply
             if reply.attention:
-                self.attentions.append(f"{nexus}: {Sense.parse(reply.sense).text}")
+                self.attentions.append(f"{path.nexus.nexus}: {Sense.parse(reply.sense).text}")
             else:
                 # BUSY or TASK SET FULL: the device says "later", and not when.
                 time.sleep(_BUSY_WAIT_S)
-            reply = once()
-        return reply
+        raise AssertionError("unreachable")
+
+    def _reader(self, path: Path) -> Reader:
+        reader = self._readers.get(path.nexus.nexus)
+        if reader is None:
+            reader = Reader(self._device(path), replace(_POLICY, lu=self.side.lu))
+            self._readers[path.nexus.nexus] = reader
+        return reader
+
+    def _count(self, path: Path, reader: Reader) -> None:
+        self.reads += reader.way.sent
+        self.attentions += [f"{path.nexus.nexus}: {each.text}" for each in reader.way.attentions]
 
     def _device(self, path: Path) -> SgDevice:
         device = self._open.get(path.nexus.nexus)
@@ -232,18 +233,21 @@ class Paths:
         return device
 
 
-def _statuses(seen: ReadFullStatus) -> tuple[FullStatus, ...]:
-    return tuple(
-        FullStatus(
-            initiator_port=each.transport_id.text,
-            relative_target_port=each.relative_target_port,
-            key=each.key,
-            holder=each.holder,
-            all_target_ports=each.all_tg_pt,
-            type=None if each.type is None else _known(each.type),
-            scope=each.scope,
-        )
-        for each in seen.descriptors
+def _statuses(state: PrState) -> tuple[FullStatus, ...]:
+    held = state.reservation
+    kind = None if held is None else _known(held.type)
+    return tuple(_status(each, kind) for each in state.registrations)
+
+
+def _status(found: Registration, kind: ReservationType | None) -> FullStatus:
+    port = found.transport_id
+    return FullStatus(
+        initiator_port="" if port is None else port.text,
+        relative_target_port=found.relative_target_port or 0,
+        key=found.key,
+        holder=bool(found.holder),
+        all_target_ports=found.all_target_ports,
+        type=kind if found.holder else None,
     )
 
 
@@ -251,10 +255,3 @@ def _known(kind: ReservationType | ReservedCode) -> ReservationType:
     if isinstance(kind, ReservedCode):
         raise InDoubtError(f"the device reports a reservation of {kind.text}")
     return kind
-
-
-def _is_illegal(reply: Reply) -> bool:
-    try:
-        return Sense.parse(reply.sense).key == ILLEGAL_REQUEST
-    except MalformedError:
-        return False

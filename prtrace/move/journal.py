@@ -1,71 +1,131 @@
-"""The journal of one handover: what was about to be sent, on disk before it is sent.
+"""What this host remembers of moves: a journal for each logical unit and side, and a lock.
 
-One file for each (move, role, logical unit), one JSON object a line, each made durable
-before the command goes out.  A last line that is cut off was never acted on.  Next to it
-lies the logical unit's lock: one move of a unit at a time on this host.
+A journal has one JSON object a line, each on disk before the command goes out; the last whole line
+counts.  It begins anew with each move, so the newest move is all that it knows: that is enough to
+tell that another one is older.  The file that the move is about lies next to it until the move has
+ended here.  Names are digests: designators can be long, and must not share a lock.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import hashlib
 import json
 import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
-from urllib.parse import quote
 
 from prtrace.errors import MalformedError, PrtraceError, StoreError
-from prtrace.move.handover import Result, Role
-from prtrace.move.memory import Memory
+from prtrace.move.lines import Lines
+from prtrace.move.machine import Newest
+from prtrace.move.table import Verb
+from prtrace.move.word import Word
 from prtrace.state.event import rfc3339
 
 STATE_DIR: Final = Path("/var/lib/prtrace")
-SCHEMA: Final = "prtrace.journal/1"
+SCHEMA: Final = "prtrace.journal/2"
+SOURCE, DESTINATION = "source", "destination"
 _FOLDER: Final = "move"
-_NAME_LIMIT: Final = 120
 
 
 class UnderWayError(PrtraceError):
     """Another process moves the same logical unit now."""
 
 
-class Journal:
-    """The journal of one unit, and the lock on it; a context manager.
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The newest line of a journal.
 
-    Raises UnderWayError where another process holds the lock, StoreError where the journal
-    cannot be written, and MalformedError where it holds what this program did not write.
-    last, result, requests: of the newest line that an earlier run left, None without one.
+    order, move: as in the file.  verb: None where the file was only saved or stored.  end: None
+    while the verb runs or when it was killed.  device: what this side used for the unit.
     """
 
-    __slots__ = ("_fd", "_lock", "_lu", "_role", "last", "path", "requests", "result")
+    lu: str
+    side: str
+    order: int
+    move: str
+    verb: Verb | None = None
+    end: Word | None = None
+    lines: Lines = field(default_factory=Lines)
+    device: str = ""
+    time: str = ""
 
-    def __init__(self, state_dir: Path, move: str, role: Role, lu: str) -> None:
-        folder = state_dir / _FOLDER
-        name = quote(lu, safe=".:-_")[:_NAME_LIMIT]
-        self.path = folder / f"{move}.{role.value}.{name}.journal"
-        self._lu, self._role = lu, role
-        self._fd = -1
-        self.last: Memory | None = None
-        self.requests: int | None = None
-        self.result: Result | None = None
+    @property
+    def newest(self) -> Newest:
+        """For prtrace.move.machine.admit."""
+        return Newest(self.order, self.move, self.verb, self.end)
+
+    def to_json(self) -> dict[str, Any]:
+        """One line."""
+        return {
+            "schema": SCHEMA,
+            "lu": self.lu,
+            "side": self.side,
+            "order": str(self.order),
+            "move": self.move,
+            "verb": None if self.verb is None else self.verb.value,
+            "end": None if self.end is None else self.end.value,
+            "lines": self.lines.to_json(),
+            "device": self.device,
+            "time": self.time,
+        }
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, Any]) -> Self:
+        """Take back a line; MalformedError where it is something else."""
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if given["schema"] != SCHEMA:
+                raise ValueError(f"schema {given['schema']!r:.40}")  # noqa: TRY301
+            verb, end = given["verb"], given["end"]
+            return cls(
+                lu=str(given["lu"]),
+                side=str(given["side"]),
+                order=int(given["order"]),
+                move=str(given["move"]),
+                verb=None if verb is None else Verb(verb),
+                end=None if end is None else Word(end),
+                lines=Lines.from_json(given["lines"]),
+                device=str(given["device"]),
+                time=str(given["time"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise MalformedError("journal", f"{type(error).__name__}: {error}"[:200]) from None
+
+
+class Journal:
+    """One logical unit's journals on this host, and the lock on the unit; a context manager.
+
+    Raises UnderWayError where somebody else has the lock, StoreError where a journal cannot be
+    used, MalformedError where one holds what this program did not write.
+    """
+
+    __slots__ = ("_folder", "_lock", "_lu", "_name", "entries")
+
+    def __init__(self, state_dir: Path, lu: str) -> None:
+        self._folder = state_dir / _FOLDER
+        self._lu = lu
+        self._name = hashlib.sha256(lu.encode()).hexdigest()[:32]
+        self._lock = -1
+        self.entries: dict[str, Entry] = {}
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = os.open(
-                folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+                self._folder / f"{self._name}.lock",
+                os.O_RDWR | os.O_CREAT | os.O_CLOEXEC,
+                0o600,
             )
-        except OSError as error:
-            raise _unusable(folder, error) from error
-        try:
             self._take_lock()
-            self._fd = os.open(
-                self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-            )
-            self._read()
-            _sync_folder(folder)
+            for side in (SOURCE, DESTINATION):
+                entry = _last(self._path(side))
+                if entry is not None:
+                    self.entries[side] = entry
         except OSError as error:
             self.close()
-            raise _unusable(self.path, error) from error
+            raise _unusable(self._folder, error) from error
         except PrtraceError:
             self.close()
             raise
@@ -83,47 +143,27 @@ class Journal:
 
     def close(self) -> None:
         """Give the unit free; a second call does nothing."""
-        for fd in (self._fd, self._lock):
-            if fd >= 0:
-                os.close(fd)
-        self._fd = self._lock = -1
+        fd, self._lock = self._lock, -1
+        if fd >= 0:
+            os.close(fd)
 
-    def write(
-        self, time: int, following: str, memory: Memory, requests: int | None = None
-    ) -> None:
-        """Write down what comes next; time in nanoseconds since the epoch.
-
-        requests: how many the kernel had sent through the lead's nexus before.
-        """
-        self._append(
-            {
-                "time": rfc3339(time),
-                "next": following,
-                "requests": requests,
-                "memory": memory.to_json(),
-            }
-        )
-
-    def end(self, time: int, result: Result, memory: Memory) -> None:
-        """Write down how it ended."""
-        self._append(
-            {
-                "time": rfc3339(time),
-                "next": "end",
-                "result": result.value,
-                "memory": memory.to_json(),
-            }
-        )
-
-    def _append(self, fields: dict[str, Any]) -> None:
-        line = {"schema": SCHEMA, "lu": self._lu, "role": self._role.value, **fields}
-        raw = json.dumps(line, separators=(",", ":")).encode() + b"\n"
+    def write(self, entry: Entry, time: int) -> None:
+        """Make entry the newest line of its side, on disk; time in nanoseconds since the epoch."""
+        entry = replace(entry, time=rfc3339(time))
+        known = self.entries.get(entry.side)
+        path = self._path(entry.side)
+        raw = json.dumps(entry.to_json(), separators=(",", ":")).encode() + b"\n"
         try:
-            if os.write(self._fd, raw) != len(raw):
-                raise StoreError(f"{self.path}: the disk is full")
-            os.fdatasync(self._fd)
+            if known is not None and known.move == entry.move:
+                _append(path, raw)
+            else:
+                _replace(path, raw)
         except OSError as error:
-            raise _unusable(self.path, error) from error
+            raise _unusable(path, error) from error
+        self.entries[entry.side] = entry
+
+    def _path(self, side: str) -> Path:
+        return self._folder / f"{self._name}.{side}.journal"
 
     def _take_lock(self) -> None:
         try:
@@ -137,35 +177,89 @@ class Journal:
         os.truncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
-    def _read(self) -> None:
-        raw = os.pread(self._fd, os.fstat(self._fd).st_size, 0)
-        whole, _, cut = raw.rpartition(b"\n")
-        if cut:
-            os.ftruncate(self._fd, len(raw) - len(cut))
-        if not whole:
-            return
-        try:
-            last = json.loads(whole.rpartition(b"\n")[2])
-            fits = (last["schema"], last["lu"], last["role"])
-            ended = last.get("result")
-            self.result = None if ended is None else Result(ended)
-            requests = last.get("requests")
-            self.requests = None if requests is None else int(requests)
-            self.last = Memory.from_json(last["memory"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise MalformedError(
-                f"journal {self.path}", str(error)[:200], hint="move the file aside to begin anew"
-            ) from error
-        if fits != (SCHEMA, self._lu, self._role.value):
-            raise MalformedError(f"journal {self.path}", "it belongs to another move")
+
+def entries(state_dir: Path) -> Iterator[Entry]:
+    """The newest line of every journal; takes no lock."""
+    with contextlib.suppress(FileNotFoundError):
+        for path in sorted((state_dir / _FOLDER).glob("*.journal")):
+            entry = _last(path)
+            if entry is not None:
+                yield entry
 
 
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def store_file(state_dir: Path, move: str, text: str) -> Path:
+    """Put the file of a move on disk, before anything is sent for it; return where."""
+    path = state_dir / _FOLDER / f"{move}.json"
     try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.exists():
+            _replace(path, text.encode())
+    except OSError as error:
+        raise _unusable(path, error) from error
+    return path
+
+
+def stored_file(state_dir: Path, move: str) -> Path | None:
+    """Where the file of a move is, None where there is none."""
+    path = state_dir / _FOLDER / f"{move}.json"
+    return path if move.isalnum() and path.exists() else None
+
+
+def forget_file(state_dir: Path, move: str) -> None:
+    """The move has ended on this host."""
+    with contextlib.suppress(OSError):
+        (state_dir / _FOLDER / f"{move}.json").unlink(missing_ok=True)
+
+
+def _last(path: Path) -> Entry | None:
+    """The last whole line; one that was cut off was never acted on."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    whole, _, _cut = raw.rpartition(b"\n")
+    if not whole:
+        return None
+    try:
+        return Entry.from_json(json.loads(whole.rpartition(b"\n")[2]))
+    except (ValueError, MalformedError) as error:
+        raise MalformedError(
+            f"journal {path}", str(error)[:200], hint="move the file aside to begin anew"
+        ) from error
+
+
+def _append(path: Path, raw: bytes) -> None:
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        size = os.fstat(fd).st_size
+        # What a kill or a full disk has cut off ends here, so that the next line is whole.
+        tail = os.pread(fd, size, 0)
+        keep = tail.rfind(b"\n") + 1
+        if keep != size:
+            os.ftruncate(fd, keep)
+        if os.pwrite(fd, raw, keep) != len(raw):
+            raise OSError(28, "No space left on device")
+        os.fdatasync(fd)
+    finally:
+        os.close(fd)
+
+
+def _replace(path: Path, raw: bytes) -> None:
+    """The whole file at once, on disk."""
+    fresh = path.with_name(f".{path.name}.new")
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        if os.write(fd, raw) != len(raw):
+            raise OSError(28, "No space left on device")
         os.fsync(fd)
     finally:
         os.close(fd)
+    fresh.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _unusable(path: Path, error: OSError) -> StoreError:

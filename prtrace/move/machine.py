@@ -53,6 +53,7 @@ class Plan:
     reservation by PREEMPT and keep its registration.  reserve: the type that the source has
     released for this commit.  runs, off: for RECLAIM; the guest runs on the source; the
     destination's host is off, or its guest was seen dead, which is proof from outside.
+    settles: only what is in question is verified or taken away; nothing else is sent or told.
     """
 
     verb: Verb
@@ -65,6 +66,7 @@ class Plan:
     reserve: ReservationType | None = None
     runs: bool = False
     off: bool = False
+    settles: bool = False
 
     @property
     def key(self) -> int:
@@ -123,6 +125,9 @@ class Position:
     answers: tuple[tuple[Nexus, bool], ...] = ()
     counted: int | None = None
     restarts: int = 0
+
+
+_SETTLING: Final = frozenset({Do.UNREGISTER, Do.UNREGISTER_QUESTION})
 
 
 def start(lines: Lines) -> Position:
@@ -279,10 +284,12 @@ def _verified(lines: Lines) -> Lines:
 def _carry_out(plan: Plan, position: Position, sight: Sight, row: Row, cell: Cell) -> Position:
     lines = position.lines
     mine = sight.with_key(plan.key)
+    if plan.settles and cell.do not in _SETTLING:
+        return _ended(position, Word.IN_DOUBT, row)
     match cell.do:
         case Do.END | Do.VERIFY:
             word = cell.word or Word.IN_DOUBT
-            if word.may_run:
+            if word.may_run and not plan.settles:
                 position = replace(position, lines=replace(lines, told=True))
             return _ended(position, word, row, _unserved(plan, position, sight, word))
         case Do.REGISTER | Do.REGISTER_ONE:

@@ -1,6 +1,7 @@
 """The key that multipathd stores for a map, and registers on every path that returns.
 
-multipathd's own commands are used (multipathd(8): getprkey, unsetprkey, unsetprstatus); where
+multipathd's own commands are used (multipathd(8): getprkey, setprkey, setprstatus, unsetprkey,
+unsetprstatus); where
 it does not run, its file of keys tells what it would do when it starts.
 """
 
@@ -15,6 +16,21 @@ from prtrace.move.side import Side
 
 KEYS_FILE: Final = Path("/etc/multipath/prkeys")
 _TIMEOUT_S: Final = 5
+
+
+def remember(side: Side, key: int, remains: list[str]) -> None:
+    """Make multipathd register key on paths of side's maps that return; say what did not work."""
+    program = shutil.which("multipathd")
+    if program is None:
+        return
+    for name in side.maps:
+        if _ask(program, "getprkey", name) is None:
+            continue  # it does not run
+        _ask(program, "setprkey", name, "key", f"{key:#x}")
+        _ask(program, "setprstatus", name)
+        after = _ask(program, "getprkey", name)
+        if after is None or not _is(after, key):
+            remains.append(f"multipathd does not store key {key:#x} for {name}")
 
 
 def forget(side: Side, key: int, removed: list[str], remains: list[str]) -> None:
@@ -37,11 +53,11 @@ def forget(side: Side, key: int, removed: list[str], remains: list[str]) -> None
             removed.append(f"key {key:#x} that multipathd stored for {name}")
 
 
-def _ask(program: str, command: str, name: str) -> str | None:
+def _ask(program: str, command: str, name: str, *more: str) -> str | None:
     """multipathd's answer; None where it does not run or does not answer in time."""
     try:
         done = subprocess.run(  # noqa: S603
-            [program, command, "map", name],
+            [program, command, "map", name, *more],
             capture_output=True,
             text=True,
             timeout=_TIMEOUT_S,

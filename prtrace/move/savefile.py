@@ -1,10 +1,10 @@
-"""The file that travels from source to destination: prtrace.save/1, JSON with a checksum (pure).
+"""The file that travels from source to destination: prtrace.save/2, JSON with a checksum (pure).
 
 The checksum is SHA-256 over the object without it, as JSON with sorted keys and no blanks.
 It is there against cut and edited files, not against forgery.
 
-temporary_load and temporary_rollback are fresh random keys, one for each direction.  They
-travel so that each side recognises what the other has left on the device.
+It is a hint with a date: which move, which key and which nexuses of the source it is about.
+Role, type and holder count only as what prepare expects to find.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from prtrace.errors import MalformedError
 from prtrace.model import LocalNexus, Nexus, ReservationType
 from prtrace.state.event import key_text, nanoseconds, rfc3339
 
-SCHEMA: Final = "prtrace.save/1"
+SCHEMA: Final = "prtrace.save/2"
 MAX_SIZE: Final = 16 << 20
 _FAMILY: Final = "prtrace.save/"
 _WHAT: Final = "save file"
@@ -53,36 +53,40 @@ class SavedPath:
 
 @dataclass(frozen=True, slots=True)
 class SavedUnit:
-    """One logical unit.
-
-    key: None where the guest has nothing here; the rest then says nothing.  type: of the
-    reservation, whoever holds it; None where nothing is reserved.  held: the guest held it.
-    aptpl: the guest asked for persistence through power loss; None where that is not known.
-    basis: "observed" or "read".  others: the registrations of other nexuses, for people.
-    """
+    """One logical unit."""
 
     lu: str
     device: str
     target: str
     key: int | None
+    """None where the guest has nothing here; the rest then says nothing."""
     type: ReservationType | None
+    """Of the reservation, whoever holds it; None where nothing is reserved."""
     held: bool
-    holders: tuple[Nexus, ...]
-    aptpl: bool | None
+    """The guest held it; for the all-registrants types: it is a registrant."""
     generation: int | None
+    """PRGENERATION at the time, None where it was not known."""
     basis: str
+    """ "observed" or "read"."""
     paths: tuple[SavedPath, ...]
     others: tuple[tuple[Nexus, int], ...]
-    temporary_load: int
-    temporary_rollback: int
+    """The registrations of other nexuses, for people."""
+    leftovers: tuple[Nexus, ...] = ()
+    """Nexuses that an earlier move left with the key, as readings name them."""
 
 
 @dataclass(frozen=True, slots=True)
 class SaveFile:
-    """id: 32 hex digits that name this move.  time: nanoseconds since the epoch."""
+    """What travels."""
 
     id: str
+    """32 hex digits that name this move."""
+    order: int
+    """Orders moves of a logical unit: greater than that of every move that the source knew, and
+    at least the time in nanoseconds since the epoch.  So a clock that is behind does no harm
+    where the hosts know of each other's moves, nor a lost journal where clocks are right."""
     time: int
+    """Nanoseconds since the epoch."""
     host: str
     guest: str
     units: tuple[SavedUnit, ...]
@@ -96,7 +100,7 @@ class SaveFile:
         return json.dumps(self.to_document(), indent=1) + "\n"
 
     def to_document(self) -> dict[str, Any]:
-        """The prtrace.save/1 object, its checksum included."""
+        """The prtrace.save/2 object, its checksum included."""
         document = self.to_json()
         return document | {"checksum": _checksum(document)}
 
@@ -105,6 +109,7 @@ class SaveFile:
         return {
             "schema": SCHEMA,
             "id": self.id,
+            "order": str(self.order),
             "time": rfc3339(self.time),
             "host": self.host,
             "guest": self.guest or None,
@@ -128,7 +133,7 @@ def parse(text: str) -> SaveFile:
 
 
 def from_document(given: Mapping[str, Any]) -> SaveFile:
-    """Read the prtrace.save/1 object, checksum included; MalformedError as parse() has it."""
+    """Read the prtrace.save/2 object, checksum included; MalformedError as parse() has it."""
     document = dict(given)
     schema = document.get("schema")
     if schema != SCHEMA:
@@ -166,8 +171,6 @@ def _unit_json(unit: SavedUnit) -> dict[str, Any]:
         "type_code": None if unit.type is None else int(unit.type),
         "scope": "LU",
         "held": unit.held,
-        "holders": list(unit.holders),
-        "aptpl": unit.aptpl,
         "generation": unit.generation,
         "basis": unit.basis,
         "paths": [
@@ -181,10 +184,7 @@ def _unit_json(unit: SavedUnit) -> dict[str, Any]:
             for path in unit.paths
         ],
         "others": [{"nexus": nexus, "key": key_text(key)} for nexus, key in unit.others],
-        "temporary": {
-            "load": key_text(unit.temporary_load),
-            "rollback": key_text(unit.temporary_rollback),
-        },
+        "leftovers": list(unit.leftovers),
     }
 
 
@@ -197,6 +197,7 @@ def _from_json(document: Mapping[str, Any]) -> SaveFile:
         raise ValueError("id is not 32 hex digits")
     return SaveFile(
         name,
+        int(_text(document["order"])),
         nanoseconds(document["time"]),
         _text(document["host"]),
         document.get("guest") or "",
@@ -213,17 +214,13 @@ def _unit(given: Mapping[str, Any]) -> SavedUnit:
         key=key,
         type=None if given["type"] is None else ReservationType[given["type"]],
         held=_flag(given["held"]),
-        holders=tuple(_text(nexus) for nexus in given["holders"]),
-        aptpl=None if given["aptpl"] is None else _flag(given["aptpl"]),
         generation=None if given["generation"] is None else int(given["generation"]),
         basis=_text(given["basis"]),
         paths=tuple(_path(each) for each in given["paths"]),
         others=tuple((_text(each["nexus"]), _key(each["key"])) for each in given["others"]),
-        temporary_load=_key(given["temporary"]["load"]),
-        temporary_rollback=_key(given["temporary"]["rollback"]),
+        leftovers=tuple(_text(each) for each in given["leftovers"]),
     )
-    keys = {unit.key, unit.temporary_load, unit.temporary_rollback}
-    if len(keys) != 3 or (unit.held and unit.type is None):
+    if unit.held and unit.type is None:
         raise ValueError("it contradicts itself")
     return unit
 

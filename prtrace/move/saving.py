@@ -9,7 +9,6 @@ from typing import Any
 
 from prtrace.errors import PrtraceError, UsageError
 from prtrace.model import LOCAL_NAME
-from prtrace.move.device import Paths
 from prtrace.move.facts import Facts
 from prtrace.move.parallel import each
 from prtrace.move.savefile import SavedPath, SavedUnit, SaveFile
@@ -43,14 +42,13 @@ def save(
     *,
     host: str,
     guest: str = "",
-    aptpl: Mapping[str, bool | None] | None = None,
+    order: int,
 ) -> SaveFile:
     """What is to travel, all units or none.
 
     units: as prtrace.show/1 has them, by designator.  verdicts: what check said of the sides
-    on the same units; BlockedError or DoubtError unless each is clear or movable.  aptpl:
-    what the guest asked for, by designator, where that was observed; else the device is
-    asked.  UsageError for a unit without a designator.
+    on the same units; BlockedError or DoubtError unless each may move.  order: greater than that
+    of every earlier move of these units.  UsageError for a unit without a designator.
     """
     verdicts = tuple(verdicts)
     match overall(verdicts):
@@ -62,28 +60,23 @@ def save(
             pass
 
     def one(verdict: UnitVerdict) -> SavedUnit:
-        return _saved(verdict, Facts.from_show(units[verdict.side.lu]), aptpl or {})
+        return _saved(verdict, Facts.from_show(units[verdict.side.lu]))
 
     saved = tuple(each(one, verdicts))
-    return SaveFile(secrets.token_hex(16), time.time_ns(), host, guest, saved)
+    return SaveFile(secrets.token_hex(16), order, time.time_ns(), host, guest, saved)
 
 
-def _saved(verdict: UnitVerdict, facts: Facts, aptpl: Mapping[str, bool | None]) -> SavedUnit:
+def _saved(verdict: UnitVerdict, facts: Facts) -> SavedUnit:
     side = verdict.side
     if side.lu.startswith(LOCAL_NAME):
         raise UsageError(
             f"{side.name} has no designator (VPD page 0x83): another host cannot recognise it"
         )
-    persists = aptpl.get(side.lu)
-    if persists is None and verdict.key is not None:
-        with Paths(side) as paths:
-            persists = paths.persists()
     own = {path.nexus.nexus for path in side.paths}
     mine = {found.nexus: found for found in facts.registrations if found.nexus in own}
     others = tuple(
         (found.nexus, found.key) for found in facts.registrations if found.nexus not in own
     )
-    taken = {verdict.key, *(key for _, key in others)}
     return SavedUnit(
         lu=side.lu,
         device=side.name,
@@ -91,8 +84,6 @@ def _saved(verdict: UnitVerdict, facts: Facts, aptpl: Mapping[str, bool | None])
         key=verdict.key,
         type=facts.type,
         held=verdict.held,
-        holders=facts.holders,
-        aptpl=persists,
         generation=facts.generation,
         basis="read" if any(found.source == "read" for found in mine.values()) else "observed",
         paths=tuple(
@@ -106,13 +97,5 @@ def _saved(verdict: UnitVerdict, facts: Facts, aptpl: Mapping[str, bool | None])
             for path in side.paths
         ),
         others=others,
-        temporary_load=(first := _fresh(taken)),
-        temporary_rollback=_fresh({*taken, first}),
+        leftovers=verdict.leftovers,
     )
-
-
-def _fresh(taken: set[int | None]) -> int:
-    while True:
-        key = secrets.randbits(64)
-        if key and key not in taken:
-            return key

@@ -1,8 +1,7 @@
-"""The calls Check, Save, Load, Rollback and Finish of io.prtrace, in the agent.
+"""The calls of io.prtrace that move reservations, in the agent.
 
-Each method runs on a thread of the server's (prtrace.api.jobs).  The agent is asked for what
-it observed; commands go down through SG_IO like those of any other process, and come back up
-as events.
+Each runs on a thread of the server's (prtrace.api.jobs).  The agent is asked for what it observed;
+commands go down through SG_IO like those of any other process, and come back up as events.
 """
 
 from __future__ import annotations
@@ -15,17 +14,13 @@ from typing import Any
 from prtrace.api.calls import Refusal
 from prtrace.api.interface import Fault
 from prtrace.api.source import EventQuery, Observed, Step
-from prtrace.errors import UsageError
-from prtrace.linux.units import scan
-from prtrace.move import actions, savefile, saving
-from prtrace.move.actions import MAX_AGE_S, MoveOptions
-from prtrace.move.facts import User
-from prtrace.move.finishing import finish, finish_view
+from prtrace.move import savefile
+from prtrace.move.carry import MoveOptions
 from prtrace.move.journal import UnderWayError
-from prtrace.move.knowledge import LAST, Knowledge, asked_user, learn, witness
+from prtrace.move.knowledge import LAST
 from prtrace.move.saving import BlockedError
-from prtrace.move.side import find_loading_sides, find_saved_sides, find_sides
-from prtrace.move.verdict import UnitVerdict, check_view, overall
+from prtrace.move.verbs import Moves, Report, moves_view
+from prtrace.move.verdict import check_view, overall
 from prtrace.state.event import Event
 
 
@@ -39,72 +34,70 @@ class AgentMoves:
         self, observed: Observed, devices: Sequence[str], guest: str | None, pid: int | None
     ) -> dict[str, Any]:
         """See Moves.check."""
-        _, _, verdicts = _judge(observed, devices, guest, pid)
+        moves = Moves(MoveOptions(self._state_dir), _Observer(observed))
+        verdicts = moves.check(devices, guest=guest, pid=pid)
         return check_view(verdicts, socket.gethostname())
 
     def save(
         self, observed: Observed, devices: Sequence[str], guest: str | None, pid: int | None
     ) -> dict[str, Any]:
         """See Moves.save."""
-        known, asked, verdicts = _judge(observed, devices, guest, pid)
+        moves = Moves(MoveOptions(self._state_dir), _Observer(observed))
         host = socket.gethostname()
-        name = asked.guest if asked is not None else ""
         try:
-            file = saving.save(known.units, verdicts, host=host, guest=name, aptpl=known.aptpl)
+            return moves.save(devices, guest=guest, pid=pid, host=host).to_document()
         except BlockedError as error:
-            units = check_view(error.verdicts, host)["units"]
-            verdict = overall(error.verdicts).value
             raise Refusal(
                 Fault.NOT_MOVABLE,
                 {
                     "message": error.message,
                     "hint": error.hint,
-                    "verdict": verdict,
-                    "units": units,
+                    "verdict": overall(error.verdicts).value,
+                    "units": check_view(error.verdicts, host)["units"],
                 },
             ) from error
-        return file.to_document()
-
-    def load(
-        self,
-        observed: Observed,
-        file: Mapping[str, Any],
-        step: Step,
-        *,
-        devices: Mapping[str, str],
-        dry_run: bool,
-        max_age: int | None,
-    ) -> dict[str, Any]:
-        """See Moves.load."""
-        saved = savefile.from_document(file)
-        options = MoveOptions(
-            state_dir=self._state_dir,
-            max_age_s=MAX_AGE_S if max_age is None else max_age,
-            dry_run=dry_run,
-            progress=step,
-            witness=witness(_Observer(observed)),
-        )
-        sides = find_loading_sides(scan(), saved, devices)
-        try:
-            return actions.load(saved, sides, options).to_json()
         except UnderWayError as error:
             raise _under_way(error) from error
 
-    def rollback(self, observed: Observed, file: Mapping[str, Any], step: Step) -> dict[str, Any]:
-        """See Moves.rollback."""
-        saved = savefile.from_document(file)
-        options = MoveOptions(
-            state_dir=self._state_dir, progress=step, witness=witness(_Observer(observed))
-        )
+    def carry_out(self, verb: str, given: Mapping[str, Any], step: Step) -> dict[str, Any]:
+        """See Moves.carry_out."""
+        file = savefile.from_document(given["file"])
+        dry_run = bool(given.get("dry_run"))
+        moves = Moves(MoveOptions(self._state_dir, dry_run=dry_run, progress=step))
         try:
-            return actions.rollback(saved, find_saved_sides(scan(), saved), options).to_json()
+            return _run(moves, verb, file, given).to_json()
         except UnderWayError as error:
             raise _under_way(error) from error
 
-    def finish(self, file: Mapping[str, Any]) -> dict[str, Any]:
-        """See Moves.finish."""
-        saved = savefile.from_document(file)
-        return finish_view(finish(saved, find_saved_sides(scan(), saved)), saved)
+    def unfinished(self) -> dict[str, Any]:
+        """See Moves.unfinished."""
+        return moves_view(Moves(MoveOptions(self._state_dir)).moves())
+
+    def settle(self) -> None:
+        """Finish what is in question since before this agent started."""
+        Moves(MoveOptions(self._state_dir)).settle()
+
+
+def _run(moves: Moves, verb: str, file: savefile.SaveFile, given: Mapping[str, Any]) -> Report:
+    devices = given.get("devices") or {}
+    match verb:
+        case "Prepare":
+            return moves.prepare(file, devices)
+        case "Load":
+            return moves.load(file, devices, released=bool(given.get("released")))
+        case "Release":
+            return moves.release(file)
+        case "Finish":
+            return moves.finish(file)
+        case "Rollback":
+            return moves.rollback(
+                file,
+                side=given.get("side") or "",
+                runs=bool(given.get("runs")),
+                destination_is_off=bool(given.get("destination_is_off")),
+            )
+        case _:
+            raise LookupError(verb)
 
 
 class _Observer:
@@ -118,20 +111,6 @@ class _Observer:
 
     def events(self, lu: str) -> Iterator[Event]:
         return self._observed.events(EventQuery(lus=(lu,), last=LAST, changes=True))
-
-
-def _judge(
-    observed: Observed, devices: Sequence[str], guest: str | None, pid: int | None
-) -> tuple[Knowledge, User | None, tuple[UnitVerdict, ...]]:
-    if not devices:
-        raise UsageError("no device is named")
-    sides = find_sides(scan(), devices)
-    asked, itself = asked_user(guest, pid)
-    known = learn(sides, _Observer(observed))
-    verdicts = actions.check(
-        sides, known.units, asked=asked, users=known.users, moves_itself=itself
-    )
-    return known, asked, verdicts
 
 
 def _under_way(error: UnderWayError) -> Refusal:

@@ -15,7 +15,7 @@ from prtrace.move.facts import Facts, Registered, User
 from prtrace.move.side import Side
 from prtrace.state.event import key_text
 
-SCHEMA: Final = "prtrace.check/1"
+SCHEMA: Final = "prtrace.check/2"
 
 
 class Verdict(enum.Enum):
@@ -28,13 +28,13 @@ class Verdict(enum.Enum):
 
     @property
     def exit_code(self) -> int:
-        """0, 10, 11 or 12."""
+        """0 may move, with or without something to move; 11 blocked; 12 in doubt."""
         return _EXIT_CODES[self]
 
 
 _EXIT_CODES = {
     Verdict.CLEAR: 0,
-    Verdict.MOVABLE: 10,
+    Verdict.MOVABLE: 0,
     Verdict.BLOCKED: 11,
     Verdict.IN_DOUBT: 12,
 }
@@ -48,7 +48,6 @@ class Obstacle(enum.Enum):
     OTHER_USER = "nexus used by others"
     LEGACY_RESERVE = "legacy reservation"
     BEYOND_PATHS = "registered beyond our paths"
-    PATH_WITHOUT_KEY = "path without the key"
     DIFFERENT_KEYS = "paths with different keys"
     FOREIGN_SCOPE = "scope is not the logical unit"
     QEMU_MOVES_IT = "QEMU moves it itself"
@@ -67,7 +66,9 @@ class UnitVerdict:
     """The verdict on one side.
 
     key: the guest's key, None where nothing is registered.  held: the reservation is this
-    side's (for the all-registrants types: it is a registrant).  would: what a load would do.
+    side's (for the all-registrants types: it is a registrant).  would: what the verbs would do.
+    notes: what does not stand in the way, and is good to know.  leftovers: nexuses that an
+    earlier move left with the key.
     """
 
     side: Side
@@ -77,9 +78,11 @@ class UnitVerdict:
     held: bool = False
     reasons: tuple[Reason, ...] = ()
     would: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    leftovers: tuple[Nexus, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """One element of "units" of prtrace.check/1."""
+        """One element of "units" of prtrace.check/2."""
         return {
             "lu": self.side.lu,
             "device": self.side.name,
@@ -92,6 +95,7 @@ class UnitVerdict:
                 {"obstacle": reason.obstacle.value, "fact": reason.fact} for reason in self.reasons
             ],
             "would": list(self.would),
+            "notes": list(self.notes),
         }
 
 
@@ -105,7 +109,7 @@ def overall(verdicts: Iterable[UnitVerdict]) -> Verdict:
 
 
 def check_view(verdicts: Iterable[UnitVerdict], host: str) -> dict[str, Any]:
-    """The prtrace.check/1 object."""
+    """The prtrace.check/2 object."""
     verdicts = tuple(verdicts)
     return {
         "schema": SCHEMA,
@@ -133,12 +137,14 @@ def judge(
     asked: User | None = None,
     users: Iterable[User] = (),
     moves_itself: str = "",
+    hands_over: bool = True,
 ) -> UnitVerdict:
     """Return the verdict on side.
 
     asked: the guest or process whose reservation is to move, None for whoever registered.
     users: who else is known to have changed reservations through the side's nexuses.
-    moves_itself: why QEMU will move it without us, "" where it will not.
+    moves_itself: why QEMU will move it without us, "" where it will not.  hands_over: the target
+    is known to hand a single holder's reservation over by PREEMPT.
     """
     own = own_registrations(side, facts)
     keys = sorted({each.key for each in own.values()})
@@ -160,8 +166,10 @@ def judge(
         reasons.append(Reason(Obstacle.QEMU_MOVES_IT, moves_itself))
     held = holds(side, facts)
     verdict = _of(reasons) if reasons else Verdict.MOVABLE
-    would = () if reasons else _would(side, keys[0], facts.type if held else None)
-    return UnitVerdict(side, verdict, keys[0], facts.type, held, tuple(reasons), would)
+    single = held and facts.type is not None and not facts.type.all_registrants
+    would = () if reasons else _would(keys[0], facts.type if single else None, hands_over)
+    notes = _notes(side, facts, own, single=single, hands_over=hands_over)
+    return UnitVerdict(side, verdict, keys[0], facts.type, held, tuple(reasons), would, notes)
 
 
 def _of(reasons: Iterable[Reason]) -> Verdict:
@@ -192,11 +200,6 @@ def _key_reasons(
         Reason(Obstacle.SHARED_KEY, f"key {key:#x} is on one more nexus, which is not known")
         for key in facts.unplaced
         if key in keys
-    ]
-    reasons += [
-        Reason(Obstacle.PATH_WITHOUT_KEY, f"{path.nexus.nexus} ({path.node}) is not registered")
-        for path in side.paths
-        if path.nexus.nexus not in own
     ]
     return reasons
 
@@ -242,13 +245,42 @@ def _same(one: User, other: User) -> bool:
     return one.comm == other.comm
 
 
-def _would(side: Side, key: int, kind: ReservationType | None) -> tuple[str, ...]:
-    steps = [
-        "register a temporary key on the destination's first path",
-        f"preempt key {key:#x}"
-        + (f", taking the {kind.title} reservation" if kind is not None else ""),
-        f"register key {key:#x} on that path",
+def _notes(
+    side: Side,
+    facts: Facts,
+    own: dict[Nexus, Registered],
+    *,
+    single: bool,
+    hands_over: bool,
+) -> tuple[str, ...]:
+    notes = [
+        f"{path.nexus.nexus} ({path.node}) "
+        + ("takes no commands" if not path.usable else "is not registered")
+        for path in side.paths
+        if path.nexus.nexus not in own
     ]
-    if len(side.paths) > 1:
-        steps.append(f"register key {key:#x} on the destination's other paths")
-    return (*steps, "read the device and compare")
+    if single and not hands_over:
+        notes.append(
+            "this target is not known to hand a reservation over by PREEMPT: the source releases "
+            "it in the pause (prtrace release), and the destination reserves (load --released)"
+        )
+    if single and facts.type is not None and facts.type.single_nexus and len(side.paths) > 1:
+        notes.append(
+            f"{facts.type.title}: only the path that holds the reservation can write, "
+            "registered or not"
+        )
+    return tuple(notes)
+
+
+def _would(key: int, kind: ReservationType | None, hands_over: bool) -> tuple[str, ...]:
+    steps = [f"prepare: register key {key:#x} on the destination's paths, beside the source"]
+    if kind is None:
+        steps.append("load: look, and send nothing")
+    elif hands_over:
+        steps.append(f"load: take the {kind.title} reservation over by PREEMPT")
+    else:
+        steps += [
+            f"release: release the {kind.title} reservation on the source",
+            "load: reserve on the destination",
+        ]
+    return (*steps, f"finish: take key {key:#x} away from the source's paths")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,10 +27,9 @@ from truth_compare import compare
 from prtrace.linux.sgio import Reply, SgDevice
 from prtrace.linux.units import Inventory, scan
 from prtrace.model import Action, Outcome, ReservationType
-from prtrace.move import actions, saving
-from prtrace.move.actions import MoveOptions, MoveReport
+from prtrace.move.carry import MoveOptions
 from prtrace.move.savefile import SaveFile
-from prtrace.move.side import Side, find_sides
+from prtrace.move.verbs import Moves, Report
 from prtrace.scsi.cdb import PrOutCdb
 from prtrace.scsi.parameter import BasicList
 
@@ -44,6 +44,8 @@ failures: list[str] = []
 
 def check(what: str, got: object, wanted: object) -> None:
     global passed  # noqa: PLW0603
+    if "PYTEST_CURRENT_TEST" in os.environ:
+        assert got == wanted, what
     if got == wanted:
         passed += 1
     else:
@@ -115,6 +117,8 @@ class Bed:
                     break
 
     def reset(self) -> None:
+        """Nothing is registered, and no host remembers a move."""
+        self.state_dir = Path(tempfile.mkdtemp(prefix="move-"))
         self.send(THIRD, Action.REGISTER_AND_IGNORE, 0, PEER)
         check("reset", self.send(THIRD, Action.CLEAR, PEER), Outcome.DONE)
         self.drain()
@@ -133,22 +137,29 @@ class Bed:
     def lio(self) -> OracleState:
         return oracle(self.unit.directory)
 
-    def sides(self, name: str) -> tuple[Side, ...]:
-        return find_sides(self.inventory, [name])
+    def moves(self, **options: object) -> Moves:
+        """The verbs; the two sides of the bed share a host and its journals."""
+        return Moves(MoveOptions(state_dir=self.state_dir, **options))  # type: ignore[arg-type]
 
     def save(self, name: str) -> SaveFile:
-        sides = self.sides(name)
-        units = actions.read(sides)
-        return saving.save(units, actions.check(sides, units), host="lab")
+        return self.moves().save([name], host="lab")
 
-    def options(self, progress: Callable[[str, str], None] = lambda _lu, _words: None):
-        return MoveOptions(state_dir=self.state_dir, progress=progress)
+    def to(self, name: str) -> dict[str, str]:
+        """--device: the unit is to be reached by name."""
+        return {self.unit.lu: name}
 
-    def load(self, file: SaveFile, name: str, progress=lambda _lu, _words: None) -> MoveReport:
-        return actions.load(file, self.sides(name), self.options(progress))
+    def load(self, file: SaveFile, name: str, **options: object) -> Report:
+        """prepare and load, to name."""
+        report = self.moves(**options).prepare(file, self.to(name))
+        return self.moves(**options).load(file, self.to(name)) if report.good else report
 
-    def rollback(self, file: SaveFile, name: str) -> MoveReport:
-        return actions.rollback(file, self.sides(name), self.options())
+    def rollback(self, file: SaveFile, **options: object) -> Report:
+        """The destination's part, the source's, the destination's again: it may come second."""
+        moves = self.moves(**options)
+        moves.rollback(file, side="destination")
+        report = moves.rollback(file, side="source")
+        moves.rollback(file, side="destination")
+        return report
 
     def is_at(
         self, what: str, paths: tuple[int, ...], kind: ReservationType | None, *, peer: bool
@@ -178,11 +189,10 @@ class Bed:
         check(f"{what}: show --json", compare(self.unit, shown, self.lio()), [])
 
 
-def in_child(work: Callable[[], object], fault: str = "") -> int:
+def in_child(work: Callable[[], object]) -> int:
     """Run work in a process of its own; its wait status."""
     pid = os.fork()
     if pid == 0:
-        os.environ["PRTRACE_FAULT"] = fault
         status = 9
         try:
             work()
@@ -190,3 +200,14 @@ def in_child(work: Callable[[], object], fault: str = "") -> int:
         finally:
             os._exit(status)
     return os.waitpid(pid, 0)[1]
+
+
+def dies_at(number: int) -> Callable[[str], None]:
+    """A checkpoint that ends the process with SIGKILL at the number-th time."""
+    passed = iter(range(1, 1000))
+
+    def checkpoint(_point: str) -> None:
+        if next(passed) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return checkpoint

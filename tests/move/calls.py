@@ -18,15 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-from bed import PEER, SOURCE, THIRD, Agent, Bed, K, check, finish
+from bed import PEER, SOURCE, THIRD, Agent, Bed, K, check, finish, in_child
 
 from prtrace.api.client import Client
-from prtrace.errors import AgentUnreachableError, PrtraceError
+from prtrace.errors import PrtraceError
 from prtrace.linux.capabilities import KEPT
 from prtrace.model import Action, Outcome, ReservationType
 from prtrace.move import savefile
-from prtrace.move.handover import Role
+from prtrace.move.carry import MoveOptions
 from prtrace.move.journal import Journal
+from prtrace.move.verbs import Moves
 
 KIND = ReservationType.WERO
 NOBODY, GROUP = 65534, "games"
@@ -44,13 +45,12 @@ def main() -> None:
         who_may(bed, agent)
         gone_client(bed, agent, there)
         at_once(bed, agent, there)
-    for moment, then in (("after-step-2", "Load"), ("before-step-3", "Rollback")):
-        killed(bed, Agent(*options), there, moment, then)
+    settles(bed, Agent(*options), there)
     finish()
 
 
 def valid(schema: str, document: dict[str, Any]) -> dict[str, Any]:
-    text = (resources.files("prtrace") / f"schema/{schema}.1.json").read_text()
+    text = (resources.files("prtrace") / f"schema/{schema}.json").read_text()
     jsonschema.validate(document, json.loads(text))
     return document
 
@@ -64,7 +64,7 @@ def prepared(bed: Bed) -> str:
 
 def save(agent: Agent, device: str) -> dict[str, Any]:
     agent.settled(60)
-    return valid("save", agent.call("Save", devices=[device])["file"])
+    return valid("save.2", agent.call("Save", devices=[device])["file"])
 
 
 def carry(agent: Agent, method: str, file: dict[str, Any], **given: Any) -> list[dict[str, Any]]:
@@ -74,26 +74,27 @@ def carry(agent: Agent, method: str, file: dict[str, Any], **given: Any) -> list
 def moves(bed: Bed, agent: Agent, there: str) -> None:
     here = prepared(bed)
     bed.is_known("before", agent)
-    checked = valid("check", agent.call("Check", devices=[here]))
+    checked = valid("check.2", agent.call("Check", devices=[here]))
     check("movable", (checked["verdict"], checked["units"][0]["key"]), ("movable", f"{K:#018x}"))
     before = bed.lio()
     file = save(agent, here)
     mapping = {"devices": {bed.unit.lu: there}}
-    *steps, last = carry(agent, "Load", file, **mapping, dry_run=True)
-    check("dry run", (len(last["report"]["units"][0]["planned"]), bed.lio()), (4, before))
+    *steps, last = carry(agent, "Prepare", file, **mapping, dry_run=True)
+    check("dry run", (len(last["report"]["units"][0]["planned"]), bed.lio()), (1, before))
     mark = max(event["seq"] for event in agent.events())
     with ThreadPoolExecutor(1) as others:
         slowest = others.submit(longest_status, agent, stop := [])
-        *steps, last = carry(agent, "Load", file, **mapping)
+        *steps, last = carry(agent, "Prepare", file, **mapping)
+        check("prepared", last["report"]["units"][0]["result"], "prepared")
+        *more, last = carry(agent, "Load", file)
         stop.append(True)
         print(f"a Status during a Load took at most {slowest.result(60) * 1000:.0f} ms")
-    report = valid("load", last["report"])
+    report = valid("move.2", last["report"])
     unit = report["units"][0]
-    check("loaded", (report["good"], unit["result"]), (True, "moved"))
-    check("PR OUT, PR IN", (unit["writes"], unit["reads"]), (4, 2))
-    told = [reply["steps"][0]["what"] for reply in steps]
+    check("loaded", (report["may_run"], unit["result"]), (True, "may run on the destination"))
+    told = [reply["steps"][0]["what"] for reply in (*steps, *more)]
+    # REGISTER on both paths; PREEMPT, and REGISTER on the path that it took the key from.
     check("steps are told", sum(": done" in what for what in told), 4)
-    bed.is_at("loaded", THERE, KIND, peer=True)
     bed.is_known("loaded", agent)
     # Nothing from the side: what the agent sent came back up as events of its own process.
     sent = [event for event in agent.events(since_seq=mark) if event["command"] == "PR OUT"]
@@ -102,14 +103,21 @@ def moves(bed: Bed, agent: Agent, there: str) -> None:
     check("seen as events", (len(sent), pids), (4, {agent.process.pid}))
     kept = sum(1 << capability for capability in KEPT)
     check("privileges of every thread", capabilities(agent.process.pid), {kept})
-    finished = valid("finish", agent.call("Finish", file=file)["report"])
-    check("finished", (finished["clean"], finished["units"][0]["removed"]), (True, []))
-    bed.send(0, Action.REGISTER, 0, K)
-    finished = agent.call("Finish", file=file)["report"]
-    check("finish removes", (finished["clean"], len(finished["units"][0]["removed"])), (True, 1))
+    listed = valid("moves.1", agent.call("Moves"))["moves"]
+    check("moves", {each["id"] for each in listed}, {file["id"]})
+    finished = valid("move.2", agent.call("Finish", file=file)["report"])
+    check("finished", finished["units"][0]["result"], "done")
     bed.is_at("finished", THERE, KIND, peer=True)
-    report = valid("load", carry(agent, "Rollback", file)[-1]["report"])
-    check("back", (report["good"], report["units"][0]["result"]), (True, "restored"))
+    late = carry(agent, "Rollback", file, side="source")[-1]["report"]
+    check("spent", late["units"][0]["result"], "superseded")
+    file = save(agent, prepared(bed))
+    check("prepared", carry(agent, "Prepare", file, **mapping)[-1]["report"]["good"], True)
+    back = carry(agent, "Rollback", file, side="destination")[-1]["report"]
+    check("withdrawn", back["units"][0]["result"], "withdrawn")
+    report = valid("move.2", carry(agent, "Rollback", file, side="source")[-1]["report"])
+    check(
+        "back", (report["may_run"], report["units"][0]["result"]), (True, "may run on the source")
+    )
     bed.is_at("back", SOURCE, KIND, peer=True)
     bed.is_known("back", agent)
 
@@ -143,15 +151,15 @@ def refused(what: str, work: Callable[[], object], words: str) -> None:
 def refusals(bed: Bed, agent: Agent) -> None:
     here = prepared(bed)
     file = save(agent, here)
-    newer = {**file, "schema": "prtrace.save/2"}
+    newer = {**file, "schema": "prtrace.save/3"}
     edited = {**file, "guest": "another"}
     before = bed.lio()
     for what, wrong, words in (
-        ("newer", newer, "this program reads prtrace.save/1"),
+        ("newer", newer, "this program reads prtrace.save/2"),
         ("edited", edited, "checksum"),
         ("no file", {}, "schema"),
     ):
-        for method in ("Load", "Rollback"):
+        for method in ("Prepare", "Load", "Rollback"):
             refused(f"{what}: {method}", lambda m=method, w=wrong: carry(agent, m, w), words)
         refused(f"{what}: Finish", lambda w=wrong: agent.call("Finish", file=w), words)
     refused("own paths", lambda: carry(agent, "Load", file), "source's own paths")
@@ -189,8 +197,10 @@ def who_may(bed: Bed, agent: Agent) -> None:
         """How many of the changing calls are refused to this process."""
         calls: list[Callable[[], object]] = [
             lambda: agent.call("Save", devices=[here]),
+            lambda: carry(agent, "Prepare", file),
             lambda: carry(agent, "Load", file),
             lambda: carry(agent, "Rollback", file),
+            lambda: agent.call("Release", file=file),
             lambda: agent.call("Finish", file=file),
         ]
         count = 0
@@ -205,7 +215,7 @@ def who_may(bed: Bed, agent: Agent) -> None:
         return int(agent.call("Check", devices=[here])["verdict"] == "movable")
 
     check("nobody: reads", as_user([], may_read), 1)
-    check("nobody: changes nothing", as_user([], denied), 4)
+    check("nobody: changes nothing", as_user([], denied), 6)
     check("nobody: untouched", bed.lio(), before)
     check("a member: changes", as_user([grp.getgrnam(GROUP).gr_gid], denied), 0)
 
@@ -230,42 +240,38 @@ def gone_client(bed: Bed, agent: Agent, there: str) -> None:
     wanted = {bed.paths[path].initiator for path in (*THERE, THIRD)}
     wait_for("gone client", lambda: set(bed.lio().keys()) == wanted)
     again = carry(agent, "Load", **given)[-1]["report"]["units"][0]
-    check("gone client: again", (again["result"], again["writes"]), ("moved", 0))
+    check("gone client: again", (again["may_run"], again["writes"]), (True, 0))
     bed.is_at("gone client", THERE, KIND, peer=True)
     bed.is_known("gone client", agent)
 
 
 def at_once(bed: Bed, agent: Agent, there: str) -> None:
     file = save(agent, prepared(bed))
-    name = savefile.from_document(file).id
     given = {"devices": {bed.unit.lu: there}}
-    with Journal(agent.state_dir, name, Role.LOAD, bed.unit.lu):
+    with Journal(agent.state_dir, bed.unit.lu):
         refused("at once", lambda: carry(agent, "Load", file, **given), "is being moved")
     bed.is_at("at once", SOURCE, KIND, peer=True)
     check("then", carry(agent, "Load", file, **given)[-1]["report"]["good"], True)
 
 
-def killed(bed: Bed, agent: Agent, there: str, moment: str, then: str) -> None:
-    """The agent is killed in the middle of a Load; its successor goes on, or takes back."""
-    what = f"killed {moment}, {then}"
+def settles(bed: Bed, agent: Agent, there: str) -> None:
+    """What was in question when an agent died is settled by its successor before it is asked."""
     here = prepared(bed)
-    os.environ["PRTRACE_FAULT"] = f"load:{moment}"
-    given = {"devices": {bed.unit.lu: there}}
+
+    def checkpoint(point: str) -> None:
+        if point == "after REGISTER":
+            os.kill(os.getpid(), signal.SIGKILL)
+
     with agent:
-        del os.environ["PRTRACE_FAULT"]
-        file = save(agent, here)
-        try:
-            carry(agent, "Load", file, **given)
-        except AgentUnreachableError:
-            assert agent.process is not None
-            check(f"{what}: dead", agent.process.wait(30), -signal.SIGKILL)
-        else:
-            check(f"{what}: dead", "it answered", "")
+        file = savefile.from_document(save(agent, here))
+    state_dir = agent.state_dir
+    dying = Moves(MoveOptions(state_dir, checkpoint=checkpoint))
+    in_child(lambda: dying.prepare(file, {bed.unit.lu: there}))
+    question = [each for each in Moves(MoveOptions(state_dir)).moves() if each.lines.in_question]
+    check("in question", len(question), 1)
     with agent:
-        report = carry(agent, then, file, **(given if then == "Load" else {}))[-1]["report"]
-        check(f"{what}: good", [unit["why"] for unit in report["units"]], [None])
-        bed.is_at(what, THERE if then == "Load" else SOURCE, KIND, peer=True)
-        bed.is_known(what, agent)
+        listed = agent.call("Moves")["moves"]
+        check("settled", [each["in_question"] for each in listed], [[]] * len(listed))
 
 
 if __name__ == "__main__":

@@ -14,11 +14,10 @@ from pathlib import Path
 
 from bed import Agent, Bed, K, check, finish
 
-from prtrace.linux.units import scan
 from prtrace.model import ReservationType
-from prtrace.move import actions, finishing, savefile, saving
+from prtrace.move import savefile
 from prtrace.move.multipathd import KEYS_FILE
-from prtrace.move.side import find_saved_sides, find_sides
+from prtrace.move.word import Word
 
 KIND = ReservationType.WERO
 SOURCE, DESTINATION = (0, 1), (2,)
@@ -108,7 +107,6 @@ def moved(bed: Bed, name: str) -> None:
     wanted = {bed.paths[path].initiator for path in (1, *DESTINATION)}
     check("not finished: multipathd registers again", back, wanted)
 
-    sides = find_saved_sides(bed.inventory, file)
     # By the agent: with what is left of its privileges, multipathd must still listen to it.
     with Agent() as agent:
         done = agent.call("Finish", file=file.to_document())["report"]["units"][0]
@@ -121,17 +119,14 @@ def moved(bed: Bed, name: str) -> None:
     bed.is_at("finished", DESTINATION, KIND, peer=False)
     bounce(bed, name)
     bed.is_at("finished, a path came back", DESTINATION, KIND, peer=False)
-    again = finishing.finish(file, sides)[0]
+    again = bed.moves().finish(file).units[0]
     check("finish again", (again.removed, again.remains), ((), ()))
 
 
 def loaded(bed: Bed, node: str) -> savefile.SaveFile:
-    bed.inventory = scan()
-    sides = find_sides(bed.inventory, [node])
-    units = actions.read(sides)
-    file = saving.save(units, actions.check(sides, units), host="lab")
+    file = bed.save(node)
     report = bed.load(file, bed.paths[2].block)
-    check("loaded", [unit.end.why for unit in report.units], [""])
+    check("loaded", [unit.word for unit in report.units], [Word.COMMITTED])
     bed.is_at("loaded", DESTINATION, KIND, peer=False)
     return file
 

@@ -1,4 +1,4 @@
-"""What save and load send while the guest is paused."""
+"""What load sends while the guest is paused."""
 
 import json
 
@@ -15,10 +15,10 @@ def most_commands(boot, luns: int, timeout: float) -> tuple[int, int]:
 
 @pytest.mark.timeout(300)
 def test_few_commands(boot) -> None:
-    assert most_commands(boot, 4, 200) == (3, 2)
+    assert most_commands(boot, 4, 200) == (1, 4)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_few_commands_for_many_units(boot) -> None:
-    assert most_commands(boot, 64, 1200) == (3, 2)
+    assert most_commands(boot, 64, 1200) == (1, 4)

@@ -1,4 +1,4 @@
-"""In the machine: save on one nexus and load on the other, of all units side by side.
+"""In the machine: save on one nexus, prepare and load on the other, of all units side by side.
 
 The argument is the number of rounds.  Prints a JSON object: nanoseconds of each round for all
 units, and the most PR OUT and PR IN that any unit was sent within the pause.  What an agent
@@ -23,11 +23,9 @@ from labkit.target import Target, Unit
 from benchkit.agent import Agent
 from prtrace.api.client import Client
 from prtrace.linux.sgio import SgDevice
-from prtrace.linux.units import scan
 from prtrace.model import Action, Outcome, ReservationType
-from prtrace.move import actions, saving
-from prtrace.move.actions import MoveOptions
-from prtrace.move.side import find_sides
+from prtrace.move.carry import MoveOptions
+from prtrace.move.verbs import Moves
 from prtrace.scsi.cdb import PrOutCdb
 from prtrace.scsi.parameter import BasicList
 
@@ -40,7 +38,8 @@ _SETTLE_S = 300
 def main() -> None:
     units = Target.load(os.environ["LAB_TARGET"]).units
     found: dict[str, list[int]] = {
-        name: [] for name in ("find", "save", "load", "sg_persist", "sg_io", "agent", "commands")
+        name: []
+        for name in ("save", "prepare", "load", "sg_persist", "sg_io", "agent", "commands")
     }
     writes = reads = 0
     for _ in range(1 + int(sys.argv[1])):
@@ -66,25 +65,22 @@ def main() -> None:
 
 
 def by_api(units: tuple[Unit, ...], found: dict[str, list[int]]) -> tuple[int, int]:
-    """One save and load by prtrace.move; the most PR OUT and PR IN of a unit."""
-    state_dir = Path(tempfile.mkdtemp(prefix="pause-"))
-    observed = actions.read(find_sides(scan(), [unit.paths[_HERE].block for unit in units]))
+    """One load of a prepared move by prtrace.move; the most PR OUT and PR IN of a unit."""
+    moves = Moves(MoveOptions(state_dir=Path(tempfile.mkdtemp(prefix="pause-"))))
     begun = time.monotonic_ns()
-    here = find_sides(scan(), [unit.paths[_HERE].block for unit in units])
-    there = find_sides(scan(), [unit.paths[_THERE].block for unit in units])
-    sides_found = time.monotonic_ns()
-    verdicts = actions.check(here, observed)
-    file = saving.save(observed, verdicts, host="lab", aptpl=dict.fromkeys(observed, False))
+    file = moves.save([unit.paths[_HERE].block for unit in units], host="lab")
     saved = time.monotonic_ns()
-    steps: list[str] = []
-    options = MoveOptions(state_dir=state_dir, progress=lambda _lu, words: steps.append(words))
-    report = actions.load(file, there, options)
+    mapping = {unit.lu: unit.paths[_THERE].block for unit in units}
+    if not moves.prepare(file, mapping).good:
+        raise SystemExit("not prepared")
+    prepared = time.monotonic_ns()
+    report = moves.load(file)
     loaded = time.monotonic_ns()
     if not report.good:
         raise SystemExit(f"not loaded: {report.to_json()}")
-    found["find"].append(sides_found - begun)
-    found["save"].append(saved - sides_found)
-    found["load"].append(loaded - saved)
+    found["save"].append(saved - begun)
+    found["prepare"].append(prepared - saved)
+    found["load"].append(loaded - prepared)
     return max(unit.writes for unit in report.units), max(unit.reads for unit in report.units)
 
 
@@ -99,17 +95,18 @@ def settle(agent: Agent) -> None:
 
 
 def by_agent(units: tuple[Unit, ...], agent: Agent) -> None:
-    """One Save and Load over the agent's socket."""
+    """One Save, Prepare and Load over the agent's socket."""
     client = Client(agent.socket, timeout=_SETTLE_S)
     file = client.call("Save", devices=[unit.paths[_HERE].block for unit in units])["file"]
     mapping = {unit.lu: unit.paths[_THERE].block for unit in units}
-    *_, last = client.stream("Load", file=file, devices=mapping)
+    *_, last = client.stream("Prepare", file=file, devices=mapping)
+    *_, last = client.stream("Load", file=file)
     if not last["report"]["good"]:
         raise SystemExit(f"not loaded: {last}")
 
 
 def by_command(units: tuple[Unit, ...], agent: Agent) -> None:
-    """One prtrace save and one prtrace load."""
+    """One prtrace save, prepare and load."""
     prtrace = [sys.executable, "-m", "prtrace"]
     environment = {**os.environ, "PRTRACE_SOCKET": agent.socket}
     devices = [unit.paths[_HERE].block for unit in units]
@@ -117,8 +114,11 @@ def by_command(units: tuple[Unit, ...], agent: Agent) -> None:
         [*prtrace, "save", *devices], check=True, env=environment, stdout=subprocess.PIPE
     ).stdout
     mapping = [f"--device={unit.lu}={unit.paths[_THERE].block}" for unit in units]
-    command = [*prtrace, "load", "-", "--json", *mapping]
-    subprocess.run(command, check=True, env=environment, input=saved, stdout=subprocess.DEVNULL)
+    for verb in ("prepare", "load"):
+        command = [*prtrace, verb, "-", "--json", *mapping]
+        subprocess.run(
+            command, check=True, env=environment, input=saved, stdout=subprocess.DEVNULL
+        )
 
 
 def timed(work: Callable[[], None]) -> int:

@@ -108,7 +108,7 @@ class WaitingMoves:
         shown = observed.show(devices)
         last = [event.seq for event in observed.events(EventQuery())]
         answer = {
-            "schema": "prtrace.check/1",
+            "schema": "prtrace.check/2",
             "host": f"{guest} {pid}",
             "verdict": "clear",
             "units": [*shown["units"], last],
@@ -118,17 +118,16 @@ class WaitingMoves:
     def save(self, observed, devices, guest, pid):
         return self._call("save", {"devices": list(devices)})
 
-    def load(self, observed, file, step, **options):
-        step("naa.1", "first")
-        answer = self._call("load", {"file": dict(file), **options})
-        step("naa.1", "last")
+    def carry_out(self, verb, given, step):
+        if verb in ("Prepare", "Load"):
+            step("naa.1", "first")
+        answer = self._call(verb.lower(), {"verb": verb, **given})
+        if verb in ("Prepare", "Load"):
+            step("naa.1", "last")
         return answer
 
-    def rollback(self, observed, file, step):
-        return self._call("rollback", {"file": dict(file)})
-
-    def finish(self, file):
-        return self._call("finish", {"file": dict(file)})
+    def unfinished(self):
+        return self._call("moves", {"schema": "prtrace.moves/1", "moves": []})
 
 
 class Served:

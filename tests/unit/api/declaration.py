@@ -49,7 +49,7 @@ class RefreshedUnit(TypedDict):
 
 
 class CheckReply(TypedDict):
-    """The members of a prtrace.check/1 object."""
+    """The members of a prtrace.check/2 object."""
 
     schema: str
     host: str
@@ -65,10 +65,17 @@ class StepReply(TypedDict):
 
 
 class MoveReply(TypedDict, total=False):
-    """Steps as they happen; in the last reply the prtrace.move/1 object."""
+    """Steps as they happen; in the last reply the prtrace.move/2 object."""
 
     steps: list[StepReply]
     report: dict[str, Any]
+
+
+class MovesReply(TypedDict):
+    """The members of a prtrace.moves/1 object."""
+
+    schema: str
+    moves: list[Any]
 
 
 class Message(TypedDict):
@@ -115,7 +122,7 @@ class Failed(TypedVarlinkErrorReply, interface=INTERFACE):
 
 
 class Verdicts(TypedDict):
-    """Why nothing may move: verdict "blocked" or "in doubt", units as in prtrace.check/1."""
+    """Why nothing may move: verdict "blocked" or "in doubt", units as in prtrace.check/2."""
 
     message: str
     hint: str
@@ -139,8 +146,9 @@ class Interface(VarlinkInterface, name=INTERFACE):
     """SCSI persistent reservations of this host's logical units, as its agent knows them.
 
     The objects are described by JSON Schemas: prtrace.show/1, prtrace.event/1,
-    prtrace.status/1, prtrace.check/1, prtrace.save/1, prtrace.move/1 and prtrace.finish/1.
-    Refresh, Save, Load, Rollback and Finish are for root and the agent's --admin-group.
+    prtrace.status/1, prtrace.check/2, prtrace.save/2, prtrace.move/2 and prtrace.moves/1.
+    Refresh, Save, Prepare, Load, Release, Rollback and Finish are for root and the agent's
+    --admin-group.
     """
 
     errors = (
@@ -214,7 +222,18 @@ class Interface(VarlinkInterface, name=INTERFACE):
     def Save(
         self, *, devices: list[str], guest: str | None = None, pid: int | None = None
     ) -> dict[str, Any]:
-        """What is to travel (prtrace.save/1), all devices or none; on the source, when paused."""
+        """What is to travel (prtrace.save/2), all devices or none; on the source, when paused."""
+
+    @varlinkmethod(return_type=MoveReply, allow_foreign=True)
+    @abstractmethod
+    def Prepare(
+        self,
+        *,
+        file: dict[str, Any],
+        devices: dict[str, str] | None = None,
+        dry_run: bool | None = None,
+    ) -> Iterator[MoveReply]:
+        """On the destination, while the guest runs on the source: register its key beside it."""
 
     @varlinkmethod(return_type=MoveReply, allow_foreign=True)
     @abstractmethod
@@ -224,20 +243,44 @@ class Interface(VarlinkInterface, name=INTERFACE):
         file: dict[str, Any],
         devices: dict[str, str] | None = None,
         dry_run: bool | None = None,
-        max_age: int | None = None,
+        released: bool | None = None,
     ) -> Iterator[MoveReply]:
-        """Take the reservations of file over, on the destination.
+        """On the destination, the guest being paused: commit; a good report: it may run here.
 
-        devices says what to use here for a unit of the file; max_age is in seconds.  It goes
-        on to its end whether or not the caller stays; called again, it goes on after a crash.
+        devices says what to use here for a unit of the file; without it, what Prepare used.
+        released: the source has released the reservation (Release) for this call to take.  It
+        goes on to its end whether or not the caller stays; called again, it goes on after a
+        crash.
         """
+
+    @varlinkmethod(return_type=dict[str, Any], return_parameter="report", allow_foreign=True)
+    @abstractmethod
+    def Release(self, *, file: dict[str, Any]) -> dict[str, Any]:
+        """On the source, the guest being paused, for targets that cannot hand over: release."""
 
     @varlinkmethod(return_type=MoveReply, allow_foreign=True)
     @abstractmethod
-    def Rollback(self, *, file: dict[str, Any]) -> Iterator[MoveReply]:
-        """Take the reservations back, on the source, however far the destination got."""
+    def Rollback(
+        self,
+        *,
+        file: dict[str, Any],
+        side: str | None = None,
+        runs: bool | None = None,
+        destination_is_off: bool | None = None,
+    ) -> Iterator[MoveReply]:
+        """Abort a move: this host's part of it.
+
+        side: "source" or "destination".  On the source, the guest being paused, a good report
+        says that it may go on there; runs: it runs.  destination_is_off: proof from outside
+        that the guest cannot run on the destination.
+        """
 
     @varlinkmethod(return_type=dict[str, Any], return_parameter="report", allow_foreign=True)
     @abstractmethod
     def Finish(self, *, file: dict[str, Any]) -> dict[str, Any]:
-        """See to it, on the source, that nothing of the guest is left there (prtrace.finish/1)."""
+        """Give the guest's key up on the source, after Load."""
+
+    @varlinkmethod(return_type=MovesReply, allow_foreign=True)
+    @abstractmethod
+    def Moves(self) -> MovesReply:
+        """The newest move of each logical unit of this host, by side."""

@@ -17,7 +17,7 @@ from prtrace.api.jobs import Job, Jobs
 from prtrace.api.rights import Right
 from prtrace.errors import DeviceError, PrtraceError, UsageError
 
-FILE = {"schema": "prtrace.save/1", "units": [{"key": None, "deep": [1, {"a": "b"}]}]}
+FILE = {"schema": "prtrace.save/2", "units": [{"key": None, "deep": [1, {"a": "b"}]}]}
 
 
 def test_every_call_reaches_its_method(served):
@@ -27,14 +27,19 @@ def test_every_call_reaches_its_method(served):
     assert checked["host"] == "db1 7"
     assert checked["units"] == [{"lu": "naa.2"}, list(range(1, 131))]
     assert client.call("Save", devices=["/dev/sda"]) == {"file": {"devices": ["/dev/sda"]}}
-    assert client.call("Finish", file=FILE) == {"report": {"file": FILE}}
+    for method in ("Finish", "Release"):
+        done = {"report": {"verb": method, "file": FILE}}
+        assert client.call(method, file=FILE) == done
     steps = [{"steps": [{"lu": "naa.1", "what": what}]} for what in ("first", "last")]
-    options = {"devices": {"a": "b"}, "dry_run": True, "max_age": 5}
-    loaded = [*client.stream("Load", file=FILE, **options)]
-    assert loaded == [*steps, {"report": {"file": FILE, **options}}]
-    plain = [*client.stream("Load", file=FILE)][-1]["report"]
-    assert plain == {"file": FILE, "devices": {}, "dry_run": False, "max_age": None}
-    assert [*client.stream("Rollback", file=FILE)] == [{"report": {"file": FILE}}]
+    options = {"devices": {"a": "b"}, "dry_run": True}
+    for method, more in (("Prepare", {}), ("Load", {"released": True})):
+        loaded = [*client.stream(method, file=FILE, **options, **more)]
+        report = {"verb": method, "file": FILE, **options, **more}
+        assert loaded == [*steps, {"report": report}]
+    asked = {"side": "source", "runs": False, "destination_is_off": True}
+    back = [*client.stream("Rollback", file=FILE, **asked)]
+    assert back == [{"report": {"verb": "Rollback", "file": FILE, **asked}}]
+    assert client.call("Moves") == {"schema": "prtrace.moves/1", "moves": []}
 
 
 @pytest.mark.parametrize(

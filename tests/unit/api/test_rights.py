@@ -57,7 +57,7 @@ def test_only_who_may_change_sends_long_calls():
     assert Calls(5).longest(USER) == MAX_CALL
 
 
-CHANGING = ("Refresh", "Save", "Load", "Rollback", "Finish")
+CHANGING = ("Refresh", "Save", "Prepare", "Load", "Release", "Rollback", "Finish")
 
 
 @pytest.mark.parametrize("method", CHANGING)
@@ -65,7 +65,7 @@ def test_moving_is_for_root_and_the_group(method):
     given = {"devices": ["/dev/sda"]} if method in ("Save", "Refresh") else {"file": {}}
     if method == "Refresh":
         given["max_age"] = 5
-    more = method in ("Load", "Rollback")
+    more = method in ("Prepare", "Load", "Rollback")
     call = {"method": f"io.prtrace.{method}", "parameters": given, "more": more}
     message = json.dumps(call).encode()
     for peer, admin_gid in ((ROOT, None), (USER, 27)):
@@ -77,7 +77,7 @@ def test_moving_is_for_root_and_the_group(method):
 
 
 def test_every_declared_method_has_a_right():
-    reading = ("Show", "Events", "Status", "Resolve", "Check")
+    reading = ("Show", "Events", "Status", "Resolve", "Check", "Moves")
     declared = {f"io.prtrace.{name}" for name in (*reading, *CHANGING)}
     service = {f"org.varlink.service.{n}" for n in ("GetInfo", "GetInterfaceDescription")}
     assert set(calls.RIGHTS) == declared | service

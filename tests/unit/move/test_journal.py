@@ -1,65 +1,98 @@
 """What is on disk before a command goes out, read back after a crash."""
 
 import os
+from dataclasses import replace
 
 import pytest
 
 from prtrace.errors import MalformedError, StoreError
-from prtrace.move.handover import Result, Role
-from prtrace.move.journal import Journal, UnderWayError
-from prtrace.move.memory import Memory, Sent
+from prtrace.model import ReservationType
+from prtrace.move import journal as journals
+from prtrace.move.journal import DESTINATION, SOURCE, Entry, Journal, UnderWayError
+from prtrace.move.lines import Lines, Standing
+from prtrace.move.table import Verb
+from prtrace.move.word import Word
 
 MOVE, LU = "ab" * 16, "naa.6/..\\x20"
-MEMORY = Memory("1:0:0:0", base=7, bumps=1, victim=0x4B, victims=2, preempt=Sent.SENT)
+LINES = Lines(released=ReservationType.WE).with_line("1:0:0:0", Standing.IN_QUESTION)
+ENTRY = Entry(LU, DESTINATION, 7, MOVE, Verb.PREPARE, lines=LINES, device="/dev/sdb")
 
 
-def opened(folder, role=Role.LOAD):
-    return Journal(folder, MOVE, role, LU)
+def last(folder, side=DESTINATION):
+    with Journal(folder, LU) as journal:
+        entry = journal.entries.get(side)
+    return None if entry is None else replace(entry, time="")
 
 
 def test_goes_on_where_it_was(tmp_path):
-    with opened(tmp_path) as journal:
-        assert journal.last is None
-        journal.write(1, "step-1", Memory("1:0:0:0"))
-        journal.write(2, "step-2", MEMORY, 33)
-    with opened(tmp_path) as journal:
-        assert (journal.last, journal.result, journal.requests) == (MEMORY, None, 33)
-        journal.end(3, Result.MOVED, MEMORY)
-    with opened(tmp_path) as journal:
-        assert journal.result is Result.MOVED
-    with opened(tmp_path, Role.ROLLBACK) as journal:
-        assert journal.last is None
+    assert last(tmp_path) is None
+    with Journal(tmp_path, LU) as journal:
+        journal.write(replace(ENTRY, lines=Lines()), 1)
+        journal.write(ENTRY, 2)
+    assert last(tmp_path) == ENTRY
+    ended = replace(ENTRY, end=Word.PREPARED)
+    with Journal(tmp_path, LU) as journal:
+        journal.write(ended, 3)
+    assert last(tmp_path) == ended
+    assert last(tmp_path, SOURCE) is None
+    assert [replace(each, time="") for each in journals.entries(tmp_path)] == [ended]
+
+
+def test_begins_anew_with_each_move(tmp_path):
+    with Journal(tmp_path, LU) as journal:
+        journal.write(ENTRY, 1)
+        journal.write(replace(ENTRY, move="cd" * 16), 2)
+    (path,) = (tmp_path / "move").glob("*.journal")
+    assert path.read_bytes().count(b"\n") == 1
 
 
 @pytest.mark.parametrize("cut", [1, 20, 100])
 def test_a_line_that_was_cut_was_never_acted_on(tmp_path, cut):
-    with opened(tmp_path) as journal:
-        journal.write(1, "step-1", MEMORY)
-        journal.write(2, "step-2", Memory("9:0:0:0"))
-        path = journal.path
+    with Journal(tmp_path, LU) as journal:
+        journal.write(ENTRY, 1)
+        journal.write(replace(ENTRY, verb=Verb.COMMIT), 2)
+    (path,) = (tmp_path / "move").glob("*.journal")
     os.truncate(path, path.stat().st_size - cut)
-    for _ in range(2):
-        with opened(tmp_path) as journal:
-            assert journal.last == MEMORY
+    assert last(tmp_path) == ENTRY
+    with Journal(tmp_path, LU) as journal:
+        journal.write(replace(ENTRY, verb=Verb.WITHDRAW), 3)
+    assert last(tmp_path).verb is Verb.WITHDRAW
 
 
 def test_one_at_a_time(tmp_path):
-    with opened(tmp_path), pytest.raises(UnderWayError) as refused:
-        opened(tmp_path, Role.ROLLBACK)
+    with Journal(tmp_path, LU), pytest.raises(UnderWayError) as refused:
+        Journal(tmp_path, LU)
     assert str(os.getpid()) in refused.value.message
-    opened(tmp_path).close()
+    Journal(tmp_path, LU).close()
+
+
+def test_long_designators_with_a_common_beginning_have_locks_of_their_own(tmp_path):
+    with Journal(tmp_path, "iqn." + "x" * 300 + "1"), Journal(tmp_path, "iqn." + "x" * 300 + "2"):
+        pass
 
 
 @pytest.mark.parametrize("text", ["{}\n", "x\n", '{"memory": 5}\n', "\0\n", "[]\n"])
 def test_what_is_no_journal(tmp_path, text):
-    with opened(tmp_path) as journal:
-        path = journal.path
+    with Journal(tmp_path, LU) as journal:
+        journal.write(ENTRY, 1)
+    (path,) = (tmp_path / "move").glob("*.journal")
     path.write_text(text)
     with pytest.raises(MalformedError):
-        opened(tmp_path)
+        Journal(tmp_path, LU)
 
 
 def test_no_place(tmp_path):
     (tmp_path / "move").write_text("a file")
     with pytest.raises(StoreError):
-        opened(tmp_path)
+        Journal(tmp_path, LU)
+
+
+def test_the_file_is_kept_until_the_move_has_ended(tmp_path):
+    assert journals.stored_file(tmp_path, MOVE) is None
+    path = journals.store_file(tmp_path, MOVE, "text")
+    assert journals.store_file(tmp_path, MOVE, "other") == path
+    assert path.read_text() == "text"
+    assert journals.stored_file(tmp_path, MOVE) == path
+    assert journals.stored_file(tmp_path, "../x") is None
+    journals.forget_file(tmp_path, MOVE)
+    assert journals.stored_file(tmp_path, MOVE) is None

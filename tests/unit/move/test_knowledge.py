@@ -4,11 +4,8 @@ import pytest
 
 from prtrace.errors import AgentUnreachableError, UsageError
 from prtrace.model import Issuer, LocalNexus
-from prtrace.move.handover import Plan, Role
-from prtrace.move.knowledge import asked_user, learn, witness
-from prtrace.move.memory import Memory
+from prtrace.move.knowledge import asked_user, learn
 from prtrace.move.side import Path, Side
-from prtrace.scsi.parameter import BasicList
 from prtrace.state.event import Command, Event
 
 LU, HERE, ELSEWHERE = "naa.6", "1:0:0:0", "9:0:0:0"
@@ -71,37 +68,7 @@ def test_who_used_the_nexus(event, users):
     assert known.units == {LU: unit(AT)}
 
 
-def test_the_newest_registration_tells_about_power_loss():
-    asked = [out(sa_key=5, data=BasicList(0, 5, aptpl=bit).build()) for bit in (True, False)]
-    gone = out(sa_key=0, data=BasicList(5, 0, aptpl=True).build())
-    assert learn((SIDE,), Observed()).aptpl == {LU: None}
-    assert learn((SIDE,), Observed(*asked, gone)).aptpl == {LU: False}
-    assert learn((SIDE,), Observed(*reversed(asked))).aptpl == {LU: True}
-    assert learn((SIDE,), Observed(*asked, out(sa_key=5))).aptpl == {LU: None}
-
-
-PLAN = Plan(
-    Role.LOAD, LU, "", 0x4B, None, held=False, aptpl=False, mine=1, theirs=2, paths=(HERE,)
-)
-MEMORY = Memory(HERE, victim=0x4B)
-
-
-@pytest.mark.parametrize(
-    ("events", "seen"),
-    [
-        ([], None),
-        ([out("PREEMPT", key=1, sa_key=0x4B)], True),
-        ([out("PREEMPT", key=1, sa_key=0x4B, status="RESERVATION CONFLICT")], False),
-        ([out("PREEMPT", key=1, sa_key=0x4B, status="CHECK CONDITION")], None),
-        ([out("PREEMPT", key=3, sa_key=0x4B), out("REGISTER", key=1, sa_key=0x4B)], None),
-    ],
-)
-def test_a_witness_of_the_preempt(events, seen):
-    assert witness(Observed(*events))(PLAN, MEMORY) is seen
-
-
 def test_no_agent():
-    assert witness(Nobody())(PLAN, MEMORY) is None
     with pytest.raises(AgentUnreachableError):
         learn((SIDE,), Nobody())
 

@@ -20,8 +20,6 @@ UNIT = SavedUnit(
     key=0x4B,
     type=ReservationType.EARO,
     held=True,
-    holders=("0:0:0:0",),
-    aptpl=None,
     generation=0,
     basis="observed",
     paths=(
@@ -29,10 +27,10 @@ UNIT = SavedUnit(
         SavedPath("1:0:0:0", "", None, None, registered=False),
     ),
     others=(("naa.5,1", 0x99),),
-    temporary_load=0x1111,
-    temporary_rollback=0x2222,
+    leftovers=("naa.7,1",),
 )
-FILE = SaveFile("0123456789abcdef" * 2, 1_700_000_000_123_456_789, "here", "db1", (UNIT,))
+AT = 1_700_000_000_123_456_789
+FILE = SaveFile("0123456789abcdef" * 2, AT + 1, AT, "here", "db1", (UNIT,))
 
 
 def test_there_and_back():
@@ -40,7 +38,7 @@ def test_there_and_back():
 
 
 def test_fits_its_schema():
-    schema = json.loads((resources.files("prtrace") / "schema/save.1.json").read_text())
+    schema = json.loads((resources.files("prtrace") / "schema/save.2.json").read_text())
     jsonschema.validate(json.loads(FILE.dump()), schema)
 
 
@@ -78,13 +76,12 @@ def resealed(**changes):
     "changes",
     [
         {"key": "0x0"},
-        {"key": "0x1111"},
         {"key": 5},
         {"type": "XX"},
         {"type": None},
         {"held": 1},
         {"paths": None},
-        {"temporary": {"load": "0x1"}},
+        {"leftovers": [1]},
         {"lu": None},
     ],
     ids=str,
@@ -95,7 +92,7 @@ def test_contradictions(changes):
 
 
 def test_other_versions_and_other_files():
-    newer = FILE.dump().replace("prtrace.save/1", "prtrace.save/2")
+    newer = FILE.dump().replace("prtrace.save/2", "prtrace.save/3")
     with pytest.raises(MalformedError) as refused:
         savefile.parse(newer)
     assert "another version" in refused.value.hint

@@ -1,0 +1,529 @@
+"""The verbs of a move, each composed once: the typed API for migration software.
+
+To be used as root; what goes wrong is a PrtraceError.  The commands, the agent's calls and other
+programs use this module and nothing else of prtrace.move.  Commands go down through SG_IO like
+everybody else's, and the store is never written.
+
+On the source, while the guest runs or is paused:
+
+    moves = Moves()
+    file = moves.save(["/dev/mapper/mpatha"])         # file.dump() travels
+
+On the destination, while the guest runs on the source:
+
+    report = moves.prepare(file, {"/dev/mapper/mpatha": "/dev/mapper/mpathb"})
+
+On the destination in the pause:
+
+    may_run_here = moves.load(file).good
+
+On the source afterwards, whichever way it went:
+
+    moves.finish(file) if may_run_here else moves.rollback(file)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from prtrace.errors import ConflictError, InDoubtError, NoSuchDeviceError, PrtraceError, UsageError
+from prtrace.linux.units import scan
+from prtrace.model import LocalNexus, LogicalUnit
+from prtrace.move import journal as journals
+from prtrace.move import savefile, saving
+from prtrace.move.carry import Carrier, MoveOptions, UnitReport
+from prtrace.move.device import Paths
+from prtrace.move.facts import Facts, User
+from prtrace.move.journal import DESTINATION, SOURCE, Entry, Journal
+from prtrace.move.knowledge import Knowledge, Observer, asked_user, learn
+from prtrace.move.machine import End, Plan
+from prtrace.move.parallel import each
+from prtrace.move.reading import OTHER_SIDE
+from prtrace.move.savefile import SavedUnit, SaveFile
+from prtrace.move.side import Side, find_loading_sides, find_saved_sides, find_sides
+from prtrace.move.sight import Viewpoint
+from prtrace.move.table import Verb
+from prtrace.move.verdict import UnitVerdict, judge
+from prtrace.move.word import Word
+from prtrace.state.apply import new_state
+from prtrace.state.quirks import profile_of
+from prtrace.state.view import unit_view
+
+SCHEMA: Final = "prtrace.move/2"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What became of all units.  seconds: wall clock."""
+
+    verb: Verb
+    move: str
+    units: tuple[UnitReport, ...]
+    seconds: float
+    dry_run: bool = False
+
+    @property
+    def good(self) -> bool:
+        """Whether the verb did for every unit what it is for."""
+        return self.exit_code == 0
+
+    @property
+    def exit_code(self) -> int:
+        """0; 24 fenced, gone, taken back, changed or superseded; 4 in doubt; 1 refused."""
+        codes = {unit.word.exit_code for unit in self.units}
+        return next((code for code in (24, InDoubtError.exit_code, 1) if code in codes), 0)
+
+    @property
+    def may_run(self) -> bool:
+        """Whether the guest may run on the host that says this."""
+        return bool(self.units) and all(
+            unit.word.may_run or unit.word is Word.NO_KEY for unit in self.units
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The prtrace.move/2 object."""
+        return {
+            "schema": SCHEMA,
+            "verb": self.verb.value,
+            "id": self.move,
+            "good": self.good,
+            "may_run": self.may_run,
+            "exit_status": self.exit_code,
+            "dry_run": self.dry_run,
+            "seconds": round(self.seconds, 6),
+            "units": [unit.to_json() for unit in self.units],
+        }
+
+
+class Moves:
+    """The verbs on this host.  observer: the agent, where its knowledge is to be used."""
+
+    def __init__(
+        self, options: MoveOptions | None = None, observer: Observer | None = None
+    ) -> None:
+        self._options = options or MoveOptions()
+        self._observer = observer
+
+    def check(
+        self,
+        devices: Sequence[str],
+        *,
+        guest: str | None = None,
+        pid: int | None = None,
+        read: bool = False,
+    ) -> tuple[UnitVerdict, ...]:
+        """May the reservations of devices move to another host?  read: ask the devices, too."""
+        return self._judged(devices, guest, pid, read)[2]
+
+    def save(
+        self,
+        devices: Sequence[str],
+        *,
+        guest: str | None = None,
+        pid: int | None = None,
+        read: bool = False,
+        host: str = "",
+    ) -> SaveFile:
+        """What is to travel, all devices or none; it is stored here, too.
+
+        Raises BlockedError and DoubtError, see prtrace.move.saving.
+        """
+        known, asked, verdicts = self._judged(devices, guest, pid, read)
+        name = asked.guest if asked is not None else ""
+        with ExitStack() as stack:
+            opened = {
+                verdict.side.lu: stack.enter_context(
+                    Journal(self._options.state_dir, verdict.side.lu)
+                )
+                for verdict in verdicts
+            }
+            orders = [entry.order for one in opened.values() for entry in one.entries.values()]
+            order = max([time.time_ns(), *(known_order + 1 for known_order in orders)])
+            file = saving.save(known.units, verdicts, host=host, guest=name, order=order)
+            journals.store_file(self._options.state_dir, file.id, file.dump())
+            for unit in file.units:
+                if unit.key is not None:
+                    entry = Entry(unit.lu, SOURCE, order, file.id, device=unit.device)
+                    opened[unit.lu].write(entry, time.time_ns())
+        return file
+
+    def prepare(self, file: SaveFile, devices: Mapping[str, str] | None = None) -> Report:
+        """On the destination, while the guest runs on the source: register the key beside it."""
+        return self._run(Verb.PREPARE, file, self._there(file, devices or {}))
+
+    def load(
+        self,
+        file: SaveFile,
+        devices: Mapping[str, str] | None = None,
+        *,
+        released: bool = False,
+    ) -> Report:
+        """On the destination, the guest being paused: commit.  A good report: it may run here.
+
+        Without prepare it registers by itself, if PRGENERATION is the file's.  released: the
+        source has released the reservation (see release) for this load to take.
+        """
+        sides = self._there(file, devices or {})
+        return self._run(Verb.COMMIT, file, sides, released=released)
+
+    def release(self, file: SaveFile) -> Report:
+        """On the source, the guest being paused, for targets that cannot hand over: release."""
+        return self._run(Verb.RELEASE, file, find_saved_sides(scan(), file))
+
+    def finish(self, file: SaveFile) -> Report:
+        """On the source, after load: give the key up here."""
+        return self._run(Verb.FINISH, file, find_saved_sides(scan(), file))
+
+    def rollback(
+        self,
+        file: SaveFile,
+        *,
+        side: str = "",
+        runs: bool = False,
+        destination_is_off: bool = False,
+    ) -> Report:
+        """Abort the move: this host's part of it.
+
+        side: "source" or "destination", "" for what this host is.  On the destination it takes
+        away what the move registered here; the guest must not run here.  On the source, the
+        guest being paused, a good report says that it may go on.  runs: it runs, so that
+        there is nothing to do.  destination_is_off: proof from outside that the guest cannot
+        run there.
+        """
+        if not side:
+            side = self._side_of(file)
+        if side == DESTINATION:
+            return self._run(Verb.WITHDRAW, file, self._there(file, {}))
+        sides = find_saved_sides(scan(), file)
+        return self._run(Verb.RECLAIM, file, sides, runs=runs, off=destination_is_off)
+
+    def moves(self) -> tuple[Entry, ...]:
+        """The newest move of each logical unit on this host, by side."""
+        return tuple(journals.entries(self._options.state_dir))
+
+    def settle(self) -> tuple[Report, ...]:
+        """Finish what is in question here: look, then verify it or take it away.
+
+        For an agent that starts; whatever else the move needs is left to its verbs.
+        """
+        reports = []
+        for entry in self.moves():
+            if not entry.lines.in_question or entry.verb is None:
+                continue
+            path = journals.stored_file(self._options.state_dir, entry.move)
+            if path is None:
+                continue
+            file = savefile.parse(path.read_text())
+            only = replace(file, units=tuple(u for u in file.units if u.lu == entry.lu))
+            if entry.side == DESTINATION:
+                sides = self._there(only, {})
+            else:
+                sides = find_saved_sides(scan(), only)
+            reports.append(self._run(entry.verb, only, sides, settles=True))
+        return tuple(reports)
+
+    def _judged(
+        self, devices: Sequence[str], guest: str | None, pid: int | None, read: bool
+    ) -> tuple[Knowledge, User | None, tuple[UnitVerdict, ...]]:
+        if not devices:
+            raise UsageError("no device is named")
+        sides = find_sides(scan(), devices)
+        asked, itself = asked_user(guest, pid)
+        if self._observer is None:
+            known = Knowledge(read_units(sides))
+        else:
+            known = learn(sides, self._observer, read_units if read else None)
+        verdicts = tuple(self._verdict(side, known, asked, itself) for side in sides)
+        return known, asked, verdicts
+
+    def _verdict(
+        self, side: Side, known: Knowledge, asked: User | None, itself: str
+    ) -> UnitVerdict:
+        shown = known.units.get(side.lu)
+        if shown is None:
+            facts = Facts(side.lu, doubts=(("registrations", "never seen, never read"),))
+        else:
+            facts = Facts.from_show(shown)
+        users = known.users.get(side.lu, ())
+        return judge(
+            side,
+            facts,
+            asked=asked,
+            users=users,
+            moves_itself=itself,
+            hands_over=self._hands_over(side),
+        )
+
+    def _hands_over(self, side: Side) -> bool:
+        if self._options.hands_over is not None:
+            return self._options.hands_over
+        return profile_of(side.target).self_preempt_clears is True
+
+    def _there(self, file: SaveFile, devices: Mapping[str, str]) -> tuple[Side, ...]:
+        """The destination's sides; where nothing is named, what an earlier verb used."""
+        names = dict(devices)
+        for entry in self.moves():
+            same = entry.move == file.id and entry.side == DESTINATION and entry.device
+            if same and entry.lu not in names and not _named(file, entry.lu, devices):
+                names[entry.lu] = entry.device
+        return find_loading_sides(scan(), file, names)
+
+    def _side_of(self, file: SaveFile) -> str:
+        try:
+            find_saved_sides(scan(), file)
+        except NoSuchDeviceError:
+            return DESTINATION
+        return SOURCE
+
+    def _run(
+        self,
+        verb: Verb,
+        file: SaveFile,
+        sides: Iterable[Side],
+        *,
+        released: bool = False,
+        runs: bool = False,
+        off: bool = False,
+        settles: bool = False,
+    ) -> Report:
+        options = self._options
+        begun = time.monotonic()
+        pairs = [(_unit_of(file, side), side) for side in sides]
+        if not options.dry_run:
+            journals.store_file(options.state_dir, file.id, file.dump())
+        with ExitStack() as stack:
+            carriers = []
+            reports = []
+            for unit, side in pairs:
+                paths = stack.enter_context(Paths(side))
+                if unit.key is None:
+                    reports.append(_without_key(verb, unit, paths))
+                    continue
+                plan = self._plan(verb, unit, side, released=released, runs=runs, off=off)
+                plan = replace(plan, settles=settles)
+                journal = None
+                if not options.dry_run:
+                    journal = stack.enter_context(Journal(options.state_dir, unit.lu))
+                carriers.append(_carrier(plan, file, unit, paths, journal, options))
+            list(each(Carrier.begin, carriers))
+            bad = [report.lu for report in reports if not report.word.good]
+            reports += self._carry(verb, carriers, bad)
+        report = Report(verb, file.id, tuple(reports), time.monotonic() - begun, options.dry_run)
+        if report.good and not options.dry_run and verb in (Verb.FINISH, Verb.WITHDRAW):
+            journals.forget_file(options.state_dir, file.id)
+        return report
+
+    def _carry(self, verb: Verb, carriers: list[Carrier], bad: list[str]) -> list[UnitReport]:
+        options = self._options
+        if options.dry_run:
+            return [
+                carrier.hold_back(Word.UNTOUCHED, "dry run: nothing was sent")
+                if carrier.planned
+                else carrier.report()
+                for carrier in carriers
+            ]
+        for carrier in carriers:
+            for words in carrier.planned:
+                options.progress(carrier.side.lu, f"plan: {words}")
+        if any(carrier.planned for carrier in carriers) and not options.approve():
+            return [
+                carrier.hold_back(Word.REFUSED, "it was not agreed to") for carrier in carriers
+            ]
+        if verb in (Verb.PREPARE, Verb.COMMIT):
+            bad += [
+                carrier.side.lu
+                for carrier in carriers
+                if isinstance(carrier.position.request, End)
+                and not carrier.position.request.word.good
+            ]
+
+        def one(carrier: Carrier) -> UnitReport:
+            # Of use for all units or for none; an abort and a finish do what they can.
+            if bad and carrier.planned:
+                return carrier.hold_back(Word.REFUSED, f"nothing was sent, because of {bad[0]}")
+            return carrier.run()
+
+        return list(each(one, carriers))
+
+    def _plan(
+        self, verb: Verb, unit: SavedUnit, side: Side, *, released: bool, runs: bool, off: bool
+    ) -> Plan:
+        if unit.key is None:
+            raise UsageError(f"{side.name}: there is no key to move")
+        usable = [path for path in side.paths if path.usable]
+        if not usable:
+            raise UsageError(f"{side.name}: none of its paths takes commands")
+        if verb.on_source:
+            had = {_ports(path) for path in unit.paths if path.registered}
+            usable = [path for path in usable if _local_ports(path.nexus) & had]
+        elif verb is not Verb.WITHDRAW:
+            # An abort touches nothing but what the journal lists.
+            _refuse_source_paths(unit, side)
+        view = Viewpoint(
+            unit.key,
+            verb.on_source,
+            sum(path.registered for path in unit.paths),
+            frozenset(unit.leftovers),
+        )
+        return Plan(
+            verb,
+            view,
+            tuple(path.nexus.nexus for path in usable),
+            unit.type,
+            unit.held,
+            generation=unit.generation if verb is Verb.COMMIT else None,
+            hands_over=self._hands_over(side),
+            reserve=unit.type if released and unit.held else None,
+            runs=runs,
+            off=off,
+        )
+
+
+def moves_view(found: Iterable[Entry]) -> dict[str, Any]:
+    """The prtrace.moves/1 object."""
+    return {
+        "schema": "prtrace.moves/1",
+        "moves": [
+            {
+                "id": entry.move,
+                "lu": entry.lu,
+                "side": entry.side,
+                "device": entry.device,
+                "verb": "save" if entry.verb is None else entry.verb.value,
+                "end": None if entry.end is None else entry.end.value,
+                "in_question": list(entry.lines.in_question),
+                "time": entry.time,
+                "next": next_step(entry),
+            }
+            for entry in found
+        ],
+    }
+
+
+def next_step(entry: Entry) -> str:
+    """What is to be done about a move on this host; "" where nothing is."""
+    move = entry.move
+    if entry.side == DESTINATION:
+        undo = f"prtrace rollback {move} --as destination"
+        match entry.verb, entry.end:
+            case Verb.COMMIT | Verb.LATE_COMMIT, Word.COMMITTED | Word.DONE:
+                return ""
+            case Verb.PREPARE, Word.PREPARED:
+                return f"prtrace load {move} in the pause, or {undo}"
+            case Verb.WITHDRAW, Word.SOURCE_FIRST:
+                return f"rollback on the source, then {undo}"
+            case _:
+                return undo if entry.lines.nexuses or entry.end is None else ""
+    match entry.verb, entry.end:
+        case None, _:
+            return (
+                f"prepare and load it on the destination, or prtrace rollback {move} --as source"
+            )
+        case Verb.FINISH, None | Word.WAIT:
+            return f"prtrace finish {move}"
+        case Verb.RELEASE, _:
+            return f"load --released on the destination, or prtrace rollback {move} --as source"
+        case Verb.RECLAIM, None | Word.IN_DOUBT:
+            return f"prtrace rollback {move} --as source"
+        case _:
+            return ""
+
+
+def read_units(sides: Iterable[Side]) -> dict[str, dict[str, Any]]:
+    """The units of sides as one reading of each device shows them, by designator.
+
+    It collects the unit attentions that wait for the nexus that is read over.
+    """
+
+    def one(side: Side) -> dict[str, Any]:
+        now = time.time_ns()
+        unit = LogicalUnit(side.lu, nexuses=tuple(path.nexus for path in side.paths))
+        try:
+            with Paths(side) as paths:
+                state = paths.state(now)
+        except ConflictError:
+            # Only an SPC-2 reservation makes a device refuse PR IN.
+            unread = new_state(side.lu, side.target, now)
+            state = replace(unread, legacy_holder="another initiator")
+        return unit_view(state, unit, now)
+
+    return {unit["lu"]: unit for unit in each(one, sides)}
+
+
+def _carrier(
+    plan: Plan,
+    file: SaveFile,
+    unit: SavedUnit,
+    paths: Paths,
+    journal: Journal | None,
+    options: MoveOptions,
+) -> Carrier:
+    other: tuple[LocalNexus, ...] = ()
+    if not plan.verb.on_source:
+        other = _source_paths(unit)
+    known = None
+    if journal is not None:
+        known = journal.entries.get(SOURCE if plan.verb.on_source else DESTINATION)
+    return Carrier(plan, file, paths, other, journal, known, options)
+
+
+def _source_paths(unit: SavedUnit) -> tuple[LocalNexus, ...]:
+    return tuple(path.as_path(unit.lu, OTHER_SIDE + path.nexus) for path in unit.paths)
+
+
+def _without_key(verb: Verb, unit: SavedUnit, paths: Paths) -> UnitReport:
+    """The guest had nothing here when the file was saved; it may have joined since."""
+    side = paths.side
+    try:
+        reading = paths.look(() if verb.on_source else _source_paths(unit))
+    except PrtraceError as error:
+        return UnitReport(side.lu, side.name, Word.IN_DOUBT, error.message)
+    if verb.on_source:
+        joined = [f"{nexus} {key:#x}" for nexus, key in reading.own.items()]
+    else:
+        joined = [f"{one.nexus} {one.key:#x}" for one in reading.others if one.other_side]
+    if not joined:
+        return UnitReport(side.lu, side.name, Word.NO_KEY, reads=paths.reads)
+    why = f"registered since the file was saved: {', '.join(joined)}"
+    return UnitReport(side.lu, side.name, Word.CHANGED, why, reads=paths.reads)
+
+
+def _named(file: SaveFile, lu: str, devices: Mapping[str, str]) -> bool:
+    unit = file.unit(lu)
+    return unit is not None and unit.device in devices
+
+
+Ports = tuple[str, int | None]
+
+
+def _ports(path: savefile.SavedPath) -> Ports:
+    if path.named:
+        return (path.initiator_port or "").casefold(), path.relative_target_port
+    return path.nexus, None
+
+
+def _local_ports(nexus: LocalNexus) -> set[Ports]:
+    named = (nexus.initiator_port or "").casefold(), nexus.relative_target_port
+    return {named, (nexus.nexus, None)}
+
+
+def _refuse_source_paths(unit: SavedUnit, side: Side) -> None:
+    saved = {_ports(path) for path in unit.paths if path.named}
+    for path in side.paths:
+        if _local_ports(path.nexus) & saved:
+            raise UsageError(
+                f"{path.node} is one of the source's own paths",
+                hint="use another path of the destination: --device OLD=NEW; where the "
+                "initiator port itself moves (NPIV) there is nothing to do",
+            )
+
+
+def _unit_of(file: SaveFile, side: Side) -> SavedUnit:
+    unit = file.unit(side.lu)
+    if unit is None:
+        raise UsageError(f"{side.name} is {side.lu}, which the file does not speak of")
+    return unit
