@@ -52,13 +52,11 @@ class Accident:
 
 
 ACCIDENTS = (
-    Accident("dead before the preempt", "rolled back", "load:before-step-2", "load"),
-    Accident("dead during the preempt", "rolled back", "load:after-step-2", "load"),
-    Accident("dead after the preempt", "rolled back", "load:after-step-3", "load"),
-    Accident("dead after the load", "rolled back", after="load"),
-    Accident("dead while the guest is paused", "nothing was moved", after="save"),
-    Accident("load killed, QEMU alive", "rolled back", "load:after-step-2"),
-    Accident("load refused", "rolled back", map_to="/dev/null"),
+    Accident("dead while it is prepared", "nothing was moved", "prepare:after REGISTER"),
+    Accident("dead before the preempt", "rolled back", "load:before PREEMPT", "load"),
+    Accident("dead after the preempt", "rolled back", "load:after PREEMPT", "load"),
+    Accident("load killed, QEMU alive", "rolled back", "load:after PREEMPT"),
+    Accident("prepare refused", "nothing was moved", map_to="/dev/null"),
 )
 
 
@@ -74,7 +72,7 @@ class Migration:
                    "--there", "sh -c", "--map", f"{node}={other}",
                    "--guest", source.name, node]  # fmt: skip
         env = {**os.environ, "PRTRACE": f"sh {HOST}", "PRTRACE_SOCKET": "/nowhere",
-               "PRTRACE_FAULT": accident.fault, "ACCIDENT": accident.after or "none",
+               "FAULT": accident.fault, "ACCIDENT": accident.after or "none",
                "VICTIM": str(there.process.pid), "STATE": str(state)}  # fmt: skip
         begun = time.monotonic()
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=MIGRATE_S)

@@ -1,12 +1,15 @@
 #!/bin/sh
-# prtrace as it is on two hosts, each with a journal of its own, and the accidents that happen there.
+# prtrace as it is on two hosts, each with journals of its own, and the accidents that happen there.
 #   STATE      folder of the journals
+#   FAULT      VERB:POINT where the command dies, see dying.py
 #   ACCIDENT   the prtrace command after which the destination's QEMU, process VICTIM, is killed
-case $1 in
-load) set -- "$@" --state-dir "$STATE/there" ;;
-rollback) set -- "$@" --state-dir "$STATE/here" ;;
+side=here
+case "$1 $*" in
+prepare*|load*|"rollback "*"--as destination"*) side=there ;;
 esac
-python -m prtrace "$@"
+verb=$1
+[ "$1" = check ] || set -- "$@" --state-dir "$STATE/$side"
+python "$(dirname "$0")/dying.py" "$@"
 status=$?
-if [ "$1" = "$ACCIDENT" ]; then kill -9 "$VICTIM"; fi
+if [ "$verb" = "$ACCIDENT" ]; then kill -9 "$VICTIM"; fi
 exit $status

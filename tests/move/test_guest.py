@@ -28,8 +28,3 @@ def test_a_guest_outlives_every_accident_of_the_destination(inside) -> None:
 @pytest.mark.timeout(1200)
 def test_a_guest_migrates_behind_proxies(inside) -> None:
     inside("guest.py", str(snapshot()), "proxies", timeout=900, **SPEC)
-
-
-@pytest.mark.timeout(300)
-def test_libvirt_hook(inside) -> None:
-    inside("hook.py", timeout=200, **SPEC)

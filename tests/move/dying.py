@@ -1,0 +1,29 @@
+"""prtrace, which dies by SIGKILL where FAULT says: VERB:POINT (see MoveOptions.checkpoint)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import replace
+
+from prtrace.cli import carrying
+from prtrace.cli.main import run
+from prtrace.move.carry import MoveOptions
+
+verb, _, fatal = os.environ.get("FAULT", "").partition(":")
+plain = carrying.options
+
+
+def checkpoint(point: str) -> None:
+    if sys.argv[1] == verb and point == fatal:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def options(*given: object, **more: object) -> MoveOptions:
+    return replace(plain(*given, **more), checkpoint=checkpoint)  # type: ignore[arg-type]
+
+
+# Before a command's module takes the name over.
+carrying.options = options  # type: ignore[assignment]
+run()
