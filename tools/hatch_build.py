@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,19 @@ class BpfBuildHook(BuildHookInterface):
     """Without clang the build stops: a wheel that cannot watch is no wheel."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Build prtrace/probe/prtrace.bpf.o beside the package's source."""
+        """Build the object of this machine's architecture beside the package's source.
+
+        The object reads registers by their place in the architecture's struct pt_regs, so the
+        wheel is for one architecture, and for Linux alone.
+        """
         top = Path(self.root)
         subprocess.run([str(top / "tools/build-bpf")], check=True)
         if version == "editable":
             return
-        build_data["force_include"]["prtrace/probe/prtrace.bpf.o"] = "prtrace/probe/prtrace.bpf.o"
+        machine = platform.machine()
+        built = f"prtrace/probe/prtrace.{machine}.bpf.o"
+        build_data["force_include"][built] = built
+        build_data["pure_python"] = False
+        build_data["tag"] = f"py3-none-linux_{machine}"
         for source in sorted((top / "bpf").glob("*.[ch]")):
             build_data["force_include"][f"bpf/{source.name}"] = f"prtrace/probe/bpf/{source.name}"

@@ -30,7 +30,7 @@ def test_builds_without_a_word_of_lintian_and_twice_the_same(release, tmp_path):
     ).stdout
     for wanted in (
         "usr/bin/prtrace",
-        "prtrace/probe/prtrace.bpf.o",
+        "prtrace/probe/prtrace.x86_64.bpf.o",
         "system/prtrace-agent.service",
         "system/prtrace-agent.socket",
         "sysusers.d/prtrace.conf",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 import zipfile
@@ -31,7 +32,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=True,
         timeout=240,
     )
-    (wheel,) = folder.glob("prtrace-*-py3-none-any.whl")
+    (wheel,) = folder.glob("prtrace-*-py3-none-linux_*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder / "site")
     return folder / "site"
@@ -52,7 +53,7 @@ def run(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.timeout(300)
 def test_both_engines_have_what_they_load(unpacked: Path) -> None:
     probe = unpacked / "prtrace/probe"
-    assert (probe / "prtrace.bpf.o").read_bytes().startswith(b"\x7fELF")
+    assert (probe / f"prtrace.{platform.machine()}.bpf.o").read_bytes().startswith(b"\x7fELF")
     shipped = {path.name: path.read_bytes() for path in (probe / "bpf").iterdir()}
     assert shipped == {path.name: path.read_bytes() for path in (TOP / "bpf").iterdir()}
 
