@@ -17,6 +17,7 @@ from labkit.pytest_inside import INSIDE, Inside
 from labkit.pytest_machines import Machines
 from labkit.qemu import Shape
 from labkit.target import Target, TargetSpec, Unit
+from labkit.verified import Verified
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -41,12 +42,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="0",
         help="of the tests' own random choices: a number, or 'random' (default: %(default)s)",
     )
+    parser.addoption(
+        "--verified", type=Path, help="write down in this file which slow tests passed, and when"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.option.seed == "random":
         config.option.seed = str(random.SystemRandom().randrange(1 << 32))
     pace.factor()
+    if config.option.verified is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Verified(config.option.verified))
     config.pluginmanager.register(Inside() if INSIDE else Machines())
     if not INSIDE and config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(_Dealing())

@@ -1,21 +1,112 @@
-"""Rings that overflow, a reader that stands still, a program that is skipped."""
+"""Rings that overflow, and a reader that stands still."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
 
 import pytest
+from lab.agent import Agent
+from lab.load import (
+    Load,
+    Mark,
+    check_answers,
+    check_certain,
+    check_history,
+    check_oracle,
+    counters,
+    fresh,
+)
+from labkit.target import Target, Unit
 
-SPEC = {"luns": 2, "nexuses": 4}
+from prtrace.api.client import Client
+
+pytestmark = pytest.mark.machine(luns=2, nexuses=4, needs=("load",))
+
+_SMALL = ("--ring-size", "65536")
+_BURST = 150  # on each of four nexuses; the small ring holds about a hundred
 
 
-@pytest.mark.timeout(600)
-def test_what_a_full_ring_drops_is_in_doubt_by_name(loaded) -> None:
-    loaded("ring.py", "overflow", timeout=480, **SPEC)
+@pytest.mark.timeout(480)
+def test_what_a_full_ring_drops_is_in_doubt_by_name(target: Target, seed: int) -> None:
+    """Lose records to a stopped, to a killed and to a busy agent."""
+    chance = random.Random(seed)
+    touched, other = target.units[:2]
+    fresh()
+    for how in ("stopped", "killed", "busy"):
+        with Agent(*_SMALL) as agent:
+            agent.settled(60)
+        with Agent(*_SMALL, "--read-in-doubt", "no") as agent:
+            assert not any(unit["doubt"] for unit in agent.show())
+            mark, before = Mark.now(agent), counters(agent)
+            load = Load(touched, chance.randrange(1 << 30))
+            if how == "stopped":
+                agent.send(signal.SIGSTOP)
+            elif how == "killed":
+                agent.kill()
+            load.burst(_BURST)
+            total = load.end()
+            if how == "stopped":
+                agent.send(signal.SIGCONT)
+            elif how == "killed":
+                agent.start()
+            units = {unit["lu"]: unit for unit in agent.show()}
+            after = counters(agent)
+            events = list(agent.events(since_seq=mark.seq))
+            consumed = sum(event["record"] > 0 for event in events)
+            dropped = after["ring_full"] - before["ring_full"]
+            lost = [event for event in events if event["command"] == "LOST"]
+            print(how, total, f"consumed {consumed}, dropped {dropped} of {load.sent}", flush=True)
+            assert how == "busy" or dropped > 0
+            assert consumed + dropped == load.sent == after["seen"] - before["seen"]
+            assert sum(event["count"] for event in lost) == dropped
+            assert {event["lu"] for event in lost} <= {touched.lu}
+            if dropped:
+                facts = {doubt["what"] for doubt in units[touched.lu]["doubt"]}
+                assert facts == {"registrations", "reservation", "generation"}, facts
+            check_certain(units[touched.lu], touched)
+            check_oracle(units[other.lu], other)
+    with Agent(*_SMALL) as agent:
+        units = {unit["lu"]: unit for unit in agent.settled(60)}
+        check_oracle(units[touched.lu], touched)
+        assert "Traceback" not in agent.log
 
 
-@pytest.mark.timeout(600)
-def test_a_stopped_reader_loses_nothing(loaded) -> None:
-    loaded("ring.py", "stopped", "1600", timeout=480, **SPEC)
+def stopped(built: Unit, seed: int, commands: int) -> None:
+    """Nothing of what happened while the reader stood still is lost."""
+    chance = random.Random(seed)
+    fresh()
+    with Agent() as agent:
+        agent.settled(60)
+        mark = Mark.now(agent)
+        load = Load(built, chance.randrange(1 << 30))
+        agent.send(signal.SIGSTOP)
+        begun = time.monotonic()
+        load.burst(commands // 4)
+        took = time.monotonic() - begun
+        total = load.end()
+        agent.send(signal.SIGCONT)
+        begun = time.monotonic()
+        Client(str(agent.socket), timeout=1500).call("Show", devices=[])
+        drained = time.monotonic() - begun
+        print(f"{load.sent} PR OUTs took {took:.1f} s, drained in {drained:.1f} s, {dict(total)}")
+        units = {unit["lu"]: unit for unit in agent.settled(60)}
+        figures = counters(agent)
+        assert figures["ring_full"] == figures["missed"] == 0, figures
+        events = list(agent.events(since_seq=mark.seq))
+        check_history(events, mark, figures["seen"])
+        check_answers(events, total)
+        assert load.generations() == total["registers_good"]
+        check_oracle(units[built.lu], built)
+
+
+@pytest.mark.timeout(480)
+def test_a_stopped_reader_loses_nothing(unit: Unit, seed: int) -> None:
+    stopped(unit, seed, 1600)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3000)
-def test_a_stopped_reader_loses_nothing_of_16384(loaded) -> None:
-    loaded("ring.py", "stopped", "16384", timeout=2800, **SPEC)
+@pytest.mark.timeout(2800)
+def test_a_stopped_reader_loses_nothing_of_16384(unit: Unit, seed: int) -> None:
+    stopped(unit, seed, 16384)

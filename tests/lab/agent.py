@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from labkit import pace
+
 from prtrace.api.client import Client
 from prtrace.errors import AgentUnreachableError
 
@@ -22,10 +24,16 @@ STATE_DIR = Path("/run/prtrace-test")
 class Agent:
     """One agent process and its socket; a context manager that kills what it started."""
 
-    def __init__(self, *options: str, state_dir: Path = STATE_DIR, patience: float = 60.0) -> None:
-        """patience: seconds that a start may take."""
+    def __init__(
+        self,
+        *options: str,
+        state_dir: Path = STATE_DIR,
+        socket: Path | None = None,
+        patience: float = 60.0,
+    ) -> None:
+        """patience: seconds that a start may take, on an idle machine."""
         self.state_dir = state_dir
-        self.socket = state_dir / "io.prtrace"
+        self.socket = socket or state_dir / "io.prtrace"
         self.options = options
         self.patience = patience
         self.process: subprocess.Popen[bytes] | None = None
@@ -61,7 +69,7 @@ class Agent:
 
     def wait_ready(self, timeout: float = 60.0) -> None:
         """Until the agent answers a call."""
-        end = time.monotonic() + timeout
+        end = time.monotonic() + pace.limit(timeout)
         while True:
             try:
                 self.call("Show", devices=[])
@@ -108,7 +116,7 @@ class Agent:
 
     def settled(self, timeout: float = 5.0) -> list[dict[str, Any]]:
         """The units, once nothing is in doubt any more; fails after timeout seconds."""
-        end = time.monotonic() + timeout
+        end = time.monotonic() + pace.limit(timeout)
         while True:
             units = self.show()
             doubts = [(unit["lu"], unit["doubt"]) for unit in units if unit["doubt"]]

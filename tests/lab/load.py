@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import subprocess
 import threading
@@ -21,7 +20,6 @@ from prtrace.linux.sgio import Reply, SgDevice
 from prtrace.probe import libbpf, pins
 from prtrace.probe.ring import Ring
 
-LOAD = needs.load()
 _BURST = 20
 
 
@@ -33,7 +31,11 @@ def target() -> Target:
 def run(*arguments: object) -> dict[str, int]:
     """One run of the load program to its end."""
     done = subprocess.run(
-        [LOAD, *map(str, arguments)], capture_output=True, text=True, timeout=600, check=True
+        [needs.load(), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=True,
     )
     return _figures(done.stdout)
 
@@ -65,7 +67,7 @@ class Load:
         self._feeder: threading.Thread | None = None
         self._processes = [
             subprocess.Popen(
-                [LOAD, "out", path.block, str(number), str(seed + number)],
+                [needs.load(), "out", path.block, str(number), str(seed + number)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -195,14 +197,27 @@ def check_certain(unit: dict[str, Any], built: Unit) -> None:
             assert [ports[nexus] for nexus in held["holders"]] == [theirs.holder]
 
 
+def send_once(
+    device: SgDevice, action: int, key: bytes = bytes(8), sa_key: bytes = bytes(8), type_: int = 0
+) -> Reply:
+    """One PR OUT, once; whatever is answered."""
+    cdb = bytes((0x5F, action, type_, 0, 0, 0, 0, 0, 24, 0))
+    return device.pr_out(cdb, key + sa_key + bytes(8))
+
+
 def pr_out(
     device: SgDevice, action: int, key: bytes = bytes(8), sa_key: bytes = bytes(8), type_: int = 0
 ) -> Reply:
     """One PR OUT, sent again while unit attentions answer instead."""
-    cdb = bytes((0x5F, action, type_, 0, 0, 0, 0, 0, 24, 0))
-    while (reply := device.pr_out(cdb, key + sa_key + bytes(8))).attention:
+    while (reply := send_once(device, action, key, sa_key, type_)).attention:
         pass
     return reply
+
+
+def drain(device: SgDevice) -> None:
+    """Take the unit attentions that wait for a nexus."""
+    while device.test_unit_ready().attention:
+        pass
 
 
 def fresh(state_dir: Path = STATE_DIR) -> None:
@@ -216,12 +231,3 @@ def fresh(state_dir: Path = STATE_DIR) -> None:
         for epoch in pins.epochs():
             pins.remove(epoch.path)
     shutil.rmtree(state_dir, ignore_errors=True)
-
-
-def seeded(arguments: list[str]) -> random.Random:
-    """The seed is the last argument, or a new one; printed, so that a failure can be repeated."""
-    seed = (
-        int(arguments[-1]) if arguments and arguments[-1].isdigit() else random.randrange(1 << 30)
-    )
-    print(f"seed {seed}", flush=True)
-    return random.Random(seed)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,14 @@ PURE = (
 IMPURE = {"asyncio", "ctypes", "fcntl", "logging", "mmap", "os", "pathlib", "psutil", "socket",
           "sqlite3", "subprocess", "sys", "threading", "time"}  # fmt: skip
 
+# Arrows that close a circle within a room, and why nobody has cut them yet.
+CIRCLES = {
+    # What core lacks is a requirement, and whether core's object is one for this machine, too.
+    ("prtrace.probe.requirements", "prtrace.probe.core"),
+}
+MOST_ROOMS = 16
+MOST_ARROWS = 64
+
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -82,6 +92,52 @@ def test_imports_point_down(path: Path) -> None:
                 assert RANK[theirs] < RANK[mine], f"{me} imports {name}, which is not below it"
         elif me.startswith(PURE):
             assert name.split(".")[0] not in IMPURE, f"{me} is pure and imports {name}"
+
+
+def room(name: str) -> str:
+    """The folder that a module lies in, or its own name directly below prtrace."""
+    return ".".join(name.split(".")[:2])
+
+
+def test_rooms_and_arrows_between_them_stay_few() -> None:
+    """A stranger keeps so much in mind; today's counts are in the message where it fails."""
+    rooms = {room(module_name(path)) for path in MODULES} - {"prtrace"}
+    arrows = {
+        (room(module_name(path)), room(name))
+        for path in MODULES
+        for name in imports(path)
+        if room(name) in rooms and room(name) != room(module_name(path))
+    }
+    assert len(rooms) <= MOST_ROOMS, f"{len(rooms)} rooms: {sorted(rooms)}"
+    assert len(arrows) <= MOST_ARROWS, f"{len(arrows)} arrows: {sorted(arrows)}"
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Within a room, too, there is an order to read in."""
+    names = {module_name(path) for path in MODULES}
+    graph = {
+        module_name(path): {
+            found
+            for name in imports(path)
+            if (found := name if name in names else name.rpartition(".")[0]) in names
+            and (module_name(path), found) not in CIRCLES
+        }
+        for path in MODULES
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        raise AssertionError(f"a circle: {' -> '.join(error.args[1])}") from None
+
+
+def test_modules_of_tests_have_names_of_their_own() -> None:
+    """pytest imports what lies in no package by its bare name, once."""
+    alone = Counter(
+        path.name
+        for path in (TOP / "tests").rglob("test_*.py")
+        if not (path.parent / "__init__.py").exists()
+    )
+    assert not [name for name, count in alone.items() if count > 1]
 
 
 def test_the_tree_knows_nothing_of_where_it_was_made() -> None:

@@ -27,7 +27,7 @@ In the machine $LAB_OUT is the folder that --out names outside, and $LAB_TARGET 
 that lists the logical units and the paths to them."""
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lab",
         description=__doc__,
@@ -191,7 +191,7 @@ def main() -> int:
     """Do what the command line asks; the exit status."""
     # A polite end runs the clean-up of every with statement above, as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_LOST_STATUS))
-    asked = _parser().parse_args()
+    asked = parser().parse_args()
     verbs = {
         "kernels": _kernels,
         "run": _run,

@@ -1,7 +1,8 @@
 """What tests in a machine need beside the machine: fetched or built here, kept in the cache.
 
-A test names its needs in its mark (machine(needs=("headers",))); they are met before its machine
-is started, and `./tools/lab prefetch` meets all of them before the first test.
+A test names its needs in its mark: machine(needs=("headers",)) where it runs in a machine,
+needs("headers") where it runs here.  Those of all selected tests are met before the first of them
+runs (labkit.pytest_machines), so that no test's limit has a download in it.
 """
 
 from __future__ import annotations
@@ -75,11 +76,3 @@ def meet(need: str, series: str) -> None:
     except KeyError:
         raise LabError(f"no need is called {need!r}", hint=f"one of {', '.join(NEEDS)}") from None
     met(series)
-
-
-def meet_all() -> None:
-    """Fetch every kernel and meet every need, for the kernel that most tests run on."""
-    for series in kernels.SERIES:
-        kernels.find(series).initramfs()
-    for need in NEEDS:
-        meet(need, kernels.SERIES[0])

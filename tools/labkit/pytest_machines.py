@@ -17,6 +17,7 @@ machine in a state that no other test should meet.  Those of a function go befor
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import sys
@@ -67,11 +68,9 @@ class Wanted:
         wishes = _wishes(item)
         if wishes is None:
             return None
-        callspec = getattr(item, "callspec", None)
-        kernel = callspec.params[_KERNEL] if callspec is not None else kernels.SERIES[0]
         spec = TargetSpec(**{name: wishes[name] for name in _TARGET_WISHES & wishes.keys()})
         return cls(
-            kernel,
+            _kernel_of(item),
             spec if wishes.get("target", True) else None,
             Shape(**{name: wishes[name] for name in _SHAPE_WISHES & wishes.keys()}),
             tuple(wishes.get("needs", ())),
@@ -225,6 +224,18 @@ class Machines:
             first.setdefault(_key(item, wanted), number)
         items.sort(key=lambda item: first[_key(item, Wanted.by(item))])
 
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Fetch what the selected tests need before the first of them, and its limit, starts."""
+        if session.config.option.collectonly:
+            return
+        for series, need in sorted({each for item in session.items for each in _needed(item)}):
+            # Where it cannot be had, those that need it say so, and the others run.
+            with contextlib.suppress(LabError):
+                if need:
+                    needs.meet(need, series)
+                else:
+                    kernels.find(series).initramfs()
+
     @pytest.hookimpl(optionalhook=True, tryfirst=True)
     def pytest_timeout_set_timer(self, item: pytest.Item) -> bool | None:
         """The pytest inside keeps the limits; starting a machine is not the test's time."""
@@ -283,6 +294,28 @@ class Machines:
             if each.nodeid not in self._finished and _key(each, Wanted.by(each)) == self._of
         ]
         return _Group(wanted, items)
+
+
+def _needed(item: pytest.Item) -> Iterator[tuple[str, str]]:
+    """(series, need) of a test; the need is empty for the kernel itself."""
+    wanted = Wanted.by(item)
+    if wanted is not None:
+        yield wanted.kernel, ""
+        for need in wanted.needs:
+            yield wanted.kernel, need
+        return
+    series = _kernel_of(item)
+    if "boot" in getattr(item, "fixturenames", ()):
+        yield series, ""
+    for mark in item.iter_markers("needs"):
+        for need in mark.args:
+            yield series, need
+
+
+def _kernel_of(item: pytest.Item) -> str:
+    callspec = getattr(item, "callspec", None)
+    named = callspec.params.get(_KERNEL) if callspec is not None else None
+    return str(named or kernels.SERIES[0])
 
 
 def _key(item: pytest.Item, wanted: Wanted | None) -> Any:

@@ -7,7 +7,7 @@ from labkit import kernels
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
 
-class Scopes(LoadScopeScheduling):
+class Scopes(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
     """A file's tests, those of one kernel, go to one worker, in the order of collection.
 
     So a machine is started once for them, and each worker has one machine at a time: two

@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+from labkit import pace
 
 from prtrace.api.client import Client
 from prtrace.api.server import ApiServer, Limits
@@ -33,7 +34,7 @@ def make_event(record, lu="naa.1", **changes):
 
 def wait_for(condition):
     """Until condition holds, at most 20 s."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + pace.limit(20)
     while not condition():
         assert time.monotonic() < deadline
 

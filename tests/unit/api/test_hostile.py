@@ -68,7 +68,8 @@ def test_garbage_is_answered_with_an_error(served, garbage):
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=settings.default.max_examples,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(st.lists(st.binary(max_size=80), max_size=5))
 def test_any_bytes_leave_the_server_working(served, parts):

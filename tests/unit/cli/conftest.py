@@ -10,6 +10,7 @@ from types import MappingProxyType
 import jsonschema
 import pytest
 from api.conftest import Served, StoreSource
+from labkit import pace
 
 from prtrace.api.server import Limits
 from prtrace.model import IssuePath, Issuer, LocalNexus, LogicalUnit, ReservationType
@@ -131,7 +132,7 @@ def prtrace():
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=50,
+            timeout=pace.limit(50),
             env=os.environ
             | {"PYTHONPATH": ":".join(filter(None, sys.path))}
             | {name: str(value) for name, value in environment.items()},
@@ -145,3 +146,11 @@ def valid(document, name):
     schema = json.loads((resources.files("prtrace") / "schema" / f"{name}.json").read_text())
     jsonschema.validate(document, schema)
     return document
+
+
+def lines(done):
+    """What was printed, which has to be fit for a terminal of 80 columns."""
+    found = done.stdout.splitlines()
+    assert all(len(line) <= 80 for line in found)
+    assert "\x1b" not in done.stdout
+    return found

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from click.testing import CliRunner
+from labkit import pace
 
 from cli.conftest import valid
 from prtrace.cli import main
@@ -74,7 +75,7 @@ def test_an_unexpected_error_is_one_line_unless_asked_for(prtrace):
             [sys.executable, "-c", code],
             capture_output=True,
             text=True,
-            timeout=50,
+            timeout=pace.limit(50),
             env=os.environ | {"PYTHONPATH": ":".join(filter(None, sys.path))} | environment,
         )
 
@@ -97,7 +98,7 @@ def test_a_reader_that_goes_away_is_no_error(prtrace, served):
     ) as process:
         process.stdout.readline()
         process.stdout.close()
-        assert process.wait(20) == 141
+        assert process.wait(pace.limit(20)) == 141
         assert process.stderr.read() == b""
 
 
@@ -114,7 +115,7 @@ def test_ctrl_c_ends_it_quietly(served):
     ) as process:
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
+        assert process.wait(pace.limit(20)) == 130
         assert b"Traceback" not in process.stderr.read()
 
 
@@ -124,7 +125,7 @@ def test_reading_commands_do_not_load_the_agent():
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=pace.limit(50),
         env=os.environ
         | {"PYTHONPATH": ":".join(filter(None, sys.path)), "PRTRACE_SOCKET": "/nope"},
     )

@@ -148,9 +148,10 @@ def test_no_events_are_no_units(prtrace):
     assert (done.returncode, done.stdout) == (0, "0 events, 0 logical units\n")
 
 
-def test_ten_thousand_events(tmp_path, prtrace):
+@pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_many_events(tmp_path, prtrace, count):
     many = history()[:2]
-    for record in range(3, 10_000):
+    for record in range(3, count):
         key = record if record % 2 else 0
         many.append(pr_out(record, f"naa.{record % 4 // 2 + 1}", action=6, sa_key=key))
     text = as_lines(event._replace(seq=n, time=NOW + n) for n, event in enumerate(many, 1))

@@ -148,7 +148,7 @@ observations = st.one_of(
 RESOLVING = (FullStatusRead, KeysRead, ReservationRead, Unsupported)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=4 * settings.default.max_examples)
 @given(st.lists(observations, max_size=25))
 def test_any_sequence_keeps_the_invariants(sequence) -> None:
     state = new_state("naa.6", "LIO-ORG/x/4.0", 1)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from prtrace.errors import StoreError
@@ -211,7 +211,7 @@ while True:
 
 def test_a_killed_writer_leaves_whole_commits(path):
     """Whatever was acknowledged is there, and events, states and meta agree."""
-    for kill_after in (1, 2, 5, 17, 40, 3, 11):
+    for kill_after in (1, 5, 17):
         acknowledged = 0
         with subprocess.Popen(
             [sys.executable, "-c", _WRITER, str(path)],
@@ -288,7 +288,6 @@ paths = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
 @given(events, st.lists(paths, max_size=3))
 def test_every_event_comes_back(tmp_path_factory, event, some_paths):
     if some_paths:

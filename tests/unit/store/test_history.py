@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from prtrace.state.apply import new_state
@@ -24,7 +24,6 @@ def rebuilt(store):
     return states
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     keep=st.integers(1, 60),
     batches=st.lists(st.lists(st.integers(0, 4), max_size=12), min_size=1, max_size=40),

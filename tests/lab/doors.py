@@ -97,7 +97,7 @@ class Doors:
         request = ctypes.create_string_buffer(cdb, len(cdb))
         sense = ctypes.create_string_buffer(_SENSE)
         dout = ctypes.create_string_buffer(out, max(len(out), 1))
-        # LIO's READ FULL STATUS writes behind a short allocation length (lio_deviations.py).
+        # LIO's READ FULL STATUS writes behind a short allocation length (test_deviations.py).
         memory = mmap.mmap(-1, room + 64)
         din = ctypes.c_char.from_buffer(memory)
         header = bytearray(

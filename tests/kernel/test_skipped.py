@@ -8,18 +8,25 @@ program for the second one, and another sees the end when the request is over.
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from agent import Agent
-from load import counters, fresh, run, target
+import pytest
+from lab.agent import Agent
+from lab.load import counters, fresh, run
+from labkit.target import Unit
 
 from prtrace.api.client import Client
 
+pytestmark = [
+    pytest.mark.machine(luns=2, nexuses=4, needs=("load",), alone=True),
+    pytest.mark.timeout(480),
+]
+
 _FULL_STATUS = 3
 _ROUNDS = 10
+_COMMANDS = 3000
 
 
 def debug_device() -> str:
@@ -34,10 +41,11 @@ def debug_device() -> str:
         time.sleep(0.1)
 
 
-def main(commands: int) -> None:
+def test_an_end_that_a_busy_program_missed_is_seen_when_the_request_is_over(unit: Unit) -> None:
     """PR INs with their long programs below, RESERVEs that end in interrupts on top."""
+    commands = _COMMANDS
     node = debug_device()
-    path = target().units[0].paths[0]
+    path = unit.paths[0]
     fresh()
     with Agent("--read-in-doubt", "no") as agent, ThreadPoolExecutor(1) as pool:
         before = after = counters(agent)
@@ -63,8 +71,3 @@ def main(commands: int) -> None:
         shown = {unit["lu"] for unit in agent.show() if unit["doubt"]}
         assert {event["lu"] for event in lost} <= shown
         assert "Traceback" not in agent.log
-    print("1 passed, 0 failed")
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))

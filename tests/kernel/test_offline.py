@@ -7,11 +7,15 @@ import os
 import struct
 from pathlib import Path
 
-from agent import Agent
-from attach import collect, send
-from load import check_oracle, counters, fresh, target
+import pytest
+from lab.agent import Agent
+from lab.load import check_oracle, counters, drain, fresh, send_once
+from labkit.kernels import SERIES
+from labkit.target import Unit
 
 from prtrace.linux.sgio import SgDevice
+
+pytestmark = [pytest.mark.machine(nexuses=2), pytest.mark.timeout(300)]
 
 _IOC_PR_REGISTER = 0x401870C8  # include/uapi/linux/pr.h
 _REGISTRATION = struct.Struct("=QQII")
@@ -28,15 +32,15 @@ def register(node: int) -> int:
         return error.errno or -1
 
 
-def main() -> None:
+@pytest.mark.machine(kernels=SERIES)
+def test_an_offline_device(unit: Unit) -> None:
     """The ioctl, which asks nobody whether the device is there; then once more, when it is."""
-    built = target().units[0]
-    path = built.paths[0]
+    path = unit.paths[0]
     state = Path(f"/sys/class/scsi_device/{path.hctl}/device/state")
     fresh()
     with Agent() as agent, SgDevice(path.block) as device:
         agent.settled(30)
-        collect(device)
+        drain(device)
         state.write_text("offline\n")
         said = [register(device.fileno()), register(device.fileno())]
         state.write_text("running\n")
@@ -51,12 +55,7 @@ def main() -> None:
         figures = counters(agent)
         assert figures["missed"] == figures["not_submitted"] == 0, figures
         assert not register(device.fileno())
-        [unit] = agent.show(built.lu)
-        check_oracle(unit, built)
-        send(device, 3, _KEY.to_bytes(8, "big"), bytes(8)).expect_good("CLEAR")
+        [shown] = agent.show(unit.lu)
+        check_oracle(shown, unit)
+        send_once(device, 3, _KEY.to_bytes(8, "big"), bytes(8)).expect_good("CLEAR")
         assert "Traceback" not in agent.log
-    print("1 passed, 0 failed")
-
-
-if __name__ == "__main__":
-    main()

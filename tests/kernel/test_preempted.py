@@ -6,22 +6,26 @@ request is remembered, and stays so for some hundred commands of the others.
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
-from agent import Agent
-from load import counters, fresh, run, target
+import pytest
+from lab.agent import Agent
+from lab.load import counters, fresh, run
+from labkit.target import Unit
 
 from prtrace.api.client import Client
 
+pytestmark = [pytest.mark.machine(nexuses=2, needs=("load",)), pytest.mark.timeout(780)]
+
 _READ_KEYS = 0
 _PROCESSES = 6
+_COMMANDS = 500
 
 
-def main(commands: int) -> None:
-    """So many commands of each process."""
-    paths = target().units[0].paths
+@pytest.mark.machine(kernels=("7",))
+def test_who_asked_is_known_where_programs_are_preempted(unit: Unit) -> None:
+    commands, paths = _COMMANDS, unit.paths
     fresh()
     with Agent("--read-in-doubt", "no") as agent, ThreadPoolExecutor(_PROCESSES) as pool:
         runs = [
@@ -39,8 +43,3 @@ def main(commands: int) -> None:
         assert max(told.values()) <= commands
         assert sum(told.values()) + figures["skipped"] >= _PROCESSES * commands
         assert "Traceback" not in agent.log
-    print("1 passed, 0 failed")
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))

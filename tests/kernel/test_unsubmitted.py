@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from agent import Agent
-from attach import collect, send
-from load import check_oracle, counters, fresh, target
+import pytest
+from lab.agent import Agent
+from lab.load import check_oracle, counters, drain, fresh, send_once
+from labkit.target import Unit
 
 from prtrace.linux.sgio import SgDevice
 from prtrace.probe import pins
+
+pytestmark = [pytest.mark.machine(nexuses=2), pytest.mark.timeout(300)]
 
 _KEYS = range(1, 5)
 
@@ -15,16 +18,15 @@ _KEYS = range(1, 5)
 def register(device: SgDevice) -> None:
     """One registration after the other."""
     for key in _KEYS:
-        send(device, 6, bytes(8), key.to_bytes(8, "big")).expect_good("REGISTER")
+        send_once(device, 6, bytes(8), key.to_bytes(8, "big")).expect_good("REGISTER")
 
 
-def main() -> None:
+def test_nobody_is_named_where_the_submission_was_not_seen(unit: Unit) -> None:
     """With the program at the submission, and without it, until the next agent brings it back."""
-    built = target().units[0]
     fresh()
-    with Agent() as agent, SgDevice(built.paths[0].block) as device:
+    with Agent() as agent, SgDevice(unit.paths[0].block) as device:
         agent.settled(30)
-        collect(device)
+        drain(device)
         register(device)
         agent.kill()
         (pins.epochs()[-1].generations[-1].path / "pr_submit").unlink()
@@ -41,11 +43,6 @@ def main() -> None:
         assert all("in doubt" in each["effect"] for each in unseen)
         assert counters(agent)["not_submitted"] == len(unseen)
         assert "replaced programs that lacked pr_submit" in agent.log
-        [unit] = agent.settled(30)
-        check_oracle(unit, built)
+        [shown] = agent.settled(30)
+        check_oracle(shown, unit)
         assert "Traceback" not in agent.log
-    print("1 passed, 0 failed")
-
-
-if __name__ == "__main__":
-    main()
