@@ -41,8 +41,7 @@ _VARYING = (
     (re.compile(r"\d\d:\d\d:\d\d"), "HH:MM:SS"),
     (re.compile(r"\d{4}-\d\d-\d\d"), "YYYY-MM-DD"),
     (re.compile(r"\b\d+ (s|min|ms)\b"), r"N \1"),
-    (re.compile(r" +"), " "),
-    (re.compile(r" +$", re.MULTILINE), ""),
+    (re.compile(r"\s+"), " "),
 )
 
 

@@ -17,12 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "kernel/inside"))
 
-from agent import Agent, cli
+from lab.agent import Agent, cli
+from lab.compare import compare
 from labkit.oracle import OracleState, oracle
 from labkit.target import Target, Unit, UnitPath
-from truth_compare import compare
 
 from prtrace.linux.sgio import Reply, SgDevice
 from prtrace.linux.units import Inventory, scan

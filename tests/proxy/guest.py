@@ -24,9 +24,8 @@ from helpers import proxy, qemu_helper
 from labkit.target import Target, UnitPath
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "move"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "kernel/inside"))
 
-from agent import Agent, cli
+from lab.agent import Agent, cli
 from nested import UUID, Guest, capabilities, masked, started
 
 NAME = "waldi"
