@@ -20,6 +20,7 @@ from typing import Final
 
 from prtrace.agent.answers import Answers
 from prtrace.agent.counters import Counters, Reading, Told
+from prtrace.agent.entries import Entries
 from prtrace.agent.freshness import Freshness
 from prtrace.agent.options import AgentOptions
 from prtrace.agent.resolver import Resolver
@@ -30,6 +31,7 @@ from prtrace.api.server import ApiServer
 from prtrace.api.source import Moves
 from prtrace.errors import PrtraceError, StoreError, UnavailableError, UsageError
 from prtrace.linux import capabilities, logs, systemd
+from prtrace.linux.journal import Journal
 from prtrace.linux.uevents import UeventSocket
 from prtrace.linux.unixsocket import Listener
 from prtrace.probe import libbpf, pins, selftest
@@ -168,6 +170,7 @@ class Agent:
             self._moves,
             admin_gid=_gid(options.admin_group),
         )
+        self._entries, self._journal = Entries(self._tracker.states), Journal.of_service()
         self._due = _Due()
         self._paused = False
         self._kept: list[str] = []
@@ -212,6 +215,7 @@ class Agent:
             self._resolver.close()
             await self._server.close()
             self._watch.drain()
+            self._journal.close()
 
     async def _settle_moves(self) -> None:
         """Finish what a move left in question when it was killed, before anybody is answered."""
@@ -253,6 +257,8 @@ class Agent:
     def _published(self, stored: list[Event], proposal: Proposal) -> None:
         self._resolver.changed(proposal.states)
         self._server.publish(stored)
+        for entry in self._entries.of(stored, proposal.states) if self._journal else ():
+            self._journal.send(entry)
         own = os.getpid()
         news = {each.lu for each in stored if each.issuer is None or each.issuer.pid != own}
         for lu, state in proposal.states.items():

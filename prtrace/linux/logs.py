@@ -42,12 +42,17 @@ LEVELS: Final = ("debug", "info", "warning", "error")
 FORMATS: Final = ("text", "json")
 
 
+def under_journal() -> bool:
+    """Whether systemd connected this process's standard error to the journal."""
+    return "JOURNAL_STREAM" in os.environ
+
+
 def set_up(level: str, form: str) -> None:
     """Send the log to standard error.  level: one of LEVELS.  form: one of FORMATS."""
     handler = logging.StreamHandler(sys.stderr)
     if form == "json":
         handler.setFormatter(_Json())
-    elif "JOURNAL_STREAM" in os.environ:
+    elif under_journal():
         handler.setFormatter(_Journal())
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

@@ -39,5 +39,6 @@ def test_builds_without_a_word_of_lintian_and_twice_the_same(release, tmp_path):
         "bash-completion/completions/prtrace",
         "schema/io.prtrace.varlink",
         "share/prtrace/prometheus/prtrace.rules.yml",
+        "lib/systemd/catalog/prtrace.catalog",
     ):
         assert wanted in listed
