@@ -15,7 +15,7 @@ from prtrace.agent.resolver import Resolver
 from prtrace.agent.surroundings import Surroundings
 from prtrace.agent.tracker import Tracker, target_of
 from prtrace.agent.watch import Watch
-from prtrace.api.source import EventQuery, Resolution, Wanted
+from prtrace.api.source import Resolution, Wanted
 from prtrace.errors import NoSuchDeviceError
 from prtrace.probe.attach import Attached
 from prtrace.probe.record import ABI
@@ -25,6 +25,7 @@ from prtrace.state.event import Event, rfc3339
 from prtrace.state.unit import LuState
 from prtrace.state.view import show_view, unit_view
 from prtrace.store.database import Store
+from prtrace.store.history import EventQuery
 
 STATUS_SCHEMA: Final = "prtrace.status/1"
 
@@ -156,7 +157,7 @@ class Answers:
             "counters": {
                 **counters,
                 "consumed": self._watch.consumed,
-                "unreadable_records": self._watch.unreadable,
+                "put_aside": self._watch.aside,
                 "reads_sent": self._resolver.sent,
             },
             "loss": [

@@ -45,7 +45,8 @@ MAY_HAVE_ENDED: Final = "a program was busy, so that it may have ended unseen"
 @dataclass(slots=True)
 class Told:
     """How far each counter has been told: nexus -> counts, nexus -> losses by cause,
-    generation -> how often its programs were skipped.
+    generation -> how often its programs were skipped.  newest: the greatest number of a
+    record that is stored, None for none.
     """
 
     counts: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -53,6 +54,7 @@ class Told:
     skipped: dict[int, int] = field(default_factory=dict)
     signs: dict[int, int] = field(default_factory=dict)
     unplaced: int = 0
+    newest: int | None = None
 
     @classmethod
     def from_meta(cls, epoch: str, meta: Mapping[str, str]) -> Told:
@@ -60,7 +62,7 @@ class Told:
         told = cls()
         for name, text in meta.items():
             kind, _, of = name.partition("/")
-            if kind not in ("count", "loss", "skipped", "signs", "unplaced"):
+            if kind not in ("count", "loss", "skipped", "signs", "unplaced", "newest"):
                 continue
             of_epoch, value = json.loads(text)
             if of_epoch != epoch:
@@ -73,6 +75,8 @@ class Told:
                 told.skipped[int(of)] = value
             elif kind == "signs":
                 told.signs[int(of)] = value
+            elif kind == "newest":
+                told.newest = value
             else:
                 told.unplaced = value
         return told
@@ -109,6 +113,24 @@ class Counters:
         self._surroundings = surroundings
         self._samples: dict[str, Record] = {}
         self._busy: dict[str, float] = {}
+
+    @property
+    def newest(self) -> int | None:
+        """The greatest number of a record that was stored; None for none."""
+        return self._told.newest
+
+    @property
+    def no_room(self) -> int:
+        """How many records are told to have found no room."""
+        return sum(full for full, _ in self._told.losses.values()) + self._told.unplaced
+
+    def newest_meta(self, number: int) -> dict[str, str]:
+        """What keeps number in the store as newest."""
+        return {"newest/": self._told_text(max(number, self._told.newest or 0))}
+
+    def resume(self, meta: Mapping[str, str]) -> None:
+        """Be as the store says, whatever was read meanwhile."""
+        self._told = Told.from_meta(self._epoch, meta)
 
     def stats(self) -> dict[str, int]:
         """Every figure of pr_stats, by its name in lower case, and what the kernel skipped."""

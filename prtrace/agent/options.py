@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from prtrace.api.address import SOCKET
+from prtrace.store.room import KEEP_BYTES, KEEP_EVENTS
 
 STATE_DIR: Final = Path("/var/lib/prtrace")
 CLAIMS_DIR: Final = Path("/run/prtrace-proxy")
@@ -23,8 +24,9 @@ class AgentOptions:
     resolve doubt.  ring_size: bytes, a power of two and at least 4096.  socket_mode and
     socket_group say who may connect, and so who may read.  admin_group: the group whose
     members may make changing calls beside uid 0; "" for nobody.  log_level, log_format: as
-    prtrace.linux.logs has them.  keep_events: how many events the store keeps.  claims: the
-    run directories of proxies, whose claims say for which guest they send a command.
+    prtrace.linux.logs has them.  keep_events, keep_bytes: how many events the store keeps, and
+    how many bytes of the disk it may take.  claims: the run directories of proxies, whose
+    claims say for which guest they send a command.
     """
 
     state_dir: Path = STATE_DIR
@@ -32,7 +34,8 @@ class AgentOptions:
     engine: str = "auto"
     read_in_doubt: bool = True
     ring_size: int = RING_SIZE
-    keep_events: int = 1_000_000
+    keep_events: int = KEEP_EVENTS
+    keep_bytes: int = KEEP_BYTES
     socket_mode: int = 0o660
     socket_group: str = ""
     admin_group: str = ""

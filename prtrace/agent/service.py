@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -66,7 +66,11 @@ def run(options: AgentOptions) -> None:
         lock = StateDirLock(options.state_dir)
         stack.callback(lock.close)
         store = stack.enter_context(
-            Store.open(options.state_dir / FILE, keep_events=options.keep_events)
+            Store.open(
+                options.state_dir / FILE,
+                keep_events=options.keep_events,
+                keep_bytes=options.keep_bytes,
+            )
         )
         listener = Listener.handed_over() or Listener.bind(
             options.socket, mode=options.socket_mode, group=options.socket_group
@@ -176,6 +180,7 @@ class Agent:
         self._kept: list[str] = []
         self._asked_at = 0.0
         self._stop = asyncio.Event()
+        self._failure: BaseException | None = None
 
     async def run(self, listener: Listener) -> None:
         """Serve until a signal says stop."""
@@ -193,9 +198,9 @@ class Agent:
         self._watch.drain()
         self._watch.count(all_nexuses=True)
         self._meet_units()
-        loop.add_reader(self._events.fd, self._pump)
-        loop.add_reader(self._samples.fd, self._sampled)
-        loop.add_reader(self._devices.fileno(), self._device_event)
+        loop.add_reader(self._events.fd, self._or_end, self._pump)
+        loop.add_reader(self._samples.fd, self._or_end, self._sampled)
+        loop.add_reader(self._devices.fileno(), self._or_end, self._device_event)
         await self._settle_moves()
         self._server.start(listener)
         systemd.notify("READY=1", f"STATUS={self._attached.note}")
@@ -207,6 +212,8 @@ class Agent:
             await asyncio.wait((stopping, ticking), return_when=asyncio.FIRST_COMPLETED)
             if ticking.done():
                 ticking.result()
+            if self._failure is not None:
+                raise self._failure
         finally:
             systemd.notify("STOPPING=1")
             for fd in (self._events.fd, self._samples.fd, self._devices.fileno()):
@@ -214,7 +221,8 @@ class Agent:
             ticking.cancel()
             self._resolver.close()
             await self._server.close()
-            self._watch.drain()
+            if self._failure is None and not ticking.done():
+                self._watch.drain()
             self._journal.close()
 
     async def _settle_moves(self) -> None:
@@ -312,6 +320,17 @@ class Agent:
             if state is not None and state.doubts:
                 self._ask(lu)
 
+    def _or_end(self, work: Callable[[], None]) -> None:
+        """Do work that the loop calls for; a failure ends the agent, which says why.
+
+        asyncio would log it and go on.
+        """
+        try:
+            work()
+        except Exception as error:
+            self._failure = self._failure or error
+            self._stop.set()
+
     def _pump(self) -> None:
         self._watch.pump()
         if self._watch.stalled:
@@ -322,7 +341,9 @@ class Agent:
     def _sampled(self) -> None:
         self._watch.sample()
         if self._due.count is None:
-            self._due.count = asyncio.get_running_loop().call_later(_SAMPLES_APART, self._count)
+            self._due.count = asyncio.get_running_loop().call_later(
+                _SAMPLES_APART, self._or_end, self._count
+            )
 
     def _count(self) -> None:
         self._due.count = None
@@ -340,7 +361,7 @@ class Agent:
         self._due.maps = self._due.maps or events.maps
         if self._due.rescan is None:
             loop = asyncio.get_running_loop()
-            self._due.rescan = loop.call_later(_RESCAN_AFTER, self._rescan)
+            self._due.rescan = loop.call_later(_RESCAN_AFTER, self._or_end, self._rescan)
 
     def _catch_up(self) -> None:
         """Take the device events that wait: the kernel has sent them when a path is gone."""
@@ -371,7 +392,7 @@ class Agent:
             if self._watch.stalled:
                 self._watch.drain()
             if self._paused and not self._watch.stalled:
-                asyncio.get_running_loop().add_reader(self._events.fd, self._pump)
+                asyncio.get_running_loop().add_reader(self._events.fd, self._or_end, self._pump)
                 self._paused = False
             # Samples that found no room left nobody's name, so everybody is asked.
             missed = self._counters.stats()["sample_ring_full"]
@@ -379,6 +400,8 @@ class Agent:
             unseen = missed
             if self._tracker.unmet and not self._watch.stalled:
                 self._meet_units()
+            self._watch.look_for_gaps()
+            self._watch.look_at_store()
             if retiring:
                 retiring = retire(self._attached)
             self._keep()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from prtrace.agent.claims import Claims, sent_by_proxy
 from prtrace.errors import MalformedError
@@ -22,10 +23,12 @@ from prtrace.scsi.designator import lu_name_partial
 from prtrace.scsi.forms import PR_OUT_CDB
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from prtrace.prhelper.attribution import Attribution
+
+Found = TypeVar("Found")
 
 _PR_IOCTLS: Final = ord("p")
 _BLOCK_IOCTLS: Final = {
@@ -41,6 +44,8 @@ _RESCAN_INTERVAL_NS: Final = 1_000_000_000
 _NAMES: Final = 65536
 _NAME_LIMIT: Final = 256
 _COMM_LIMIT: Final = 64
+
+_log = logging.getLogger("prtrace.surroundings")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +144,10 @@ class Surroundings:
         if not header.issue & Issue.KTHREAD:
             # A proxy's thread has another name for each command; the process is the same.
             known_as = "" if sent_by_proxy(comm) else comm
-            identity = self._processes.identify(header.pid, header.issuer_start_ns, known_as)
+            identity = _attempted(
+                "who sent a command",
+                lambda: self._processes.identify(header.pid, header.issuer_start_ns, known_as),
+            )
         requested = ""
         if header.issue & Issue.BLOCK:
             major, minor = header.requested >> 20, header.requested & 0xFFFFF
@@ -159,7 +167,7 @@ class Surroundings:
         # What the kernel had at the submission; the process may be another program by now.
         exe = record.exe or exe
         asked = Asked(issuer, exe, unit)
-        claim = self._claims.of(record, exe)
+        claim = _attempted("for whom a proxy sent it", lambda: self._claims.of(record, exe))
         return asked if claim is None else _for_client(asked, issuer, claim, record)
 
     def _requested(self, number: str, hctl: str) -> str:
@@ -167,6 +175,15 @@ class Surroundings:
         name = self.inventory.requested_name(number)
         nexus = self.inventory.nexus(hctl)
         return "" if nexus is not None and name == nexus.device else name
+
+
+def _attempted(what: str, look: Callable[[], Found | None]) -> Found | None:
+    """What look finds; None where it fails: who asked may be unknown, what happened may not."""
+    try:
+        return look()
+    except Exception as error:
+        _log.warning("it is not known %s: %r", what, error)
+        return None
 
 
 def _for_client(asked: Asked, issuer: Issuer, claim: Attribution, record: Record) -> Asked:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from prtrace.agent.surroundings import Surroundings
-from prtrace.errors import MalformedError
 from prtrace.linux.units import Inventory
 from prtrace.model import AttentionSeen, LogicalUnit, PrOut
 from prtrace.probe.record import Flag, Kind, Record
@@ -43,8 +42,9 @@ class Proposal:
 
     safe: lu -> the nexus on which reading is safe, because a command was just answered on it.
     lost: how many records had found no room when the newest of these was made.
-    own: how many of the commands this process sent.  unreadable: records that could not be
-    read at all, by reason.  met: the inventory whose paths are in the states.
+    own: how many of the commands this process sent.  numbers: of the records.  idle: of
+    those that are readings which told nothing new.  met: the inventory whose paths are in the
+    states.
     """
 
     events: list[Event] = field(default_factory=list)
@@ -52,7 +52,8 @@ class Proposal:
     safe: dict[str, str] = field(default_factory=dict)
     lost: int = 0
     own: int = 0
-    unreadable: list[str] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    idle: set[int] = field(default_factory=set)
     met: Inventory | None = None
 
 
@@ -99,22 +100,22 @@ class Tracker:
                 )
 
     def propose(self, raws: Iterable[bytes], known: frozenset[int]) -> Proposal:
-        """Read records in their order.  known: numbers the store already has."""
+        """Read records in their order.  known: numbers the store already has.
+
+        Raises MalformedError, or whatever else a record that cannot be digested causes.
+        """
         proposal = Proposal()
         skew = time.time_ns() - time.monotonic_ns()
         for raw in raws:
-            try:
-                record = Record.parse(raw)
-            except MalformedError as error:
-                proposal.unreadable.append(str(error))
-                continue
+            record = Record.parse(raw)
+            proposal.numbers.append(record.header.seq)
             proposal.lost = max(proposal.lost, record.header.lost)
             if record.header.seq in known:
                 continue
             event = self._event(record, skew)
             # The look at the record's surroundings may have found other paths.
             self.meet(proposal)
-            proposal.own += self._is_own(event)
+            proposal.own += self.is_own(event)
             self.add(proposal, event)
         return proposal
 
@@ -126,13 +127,16 @@ class Tracker:
         for seen in folded.observations:
             if isinstance(seen, AttentionSeen | PrOut) and event.status != TIMEOUT:
                 proposal.safe[event.lu] = event.nexus
-            if isinstance(seen, AttentionSeen) and self._is_own(event):
+            if isinstance(seen, AttentionSeen) and self.is_own(event):
                 event = event._replace(effect=f"{event.effect}; {TAKEN}")
+        if event.command is Command.PR_IN and event.record and _same(before, folded.state):
+            proposal.idle.add(event.record)
         if folded.state is not None:
             proposal.states[event.lu] = folded.state
         proposal.events.append(event)
 
-    def _is_own(self, event: Event) -> bool:
+    def is_own(self, event: Event) -> bool:
+        """Whether the agent itself sent the command."""
         return event.issuer is not None and event.issuer.pid == self._pid
 
     def state(self, lu: str, target: str, now: int) -> LuState:
@@ -141,6 +145,10 @@ class Tracker:
         if known is None:
             return new_state(lu, target, now)
         return replace(known, target=target) if target and not known.target else known
+
+    def everybody(self) -> list[str]:
+        """Every unit that is here or known."""
+        return list({**self.surroundings.inventory.units, **self.states})
 
     def accept(self, proposal: Proposal) -> None:
         """The store has the proposal: it is the truth from now on."""
@@ -185,6 +193,27 @@ class Tracker:
 def target_of(unit: LogicalUnit | None) -> str:
     """VENDOR/PRODUCT/REVISION as records have it, "" for a unit that is not here."""
     return "" if unit is None else unit.target
+
+
+def _same(before: LuState | None, after: LuState | None) -> bool:
+    """Whether a reading left everything that is stated of a unit as it was."""
+    if after is None:
+        return True
+    return before is not None and _stated(before) == _stated(after)
+
+
+def _stated(state: LuState) -> tuple[object, ...]:
+    return (
+        state.supported,
+        state.paths,
+        state.generation,
+        state.registrations,
+        state.reservation,
+        state.unattributed,
+        state.legacy_holder,
+        state.expected,
+        state.doubts,
+    )
 
 
 def _status(kind: int, result: int) -> str:

@@ -3,37 +3,52 @@
 A batch is accepted when the store has it, and only then does the kernel get the room back.
 So whatever kills the agent, the next one reads the same records again, knows from the store
 which of them it has, and goes on.
+
+Whatever fails on the way, nothing is lost in silence.  A batch that fails is read again, one
+record at a time.  A record that fails by itself is put aside as it is, named in the history,
+and its unit is in doubt; the records behind it go on.  Where not even that can be done the
+exception goes on to the caller, who ends the agent.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
+from prtrace.agent.aside import put_aside
 from prtrace.agent.counters import Counters, Reading
+from prtrace.agent.idle import Idle
+from prtrace.agent.sequence import Sequence
 from prtrace.agent.tracker import Proposal, Tracker
-from prtrace.errors import MalformedError, StoreError
+from prtrace.errors import MalformedError, PrtraceError, StoreError
 from prtrace.probe.record import Kind, Record
 from prtrace.probe.ring import Ring
-from prtrace.state.event import Event
-from prtrace.store.database import Store
+from prtrace.state.event import Command, Event
+from prtrace.store.database import Aside, Store
+from prtrace.store.file import ReplacedError
 
 _BATCH: Final = 256
 """Records in one transaction at most: enough to make commits cheap."""
 _LEAST: Final = 16
 _RESPONSIVE: Final = 0.1
 """Seconds that a batch should take: between two of them callers are answered."""
+GAP: Final = "their numbers are missing"
+"""The problem of a LOST event for records that never came and were not counted as lost."""
 
 _log = logging.getLogger("prtrace.watch")
+
+
+class _UncountedError(PrtraceError):
+    """The counters cannot be read now; they only grow, so they tell the same later."""
 
 
 class Watch:
     """Moves records from the kernel to the store and tells followers.
 
-    publish: gets each batch's stored events.  stalled: why the store takes nothing at the
-    moment, "" where it does; what is known then is older than what happened.
+    publish: gets each batch's stored events.  Every method raises what is no fault of a
+    single record: nothing is lost by it, but the agent cannot go on.
     """
 
     def __init__(
@@ -51,47 +66,54 @@ class Watch:
         self._counters = counters
         self._store = store
         self._publish = publish
+        self._sequence = Sequence(counters.newest, counters.no_room)
+        self._idle = Idle(tracker.is_own)
         self._replaying = True
+        self._all_nexuses = False
         self._lost_told = 0
         self._portion = _BATCH
-        self.stalled = ""
+        self._single = 0
+        self._damaged = ""
+        self._unstored = ""
+        self._uncounted = ""
         self.consumed = 0
         self.own = 0
-        self.unreadable = 0
+        self.aside = 0
+
+    @property
+    def stalled(self) -> str:
+        """Why what is known is older than what happened; "" where it is not."""
+        return self._damaged or self._unstored or self._uncounted
 
     def pump(self) -> bool:
         """Take one batch of records; returns whether there may be more.
 
         A store that fails leaves the records in the ring; see stalled.
         """
-        begun = time.monotonic()
-        raws = self._events.read(self._portion)
-        if not raws:
-            # Discarded records leave room to give back too.
-            self._events.commit()
+        if self._damaged:
             return False
-        proposal = self._tracker.propose(raws, self._known(raws))
-        reading = None
-        if proposal.lost > self._lost_told:
-            # In the same transaction: no state without its doubt is ever shown.
-            reading = self._counters.read()
-            for event in reading.events:
-                self._tracker.add(proposal, event)
-        if not self._commit(proposal, reading):
+        raws: list[bytes] = []
+        try:
+            raws = self._events.read(1 if self._single else self._portion)
+            return self._take(raws)
+        except (_UncountedError, StoreError) as error:
             self._events.rewind()
-            # It will be tried again and again: with little.
-            self._portion = _LEAST
+            self._hold(error)
             return False
-        self._lost_told = max(self._lost_told, proposal.lost)
-        self._events.commit()
-        self.consumed += len(raws)
-        self.own += proposal.own
-        self.unreadable += len(proposal.unreadable)
-        for problem in proposal.unreadable:
-            _log.error("a record cannot be read: %s", problem)
-        pace = len(raws) / max(time.monotonic() - begun, 1e-6)
-        self._portion = max(_LEAST, min(_BATCH, int(pace * _RESPONSIVE)))
-        return True
+        except Exception as error:
+            self._go_back()
+            if isinstance(error, MemoryError):
+                raise
+            if len(raws) > 1:
+                _log.warning("a batch of %d records failed (%r): one at a time", len(raws), error)
+                self._single = len(raws)
+                return True
+            if not raws:
+                raise
+            return self._take_aside(error)
+        except BaseException:
+            self._go_back()
+            raise
 
     def drain(self) -> None:
         """Take everything that has happened up to now, losses included.
@@ -114,28 +136,156 @@ class Watch:
                     if record.header.kind == Kind.SAMPLE:
                         self._counters.note(record)
                 except MalformedError as error:
-                    self.unreadable += 1
+                    # It only says where to look: look everywhere.
+                    self._all_nexuses = True
                     _log.error("a sample cannot be read: %s", error.message)
             self._samples.commit()
 
     def count(self, *, all_nexuses: bool = False) -> None:
-        """Tell what the counters have gained."""
-        reading = self._counters.read(all_nexuses=all_nexuses)
-        if reading.events or reading.meta:
-            self.tell(reading.events, reading)
+        """Tell what the counters have gained.
+
+        Where that cannot be found out it is told when it can: counters only grow.
+        """
+        self._all_nexuses |= all_nexuses
+        try:
+            reading = self._counted(all_nexuses=self._all_nexuses)
+        except _UncountedError as error:
+            self._hold(error)
+            return
+        if (reading.events or reading.meta) and not self.tell(reading.events, reading):
+            return
+        self._all_nexuses = False
+
+    def look_for_gaps(self) -> None:
+        """Tell of records that should have come by now; to be called about once a second."""
+        if self.stalled:
+            return  # what waits in the ring is not gone
+        gone = self._sequence.look(self._counters.stats()["ring_full"])
+        if not gone:
+            return
+        _log.error("%d records never came: every unit is in doubt", gone)
+        now, at = time.time_ns(), time.monotonic_ns()
+        lost = Event(Command.LOST, time=now, start_ns=at, done_ns=at, problem=GAP, count=gone)
+        if self.tell(tuple(lost._replace(lu=lu) for lu in self._tracker.everybody())):
+            self._sequence.told(gone)
+
+    def look_at_store(self) -> None:
+        """Notice a file that was damaged: nothing is given to it any more, until a restart.
+
+        Raises StoreError where the file was deleted or replaced: a restart takes what is there.
+        """
+        try:
+            self._store.require_present()
+        except ReplacedError:
+            raise
+        except StoreError as error:
+            self._hold(error)
+            self._damaged = error.message
 
     def tell(self, events: tuple[Event, ...], reading: Reading | None = None) -> bool:
         """Take events that come from no record; returns whether the store has them."""
         proposal = Proposal()
         for event in events:
             self._tracker.add(proposal, event)
-        return self._commit(proposal, reading)
+        return self._tell(proposal, reading)
 
     def meet(self) -> None:
         """Tell which paths came, went or changed."""
         proposal = Proposal()
         self._tracker.meet(proposal)
-        self._commit(proposal, None)
+        self._tell(proposal, None)
+
+    def _tell(self, proposal: Proposal, reading: Reading | None) -> bool:
+        try:
+            stored = self._commit(proposal, reading)
+        except BaseException:
+            self._go_back()
+            raise
+        if stored is None:
+            return False
+        self._publish(stored, proposal)
+        return True
+
+    def _take(self, raws: list[bytes]) -> bool:
+        begun = time.monotonic()
+        if not raws:
+            # Discarded records leave room to give back too.
+            self._events.commit()
+            return False
+        proposal = self._tracker.propose(raws, self._known(raws))
+        reading = None
+        if proposal.lost > self._lost_told:
+            # In the same transaction: no state without its doubt is ever shown.
+            reading = self._counted(all_nexuses=False)
+            for event in reading.events:
+                self._tracker.add(proposal, event)
+        stored = self._commit(proposal, reading)
+        if stored is None:
+            self._events.rewind()
+            # It will be tried again and again: with little.
+            self._portion = _LEAST
+            return False
+        self._lost_told = max(self._lost_told, proposal.lost)
+        self._taken(proposal, len(raws), begun)
+        self.own += proposal.own
+        self._publish(stored, proposal)
+        return True
+
+    def _take_aside(self, error: Exception) -> bool:
+        """Keep the next record as it is: it cannot be digested."""
+        begun = time.monotonic()
+        try:
+            raws = self._events.read(1)
+            proposal = put_aside(self._tracker, raws[0], error)
+            kept = Aside(time.time_ns(), proposal.events[0].problem, raws[0])
+            stored = self._commit(proposal, None, [kept])
+            if stored is None:
+                self._events.rewind()
+                return False
+        except BaseException:
+            self._go_back()
+            raise
+        self.aside += 1
+        self._taken(proposal, len(raws), begun)
+        self._publish(stored, proposal)
+        return True
+
+    def _taken(self, proposal: Proposal, records: int, begun: float) -> None:
+        """The store has what so many records led to: the kernel gets their room back."""
+        self._events.commit()
+        self._sequence.came(proposal.numbers)
+        self.consumed += records
+        self._single = max(0, self._single - records)
+        pace = records / max(time.monotonic() - begun, 1e-6)
+        self._portion = max(_LEAST, min(_BATCH, int(pace * _RESPONSIVE)))
+
+    def _go_back(self) -> None:
+        """Be as the store is: what was read is read again, what was stored is known.
+
+        Raises StoreError where the store does not say.
+        """
+        self._events.rewind()
+        self._replaying = True
+        self._idle.forget()
+        self._tracker.states.update(self._store.states())
+        self._counters.resume(self._store.meta())
+
+    def _counted(self, *, all_nexuses: bool) -> Reading:
+        try:
+            reading = self._counters.read(all_nexuses=all_nexuses)
+        except (OSError, PrtraceError) as error:
+            raise _UncountedError(f"the counters cannot be read: {error}") from error
+        self._uncounted = ""
+        return reading
+
+    def _hold(self, error: _UncountedError | StoreError) -> None:
+        """Nothing is taken for now, and whoever asks is told why."""
+        if not self.stalled:
+            _log.error("nothing is taken: %s (%s)", error.message, error.hint)
+        if isinstance(error, StoreError):
+            self._unstored = error.message
+        else:
+            self._uncounted = error.message
 
     def _known(self, raws: list[bytes]) -> frozenset[int]:
         """Which of these a former agent had stored before it was killed.
@@ -145,34 +295,47 @@ class Watch:
         """
         if not self._replaying:
             return frozenset()
-        numbers = []
-        for raw in raws:
-            try:
-                numbers.append(Record.parse(raw).header.seq)
-            except MalformedError:
-                continue  # propose() counts and reports it
-        known = frozenset(self._store.known(self._tracker.epoch, numbers))
+        known = frozenset(self._store.known(self._tracker.epoch, _numbers(raws)))
         self._replaying = bool(known)
         return known
 
-    def _commit(self, proposal: Proposal, reading: Reading | None) -> bool:
+    def _commit(
+        self, proposal: Proposal, reading: Reading | None, aside: Iterable[Aside] = ()
+    ) -> list[Event] | None:
+        """Store a proposal and accept it; None where the store does not take it."""
+        meta = {} if reading is None else dict(reading.meta)
+        if proposal.numbers:
+            meta |= self._counters.newest_meta(max(proposal.numbers))
         try:
             stored = self._store.commit(
                 self._tracker.epoch,
-                proposal.events,
+                self._idle.counted(proposal.events, proposal.idle),
                 list(proposal.states.values()),
-                None if reading is None else reading.meta,
+                meta,
+                aside=list(aside),
+                idle=proposal.idle,
+                replaced=self._idle.replaced,
             )
         except StoreError as error:
-            if not self.stalled:
-                _log.error("nothing can be stored: %s (%s)", error.message, error.hint)
-            self.stalled = error.message
-            return False
-        if self.stalled:
+            self._hold(error)
+            self._idle.forget()
+            return None
+        if self._unstored:
             _log.warning("storing again")
-            self.stalled = ""
+            self._unstored = ""
         self._tracker.accept(proposal)
         if reading is not None:
             self._counters.accept(reading)
-        self._publish(stored, proposal)
-        return True
+        self._idle.stored(stored, proposal.idle)
+        return stored
+
+
+def _numbers(raws: Iterable[bytes]) -> list[int]:
+    """The numbers of those that can be read; the others are put aside."""
+    numbers = []
+    for raw in raws:
+        try:
+            numbers.append(Record.parse(raw).header.seq)
+        except MalformedError:
+            continue
+    return numbers

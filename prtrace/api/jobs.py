@@ -16,10 +16,11 @@ from typing import Any, Final, TypeVar
 from prtrace.api.calls import Refusal, refusal, reply, steps_reply
 from prtrace.api.interface import Fault
 from prtrace.api.rights import Right
-from prtrace.api.source import EventQuery, Source, Step
+from prtrace.api.source import Source, Step
 from prtrace.api.stream import MAX_BEHIND, Sink
 from prtrace.errors import PrtraceError
 from prtrace.state.event import Event
+from prtrace.store.history import EventQuery
 
 Answer = TypeVar("Answer")
 

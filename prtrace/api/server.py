@@ -28,12 +28,13 @@ from prtrace.api.calls import Call, Calls, Refusal, event_json, refusal, reply
 from prtrace.api.connection import Connection
 from prtrace.api.interface import Fault
 from prtrace.api.jobs import Job, Jobs, Seen, Work
-from prtrace.api.source import EventQuery, Moves, Source
+from prtrace.api.source import Moves, Source
 from prtrace.api.stream import EventStream, Sink, Stream
 from prtrace.errors import PrtraceError
 from prtrace.linux.peer import Peer
 from prtrace.linux.unixsocket import Listener
 from prtrace.state.event import Event, nanoseconds
+from prtrace.store.history import EventQuery
 
 _log: Final = logging.getLogger(__name__)
 

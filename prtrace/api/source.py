@@ -7,23 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from prtrace.state.event import Event
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EventQuery:
-    """Which events, as Store.events takes it.
-
-    lus: of these logical units, None for all.  since_seq: with greater numbers.  since_time:
-    not older, nanoseconds since the epoch.  limit: at most so many; last: the newest so many.
-    changes: of commands that can change reservations only.
-    """
-
-    lus: tuple[str, ...] | None = None
-    since_seq: int = 0
-    since_time: int = 0
-    limit: int | None = None
-    last: int | None = None
-    changes: bool = False
+from prtrace.store.history import EventQuery
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,21 +19,35 @@ from prtrace.agent.options import (
 )
 from prtrace.api.address import SOCKET, SOCKET_VARIABLE
 from prtrace.cli.options import log_options
+from prtrace.store.room import KEEP_BYTES, KEEP_EVENTS
 
+_LEAST_KEPT = 1 << 20
 _SUFFIXES = {"K": 10, "M": 20, "G": 30}
 
 
 def _parse_size(context: click.Context, parameter: click.Parameter, text: str | int) -> int:
     """Bytes, or a number with K, M or G; a power of two from 4 KiB, as the kernel wants it."""
-    digits, shift = str(text).upper().removesuffix("IB").removesuffix("B"), 0
-    if digits[-1:] in _SUFFIXES:
-        digits, shift = digits[:-1], _SUFFIXES[digits[-1]]
-    size = int(digits) << shift if digits.isdecimal() and len(digits) < 12 else 0
+    size = _bytes(text)
     if not 4096 <= size <= 1 << 30 or size & (size - 1):
         raise click.BadParameter(
             f"{text!r} is no power of two between 4K and 1G", context, parameter
         )
     return size
+
+
+def _parse_bytes(context: click.Context, parameter: click.Parameter, text: str | int) -> int:
+    size = _bytes(text)
+    if size < _LEAST_KEPT:
+        raise click.BadParameter(f"{text!r} is no size of at least 1M", context, parameter)
+    return size
+
+
+def _bytes(text: str | int) -> int:
+    """Bytes, or a number with K, M or G; 0 where it is neither."""
+    digits, shift = str(text).upper().removesuffix("IB").removesuffix("B"), 0
+    if digits[-1:] in _SUFFIXES:
+        digits, shift = digits[:-1], _SUFFIXES[digits[-1]]
+    return int(digits) << shift if digits.isdecimal() and len(digits) < 16 else 0
 
 
 def _parse_mode(context: click.Context, parameter: click.Parameter, text: str) -> int:
@@ -111,9 +125,17 @@ Examples:
 @click.option(
     "--keep-events",
     type=click.IntRange(min=1000),
-    default=1_000_000,
+    default=KEEP_EVENTS,
     show_default=True,
-    help="how much history is kept",
+    help="how many events the history keeps",
+)
+@click.option(
+    "--keep-bytes",
+    metavar="BYTES",
+    callback=_parse_bytes,
+    default=str(KEEP_BYTES),
+    show_default="2G",
+    help="how much of the disk the history may take",
 )
 @click.option(
     "--claims",
@@ -136,6 +158,7 @@ def command(
     read_in_doubt: str,
     ring_size: int,
     keep_events: int,
+    keep_bytes: int,
     claims: tuple[Path, ...],
     log_level: str,
     log_format: str,
@@ -155,6 +178,7 @@ def command(
         read_in_doubt=read_in_doubt == "yes",
         ring_size=ring_size,
         keep_events=keep_events,
+        keep_bytes=keep_bytes,
         claims=claims,
         log_level=log_level,
         log_format=log_format,

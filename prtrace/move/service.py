@@ -13,7 +13,7 @@ from typing import Any
 
 from prtrace.api.calls import Refusal
 from prtrace.api.interface import Fault
-from prtrace.api.source import EventQuery, Observed, Step
+from prtrace.api.source import Observed, Step
 from prtrace.move import savefile
 from prtrace.move.carry import MoveOptions
 from prtrace.move.journal import UnderWayError
@@ -22,6 +22,7 @@ from prtrace.move.saving import BlockedError
 from prtrace.move.verbs import Moves, Report, moves_view
 from prtrace.move.verdict import check_view, overall
 from prtrace.state.event import Event
+from prtrace.store.history import EventQuery
 
 
 class AgentMoves:

@@ -42,7 +42,7 @@ class Ring:
         )
         self._producer = self._mapped(self._page, self._page)
         self._first = 0
-        self._data = self._window()
+        self._data = self._window(0)
         self._position = 0
         self.rewind()
 
@@ -101,14 +101,16 @@ class Ring:
     def _move(self) -> int:
         """Map the window that holds the next record; returns where in it that begins."""
         at = self._position & self._mask
-        self._first = at & -self._page
+        first = at & -self._page
+        window = self._window(first)
+        # Not before there is another one: mapping can fail, and is then tried again.
         self._data.close()
-        self._data = self._window()
-        return at - self._first
+        self._first, self._data = first, window
+        return at - first
 
-    def _window(self) -> mmap.mmap:
-        length = min(_WINDOW, 2 * self.size - self._first)
-        return self._mapped(2 * self._page + self._first, length)
+    def _window(self, first: int) -> mmap.mmap:
+        length = min(_WINDOW, 2 * self.size - first)
+        return self._mapped(2 * self._page + first, length)
 
     def _mapped(self, offset: int, length: int) -> mmap.mmap:
         return mmap.mmap(self.fd, length, mmap.MAP_SHARED, mmap.PROT_READ, offset=offset)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,20 +23,38 @@ from prtrace.errors import MalformedError, StoreError
 from prtrace.state import codec
 from prtrace.state.event import Event
 from prtrace.state.unit import LuState
-from prtrace.store import history, schema
+from prtrace.store import history, room, schema
 from prtrace.store.failure import as_store_error, damaged
+from prtrace.store.file import File
+from prtrace.store.history import EventQuery
+from prtrace.store.room import KEEP_BYTES, KEEP_EVENTS, Extent, Limits
 from prtrace.store.rows import INSERT, Row, row_of, without_surrogates
 
 FILE: Final = "prtrace.db"
 """The database's name in the state directory."""
-
-KEEP_EVENTS: Final = 1_000_000
 
 _CHECKED: Final = 8 << 20
 """Databases up to this many bytes are checked as a whole when they are opened (milliseconds)."""
 
 _PRUNED_BESIDES: Final = 1000
 """Rows that a commit may delete on top of four times those that it adds."""
+
+_ASIDE: Final = 1000
+"""Records that could not be digested and are kept, the newest ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """A record as the ring held it, that could not be digested.
+
+    time: when that was found, nanoseconds since the epoch.  problem: what went wrong.
+    epoch: of the record's number; filled in by the store.
+    """
+
+    time: int
+    problem: str
+    raw: bytes
+    epoch: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,34 +75,42 @@ class Store:
     """
 
     __slots__ = (
-        "_boundary",
         "_database",
         "_epochs",
-        "_first",
-        "_keep",
-        "_last",
+        "_extent",
+        "_file",
+        "_limits",
         "_newest",
         "_units",
         "path",
     )
 
-    def __init__(self, database: sqlite3.Connection, path: Path, keep_events: int) -> None:
+    def __init__(self, database: sqlite3.Connection, path: Path, limits: Limits) -> None:
         """Use open() instead."""
         self.path = path
         self._database = database
-        self._keep = keep_events
-        self._first, self._last, self._boundary = history.extent(database)
+        self._limits = limits
+        self._extent = room.extent(database)
+        self._file = File.of(path)
         self._epochs: dict[str, int] = dict(database.execute("SELECT name, id FROM epoch"))
         self._units: dict[str, int] = dict(database.execute("SELECT lu, id FROM unit"))
         self._newest: dict[str, int] = {}
 
     @classmethod
-    def open(cls, path: Path, *, readonly: bool = False, keep_events: int = KEEP_EVENTS) -> Self:
+    def open(
+        cls,
+        path: Path,
+        *,
+        readonly: bool = False,
+        keep_events: int = KEEP_EVENTS,
+        keep_bytes: int = KEEP_BYTES,
+    ) -> Self:
         """Open the database file, made with mode 0600 where it is missing and readonly is not set.
 
-        keep_events: how many events are kept, at least 1.  Raises StoreError also for a store
-        of a newer prtrace, another program's database, a damaged one and a directory that is
-        none; nothing is ever deleted or moved for that.
+        keep_events: how many events are kept, at least 1.  keep_bytes: how much of the disk
+        the database may take; the newest events stay whatever they take.  Raises StoreError
+        also for a store of a newer prtrace, another program's database, a damaged one and a
+        directory that is none; nothing is ever deleted or moved for that.
         """
         database = _connect_readonly(path) if readonly else _connect(path)
         try:
@@ -97,7 +123,9 @@ class Store:
                     database.execute("PRAGMA synchronous = NORMAL")
                     database.execute("PRAGMA journal_size_limit = 67108864")
                     schema.migrate(database, version)
-                return cls(database, path, max(1, keep_events))
+                    # Until then a new database's file has no header to be known by.
+                    database.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                return cls(database, path, Limits(max(1, keep_events), keep_bytes))
         except BaseException:
             database.close()
             raise
@@ -120,7 +148,7 @@ class Store:
     @property
     def last_seq(self) -> int:
         """The number of the newest event that this object stored or found; 0: none yet."""
-        return self._last
+        return self._extent.last
 
     def commit(
         self,
@@ -128,25 +156,32 @@ class Store:
         events: Sequence[Event],
         states: Sequence[LuState] = (),
         meta: Mapping[str, str] | None = None,
+        *,
+        aside: Sequence[Aside] = (),
+        idle: Container[int] = (),
+        replaced: Sequence[int] = (),
     ) -> list[Event]:
         """Store events of epoch, the states they led to and meta, all or nothing.
 
         Returns the events that were new, with their numbers.  An event whose record (> 0) is
-        stored already for epoch is left out: see known() for telling before.
+        stored already for epoch is left out: see known() for telling before.  aside: records
+        that could not be digested, kept as they are.  idle: the records of readings that told
+        nothing new; they go first when room is needed.  replaced: numbers of stored events
+        that these make superfluous.
         """
         fresh = self._fresh(epoch, events)
         with as_store_error(self.path, "written"):
-            self._database.execute("BEGIN IMMEDIATE")
             try:
-                stored, first, last, boundary = self._write(epoch, fresh, states, meta)
+                self._database.execute("BEGIN IMMEDIATE")
+                stored, extent = self._write(epoch, fresh, states, meta, aside, idle, replaced)
                 self._database.execute("COMMIT")
+                self._extent = extent
+                newest = max((event.record for event in stored), default=0)
+                if newest > 0:
+                    self._newest[epoch] = max(self._newest[epoch], newest)
             except BaseException:
                 self._roll_back()
                 raise
-        self._first, self._last, self._boundary = first, last, boundary
-        newest = max((event.record for event in stored), default=0)
-        if newest > 0:
-            self._newest[epoch] = max(self._newest[epoch], newest)
         return stored
 
     def known(self, epoch: str, records: Sequence[int]) -> set[int]:
@@ -181,7 +216,7 @@ class Store:
         in a snapshot().
         """
         with as_store_error(self.path, "read"):
-            seq, rows = history.base(self._database)
+            seq, rows = room.base(self._database)
         return seq, {lu: self._state(lu, document) for lu, document in rows}
 
     @contextmanager
@@ -215,16 +250,28 @@ class Store:
         portions: what is stored meanwhile is included, and no transaction stays open between
         two events.
         """
-        wanted = None if lus is None else self._unit_ids(lus)
-        query = history.Query(wanted, since_seq, since_time, limit, last, changes)
-        portions = history.portions(self._database, query)
+        query = EventQuery(
+            lus=None if lus is None else tuple(lus),
+            since_seq=since_seq,
+            since_time=since_time,
+            limit=limit,
+            last=last,
+            changes=changes,
+        )
+        for portion in self.portions(query):
+            yield from portion
+
+    def portions(self, query: EventQuery) -> Iterator[list[Event]]:
+        """As events(), in bounded steps; an empty portion found nothing in what it looked at."""
+        units = None if query.lus is None else self._unit_ids(query.lus)
+        portions = history.portions(self._database, query, units)
         while True:
             with as_store_error(self.path, "read"):
                 portion = next(portions, None)
             if portion is None:
                 return
             try:
-                yield from history.events_of(portion)
+                yield list(history.events_of(portion))
             except MalformedError as error:
                 raise damaged(self.path, str(error)) from error
 
@@ -236,13 +283,30 @@ class Store:
     def size(self) -> Size:
         """How much is stored; the write-ahead log counts into the bytes."""
         with as_store_error(self.path, "read"):
-            first, last, _ = history.extent(self._database)
+            held = room.extent(self._database)
         size = 0
         for path in (self.path, Path(f"{self.path}-wal")):
             # The log is there only while somebody has the database open.
             if path.exists():
                 size += path.stat().st_size
-        return Size(last - first + 1 if last else 0, first, last, size)
+        return Size(held.events, held.first, held.last, size)
+
+    def aside(self) -> list[Aside]:
+        """The records that could not be digested, oldest first."""
+        with as_store_error(self.path, "read"):
+            rows = self._database.execute(
+                "SELECT name, time, problem, raw FROM aside"
+                " JOIN epoch ON epoch.id = aside.epoch_id ORDER BY aside.id"
+            ).fetchall()
+        return [Aside(time, problem, raw, epoch) for epoch, time, problem, raw in rows]
+
+    def require_present(self) -> None:
+        """Raise StoreError where the path is not this database any more, or plainly damaged.
+
+        SQLite goes on with a file that was deleted or replaced under it, and with what it
+        remembers of one that was overwritten: everything stored from then on is lost.
+        """
+        self._file.require_same(self.path)
 
     def verify(self) -> None:
         """Read the whole database and raise StoreError where it is damaged (slow)."""
@@ -278,15 +342,21 @@ class Store:
         events: Sequence[Event],
         states: Sequence[LuState],
         meta: Mapping[str, str] | None,
-    ) -> tuple[list[Event], int, int, int]:
-        last = self._last
+        aside: Sequence[Aside],
+        idle: Container[int],
+        replaced: Sequence[int],
+    ) -> tuple[list[Event], Extent]:
+        now = self._extent
         epoch_id = self._id(self._epochs, "INSERT INTO epoch (name) VALUES (?)", epoch)
         stored = [
-            event._replace(seq=seq, epoch=epoch) for seq, event in enumerate(events, last + 1)
+            event._replace(seq=seq, epoch=epoch) for seq, event in enumerate(events, now.last + 1)
         ]
-        rows = [row_of(event, epoch_id, self._unit_id(event.lu)) for event in stored]
+        rows = [
+            (*row_of(event, epoch_id, self._unit_id(event.lu)), int(event.record in idle))
+            for event in stored
+        ]
         self._insert(rows)
-        last += len(stored)
+        last = now.last + len(stored)
         self._database.executemany(
             "INSERT OR REPLACE INTO state (unit_id, seq, document) VALUES (?, ?, ?)",
             [(self._unit_id(state.lu), last, codec.to_text(state)) for state in states],
@@ -295,13 +365,34 @@ class Store:
             self._database.executemany(
                 "INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", list(meta.items())
             )
-        boundary = self._boundary
-        if last - boundary >= max(1, self._keep // 10):
-            boundary = history.set_boundary(self._database, boundary, last)
-        first = history.prune(
-            self._database, self._first, last - self._keep, 4 * len(rows) + _PRUNED_BESIDES
+        self._put_aside(epoch_id, aside)
+        gone = 0
+        for seq in replaced:
+            gone += self._database.execute("DELETE FROM event WHERE seq = ?", (seq,)).rowcount
+        now = now._replace(events=now.events + len(rows) - gone, last=last)
+        return stored, self._bounded(now, 4 * len(rows) + _PRUNED_BESIDES)
+
+    def _bounded(self, now: Extent, at_most: int) -> Extent:
+        """Make room where it is needed, at most for so many events at once."""
+        over = min(at_most, room.excess(self._database, now.events, self._limits))
+        now = room.with_boundary(self._database, now, over, self._limits)
+        if over:
+            now = room.prune(self._database, now, over, self._limits)
+        self._database.execute(
+            "UPDATE extent SET events = ?, pruned = ?", (now.events, now.pruned)
         )
-        return stored, first, last, boundary
+        return now
+
+    def _put_aside(self, epoch_id: int, aside: Sequence[Aside]) -> None:
+        if not aside:
+            return
+        self._database.executemany(
+            "INSERT INTO aside (epoch_id, time, problem, raw) VALUES (?, ?, ?, ?)",
+            [(epoch_id, each.time, each.problem, each.raw) for each in aside],
+        )
+        self._database.execute(
+            "DELETE FROM aside WHERE id <= (SELECT max(id) FROM aside) - ?", (_ASIDE,)
+        )
 
     def _insert(self, rows: list[Row]) -> None:
         try:
@@ -315,9 +406,12 @@ class Store:
         # SQLite itself has rolled back after some failures, a full disk among them.
         if self._database.in_transaction:
             self._database.execute("ROLLBACK")
+        # What is remembered of the database may be ahead of it, or behind a COMMIT.
+        self._newest.clear()
         with as_store_error(self.path, "read"):
             self._epochs = dict(self._database.execute("SELECT name, id FROM epoch"))
             self._units = dict(self._database.execute("SELECT lu, id FROM unit"))
+            self._extent = room.extent(self._database)
 
     def _unit_id(self, lu: str) -> int:
         return self._id(self._units, "INSERT INTO unit (lu) VALUES (?)", lu)
@@ -334,6 +428,7 @@ class Store:
             found = [
                 self._database.execute("SELECT id FROM unit WHERE lu = ?", (lu,)).fetchone()
                 for lu in lus
+                if lu.isprintable()  # a name that UTF-8 cannot carry is no unit's
             ]
         return tuple(row[0] for row in found if row is not None)
 

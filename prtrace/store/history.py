@@ -1,8 +1,8 @@
-"""Reading the history in portions, and keeping it bounded without losing what it led to.
+"""Reading the history in bounded steps.
 
-At every boundary (a tenth of what is kept lies between two) the states of the units that
-changed since the last one are copied to checkpoint.  Deleting the oldest events up to any
-number leaves, with the first boundary that is not before it, a place to replay from.
+An index finds the numbers of what is asked for, and their rows are read; no step looks at
+more than LOOKED_AT index entries and PORTION rows, whatever is asked for and however little
+of it there is.  So whoever reads can stop, or let others read, between two steps.
 """
 
 from __future__ import annotations
@@ -15,66 +15,69 @@ from typing import Any, Final
 from prtrace.state.event import CHANGING, Event
 from prtrace.store.rows import SELECT, event_of
 
-_PORTION: Final = 256
-"""Events read at once: some 100 KiB, well under 10 ms."""
+LOOKED_AT: Final = 4096
+"""Index entries that a step looks at, at most: a millisecond."""
+PORTION: Final = 256
+"""Rows that a step reads, at most: some 100 KiB, 2 MiB where all have the longest data."""
+MOST_UNITS: Final = 512
+"""Units that one query may name: each is looked up by itself."""
+_CHANGING: Final = f"command IN ({', '.join(repr(command.value) for command in CHANGING)})"
+"""In the words of the partial indexes, or SQLite does not take them."""
+_TIME: Final = 4
+"""Where SELECT has the event's time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
-    """Which events: see Store.events.  units: ids in the table unit, None for all."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventQuery:
+    """Which events, in the order of their numbers.
 
-    units: tuple[int, ...] | None = None
+    lus: of these logical units, None for all.  since_seq: with greater numbers.  since_time:
+    not older, nanoseconds since the epoch.  limit: at most so many.  last: the newest so many
+    of what fits.  changes: of commands that can change reservations only.
+    """
+
+    lus: tuple[str, ...] | None = None
     since_seq: int = 0
     since_time: int = 0
     limit: int | None = None
     last: int | None = None
     changes: bool = False
 
-    @property
-    def condition(self) -> str:
-        """The WHERE clause, whose parameters values() gives."""
-        parts = ["seq > ?"]
-        if self.since_time:
-            parts.append("time >= ?")
-        if self.units is not None:
-            parts.append(f"unit_id IN ({', '.join('?' * len(self.units))})")
-        if self.changes:
-            parts.append(f"command IN ({', '.join('?' * len(CHANGING))})")
-        return " AND ".join(f"event.{part}" for part in parts)
 
-    def values(self, since_seq: int) -> list[int | str]:
-        """The parameters of condition."""
-        times = [self.since_time] if self.since_time else []
-        changing = [command.value for command in CHANGING] if self.changes else []
-        return [since_seq, *times, *(self.units or ()), *changing]
+Units = tuple[int, ...] | None
+"""Numbers in the table unit; None for all."""
 
 
-def extent(database: sqlite3.Connection) -> tuple[int, int, int]:
-    """The first and last number in the history, and the last boundary; 0 where there is none."""
-    first, last = database.execute(
-        "SELECT (SELECT min(seq) FROM event), (SELECT max(seq) FROM event)"
-    ).fetchone()
-    (boundary,) = database.execute("SELECT max(seq) FROM boundary").fetchone()
-    return first or 0, last or 0, boundary or 0
+def portions(database: sqlite3.Connection, query: EventQuery, units: Units) -> Iterator[list[Any]]:
+    """The rows that query asks for, step by step; a step that found none gives an empty list.
 
+    units: of query.lus.
 
-def portions(database: sqlite3.Connection, query: Query) -> Iterator[list[Any]]:
-    """The rows that query asks for, a portion at a time, none of them empty.
-
-    Ends with a look that found nothing, never with one that found few: what was stored while
-    the caller worked on the last portion is not missed.
+    Ends after a step that found nothing behind the rows before it: what was stored while the
+    caller worked on the last portion is not missed.
     """
-    at = max(query.since_seq, _start(database, query))
+    at = query.since_seq
+    if query.last is not None:
+        for start in _newest(database, query, units, query.last):
+            at = start
+            yield []
+    elif query.since_time:
+        for start in _not_before(database, query.since_time):
+            at = max(query.since_seq, start)
+            yield []
     left = query.limit
-    statement = f"{SELECT} WHERE {query.condition} ORDER BY event.seq LIMIT ?"
     while left is None or left > 0:
-        size = _PORTION if left is None else min(left, _PORTION)
-        rows = database.execute(statement, (*query.values(at), size)).fetchall()
-        if not rows:
+        at_most = PORTION if left is None else min(left, PORTION)
+        numbers = _numbers(database, units, at, at_most, changes=query.changes)
+        if not numbers:
             return
-        yield rows
-        at = rows[-1][0]
+        rows = _rows(database, numbers)
+        at = numbers[-1]
+        if query.since_time:
+            # A clock that was set back leaves older times behind newer ones.
+            rows = [row for row in rows if row[_TIME] >= query.since_time]
         left = None if left is None else left - len(rows)
+        yield rows
 
 
 def events_of(rows: Sequence[Any]) -> Iterator[Event]:
@@ -82,78 +85,91 @@ def events_of(rows: Sequence[Any]) -> Iterator[Event]:
     return map(event_of, rows)
 
 
-def set_boundary(database: sqlite3.Connection, previous: int, seq: int) -> int:
-    """Keep the states as they are now, after event seq; gives seq back."""
-    # A state can change without an event right after a boundary, hence ">=".
-    database.execute(
-        "INSERT OR REPLACE INTO checkpoint (unit_id, seq, document)"
-        " SELECT unit_id, ?, document FROM state WHERE seq >= ?",
-        (seq, previous),
-    )
-    database.execute("INSERT INTO boundary (seq) VALUES (?)", (seq,))
-    return seq
-
-
-def prune(database: sqlite3.Connection, first: int, up_to: int, at_most: int) -> int:
-    """Delete the events up to a number, at most so many of them; gives the first one left.
-
-    first: the first one there now, 0 where it has to be looked for.
-    """
-    if first == 0:
-        first = extent(database)[0]
-    if first == 0 or up_to < first:
-        return first
-    up_to = min(up_to, first + at_most - 1)
-    database.execute("DELETE FROM event WHERE seq <= ?", (up_to,))
-    base_seq = _base_seq(database, up_to)
-    dropped = database.execute("DELETE FROM boundary WHERE seq < ?", (base_seq,)).rowcount
-    if dropped:
-        database.execute(
-            "DELETE FROM checkpoint WHERE seq < (SELECT max(newer.seq) FROM checkpoint AS newer"
-            " WHERE newer.unit_id = checkpoint.unit_id AND newer.seq <= ?)",
-            (base_seq,),
-        )
-    return up_to + 1
-
-
-def base(database: sqlite3.Connection) -> tuple[int, list[tuple[str, str]]]:
-    """The number after which replaying begins, and (lu, state document) as they were then.
-
-    To be called in a transaction, or by the only writer.
-    """
-    first = extent(database)[0]
-    if first <= 1:
-        return 0, []
-    seq = _base_seq(database, first - 1)
-    rows = database.execute(
-        "SELECT unit.lu, checkpoint.document FROM checkpoint"
-        " JOIN unit ON unit.id = checkpoint.unit_id"
-        " WHERE checkpoint.seq = (SELECT max(newest.seq) FROM checkpoint AS newest"
-        " WHERE newest.unit_id = checkpoint.unit_id AND newest.seq <= ?)",
-        (seq,),
+def _rows(database: sqlite3.Connection, numbers: Sequence[int]) -> list[Any]:
+    marks = ", ".join("?" * len(numbers))
+    return database.execute(
+        f"{SELECT} WHERE event.seq IN ({marks}) ORDER BY event.seq", tuple(numbers)
     ).fetchall()
-    return seq, rows
 
 
-def _base_seq(database: sqlite3.Connection, pruned: int) -> int:
-    """The first boundary that no deleted event follows."""
-    (seq,) = database.execute("SELECT min(seq) FROM boundary WHERE seq >= ?", (pruned,)).fetchone()
-    return int(seq)
+def _numbers(
+    database: sqlite3.Connection, units: Units, after: int, at_most: int, *, changes: bool
+) -> list[int]:
+    """The next numbers of events of units, in their order."""
+    where = f"AND {_CHANGING}" if changes else ""
+    if units is None:
+        return _found(database, f"seq > ? {where}", (after, at_most))
+    each = max(1, min(at_most, LOOKED_AT // max(1, len(units))))
+    found: list[int] = []
+    whole_to = None
+    for unit in units:
+        numbers = _found(database, f"unit_id = ? AND seq > ? {where}", (unit, after, each))
+        found += numbers
+        if len(numbers) == each:
+            # This unit may have more behind its last one here: others wait for those.
+            whole_to = min(whole_to or numbers[-1], numbers[-1])
+    found.sort()
+    return [seq for seq in found if whole_to is None or seq <= whole_to][:at_most]
 
 
-def _start(database: sqlite3.Connection, query: Query) -> int:
-    """The number after which query's events begin, where that is cheaper to know beforehand."""
-    if query.last is not None:
-        (seq,) = database.execute(
-            f"SELECT min(seq) FROM (SELECT event.seq FROM event WHERE {query.condition}"  # noqa: S608
-            " ORDER BY event.seq DESC LIMIT ?)",
-            (*query.values(query.since_seq), max(0, query.last)),
-        ).fetchone()
-    elif query.since_time:
-        (seq,) = database.execute(
-            "SELECT min(seq) FROM event WHERE time >= ?", (query.since_time,)
-        ).fetchone()
-    else:
-        return 0
-    # Nothing fits: begin after the last number there can be.
-    return (1 << 63) - 1 if seq is None else int(seq) - 1
+def _found(database: sqlite3.Connection, where: str, values: tuple[int, ...]) -> list[int]:
+    """The numbers that an index gives; the last value is how many of them at most."""
+    rows = database.execute(
+        f"SELECT seq FROM event WHERE {where} ORDER BY seq LIMIT ?",  # noqa: S608
+        values,
+    )
+    return [seq for (seq,) in rows]
+
+
+def _newest(
+    database: sqlite3.Connection, query: EventQuery, units: Units, wanted: int
+) -> Iterator[int]:
+    """Walks back over what query asks for; the number before the newest so many, so far."""
+    if wanted <= 0:
+        yield (1 << 63) - 1
+        return
+    before, left = (1 << 63) - 1, wanted
+    where = f"AND {_CHANGING}" if query.changes else ""
+    chosen = [""] if units is None else [f"AND unit_id = {unit:d}" for unit in units]
+    each = max(1, LOOKED_AT // max(1, len(chosen)))
+    while True:
+        found: list[tuple[int, int]] = []
+        whole_from = 0
+        for unit in chosen:
+            rows = database.execute(
+                f"SELECT seq, {'time' if query.since_time else '0'} FROM event"  # noqa: S608
+                f" WHERE seq > ? AND seq < ? {unit} {where} ORDER BY seq DESC LIMIT ?",
+                (query.since_seq, before, each),
+            ).fetchall()
+            found += rows
+            if len(rows) == each:
+                whole_from = max(whole_from, rows[-1][0])
+        found.sort(reverse=True)
+        for seq, time in found:
+            if seq < whole_from:
+                break
+            if time >= query.since_time:
+                left -= 1
+                if left == 0:
+                    yield seq - 1
+                    return
+        if not whole_from:
+            yield query.since_seq
+            return
+        before = whole_from
+        yield before - 1
+
+
+def _not_before(database: sqlite3.Connection, time: int) -> Iterator[int]:
+    """Walks over the times from time on; the number before the first event of those, so far."""
+    first, at = (1 << 63) - 1, (time, 0)
+    while True:
+        rows = database.execute(
+            "SELECT time, seq FROM event WHERE (time, seq) >= (?, ?) ORDER BY time, seq LIMIT ?",
+            (*at, LOOKED_AT),
+        ).fetchall()
+        first = min([first, *(seq for _, seq in rows)])
+        yield first - 1
+        if len(rows) < LOOKED_AT:
+            return
+        at = rows[-1][0], rows[-1][1] + 1

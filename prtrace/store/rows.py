@@ -22,8 +22,10 @@ COLUMNS: Final = (
 )  # fmt: skip
 
 INSERT: Final = (
-    f"INSERT INTO event ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
+    f"INSERT INTO event ({', '.join(COLUMNS)}, idle)"  # noqa: S608
+    f" VALUES ({', '.join('?' * (len(COLUMNS) + 1))})"
 )
+"""Takes row_of()'s values, and whether the event is a reading that told nothing new."""
 
 SELECT: Final = (
     "SELECT event.seq, epoch.name, unit.lu, "  # noqa: S608

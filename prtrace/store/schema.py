@@ -91,7 +91,23 @@ ALTER TABLE event ADD COLUMN life INTEGER;
 ALTER TABLE event ADD COLUMN reason TEXT;
 """
 
-SCRIPTS: Final = (_FIRST, _CLIENTS, _LIVES)
+# What cannot be digested is put aside whole.  idle: a reading that told nothing new; when room
+# is made, such go first.  So the history has holes: how many events there are, and the
+# greatest number that was deleted, are kept beside it.  The indexes serve exactly the queries
+# that would otherwise look at every row.
+_KEPT: Final = """
+ALTER TABLE event ADD COLUMN idle INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE aside (id INTEGER PRIMARY KEY, epoch_id INTEGER NOT NULL REFERENCES epoch (id),
+                    time INTEGER NOT NULL, problem TEXT NOT NULL, raw BLOB NOT NULL);
+CREATE TABLE extent (events INTEGER NOT NULL, pruned INTEGER NOT NULL);
+INSERT INTO extent SELECT count(*), coalesce(min(seq), 1) - 1 FROM event;
+CREATE INDEX event_idle ON event (seq) WHERE idle = 1;
+CREATE INDEX event_change ON event (seq) WHERE command IN ('PR OUT', 'RESERVE', 'RELEASE');
+CREATE INDEX event_unit_change ON event (unit_id, seq)
+    WHERE command IN ('PR OUT', 'RESERVE', 'RELEASE');
+"""
+
+SCRIPTS: Final = (_FIRST, _CLIENTS, _LIVES, _KEPT)
 
 
 def require_known(database: sqlite3.Connection, path: str, *, readonly: bool) -> int:

@@ -12,11 +12,12 @@ from labkit import pace
 
 from prtrace.api.client import Client
 from prtrace.api.server import ApiServer, Limits
-from prtrace.api.source import EventQuery, Resolution, Wanted
+from prtrace.api.source import Resolution, Wanted
 from prtrace.errors import NoSuchDeviceError, StoreError, UnavailableError
 from prtrace.linux.unixsocket import Listener
 from prtrace.state.event import Command, Event
 from prtrace.store.database import Store
+from prtrace.store.history import EventQuery
 
 
 def make_event(record, lu="naa.1", **changes):

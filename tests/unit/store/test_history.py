@@ -2,11 +2,15 @@
 
 from dataclasses import replace
 
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prtrace.state.apply import new_state
+from prtrace.state.event import CHANGING, Command
+from prtrace.store import history
 from prtrace.store.database import Store
+from prtrace.store.history import EventQuery
 from store.conftest import make_event
 
 
@@ -72,3 +76,80 @@ def test_checkpoints_are_bounded(tmp_path):
         boundaries, checkpoints = store._database.execute(count).fetchone()
     assert boundaries <= 12
     assert checkpoints <= 5 * 12
+
+
+QUERIES = st.fixed_dictionaries(
+    {},
+    optional={
+        "lus": st.lists(st.sampled_from([f"naa.{n}" for n in range(4)]), max_size=3),
+        "since_seq": st.integers(0, 60),
+        "since_time": st.integers(0, 40),
+        "limit": st.integers(0, 60),
+        "last": st.one_of(st.integers(0, 60), st.just(1 << 62)),
+        "changes": st.booleans(),
+    },
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    made=st.lists(
+        st.tuples(st.integers(0, 3), st.sampled_from(Command), st.integers(0, 40)), max_size=50
+    ),
+    asked=st.lists(QUERIES, min_size=1, max_size=6),
+    looked_at=st.integers(1, 9),
+)
+def test_any_query_gives_what_a_list_would(tmp_path_factory, made, asked, looked_at):
+    """However small the steps are, and whatever the clock did."""
+    events = [
+        make_event(n, lu=f"naa.{unit}", command=command, time=time)
+        for n, (unit, command, time) in enumerate(made, 1)
+    ]
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        Store.open(tmp_path_factory.mktemp("any") / "prtrace.db") as store,
+    ):
+        patch.setattr(history, "LOOKED_AT", looked_at)
+        patch.setattr(history, "PORTION", 3)
+        store.commit("a", events)
+        for query in asked:
+            wanted = [
+                event
+                for event in events
+                if ("lus" not in query or event.lu in query["lus"])
+                and event.record > query.get("since_seq", 0)
+                and event.time >= query.get("since_time", 0)
+                and (not query.get("changes") or event.command in CHANGING)
+            ]
+            if "last" in query:
+                wanted = wanted[-query["last"] :] if query["last"] else []
+            wanted = wanted[: query.get("limit")]
+            assert [e.record for e in store.events(**query)] == [e.record for e in wanted]
+
+
+def test_no_step_looks_at_many_rows(tmp_path):
+    """Little is found of much: each step is over soon (SQLite's instructions are counted)."""
+    with Store.open(tmp_path / "prtrace.db") as store:
+        events = [make_event(n, command=Command.PR_IN) for n in range(1, 30_001)]
+        store.commit("a", [make_event(30_001), *events])
+        for query in (
+            EventQuery(changes=True),
+            EventQuery(changes=True, last=500),
+            EventQuery(changes=True, lus=("naa.1",)),
+            EventQuery(last=1 << 62),
+            EventQuery(since_time=1 << 62),
+            EventQuery(since_time=1, last=5, changes=True),
+            EventQuery(lus=("naa.9",), last=3),
+        ):
+            worst = most = 0
+
+            def counted():
+                nonlocal most
+                most += 1000
+                return 0
+
+            store._database.set_progress_handler(counted, 1000)
+            for _ in store.portions(query):
+                worst, most = max(worst, most), 0
+            store._database.set_progress_handler(None, 0)
+            assert max(worst, most) <= 120_000, query
