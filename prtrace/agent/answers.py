@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
@@ -17,6 +18,8 @@ from prtrace.agent.tracker import Tracker, target_of
 from prtrace.agent.watch import Watch
 from prtrace.api.source import Resolution, Wanted
 from prtrace.errors import NoSuchDeviceError
+from prtrace.linux.devnode import stat_below_dev
+from prtrace.linux.directory import Resolved
 from prtrace.probe.attach import Attached
 from prtrace.probe.record import ABI
 from prtrace.probe.ring import Ring
@@ -27,6 +30,7 @@ from prtrace.state.view import show_view, unit_view
 from prtrace.store.database import Store
 from prtrace.store.history import EventQuery
 
+_LOOKED_LATELY_NS: Final = 5_000_000_000
 STATUS_SCHEMA: Final = "prtrace.status/1"
 
 
@@ -62,6 +66,8 @@ class Answers:
         self._ask = ask
         self._self_test = self_test
         self._since = time.time_ns()
+        self._history: Store | None = None
+        self._reading = threading.Lock()
 
     def show(self, names: Sequence[str]) -> dict[str, Any]:
         """The prtrace.show/1 object; what has happened to commands and paths by now is in it."""
@@ -75,17 +81,23 @@ class Answers:
             views.append(unit_view(state, self._surroundings.inventory.units.get(lu), now))
         return show_view(views, platform.node())
 
-    def events(self, query: EventQuery) -> Iterator[Event]:
-        """Stored events, whatever is over by now included."""
+    def events(self, query: EventQuery) -> Iterator[list[Event]]:
+        """Stored events, whatever is over by now included; to be iterated on any one thread."""
         self._watch.drain()
-        return self._store.events(
-            lus=query.lus,
-            since_seq=query.since_seq,
-            since_time=query.since_time,
-            limit=query.limit,
-            last=query.last,
-            changes=query.changes,
-        )
+        return self._portions(query)
+
+    def _portions(self, query: EventQuery) -> Iterator[list[Event]]:
+        """A step at a time, over a connection of its own: the writer waits for no reader."""
+        portions: Iterator[list[Event]] | None = None
+        while True:
+            with self._reading:
+                if self._history is None:
+                    self._history = Store.open(self._store.path, readonly=True)
+                portions = portions or self._history.portions(query)
+                portion = next(portions, None)
+            if portion is None:
+                return
+            yield portion
 
     def want(self, names: Sequence[str], max_age: int) -> list[Wanted]:
         """Ask the devices of what is known for longer than max_age seconds."""
@@ -111,15 +123,24 @@ class Answers:
     def resolve(self, name: str) -> Resolution:
         """Find a name among what is here, then among what is known."""
         try:
-            found = self._surroundings.inventory.resolve(name)
+            found = self._found(name)
         except NoSuchDeviceError:
-            if name not in self._tracker.states:
-                self._surroundings.rescan()
-                found = self._surroundings.inventory.resolve(name)
-            else:
+            if name in self._tracker.states:
                 return Resolution(name)
+            raise
         nexus = found.nexus.nexus if found.nexus is not None else ""
         return Resolution(found.lu.lu, nexus, found.lu.devices)
+
+    def _found(self, name: str) -> Resolved:
+        try:
+            return self._surroundings.inventory.resolve(name, stat_below_dev)
+        except NoSuchDeviceError:
+            # Whoever asks for what is not here again and again costs one look at it all.
+            age = time.monotonic_ns() - self._surroundings.scanned_ns
+            if name in self._tracker.states or age < _LOOKED_LATELY_NS:
+                raise
+        self._surroundings.rescan()
+        return self._surroundings.inventory.resolve(name, stat_below_dev)
 
     def status(self) -> dict[str, Any]:
         """The prtrace.status/1 object."""

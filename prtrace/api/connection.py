@@ -8,15 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import logging
 import select
+import socket
 from typing import Final, Protocol, cast
 
 from prtrace.api.calls import Call, Calls, Refusal
 from prtrace.api.interface import Fault
-from prtrace.api.stream import Sink, Stream
+from prtrace.api.jobs import FAULT
+from prtrace.api.stream import Stream
+from prtrace.api.turns import Turns
 from prtrace.linux.peer import Peer
 
-_HIGH_WATER: Final = 256 << 10
+_HIGH_WATER: Final = 32 << 10
+"""Bytes that wait before nothing more is made for a peer."""
+_SEND_BUFFER: Final = 32 << 10
+"""The kernel's buffer, which it doubles; it counts into the agent's memory limit."""
+
+_log = logging.getLogger("prtrace.api")
 
 
 class Deadline(enum.Enum):
@@ -34,11 +43,15 @@ class Service(Protocol):
     """The server, as far as a connection needs it."""
 
     calls: Calls
+    turns: Turns
+
+    def require_room(self, call: Call, peer: Peer) -> None:
+        """Refusal where too much waits to be sent for one more answer to peer."""
 
     def answer(self, call: Call) -> bytes:
         """The reply to a call that has one; Refusal for an error."""
 
-    def open_stream(self, call: Call, sink: Sink) -> Stream | None:
+    def open_stream(self, call: Call, sink: Connection) -> Stream | None:
         """The stream or job that call asks for, None where it is answered at once."""
 
     def close_stream(self, stream: Stream) -> None:
@@ -59,13 +72,18 @@ class Connection(asyncio.Protocol):
         self._stream: Stream | None = None
         self._longest = service.calls.longest(peer)
         self._full = False
+        self._queued = False
+        self._made = False
         self._eof = False
         self._deadline: Deadline | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._made = True
         self._transport.set_write_buffer_limits(high=_HIGH_WATER)
+        connected = self._transport.get_extra_info("socket")
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         self._wait()
 
     def data_received(self, data: bytes) -> None:
@@ -79,14 +97,12 @@ class Connection(asyncio.Protocol):
         self._eof = True
         if _hung_up(self._transport.get_extra_info("socket").fileno()):
             return False
-        return self._stream is not None or b"\0" in self._received
+        return self._busy or b"\0" in self._received
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        if self._stream is not None:
-            self._stream.stop()
-            self._service.close_stream(self._stream)
+        self._drop_stream()
         self._service.closed(self)
 
     def pause_writing(self) -> None:
@@ -106,7 +122,7 @@ class Connection(asyncio.Protocol):
 
     def waiting(self) -> int:
         """How many bytes wait to be sent."""
-        return self._transport.get_write_buffer_size()
+        return self._transport.get_write_buffer_size() if self._made else 0
 
     def full(self) -> bool:
         """Whether so many wait that stored events should wait, too."""
@@ -124,7 +140,7 @@ class Connection(asyncio.Protocol):
 
     def _work(self) -> None:
         """Answer one call, where one is there and its turn has come."""
-        if self._stream is None and not self._full and not self._transport.is_closing():
+        if not self._busy and not self._full and not self._transport.is_closing():
             end = self._received.find(0, self._scanned)
             self._scanned = len(self._received) if end < 0 else 0
             if end >= self._longest or (end < 0 and self._scanned >= self._longest):
@@ -134,18 +150,30 @@ class Connection(asyncio.Protocol):
                 message = bytes(self._received[:end])
                 del self._received[: end + 1]
                 self._deadline = None
-                self._answer(message)
-                # One at a time, so that a peer with many calls delays nobody else's.
-                asyncio.get_running_loop().call_soon(self._work)
+                self._queued = True
+                self._service.turns.take(self.peer.uid, lambda: self._answer_in_turn(message))
             elif self._eof:
                 self._transport.close()
         if len(self._received) <= self._longest and not self._eof:
             self._transport.resume_reading()
         self._wait()
 
+    @property
+    def _busy(self) -> bool:
+        """Whether a call is being answered: the next one has to wait."""
+        return self._queued or self._stream is not None
+
+    def _answer_in_turn(self, message: bytes) -> None:
+        self._queued = False
+        if not self._transport.is_closing():
+            self._answer(message)
+            # One at a time, so that a peer with many calls delays nobody else's.
+            asyncio.get_running_loop().call_soon(self._work)
+
     def _answer(self, message: bytes) -> None:
         try:
             call = self._service.calls.parse(message, self.peer)
+            self._service.require_room(call, self.peer)
             self._stream = self._service.open_stream(call, self)
             if self._stream is not None:
                 self._stream.pump()
@@ -153,9 +181,20 @@ class Connection(asyncio.Protocol):
             reply = self._service.answer(call)
         except Refusal as refusal:
             self.write(refusal.reply)
-            return
-        if not call.oneway:
-            self.write(reply)
+        except Exception:
+            # Whatever it is, the peer gets an answer, and goes on.
+            _log.exception("a call failed: %.200r", message)
+            self._drop_stream()
+            self.write(FAULT)
+        else:
+            if not call.oneway:
+                self.write(reply)
+
+    def _drop_stream(self) -> None:
+        if self._stream is not None:
+            self._stream.stop()
+            self._service.close_stream(self._stream)
+            self._stream = None
 
     def _refuse_length(self) -> None:
         text = f"a call has at most {self._longest} bytes"
@@ -174,7 +213,13 @@ class Connection(asyncio.Protocol):
         self._deadline = wanted
         if wanted is not None and not self._transport.is_closing():
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(wanted.value, self._transport.abort)
+            self._timer = loop.call_later(wanted.value, self._expired)
+
+    def _expired(self) -> None:
+        """The deadline is over; a slow follower gets one more to read where it can go on."""
+        self._timer = self._deadline = None
+        if self._stream is None or not self._stream.give_up():
+            self._transport.abort()
 
     def _waiting_for(self) -> Deadline | None:
         if self._stream is not None:
@@ -182,6 +227,8 @@ class Connection(asyncio.Protocol):
             return Deadline.STALLED if self._full and not self._stream.live else None
         if self._full:
             return Deadline.STALLED
+        if self._queued:
+            return None
         return Deadline.PARTIAL if self._received else Deadline.IDLE
 
 

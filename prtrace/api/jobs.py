@@ -10,14 +10,13 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from typing import Any, Final, TypeVar
 
 from prtrace.api.calls import Refusal, refusal, reply, steps_reply
 from prtrace.api.interface import Fault
 from prtrace.api.rights import Right
 from prtrace.api.source import Source, Step
-from prtrace.api.stream import MAX_BEHIND, Sink
+from prtrace.api.stream import PORTION, Sink
 from prtrace.errors import PrtraceError
 from prtrace.state.event import Event
 from prtrace.store.history import EventQuery
@@ -33,10 +32,7 @@ _PATIENCE: Final = 60.0
 _ANSWER_SECONDS: Final = 20.0
 """For a device to confirm what is known; less than the time that a client waits for a reply."""
 _LOOK_SECONDS: Final = 0.05
-_PORTION: Final = 64
-"""Events taken from the store at once: others are served between two portions."""
-
-_FAULT: Final = refusal(PrtraceError("the call failed", hint="see the agent's log")).reply
+FAULT: Final = refusal(PrtraceError("the call failed", hint="see the agent's log")).reply
 """For what should not happen; the loop logs what it was."""
 
 Work = Callable[[Step], Mapping[str, Any]]
@@ -57,13 +53,17 @@ class Job:
     def pump(self) -> None:
         """Nothing waits in a job: what happens is told when it happens."""
 
+    def give_up(self) -> bool:
+        """Nobody can go on with a job later."""
+        return False
+
     def stop(self) -> None:
         """Tell nothing more: the connection is gone.  The work goes on."""
         self._sink = None
 
     def step(self, lu: str, what: str) -> None:
         """Tell a step; one too many for a client that does not read is left out."""
-        if self._more and self._sink is not None and self._sink.waiting() <= MAX_BEHIND:
+        if self._more and self._sink is not None and self._sink.waiting() <= PORTION:
             self._sink.write(steps_reply(lu, what))
 
     def end(self, message: bytes) -> None:
@@ -124,7 +124,7 @@ class Jobs:
 
 async def _run(pool: ThreadPoolExecutor, work: Work, step: Step, job: Job) -> None:
     loop = asyncio.get_running_loop()
-    message = _FAULT
+    message = FAULT
     try:
         message = reply(await loop.run_in_executor(pool, work, step))
     except PrtraceError as error:
@@ -148,8 +148,7 @@ class Seen:
 
     def events(self, query: EventQuery) -> Iterator[Event]:
         """As Source.events."""
-        stored = self._there(lambda: iter(self._source.events(query)))
-        while portion := self._there(lambda: list(islice(stored, _PORTION))):
+        for portion in self._there(lambda: self._source.events(query)):
             yield from portion
 
     def refresh(self, names: Sequence[str], max_age: int) -> list[dict[str, Any]]:

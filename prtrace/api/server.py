@@ -20,35 +20,48 @@ import logging
 import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from prtrace.api.address import INTERFACE
-from prtrace.api.calls import Call, Calls, Refusal, event_json, refusal, reply
+from prtrace.api.calls import Call, Calls, Refusal, refusal, reply
 from prtrace.api.connection import Connection
 from prtrace.api.interface import Fault
 from prtrace.api.jobs import Job, Jobs, Seen, Work
-from prtrace.api.source import Moves, Source
-from prtrace.api.stream import EventStream, Sink, Stream
-from prtrace.errors import PrtraceError
+from prtrace.api.queries import Queries
+from prtrace.api.recent import Recent
+from prtrace.api.source import Moves, Resolution, Source
+from prtrace.api.stream import PORTION, EventStream, Stream
+from prtrace.api.turns import Turns
+from prtrace.errors import PrtraceError, UsageError
 from prtrace.linux.peer import Peer
+from prtrace.linux.text import clean
 from prtrace.linux.unixsocket import Listener
 from prtrace.state.event import Event, nanoseconds
-from prtrace.store.history import EventQuery
+from prtrace.store.history import MOST_UNITS, EventQuery
 
 _log: Final = logging.getLogger(__name__)
 
 _SCARCE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _SCARCE_RETRY: Final = 1.0
+_NEWEST: Final = (1 << 63) - 1
+_NAMING: Final = (f"{INTERFACE}.Check", f"{INTERFACE}.Save")
+"""Calls that wait for devices which their caller names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Connections at once.  others: of all uids but 0 together; each: of one such uid."""
+    """Connections at once.
+
+    others: of all uids but 0 together; each: of one such uid; process: of one process of it.
+    unsent: bytes that may wait to be sent before others than root are asked to wait.
+    """
 
     total: int = 256
     others: int = 192
     each: int = 32
+    process: int = 8
+    unsent: int = 16 << 20
 
 
 class ApiServer:
@@ -72,7 +85,11 @@ class ApiServer:
         self._limits = limits or Limits()
         self._connections: set[Connection] = set()
         self._open: Counter[int] = Counter()
+        self._processes: Counter[int] = Counter()
         self._followers: set[EventStream] = set()
+        self._recent = Recent()
+        self._queries = Queries()
+        self.turns = Turns()
         self._refused = 0
         self._listener: Listener | None = None
         self._accepting: asyncio.Task[None] | None = None
@@ -91,16 +108,36 @@ class ApiServer:
         await self._jobs.close()
         for connection in tuple(self._connections):
             connection.abort()
+        await self._queries.close()
         if self._listener is not None:
             self._listener.close()
 
     def publish(self, events: Sequence[Event]) -> None:
         """Tell followers of events that were just stored; each is serialised once, if at all."""
         if not self._followers:
+            self._recent.skip(len(events))
             return
-        told = [(event, event_json(event.to_json())) for event in events]
+        added = 0
+        for event in events:
+            added += self._recent.add(event)
+            if added > PORTION:
+                self._pump_followers()
+                added = 0
+        self._pump_followers()
+
+    def _pump_followers(self) -> None:
         for follower in tuple(self._followers):
-            follower.publish(told)
+            if follower.live:
+                follower.pump()
+
+    def require_room(self, call: Call, peer: Peer) -> None:
+        """Refusal where too much waits to be sent for one more answer to peer."""
+        if peer.uid and sum(each.waiting() for each in self._connections) > self._limits.unsent:
+            raise Refusal(
+                Fault.BUSY,
+                {"message": "too many answers wait to be read", "hint": "wait"},
+                oneway=call.oneway,
+            )
 
     def statistics(self) -> dict[str, int]:
         """Counters: open connections, followers, jobs, and connections refused so far."""
@@ -118,7 +155,7 @@ class ApiServer:
         except PrtraceError as error:
             raise refusal(error, oneway=call.oneway) from error
 
-    def open_stream(self, call: Call, sink: Sink) -> Stream | None:
+    def open_stream(self, call: Call, sink: Connection) -> Stream | None:
         """The stream or job that call asks for, None where it is answered at once."""
         if call.method == f"{INTERFACE}.Events":
             return self._events(call, sink)
@@ -132,6 +169,10 @@ class ApiServer:
     def _work(self, call: Call) -> Work | None:
         """What a call that waits for devices has to do, None for other calls."""
         given = call.parameters
+        if call.method in _NAMING:
+            # Not on a thread: a name that leads out of /dev may never come back.
+            for name in given["devices"]:
+                self._resolve(name)
         moves, seen = self._moves, Seen(self._source, asyncio.get_running_loop())
         who = (given.get("guest"), given.get("pid"))
         match call.method.rpartition("."):
@@ -153,37 +194,49 @@ class ApiServer:
             case _:
                 return None
 
-    def _events(self, call: Call, sink: Sink) -> EventStream:
+    def _resolve(self, name: str) -> Resolution:
+        try:
+            return self._source.resolve(name)
+        except PrtraceError as error:
+            raise refusal(error) from error
+
+    def _events(self, call: Call, sink: Connection) -> EventStream:
         asked = call.parameters
-        try:
-            since_time = nanoseconds(asked["since_time"]) if asked.get("since_time") else 0
-        except (ValueError, OverflowError) as error:
-            text = f"since_time: {error}"[:200]
-            raise Refusal(Fault.INVALID_ARGUMENT, {"message": text, "hint": ""}) from None
         devices = asked.get("devices") or []
+        if len(devices) > MOST_UNITS:
+            raise Refusal(
+                Fault.INVALID_ARGUMENT,
+                {"message": f"at most {MOST_UNITS} devices", "hint": "leave devices out for all"},
+            )
+        lus = tuple(self._resolve(name).lu for name in devices) if devices else None
         try:
-            lus = tuple(self._source.resolve(name).lu for name in devices) if devices else None
             query = EventQuery(
                 lus=lus,
                 since_seq=asked.get("since_seq") or 0,
-                since_time=since_time,
+                since_time=_since(asked.get("since_time")),
                 limit=asked.get("limit"),
                 last=asked.get("last"),
                 changes=bool(asked.get("changes")),
             )
-            stored = iter(self._source.events(query))
+            stream = EventStream(
+                sink,
+                sink.peer.uid,
+                self._queries,
+                self._recent,
+                lambda since: self._source.events(
+                    query if since is None else replace(query, since_seq=since, last=None)
+                ),
+                follow=bool(asked.get("follow")) and query.limit != 0,
+                lus=None if lus is None else frozenset(lus),
+                limit=query.limit,
+                since_seq=query.since_seq,
+                changes=query.changes,
+            )
         except PrtraceError as error:
             raise refusal(error) from error
-        goes_on = asked.get("follow") and query.limit != 0
-        return EventStream(
-            sink,
-            stored,
-            follow=self._followers.add if goes_on else None,
-            lus=None if lus is None else frozenset(lus),
-            limit=query.limit,
-            since_seq=query.since_seq,
-            changes=query.changes,
-        )
+        if stream.follows:
+            self._followers.add(stream)
+        return stream
 
     def close_stream(self, stream: Stream) -> None:
         """The stream has ended or its connection is gone."""
@@ -195,6 +248,8 @@ class ApiServer:
         self._connections.discard(connection)
         self._open[connection.peer.uid] -= 1
         self._open += Counter()  # drops uids without connections
+        self._processes[connection.peer.pid] -= 1
+        self._processes += Counter()
 
     def _parameters(self, call: Call) -> dict[str, Any]:
         match call.method.rpartition("."):
@@ -240,6 +295,7 @@ class ApiServer:
         connection = Connection(self, peer)
         self._connections.add(connection)
         self._open[peer.uid] += 1
+        self._processes[peer.pid] += 1
         await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, accepted)
 
     def _has_room(self, peer: Peer) -> bool:
@@ -251,4 +307,18 @@ class ApiServer:
             total < self._limits.total
             and others < self._limits.others
             and self._open[peer.uid] < self._limits.each
+            and self._processes[peer.pid] < self._limits.process
         )
+
+
+def _since(text: str | None) -> int:
+    """Nanoseconds since the epoch of an RFC 3339 time; UsageError where it is none.
+
+    A time beyond what the store can hold is before, or after, everything in it.
+    """
+    if not text:
+        return 0
+    try:
+        return max(0, min(nanoseconds(text), _NEWEST))
+    except (ValueError, OverflowError) as error:
+        raise UsageError(f"since_time: {clean(str(error), 200)}") from None

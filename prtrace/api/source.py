@@ -42,7 +42,7 @@ class Observed(Protocol):
         """Return the prtrace.show/1 object."""
 
     def events(self, query: EventQuery) -> Iterator[Event]:
-        """Return stored events."""
+        """Return stored events; StoreError while iterated."""
 
 
 class Moves(Protocol):
@@ -75,9 +75,9 @@ class Moves(Protocol):
 class Source(Protocol):
     """Answers from the agent.
 
-    Called on the event loop's thread, so answers come from memory or by short reads of the
-    store.  A PrtraceError becomes the reply's error; nothing else may be raised.  New events
-    go to ApiServer.publish(), after they were stored.
+    Called on the event loop's thread, so answers come from memory.  A PrtraceError becomes
+    the reply's error; anything else is logged, and the reply says that the call failed.  New
+    events go to ApiServer.publish(), after they were stored.
     """
 
     def show(self, names: Sequence[str]) -> dict[str, Any]:
@@ -86,10 +86,11 @@ class Source(Protocol):
         Raises NoSuchDeviceError for a name that is neither here nor in the state.
         """
 
-    def events(self, query: EventQuery) -> Iterator[Event]:
-        """Return stored events in the order of their numbers; reads as it is iterated.
+    def events(self, query: EventQuery) -> Iterator[list[Event]]:
+        """Return portions of stored events, some of them empty, in the order of their numbers.
 
-        Raises StoreError, then or while iterated.
+        They are taken on other threads, by one at a time; each takes a bounded time.  Raises
+        StoreError, then or while iterated.
         """
 
     def status(self) -> dict[str, Any]:

@@ -14,10 +14,12 @@ from prtrace.linux.sysfs import names, read_text, target
 from prtrace.linux.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from prtrace.linux.multipath import MultipathMap
     from prtrace.model import LocalNexus, LogicalUnit
+
+    Look = Callable[[str], os.stat_result]
 
 ADDRESS: Final = re.compile(r"\d+:\d+:\d+:\d+")
 """A nexus as the kernel names its scsi_device: H:C:T:L."""
@@ -45,8 +47,11 @@ class Directory:
     char: Mapping[str, str]
     maps: Mapping[str, MultipathMap]
 
-    def resolve(self, name: str) -> Resolved:
-        """Find what name stands for; NoSuchDeviceError says what to name instead."""
+    def resolve(self, name: str, look: Look = os.stat) -> Resolved:
+        """Find what name stands for; NoSuchDeviceError says what to name instead.
+
+        look: gives the status of a node by its name.
+        """
         if ADDRESS.fullmatch(name):
             return self._of_nexus(name, name)
         unit = self.units.get(name) or self.units.get(name.lower())
@@ -54,7 +59,7 @@ class Directory:
             return Resolved(unit)
         if not name.startswith("/"):
             raise NoSuchDeviceError(f"{clean(name, 200)} names nothing here", hint=_HOW)
-        kind, number = self._number(name)
+        kind, number = self._number(name, look)
         if kind == "char":
             if number not in self.char:
                 raise NoSuchDeviceError(f"{clean(name, 200)} is no SCSI node", hint=_HOW)
@@ -80,17 +85,19 @@ class Directory:
         mapped = read_text(device / "dm/name")
         return f"{self.dev}/mapper/{mapped}" if mapped else f"{self.dev}/{device.name}"
 
-    def _number(self, name: str) -> tuple[str, str]:
+    def _number(self, name: str, look: Look) -> tuple[str, str]:
         """("block" or "char", "MAJOR:MINOR") of the node."""
         try:
-            status = os.stat(name)
+            status = look(name)
         except PermissionError as error:
             raise UnavailableError(f"{clean(name, 200)}: permission denied") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, NoSuchDeviceError) as error:
             # udev makes /dev/block and /dev/char; in a container they may be missing.
             by_number = _BY_NUMBER.fullmatch(name.removeprefix(f"{self.dev}/"))
             if by_number:
                 return by_number[1], by_number[2]
+            if isinstance(error, NoSuchDeviceError):
+                raise
             raise NoSuchDeviceError(f"{clean(name, 200)} does not exist", hint=_HOW) from error
         number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
         if stat.S_ISBLK(status.st_mode):

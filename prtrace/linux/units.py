@@ -6,6 +6,7 @@ device was found (sysfs vpd_pg83), so that no unit attention is collected on the
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from sys import intern
@@ -22,6 +23,8 @@ from prtrace.scsi import designator
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from prtrace.linux.directory import Look
 
 DEV: Final = Path("/dev")
 
@@ -73,14 +76,14 @@ class Inventory:
         """The local nexus with this "H:C:T:L", if it is here."""
         return self.directory.nexuses.get(hctl)
 
-    def resolve(self, name: str) -> Resolved:
+    def resolve(self, name: str, look: Look = os.stat) -> Resolved:
         """Find the logical unit, and the nexus where the name says one.
 
         name: a node (/dev/sda, /dev/sg0, /dev/bsg/H:C:T:L, /dev/mapper/mpatha, any link to
         one; by device number, not by name), "H:C:T:L", or a designator.  Raises
-        NoSuchDeviceError, whose hint says what to name instead.
+        NoSuchDeviceError, whose hint says what to name instead.  look: see Directory.resolve.
         """
-        return self.directory.resolve(name)
+        return self.directory.resolve(name, look)
 
     def requested_name(self, number: str) -> str:
         """A node's name for a block device's "MAJOR:MINOR"; the number itself if unknown."""

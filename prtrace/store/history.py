@@ -17,8 +17,8 @@ from prtrace.store.rows import SELECT, event_of
 
 LOOKED_AT: Final = 4096
 """Index entries that a step looks at, at most: a millisecond."""
-PORTION: Final = 256
-"""Rows that a step reads, at most: some 100 KiB, 2 MiB where all have the longest data."""
+PORTION: Final = 64
+"""Rows that a step reads, at most: some 25 KiB, 600 KiB where all have the longest data."""
 MOST_UNITS: Final = 512
 """Units that one query may name: each is looked up by itself."""
 _CHANGING: Final = f"command IN ({', '.join(repr(command.value) for command in CHANGING)})"

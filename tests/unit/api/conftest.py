@@ -58,14 +58,11 @@ class StoreSource:
     def events(self, query):
         if self.failing:
             raise StoreError(self.failing, hint="make room")
-        return self.store.events(
-            lus=query.lus,
-            since_seq=query.since_seq,
-            since_time=query.since_time,
-            limit=query.limit,
-            last=query.last,
-            changes=query.changes,
-        )
+        return self._portions(query)
+
+    def _portions(self, query):
+        with Store.open(self.store.path, readonly=True) as reader:
+            yield from reader.portions(query)
 
     def status(self):
         if self.failing:

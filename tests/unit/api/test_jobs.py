@@ -71,7 +71,7 @@ def test_errors_arrive(served):
     ):
         served.moves.failing = answer
         with pytest.raises(PrtraceError, match="no"):
-            client.call("Save", devices=["x"])
+            client.call("Save", devices=["naa.1"])
 
 
 def test_a_fault_of_ours_ends_the_call_too(served):
@@ -87,7 +87,7 @@ def test_nobody_waits_for_those_who_wait_for_devices(served):
     served.moves.may_end.clear()
     with ThreadPoolExecutor(20) as others:
         checks = [others.submit(served.client().call, "Check", devices=["naa.1"]) for _ in "abc"]
-        saves = [others.submit(served.client().call, "Save", devices=["x"]) for _ in range(9)]
+        saves = [others.submit(served.client().call, "Save", devices=["naa.1"]) for _ in range(9)]
         wait_for(lambda: served.run(served.server.statistics)["jobs"] == 12)
         # There are eight threads: four jobs wait for one.
         wait_for(lambda: len(served.moves.begun) == 8)
@@ -100,7 +100,7 @@ def test_nobody_waits_for_those_who_wait_for_devices(served):
 def test_too_many_are_refused(served):
     served.moves.may_end.clear()
     with ThreadPoolExecutor(40) as others:
-        calls = [others.submit(served.client().call, "Save", devices=["x"]) for _ in range(40)]
+        calls = [others.submit(served.client().call, "Save", devices=["naa.1"]) for _ in range(40)]
         wait_for(lambda: sum(call.done() for call in calls) == 8)
         refused = [call.exception(0) for call in calls if call.done()]
         assert all("32 such calls" in error.message for error in refused)

@@ -160,6 +160,7 @@ def test_a_follower_that_does_not_read_is_told_where_to_go_on(served):
     following = served.client().stream("Events", follow=True, patient=True)
     served.happen(1)
     got = seqs([next(following)])
+    wait_for(lambda: [each for each in served.server._followers if each.live])
     bulk = bytes(4096)
     while served.run(served.server.statistics)["followers"]:
         served.happen(20, data=bulk)

@@ -1,0 +1,78 @@
+"""Device nodes by names that somebody else chose, without leaving the file system of /dev.
+
+Looking at a path can hang for ever (a network file system whose server is gone), or tell
+its existence to whom it does not concern.  So a name is walked a part at a time: no part may
+lie in another file system, /dev/shm among them, where anybody can make links, and no link may
+lead out.  openat2(2) could do that at once, but systemd's RestrictSUIDSGID= forbids it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import deque
+from contextlib import ExitStack
+from typing import Final
+
+from prtrace.errors import NoSuchDeviceError
+from prtrace.linux.text import clean
+
+_DEV: Final = "/dev"
+_MOST_LINKS: Final = 40  # as the kernel has it: MAXSYMLINKS
+_HOW: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def stat_below_dev(name: str, dev: str = _DEV) -> os.stat_result:
+    """The node's status; it is not opened.  NoSuchDeviceError for anything not below /dev."""
+    if not name.startswith(f"{dev}/"):
+        raise _nothing(name, dev)
+    try:
+        with ExitStack() as stack:
+            return _walked(dev, name[len(dev) + 1 :], stack)
+    except (OSError, ValueError) as error:
+        raise _nothing(name, dev) from error
+
+
+def _walked(dev: str, rest: str, stack: ExitStack) -> os.stat_result:
+    """The status of what rest leads to from dev; ValueError where it leads elsewhere."""
+    folders = [_opened(dev, None, stack)]
+    status = here = os.fstat(folders[0])
+    parts = deque(rest.split("/"))
+    links = 0
+    while parts:
+        part = parts.popleft()
+        if part in ("", "."):
+            continue
+        if part == "..":
+            folders.pop()
+            if not folders:
+                raise ValueError("it leads out")
+            continue
+        fd = _opened(part, folders[-1], stack)
+        status = os.fstat(fd)
+        if status.st_dev != here.st_dev:
+            raise ValueError("it is in another file system")
+        if stat.S_ISLNK(status.st_mode):
+            links += 1
+            target = os.readlink("", dir_fd=fd)
+            if links > _MOST_LINKS or target.startswith("/"):
+                raise ValueError("it is a link that leads out")
+            parts.extendleft(reversed(target.split("/")))
+        elif stat.S_ISDIR(status.st_mode):
+            folders.append(fd)
+        elif parts:
+            raise NotADirectoryError(part)
+    return status
+
+
+def _opened(name: str, folder: int | None, stack: ExitStack) -> int:
+    fd = os.open(name, _HOW, dir_fd=folder)
+    stack.callback(os.close, fd)
+    return fd
+
+
+def _nothing(name: str, dev: str) -> NoSuchDeviceError:
+    return NoSuchDeviceError(
+        f"{clean(name, 200)} is no node below {dev}",
+        hint="name a disk, sg or multipath node, an address H:C:T:L, or a designator (naa.…)",
+    )

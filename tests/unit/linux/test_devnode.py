@@ -1,0 +1,68 @@
+"""Names that others choose: below /dev, and nowhere else."""
+
+import os
+import stat
+import subprocess
+
+import pytest
+
+from prtrace.errors import NoSuchDeviceError
+from prtrace.linux.devnode import stat_below_dev
+
+
+def test_a_node_and_a_link_to_one():
+    assert stat.S_ISCHR(stat_below_dev("/dev/null").st_mode)
+    assert stat_below_dev("/dev//null").st_rdev == os.stat("/dev/null").st_rdev
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/etc/passwd",
+        "/dev/../etc/passwd",
+        "/dev/fd/0",
+        "/dev/stdin",
+        "/dev/nothing",
+        "/devnull",
+        "dev/null",
+        "",
+        "/dev/nu\0ll",
+        "/dev/\ud800",
+        "/dev/" + "x" * 5000,
+    ],
+)
+def test_nothing_else(name):
+    with pytest.raises(NoSuchDeviceError, match="no node below /dev"):
+        stat_below_dev(name)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount")
+def test_links_out_and_mounts_below_are_not_followed(tmp_path):
+    """In a mount namespace of its own: links as anybody can make them in /dev/shm."""
+    script = f"""
+set -e
+mount -t tmpfs none {tmp_path}
+mkdir {tmp_path}/disk {tmp_path}/shm
+mount -t tmpfs none {tmp_path}/shm
+mknod {tmp_path}/sda b 8 0
+mknod {tmp_path}/shm/sda b 8 0
+ln -s ../sda {tmp_path}/disk/good
+ln -s /etc/passwd {tmp_path}/out
+ln -s {tmp_path}/sda {tmp_path}/absolute
+ln -s loop {tmp_path}/loop
+ln -s ../../etc/passwd {tmp_path}/disk/up
+exec python3 -c '
+import sys, os
+from prtrace.linux.devnode import stat_below_dev
+from prtrace.errors import NoSuchDeviceError
+dev = "{tmp_path}"
+assert stat_below_dev(dev + "/disk/good", dev).st_rdev == os.makedev(8, 0)
+for name in ("out", "absolute", "loop", "disk/up", "shm/sda", "sda/x", "disk/../../etc/passwd"):
+    try:
+        stat_below_dev(dev + "/" + name, dev)
+    except NoSuchDeviceError:
+        continue
+    sys.exit(name)
+'
+"""
+    subprocess.run(["unshare", "-m", "sh", "-c", script], check=True)
