@@ -105,7 +105,7 @@ Examples:
     type=click.Choice(ENGINES),
     default="auto",
     show_default=True,
-    help="auto: core where the kernel has BTF, else bcc",
+    help="auto: core where the kernel has what it needs, else bcc",
 )
 @click.option(
     "--read-in-doubt",
