@@ -1,0 +1,76 @@
+"""The agent's units, under a real systemd: started, used, restarted, within their sandbox."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from labkit import roots
+from labkit.machine import Machine
+from labkit.qemu import Shape
+from labkit.target import TargetSpec
+
+UNITS = Path(__file__).parents[2] / "prtrace/systemd"
+LIBRARIES = ("python3-click", "python3-psutil", "python3-construct", "libbpf1")
+
+
+def test_the_sandbox_is_rated() -> None:
+    """systemd's own table of what a service may still do; 10 is everything."""
+    done = subprocess.run(
+        ["systemd-analyze", "security", "--offline=yes", UNITS / "prtrace-agent.service"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    rated = re.search(r"exposure level for prtrace-agent.service: ([\d.]+)", done.stdout)
+    assert rated, done.stderr
+    assert float(rated[1]) <= 3.5
+
+
+SCRIPT = """
+set -e
+cp /lab/checkout/prtrace/systemd/prtrace-agent.* /etc/systemd/system/
+mkdir -p /etc/systemd/system/prtrace-agent.service.d
+cat > /etc/systemd/system/prtrace-agent.service.d/checkout.conf <<'.'
+[Service]
+ExecStart=
+ExecStart=/usr/bin/python3 -m prtrace agent
+Environment=PYTHONPATH=/lab/checkout PYTHONDONTWRITEBYTECODE=1
+TimeoutStartSec=300
+WatchdogSec=300
+.
+echo PRTRACE_AGENT_LOG_LEVEL=debug > /etc/default/prtrace-agent
+export PYTHONPATH=/lab/checkout
+systemctl daemon-reload
+systemctl start prtrace-agent.socket
+started() { systemctl start prtrace-agent.service; }
+started || { journalctl -u prtrace-agent.service --no-pager; exit 1; }
+disk=$(ls /dev/sd? | head -1)
+sg_persist --out --register-ignore --param-sark=a1 $disk
+python3 -m prtrace show $disk | tee /tmp/shown
+grep -q 0x00000000000000a1 /tmp/shown
+systemctl kill -s KILL prtrace-agent.service
+sleep 3
+sg_persist --out --register-ignore --param-sark=a2 $disk
+for n in $(seq 60); do systemctl is-active -q prtrace-agent.service && break; sleep 1; done
+python3 -m prtrace show $disk | grep 0x00000000000000a2
+python3 -m prtrace events | grep -c sg_persist
+ls /sys/fs/bpf/prtrace
+systemctl show -p MemoryCurrent -p MemoryMax -p NRestarts prtrace-agent.service
+systemctl stop prtrace-agent.service
+! journalctl -u prtrace-agent.service --no-pager | grep Traceback
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_it_runs_under_systemd() -> None:
+    root = roots.root("bookworm", (*roots.SYSTEM, *LIBRARIES))
+    shape = Shape(root=root)
+    with Machine("6.1", TargetSpec(luns=1, nexuses=2), shape=shape, boot_seconds=600) as machine:
+        done = machine.run(f"sh -c {shlex.quote(SCRIPT)}", timeout=900)
+        print(done.output)
+        assert done.status == 0, done.output[-4000:]
