@@ -182,7 +182,11 @@ class _Group:
             message = self._next(item)
             self.started = True
             if "report" in message and message["report"]["nodeid"] == item.nodeid:
-                yield pytest.TestReport._from_json(message["report"])
+                fields = message["report"]
+                if isinstance(fields["longrepr"], list):
+                    # Where and why a test was skipped: a tuple, which JSON has not.
+                    fields["longrepr"] = tuple(fields["longrepr"])
+                yield pytest.TestReport._from_json(fields)
             elif message.get("finish") == item.nodeid:
                 return
 
