@@ -454,7 +454,8 @@ PR_SLOW int pr_other_at_done(struct scsi_cmnd *cmd, __u32 result)
 
 static __always_inline int pr_on_done_with(struct scsi_cmnd *cmd, __u8 opcode, __u32 result)
 {
-	if (pr_is_ours(opcode))
+	if (pr_is_ours(opcode) ||
+	    (opcode == PR_OPCODE_INQUIRY && pr_is_test(pr_number(cmd))))
 		return pr_end_at_done(cmd, result);
 	return result & 0xff ? pr_other_at_done(cmd, result) : 0;
 }

@@ -353,7 +353,7 @@ def _refused(error: OSError, said: list[str]) -> UnavailableError:
     if any("BEGIN PROG LOAD LOG" in line for line in lines):
         # The verifier says EACCES, too.
         hint = "this kernel's verifier refuses a program: please report the lines above"
-    elif error.errno in (1, 13):  # EPERM, EACCES
+    elif error.errno in (1, 13) or os.geteuid():  # EPERM, EACCES
         hint = "run it as root: loading needs CAP_SYS_ADMIN on Debian kernels"
     else:
         hint = "see prtrace doctor"

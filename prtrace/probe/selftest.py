@@ -31,6 +31,8 @@ _ROOM: Final = 36
 """Every device has that many bytes of INQUIRY data."""
 _INQUIRY: Final = bytes((0x12, 0, 0, 0, _ROOM, 0))
 _RECORDS: Final = 4096
+_SUBMISSION: Final = "pr_submit"
+"""The program that notes who asks; without it no record says whose command it was."""
 _INITIAL_PID_NAMESPACE: Final = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 _TIMEOUT_MS: Final = 60_000
 
@@ -69,6 +71,8 @@ def run(programs: Programs) -> Verdict:
         return Verdict(
             "not run", "the kernel knows this process by another number: a PID namespace"
         )
+    if _SUBMISSION in programs.missing:
+        return Verdict("not run", "no program sees who submits a command on this kernel")
     sent: list[_Sent] = []
     problems: list[str] = []
     watch_inquiries(programs.maps, os.getpid())
