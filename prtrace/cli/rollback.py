@@ -33,7 +33,7 @@ Examples:
     "--as",
     "side",
     type=click.Choice(["source", "destination"]),
-    help="which side this host is, where both could be",
+    help="which side this host is, where its journal does not say",
 )
 @click.option("--runs", is_flag=True, help="the guest runs on the source: nothing to do there")
 @click.option(

@@ -108,7 +108,7 @@ class Journal:
     def __init__(self, state_dir: Path, lu: str) -> None:
         self._folder = state_dir / _FOLDER
         self._lu = lu
-        self._name = hashlib.sha256(lu.encode()).hexdigest()[:32]
+        self._name = _name(lu)
         self._lock = -1
         self.entries: dict[str, Entry] = {}
         try:
@@ -163,7 +163,7 @@ class Journal:
         self.entries[entry.side] = entry
 
     def _path(self, side: str) -> Path:
-        return self._folder / f"{self._name}.{side}.journal"
+        return _journal(self._folder, self._lu, side)
 
     def _take_lock(self) -> None:
         try:
@@ -176,6 +176,19 @@ class Journal:
             ) from error
         os.truncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+
+def read(state_dir: Path, lu: str) -> tuple[Entry, ...]:
+    """The newest line of each side's journal of one logical unit; takes no lock.
+
+    Raises StoreError and MalformedError as Journal does.
+    """
+    folder = state_dir / _FOLDER
+    try:
+        found = [_last(_journal(folder, lu, side)) for side in (SOURCE, DESTINATION)]
+    except OSError as error:
+        raise _unusable(folder, error) from error
+    return tuple(entry for entry in found if entry is not None)
 
 
 def entries(state_dir: Path) -> Iterator[Entry]:
@@ -209,6 +222,14 @@ def forget_file(state_dir: Path, move: str) -> None:
     """The move has ended on this host."""
     with contextlib.suppress(OSError):
         (state_dir / _FOLDER / f"{move}.json").unlink(missing_ok=True)
+
+
+def _name(lu: str) -> str:
+    return hashlib.sha256(lu.encode()).hexdigest()[:32]
+
+
+def _journal(folder: Path, lu: str, side: str) -> Path:
+    return folder / f"{_name(lu)}.{side}.journal"
 
 
 def _last(path: Path) -> Entry | None:

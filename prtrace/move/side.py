@@ -151,20 +151,23 @@ def find_loading_sides(
     return tuple(sides)
 
 
-def find_saved_sides(inventory: Inventory, file: SaveFile) -> tuple[Side, ...]:
+def find_saved_sides(
+    inventory: Inventory, file: SaveFile, *, by_address: bool
+) -> tuple[Side, ...]:
     """The source's sides as they were saved, found again by their port names.
 
-    Addresses and device names can have changed since; NoSuchDeviceError where a unit has none
-    of its saved paths here.
+    by_address: this host is known to be the source, so that a path that was saved without port
+    names is found by its H:C:T:L; other hosts have the same addresses.  NoSuchDeviceError where
+    a unit has none of its saved paths here.
     """
-    return tuple(_saved_side(inventory, unit) for unit in file.units)
+    return tuple(_saved_side(inventory, unit, by_address=by_address) for unit in file.units)
 
 
-def _saved_side(inventory: Inventory, unit: SavedUnit) -> Side:
+def _saved_side(inventory: Inventory, unit: SavedUnit, *, by_address: bool) -> Side:
     here = inventory.units.get(unit.lu)
     nexuses = () if here is None else here.nexuses
     ports = {(path.initiator_port, path.relative_target_port) for path in unit.paths if path.named}
-    addresses = {path.nexus for path in unit.paths if not path.named}
+    addresses = {path.nexus for path in unit.paths if not path.named and by_address}
     found = tuple(
         nexus
         for nexus in nexuses
@@ -172,7 +175,8 @@ def _saved_side(inventory: Inventory, unit: SavedUnit) -> Side:
     )
     if here is None or not found:
         raise NoSuchDeviceError(
-            f"{unit.lu}: none of the paths that were saved is on this host",
-            hint="rollback and finish are for the source",
+            f"{unit.lu}: none of the paths that were saved is known to be on this host",
+            hint="finish, release and the source's rollback need the source's paths: bring the "
+            "same session back (a new login of iSCSI has a new port name)",
         )
     return _side(inventory, unit.device, here, found, through_sg=False)

@@ -30,7 +30,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from prtrace.errors import ConflictError, InDoubtError, NoSuchDeviceError, PrtraceError, UsageError
+from prtrace.errors import ConflictError, InDoubtError, PrtraceError, UsageError
 from prtrace.linux.units import scan
 from prtrace.model import LocalNexus, LogicalUnit
 from prtrace.move import journal as journals
@@ -172,11 +172,11 @@ class Moves:
 
     def release(self, file: SaveFile) -> Report:
         """On the source, the guest being paused, for targets that cannot hand over: release."""
-        return self._run(Verb.RELEASE, file, find_saved_sides(scan(), file))
+        return self._run(Verb.RELEASE, file, self._here(file))
 
     def finish(self, file: SaveFile) -> Report:
         """On the source, after load: give the key up here."""
-        return self._run(Verb.FINISH, file, find_saved_sides(scan(), file))
+        return self._run(Verb.FINISH, file, self._here(file))
 
     def rollback(
         self,
@@ -188,17 +188,18 @@ class Moves:
     ) -> Report:
         """Abort the move: this host's part of it.
 
-        side: "source" or "destination", "" for what this host is.  On the destination it takes
-        away what the move registered here; the guest must not run here.  On the source, the
-        guest being paused, a good report says that it may go on.  runs: it runs, so that
-        there is nothing to do.  destination_is_off: proof from outside that the guest cannot
-        run there.
+        side: "source" or "destination", "" for what this host's journal says; UsageError where
+        the journal does not say it, or contradicts side.  On the destination it takes away what
+        the move registered here; the guest must not run here.  On the source, the guest being
+        paused, a good report says that it may go on.  runs: it runs, so that there is nothing
+        to do.  destination_is_off: proof from outside that the guest cannot run there.
         """
+        claimed = side == SOURCE
         if not side:
             side = self._side_of(file)
         if side == DESTINATION:
             return self._run(Verb.WITHDRAW, file, self._there(file, {}))
-        sides = find_saved_sides(scan(), file)
+        sides = self._here(file, claimed=claimed)
         return self._run(Verb.RECLAIM, file, sides, runs=runs, off=destination_is_off)
 
     def moves(self) -> tuple[Entry, ...]:
@@ -219,10 +220,7 @@ class Moves:
                 continue
             file = savefile.parse(path.read_text())
             only = replace(file, units=tuple(u for u in file.units if u.lu == entry.lu))
-            if entry.side == DESTINATION:
-                sides = self._there(only, {})
-            else:
-                sides = find_saved_sides(scan(), only)
+            sides = self._there(only, {}) if entry.side == DESTINATION else self._here(only)
             reports.append(self._run(entry.verb, only, sides, settles=True))
         return tuple(reports)
 
@@ -266,18 +264,43 @@ class Moves:
     def _there(self, file: SaveFile, devices: Mapping[str, str]) -> tuple[Side, ...]:
         """The destination's sides; where nothing is named, what an earlier verb used."""
         names = dict(devices)
-        for entry in self.moves():
+        for entry in self._entries(file):
             same = entry.move == file.id and entry.side == DESTINATION and entry.device
             if same and entry.lu not in names and not _named(file, entry.lu, devices):
                 names[entry.lu] = entry.device
         return find_loading_sides(scan(), file, names)
 
+    def _here(self, file: SaveFile, *, claimed: bool = False) -> tuple[Side, ...]:
+        """The source's sides; claimed: somebody says that this host is the source.
+
+        UsageError where this host's journal says that it is only the destination.
+        """
+        roles = self._roles(file)
+        if roles == {DESTINATION}:
+            raise UsageError(
+                f"this host's journal says that it is the destination of move {file.id}",
+                hint="run it on the source",
+            )
+        return find_saved_sides(scan(), file, by_address=claimed or SOURCE in roles)
+
+    def _entries(self, file: SaveFile) -> list[Entry]:
+        """What this host's journals say of file's units, whatever the move."""
+        folder = self._options.state_dir
+        return [entry for unit in file.units for entry in journals.read(folder, unit.lu)]
+
+    def _roles(self, file: SaveFile) -> set[str]:
+        """The sides of file's move that this host's journals have."""
+        return {entry.side for entry in self._entries(file) if entry.move == file.id}
+
     def _side_of(self, file: SaveFile) -> str:
-        try:
-            find_saved_sides(scan(), file)
-        except NoSuchDeviceError:
-            return DESTINATION
-        return SOURCE
+        roles = self._roles(file)
+        if len(roles) == 1:
+            return roles.pop()
+        found = "both sides" if roles else "nothing"
+        raise UsageError(
+            f"this host's journal has {found} of move {file.id}: its role is not known",
+            hint="say which side this host is: --as source, or --as destination",
+        )
 
     def _run(
         self,
