@@ -29,13 +29,13 @@ _SCALARS: Final[Mapping[str, tuple[type, ...]]] = {
     "int": (int,),
     "float": (int, float),
     "string": (str,),
-    "object": (dict, list, str, int, float, bool),
+    "object": (dict, list, str, int, float, bool, type(None)),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """bool, int, float, string, or object (any JSON value but null)."""
+    """bool, int, float, string, or object (any JSON value, null among them)."""
 
     name: str
 
@@ -143,6 +143,9 @@ def _check_struct(fields: Mapping[str, Type], value: Any, where: str) -> dict[st
     for name in value:
         if name not in fields:
             raise MalformedError(where or name, "the definition has no such name")
+    for name, of in fields.items():
+        if name not in value and not isinstance(of, Optional):
+            raise MalformedError(where or name, "it is missing")
     checked = {name: check(of, value.get(name), where or name) for name, of in fields.items()}
     return {name: each for name, each in checked.items() if each is not None}
 

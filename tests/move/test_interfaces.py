@@ -1,4 +1,4 @@
-"""The same operations as commands, over the agent's socket, and beside a live multipathd."""
+"""The same operations over the agent's socket, and beside a live multipathd."""
 
 import pytest
 
@@ -8,11 +8,6 @@ SPEC = {"nexuses": 5, "multipath": True}
 @pytest.mark.timeout(400)
 def test_the_agents_calls(inside) -> None:
     assert ", 0 failed" in inside("calls.py", timeout=300, **SPEC)
-
-
-@pytest.mark.timeout(400)
-def test_the_commands(inside) -> None:
-    assert ", 0 failed" in inside("commands.py", timeout=300, **SPEC)
 
 
 @pytest.mark.timeout(300)

@@ -71,6 +71,15 @@ def test_what_is_null_is_left_out():
     assert check(TAKES, GOOD | {"more": None, "at": {"x": 1, "y": None}}) == GOOD
 
 
+def test_an_object_holds_any_json_null_too():
+    takes = parse("interface a.b method M(file: [string]object, one: object) -> ()").methods["M"]
+    given = {"file": {"key": None, "units": [None, {"a": 1}]}, "one": None}
+    assert check(takes.takes, given) == {"file": given["file"]}
+    with pytest.raises(MalformedError) as refused:
+        check(takes.takes, {"file": {}})
+    assert refused.value.what == "one"
+
+
 @pytest.mark.parametrize(
     ("wrong", "what"),
     [
