@@ -6,7 +6,7 @@ reading of the device (prtrace.move.device.observed).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,8 @@ class Facts:
 
     type is None where nothing is reserved.  holders: nexuses; every registrant for the
     all-registrants types.  doubts: (fact, reason), those about PRGENERATION alone left out,
-    for a move does not depend on it.  unplaced: keys whose nexus is not known.
+    for a move does not depend on it.  unplaced: keys whose nexus is not known.  unknowable:
+    (fact, reason) of what no command on this host can tell.
     """
 
     lu: str
@@ -62,6 +63,7 @@ class Facts:
     scope: str = "LU"
     holders: tuple[Nexus, ...] = ()
     unplaced: tuple[int, ...] = ()
+    unknowable: tuple[tuple[str, str], ...] = ()
     legacy_holder: Nexus | None = None
     doubts: tuple[tuple[str, str], ...] = ()
 
@@ -86,11 +88,16 @@ def _from_show(unit: Mapping[str, Any]) -> Facts:
         holders=() if held is None else tuple(str(nexus) for nexus in held["holders"]),
         unplaced=tuple(int(key, 16) for key in unit.get("unattributed_keys") or ()),
         legacy_holder=unit.get("legacy_reservation"),
-        doubts=tuple(
-            (str(doubt["what"]), str(doubt["reason"]))
-            for doubt in unit["doubt"]
-            if doubt["what"] != Fact.GENERATION.value
-        ),
+        unknowable=_reasons(unit.get("unknowable") or ()),
+        doubts=_reasons(unit["doubt"]),
+    )
+
+
+def _reasons(given: Iterable[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (str(each["what"]), str(each["reason"]))
+        for each in given
+        if each["what"] != Fact.GENERATION.value
     )
 
 

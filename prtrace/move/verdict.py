@@ -148,7 +148,10 @@ def judge(
     """
     own = own_registrations(side, facts)
     keys = sorted({each.key for each in own.values()})
-    reasons = [Reason(Obstacle.IN_DOUBT, f"{what}: {why}") for what, why in facts.doubts]
+    reasons = [
+        Reason(Obstacle.IN_DOUBT, f"{what}: {why}")
+        for what, why in (*facts.doubts, *facts.unknowable)
+    ]
     if facts.legacy_holder is not None:
         reasons.append(
             Reason(Obstacle.LEGACY_RESERVE, f"{facts.legacy_holder} has an SPC-2 RESERVE active")
@@ -211,11 +214,12 @@ def _perhaps_ours(facts: Facts, own: dict[Nexus, Registered]) -> list[Reason]:
         for each in facts.registrations
         if each.maybe_local and each.nexus not in own
     ]
-    if not own:
-        reasons += [
-            Reason(Obstacle.IN_DOUBT, f"key {key:#x} is on a nexus that is not known")
-            for key in facts.unplaced
-        ]
+    ours = {each.key for each in own.values()}
+    reasons += [
+        Reason(Obstacle.IN_DOUBT, f"key {key:#x} is on a nexus that is not known")
+        for key in facts.unplaced
+        if key not in ours
+    ]
     return reasons
 
 

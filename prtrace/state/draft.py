@@ -71,8 +71,13 @@ class Draft:
     words: list[str] = field(default_factory=list)
 
     def known(self, fact: Fact) -> bool:
-        """Whether fact is not in doubt."""
-        return all(each.what is not fact for each in self.doubts)
+        """Whether fact is whole and not in doubt: no key is left whose nexus is not known."""
+        whole = fact is not Fact.REGISTRATIONS or not self.unattributed
+        return whole and not self.doubted(fact)
+
+    def doubted(self, fact: Fact) -> bool:
+        """Whether what is stated of fact may be wrong."""
+        return any(each.what is fact for each in self.doubts)
 
     def doubt(self, facts: Iterable[Fact], reason: str) -> None:
         """Put facts in doubt since this observation."""

@@ -40,13 +40,13 @@ def contradicted(draft: Draft, seen: PrOut) -> frozenset[Fact]:
 
 def unknown_nexus(draft: Draft, seen: PrOut) -> bool:
     """Whether the sender may be one of the registrations that are not matched to a nexus."""
-    return seen.nexus not in draft.registrations and any(
-        each.maybe_local for each in draft.registrations.values()
+    return seen.nexus not in draft.registrations and (
+        any(each.maybe_local for each in draft.registrations.values()) or bool(draft.unattributed)
     )
 
 
 def _forecast(draft: Draft, seen: PrOut) -> _Forecast | None:
-    if not draft.known(Fact.REGISTRATIONS) or unknown_nexus(draft, seen):
+    if draft.doubted(Fact.REGISTRATIONS) or unknown_nexus(draft, seen):
         return None
     own = draft.registrations.get(seen.nexus)
     match seen.action:
@@ -79,6 +79,8 @@ def _reserve(draft: Draft, seen: PrOut) -> _Forecast | None:
     held = draft.reservation
     if held is None:
         return _Forecast(True, _BOTH)
+    if held.holder is None and not held.type.all_registrants:
+        return None
     holds = held.type.all_registrants or held.holder == seen.nexus
     return _Forecast(holds and held.type is seen.type, _BOTH)
 
@@ -90,6 +92,8 @@ def _release(draft: Draft, seen: PrOut, own: Registration) -> _Forecast | None:
     right_key = own.key == seen.key
     if held is None:
         return _Forecast(True, _BOTH) if right_key else None
+    if held.holder is None and not held.type.all_registrants:
+        return None
     if held.type.all_registrants or held.holder == seen.nexus:
         return _Forecast(right_key and held.type is seen.type, _BOTH)
     if right_key or draft.profile.release_checks_key is False:
@@ -109,6 +113,8 @@ def _preempt(
         return None
     if not draft.profile.unmatched_conflicts:
         return None
-    if any(each.key == seen.sa_key for each in registrations.values()):
+    if seen.sa_key in draft.unattributed or any(
+        each.key == seen.sa_key for each in registrations.values()
+    ):
         return None
     return _Forecast(False, _REGISTRATIONS)

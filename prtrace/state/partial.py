@@ -8,11 +8,13 @@ that the same nexuses have them, unless PRGENERATION says that nothing happened 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 
 from prtrace.model import KeysRead, Nexus, ReservationRead
 from prtrace.state.draft import GENERATION_MASK, MAX_REGISTRATIONS, Draft
 from prtrace.state.order import overlaps
+from prtrace.state.registering import UNMATCHED
 from prtrace.state.unit import Census, Fact, Reservation, Source
 
 WHOSE_KEYS = "which nexus has which key is not known"
@@ -38,9 +40,15 @@ def learn_keys(draft: Draft, seen: KeysRead) -> None:
         _nobody(draft, seen)
         return
     was_known = draft.known(Fact.REGISTRATIONS)
+    sure = not any(
+        each.what is Fact.REGISTRATIONS and each.reason != UNMATCHED for each in draft.doubts
+    )
     anchor = draft.anchor
     unchanged = anchor == seen.generation
-    note_generation(draft, seen.generation, "READ KEYS")
+    expected = note_generation(draft, seen.generation, "READ KEYS")
+    if not draft.names_nexuses and not unchanged and not (sure and expected):
+        _strip(draft, seen.keys)
+        return
     listed = Counter(seen.keys)
     gone = [nexus for nexus, each in draft.registrations.items() if each.key not in listed]
     for nexus in gone:
@@ -69,9 +77,15 @@ def learn_keys(draft: Draft, seen: KeysRead) -> None:
         # Equal keys alone do not show that the same nexuses still have them.
         draft.anchor = anchor
         draft.doubt((Fact.REGISTRATIONS,), WHOSE_KEYS)
-    if not draft.names_nexuses and not too_few:
+    if not draft.names_nexuses:
         draft.confirm("READ KEYS", Fact.REGISTRATIONS)
-        give_names_up(draft)
+        if too_few:
+            _strip(draft, seen.keys)
+        else:
+            draft.resolve(Fact.REGISTRATIONS)
+            _drop_whose_hold(draft)
+            if not draft.unattributed:
+                draft.anchor = seen.generation
     if not draft.words:
         draft.say(f"read: {len(seen.keys)} {'key' if len(seen.keys) == 1 else 'keys'}")
 
@@ -109,10 +123,39 @@ def give_names_up(draft: Draft) -> None:
     """Drop the doubts that only READ FULL STATUS could take away, which the device does not know.
 
     The keys are known; whose they are cannot be known here, and asking again does not help.
+    A doubt of another kind stays until READ KEYS has answered it.
     """
     if draft.census is None:
         return
+    doubts = [each for each in draft.doubts if each.what is Fact.REGISTRATIONS]
+    if all(each.reason == WHOSE_KEYS for each in doubts):
+        if doubts:
+            _strip(draft, draft.census.keys)
+        _drop_whose_hold(draft)
+
+
+def _strip(draft: Draft, keys: Iterable[int]) -> None:
+    """State keys, and of no nexus that it has one of them: the device does not tell.
+
+    An equal key is no sign of its nexus: another host may have taken the registration away and
+    registered the same key.  Whoever sends a command with its key shows that it has it.
+    """
+    draft.registrations = {}
+    draft.unattributed = tuple(sorted(keys))[:MAX_REGISTRATIONS]
+    draft.anchor = None
+    draft.ordered = False
+    draft.legacy_holder = None
+    held = draft.reservation
+    if held is not None:
+        draft.reservation = replace(held, holder=None, designated=None)
     draft.resolve(Fact.REGISTRATIONS)
+    draft.confirm("READ KEYS", Fact.REGISTRATIONS)
+    _drop_whose_hold(draft)
+    noun = "key" if len(draft.unattributed) == 1 else "keys"
+    draft.say(f"read: {len(draft.unattributed)} {noun} of unknown nexuses")
+
+
+def _drop_whose_hold(draft: Draft) -> None:
     draft.doubts = tuple(e for e in draft.doubts if not e.reason.startswith(_WHOSE_HOLD))
 
 
@@ -128,7 +171,7 @@ def note_generation(
     beyond: int | None = None
     if least is None or spread is None:
         # Anything fits, so the value shows nothing of what it counts.
-        if draft.known(Fact.REGISTRATIONS):
+        if not draft.doubted(Fact.REGISTRATIONS):
             draft.doubt(
                 (Fact.REGISTRATIONS,), f"PRGENERATION {generation} could be anybody's doing"
             )
@@ -252,11 +295,12 @@ def _holder(draft: Draft, key: int) -> Nexus | None:
         if draft.names_nexuses:
             draft.doubt((Fact.RESERVATION,), f"{_WHOSE_HOLD} 0x{key:x} is not known")
         return None
-    if len(having) == 1 and draft.known(Fact.REGISTRATIONS):
+    sure = not draft.doubted(Fact.REGISTRATIONS)
+    if len(having) == 1 and sure:
         return having[0]
     if len(having) > 1:
         reason = f"holder: key 0x{key:x} is registered on several nexuses"
-    elif not having and draft.known(Fact.REGISTRATIONS):
+    elif not having and sure:
         reason = f"holder: no known registration has key 0x{key:x}"
         draft.anchor = None
         draft.doubt((Fact.REGISTRATIONS, Fact.GENERATION), reason)

@@ -65,9 +65,10 @@ def _preempt_key(draft: Draft, seen: PrOut) -> None:
     gone = [each.nexus for each in matching if each.nexus != seen.nexus]
     own = seen.sa_key == seen.key
     self_preempt = (
-        path is _Path.TAKE_OVER and own and held is not None and held.holder == seen.nexus
+        path is _Path.TAKE_OVER and own and held is not None and held.holder in (None, seen.nexus)
     )
-    if self_preempt and gone and not draft.profile.self_preempt_clears:
+    others = gone or seen.sa_key in draft.unattributed
+    if self_preempt and others and not draft.profile.self_preempt_clears:
         draft.anchor = None
         draft.doubt(
             (Fact.REGISTRATIONS,),

@@ -12,6 +12,9 @@ from prtrace.state.draft import Draft
 from prtrace.state.evidence import unknown_nexus
 from prtrace.state.unit import Fact, Registration, Reservation, Source
 
+UNMATCHED = "a nexus registered that may have been one of those whose nexus is not known"
+"""Why it is in doubt whether the newest REGISTER added a registration.  It names no nexus, so that
+it stands once in the list of doubts, which is bounded."""
 _RO_ATTENTION = Attention.RESERVATIONS_RELEASED
 
 
@@ -20,7 +23,7 @@ def register(draft: Draft, seen: PrOut) -> None:
     if seen.action is Action.REGISTER and seen.key != 0:
         prove(draft, seen.nexus, seen.key)
     elif seen.action is Action.REGISTER_AND_IGNORE and unknown_nexus(draft, seen):
-        _doubt_unmatched(draft, seen)
+        _doubt_unmatched(draft)
     held = draft.reservation
     # Siblings of a registration made with ALL_TG_PT may change with it, the holder among them.
     spreads = seen.all_tg_pt and held is not None and seen.nexus in draft.registrations
@@ -69,6 +72,9 @@ def prove(draft: Draft, nexus: Nexus, key: int) -> None:
             facts.add(Fact.RESERVATION)
         draft.anchor = None
         draft.doubt(facts, f"{nexus} is one of {len(fitting)} registrations with key 0x{key:x}")
+    if draft.unattributed and key not in draft.unattributed and not fitting:
+        draft.anchor = None
+        draft.doubt((Fact.REGISTRATIONS,), f"{nexus} has key 0x{key:x}, which was not listed")
     if key in draft.unattributed:
         rest = list(draft.unattributed)
         rest.remove(key)
@@ -122,7 +128,11 @@ def _add_or_change(draft: Draft, seen: PrOut) -> None:
         return
     draft.say(f"changed key 0x{own.key:x} to 0x{seen.sa_key:x}")
     held = draft.reservation
-    if held is None or held.type.all_registrants or held.holder != seen.nexus:
+    if held is None or held.type.all_registrants:
+        return
+    if held.holder is None and held.key in (own.key, None):
+        draft.doubt((Fact.RESERVATION,), f"{seen.nexus} changed its key, and may hold it")
+    if held.holder != seen.nexus:
         return
     if held.key == seen.sa_key or draft.profile.holder_key_follows:
         draft.reservation = replace(held, key=seen.sa_key)
@@ -164,6 +174,8 @@ def _unregister(draft: Draft, seen: PrOut) -> None:
         return
     if held.type.all_registrants:
         leave(draft, held, seen.nexus)
+    elif held.holder is None and held.key in (own.key, None):
+        draft.doubt((Fact.RESERVATION,), f"not known whether {seen.nexus} held it")
     elif held.holder == seen.nexus:
         draft.reservation = None
         draft.say(f"released {held.type.name}")
@@ -171,16 +183,15 @@ def _unregister(draft: Draft, seen: PrOut) -> None:
             draft.expect(tuple(draft.registrations), _RO_ATTENTION)
 
 
-def _doubt_unmatched(draft: Draft, seen: PrOut) -> None:
+def _doubt_unmatched(draft: Draft) -> None:
     """REGISTER AND IGNORE from a nexus that may be one of those read from the device."""
-    why = f"not known which of the registrations read from the device is that of {seen.nexus}"
     draft.anchor = None
-    draft.doubt((Fact.REGISTRATIONS,), why)
+    draft.doubt((Fact.REGISTRATIONS,), UNMATCHED)
     held = draft.reservation
     if held is not None:
         holder = None if held.holder is None else draft.registrations.get(held.holder)
         if held.type.all_registrants or holder is None or holder.maybe_local:
-            draft.doubt((Fact.RESERVATION,), why)
+            draft.doubt((Fact.RESERVATION,), UNMATCHED)
 
 
 def _rename(draft: Draft, old: Registration, nexus: Nexus) -> None:

@@ -88,7 +88,8 @@ def note_conflict(draft: Draft, seen: ConflictSeen) -> None:
 def _standing(draft: Draft, seen: ConflictSeen, held: Reservation) -> Standing:
     if held.holder == seen.nexus:
         return Standing.HOLDER
-    if not draft.known(Fact.REGISTRATIONS):
+    hidden = held.holder is None and not held.type.all_registrants
+    if hidden or not draft.known(Fact.REGISTRATIONS):
         return Standing.UNKNOWN
     return Standing.REGISTERED if seen.nexus in draft.registrations else Standing.NOT_REGISTERED
 

@@ -7,10 +7,12 @@ import jsonschema
 import pytest
 
 from prtrace.errors import MalformedError
-from prtrace.model import LocalNexus, ReservationType
+from prtrace.model import KeysRead, LocalNexus, ReservationRead, ReservationType, Unsupported
 from prtrace.move.facts import Facts, Registered, User
 from prtrace.move.side import Path, Side
 from prtrace.move.verdict import Obstacle, Verdict, check_view, judge, overall
+from prtrace.state.apply import apply, new_state
+from prtrace.state.view import unit_view
 
 QEMU = User(100, "qemu", "db1")
 
@@ -63,6 +65,9 @@ def test_clear_and_movable():
             Obstacle.IN_DOUBT,
         ),
         (Facts("naa.6", unplaced=(5,)), Obstacle.IN_DOUBT),
+        (with_more(unplaced=(5,)), Obstacle.IN_DOUBT),
+        (with_more(unknowable=(("registrations", "whose the keys are"),)), Obstacle.IN_DOUBT),
+        (Facts("naa.6", unknowable=(("reservation", "who holds it"),)), Obstacle.IN_DOUBT),
         (with_more(legacy_holder="3:0:0:0"), Obstacle.LEGACY_RESERVE),
         (with_more(scope="ELEMENT"), Obstacle.FOREIGN_SCOPE),
         (
@@ -117,6 +122,23 @@ def test_gravest_counts():
     assert overall([blocked, doubtful]).exit_code == 11
     schema = json.loads((resources.files("prtrace") / "schema/check.2.json").read_text())
     jsonschema.validate(check_view([clear, movable, doubtful, blocked], "here"), schema)
+
+
+def test_what_nobody_can_know_is_taken_from_what_is_shown():
+    """A device that does not know READ FULL STATUS, and a key that may be another host's."""
+    state = new_state("naa.6", "ACME/x/1")
+    for seen in (
+        Unsupported(lu="naa.6", nexus="1:0:0:0", full_status=True),
+        KeysRead(lu="naa.6", nexus="1:0:0:0", generation=4, keys=(0x4B,), truncated=False),
+        ReservationRead(
+            lu="naa.6", nexus="1:0:0:0", generation=4, key=0x4B, type=ReservationType.WE
+        ),
+    ):
+        state = apply(state, seen).state
+    facts = Facts.from_show(unit_view(state, None, 0))
+    assert (facts.doubts, facts.unplaced) == ((), (0x4B,))
+    assert [what for what, _ in facts.unknowable] == ["registrations", "reservation"]
+    assert judge(SIDE, facts).verdict is Verdict.IN_DOUBT
 
 
 def test_facts_from_anything():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from random import Random
 
 import pytest
@@ -23,6 +24,7 @@ from prtrace.model import (
     RecordsLost,
     ReservationRead,
     ReservationType,
+    Unsupported,
 )
 from prtrace.state.apply import apply, new_state
 from prtrace.state.codec import from_json, to_json
@@ -431,3 +433,91 @@ def test_what_is_stated_is_right_as_of_when_it_is_stated(seed: int, target: str)
         world.told = False
         said += world.stated(Fact.REGISTRATIONS)
     assert said > 10
+
+
+class Blind(Walk):
+    """A device that does not know READ FULL STATUS, and another host that nobody sees.
+
+    What is stated is stated as of the newest reading of the keys and the reservation.
+    """
+
+    def __init__(self, seed: int, *, target: str = TARGET) -> None:
+        super().__init__(seed, target=target)
+        self.touched = 0
+        self.said = 0
+        self.feed(PathsSeen(**self.span(), nexus="", paths=self.device.paths()))
+        self.read()
+        self.feed(Unsupported(**self.span(), nexus=LOCAL[0], full_status=True))
+
+    def read(self) -> None:
+        first, second = self.read_keys, self.read_reservation
+        if self.random.random() < 0.3:
+            first, second = second, first
+        first()
+        self.check()
+        if self.random.random() < 0.8:
+            second()
+
+    def stranger(self) -> None:
+        """Half the time it takes a registration away and registers the same key itself."""
+        foreign = FOREIGN[0]
+        mine = self.device.key_of(foreign) or 0
+        theirs = self.random.choice(self.device.listed or [[foreign, self.random.choice(KEYS)]])[1]
+        kind = self.random.choice(TYPES) if self.device.slot is None else self.device.slot[1]
+        if self.random.random() < 0.5:
+            self.device.pr_out(foreign, *self.choose(foreign))
+        else:
+            self.device.pr_out(foreign, Action.REGISTER_AND_IGNORE, mine, 0xE, kind)
+            self.device.pr_out(foreign, Action.PREEMPT, 0xE, theirs, kind)
+            self.device.pr_out(foreign, Action.REGISTER, 0xE, theirs, kind)
+        self.now += 1
+        self.touched = self.now
+
+    def stated(self, fact: Fact) -> bool:
+        confirmed = self.state.confirmed.get(fact)
+        now = confirmed is not None and confirmed.at > self.touched
+        return now and not self.state.doubted(fact)
+
+    def check(self) -> None:
+        state = self.state
+        try:
+            if self.stated(Fact.REGISTRATIONS):
+                real = {self.name(nexus): key for nexus, key in self.device.listed}
+                own = {nexus: each.key for nexus, each in state.registrations.items()}
+                assert own.items() <= real.items()
+                keys = Counter(own.values()) + Counter(state.unattributed)
+                assert keys == Counter(self.device.keys())
+                self.said += bool(own)
+            if self.stated(Fact.GENERATION):
+                assert state.generation == self.device.generation
+            if self.stated(Fact.RESERVATION):
+                held, real = state.reservation, self.device.reservation()
+                assert (held is None) == (real is None)
+                if held is not None and real is not None:
+                    assert (held.type, held.key) == real[:2]
+                    assert held.holder in (None, real[2] and self.name(real[2]))
+            assert from_json(json.loads(json.dumps(to_json(state)))) == state
+        except AssertionError:
+            print(*self.history[-16:], state, vars(self.device), sep="\n")
+            raise
+
+
+@pytest.mark.parametrize("target", [TARGET, "ACME/ARRAY/1"])
+@pytest.mark.parametrize("seed", SEEDS[:20])
+def test_a_device_that_names_nobody_is_not_guessed_at(seed: int, target: str) -> None:
+    """Another host preempts, and registers the key that it took away."""
+    walk = Blind(seed, target=target)
+    for _ in range(300):
+        chance = walk.random.random()
+        if chance < 0.10:
+            walk.stranger()
+        elif chance < 0.40:
+            walk.read()
+        elif chance < 0.44:
+            walk.command(walk.random.choice(LOCAL), outcome=Outcome.UNKNOWN)
+        else:
+            nexus = walk.random.choice(LOCAL)
+            walk.attention(nexus)
+            walk.command(nexus)
+        walk.check()
+    assert walk.said > 10

@@ -17,12 +17,14 @@ from prtrace.model import (
     KeysRead,
     LocalNexus,
     PathsSeen,
+    RecordsLost,
     ReservationRead,
     ReservationType,
     Unsupported,
 )
 from prtrace.state.apply import apply, new_state
 from prtrace.state.unit import Fact, LuState, Source
+from prtrace.state.view import unit_view
 
 EA, WERO = ReservationType.EA, ReservationType.WERO
 
@@ -183,3 +185,48 @@ def test_a_target_without_read_full_status_is_not_in_doubt_for_ever() -> None:
     again = apply(state, keys_read(4, 5, 6, 7, at=2000)).state
     assert Fact.REGISTRATIONS not in doubted(again)
     assert again.unattributed == (5, 6, 7)
+
+
+def blind(*, key: int) -> LuState:
+    """A is registered with key, and holds, on a device that does not know READ FULL STATUS."""
+    state = apply(new_state(LU, OTHER), keys_read(0, at=10)).state
+    state = apply(state, Unsupported(lu=LU, nexus=A, full_status=True)).state
+    state = send(state, A, Action.REGISTER, 0, key, start_ns=20, done_ns=30).state
+    state = send(state, A, Action.RESERVE, key, 0, WERO, start_ns=40, done_ns=50).state
+    state = apply(state, keys_read(1, key, at=60)).state
+    assert (keys(state), held(state), state.doubts) == ({A: key}, (A, WERO, key), ())
+    return state
+
+
+@pytest.mark.parametrize("first", ["READ KEYS", "READ RESERVATION"])
+def test_an_equal_key_is_no_sign_of_its_nexus(first: str) -> None:
+    """Another host preempted A, and registered A's key: nobody can tell, and nobody says so."""
+    state = blind(key=0xA)
+    before = first == "READ KEYS"
+    replies = [keys_read(4, 0xA, at=100 if before else 1100), reserved(4, 0xA)]
+    for reply in replies if before else replies[::-1]:
+        state = apply(state, reply).state
+    assert Fact.REGISTRATIONS not in doubted(state)
+    assert keys(state) == {}
+    assert state.unattributed == (0xA,)
+    assert held(state) == (None, WERO, 0xA)
+    assert unit_view(state, None, 0)["unknowable"]
+    # A command with the key, done, is a sign.
+    state = send(state, A, Action.REGISTER, 0xA, 0xA, start_ns=2000, done_ns=2001).state
+    assert (keys(state), state.unattributed) == ({A: 0xA}, ())
+
+
+def test_readings_at_the_expected_generation_keep_what_was_observed() -> None:
+    state = blind(key=0xA)
+    state = send(state, B, Action.REGISTER_AND_IGNORE, 0, 0xB, start_ns=70, done_ns=80).state
+    state = apply(state, keys_read(2, 0xA, 0xB, at=100)).state
+    assert (keys(state), state.unattributed) == ({A: 0xA, B: 0xB}, ())
+    assert state.reservation is not None
+    assert state.reservation.holder == A
+
+
+def test_losing_sight_of_names_takes_away_doubts_about_names_only() -> None:
+    state = apply(new_state(LU, OTHER), keys_read(3, 5, at=500)).state
+    state = apply(state, RecordsLost(lu=LU, nexus=A, cause="ring full", count=1)).state
+    state = apply(state, Unsupported(lu=LU, nexus=A, full_status=True)).state
+    assert Fact.REGISTRATIONS in doubted(state)
