@@ -117,7 +117,10 @@ class Moves:
         read: bool = False,
     ) -> tuple[UnitVerdict, ...]:
         """May the reservations of devices move to another host?  read: ask the devices, too."""
-        return self._judged(devices, guest, pid, read)[2]
+        sides = _sides(devices)
+        folder = self._options.state_dir
+        known = {side.lu: journals.read(folder, side.lu) for side in sides}
+        return self._judged(sides, known, guest, pid, read)[2]
 
     def save(
         self,
@@ -132,15 +135,16 @@ class Moves:
 
         Raises BlockedError and DoubtError, see prtrace.move.saving.
         """
-        known, asked, verdicts = self._judged(devices, guest, pid, read)
-        name = asked.guest if asked is not None else ""
+        sides = _sides(devices)
         with ExitStack() as stack:
             opened = {
-                verdict.side.lu: stack.enter_context(
-                    Journal(self._options.state_dir, verdict.side.lu)
-                )
-                for verdict in verdicts
+                side.lu: stack.enter_context(Journal(self._options.state_dir, side.lu))
+                for side in sides
             }
+            # Under the locks: nobody makes a registration doubtful between verdict and entry.
+            entries = {lu: tuple(one.entries.values()) for lu, one in opened.items()}
+            known, asked, verdicts = self._judged(sides, entries, guest, pid, read)
+            name = asked.guest if asked is not None else ""
             orders = [entry.order for one in opened.values() for entry in one.entries.values()]
             order = max([time.time_ns(), *(known_order + 1 for known_order in orders)])
             file = saving.save(known.units, verdicts, host=host, guest=name, order=order)
@@ -225,31 +229,42 @@ class Moves:
         return tuple(reports)
 
     def _judged(
-        self, devices: Sequence[str], guest: str | None, pid: int | None, read: bool
+        self,
+        sides: Sequence[Side],
+        entries: Mapping[str, Iterable[Entry]],
+        guest: str | None,
+        pid: int | None,
+        read: bool,
     ) -> tuple[Knowledge, User | None, tuple[UnitVerdict, ...]]:
-        if not devices:
-            raise UsageError("no device is named")
-        sides = find_sides(scan(), devices)
+        """entries: what this host's journals say, by designator."""
         asked, itself = asked_user(guest, pid)
         if self._observer is None:
             known = Knowledge(read_units(sides))
         else:
             known = learn(sides, self._observer, read_units if read else None)
-        verdicts = tuple(self._verdict(side, known, asked, itself) for side in sides)
+        verdicts = tuple(
+            self._verdict(side, known, entries[side.lu], asked, itself) for side in sides
+        )
         return known, asked, verdicts
 
     def _verdict(
-        self, side: Side, known: Knowledge, asked: User | None, itself: str
+        self,
+        side: Side,
+        known: Knowledge,
+        entries: Iterable[Entry],
+        asked: User | None,
+        itself: str,
     ) -> UnitVerdict:
         shown = known.units.get(side.lu)
         if shown is None:
             facts = Facts(side.lu, doubts=(("registrations", "never seen, never read"),))
         else:
             facts = Facts.from_show(shown)
+        unsettled = tuple(("move", words) for entry in entries if (words := _unsettled(entry)))
         users = known.users.get(side.lu, ())
         return judge(
             side,
-            facts,
+            replace(facts, doubts=(*facts.doubts, *unsettled)),
             asked=asked,
             users=users,
             moves_itself=itself,
@@ -427,6 +442,23 @@ def moves_view(found: Iterable[Entry]) -> dict[str, Any]:
     }
 
 
+def _unsettled(entry: Entry) -> str:
+    """Why what is registered here proves nothing while entry is the newest; "" where it does.
+
+    A registration in question may be a key that was revived after a fence, and only this
+    host's journal knows it.
+    """
+    verb = "save" if entry.verb is None else entry.verb.value
+    if entry.lines.in_question:
+        why = f"{verb} left {', '.join(entry.lines.in_question)} in question"
+    elif entry.verb is not None and entry.end is None:
+        why = f"{verb} runs, or was killed"
+    else:
+        return ""
+    step = next_step(entry) or f"prtrace rollback {entry.move} --as {entry.side}"
+    return f"{why} (move {entry.move}): {step}"
+
+
 def next_step(entry: Entry) -> str:
     """What is to be done about a move on this host; "" where nothing is."""
     move = entry.move
@@ -496,6 +528,12 @@ def _carrier(
 
 def _source_paths(unit: SavedUnit) -> tuple[LocalNexus, ...]:
     return tuple(path.as_path(unit.lu, OTHER_SIDE + path.nexus) for path in unit.paths)
+
+
+def _sides(devices: Sequence[str]) -> tuple[Side, ...]:
+    if not devices:
+        raise UsageError("no device is named")
+    return find_sides(scan(), devices)
 
 
 def _without_key(verb: Verb, unit: SavedUnit, paths: Paths) -> UnitReport:

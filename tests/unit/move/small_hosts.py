@@ -31,6 +31,19 @@ class Target:
     blind: bool = False
     log: list = field(default_factory=list)
 
+    def statuses(self):
+        """What READ FULL STATUS has."""
+        return tuple(
+            FullStatus(
+                initiator_port=port[0],
+                relative_target_port=port[1],
+                key=key,
+                holder=port == self.holder,
+                type=self.kind if port == self.holder else None,
+            )
+            for port, key in self.keys.items()
+        )
+
     def send(self, port, command):
         outcome = self._send(port, command)
         self.log.append((port, command.do.value, outcome.value))
@@ -122,18 +135,10 @@ class Host:
                 if target.blind:
                     held = None if target.kind is None else target.keys[target.holder]
                     return of_keys(target.generation, target.keys.values(), target.kind, held)
-                status = [
-                    FullStatus(
-                        initiator_port=port[0],
-                        relative_target_port=port[1],
-                        key=key,
-                        holder=port == target.holder,
-                        type=target.kind if port == target.holder else None,
-                    )
-                    for port, key in target.keys.items()
-                ]
                 own = [path.nexus for path in self.side.paths]
-                return of_full_status(target.generation, status, own, other, self.side.target)
+                return of_full_status(
+                    target.generation, target.statuses(), own, other, self.side.target
+                )
 
             def send(self, command, *, aptpl):
                 assert not aptpl
