@@ -531,6 +531,18 @@ _DESTINATION: Final[tuple[tuple[Row, _Condition], ...]] = (
         Row.FREE,
         lambda s: s.both and s.plan.reserve is not None and s.sight.held is Held.NOBODY,
     ),
+    (
+        Row.UNRELEASED,
+        # released by prtrace release, whose rollback may reserve again, or by the guest
+        lambda s: (
+            s.both
+            and s.plan.held
+            and s.plan.type is not None
+            and not s.plan.type.all_registrants
+            and s.plan.reserve is None
+            and s.sight.held in (Held.NOBODY, Held.ELSE)
+        ),
+    ),
     (Row.BOTH, lambda s: s.both),
     (Row.D_ALONE, lambda s: s.verified and not s.sight.there and not s.sight.rekeyed),
     (Row.QUESTION_ALONE, lambda s: s.question and not s.sight.there and not s.sight.rekeyed),
@@ -547,6 +559,16 @@ _SOURCE: Final[tuple[tuple[Row, _Condition], ...]] = (
     (
         Row.S_QUESTION_ALONE,
         lambda s: s.question and not s.sight.there and s.sight.held is not Held.HERE,
+    ),
+    (
+        Row.S_RELEASED_BESIDE,
+        lambda s: (
+            bool(s.here)
+            and s.position.lines.released is not None
+            and s.sight.held is Held.NOBODY
+            and s.sight.there
+            and not s.plan.off
+        ),
     ),
     (
         Row.S_RELEASED,
@@ -586,11 +608,22 @@ _SOURCE: Final[tuple[tuple[Row, _Condition], ...]] = (
             and s.sight.there
             and s.sight.held is Held.HERE
             and not s.plan.hands_over
+            and s.plan.off
             and not s.position.touched
         ),
     ),
     (
         Row.S_DEAF_TOUCHED,
+        lambda s: (
+            s.verified
+            and s.sight.there
+            and s.sight.held is Held.HERE
+            and not s.plan.hands_over
+            and s.plan.off
+        ),
+    ),
+    (
+        Row.S_DEAF_BESIDE,
         lambda s: (
             s.verified and s.sight.there and s.sight.held is Held.HERE and not s.plan.hands_over
         ),

@@ -102,6 +102,7 @@ class Row(enum.Enum):
     S_HOLDS = "S, D, S holds"
     RESERVED_BETWEEN = "S, D, released by S, reserved by another"
     FREE = "S, D, released by S, nobody holds"
+    UNRELEASED = "S, D, S held when saved, neither holds, load was not told of a release"
     BOTH = "S, D, another node, all registrants or nobody holds"
     D_ALONE = "D, not S, D does not hold"
     QUESTION_ALONE = "only D?"
@@ -115,6 +116,7 @@ class Row(enum.Enum):
     S_OTHER_KEY = "S has another key, and not K"
     S_QUESTION_HOLDS = "S?, S holds"
     S_QUESTION_ALONE = "S?, no K elsewhere, S does not hold"
+    S_RELEASED_BESIDE = "S, D, released by S, nobody holds, D's host is not known to be off"
     S_RELEASED = "S, released by S, nobody holds"
     S_RESERVED_BETWEEN = "S, released by S, reserved by another"
     S_UNTOUCHED = "S, no K elsewhere, not touched yet"
@@ -122,8 +124,11 @@ class Row(enum.Enum):
     S_ALONE_HOLDS = "S holds, no K elsewhere"
     S_ALONE = "S, no K elsewhere, S does not hold"
     S_DEAF = "S, D, S holds, the target cannot hand over, seen from S"
-    S_DEAF_UNTOUCHED = "S, D, S holds, the target cannot hand over, S is not touched yet"
-    S_DEAF_TOUCHED = "S, D, S holds, the target cannot hand over, S is touched"
+    S_DEAF_UNTOUCHED = (
+        "S, D, S holds, the target cannot hand over, D's host is off, S is not touched yet"
+    )
+    S_DEAF_TOUCHED = "S, D, S holds, the target cannot hand over, D's host is off, S is touched"
+    S_DEAF_BESIDE = "S, D, S holds, the target cannot hand over, D's host is not known to be off"
     S_HOLDS_BESIDE = "S, D, S holds, seen from S"
     D_HOLDS_BESIDE_QUESTION = "S?, D, D holds"
     D_HOLDS_BESIDE = "S, D, D holds"
@@ -204,6 +209,7 @@ TABLE: Final[Mapping[Row, Mapping[Verb, Cell]]] = {
     Row.S_HOLDS: {_P: _end(Word.PREPARED), _C: _PREEMPT, _L: _PREEMPT, _W: _OURS_GO},
     Row.RESERVED_BETWEEN: {_C: _end(Word.CHANGED)},
     Row.FREE: {_C: Cell(Do.RESERVE)},
+    Row.UNRELEASED: {_C: _DOUBT},
     Row.BOTH: {_P: _end(Word.PREPARED), _C: _MAY, _L: _DONE, _W: _OURS_GO},
     Row.D_ALONE: {
         _P: _undo(Word.LEFT),
@@ -234,6 +240,7 @@ TABLE: Final[Mapping[Row, Mapping[Verb, Cell]]] = {
     Row.S_TOLD: {_A: _end(Word.RESTORED)},
     Row.S_OTHER_KEY: {_A: _end(Word.RESTORED_CHANGED), _F: _DONE, _R: _end(Word.CHANGED)},
     Row.S_QUESTION_HOLDS: {_A: _VERIFY},
+    Row.S_RELEASED_BESIDE: {_A: _DOUBT, _R: _end(Word.RELEASED)},
     Row.S_RELEASED: {_A: Cell(Do.RESERVE), _R: _end(Word.RELEASED)},
     Row.S_RESERVED_BETWEEN: {_A: _DOUBT, _R: _DOUBT},
     Row.S_UNTOUCHED: {_A: _TOUCH},
@@ -256,6 +263,8 @@ TABLE: Final[Mapping[Row, Mapping[Verb, Cell]]] = {
     Row.S_DEAF: {_R: Cell(Do.RELEASE)},
     Row.S_DEAF_UNTOUCHED: {_A: _TOUCH},
     Row.S_DEAF_TOUCHED: {_A: _end(Word.RESTORED_BESIDE)},
+    # D can have said that the guest may run: after a release D held, and its guest can release.
+    Row.S_DEAF_BESIDE: {_A: _DOUBT},
     Row.S_HOLDS_BESIDE: {_A: _PREEMPT, _F: _end(Word.WAIT), _R: _end(Word.REFUSED)},
     Row.D_HOLDS_BESIDE_QUESTION: {_A: _VERIFY, _F: _undo(Word.DONE)},
     Row.D_HOLDS_BESIDE: {_A: _PREEMPT, _F: _undo(Word.DONE), _R: _end(Word.REFUSED)},

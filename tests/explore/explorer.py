@@ -45,7 +45,8 @@ class Setting:
 
     flow: "plain" (commit in the pause), "late" (the guest goes on, then commit), "counted" (load
     without prepare, and nobody orders load and rollback), "give up" (the source gives the key up
-    in the pause), "release" (a target that cannot hand over).
+    in the pause), "release" (a target that cannot hand over).  forgets: a load may come without
+    --released, too.
     kind, holder: the reservation: "S", "P" (the peer), or kind None.
     peers: what peers may do, each once for every time that it is named.  guest: what the guest may
     do while it runs, likewise.  extra: how many verbs may begin once more than asked for.
@@ -68,6 +69,7 @@ class Setting:
     suspends: bool = True
     holds_back: bool = True
     running: bool = False
+    forgets: bool = False
 
     def __str__(self):
         held = (
@@ -78,7 +80,9 @@ class Setting:
         words += [f"{self.crashes} crash(es)", f"{self.lost} lost", f"{self.extra} extra"]
         words += ["peers " + "+".join(self.peers)] if self.peers else []
         words += ["guest " + "+".join(self.guest)] if self.guest else []
-        words += [name for name in ("off", "two", "old", "running") if getattr(self, name)]
+        words += [
+            name for name in ("off", "two", "old", "running", "forgets") if getattr(self, name)
+        ]
         return ", ".join(words)
 
 
@@ -177,6 +181,8 @@ class Explorer:
         if self.set.flow == "release":
             plans["release"] = plan(Verb.RELEASE, S)
             plans["commit"] = plan(Verb.COMMIT, D, reserve=kind if held else None)
+        if self.set.forgets:
+            plans["commit untold"] = plan(Verb.COMMIT, D)
         if self.set.two:
             plans["prepare E"] = plan(Verb.PREPARE, E)
             plans["commit E"] = plan(Verb.COMMIT, E)
@@ -315,6 +321,8 @@ class Explorer:
                 if self.set.flow == "release" and self.plans["commit"][1].reserve is not None:
                     return bool(flags & MAY_COMMIT and flags & RELEASED)
                 return bool(flags & MAY_COMMIT) or self.set.flow == "counted"
+            case "commit untold":
+                return bool(flags & MAY_COMMIT)
             case "commit E":
                 return bool(flags & PREPARED_E) and paused and not flags & ABORTED
             case "late":
@@ -513,7 +521,7 @@ class Explorer:
                 flags |= PREPARED
             case "prepare E" if word is Word.PREPARED:
                 flags |= PREPARED_E
-            case "commit" if word is Word.COMMITTED:
+            case "commit" | "commit untold" if word is Word.COMMITTED:
                 flags |= TOLD_D
                 if self.set.flow == "give up" and not flags & ABORTED:
                     flags |= FINISHABLE
@@ -804,8 +812,8 @@ class Explorer:
 
 
 ASKED = {
-    "prepare": 0, "commit": MAY_COMMIT, "commit E": PREPARED_E, "release": MAY_COMMIT,
-    "finish": FINISHABLE, "withdraw": ABORTED, "withdraw E": ABORTED,
+    "prepare": 0, "commit": MAY_COMMIT, "commit untold": MAY_COMMIT, "commit E": PREPARED_E,
+    "release": MAY_COMMIT, "finish": FINISHABLE, "withdraw": ABORTED, "withdraw E": ABORTED,
     "reclaim": TOLD_S, "reclaim off": TOLD_S, "late": LATE_DONE,
 }  # fmt: skip
 

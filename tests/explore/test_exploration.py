@@ -36,6 +36,7 @@ SETTINGS = [
     Setting(character="SPDK", flow="release"),
     Setting(character="hostile", flow="release", paths=2),
     Setting(character="SPDK", flow="release", peers=("reserve",)),
+    Setting(character="SPDK", flow="release", forgets=True, extra=0),
     # Peers.
     Setting(peers=("read first",)),
     Setting(peers=("clear",)),
@@ -193,6 +194,11 @@ def p14(patch):
     patch.condition(Row.NO_PROOF, lambda _seen: False)
 
 
+def p15(patch):
+    """A load that was not told of the release lets the guest run without its reservation."""
+    patch.condition(Row.UNRELEASED, lambda _seen: False)
+
+
 def nothing(_patch):
     """The machine is as it is; the setting does what is wrong."""
 
@@ -216,6 +222,7 @@ COUNTEREXAMPLES = {
     "P12": (p12, Setting(flow="give up", holder="P", peers=()), {}),
     "P13": (p13, Setting(blind=True, peers=()), {}),
     "P14": (p14, TWO, {}),
+    "P15": (p15, Setting(character="SPDK", flow="release", forgets=True, peers=()), {}),
 }
 
 
