@@ -22,7 +22,7 @@ from prtrace.move.verbs import Moves
     "load",
     epilog="""\b
 Exit status: 0 the guest may run here. Otherwise it may not: 24 it was
-fenced, or the move is spent; 4 in doubt; 1 refused.
+fenced, or the move is spent; 4 in doubt; 1 refused, or a dry run.
 \b
 Examples:
   prtrace load db1.json                           in the pause

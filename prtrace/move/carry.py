@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,36 @@ class UnitReport:
         }
 
 
+def side_name(verb: Verb) -> str:
+    """The side whose journal a verb writes."""
+    return SOURCE if verb.on_source else DESTINATION
+
+
+def refusal(entries: Mapping[str, Entry], file: SaveFile, verb: Verb) -> tuple[Word, str] | None:
+    """Why verb may not begin on a logical unit, None where it may.
+
+    entries: what the unit's journals say, by side.
+    """
+    here = side_name(verb)
+    for entry in entries.values():
+        newest = entry.newest
+        if entry.side != here:
+            newest = replace(newest, verb=None)
+        word = admit(newest, file.order, file.id, verb)
+        if word is not None:
+            return word, f"{entry.verb.value if entry.verb else 'save'} of move {entry.move}"
+    known = entries.get(here)
+    if known is None or known.move == file.id:
+        return None
+    begins = verb in (Verb.PREPARE, Verb.COMMIT) and known.lines.nexuses and not known.lines.told
+    if begins or known.lines.in_question:
+        return Word.REFUSED, (
+            f"move {known.move} is unfinished here: "
+            f"prtrace rollback {known.move} --as {known.side}"
+        )
+    return None
+
+
 _TITLES = {
     Do.REGISTER: "register the guest's key on",
     Do.REGISTER_ONE: "register the guest's key on",
@@ -136,7 +166,8 @@ def title(command: Send) -> str:
 class Carrier:
     """One verb on open paths.
 
-    other: the source's nexuses, as readings name them.  journal is None for a dry run.  The
+    other: the source's nexuses, as readings name them.  journal is None for a dry run.
+    entries: what the unit's journals said at the beginning, by side; known: this side's.  The
     first look is made by begin(), everything else by run().
     """
 
@@ -145,8 +176,9 @@ class Carrier:
     paths: Paths
     other: tuple[LocalNexus, ...]
     journal: Journal | None
-    known: Entry | None
+    entries: Mapping[str, Entry]
     options: MoveOptions
+    known: Entry | None = field(init=False)
     position: Position = field(init=False)
     sent: list[SentCommand] = field(default_factory=list)
     why: str = ""
@@ -154,6 +186,7 @@ class Carrier:
     remains: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.known = self.entries.get(side_name(self.plan.verb))
         same = self.known is not None and self.known.move == self.file.id
         lines = self.known.lines if same and self.known is not None else Lines()
         self.position = start(lines)
@@ -171,11 +204,11 @@ class Carrier:
 
     def begin(self) -> None:
         """See whether the verb may begin, and look for the first time."""
-        word = self._refusal()
-        if word is None:
+        refused = refusal(self.entries, self.file, self.plan.verb)
+        if refused is None:
             self._look()
         else:
-            self._stop(word, self.why)
+            self._stop(*refused)
 
     def hold_back(self, word: Word, why: str) -> UnitReport:
         """End before anything was sent; the journal says nothing of it."""
@@ -221,34 +254,6 @@ class Carrier:
             (*remains, *self.remains),
             tuple(self.removed),
         )
-
-    def _refusal(self) -> Word | None:
-        if self.journal is None:
-            return None
-        for entry in self.journal.entries.values():
-            newest = entry.newest
-            if entry.side != self._side_name:
-                newest = replace(newest, verb=None)
-            word = admit(newest, self.file.order, self.file.id, self.plan.verb)
-            if word is not None:
-                self.why = f"{entry.verb.value if entry.verb else 'save'} of move {entry.move}"
-                return word
-        known = self.known
-        other = known is not None and known.move != self.file.id
-        begins = self.plan.verb in (Verb.PREPARE, Verb.COMMIT)
-        if known is None or not other or not begins:
-            return None
-        if known.lines.nexuses and not known.lines.told:
-            self.why = (
-                f"move {known.move} is unfinished here: "
-                f"prtrace rollback {known.move} --as destination"
-            )
-            return Word.REFUSED
-        return None
-
-    @property
-    def _side_name(self) -> str:
-        return SOURCE if self.plan.verb.on_source else DESTINATION
 
     def _stop(self, word: Word, why: str) -> None:
         self.why = why
@@ -301,7 +306,7 @@ class Carrier:
             verb, end = self.known.verb, self.known.end
         entry = Entry(
             self.side.lu,
-            self._side_name,
+            side_name(self.plan.verb),
             self.file.order,
             self.file.id,
             verb,

@@ -54,6 +54,7 @@ class Plan:
     released for this commit.  runs, off: for RECLAIM; the guest runs on the source; the
     destination's host is off, or its guest was seen dead, which is proof from outside.
     settles: only what is in question is verified or taken away; nothing else is sent or told.
+    unasked: on the source, nexuses that had the key and take no commands now.
     """
 
     verb: Verb
@@ -67,6 +68,7 @@ class Plan:
     runs: bool = False
     off: bool = False
     settles: bool = False
+    unasked: tuple[Nexus, ...] = ()
 
     @property
     def key(self) -> int:
@@ -244,7 +246,17 @@ def looked(plan: Plan, position: Position, reading: Reading) -> Position:
         dict(position.answers),
         held_before=before,
     )
-    return _decide(plan, replace(position, answers=(), counted=None), sight)
+    return _proven(plan, _decide(plan, replace(position, answers=(), counted=None), sight), sight)
+
+
+def _proven(plan: Plan, position: Position, sight: Sight) -> Position:
+    """On a blind target a nexus that nobody could touch may have a key that is still there."""
+    end = position.request
+    done = isinstance(end, End) and end.word is Word.DONE and plan.verb is Verb.FINISH
+    if not (isinstance(end, End) and done and sight.there and plan.unasked):
+        return position
+    remains = (*end.remains, *plan.unasked)
+    return _ended(position, Word.IN_DOUBT, end.row, remains)
 
 
 def _to_ask(plan: Plan, lines: Lines) -> tuple[Nexus, ...]:

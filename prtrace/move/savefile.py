@@ -190,6 +190,8 @@ def _unit_json(unit: SavedUnit) -> dict[str, Any]:
 
 def _from_json(document: Mapping[str, Any]) -> SaveFile:
     units = tuple(_unit(each) for each in document["units"])
+    if not units:
+        raise ValueError("it speaks of no logical unit")
     if len({unit.lu for unit in units}) != len(units):
         raise ValueError("a logical unit is in it twice")
     name = document["id"]

@@ -35,7 +35,7 @@ from prtrace.linux.units import scan
 from prtrace.model import LocalNexus, LogicalUnit
 from prtrace.move import journal as journals
 from prtrace.move import savefile, saving
-from prtrace.move.carry import Carrier, MoveOptions, UnitReport
+from prtrace.move.carry import Carrier, MoveOptions, UnitReport, refusal, side_name
 from prtrace.move.device import Paths
 from prtrace.move.facts import Facts, User
 from prtrace.move.journal import DESTINATION, SOURCE, Entry, Journal
@@ -54,6 +54,8 @@ from prtrace.state.quirks import profile_of
 from prtrace.state.view import unit_view
 
 SCHEMA: Final = "prtrace.move/2"
+_TELLING: Final = (Verb.COMMIT, Verb.RECLAIM)
+"""The verbs whose good end lets the guest run on the host that says it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +75,22 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0; 24 fenced, gone, taken back, changed or superseded; 4 in doubt; 1 refused."""
+        """0; 24 fenced, gone, taken back, changed or superseded; 4 in doubt; 1 refused, and at
+        best 1 for a dry run of a verb whose 0 lets the guest run."""
         codes = {unit.word.exit_code for unit in self.units}
+        if self.dry_run and self.verb in _TELLING:
+            # 0 would say that the guest may run.
+            codes.add(1)
         return next((code for code in (24, InDoubtError.exit_code, 1) if code in codes), 0)
 
     @property
     def may_run(self) -> bool:
         """Whether the guest may run on the host that says this."""
-        return bool(self.units) and all(
-            unit.word.may_run or unit.word is Word.NO_KEY for unit in self.units
-        )
+        return bool(self.units) and all(self._lets_run(unit) for unit in self.units)
+
+    def _lets_run(self, unit: UnitReport) -> bool:
+        telling = self.verb in _TELLING and not self.dry_run
+        return telling and (unit.word.may_run or unit.word is Word.NO_KEY)
 
     def to_json(self) -> dict[str, Any]:
         """The prtrace.move/2 object."""
@@ -95,7 +103,7 @@ class Report:
             "exit_status": self.exit_code,
             "dry_run": self.dry_run,
             "seconds": round(self.seconds, 6),
-            "units": [unit.to_json() for unit in self.units],
+            "units": [unit.to_json() | {"may_run": self._lets_run(unit)} for unit in self.units],
         }
 
 
@@ -150,9 +158,8 @@ class Moves:
             file = saving.save(known.units, verdicts, host=host, guest=name, order=order)
             journals.store_file(self._options.state_dir, file.id, file.dump())
             for unit in file.units:
-                if unit.key is not None:
-                    entry = Entry(unit.lu, SOURCE, order, file.id, device=unit.device)
-                    opened[unit.lu].write(entry, time.time_ns())
+                entry = Entry(unit.lu, SOURCE, order, file.id, device=unit.device)
+                opened[unit.lu].write(entry, time.time_ns())
         return file
 
     def prepare(self, file: SaveFile, devices: Mapping[str, str] | None = None) -> Report:
@@ -338,18 +345,22 @@ class Moves:
             reports = []
             for unit, side in pairs:
                 paths = stack.enter_context(Paths(side))
+                journal, entries = None, journals.read(options.state_dir, unit.lu)
+                if not options.dry_run:
+                    journal = stack.enter_context(Journal(options.state_dir, unit.lu))
+                    entries = tuple(journal.entries.values())
+                known = {entry.side: entry for entry in entries}
                 if unit.key is None:
-                    reports.append(_without_key(verb, unit, paths))
+                    reports.append(_without_key(verb, file, unit, paths, journal, known))
                     continue
                 plan = self._plan(verb, unit, side, released=released, runs=runs, off=off)
                 plan = replace(plan, settles=settles)
-                journal = None
-                if not options.dry_run:
-                    journal = stack.enter_context(Journal(options.state_dir, unit.lu))
-                carriers.append(_carrier(plan, file, unit, paths, journal, options))
+                carriers.append(_carrier(plan, file, unit, paths, journal, known, options))
             list(each(Carrier.begin, carriers))
             bad = [report.lu for report in reports if not report.word.good]
             reports += self._carry(verb, carriers, bad)
+            if options.dry_run:
+                reports = [_dry(report) for report in reports]
         report = Report(verb, file.id, tuple(reports), time.monotonic() - begun, options.dry_run)
         if report.good and not options.dry_run and verb in (Verb.FINISH, Verb.WITHDRAW):
             journals.forget_file(options.state_dir, file.id)
@@ -395,9 +406,12 @@ class Moves:
         usable = [path for path in side.paths if path.usable]
         if not usable:
             raise UsageError(f"{side.name}: none of its paths takes commands")
+        unasked: tuple[str, ...] = ()
         if verb.on_source:
-            had = {_ports(path) for path in unit.paths if path.registered}
-            usable = [path for path in usable if _local_ports(path.nexus) & had]
+            had = {_ports(path): path.nexus for path in unit.paths if path.registered}
+            usable = [path for path in usable if _local_ports(path.nexus) & had.keys()]
+            reached = {ports for path in usable for ports in _local_ports(path.nexus)}
+            unasked = tuple(nexus for ports, nexus in had.items() if ports not in reached)
         elif verb is not Verb.WITHDRAW:
             # An abort touches nothing but what the journal lists.
             _refuse_source_paths(unit, side)
@@ -418,6 +432,7 @@ class Moves:
             reserve=unit.type if released and unit.held else None,
             runs=runs,
             off=off,
+            unasked=unasked,
         )
 
 
@@ -515,15 +530,22 @@ def _carrier(
     unit: SavedUnit,
     paths: Paths,
     journal: Journal | None,
+    entries: Mapping[str, Entry],
     options: MoveOptions,
 ) -> Carrier:
     other: tuple[LocalNexus, ...] = ()
     if not plan.verb.on_source:
         other = _source_paths(unit)
-    known = None
-    if journal is not None:
-        known = journal.entries.get(SOURCE if plan.verb.on_source else DESTINATION)
-    return Carrier(plan, file, paths, other, journal, known, options)
+    return Carrier(plan, file, paths, other, journal, entries, options)
+
+
+def _dry(report: UnitReport) -> UnitReport:
+    """A dry run told nobody anything, and its journal does not say that it did."""
+    if not (report.word.may_run or report.word is Word.NO_KEY):
+        return report
+    return replace(
+        report, word=Word.UNTOUCHED, why=f"dry run: it would end as: {report.word.value}"
+    )
 
 
 def _source_paths(unit: SavedUnit) -> tuple[LocalNexus, ...]:
@@ -536,21 +558,43 @@ def _sides(devices: Sequence[str]) -> tuple[Side, ...]:
     return find_sides(scan(), devices)
 
 
-def _without_key(verb: Verb, unit: SavedUnit, paths: Paths) -> UnitReport:
+def _without_key(
+    verb: Verb,
+    file: SaveFile,
+    unit: SavedUnit,
+    paths: Paths,
+    journal: Journal | None,
+    entries: Mapping[str, Entry],
+) -> UnitReport:
     """The guest had nothing here when the file was saved; it may have joined since."""
     side = paths.side
+    refused = refusal(entries, file, verb)
+    if refused is not None:
+        return UnitReport(side.lu, side.name, *refused)
+    word, why = _joined(verb, unit, paths)
+    if journal is not None:
+        entry = Entry(unit.lu, side_name(verb), file.order, file.id, verb, word, device=side.name)
+        journal.write(entry, time.time_ns())
+    return UnitReport(side.lu, side.name, word, why, reads=paths.reads)
+
+
+def _joined(verb: Verb, unit: SavedUnit, paths: Paths) -> tuple[Word, str]:
+    if verb is Verb.WITHDRAW:
+        return Word.NOTHING, ""
     try:
         reading = paths.look(() if verb.on_source else _source_paths(unit))
     except PrtraceError as error:
-        return UnitReport(side.lu, side.name, Word.IN_DOUBT, error.message)
+        return Word.IN_DOUBT, error.message
+    if reading.blind and reading.others:
+        keys = ", ".join(f"{one.key:#x}" for one in reading.others)
+        return Word.IN_DOUBT, f"the target does not tell whether the guest registered: {keys}"
     if verb.on_source:
         joined = [f"{nexus} {key:#x}" for nexus, key in reading.own.items()]
     else:
         joined = [f"{one.nexus} {one.key:#x}" for one in reading.others if one.other_side]
     if not joined:
-        return UnitReport(side.lu, side.name, Word.NO_KEY, reads=paths.reads)
-    why = f"registered since the file was saved: {', '.join(joined)}"
-    return UnitReport(side.lu, side.name, Word.CHANGED, why, reads=paths.reads)
+        return Word.NO_KEY, ""
+    return Word.CHANGED, f"registered since the file was saved: {', '.join(joined)}"
 
 
 def _named(file: SaveFile, lu: str, devices: Mapping[str, str]) -> bool:
