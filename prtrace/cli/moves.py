@@ -16,7 +16,8 @@ from prtrace.move.verbs import Moves, moves_view, next_step
 @click.command(
     "moves",
     epilog="""\b
-Exit status: 0 nothing is unfinished here; 4 something is.
+Exit status: 0 nothing is unfinished here; 4 something is, or a journal
+cannot be read.
 \b
 Examples:
   prtrace moves
@@ -27,7 +28,8 @@ Examples:
 @json_option
 def command(*, everything: bool, state_dir: Path, as_json: bool) -> int:
     """List the moves that are unfinished on this host, with what to do."""
-    found = Moves(MoveOptions(state_dir)).moves()
+    moves = Moves(MoveOptions(state_dir))
+    found, unreadable = moves.moves(), moves.unreadable()
     if as_json:
         document(moves_view(found))
     else:
@@ -42,4 +44,7 @@ def command(*, everything: bool, state_dir: Path, as_json: bool) -> int:
                 line(text)
             for text in labelled("next", step) if step else ():
                 line(text)
-    return 4 if any(next_step(entry) for entry in found) else 0
+    for error in unreadable:
+        for text in (error.message, error.hint):
+            click.echo(plain(text), err=True)
+    return 4 if unreadable or any(next_step(entry) for entry in found) else 0

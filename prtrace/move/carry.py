@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from prtrace.errors import PrtraceError
+from prtrace.errors import PrtraceError, StoreError
 from prtrace.model import Action, LocalNexus, Outcome
 from prtrace.move import multipathd
 from prtrace.move.device import Paths
@@ -217,7 +217,19 @@ class Carrier:
         return self.report(planned)
 
     def run(self) -> UnitReport:
-        """Go on to the end."""
+        """Go on to the end; also where the journal cannot be written any more, with what was
+        done until then.
+        """
+        begun = bool(self.position.lines.nexuses)
+        try:
+            return self._to_the_end()
+        except StoreError as error:
+            # What is on the device is not in the journal: nobody may rely on either.
+            word = Word.IN_DOUBT if begun or self.sent else Word.REFUSED
+            self._stop(word, f"{error.message}; {error.hint}")
+            return self.report()
+
+    def _to_the_end(self) -> UnitReport:
         while True:
             request = self.position.request
             match request:

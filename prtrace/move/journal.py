@@ -92,7 +92,7 @@ class Entry:
                 device=str(given["device"]),
                 time=str(given["time"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise MalformedError("journal", f"{type(error).__name__}: {error}"[:200]) from None
 
 
@@ -191,11 +191,17 @@ def read(state_dir: Path, lu: str) -> tuple[Entry, ...]:
     return tuple(entry for entry in found if entry is not None)
 
 
-def entries(state_dir: Path) -> Iterator[Entry]:
-    """The newest line of every journal; takes no lock."""
+def entries(state_dir: Path) -> Iterator[Entry | MalformedError]:
+    """The newest line of every journal, or what is wrong with the journal; takes no lock."""
     with contextlib.suppress(FileNotFoundError):
         for path in sorted((state_dir / _FOLDER).glob("*.journal")):
-            entry = _last(path)
+            try:
+                entry = _last(path)
+            except MalformedError as error:
+                yield error
+                continue
+            except OSError as error:
+                raise _unusable(path, error) from error
             if entry is not None:
                 yield entry
 
@@ -238,14 +244,19 @@ def _last(path: Path) -> Entry | None:
         raw = path.read_bytes()
     except FileNotFoundError:
         return None
-    whole, _, _cut = raw.rpartition(b"\n")
-    if not whole:
+    if not raw:
         return None
+    whole, _, _cut = raw.rpartition(b"\n")
     try:
+        # The first line is written with the file: one that is cut off is no crash of ours.
         return Entry.from_json(json.loads(whole.rpartition(b"\n")[2]))
-    except (ValueError, MalformedError) as error:
+    except (ValueError, RecursionError, MalformedError) as error:
         raise MalformedError(
-            f"journal {path}", str(error)[:200], hint="move the file aside to begin anew"
+            f"journal {path}",
+            str(error)[:200],
+            hint="it may have said that a key here is in question: let no guest run on the "
+            "strength of that key, look who is registered (prtrace read, on both hosts), and keep "
+            "the file until the move is settled by hand",
         ) from error
 
 

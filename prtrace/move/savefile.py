@@ -152,7 +152,7 @@ def from_document(given: Mapping[str, Any]) -> SaveFile:
         )
     try:
         return _from_json(document)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise MalformedError(_WHAT, f"{type(error).__name__}: {error}"[:200]) from None
 
 
@@ -202,7 +202,7 @@ def _from_json(document: Mapping[str, Any]) -> SaveFile:
         int(_text(document["order"])),
         nanoseconds(document["time"]),
         _text(document["host"]),
-        document.get("guest") or "",
+        _optional(document.get("guest")),
         units,
     )
 
@@ -231,7 +231,7 @@ def _path(given: Mapping[str, Any]) -> SavedPath:
     port, relative = given["initiator_port"], given["relative_target_port"]
     return SavedPath(
         _text(given["nexus"]),
-        given["device"] or "",
+        _optional(given["device"]),
         None if port is None else _text(port),
         None if relative is None else int(relative),
         _flag(given["registered"]),
@@ -249,6 +249,10 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"text was expected, not {value!r:.40}")
     return value
+
+
+def _optional(value: object) -> str:
+    return "" if value is None else _text(value)
 
 
 def _flag(value: object) -> bool:

@@ -6,6 +6,7 @@ commands go down through SG_IO like those of any other process, and come back up
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from prtrace.api.calls import Refusal
 from prtrace.api.interface import Fault
 from prtrace.api.source import Observed, Step
+from prtrace.errors import PrtraceError
 from prtrace.move import savefile
 from prtrace.move.carry import MoveOptions
 from prtrace.move.journal import UnderWayError
@@ -23,6 +25,8 @@ from prtrace.move.verbs import Moves, Report, moves_view
 from prtrace.move.verdict import check_view, overall
 from prtrace.state.event import Event
 from prtrace.store.history import EventQuery
+
+_log = logging.getLogger(__name__)
 
 
 class AgentMoves:
@@ -72,11 +76,16 @@ class AgentMoves:
 
     def unfinished(self) -> dict[str, Any]:
         """See Moves.unfinished."""
-        return moves_view(Moves(MoveOptions(self._state_dir)).moves())
+        moves = Moves(MoveOptions(self._state_dir))
+        for error in moves.unreadable():
+            raise error
+        return moves_view(moves.moves())
 
     def settle(self) -> None:
-        """Finish what is in question since before this agent started."""
-        Moves(MoveOptions(self._state_dir)).settle()
+        """Finish what is in question since before this agent started; what cannot be is logged."""
+        for settled in Moves(MoveOptions(self._state_dir)).settle():
+            if isinstance(settled, PrtraceError):
+                _log.warning("a move's key stays in question: %s", settled.message)
 
 
 def _run(moves: Moves, verb: str, file: savefile.SaveFile, given: Mapping[str, Any]) -> Report:

@@ -30,7 +30,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from prtrace.errors import ConflictError, InDoubtError, PrtraceError, UsageError
+from prtrace.errors import (
+    ConflictError,
+    InDoubtError,
+    MalformedError,
+    PrtraceError,
+    StoreError,
+    UsageError,
+)
 from prtrace.linux.units import scan
 from prtrace.model import LocalNexus, LogicalUnit
 from prtrace.move import journal as journals
@@ -214,26 +221,48 @@ class Moves:
         return self._run(Verb.RECLAIM, file, sides, runs=runs, off=destination_is_off)
 
     def moves(self) -> tuple[Entry, ...]:
-        """The newest move of each logical unit on this host, by side."""
-        return tuple(journals.entries(self._options.state_dir))
+        """The newest move of each logical unit on this host, by side.
 
-    def settle(self) -> tuple[Report, ...]:
+        A journal that is malformed is left out: unreadable() has it.
+        """
+        found = journals.entries(self._options.state_dir)
+        return tuple(entry for entry in found if isinstance(entry, Entry))
+
+    def unreadable(self) -> tuple[MalformedError, ...]:
+        """What is wrong with journals of this host; their units are moved by nobody."""
+        found = journals.entries(self._options.state_dir)
+        return tuple(error for error in found if isinstance(error, MalformedError))
+
+    def settle(self) -> tuple[Report | PrtraceError, ...]:
         """Finish what is in question here: look, then verify it or take it away.
 
-        For an agent that starts; whatever else the move needs is left to its verbs.
+        For an agent that starts; whatever else the move needs is left to its verbs.  What cannot
+        be settled is returned as its error, and holds up nothing else.
         """
-        reports = []
+        settled: list[Report | PrtraceError] = [*self.unreadable()]
         for entry in self.moves():
             if not entry.lines.in_question or entry.verb is None:
                 continue
-            path = journals.stored_file(self._options.state_dir, entry.move)
-            if path is None:
-                continue
-            file = savefile.parse(path.read_text())
-            only = replace(file, units=tuple(u for u in file.units if u.lu == entry.lu))
-            sides = self._there(only, {}) if entry.side == DESTINATION else self._here(only)
-            reports.append(self._run(entry.verb, only, sides, settles=True))
-        return tuple(reports)
+            try:
+                settled.append(self._settled(entry, entry.verb))
+            except PrtraceError as error:
+                settled.append(error)
+        return tuple(settled)
+
+    def _settled(self, entry: Entry, verb: Verb) -> Report:
+        path = journals.stored_file(self._options.state_dir, entry.move)
+        if path is None:
+            raise StoreError(
+                f"the file of move {entry.move} is not on this host any more",
+                hint="copy it here from the other host, and call rollback with it",
+            )
+        try:
+            file = savefile.parse(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise MalformedError(f"save file {path}", str(error)[:200]) from error
+        only = replace(file, units=tuple(u for u in file.units if u.lu == entry.lu))
+        sides = self._there(only, {}) if entry.side == DESTINATION else self._here(only)
+        return self._run(verb, only, sides, settles=True)
 
     def _judged(
         self,
