@@ -73,17 +73,21 @@ def learn(sides: Sequence[Side], observer: Observer, read: Read | None = None) -
     """
     shown = observer.units([side.lu for side in sides])
     units = {unit["lu"]: unit for unit in shown}
+    # A reading is later than the registrations, and than whoever changed them since.
+    begun = {lu: _earliest(unit) for lu, unit in units.items()}
     if read is not None:
         found = read(sides)
         units = {lu: _with_authors(unit, units.get(lu)) for lu, unit in found.items()}
     users: dict[str, tuple[User, ...]] = {}
     for side in sides:
         changes = [event for event in observer.events(side.lu) if _changed(event, side)]
-        since = min(
-            (each["at"] for each in units.get(side.lu, {}).get("registrations", ())), default=""
-        )
-        users[side.lu] = _users(changes, since)
+        users[side.lu] = _users(changes, begun.get(side.lu, ""))
     return Knowledge(units, users)
+
+
+def _earliest(unit: Mapping[str, Any]) -> str:
+    """When the first registration that is there was seen; "" where there is none."""
+    return min((str(each["at"]) for each in unit.get("registrations", ())), default="")
 
 
 def _changed(event: Event, side: Side) -> bool:

@@ -68,6 +68,20 @@ def test_who_used_the_nexus(event, users):
     assert known.units == {LU: unit(AT)}
 
 
+def test_a_reading_does_not_hide_who_used_the_nexus():
+    """What a reading found was there before it: its own time is not when that began."""
+
+    def read(_sides):
+        fresh = {"at": "2031-01-01T00:00:00.000000000Z", "nexus": HERE, "key": "0xa"}
+        return {LU: {"lu": LU, "registrations": [fresh]}}
+
+    before = {"lu": LU, "registrations": [{"at": AT, "nexus": HERE, "key": "0xa"}]}
+    events = (out(seconds=-1, comm="earlier"), out(), out(seconds=1, comm="other"))
+    known = learn((SIDE,), Observed(*events, units=[before]), read)
+    assert [user.comm for user in known.users[LU]] == ["qemu", "other"]
+    assert known.units[LU]["registrations"][0]["at"].startswith("2031")
+
+
 def test_no_agent():
     with pytest.raises(AgentUnreachableError):
         learn((SIDE,), Nobody())
