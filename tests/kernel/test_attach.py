@@ -153,8 +153,9 @@ def test_bcc_on_a_kernel_without_btf(unit: Unit) -> None:
                 send_once(device_b, 6, _NONE, _B).expect_good("REGISTER")
                 send_once(device_a, 1, _A, _NONE, _WERO).expect_good("RESERVE")
                 send_once(device_b, 4, _B, _A, _WERO).expect_good("PREEMPT")
+                # Nobody knows when a command was submitted, so a unit attention costs a reading.
+                agent.settled(60)
                 [unit] = agent.show(built.lu)
-                assert not unit["doubt"], unit
                 check_oracle(unit, built)
                 send_once(device_b, 3, _B, _NONE).expect_good("CLEAR")
             sent = [each for each in agent.events() if each["command"] == "PR OUT"]

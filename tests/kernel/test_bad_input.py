@@ -90,7 +90,7 @@ def test_a_host_that_lacks_or_spoils_something() -> None:
     pins.BASE.mkdir(mode=0o700, exist_ok=True)
     refused("no root, and an agent was here", "root", prefix=nobody)
     shutil.rmtree(_ELSEWHERE)
-    refused("no BTF", "no BTF", "--engine bcc",
+    refused("no BTF", "BTF: the kernel has none", "--engine bcc",
             prefix=hidden("/sys/kernel/btf"), options=("--engine", "core"))  # fmt: skip
     library = os.path.realpath("/usr/lib/x86_64-linux-gnu/libbpf.so.1")
     refused("no libbpf", "libbpf.so.1", "apt install libbpf1", prefix=hidden(library))

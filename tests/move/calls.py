@@ -97,7 +97,12 @@ def moves(bed: Bed, agent: Agent, there: str) -> None:
     check("steps are told", sum(": done" in what for what in told), 4)
     bed.is_known("loaded", agent)
     # Nothing from the side: what the agent sent came back up as events of its own process.
-    sent = [event for event in agent.events(since_seq=mark) if event["command"] == "PR OUT"]
+    # A command that meets a unit attention is sent again.
+    sent = [
+        event
+        for event in agent.events(since_seq=mark)
+        if event["command"] == "PR OUT" and event["status"] == "GOOD"
+    ]
     pids = {event["pid"] for event in sent}
     assert agent.process is not None
     check("seen as events", (len(sent), pids), (4, {agent.process.pid}))
