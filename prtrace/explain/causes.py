@@ -25,6 +25,7 @@ from prtrace.model import (
     PrOut,
     RecordsLost,
 )
+from prtrace.state.access import Standing, standing
 from prtrace.state.event import Event, key_text
 from prtrace.state.refusal import holder, refusal
 from prtrace.state.unit import Fact, LuState
@@ -64,10 +65,8 @@ class Elsewhere:
                 if seen is None:
                     continue
                 counted = None if step.after.doubted(Fact.GENERATION) else step.after.generation
-                if counted is None or above is None or upto is None:
-                    yield _Taken(host, step, seen, ordered=False)
-                elif above < counted <= upto:
-                    yield _Taken(host, step, seen, ordered=True)
+                if counted is None or above is None or upto is None or above < counted <= upto:
+                    yield _Taken(host, step, seen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +76,6 @@ class _Taken:
     host: str
     step: Step
     seen: PrOut
-    ordered: bool
-    """Whether PRGENERATION puts it between the two readings."""
 
 
 def incidents(steps: Sequence[Step], elsewhere: Elsewhere | None = None) -> list[Incident]:
@@ -136,7 +133,7 @@ def _harmless(step: Step, nexus: Nexus) -> str:
     issuer = step.event.issuer
     if issuer is None or issuer.comm not in _SCANNERS or step.before.doubts:
         return ""
-    if nexus in step.before.registrations:
+    if standing(step.before, nexus) is not Standing.NOT_REGISTERED:
         return ""
     return f"{_SCANNERS[issuer.comm]}, and this path is not registered: the conflict is expected"
 
@@ -217,11 +214,11 @@ def _author(steps: Sequence[Step], number: int, key: int, others: Elsewhere) -> 
     )
     found = list(others.took(key, above, step.after.generation))
     for each in found:
-        certain = len(found) == 1 and each.ordered
+        # What another host did in between and nobody recorded may have been first.
         yield Link(
             f"{each.host or 'another host'} recorded {each.seen.action.value} by "
             f"{_who(each.step.event)}, which took key {key_text(key)} away",
-            Certainty.OBSERVED if certain else Certainty.INFERRED,
+            Certainty.INFERRED,
             each.step.event.time,
             each.step.event.seq,
             each.host,
@@ -237,7 +234,13 @@ def _author(steps: Sequence[Step], number: int, key: int, others: Elsewhere) -> 
 
 
 def _taking(step: Step, key: int) -> PrOut | None:
-    """The command of the step, where it took registrations with key away."""
+    """The command of the step, where it can have taken registrations with key away."""
+    before = step.before
+    there = key in before.unattributed or any(
+        each.key == key for each in before.registrations.values()
+    )
+    if not there and not before.doubted(Fact.REGISTRATIONS):
+        return None
     for seen in step.seen:
         if isinstance(seen, PrOut) and seen.action in _TAKES_AWAY:
             fits = seen.action is Action.CLEAR or seen.sa_key == key
