@@ -33,7 +33,12 @@ def learn_full_status(draft: Draft, seen: FullStatusRead) -> None:
         note_generation(draft, seen.generation, "READ FULL STATUS")
         draft.say("not learned: truncated")
         return
-    seen = _in_byte_order(draft, seen)
+    ordered = _in_byte_order(draft, seen)
+    if ordered is None:
+        note_generation(draft, seen.generation, "READ FULL STATUS")
+        draft.say("not learned: nothing shows in which byte order the reply is")
+        return
+    seen = ordered
     if reason := _disagreement(draft, seen):
         draft.doubt((Fact.REGISTRATIONS, Fact.RESERVATION), reason)
         draft.say(f"not learned: {reason}")
@@ -107,9 +112,10 @@ def _is_same_look(census: Census, seen: FullStatusRead) -> bool:
     return 0 <= seen.start_ns - census.done_ns <= ONE_LOOK_NS
 
 
-def _in_byte_order(draft: Draft, seen: FullStatusRead) -> FullStatusRead:
+def _in_byte_order(draft: Draft, seen: FullStatusRead) -> FullStatusRead | None:
     """The reply with its keys and target ports turned round, if that is what the target does.
 
+    None where nothing shows whether it does, and it makes a difference.
     SPDK copies them into READ FULL STATUS in the processor's byte order (lib/scsi/scsi_pr.c
     scsi_pr_in_read_full_status); READ KEYS, or what was observed, tells.
     """
@@ -127,6 +133,8 @@ def _in_byte_order(draft: Draft, seen: FullStatusRead) -> FullStatusRead:
     )
     other = replace(seen, registrations=turned)
     wrong, right = _disagreement(draft, seen), _disagreement(draft, other)
+    if not wrong and not right and other != seen:
+        return None
     return other if wrong and not right else seen
 
 

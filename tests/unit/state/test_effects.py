@@ -10,6 +10,7 @@ from prtrace.model import (
     Attention,
     FullStatus,
     FullStatusRead,
+    KeysRead,
     LocalNexus,
     Outcome,
     PrOut,
@@ -53,7 +54,14 @@ def start(keys: dict[str, int], held: tuple | None = None, target: str = TARGET)
     read = FullStatusRead(
         lu=LU, nexus=D, generation=10, registrations=tuple(described), truncated=False, paths=paths
     )
-    state = apply(new_state(LU, target), read).state
+    state = new_state(LU, target)
+    if keys and target == SPDK:
+        # Its READ FULL STATUS is believed beside READ KEYS only.
+        listed = tuple(keys.values())
+        state = apply(
+            state, KeysRead(lu=LU, nexus=D, generation=10, keys=listed, truncated=False)
+        ).state
+    state = apply(state, read).state
     assert state.doubts == ()
     return state
 

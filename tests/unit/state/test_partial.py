@@ -7,6 +7,8 @@ asked again as every unit in doubt is, not "rarely": how often is the resolver's
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from reference_target import LU, TARGET
 from test_effects import OTHER, SPDK, A, B, doubted, held, keys, send, start
 from test_learning import descriptor
@@ -131,6 +133,51 @@ def test_spdk_turns_numbers_round(told: str) -> None:
     state = apply(state, full(11, descriptor("naa.2001", 0xA << 56, 1 << 8))).state
     assert keys(state) == {A: 0xA}
     assert state.doubts == ()
+
+
+@pytest.mark.parametrize("key", [0xA << 56, 0xA, 0x11 * 0x0101010101010101])
+def test_a_byte_order_that_nothing_shows_teaches_nothing(key: int) -> None:
+    """READ FULL STATUS alone, at a PRGENERATION of which nothing else is known."""
+    seen = full(3, descriptor("naa.9", key, 1 << 8))
+    fresh = apply(new_state(LU, SPDK), seen)
+    assert (keys(fresh.state), doubted(fresh.state) - {Fact.GENERATION}) == (
+        {},
+        {Fact.REGISTRATIONS, Fact.RESERVATION},
+    )
+    assert "byte order" in fresh.effect
+    state = send(start({}, None, SPDK), A, Action.REGISTER, 0, 0xA, start_ns=20, done_ns=30).state
+    later = apply(state, full(13, descriptor("naa.2001", key, 1 << 8))).state
+    assert keys(later) == {A: 0xA}
+    assert doubted(later) >= {Fact.REGISTRATIONS, Fact.RESERVATION}
+    # READ KEYS at that PRGENERATION shows it.
+    if key == 0xA << 56:
+        told = apply(later, keys_read(13, 0xA, at=3000)).state
+        told = apply(told, full(13, descriptor("naa.2001", key, 1 << 8), at=4000)).state
+        assert (keys(told), told.doubts) == ({"naa.2001,1": 0xA}, ())
+
+
+@given(
+    st.lists(st.integers(1, 2**64 - 1), max_size=4),
+    st.booleans(),
+    st.booleans(),
+)
+def test_no_byte_order_is_guessed(registered: list[int], turned: bool, told: bool) -> None:
+    """What is stated of a target that may turn numbers round is right, whether it does or not."""
+
+    def sent(number: int, size: int) -> int:
+        raw = number.to_bytes(size, "little" if turned else "big")
+        return int.from_bytes(raw, "big")
+
+    state = new_state(LU, SPDK)
+    if told:
+        state = apply(state, keys_read(3, *registered)).state
+    listed = [descriptor(f"naa.{number}", sent(key, 8), sent(number, 2))
+              for number, key in enumerate(registered, 1)]  # fmt: skip
+    state = apply(state, full(3, *listed)).state
+    if not state.doubts:
+        assert keys(state) == {
+            f"naa.{number},{number}": key for number, key in enumerate(registered, 1)
+        }
 
 
 def test_who_registered_is_not_kept_where_it_may_have_been_made_anew() -> None:
