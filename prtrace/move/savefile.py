@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -146,13 +147,17 @@ def from_document(given: Mapping[str, Any]) -> SaveFile:
             else "name the file that prtrace save wrote",
         )
     claimed = document.pop("checksum", None)
-    if claimed != _checksum(document):
+    try:
+        fits = claimed == _checksum(document)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise MalformedError(_WHAT, f"not JSON: {error}"[:200]) from None
+    if not fits:
         raise MalformedError(
             _WHAT, "the checksum does not fit: it was changed", hint="copy it again, or save anew"
         )
     try:
         return _from_json(document)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise MalformedError(_WHAT, f"{type(error).__name__}: {error}"[:200]) from None
 
 
@@ -189,57 +194,63 @@ def _unit_json(unit: SavedUnit) -> dict[str, Any]:
 
 
 def _from_json(document: Mapping[str, Any]) -> SaveFile:
-    units = tuple(_unit(each) for each in document["units"])
+    units = tuple(_unit(each) for each in _list(document["units"]))
     if not units:
         raise ValueError("it speaks of no logical unit")
     if len({unit.lu for unit in units}) != len(units):
         raise ValueError("a logical unit is in it twice")
-    name = document["id"]
-    if not (isinstance(name, str) and len(name) == 32 and int(name, 16) >= 0 and name.isalnum()):
+    name, order = _text(document["id"]), _text(document["order"])
+    if not re.fullmatch("[0-9a-f]{32}", name):
         raise ValueError("id is not 32 hex digits")
+    if not re.fullmatch("[0-9]{1,20}", order):
+        raise ValueError("order is not a number of at most 20 digits")
     return SaveFile(
         name,
-        int(_text(document["order"])),
-        nanoseconds(document["time"]),
+        int(order),
+        nanoseconds(_text(document["time"])),
         _text(document["host"]),
-        _optional(document.get("guest")),
+        _text_or_none(document.get("guest")) or "",
         units,
     )
 
 
-def _unit(given: Mapping[str, Any]) -> SavedUnit:
+def _unit(value: object) -> SavedUnit:
+    given = _object(value)
     key = None if given["key"] is None else _key(given["key"])
     unit = SavedUnit(
         lu=_text(given["lu"]),
         device=_text(given["device"]),
         target=_text(given["target"]),
         key=key,
-        type=None if given["type"] is None else ReservationType[given["type"]],
+        type=None if given["type"] is None else ReservationType[_text(given["type"])],
         held=_flag(given["held"]),
-        generation=None if given["generation"] is None else int(given["generation"]),
+        generation=_number(given["generation"], 32),
         basis=_text(given["basis"]),
-        paths=tuple(_path(each) for each in given["paths"]),
-        others=tuple((_text(each["nexus"]), _key(each["key"])) for each in given["others"]),
-        leftovers=tuple(_text(each) for each in given["leftovers"]),
+        paths=tuple(_path(each) for each in _list(given["paths"])),
+        others=tuple(
+            (_text(each["nexus"]), _key(each["key"]))
+            for each in map(_object, _list(given["others"]))
+        ),
+        leftovers=tuple(_text(each) for each in _list(given["leftovers"])),
     )
     if unit.held and unit.type is None:
         raise ValueError("it contradicts itself")
     return unit
 
 
-def _path(given: Mapping[str, Any]) -> SavedPath:
-    port, relative = given["initiator_port"], given["relative_target_port"]
+def _path(value: object) -> SavedPath:
+    given = _object(value)
     return SavedPath(
         _text(given["nexus"]),
-        _optional(given["device"]),
-        None if port is None else _text(port),
-        None if relative is None else int(relative),
+        _text_or_none(given["device"]) or "",
+        _text_or_none(given["initiator_port"]),
+        _number(given["relative_target_port"], 16),
         _flag(given["registered"]),
     )
 
 
-def _key(text: str) -> int:
-    key = int(text, 16)
+def _key(text: object) -> int:
+    key = int(_text(text), 16)
     if not 0 < key < 1 << 64:
         raise ValueError(f"a key has 1 to 64 bits, not {text!r:.40}")
     return key
@@ -251,8 +262,29 @@ def _text(value: object) -> str:
     return value
 
 
-def _optional(value: object) -> str:
-    return "" if value is None else _text(value)
+def _text_or_none(value: object) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _number(value: object, bits: int) -> int | None:
+    """A whole number that fits bits; null is one that is not known."""
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << bits:
+        raise TypeError(f"a number of at most {bits} bits was expected, not {value!r:.40}")
+    return value
+
+
+def _list(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"a list was expected, not {value!r:.40}")
+    return value
+
+
+def _object(value: object) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"an object was expected, not {value!r:.40}")
+    return value
 
 
 def _flag(value: object) -> bool:

@@ -5,7 +5,7 @@ from importlib import resources
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prtrace.errors import MalformedError
@@ -65,11 +65,58 @@ def test_anything(text):
         savefile.parse(text)
 
 
+def sealed(document):
+    return json.dumps(document | {"checksum": savefile._checksum(document)})
+
+
 def resealed(**changes):
     """A file that was edited by somebody who knows how to make the checksum."""
     document = FILE.to_json()
     document["units"][0] |= changes
-    return json.dumps(document | {"checksum": savefile._checksum(document)})
+    return sealed(document)
+
+
+def places(value, place=()):
+    """The place of every value in a JSON value."""
+    yield place
+    inside = value.items() if isinstance(value, dict) else ()
+    inside = enumerate(value) if isinstance(value, list) else inside
+    for name, each in inside:
+        yield from places(each, (*place, name))
+
+
+PLACES = [place for place in places(FILE.to_json()) if place]
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2),
+)
+
+
+@settings(max_examples=4 * settings.default.max_examples)
+@given(st.sampled_from(PLACES), anything | st.sampled_from([1e999, -1e999, 1 << 70, [], {}, ""]))
+def test_any_value_anywhere(place, value):
+    """Whole, with the checksum that fits: read as what the schema says, or refused."""
+    document = json.loads(json.dumps(FILE.to_json()))
+    inner = document
+    for name in place[:-1]:
+        inner = inner[name]
+    inner[place[-1]] = value
+    try:
+        read = savefile.parse(sealed(document))
+    except MalformedError:
+        return
+    schema = json.loads((resources.files("prtrace") / "schema/save.2.json").read_text())
+    jsonschema.validate(json.loads(read.dump()), schema)
+
+
+def test_a_file_of_no_unit():
+    with pytest.raises(MalformedError, match="no logical unit"):
+        savefile.parse(sealed(FILE.to_json() | {"units": []}))
+
+
+def test_an_order_that_no_machine_writes():
+    with pytest.raises(MalformedError):
+        savefile.parse(sealed(FILE.to_json() | {"order": "9" * 5000}))
 
 
 @pytest.mark.parametrize(
@@ -83,6 +130,10 @@ def resealed(**changes):
         {"paths": None},
         {"leftovers": [1]},
         {"lu": None},
+        {"device": 5},
+        {"generation": float("inf")},
+        {"generation": "4"},
+        {"generation": 1 << 32},
     ],
     ids=str,
 )
