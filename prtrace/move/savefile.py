@@ -225,7 +225,7 @@ def _unit(value: object) -> SavedUnit:
         type=None if given["type"] is None else ReservationType[_text(given["type"])],
         held=_flag(given["held"]),
         generation=_number(given["generation"], 32),
-        basis=_text(given["basis"]),
+        basis=_basis(given["basis"]),
         paths=tuple(_path(each) for each in _list(given["paths"])),
         others=tuple(
             (_text(each["nexus"]), _key(each["key"]))
@@ -260,6 +260,12 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"text was expected, not {value!r:.40}")
     return value
+
+
+def _basis(value: object) -> str:
+    if value not in ("observed", "read"):
+        raise ValueError(f"observed or read was expected, not {value!r:.40}")
+    return str(value)
 
 
 def _text_or_none(value: object) -> str | None:
