@@ -16,6 +16,9 @@ TESTS = TOP / "tests"
 
 ELSEWHERE = {
     "__main__": "unit/cli/test_main.py",
+    "agent/aside": "unit/agent/test_watch.py",
+    "agent/idle": "unit/agent/test_watch.py",
+    "agent/sequence": "unit/agent/test_watch.py",
     "agent/answers": "kernel/test_attach.py",
     "agent/counters": "kernel/test_ring.py",
     "agent/options": "unit/cli/test_main.py",
@@ -23,6 +26,10 @@ ELSEWHERE = {
     "agent/surroundings": "kernel/test_foreign.py",
     "agent/tracker": "kernel/test_truth.py",
     "agent/watch": "kernel/test_restart.py",
+    "api/queries": "unit/api/test_storm.py",
+    "api/recent": "unit/api/test_storm.py",
+    "api/turns": "unit/api/test_storm.py",
+    "store/file": "unit/agent/test_watch.py",
     "api/address": "unit/api/test_server.py",
     "api/calls": "unit/api/test_server.py",
     "api/client": "unit/api/test_server.py",
