@@ -33,10 +33,12 @@ RIGHTS: Final[Mapping[str, Right]] = {
     f"{INTERFACE}.Moves": Right.READ,
     # Sends PR IN.
     f"{INTERFACE}.Refresh": Right.CHANGE,
+    f"{INTERFACE}.CheckFile": Right.CHANGE,
     # May send PR IN, which takes a unit attention away from whoever waits for it.
     f"{INTERFACE}.Save": Right.CHANGE,
     f"{INTERFACE}.Prepare": Right.CHANGE,
     f"{INTERFACE}.Load": Right.CHANGE,
+    f"{INTERFACE}.LateCommit": Right.CHANGE,
     f"{INTERFACE}.Release": Right.CHANGE,
     f"{INTERFACE}.Rollback": Right.CHANGE,
     f"{INTERFACE}.Finish": Right.CHANGE,
@@ -44,7 +46,7 @@ RIGHTS: Final[Mapping[str, Right]] = {
 """What each method needs; one that is not here may be called by nobody."""
 
 _SEVERAL_REPLIES: Final = frozenset(
-    f"{INTERFACE}.{method}" for method in ("Events", "Prepare", "Load", "Rollback")
+    f"{INTERFACE}.{method}" for method in ("Events", "Prepare", "Load", "LateCommit", "Rollback")
 )
 """Methods that are called with "more"; the definition cannot say so."""
 

@@ -181,12 +181,14 @@ class ApiServer:
             case (interface, _, "Refresh") if interface == INTERFACE:
                 names = tuple(given.get("devices") or ())
                 return lambda _: {"units": seen.refresh(names, given["max_age"])}
+            case (interface, _, "CheckFile") if interface == INTERFACE:
+                return lambda _: moves().check_file(given)
             case (interface, _, "Save") if interface == INTERFACE:
                 return lambda _: {"file": moves().save(seen, given["devices"], *who)}
             case (
                 interface,
                 _,
-                ("Prepare" | "Load" | "Release" | "Finish" | "Rollback") as verb,
+                ("Prepare" | "Load" | "LateCommit" | "Release" | "Finish" | "Rollback") as verb,
             ) if interface == INTERFACE:
                 return lambda step: {"report": moves().carry_out(verb, given, step)}
             case (interface, _, "Moves") if interface == INTERFACE:

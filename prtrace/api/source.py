@@ -62,8 +62,12 @@ class Moves(Protocol):
     ) -> dict[str, Any]:
         """Return the prtrace.save/2 object."""
 
+    def check_file(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the prtrace.check/2 object of CheckFile; given: its parameters."""
+
     def carry_out(self, verb: str, given: Mapping[str, Any], step: Step) -> dict[str, Any]:
-        """Return the prtrace.move/2 object of Prepare, Load, Release, Finish or Rollback.
+        """Return the prtrace.move/2 object of Prepare, Load, LateCommit, Release,
+        Finish or Rollback.
 
         verb: the method's name; given: its parameters.
         """

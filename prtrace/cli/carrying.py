@@ -49,7 +49,7 @@ def device_option(function: _Function) -> _Function:
     """--device OLD=NEW, for verbs of the destination."""
     return click.option(
         "--device",
-        "devices",
+        "mapped",
         metavar="OLD=NEW",
         multiple=True,
         help="the path or map to use for a unit; OLD as in the file, or a designator",

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import socket as sockets
+from pathlib import Path
 
 import click
 
+from prtrace.cli.carrying import device_option, mapping, read_file, state_dir_option
 from prtrace.cli.knowledge import guest_options, observed_moves, read_option
 from prtrace.cli.options import json_option, socket_option
 from prtrace.cli.text import document, labelled, line, plain
+from prtrace.errors import UsageError
 from prtrace.move.carry import MoveOptions
+from prtrace.move.journal import stored_file
+from prtrace.move.verbs import Moves
 from prtrace.move.verdict import UnitVerdict, check_view, overall
 
 
@@ -22,11 +27,15 @@ Exit status: 0 it may move, with or without something to move; 11 blocked;
 Examples:
   prtrace check /dev/mapper/mpatha --guest db1     before migrating db1
   prtrace check --read yes /dev/sda                ask the device as well
+  prtrace check db1.json                           on the destination
 """,
 )
-@click.argument("devices", metavar="DEVICE...", nargs=-1, required=True)
+@click.argument("devices", metavar="DEVICE...|FILE", nargs=-1, required=True)
 @guest_options
 @read_option
+@device_option
+@click.option("--late", is_flag=True, help="FILE: the guest will go on before anything is loaded")
+@state_dir_option
 @json_option
 @socket_option
 def command(
@@ -35,6 +44,9 @@ def command(
     guest: str | None,
     pid: int | None,
     read: str,
+    mapped: tuple[str, ...],
+    late: bool,
+    state_dir: Path,
     as_json: bool,
     socket: str,
 ) -> int:
@@ -42,15 +54,30 @@ def command(
 
     A disk or sg node stands for that one path, a multipath map for its
     paths, a designator for all paths of this host.
+    With the FILE of prtrace save, "-" for standard input: whether prepare
+    would go well here, on the destination. The device is asked.
     """
-    moves, reads = observed_moves(MoveOptions(), socket, read)
-    verdicts = moves.check(devices, guest=guest, pid=pid, read=reads)
+    if _is_file(devices[0], state_dir):
+        if len(devices) > 1 or guest or pid is not None:
+            raise UsageError("a file of prtrace save stands alone", hint="check devices apart")
+        file = read_file(devices[0], state_dir)
+        verdicts = Moves(MoveOptions(state_dir)).check_arrival(file, mapping(mapped), late=late)
+    else:
+        if mapped or late:
+            raise UsageError("--device and --late are about a file of prtrace save")
+        moves, reads = observed_moves(MoveOptions(state_dir), socket, read)
+        verdicts = moves.check(devices, guest=guest, pid=pid, read=reads)
     if as_json:
         document(check_view(verdicts, sockets.gethostname()))
     else:
         for verdict in verdicts:
             _show(verdict)
     return overall(verdicts).exit_code
+
+
+def _is_file(name: str, state_dir: Path) -> bool:
+    """Whether name is a save file: no device is a regular file."""
+    return name == "-" or Path(name).is_file() or stored_file(state_dir, name) is not None
 
 
 def _show(verdict: UnitVerdict) -> None:

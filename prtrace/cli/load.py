@@ -38,7 +38,7 @@ Examples:
 def command(
     file: str,
     *,
-    devices: tuple[str, ...],
+    mapped: tuple[str, ...],
     released: bool,
     dry_run: bool,
     yes: bool,
@@ -62,5 +62,5 @@ def command(
         hands_over=hands_over,
         dry_run=dry_run,
     )
-    report = Moves(how).load(read_file(file, state_dir), mapping(devices), released=released)
+    report = Moves(how).load(read_file(file, state_dir), mapping(mapped), released=released)
     return print_report(report, as_json=as_json)

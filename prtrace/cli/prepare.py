@@ -31,13 +31,15 @@ Examples:
 )
 @click.argument("file")
 @device_option
+@click.option("--late", is_flag=True, help="the guest will go on before anything is loaded")
 @click.option("--dry-run", is_flag=True, help="look, say what comes next, send nothing")
 @verb_options
 @json_option
 def command(
     file: str,
     *,
-    devices: tuple[str, ...],
+    mapped: tuple[str, ...],
+    late: bool,
     dry_run: bool,
     yes: bool,
     hands_over: bool,
@@ -59,5 +61,5 @@ def command(
         hands_over=hands_over,
         dry_run=dry_run,
     )
-    report = Moves(how).prepare(read_file(file, state_dir), mapping(devices))
+    report = Moves(how).prepare(read_file(file, state_dir), mapping(mapped), late=late)
     return print_report(report, as_json=as_json)

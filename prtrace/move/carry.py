@@ -48,6 +48,8 @@ class MoveOptions:
     progress: Progress = lambda _lu, _words: None
     checkpoint: Callable[[str], None] = lambda _point: None
     """Called at each moment at which the process may die: "look", "before REGISTER", …, "end"."""
+    until: float | None = None
+    """time.monotonic() from which on no look and no command begins; None: there is time."""
     hands_over: bool | None = None
     """Whether the target keeps a registrant that preempts the holder's key, which it has, too;
     None: as far as prtrace knows the target."""
@@ -205,10 +207,12 @@ class Carrier:
     def begin(self) -> None:
         """See whether the verb may begin, and look for the first time."""
         refused = refusal(self.entries, self.file, self.plan.verb)
-        if refused is None:
-            self._look()
-        else:
+        if refused is not None:
             self._stop(*refused)
+        elif self.paths.late:
+            self._stop_late()
+        else:
+            self._look()
 
     def hold_back(self, word: Word, why: str) -> UnitReport:
         """End before anything was sent; the journal says nothing of it."""
@@ -232,6 +236,9 @@ class Carrier:
     def _to_the_end(self) -> UnitReport:
         while True:
             request = self.position.request
+            if not isinstance(request, End) and self.paths.late:
+                self._stop_late()
+                return self.report()
             match request:
                 case Look():
                     self._look()
@@ -270,6 +277,11 @@ class Carrier:
     def _stop(self, word: Word, why: str) -> None:
         self.why = why
         self.position = replace(self.position, request=End(word))
+
+    def _stop_late(self) -> None:
+        """The caller does not wait any longer, so that nobody would hear of a good end."""
+        begun = bool(self.sent or self.position.lines.nexuses)
+        self._stop(Word.IN_DOUBT if begun else Word.REFUSED, "the deadline has passed")
 
     def _look(self) -> None:
         self.options.checkpoint("look")

@@ -52,6 +52,8 @@ TIMEOUT_MS: Final = 5000
 """Of a command: the guest may be paused meanwhile, and another path may work."""
 
 _BUSY_WAIT_S: Final = 0.05
+_LEAST_MS: Final = 500
+"""Of a command, however little time is left: the kernel aborts a command that times out."""
 _POLICY: Final = Policy(attentions=ATTEMPTS, timeout_ms=TIMEOUT_MS)
 
 
@@ -59,17 +61,32 @@ class Paths:
     """The open nodes of a side; a context manager.
 
     attentions: what was delivered on the way, as text, oldest first.  reads, writes: how many
-    PR IN and PR OUT were sent, repetitions included.
+    PR IN and PR OUT were sent, repetitions included.  until: time.monotonic() that no command's
+    time limit goes beyond, None for TIMEOUT_MS each.
     """
 
-    def __init__(self, side: Side) -> None:
+    def __init__(self, side: Side, until: float | None = None) -> None:
         self.side = side
+        self._until = until
         self.attentions: list[str] = []
         self.reads = 0
         self.writes = 0
         self._open: dict[Nexus, SgDevice] = {}
         self._readers: dict[Nexus, Reader] = {}
         self._silent: set[Nexus] = set()
+
+    @property
+    def late(self) -> bool:
+        """Whether the time is over."""
+        return self._until is not None and time.monotonic() >= self._until
+
+    @property
+    def _limit_ms(self) -> int:
+        """Of the next command."""
+        if self._until is None:
+            return TIMEOUT_MS
+        left = int((self._until - time.monotonic()) * 1000)
+        return max(_LEAST_MS, min(TIMEOUT_MS, left))
 
     def __enter__(self) -> Self:
         return self
@@ -200,13 +217,16 @@ class Paths:
             except PrtraceError as error:
                 self._silent.add(path.nexus.nexus)
                 failure = error
+                if self.late:
+                    break
         raise failure
 
     def _executed(self, path: Path, cdb: bytes, parameter: bytes) -> Reply:
         for attempt in range(ATTEMPTS):
             self.writes += 1
-            reply = self._device(path).pr_out(cdb, parameter, TIMEOUT_MS)
-            if reply.outcome is not Outcome.NOT_EXECUTED or attempt == ATTEMPTS - 1:
+            reply = self._device(path).pr_out(cdb, parameter, self._limit_ms)
+            last = attempt == ATTEMPTS - 1 or self.late
+            if reply.outcome is not Outcome.NOT_EXECUTED or last:
                 return reply
             if reply.attention:
                 self.attentions.append(f"{path.nexus.nexus}: {Sense.parse(reply.sense).text}")
@@ -217,9 +237,10 @@ class Paths:
 
     def _reader(self, path: Path) -> Reader:
         reader = self._readers.get(path.nexus.nexus)
+        policy = replace(_POLICY, lu=self.side.lu, timeout_ms=self._limit_ms)
         if reader is None:
-            reader = Reader(self._device(path), replace(_POLICY, lu=self.side.lu))
-            self._readers[path.nexus.nexus] = reader
+            reader = self._readers[path.nexus.nexus] = Reader(self._device(path), policy)
+        reader.policy = policy
         return reader
 
     def _count(self, path: Path, reader: Reader) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,11 +65,19 @@ class AgentMoves:
         except UnderWayError as error:
             raise _under_way(error) from error
 
+    def check_file(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """See Moves.check_arrival."""
+        moves = Moves(MoveOptions(self._state_dir, until=_until(given)))
+        file, devices = savefile.from_document(given["file"]), given.get("devices") or {}
+        verdicts = moves.check_arrival(file, devices, late=bool(given.get("late")))
+        return check_view(verdicts, socket.gethostname())
+
     def carry_out(self, verb: str, given: Mapping[str, Any], step: Step) -> dict[str, Any]:
         """See Moves.carry_out."""
         file = savefile.from_document(given["file"])
         dry_run = bool(given.get("dry_run"))
-        moves = Moves(MoveOptions(self._state_dir, dry_run=dry_run, progress=step))
+        until = _until(given)
+        moves = Moves(MoveOptions(self._state_dir, dry_run=dry_run, progress=step, until=until))
         try:
             return _run(moves, verb, file, given).to_json()
         except UnderWayError as error:
@@ -92,9 +101,11 @@ def _run(moves: Moves, verb: str, file: savefile.SaveFile, given: Mapping[str, A
     devices = given.get("devices") or {}
     match verb:
         case "Prepare":
-            return moves.prepare(file, devices)
+            return moves.prepare(file, devices, late=bool(given.get("late")))
         case "Load":
             return moves.load(file, devices, released=bool(given.get("released")))
+        case "LateCommit":
+            return moves.late_commit(file, devices)
         case "Release":
             return moves.release(file)
         case "Finish":
@@ -108,6 +119,12 @@ def _run(moves: Moves, verb: str, file: savefile.SaveFile, given: Mapping[str, A
             )
         case _:
             raise LookupError(verb)
+
+
+def _until(given: Mapping[str, Any]) -> float | None:
+    """When the time of a call is over, by time.monotonic(); its deadline is in milliseconds."""
+    deadline = given.get("deadline")
+    return None if deadline is None else time.monotonic() + deadline / 1000
 
 
 class _Observer:

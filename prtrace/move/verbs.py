@@ -42,6 +42,7 @@ from prtrace.linux.units import scan
 from prtrace.model import LocalNexus, LogicalUnit
 from prtrace.move import journal as journals
 from prtrace.move import savefile, saving
+from prtrace.move.arrival import arrival, late_veto
 from prtrace.move.carry import Carrier, MoveOptions, UnitReport, refusal, side_name
 from prtrace.move.device import Paths
 from prtrace.move.facts import Facts, User
@@ -62,6 +63,8 @@ from prtrace.state.view import unit_view
 
 SCHEMA: Final = "prtrace.move/2"
 _TELLING: Final = (Verb.COMMIT, Verb.RECLAIM)
+_VETOED: Final = {Verb.PREPARE: Word.REFUSED, Verb.LATE_COMMIT: Word.ALARM}
+"""How a verb ends that nobody may commit late after, or that would commit too late."""
 """The verbs whose good end lets the guest run on the host that says it."""
 
 
@@ -169,9 +172,34 @@ class Moves:
                 opened[unit.lu].write(entry, time.time_ns())
         return file
 
-    def prepare(self, file: SaveFile, devices: Mapping[str, str] | None = None) -> Report:
-        """On the destination, while the guest runs on the source: register the key beside it."""
-        return self._run(Verb.PREPARE, file, self._there(file, devices or {}))
+    def check_arrival(
+        self, file: SaveFile, devices: Mapping[str, str] | None = None, *, late: bool = False
+    ) -> tuple[UnitVerdict, ...]:
+        """On the destination: would prepare go well?  One look; nothing is registered or noted.
+
+        late: as for prepare.
+        """
+        sides = self._there(file, devices or {})
+        dry = Moves(replace(self._options, dry_run=True), self._observer)
+        report = dry._run(Verb.PREPARE, file, sides, late=late)
+        by_lu = {side.lu: side for side in sides}
+        return tuple(
+            arrival(_unit_of(file, by_lu[unit.lu]), by_lu[unit.lu], unit) for unit in report.units
+        )
+
+    def prepare(
+        self,
+        file: SaveFile,
+        devices: Mapping[str, str] | None = None,
+        *,
+        late: bool = False,
+    ) -> Report:
+        """On the destination, while the guest runs on the source: register the key beside it.
+
+        late: no load will come in the pause, but a late commit after the guest went on; refused
+        where that is not possible (prtrace.move.arrival.late_veto).
+        """
+        return self._run(Verb.PREPARE, file, self._there(file, devices or {}), late=late)
 
     def load(
         self,
@@ -187,6 +215,15 @@ class Moves:
         """
         sides = self._there(file, devices or {})
         return self._run(Verb.COMMIT, file, sides, released=released)
+
+    def late_commit(self, file: SaveFile, devices: Mapping[str, str] | None = None) -> Report:
+        """On the destination, after the guest went on here: commit beside the running guest.
+
+        The caller holds the guest's PR OUT back until this has ended: they would race with the
+        commit.  A report with the word "alarm": the guest is to be paused, its key does not prove
+        that it may run; once it is paused, load is what may follow.
+        """
+        return self._run(Verb.LATE_COMMIT, file, self._there(file, devices or {}), late=True)
 
     def release(self, file: SaveFile) -> Report:
         """On the source, the guest being paused, for targets that cannot hand over: release."""
@@ -362,6 +399,7 @@ class Moves:
         released: bool = False,
         runs: bool = False,
         off: bool = False,
+        late: bool = False,
         settles: bool = False,
     ) -> Report:
         options = self._options
@@ -373,7 +411,7 @@ class Moves:
             carriers = []
             reports = []
             for unit, side in pairs:
-                paths = stack.enter_context(Paths(side))
+                paths = stack.enter_context(Paths(side, options.until))
                 journal, entries = None, journals.read(options.state_dir, unit.lu)
                 if not options.dry_run:
                     journal = stack.enter_context(Journal(options.state_dir, unit.lu))
@@ -381,6 +419,10 @@ class Moves:
                 known = {entry.side: entry for entry in entries}
                 if unit.key is None:
                     reports.append(_without_key(verb, file, unit, paths, journal, known))
+                    continue
+                veto = late_veto(unit, side) if late else ""
+                if veto:
+                    reports.append(UnitReport(side.lu, side.name, _VETOED[verb], veto))
                     continue
                 plan = self._plan(verb, unit, side, released=released, runs=runs, off=off)
                 plan = replace(plan, settles=settles)
@@ -411,7 +453,7 @@ class Moves:
             return [
                 carrier.hold_back(Word.REFUSED, "it was not agreed to") for carrier in carriers
             ]
-        if verb in (Verb.PREPARE, Verb.COMMIT):
+        if verb in (Verb.PREPARE, Verb.COMMIT, Verb.LATE_COMMIT):
             bad += [
                 carrier.side.lu
                 for carrier in carriers

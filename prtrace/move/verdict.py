@@ -51,6 +51,7 @@ class Obstacle(enum.Enum):
     DIFFERENT_KEYS = "paths with different keys"
     FOREIGN_SCOPE = "scope is not the logical unit"
     QEMU_MOVES_IT = "QEMU moves it itself"
+    ARRIVAL = "prepare would not go well here"
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,6 +114,15 @@ class WaitingMoves:
         }
         return self._call("check", answer)
 
+    def check_file(self, given):
+        answer = {
+            "schema": "prtrace.check/2",
+            "host": "here",
+            "verdict": "clear",
+            "units": [given["file"], given["deadline"]],
+        }
+        return self._call("check_file", answer)
+
     def save(self, observed, devices, guest, pid):
         return self._call("save", {"devices": list(devices)})
 

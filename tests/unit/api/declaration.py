@@ -147,8 +147,11 @@ class Interface(VarlinkInterface, name=INTERFACE):
 
     The objects are described by JSON Schemas: prtrace.show/1, prtrace.event/1,
     prtrace.status/1, prtrace.check/2, prtrace.save/2, prtrace.move/2 and prtrace.moves/1.
-    Refresh, Save, Prepare, Load, Release, Rollback and Finish are for root and the agent's
-    --admin-group.
+    Refresh, CheckFile, Save, Prepare, Load, LateCommit, Release, Rollback and Finish are for
+    root and the agent's --admin-group.
+
+    deadline, in milliseconds from the call: no look and no command begins after it, and the
+    report then says "refused" where nothing was sent, "in doubt" where something was.
     """
 
     errors = (
@@ -217,6 +220,21 @@ class Interface(VarlinkInterface, name=INTERFACE):
         guest is a name or UUID, pid its process: whose they are, where that matters.
         """
 
+    @varlinkmethod(return_type=CheckReply, allow_foreign=True)
+    @abstractmethod
+    def CheckFile(
+        self,
+        *,
+        file: dict[str, Any],
+        devices: dict[str, str] | None = None,
+        late: bool | None = None,
+        deadline: int | None = None,
+    ) -> CheckReply:
+        """On the destination: would Prepare go well?  One look; nothing is registered or noted.
+
+        late: as for Prepare.
+        """
+
     @varlinkmethod(return_type=dict[str, Any], return_parameter="file", allow_foreign=True)
     @abstractmethod
     def Save(
@@ -232,8 +250,29 @@ class Interface(VarlinkInterface, name=INTERFACE):
         file: dict[str, Any],
         devices: dict[str, str] | None = None,
         dry_run: bool | None = None,
+        late: bool | None = None,
+        deadline: int | None = None,
     ) -> Iterator[MoveReply]:
-        """On the destination, while the guest runs on the source: register its key beside it."""
+        """On the destination, while the guest runs on the source: register its key beside it.
+
+        late: Load will not come in the pause, but LateCommit after the guest went on; refused
+        where that is not possible.
+        """
+
+    @varlinkmethod(return_type=MoveReply, allow_foreign=True)
+    @abstractmethod
+    def LateCommit(
+        self,
+        *,
+        file: dict[str, Any],
+        devices: dict[str, str] | None = None,
+        deadline: int | None = None,
+    ) -> Iterator[MoveReply]:
+        """On the destination, after the guest went on there: commit beside the running guest.
+
+        The caller holds the guest's PR OUT back until this has ended.  The word "alarm": pause
+        the guest; then Load may follow.
+        """
 
     @varlinkmethod(return_type=MoveReply, allow_foreign=True)
     @abstractmethod
@@ -244,6 +283,7 @@ class Interface(VarlinkInterface, name=INTERFACE):
         devices: dict[str, str] | None = None,
         dry_run: bool | None = None,
         released: bool | None = None,
+        deadline: int | None = None,
     ) -> Iterator[MoveReply]:
         """On the destination, the guest being paused: commit; a good report: it may run here.
 
@@ -255,7 +295,7 @@ class Interface(VarlinkInterface, name=INTERFACE):
 
     @varlinkmethod(return_type=dict[str, Any], return_parameter="report", allow_foreign=True)
     @abstractmethod
-    def Release(self, *, file: dict[str, Any]) -> dict[str, Any]:
+    def Release(self, *, file: dict[str, Any], deadline: int | None = None) -> dict[str, Any]:
         """On the source, the guest being paused, for targets that cannot hand over: release."""
 
     @varlinkmethod(return_type=MoveReply, allow_foreign=True)
@@ -267,6 +307,7 @@ class Interface(VarlinkInterface, name=INTERFACE):
         side: str | None = None,
         runs: bool | None = None,
         destination_is_off: bool | None = None,
+        deadline: int | None = None,
     ) -> Iterator[MoveReply]:
         """Abort a move: this host's part of it.
 
@@ -277,7 +318,7 @@ class Interface(VarlinkInterface, name=INTERFACE):
 
     @varlinkmethod(return_type=dict[str, Any], return_parameter="report", allow_foreign=True)
     @abstractmethod
-    def Finish(self, *, file: dict[str, Any]) -> dict[str, Any]:
+    def Finish(self, *, file: dict[str, Any], deadline: int | None = None) -> dict[str, Any]:
         """Give the guest's key up on the source, after Load."""
 
     @varlinkmethod(return_type=MovesReply, allow_foreign=True)

@@ -27,13 +27,15 @@ def test_every_call_reaches_its_method(served):
     checked = client.call("Check", devices=["/dev/sdb"], guest="db1", pid=7)
     assert checked["host"] == "db1 7"
     assert checked["units"] == [{"lu": "naa.2"}, list(range(1, 131))]
+    assert client.call("CheckFile", file=FILE, deadline=3000)["units"] == [FILE, 3000]
     assert client.call("Save", devices=["/dev/sda"]) == {"file": {"devices": ["/dev/sda"]}}
     for method in ("Finish", "Release"):
         done = {"report": {"verb": method, "file": FILE}}
         assert client.call(method, file=FILE) == done
     steps = [{"steps": [{"lu": "naa.1", "what": what}]} for what in ("first", "last")]
     options = {"devices": {"a": "b"}, "dry_run": True}
-    for method, more in (("Prepare", {}), ("Load", {"released": True})):
+    carried = (("Prepare", {"late": True}), ("Load", {"released": True, "deadline": 9}))
+    for method, more in carried:
         loaded = [*client.stream(method, file=FILE, **options, **more)]
         report = {"verb": method, "file": FILE, **options, **more}
         assert loaded == [*steps, {"report": report}]

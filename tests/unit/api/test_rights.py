@@ -57,7 +57,10 @@ def test_only_who_may_change_sends_long_calls():
     assert Calls(5).longest(USER) == MAX_CALL
 
 
-CHANGING = ("Refresh", "Save", "Prepare", "Load", "Release", "Rollback", "Finish")
+CHANGING = (
+    "Refresh", "CheckFile", "Save", "Prepare", "Load", "LateCommit", "Release", "Rollback",
+    "Finish",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("method", CHANGING)
@@ -65,7 +68,7 @@ def test_moving_is_for_root_and_the_group(method):
     given = {"devices": ["/dev/sda"]} if method in ("Save", "Refresh") else {"file": {}}
     if method == "Refresh":
         given["max_age"] = 5
-    more = method in ("Prepare", "Load", "Rollback")
+    more = method in ("Prepare", "Load", "LateCommit", "Rollback")
     call = {"method": f"io.prtrace.{method}", "parameters": given, "more": more}
     message = json.dumps(call).encode()
     for peer, admin_gid in ((ROOT, None), (USER, 27)):

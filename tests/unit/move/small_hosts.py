@@ -3,6 +3,7 @@
 The target answers what LIO answers; what the verbs send to it is in `log`.
 """
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -118,8 +119,13 @@ class Host:
         class Paths:
             """prtrace.move.device.Paths over the small target."""
 
-            def __init__(self, side):
+            def __init__(self, side, until=None):
                 self.side, self.attentions, self.reads, self.writes = side, [], 0, 0
+                self.until = until
+
+            @property
+            def late(self):
+                return self.until is not None and time.monotonic() >= self.until
 
             def __enter__(self):
                 return self

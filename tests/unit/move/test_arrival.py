@@ -1,0 +1,133 @@
+"""What the destination says before a move, the late commit's vetoes, and deadlines."""
+
+import time
+
+import pytest
+import small_hosts
+from small_hosts import D1, PEER, S1, Host, K, Target
+
+from prtrace.model import ReservationType
+from prtrace.move.verdict import Verdict
+from prtrace.move.word import Word
+
+R = ReservationType
+SINGLE = (R.WE, R.EA, R.WERO, R.EARO)
+
+
+@pytest.fixture
+def hosts(tmp_path, monkeypatch):
+    """The source's and the destination's host over one target."""
+
+    def make(kind=R.WERO, *, holder=S1, there=(D1,), keys=None):
+        target = Target({S1: K, PEER: 9} if keys is None else keys, holder if kind else None, kind)
+        paths = {f"3:0:{place}:1": port for place, port in enumerate(there)}
+        return (
+            Host(target, {"2:0:0:1": S1}, tmp_path / "s", monkeypatch),
+            Host(target, paths, tmp_path / "d", monkeypatch),
+        )
+
+    return make
+
+
+def test_a_move_that_would_go_well_is_movable_and_leaves_no_trace(hosts):
+    source, there = hosts()
+    (verdict,) = there.moves().check_arrival(source.file(R.WERO, held=True))
+    assert (verdict.verdict, verdict.key) == (Verdict.MOVABLE, K)
+    assert verdict.would == ("register the guest's key on 3:0:0:1",)
+    assert there.target.log == []
+    assert not there.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({S1: K, D1: 7}, "another key is registered here"),
+        ({S1: K, D1: K}, "the key is here already"),
+        ({S1: K, PEER: K}, "the key is on a third nexus"),
+        ({PEER: 9}, "gone"),
+        ({S1: 8, PEER: 9}, "changed since"),
+    ],
+)
+def test_what_prepare_would_refuse_is_blocked(hosts, keys, says):
+    source, there = hosts(None, keys=keys)
+    file = source.file()
+    (verdict,) = there.moves().check_arrival(file)
+    assert verdict.verdict is Verdict.BLOCKED
+    assert verdict.reasons[0].fact.startswith(says)
+    assert there.target.log == []
+    report = there.moves().prepare(file)
+    assert report.units[0].word.value == says
+
+
+def test_a_guest_without_a_key_has_nothing_to_move(hosts):
+    source, there = hosts(None, keys={PEER: 9})
+    (verdict,) = there.moves().check_arrival(source.file(key=None))
+    assert verdict.verdict is Verdict.CLEAR
+
+
+@pytest.mark.parametrize("kind", [*R, None])
+@pytest.mark.parametrize("paths", [(D1,), (D1, ("iqn.d,i,0x3", 1))], ids=["one", "two"])
+def test_prepare_refuses_what_cannot_be_committed_late(hosts, kind, paths):
+    source, there = hosts(kind, there=paths)
+    file = source.file(kind, held=kind is not None)
+    vetoed = kind in (R.WE, R.EA) or (kind in SINGLE and len(paths) == 2)
+    (verdict,) = there.moves().check_arrival(file, late=True)
+    assert (verdict.verdict is Verdict.BLOCKED) is vetoed
+    report = there.moves().prepare(file, late=True)
+    assert (report.units[0].word is Word.REFUSED) is vetoed
+    assert (there.target.log == []) is vetoed
+    if not vetoed:
+        late = there.moves().late_commit(file)
+        assert late.units[0].word is Word.DONE
+        assert not late.may_run
+        assert kind not in SINGLE or there.target.holder == D1
+
+
+@pytest.mark.parametrize("kind", [R.EA, R.WE])
+def test_a_late_commit_that_cannot_be_is_an_alarm_and_load_may_follow(hosts, kind):
+    source, there = hosts(kind)
+    file = source.file(kind, held=True)
+    assert there.moves().prepare(file).good
+    sent = len(there.target.log)
+    assert there.moves().late_commit(file).units[0].word is Word.ALARM
+    assert len(there.target.log) == sent
+    # The guest was paused.
+    assert there.moves().load(file).may_run
+
+
+def test_a_late_commit_without_prepare_is_an_alarm(hosts):
+    source, there = hosts()
+    assert there.moves().late_commit(source.file(R.WERO, held=True)).units[0].word is Word.ALARM
+    assert there.target.log == []
+
+
+@pytest.mark.parametrize("verb", ["prepare", "load"])
+def test_nothing_begins_after_the_deadline(hosts, verb):
+    source, there = hosts()
+    file = source.file(R.WERO, held=True)
+    report = getattr(there.moves(until=time.monotonic()), verb)(file)
+    assert (report.units[0].word, report.may_run) == (Word.REFUSED, False)
+    assert there.target.log == []
+
+
+@pytest.mark.parametrize("number", range(1, 8))
+def test_a_deadline_in_the_middle_lets_nobody_run_and_the_verb_goes_on_later(hosts, number):
+    source, there = hosts(there=(D1, ("iqn.d,i,0x3", 1)))
+    file = source.file(R.WERO, held=True)
+    assert there.moves().prepare(file).good
+    sent = len(there.target.log)
+    clock, points = [0.0], []
+
+    def pass_on(point):
+        points.append(point)
+        if len(points) >= number:
+            clock[0] = 10.0
+
+    there.monkeypatch.setattr(small_hosts.time, "monotonic", lambda: clock[0])
+    report = there.moves(checkpoint=pass_on, until=5.0).load(file)
+    ended = report.units[0].word is Word.COMMITTED
+    assert ended or report.units[0].word is Word.IN_DOUBT
+    assert report.may_run is ended
+    clock[0] = 0.0
+    assert there.moves().load(file).may_run
+    assert len(there.target.log) > sent
