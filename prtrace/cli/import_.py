@@ -86,6 +86,8 @@ def command(
         raise UsageError("no line has a time, a device and a command or its outcome")
     _write(output, "".join(f"{json.dumps(event.to_json())}\n" for event in events))
     line(f"{len(events)} events in {plain(str(output))}, {len(found.refused)} lines left out")
+    if found.repeated:
+        line(f"{found.repeated} lines told of a conflict that a line before had told of")
     return InDoubtError.exit_code if found.refused else 0
 
 

@@ -1,16 +1,23 @@
 """Lines of the Linux kernel's log, and of its SCSI tracepoints.
 
-drivers/scsi/scsi_logging.c and scsi_error.c print "sd H:C:T:L: [sdX] tag#N …", block/blk-core.c
-prints "reservation conflict error, dev sdX, sector N …" ("critical nexus error" before 6.5),
+drivers/scsi/scsi_error.c prints "sd H:C:T:L: reservation conflict" without a tag, scsi_logging.c
+"sd H:C:T:L: [sdX] tag#N Result: …" and then sense and CDB with the same tag, block/blk-core.c
+"reservation conflict error, dev sdX, sector N …" ("critical nexus error" before 6.5) without one.
 include/trace/events/scsi.h defines the tracepoints.
+
+Several processors print at once, so lines of several commands interleave.  Only lines that carry
+the same tag of the same nexus are joined, and not even these where two commands with that tag are
+open.  A line without a tag is an observation of its own; where the log has a conflict of the same
+nexus at the same moment, Seen.perhaps names its line.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeAlias
 
 from prtrace.paste.seen import Seen, SenseTriple
 from prtrace.paste.sense_words import additional_sense, sense_key
@@ -21,12 +28,12 @@ SOURCE: Final = "Linux kernel"
 TRACE: Final = "Linux tracepoint"
 
 _DEVICE: Final = re.compile(
-    r"(?:.*?\bkernel: )?(?:\[\s*\d+\.\d+\] )?(?:sd|sr|st|ch|ses|scsi) "
+    r"(?:(?P<host>.*?)\bkernel: )?(?:\[\s*\d+\.\d+\] )?(?:sd|sr|st|ch|ses|scsi) "
     r"(?P<nexus>\d+:\d+:\d+:\d+):(?: \[(?P<device>[a-z]+\d*)\])?"
     r"(?: tag#(?P<tag>\d+))? (?P<words>.+)"
 )
 _BLOCK: Final = re.compile(
-    r"(?:.*\bkernel: )?(?:\[\s*\d+\.\d+\] )?(?:blk_update_request: )?"
+    r"(?:(?P<host>.*?)\bkernel: )?(?:\[\s*\d+\.\d+\] )?(?:blk_update_request: )?"
     r"(?:critical nexus error|reservation conflict error), dev (?P<device>\w+), "
     r"sector (?P<sector>\d+)(?: op (?P<op>0x[0-9a-f]+:\(\w+\)))?.*"
 )
@@ -35,6 +42,11 @@ _CDB: Final = re.compile(r"CDB: .*?(?P<bytes>\b[0-9a-f]{2}(?: [0-9a-f]{2})*)\s*"
 _SENT: Final = re.compile(r"Send: scmd\b")
 """With scsi_logging_level: the command goes out; its CDB follows, and again at its end."""
 _RESULT: Final = re.compile(r".*\bResult: hostbyte=(?P<host>\w+)")
+_HOLE: Final = re.compile(
+    r"\bprintk messages? dropped\b|\bmissed \d+ kernel messages\b|\bsuppressed \d+ messages\b",
+    re.IGNORECASE,
+)
+"""Lines were lost here: what was open cannot be told from what came meanwhile."""
 _TRACED: Final = re.compile(
     r"cmnd=\((?P<name>\w+).*? raw=(?P<bytes>[0-9a-f]{2}(?: [0-9a-f]{2})*)\)(?P<rest>.*)"
 )
@@ -59,126 +71,182 @@ def is_line(text: str) -> bool:
     )
 
 
+_CONFLICT_BYTE: Final = "DID_NEXUS_FAILURE"
+"""The host byte that kernels before 5.18 make of RESERVATION CONFLICT."""
 _MOMENT_NS: Final = 100_000_000
 """Between lines of one command, at most."""
+_SECOND_NS: Final = 1_000_000_000
+"""The same, where the log has whole seconds."""
+
+
+_Tagged: TypeAlias = tuple[str, str, str]
+"""Host, nexus and tag."""
 
 
 @dataclass(slots=True)
 class _Open:
-    """A command whose lines may not be over."""
+    """A command, or a line that stands alone."""
 
     seen: Seen
-    tag: str = ""
     sent: bool = False
-    """Whether all that was there is that it was sent."""
-    resulted: bool = False
-    """Whether its "Result:" line was there, which the lines of CDB and sense follow."""
-    blocked: bool = False
-    """Whether the block layer's line was there."""
+    """Whether "Send:" began it, and not "Result:"."""
+    shared: bool = False
+    """Whether another command with this tag was open beside it: no further line is its own."""
+    repeated: bool = False
+    """Whether it is there a second time, with its end."""
 
 
 def read(lines: list[str]) -> Iterator[Seen]:
-    """Each command that the lines speak of, in the order of the first line of each.
-
-    The kernel prints "reservation conflict" without a tag, at once the "Result:" with the tag of
-    the command, and then sense and CDB with the same tag.  What does not follow in this way is a
-    command of its own.
-    """
-    found: list[_Open] = []
+    """What the lines say, in the order of the first line of each command."""
+    log = _Log()
     for number, line in enumerate(lines, 1):
         stamp, text = split_stamp(line)
         if (traced := _TRACED.search(line)) is not None:
             place = _TRACED_PLACE.search(line)
             if place is None or place["event"] != "start":
-                found.append(_Open(_traced(number, traced, place)))
+                log.found.append(_Open(_traced(number, traced, place)))
         elif (block := _BLOCK.match(text)) is not None:
-            _blocked(found, number, stamp, block)
+            log.found.append(_Open(_blocked(number, stamp, block)))
         elif (device := _DEVICE.match(text)) is not None:
-            _of_device(found, number, stamp, device)
-    for each in found:
-        yield each.seen
+            log.add(number, stamp, device)
+        elif _HOLE.search(text):
+            log.open.clear()
+    yield from _perhaps([each.seen for each in log.found if not each.repeated])
 
 
-def _of_device(found: list[_Open], number: int, stamp: Stamp | None, line: re.Match[str]) -> None:
-    words, nexus, tag = line["words"].strip(), line["nexus"], line["tag"] or ""
-    if words.lower() == "reservation conflict":
-        found.append(
-            _Open(
-                Seen(
-                    source=SOURCE,
-                    line=number,
-                    stamp=stamp,
-                    nexus=nexus,
-                    device=line["device"] or "",
-                    status=Status.RESERVATION_CONFLICT,
-                )
-            )
+class _Log:
+    """The lines of SCSI devices so far."""
+
+    def __init__(self) -> None:
+        self.found: list[_Open] = []
+        self.open: dict[_Tagged, list[_Open]] = {}
+        """The commands whose CDB was not there yet."""
+        self._sent: dict[_Tagged, list[_Open]] = {}
+        """The commands whose sending was logged, and not their end."""
+
+    def add(self, number: int, stamp: Stamp | None, line: re.Match[str]) -> None:
+        """Take one line."""
+        words, tag = line["words"].strip(), line["tag"] or ""
+        seen = Seen(
+            source=SOURCE,
+            line=number,
+            stamp=stamp,
+            host=_host(line),
+            nexus=line["nexus"],
+            device=line["device"] or "",
         )
-        return
-    if _SENT.match(words):
-        sent = Seen(source=SOURCE, line=number, stamp=stamp, nexus=nexus)
-        found.append(_Open(sent, tag, sent=True))
-        return
-    cdb, result = _CDB.fullmatch(words), _RESULT.match(words)
-    key, code = sense_key(words), additional_sense(words)
-    if cdb is None and result is None and key is None and code is None:
-        return
-    if result is not None:
-        found[:] = [
-            each
-            for each in found
-            if not (each.sent and each.seen.nexus == nexus and each.tag == tag)
-        ]
-        now = _conflicting(found, nexus, stamp)
-    else:
-        now = _resulted(found, nexus, tag, again=cdb is not None)
-    if now is None:
-        now = _Open(Seen(source=SOURCE, line=number, stamp=stamp, nexus=nexus))
-        found.append(now)
-    now.tag = tag
-    now.resulted = now.resulted or result is not None
-    seen = now.seen
-    if line["device"]:
-        seen = replace(seen, device=line["device"])
-    if cdb is not None:
-        seen = replace(seen, cdb=bytes.fromhex(cdb["bytes"]))
-    if result is not None and result["host"] != "DID_OK":
-        seen = replace(seen, host_byte=result["host"])
-    if key is not None:
-        seen = replace(seen, triple=SenseTriple(key), status=Status.CHECK_CONDITION)
-    if code is not None and seen.triple is not None:
-        seen = replace(seen, triple=SenseTriple(seen.triple.key, *code))
-    now.seen = seen
+        place = seen.host, seen.nexus, tag
+        if words.lower() == "reservation conflict":
+            self.found.append(_Open(replace(seen, status=Status.RESERVATION_CONFLICT)))
+            return
+        if _SENT.match(words):
+            self._begin(place, _Open(seen, sent=True))
+            return
+        cdb, result = _CDB.fullmatch(words), _RESULT.match(words)
+        key, code = sense_key(words), additional_sense(words)
+        if result is not None:
+            host_byte = "" if result["host"] == "DID_OK" else result["host"]
+            self._begin(place, _Open(replace(seen, host_byte=host_byte)))
+        elif cdb is not None:
+            self._end(place, replace(seen, cdb=bytes.fromhex(cdb["bytes"])))
+        elif key is not None or code is not None:
+            self._sense(place, seen, key, code)
+
+    def _begin(self, place: _Tagged, new: _Open) -> None:
+        beside = self.open.setdefault(place, [])
+        beside.append(new)
+        for each in beside:
+            each.shared = each.shared or len(beside) > 1
+        self.found.append(new)
+
+    def _end(self, place: _Tagged, seen: Seen) -> None:
+        """The CDB, which is the last line of a command."""
+        now = self._one(place, seen)
+        if now is None:
+            self.found.append(_Open(seen))
+            if self.open.get(place):
+                self.open[place].pop()  # one of them is over, and none gets a further line
+            return
+        self.open[place].clear()
+        now.seen = replace(now.seen, cdb=seen.cdb, device=now.seen.device or seen.device)
+        sendings = self._sent.setdefault(place, [])
+        if now.sent:
+            sendings.append(now)
+            return
+        for at, each in enumerate(sendings):
+            if each.seen.cdb == seen.cdb:
+                # With scsi_logging_level a command is there twice.
+                each.repeated = True
+                del sendings[at]
+                return
+
+    def _sense(
+        self, place: _Tagged, seen: Seen, key: int | None, code: tuple[int, int] | None
+    ) -> None:
+        now = self._one(place, seen)
+        if now is None:
+            if key is None:
+                return  # an additional sense code says nothing without its sense key
+            now = _Open(seen)
+            self.found.append(now)
+            if not self.open.get(place):
+                self.open[place] = [now]
+        if key is not None:
+            triple = SenseTriple(key)
+            now.seen = replace(now.seen, triple=triple, status=Status.CHECK_CONDITION)
+        elif now.seen.triple is not None and code is not None:
+            now.seen = replace(now.seen, triple=SenseTriple(now.seen.triple.key, *code))
+
+    def _one(self, place: _Tagged, seen: Seen) -> _Open | None:
+        """The one command that a line of this tag can belong to."""
+        beside = self.open.get(place, [])
+        if len(beside) != 1 or beside[0].shared:
+            return None
+        return beside[0] if _together(beside[0].seen.stamp, seen.stamp) else None
 
 
-def _conflicting(found: list[_Open], nexus: str, stamp: Stamp | None) -> _Open | None:
-    """The command whose "reservation conflict" is the nexus's last line, just before stamp."""
-    each = _last(found, nexus)
-    if each is None or each.resulted or each.blocked or each.seen.cdb or each.tag:
-        return None
-    return each if _together(each.seen.stamp, stamp) else None
+def _perhaps(found: list[Seen]) -> Iterator[Seen]:
+    """Each of found, those that may speak of the conflict of another line with that line.
 
-
-def _resulted(found: list[_Open], nexus: str, tag: str, *, again: bool) -> _Open | None:
-    """The command with this tag whose "Result:" or "Send:" was there.
-
-    again: not if its CDB was there, too.
+    The kernel prints "reservation conflict" for each command that was answered so, before it
+    prints anything else of it.  A block layer's line is therefore the conflict of one of the
+    nexus's lines before it, where the log has these; a command whose end has no sense may be.
     """
-    each = _last(found, nexus)
-    if each is None or not (each.resulted or each.sent) or each.blocked or each.tag != tag:
-        return None
-    return None if again and each.seen.cdb else each
+    nexuses = _nexuses(found)
+    told: dict[tuple[str, str], deque[Seen]] = {}
+    newest: dict[tuple[str, str], Seen] = {}
+    for seen in found:
+        if seen.source != SOURCE:
+            yield seen
+            continue
+        place = seen.host, seen.nexus or nexuses.get((seen.host, seen.device), "")
+        if seen.status == Status.RESERVATION_CONFLICT and seen.nexus:
+            told.setdefault(place, deque()).append(seen)
+            newest[place] = seen
+            yield seen
+            continue
+        before = None
+        if seen.status == Status.RESERVATION_CONFLICT:
+            waiting = told.get(place, deque())
+            while waiting and before is None:
+                before = _before(waiting.popleft(), seen)
+        elif seen.status is None and seen.host_byte in ("", _CONFLICT_BYTE):
+            before = _before(newest.get(place), seen)
+        yield seen if before is None else replace(seen, perhaps=before.line)
 
 
-def _last(found: list[_Open], nexus: str) -> _Open | None:
-    return next(
-        (
-            each
-            for each in reversed(found)
-            if each.seen.nexus == nexus and each.seen.source == SOURCE
-        ),
-        None,
-    )
+def _nexuses(found: Iterable[Seen]) -> dict[tuple[str, str], str]:
+    """The nexus of each host's disk that has one only in these lines."""
+    known: dict[tuple[str, str], set[str]] = {}
+    for seen in found:
+        if seen.device and seen.nexus:
+            known.setdefault((seen.host, seen.device), set()).add(seen.nexus)
+    return {place: each.pop() for place, each in known.items() if len(each) == 1}
+
+
+def _before(one: Seen | None, other: Seen) -> Seen | None:
+    """one, if it is there and of other's moment."""
+    return one if one is not None and _together(one.stamp, other.stamp) else None
 
 
 def _together(one: Stamp | None, other: Stamp | None) -> bool:
@@ -193,33 +261,28 @@ def _together(one: Stamp | None, other: Stamp | None) -> bool:
         or (one.local.tzinfo is None) != (other.local.tzinfo is None)
     ):
         return False
-    return 0 <= (other.local - one.local).total_seconds() <= 1
+    apart = (
+        int((other.local - one.local).total_seconds()) * _SECOND_NS + other.part_ns - one.part_ns
+    )
+    return 0 <= apart <= (_MOMENT_NS if one.part_ns or other.part_ns else _SECOND_NS)
 
 
-def _blocked(found: list[_Open], number: int, stamp: Stamp | None, line: re.Match[str]) -> None:
-    """The block layer's line: it ends the last command of that disk, or stands alone."""
+def _host(line: re.Match[str]) -> str:
+    """The host as the log names it, "" where it does not."""
+    return (line["host"] or "").strip()
+
+
+def _blocked(number: int, stamp: Stamp | None, line: re.Match[str]) -> Seen:
+    """The block layer's line: a disk, a sector, and the conflict."""
     facts = (("sector", line["sector"]),) + ((("operation", line["op"]),) if line["op"] else ())
-    for each in reversed(found):
-        if each.seen.device == line["device"]:
-            if each.blocked or each.seen.status != Status.RESERVATION_CONFLICT:
-                break
-            if not _together(each.seen.stamp, stamp):
-                break
-            each.blocked = True
-            each.seen = replace(each.seen, status=Status.RESERVATION_CONFLICT, facts=facts)
-            return
-    found.append(
-        _Open(
-            Seen(
-                source=SOURCE,
-                line=number,
-                stamp=stamp,
-                device=line["device"],
-                status=Status.RESERVATION_CONFLICT,
-                facts=facts,
-            ),
-            blocked=True,
-        )
+    return Seen(
+        source=SOURCE,
+        line=number,
+        stamp=stamp,
+        host=_host(line),
+        device=line["device"],
+        status=Status.RESERVATION_CONFLICT,
+        facts=facts,
     )
 
 

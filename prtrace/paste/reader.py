@@ -64,16 +64,15 @@ def _lines(lines: list[str]) -> Iterator[Seen]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
+        before, worded = worded, None
+        if before is not None and before.triple and (code := additional_sense(line)) is not None:
+            yield replace(before, triple=SenseTriple(before.triple.key, *code))
+            continue
+        if before is not None:
+            yield before  # what stands further below is somebody else's
         if (triple := sense_in(line)) is not None:
             yield Seen(source="", line=number, triple=triple)
-        elif kernel.is_line(line):
-            continue
-        elif (key := sense_key(line)) is not None:
-            if worded is not None:
-                yield worded
+        elif not kernel.is_line(line) and (key := sense_key(line)) is not None:
             worded = Seen(source="", line=number, triple=SenseTriple(key))
-        elif worded is not None and worded.triple and (code := additional_sense(line)) is not None:
-            yield replace(worded, triple=SenseTriple(worded.triple.key, *code))
-            worded = None
     if worded is not None:
         yield worded

@@ -14,6 +14,7 @@ from prtrace.errors import UsageError
 from prtrace.paste.seen import Seen
 from prtrace.paste.stamp import Clock
 from prtrace.scsi.codes import Opcode, Status, status_title
+from prtrace.scsi.commands import medium_command
 from prtrace.scsi.sense import FIXED, UNIT_ATTENTION, Sense, attention
 from prtrace.state.decode import TIMEOUT
 from prtrace.state.event import Command, Event
@@ -37,18 +38,32 @@ class Import:
     """Lines about reservations that lack what an event needs, and what that is."""
     silent: int = 0
     """Commands that say nothing about reservations."""
+    repeated: int = 0
+    """Lines about a conflict that another line has told of."""
 
     def add(self, seen: Iterable[Seen], clock: Clock, units: Mapping[str, str]) -> None:
-        """Take what one file says.  units: H:C:T:L or disk name to the unit's designator."""
+        """Take what one file says.  units: H:C:T:L or disk name to the unit's designator.
+
+        UsageError where the file has the lines of several hosts, whose disks have the same names.
+        """
         listed = tuple(seen)
-        nexuses = {each.device: each.nexus for each in listed if each.device and each.nexus}
+        hosts = sorted({each.host for each in listed if each.host})
+        if len(hosts) > 1:
+            raise UsageError(
+                f"the log is of several hosts: {', '.join(hosts[:4])}",
+                hint="import the lines of each host on their own: their disks have the same names",
+            )
+        names = _Names(listed)
         for each in listed:
             command = _command(each)
             if command is None:
                 self.silent += 1
                 continue
+            if command is Command.CONFLICT and each.perhaps:
+                self.repeated += 1
+                continue
             try:
-                self.events.append(_event(each, command, clock, units, nexuses))
+                self.events.append(_event(each, command, clock, units, names))
             except UsageError as error:
                 hint = f" ({error.hint})" if error.hint else ""
                 self.refused.append((each, error.message + hint))
@@ -57,6 +72,44 @@ class Import:
         """The events in the order of their times, numbered from 1."""
         ordered = sorted(self.events, key=lambda event: event.time)
         return [event._replace(seq=seq) for seq, event in enumerate(ordered, 1)]
+
+
+class _Names:
+    """What the lines of one file say of each other's disks and commands."""
+
+    def __init__(self, listed: Iterable[Seen]) -> None:
+        self._nexuses: dict[str, set[str]] = {}
+        self._devices: dict[str, set[str]] = {}
+        self._perhaps: dict[int, str] = {}
+        for each in listed:
+            if each.device and each.nexus:
+                self._nexuses.setdefault(each.device, set()).add(each.nexus)
+                self._devices.setdefault(each.nexus, set()).add(each.device)
+            if each.perhaps and each.cdb:
+                command = medium_command(each.cdb)
+                block = "" if command.lba is None else f" at block {command.lba}"
+                self._perhaps.setdefault(each.perhaps, f"{command.name}{block}")
+
+    def nexus(self, seen: Seen) -> str:
+        """Its address; that of its disk where the file gives the disk one address only."""
+        if seen.nexus:
+            return seen.nexus
+        known = self._nexuses.get(seen.device, set())
+        if len(known) > 1:
+            raise UsageError(
+                f"it names {seen.device} only, which was {' and '.join(sorted(known))}",
+                hint="import the time before and after the change on their own",
+            )
+        return next(iter(known), "")
+
+    def device(self, seen: Seen) -> str:
+        """Its disk; that of its address where the file gives the address one disk only."""
+        known = self._devices.get(seen.nexus, set())
+        return seen.device or (next(iter(known)) if len(known) == 1 else "")
+
+    def perhaps(self, seen: Seen) -> str:
+        """The command that may be this conflict's."""
+        return self._perhaps.get(seen.line, "")
 
 
 def _command(seen: Seen) -> Command | None:
@@ -77,14 +130,12 @@ def _event(
     command: Command,
     clock: Clock,
     units: Mapping[str, str],
-    nexuses: Mapping[str, str],
+    names: _Names,
 ) -> Event:
     if seen.stamp is None:
         raise UsageError("there is no time in it")
-    nexus = seen.nexus or nexuses.get(seen.device, "")
-    lu = (
-        seen.lu or units.get(nexus) or units.get(seen.device) or (f"hctl.{nexus}" if nexus else "")
-    )
+    nexus, device = names.nexus(seen), names.device(seen)
+    lu = seen.lu or units.get(nexus) or units.get(device) or (f"hctl.{nexus}" if nexus else "")
     if not lu:
         raise UsageError(
             f"it names {seen.device} only" if seen.device else "it names no device",
@@ -96,10 +147,10 @@ def _event(
         time=seen.stamp.ns(clock),
         lu=lu,
         nexus=nexus,
-        device=f"/dev/{seen.device}" if seen.device else "",
+        device=f"/dev/{device}" if device else "",
         status=_status(seen),
         host_byte=seen.host_byte,
-        problem=_absent(seen, command),
+        problem=_absent(seen, command, names.perhaps(seen)),
         cdb=seen.cdb,
         data=seen.parameter_list or seen.reply,
         sense_bytes=b"" if sense is None else seen.sense or sense.build(),
@@ -120,10 +171,13 @@ def _sense(seen: Seen) -> Sense | None:
     return Sense(FIXED, seen.triple.key, seen.triple.asc, seen.triple.ascq)
 
 
-def _absent(seen: Seen, command: Command) -> str:
+def _absent(seen: Seen, command: Command, perhaps: str) -> str:
     """What the lines do not tell of the command."""
     if seen.cdb:
         return ""
     if seen.opcode is not None:
         return f"the log has of the CDB only the operation code, {seen.opcode:#04x}"
-    return "the log does not name the command" if command is Command.CONFLICT else ""
+    if command is not Command.CONFLICT:
+        return ""
+    told = "the log does not name the command"
+    return f"{told}; {perhaps} failed at that moment, too, and may be it" if perhaps else told

@@ -28,6 +28,8 @@ class Seen:
     line: int
     """The number of the first line, from 1."""
     stamp: Stamp | None = None
+    host: str = ""
+    """The host that logged the line, as the log names it."""
     nexus: str = ""
     """H:C:T:L."""
     device: str = ""
@@ -50,3 +52,6 @@ class Seen:
     triple: SenseTriple | None = None
     facts: tuple[tuple[str, str], ...] = ()
     """What the lines state in words, name and value."""
+    perhaps: int = 0
+    """The line that tells of a conflict which may be this one's, 0 where none does.  Log lines of
+    several commands interleave: these are two observations, of one command or of two."""

@@ -35,8 +35,10 @@ def shown(seen: Seen, kind: str | None) -> Iterator[Described]:
         yield describe(seen.sense, "sense")
     elif seen.triple is not None:
         yield _triple(seen.triple)
-    if seen.facts:
+    if seen.facts or seen.perhaps:
         fields = tuple(Field(name, value) for name, value in seen.facts)
+        if seen.perhaps:
+            fields += (Field("perhaps the command", f"that line {seen.perhaps} tells of"),)
         yield Described("statement", seen.source, fields)
     if seen.reply:
         yield _reply(seen, kind)

@@ -39,13 +39,24 @@ def only(text):
     return seen
 
 
-def test_a_conflict_and_its_lines_are_one():
-    first, second = read_text(CONFLICT)
-    assert (first.nexus, first.device, first.status) == ("6:0:0:1", "sdb", 0x18)
-    assert first.cdb == bytes.fromhex("2a000000005000000800")
-    assert first.facts == (("sector", "80"), ("operation", "0x1:(WRITE)"))
-    assert first.stamp.since_boot_ns == 812_345_678_000
-    assert (second.line, second.cdb, second.status) == (5, b"", 0x18)
+def test_lines_without_a_tag_are_observations_of_their_own():
+    told, command, block, second = read_text(CONFLICT)
+    assert (told.nexus, told.status, told.cdb) == ("6:0:0:1", 0x18, b"")
+    assert told.stamp.since_boot_ns == 812_345_678_000
+    assert (command.device, command.status) == ("sdb", None)
+    assert command.cdb == bytes.fromhex("2a000000005000000800")
+    assert (block.device, block.nexus, block.status) == ("sdb", "", 0x18)
+    assert block.facts == (("sector", "80"), ("operation", "0x1:(WRITE)"))
+    assert (told.perhaps, command.perhaps, block.perhaps) == (0, 1, 1)
+    assert (second.line, second.cdb, second.status, second.perhaps) == (5, b"", 0x18, 0)
+
+
+def test_decode_says_that_two_lines_may_be_of_one_command():
+    _, command, *_ = read_text(CONFLICT)
+    fields = [field for each in shown(command, None) for field in each.fields]
+    assert ("perhaps the command", "that line 1 tells of") in [
+        (each.name, each.value) for each in fields
+    ]
 
 
 @pytest.mark.parametrize("word", ["critical nexus error", "reservation conflict error"])
@@ -274,20 +285,24 @@ def fixture(name):
 
 def test_a_real_kernel_s_conflicts():
     """A write and a PERSISTENT RESERVE OUT by SG_IO, of which the kernel prints no CDB."""
-    first, second = read_text(fixture("linux-6.12-conflict.log"))
-    assert (first.nexus, first.device, first.status) == ("2:0:1:0", "sdc", 0x18)
-    assert first.cdb == bytes.fromhex("2a000000000000000800")
+    first, command, block, second = read_text(fixture("linux-6.12-conflict.log"))
+    assert (first.nexus, first.status) == ("2:0:1:0", 0x18)
+    assert (command.device, command.perhaps, block.perhaps) == ("sdc", 1, 1)
+    assert command.cdb == bytes.fromhex("2a000000000000000800")
     assert (second.nexus, second.status, second.cdb) == ("2:0:1:0", 0x18, b"")
 
 
 def test_a_real_kernel_with_scsi_logging_level():
     """Each command is there twice, when it is sent and when it is done, and is one."""
     found = read_text(fixture("linux-6.12-logging-level.log"))
-    assert [(each.nexus, each.device, each.cdb[:2].hex(), each.status) for each in found] == [
-        ("1:0:1:0", "sdb", "5f01", 0x18),
-        ("0:0:1:0", "sda", "5f02", 0x18),
-        ("2:0:1:0", "sdc", "2a00", 0x18),
-        ("0:0:1:0", "sda", "5e00", None),
+    conflicts = {each.line: each.nexus for each in found if each.status == 0x18 and each.nexus}
+    assert [
+        (each.nexus, each.cdb[:2].hex(), conflicts.get(each.perhaps)) for each in found if each.cdb
+    ] == [
+        ("1:0:1:0", "5f01", "1:0:1:0"),
+        ("0:0:1:0", "5f02", "0:0:1:0"),
+        ("2:0:1:0", "2a00", "2:0:1:0"),
+        ("0:0:1:0", "5e00", None),
     ]
 
 

@@ -7,6 +7,7 @@ from importlib import resources
 import jsonschema
 import pytest
 
+from prtrace.errors import UsageError
 from prtrace.model import ConflictSeen, Outcome, PrOut, UnreadablePrOut
 from prtrace.paste.reader import read_text
 from prtrace.paste.recorded import Import
@@ -38,14 +39,19 @@ def imported(text, clock=Clock(), **units):  # noqa: B008
 def test_the_kernel_s_log():
     found = imported(KERNEL)
     first, second, third = found.numbered()
-    assert found.silent == 1, "an ordinary command without an outcome"
+    assert found.silent == 2, "ordinary commands of which no line tells the status"
+    assert found.repeated == 1, "the block layer's line of a conflict that the device's told of"
     assert (first.command, first.status, first.seq) == (
         Command.CONFLICT,
         "RESERVATION CONFLICT",
         1,
     )
     assert (first.nexus, first.lu, first.device) == ("6:0:0:1", "hctl.6:0:0:1", "/dev/sdb")
-    assert first.cdb.hex() == "2a000000005000000800"
+    assert first.cdb == b""
+    assert first.problem == (
+        "the log does not name the command; WRITE(10) at block 80 failed at that moment, too, "
+        "and may be it"
+    )
     assert second.nexus == "6:0:0:1", "the disk's address is in other lines of the file"
     assert second.problem == "the log does not name the command"
     assert (third.command, third.status, third.data) == (Command.PR_OUT, "", b"")
@@ -63,6 +69,24 @@ def test_events_are_those_that_replay_takes():
     assert isinstance(conflict, ConflictSeen)
     assert isinstance(out, UnreadablePrOut), "the log has no parameter list"
     assert out.outcome is Outcome.UNKNOWN
+
+
+def test_a_disk_that_had_two_addresses_is_not_guessed():
+    line = (
+        "2026-11-27T12:00:0{} host kernel: sd {}:0:0:1: [sdb] tag#1 CDB: Inquiry 12 00 00 00 00 00"
+    )
+    text = "\n".join((
+        line.format("1Z", 6), line.format("3Z", 7),
+        "2026-11-27T12:00:02Z host kernel: critical nexus error, dev sdb, sector 88",
+    ))  # fmt: skip
+    ((_, why),) = imported(text).refused
+    assert "sdb only, which was 6:0:0:1 and 7:0:0:1" in why
+
+
+def test_the_logs_of_two_hosts_are_not_mixed():
+    line = "2026-11-27T12:00:01Z {} kernel: sd 6:0:0:1: reservation conflict"
+    with pytest.raises(UsageError, match="several hosts: a, b"):
+        imported("\n".join((line.format("a"), line.format("b"))))
 
 
 def test_a_unit_named_by_the_user():
