@@ -223,6 +223,22 @@ def account_lines(told: Mapping[str, Any]) -> Iterator[str]:
         yield from labelled(
             "seen", plain(f"{each['events']} events{host}{since}; what was before is not in it")
         )
+        if each["ahead"] is not None:
+            yield from labelled("clock", plain(_clocks(each, told["recorded"][0])))
+
+
+def _clocks(each: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+    """How far the clock of a recording is from the first one's, by PRGENERATION."""
+    least, most = each["ahead"]["least_s"], each["ahead"]["most_s"]
+    name, other = each["host"] or "this host", first["host"] or "the first host"
+    if least is None and most is None:
+        return f"nothing tells how far {name}'s clock is from {other}'s"
+    between = {
+        (True, True): f"between {least} and {most} s ahead of",
+        (True, False): f"at least {least} s ahead of",
+        (False, True): f"at most {most} s ahead of",
+    }[least is not None, most is not None]
+    return f"by PRGENERATION {name}'s is {between} {other}'s (negative: behind)"
 
 
 def _now(told: Mapping[str, Any]) -> Iterator[str]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from prtrace.explain.causes import Elsewhere, incidents
+from prtrace.explain.causes import incidents
+from prtrace.explain.elsewhere import Elsewhere
 from prtrace.explain.incident import Incident, Link
 from prtrace.explain.owners import owners
 from prtrace.explain.ports import Ports, host_of
 from prtrace.explain.remedies import remedies
+from prtrace.explain.skew import apart
 from prtrace.explain.timeline import Step
 from prtrace.state.event import rfc3339
 
@@ -29,6 +31,7 @@ def account(
     every recording; each is explained with what the others say.  ports: whose initiator ports
     are whose.  keys: names that somebody gave to keys.
     """
+    known = [*ports, _own(unit)]
     found: list[tuple[str, Incident]] = []
     for number, (host, steps) in enumerate(recordings):
         others = Elsewhere([each for place, each in enumerate(recordings) if place != number])
@@ -41,15 +44,21 @@ def account(
         "as_of": unit["as_of"],
         "doubt": unit["doubt"],
         "reservation": unit["reservation"],
-        "registrations": [_registration(each, ports, keys) for each in unit["registrations"]],
+        "registrations": [_registration(each, known, keys) for each in unit["registrations"]],
         "paths": unit["nexuses"],
         "incidents": [_incident(each, host) for host, each in found],
         "remedies": [
             {"what": each.what, "command": each.command or None, "costs": each.costs}
             for each in remedies(unit)
         ],
-        "recorded": [_recorded(host, steps) for host, steps in recordings],
+        "recorded": [_recorded(host, steps, recordings[0][1]) for host, steps in recordings],
     }
+
+
+def _own(unit: Mapping[str, Any]) -> Ports:
+    """The ports of the host that the unit was looked at from."""
+    ports = (path["initiator_port"] for path in unit["nexuses"])
+    return Ports("this host", frozenset(port for port in ports if port))
 
 
 def _registration(
@@ -91,10 +100,18 @@ def _link(link: Link, host: str) -> dict[str, Any]:
     }
 
 
-def _recorded(host: str, steps: Sequence[Step]) -> dict[str, Any]:
+def _recorded(host: str, steps: Sequence[Step], first: Sequence[Step]) -> dict[str, Any]:
+    bounds = None if steps is first else apart(first, steps)
     return {
         "host": host or None,
         "events": len(steps),
         "first": rfc3339(steps[0].event.time) if steps else None,
         "last": rfc3339(steps[-1].event.time) if steps else None,
+        "ahead": None
+        if bounds is None
+        else {"least_s": _seconds(bounds.least), "most_s": _seconds(bounds.most)},
     }
+
+
+def _seconds(nanoseconds: int | None) -> float | None:
+    return None if nanoseconds is None else round(nanoseconds / 1e9, 3)

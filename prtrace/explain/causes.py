@@ -2,35 +2,35 @@
 
 What one host recorded tells what its own commands did.  What another host did shows here as a unit
 attention and in the next reading; who it was is told only where that host's recording is at hand.
-PRGENERATION joins them: REGISTER, CLEAR and PREEMPT count it, so a command of another host that
-took it from below to above what this host read lies between this host's two readings, whatever the
-clocks of both say.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
+from prtrace.explain import links
+from prtrace.explain.elsewhere import TAKES_AWAY, Elsewhere
 from prtrace.explain.incident import Certainty, Incident, Kind, Link
+from prtrace.explain.links import observed, who
 from prtrace.explain.timeline import Step
 from prtrace.model import (
     Action,
-    AttentionSeen,
     ConflictSeen,
+    LegacyReserve,
     Nexus,
     NotWatched,
     Outcome,
+    PathsSeen,
     PrOut,
     RecordsLost,
 )
 from prtrace.state.access import Standing, standing
-from prtrace.state.event import Event, key_text
+from prtrace.state.event import key_text
 from prtrace.state.refusal import holder, refusal
-from prtrace.state.unit import Fact, LuState
+from prtrace.state.unit import Fact
 
-_TAKES_AWAY: Final = (Action.PREEMPT, Action.PREEMPT_AND_ABORT, Action.CLEAR)
 _SCANNERS: Final = {
     "udevd": "the device manager looks at every disk",
     "(udev-worker)": "the device manager looks at every disk",
@@ -45,37 +45,6 @@ _SCANNERS: Final = {
     "sos": "sos collects a report of every disk",
     "sosreport": "sos collects a report of every disk",
 }
-
-
-class Elsewhere:
-    """What the recordings of other hosts say of the same unit: (host, its steps)."""
-
-    def __init__(self, recordings: Sequence[tuple[str, Sequence[Step]]] = ()) -> None:
-        self._recordings = recordings
-
-    def took(self, key: int, above: int | None, upto: int | None) -> Iterator[_Taken]:
-        """Commands of other hosts that took registrations with key away.
-
-        above, upto: the PRGENERATIONs that this host read before and after, None where not known;
-        a command that is known to lie outside them is left out.
-        """
-        for host, steps in self._recordings:
-            for step in steps:
-                seen = _taking(step, key)
-                if seen is None:
-                    continue
-                counted = None if step.after.doubted(Fact.GENERATION) else step.after.generation
-                if counted is None or above is None or upto is None or above < counted <= upto:
-                    yield _Taken(host, step, seen)
-
-
-@dataclass(frozen=True, slots=True)
-class _Taken:
-    """A command of another host that took registrations away."""
-
-    host: str
-    step: Step
-    seen: PrOut
 
 
 def incidents(steps: Sequence[Step], elsewhere: Elsewhere | None = None) -> list[Incident]:
@@ -102,27 +71,38 @@ def _of_step(steps: Sequence[Step], number: int, others: Elsewhere) -> Iterator[
     for seen in step.seen:
         match seen:
             case ConflictSeen():
-                yield _conflict(steps, number, seen)
+                yield _conflict(steps, number, seen, others)
             case PrOut() if seen.outcome is Outcome.CONFLICT:
-                yield _refused(steps, number, seen)
+                yield _refused(steps, number, seen, others)
+            case PrOut() if seen.outcome is Outcome.UNKNOWN:
+                yield _uncertain(steps, number, seen)
+            case LegacyReserve() if seen.outcome is Outcome.CONFLICT:
+                yield _refused_spc2(steps, number, seen, others)
             case NotWatched():
                 yield _not_watched(steps, number)
             case RecordsLost():
                 text = f"{seen.count} records of {seen.nexus} were lost ({seen.cause})"
-                yield _incident(step, Kind.NOT_WATCHED, text, (_observed(step, text),))
+                yield _incident(step, Kind.NOT_WATCHED, text, (observed(step, text),))
             case _:
                 pass
-    yield from _lost(steps, number, others)
+    lost = list(_lost_registrations(steps, number, others))
+    yield from lost
+    if not lost:
+        yield from _lost_reservation(steps, number)
 
 
-def _conflict(steps: Sequence[Step], number: int, seen: ConflictSeen) -> Incident:
+def _conflict(
+    steps: Sequence[Step], number: int, seen: ConflictSeen, others: Elsewhere
+) -> Incident:
     step = steps[number]
     why = refusal(step.before, seen, step.event.cdb)
-    chain = [_observed(step, f"{_who(step.event)} was answered RESERVATION CONFLICT: {why}")]
-    chain += _how_reserved(steps, number)
-    chain += _how_unregistered(steps, number, seen.nexus)
+    chain = [observed(step, f"{who(step.event)} was answered RESERVATION CONFLICT: {why}")]
+    if step.event.problem:
+        chain.append(Link(step.event.problem, Certainty.UNKNOWN))
+    chain += links.how_reserved(steps, number, others)
+    chain += links.how_unregistered(steps, number, seen.nexus)
     return replace(
-        _incident(step, Kind.CONFLICT, why, tuple(chain)),
+        _incident(step, Kind.CONFLICT, why, chain),
         count=seen.count,
         harmless=_harmless(step, seen.nexus),
     )
@@ -138,17 +118,52 @@ def _harmless(step: Step, nexus: Nexus) -> str:
     return f"{_SCANNERS[issuer.comm]}, and this path is not registered: the conflict is expected"
 
 
-def _refused(steps: Sequence[Step], number: int, seen: PrOut) -> Incident:
+def _refused(steps: Sequence[Step], number: int, seen: PrOut, others: Elsewhere) -> Incident:
     step = steps[number]
     why = refusal(step.before, seen, step.event.cdb)
-    what = f"{seen.action.value} by {_who(step.event)}"
-    chain = [_observed(step, f"{what} was answered RESERVATION CONFLICT")]
+    what = f"{seen.action.value} by {who(step.event)}"
+    chain = [observed(step, f"{what} was answered RESERVATION CONFLICT")]
     if why:
         chain.append(Link(why, Certainty.INFERRED, step.event.time, step.event.seq))
     else:
         chain.append(Link("what was known before does not tell why", Certainty.UNKNOWN))
-    chain += _how_reserved(steps, number)
-    return _incident(step, Kind.REFUSED, f"{what}: {why}" if why else what, tuple(chain))
+    if seen.action is Action.REGISTER:
+        chain += links.how_registered(steps, number, seen.nexus)
+    chain += links.how_reserved(steps, number, others)
+    return _incident(step, Kind.REFUSED, f"{what}: {why}" if why else what, chain)
+
+
+def _refused_spc2(
+    steps: Sequence[Step], number: int, seen: LegacyReserve, others: Elsewhere
+) -> Incident:
+    step = steps[number]
+    why = refusal(step.before, seen, step.event.cdb)
+    what = f"{step.event.action} by {who(step.event)}"
+    chain = [observed(step, f"{what} was answered RESERVATION CONFLICT")]
+    if why:
+        chain.append(Link(why, Certainty.INFERRED, step.event.time, step.event.seq))
+    chain += links.how_reserved(steps, number, others)
+    return _incident(step, Kind.REFUSED, f"{what}: {why}" if why else what, chain)
+
+
+def _uncertain(steps: Sequence[Step], number: int, seen: PrOut) -> Incident:
+    """A command whose answer does not tell whether it took effect, and what showed it later."""
+    step = steps[number]
+    event = step.event
+    ended = " ".join(filter(None, (event.status or "no status", event.host_byte, event.sense)))
+    what = f"{seen.action.value} by {who(event)} ended with {ended}"
+    chain = [observed(step, f"{what}: whether it took effect is not in that answer")]
+    for later in steps[number + 1 :]:
+        if later.after.doubted(Fact.REGISTRATIONS) or later.after.doubted(Fact.RESERVATION):
+            continue
+        each = later.after.registrations.get(seen.nexus)
+        now = f"registered with key {key_text(each.key)}" if each else "not registered"
+        held = holder(later.after) or "nothing is reserved"
+        chain.append(observed(later, f"later {seen.nexus} is {now}; {held}"))
+        break
+    else:
+        chain.append(Link("nothing that was recorded later tells it", Certainty.UNKNOWN))
+    return _incident(step, Kind.UNCERTAIN, what, chain)
 
 
 def _not_watched(steps: Sequence[Step], number: int) -> Incident:
@@ -159,133 +174,88 @@ def _not_watched(steps: Sequence[Step], number: int) -> Incident:
     return replace(_incident(step, Kind.NOT_WATCHED, text, (link,)), at=since or step.event.time)
 
 
-def _lost(steps: Sequence[Step], number: int, others: Elsewhere) -> Iterator[Incident]:
+def _lost_registrations(
+    steps: Sequence[Step], number: int, others: Elsewhere
+) -> Iterator[Incident]:
     """Registrations of this host that were there before the step and are gone after it."""
     step = steps[number]
+    # A path that goes leaves its registration behind, under the names of its ports.
+    moved = _paths_changed(step)
     for nexus, was in step.before.registrations.items():
         mine = was.local or nexus in step.before.paths
-        if not mine or nexus in step.after.registrations:
+        if not mine or nexus in step.after.registrations or moved:
             continue
         if step.before.doubted(Fact.REGISTRATIONS) and step.after.doubted(Fact.REGISTRATIONS):
             continue
-        command = next((seen for seen in step.seen if isinstance(seen, PrOut)), None)
-        title = f"{nexus} lost its registration with key {key_text(was.key)}"
+        command = links.pr_out(step)
         if command is not None:
-            if command.nexus == nexus and command.action not in _TAKES_AWAY:
+            if command.nexus == nexus and command.action not in TAKES_AWAY:
                 continue  # it unregistered itself
-            taken = f"{command.action.value} on {command.nexus} by {_who(step.event)} took it away"
-            yield replace(
-                _incident(step, Kind.LOST_REGISTRATION, title, (_observed(step, taken),)),
-                nexus=nexus,
-                device=_device(step.before, nexus),
-            )
-            continue
-        chain = [_observed(step, f"a reading of the device shows {nexus} unregistered")]
-        chain += _attention(steps, number, nexus)
-        chain += _author(steps, number, was.key, others)
-        yield replace(
-            _incident(step, Kind.LOST_REGISTRATION, title, tuple(chain)),
-            nexus=nexus,
-            device=_device(step.before, nexus),
-        )
-
-
-def _attention(steps: Sequence[Step], number: int, nexus: Nexus) -> Iterator[Link]:
-    """The newest unit attention on the nexus before the step."""
-    for step in reversed(steps[:number]):
-        for seen in step.seen:
-            if isinstance(seen, AttentionSeen) and seen.nexus == nexus:
-                told = f"a unit attention on {nexus} told of it: {step.event.sense}"
-                yield _observed(step, told)
-                return
-
-
-def _author(steps: Sequence[Step], number: int, key: int, others: Elsewhere) -> Iterator[Link]:
-    """Who took key away while this host saw nothing: another host, by its own recording."""
-    step = steps[number]
-    # PRGENERATION never goes back, so the newest one that is certain is a lower bound.
-    above = next(
-        (
-            each.after.generation
-            for each in reversed(steps[:number])
-            if not each.after.doubted(Fact.GENERATION)
-        ),
-        None,
-    )
-    found = list(others.took(key, above, step.after.generation))
-    for each in found:
-        # What another host did in between and nobody recorded may have been first.
-        yield Link(
-            f"{each.host or 'another host'} recorded {each.seen.action.value} by "
-            f"{_who(each.step.event)}, which took key {key_text(key)} away",
-            Certainty.INFERRED,
-            each.step.event.time,
-            each.step.event.seq,
-            each.host,
-        )
-    if not found:
-        now = holder(step.after)
-        if now:
-            yield Link(f"since then {now}", Certainty.OBSERVED, step.event.time, step.event.seq)
-        yield Link(
-            "which command it was and who sent it was recorded by no host whose recording is here",
-            Certainty.UNKNOWN,
-        )
-
-
-def _taking(step: Step, key: int) -> PrOut | None:
-    """The command of the step, where it can have taken registrations with key away."""
-    before = step.before
-    there = key in before.unattributed or any(
-        each.key == key for each in before.registrations.values()
-    )
-    if not there and not before.doubted(Fact.REGISTRATIONS):
-        return None
-    for seen in step.seen:
-        if isinstance(seen, PrOut) and seen.action in _TAKES_AWAY:
-            fits = seen.action is Action.CLEAR or seen.sa_key == key
-            return seen if fits and seen.outcome is Outcome.DONE else None
-    return None
-
-
-def _how_reserved(steps: Sequence[Step], number: int) -> Iterator[Link]:
-    """The step that made the reservation what it was at steps[number]."""
-    held = steps[number].before.reservation
-    if held is None:
-        return
-    for step in reversed(steps[:number]):
-        was = step.before.reservation
-        if was is not None and (was.type, was.holder) == (held.type, held.holder):
-            continue
-        command = next((seen for seen in step.seen if isinstance(seen, PrOut)), None)
-        now = holder(step.after)
-        if command is not None:
-            yield _observed(step, f"{command.action.value} by {_who(step.event)}: {now}")
+            taken = f"{command.action.value} on {command.nexus} by {who(step.event)} took it away"
+            chain = [observed(step, taken), *links.lost_abort(step, command)]
         else:
-            yield _observed(step, f"a reading showed: {now}")
-            yield Link(
-                "who reserved it was not recorded here: it was another host, or it was before "
-                "anybody watched",
-                Certainty.UNKNOWN,
-            )
-        return
-    yield Link("the reservation is older than what was recorded", Certainty.UNKNOWN)
+            chain = [observed(step, f"a reading of the device shows {nexus} unregistered")]
+            chain += links.attention(steps, number, nexus)
+            chain += links.author(steps, number, nexus, was.key, others)
+        title = f"{nexus} lost its registration with key {key_text(was.key)}"
+        yield replace(
+            _incident(step, Kind.LOST_REGISTRATION, title, chain),
+            nexus=nexus,
+            device=links.device(step.before, nexus),
+        )
 
 
-def _how_unregistered(steps: Sequence[Step], number: int, nexus: Nexus) -> Iterator[Link]:
-    """The step that took the registration of nexus away, where one did."""
-    before = steps[number].before
-    if nexus in before.registrations or before.doubted(Fact.REGISTRATIONS):
+def _lost_reservation(steps: Sequence[Step], number: int) -> Iterator[Incident]:
+    """A reservation that this host's nexuses held, and that another one ended or changed."""
+    step = steps[number]
+    was, now = step.before.reservation, step.after.reservation
+    if (
+        was is None
+        or step.before.doubted(Fact.RESERVATION)
+        or step.after.doubted(Fact.RESERVATION)
+    ):
         return
-    for step in reversed(steps[:number]):
-        if nexus in step.before.registrations and nexus not in step.after.registrations:
-            command = next((seen for seen in step.seen if isinstance(seen, PrOut)), None)
-            what = "a reading showed that it is not"
-            if command is not None:
-                what = f"{command.action.value} by {_who(step.event)} ended it"
-            yield _observed(step, f"{nexus} was registered until then: {what}")
+    mine = [nexus for nexus in step.before.holders if nexus in step.before.paths]
+    if now is not None and now.type is was.type:
+        if now.holder == was.holder:
             return
-    yield Link(f"{nexus} was never seen registered", Certainty.OBSERVED)
+        title = f"{was.type.name} has another holder"
+    elif now is not None:
+        title = f"the reservation changed from {was.type.name} to {now.type.name}"
+    else:
+        title = f"{was.type.name} ended"
+    command = links.pr_out(step)
+    if command is not None:
+        others = [nexus for nexus in mine if nexus != command.nexus]
+        if now is None and not others:
+            return  # its holder gave it up
+        if now is not None and was.type is not now.type and not mine:
+            return
+        what = f"{command.action.value} on {command.nexus} by {who(step.event)} did it"
+        chain = [observed(step, what), *links.lost_abort(step, command)]
+        if now is None and was.type.all_registrants:
+            chain.append(
+                observed(step, f"a RELEASE by one registrant ends {was.type.name} for all of them")
+            )
+    elif not mine:
+        return
+    else:
+        chain = [observed(step, f"a reading shows {holder(step.after) or 'nothing reserved'}")]
+        for nexus in mine:
+            chain += links.attention(steps, number, nexus)
+        chain.append(
+            Link("which command it was and who sent it was not recorded here", Certainty.UNKNOWN)
+        )
+    for nexus in mine[:1]:
+        yield replace(
+            _incident(step, Kind.LOST_RESERVATION, title, chain),
+            nexus=nexus,
+            device=links.device(step.before, nexus),
+        )
+
+
+def _paths_changed(step: Step) -> bool:
+    return any(isinstance(seen, PathsSeen) for seen in step.seen)
 
 
 def _incident(step: Step, kind: Kind, title: str, chain: Iterable[Link]) -> Incident:
@@ -293,24 +263,3 @@ def _incident(step: Step, kind: Kind, title: str, chain: Iterable[Link]) -> Inci
     return Incident(
         kind, event.nexus, event.device, event.time, event.time, 1, title, tuple(chain)
     )
-
-
-def _observed(step: Step, text: str) -> Link:
-    return Link(text, Certainty.OBSERVED, step.event.time, step.event.seq)
-
-
-def _device(state: LuState, nexus: Nexus) -> str:
-    path = state.paths.get(nexus)
-    return "" if path is None else path.local.device
-
-
-def _who(event: Event) -> str:
-    """Who sent a command, as people know him."""
-    issuer = event.issuer
-    if issuer is None:
-        return "a process that is not known"
-    if issuer.guest:
-        return f"guest {issuer.guest}"
-    if issuer.client_comm:
-        return f"{issuer.client_comm}[{issuer.client_pid}]"
-    return f"{issuer.comm}[{issuer.pid}]"

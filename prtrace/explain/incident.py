@@ -39,6 +39,8 @@ class Kind(enum.Enum):
     CONFLICT = "reservation conflict"
     """An ordinary command was refused."""
     REFUSED = "refused PERSISTENT RESERVE"
+    UNCERTAIN = "PERSISTENT RESERVE with an unknown effect"
+    """Its answer does not tell whether it took effect."""
     LOST_REGISTRATION = "lost registration"
     LOST_RESERVATION = "lost reservation"
     NOT_WATCHED = "not watched"

@@ -65,14 +65,14 @@ def host_of(port: str, known: Iterable[Ports]) -> Host:
     for each in known:
         if port in each.ports:
             return Host(each.host)
-        if _name(port) and any(_name(other) == _name(port) for other in each.ports):
+        if iscsi_name(port) and any(iscsi_name(other) == iscsi_name(port) for other in each.ports):
             former = each.host
     if former:
         return Host(former, "in an iSCSI session that it does not have now")
     return Host("")
 
 
-def _name(port: str) -> str:
+def iscsi_name(port: str) -> str:
     """The iSCSI name of a port that has an ISID, "" for other ports."""
     name, isid, _ = port.partition(_ISID)
     return name if isid else ""

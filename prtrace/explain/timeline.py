@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from prtrace.model import AnyObservation
+from prtrace.model import AnyObservation, FullStatusRead, KeysRead, ReservationRead
 from prtrace.state.apply import new_state
 from prtrace.state.event import Event
 from prtrace.state.fold import fold
@@ -21,6 +21,14 @@ class Step:
     before: LuState
     after: LuState
     seen: tuple[AnyObservation, ...]
+
+    @property
+    def told(self) -> int | None:
+        """The PRGENERATION that a reply had, None where the event is no reply with one."""
+        for each in self.seen:
+            if isinstance(each, FullStatusRead | KeysRead | ReservationRead):
+                return each.generation
+        return None
 
 
 def timeline(events: Iterable[Event], lu: str) -> list[Step]:

@@ -2,16 +2,22 @@
 
     host NAME                        the lines that follow are this host's recording
     paths sda=1:0:0:0@naa.…a,1 …     its paths: disk, address, initiator port, relative target port
-    12:00:00 WHO DISK COMMAND …      WHO is a process (its pid is 100) or ? where nobody knows
+    12:00:00 paths sda=…             the same, when paths changed
+    12:00:00 WHO DISK COMMAND …      WHO is a process (its pid is 100), guest:NAME, or ? where
+                                     nobody knows; NAME@MAJOR:MINOR asked by IOC_PR on that node
+    log TEXT                         a line of that host's kernel log, and nothing else of it
+    ports NAME port …                somebody's prtrace ports --json
     say KIND CERTAINTY: text         some chain of an incident of that kind has a link like it
+    say registered: text             a line about a registration says so
+    say clock: text                  the line about a host's clock says so
     quiet                            nothing went wrong
     harmless                         every conflict is a scan's
     never: text                      no link that is observed or inferred says so
 
 Commands:  REGISTER old new | IGNORE new | RESERVE key TYPE | RELEASE key TYPE | CLEAR key
            PREEMPT key victim TYPE | FULL generation [port,rtp:key[*TYPE]]… | ATTENTION asc+ascq
-           READ lba | WRITE lba (both refused) | GAP
-An answer other than GOOD stands last: CONFLICT.
+           READ lba | WRITE lba (both refused) | RESERVE6 | RELEASE6 | GAP | LOST count
+An answer other than GOOD stands last: CONFLICT, TIMEOUT, HOSTERROR, NOTREADY.
 """
 
 from __future__ import annotations
@@ -20,8 +26,14 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prtrace.model import Issuer, LocalNexus, ReservationType
-from prtrace.state.decode import NOT_WATCHED
+from prtrace.explain.ports import Ports
+from prtrace.model import IssuePath, Issuer, LocalNexus, ReservationType
+from prtrace.paste.reader import read_text
+from prtrace.paste.recorded import Import
+from prtrace.paste.stamp import Clock
+from prtrace.scsi.reply import FullStatusDescriptor, ReadFullStatus
+from prtrace.scsi.transportid import FcPort, IscsiPort
+from prtrace.state.decode import NOT_WATCHED, TIMEOUT
 from prtrace.state.event import Command, Event
 
 LU = "naa.6001405000000001"
@@ -33,7 +45,10 @@ _SERVICE = {"REGISTER": 0, "RESERVE": 1, "RELEASE": 2, "CLEAR": 3, "PREEMPT": 4,
 class Story:
     title: str
     hosts: dict[str, list[Event]] = field(default_factory=dict)
+    ports: list[Ports] = field(default_factory=list)
     says: list[tuple[str, str, str]] = field(default_factory=list)
+    lines: list[tuple[str, str]] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
     never: list[str] = field(default_factory=list)
     quiet: bool = False
     harmless: bool = False
@@ -54,22 +69,36 @@ def read(file: Path) -> Story:
             paths = {path.device: path for path in map(_path, words[1:])}
             told = tuple(paths.values())
             events.append(_event(events, Command.PATHS, 0, paths=told))
+        elif words[0] == "log":
+            story.log.append(line.removeprefix("log "))
+        elif words[0] == "ports":
+            story.ports.append(Ports(words[1], frozenset(words[2:])))
+        elif (said := re.fullmatch(r"say (registered|clock): (.+)", line.strip())) is not None:
+            story.lines.append(said.groups())
         elif words[0] == "say":
             kind, certainty, text = re.fullmatch(
                 r"say (.+) (observed|inferred|not known): (.+)", line.strip()
             ).groups()
             story.says.append((kind, certainty, text))
+        elif len(words) > 1 and words[1] == "paths":
+            paths = {path.device: path for path in map(_path, words[2:])}
+            told = tuple(paths.values())
+            events.append(_event(events, Command.PATHS, _seconds(words[0]), paths=told))
         elif words[0] == "never:":
             story.never.append(line.split("never:")[1].strip())
         elif words[0] in ("quiet", "harmless"):
             setattr(story, words[0], True)
         else:
             events.append(_command(events, words, paths))
+    if story.log:
+        found = Import()
+        found.add(read_text("\n".join(story.log)), Clock(), {"sda": LU, "1:0:0:0": LU})
+        events += found.numbered()
     return story
 
 
 def _path(word: str) -> LocalNexus:
-    device, nexus, port, relative = re.fullmatch(r"(\w+)=([\d:]+)@([^,]+),(\d+)", word).groups()
+    device, nexus, port, relative = re.fullmatch(r"(\w+)=([\d:]+)@(.+),(\d+)", word).groups()
     return LocalNexus(
         nexus,
         LU,
@@ -77,7 +106,7 @@ def _path(word: str) -> LocalNexus:
         initiator_port=port,
         relative_target_port=int(relative),
         state="running",
-        transport="fc",
+        transport="iscsi" if port.startswith("iqn.") else "fc",
     )
 
 
@@ -97,20 +126,40 @@ def _event(events: list[Event], command: Command, seconds: int, **fields: object
     )
 
 
+_ANSWERS = {
+    "CONFLICT": ("RESERVATION CONFLICT", b""),
+    "TIMEOUT": (TIMEOUT, b""),
+    "HOSTERROR": ("", b""),
+    "NOTREADY": ("CHECK CONDITION", bytes.fromhex("700002000000000a00000000040000000000")),
+}
+
+
+def _seconds(text: str) -> int:
+    hours, minutes, seconds = map(int, text.split(":"))
+    return (hours * 60 + minutes) * 60 + seconds
+
+
+def _issuer(who: str) -> Issuer:
+    name, _, node = who.partition("@")
+    if name.startswith("guest:"):
+        return Issuer(100, "qemu-system-x86", guest=name.removeprefix("guest:"))
+    return Issuer(100, name, path=IssuePath.IOC_PR if node else IssuePath.SG_NODE, requested=node)
+
+
 def _command(events: list[Event], words: list[str], paths: dict[str, LocalNexus]) -> Event:
-    hours, minutes, seconds = map(int, words[0].split(":"))
+    at = _seconds(words[0])
     who, disk, action, *rest = words[1:]
-    status = "GOOD"
-    if rest and rest[-1] == "CONFLICT":
-        status = "RESERVATION CONFLICT"
-        rest.pop()
+    status, sense = "GOOD", b""
+    if rest and rest[-1] in _ANSWERS:
+        status, sense = _ANSWERS[rest.pop()]
     fields: dict[str, object] = {
+        "host_byte": "" if status else "DID_ERROR",
+        "sense_bytes": sense,
         "nexus": paths[f"/dev/{disk}"].nexus if disk != "-" else "",
         "device": f"/dev/{disk}" if disk != "-" else "",
         "status": status,
-        "issuer": None if who == "?" else Issuer(100, who),
+        "issuer": None if who == "?" else _issuer(who),
     }
-    at = (hours * 60 + minutes) * 60 + seconds
     if action in _SERVICE:
         fields |= _pr_out(action, rest)
         return _event(events, Command.PR_OUT, at, **fields)
@@ -119,6 +168,7 @@ def _command(events: list[Event], words: list[str], paths: dict[str, LocalNexus]
             cdb = bytes.fromhex("5e030000000000200000")
             return _event(events, Command.PR_IN, at, cdb=cdb, data=_full(rest), **fields)
         case "ATTENTION":
+            del fields["sense_bytes"]
             sense = bytes.fromhex(f"70000600000000 0a 00000000 {rest[0]} 00000000")
             fields["status"] = "CHECK CONDITION"
             return _event(events, Command.UNIT_ATTENTION, at, sense_bytes=sense, **fields)
@@ -127,6 +177,14 @@ def _command(events: list[Event], words: list[str], paths: dict[str, LocalNexus]
             cdb = bytes.fromhex(f"{code}00{int(rest[0]):08x}00000100")
             fields["status"] = "RESERVATION CONFLICT"
             return _event(events, Command.CONFLICT, at, cdb=cdb, **fields)
+        case "RESERVE6" | "RELEASE6":
+            code = 0x16 if action == "RESERVE6" else 0x17
+            kind = Command.RESERVE if action == "RESERVE6" else Command.RELEASE
+            return _event(events, kind, at, cdb=bytes([code, 0, 0, 0, 0, 0]), **fields)
+        case "LOST":
+            return _event(
+                events, Command.LOST, at, problem="the ring was full", count=int(rest[0]), **fields
+            )
         case "GAP":
             return _event(events, Command.LOST, at, problem=NOT_WATCHED, **fields)
     raise ValueError(f"{action} is no command of a story")
@@ -144,14 +202,24 @@ def _pr_out(action: str, rest: list[str]) -> dict[str, object]:
 
 
 def _full(rest: list[str]) -> bytes:
-    """A READ FULL STATUS reply of Fibre Channel registrations."""
-    body = b""
+    """A READ FULL STATUS reply."""
+    found = []
     for word in rest[1:]:
-        port, relative, key, kind = re.fullmatch(
-            r"naa\.(\w{16}),(\d+):(\w+?)(?:\*(\w+))?", word
-        ).groups()
-        body += int(key, 16).to_bytes(8, "big") + bytes(4)
-        body += bytes([1, ReservationType[kind]]) if kind else bytes(2)
-        body += bytes(4) + int(relative).to_bytes(2, "big") + (24).to_bytes(4, "big")
-        body += bytes(8) + bytes.fromhex(port) + bytes(8)
-    return int(rest[0]).to_bytes(4, "big") + len(body).to_bytes(4, "big") + body
+        port, relative, key, kind = re.fullmatch(r"(.+),(\d+):(\w+?)(?:\*(\w+))?", word).groups()
+        found.append(
+            FullStatusDescriptor(
+                int(key, 16),
+                int(relative),
+                _transport_id(port),
+                holder=kind is not None,
+                type=ReservationType[kind] if kind else None,
+            )
+        )
+    return ReadFullStatus.of(int(rest[0]), *found).build()
+
+
+def _transport_id(port: str) -> FcPort | IscsiPort:
+    if port.startswith("naa."):
+        return FcPort(int(port.removeprefix("naa."), 16))
+    name, _, isid = port.partition(",i,0x")
+    return IscsiPort(name.encode(), int(isid, 16))

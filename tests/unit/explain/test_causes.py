@@ -25,7 +25,19 @@ def told(story: Story) -> dict[str, object]:
         rebuilt.add(event)
     state = rebuilt.states[LU]
     unit = unit_view(state, rebuilt.unit(state), rebuilt.newest)
-    return account(unit, [(host, timeline(events, LU)) for host, events in story.hosts.items()])
+    recordings = [(host, timeline(events, LU)) for host, events in story.hosts.items()]
+    return account(unit, recordings, ports=story.ports)
+
+
+def unwrapped(lines):
+    """Lines, those with a label with what was wrapped below them."""
+    found = []
+    for text in lines:
+        if found and text.startswith(" " * 4) and found[-1].startswith("  "):
+            found[-1] += f" {text}"
+        else:
+            found.append(text)
+    return found
 
 
 @pytest.mark.parametrize("file", STORIES, ids=lambda file: file.stem)
@@ -44,6 +56,9 @@ def test_the_story(file):
         )
     for text in story.never:
         assert not [link for link in links if text in link[2] and link[1] != "not known"]
+    printed = [" ".join(text.split()) for text in unwrapped(account_lines(document))]
+    for label, text in story.lines:
+        assert any(each.startswith(label) and text in each for each in printed), printed
     if story.quiet:
         assert not document["incidents"]
     if story.harmless:
@@ -70,7 +85,7 @@ def test_a_remedy_that_takes_access_away_says_from_whom():
 def test_every_story_says_something():
     for file in STORIES:
         story = read(file)
-        assert story.says or story.quiet, file
+        assert story.says or story.lines or story.quiet, file
 
 
 def test_the_schema_refuses_what_is_not_an_account():

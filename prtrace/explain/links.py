@@ -1,0 +1,305 @@
+"""The links of a chain: how something came to be as it was at one step (pure).
+
+Each function takes the steps of one host and the number of the step that is asked about, and
+yields the facts that led to it, the nearest first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from prtrace.explain.elsewhere import Elsewhere
+from prtrace.explain.incident import Certainty, Link
+from prtrace.explain.ports import iscsi_name
+from prtrace.explain.timeline import Step
+from prtrace.model import (
+    Action,
+    Attention,
+    AttentionSeen,
+    IssuePath,
+    LegacyReserve,
+    Nexus,
+    NotWatched,
+    Outcome,
+    PrOut,
+    RecordsLost,
+)
+from prtrace.state.event import Event, key_text
+from prtrace.state.refusal import holder
+from prtrace.state.unit import Fact, LuState
+
+_ANOTHER_UNIT: Final = (Attention.INQUIRY_CHANGED, Attention.LUNS_CHANGED)
+_DISK_MAJORS: Final = {8, *range(65, 72), *range(128, 136), 259}
+"""Block majors of SCSI disks and of partitions (Documentation/admin-guide/devices.txt)."""
+
+
+def observed(step: Step, text: str) -> Link:
+    """What the step's event says."""
+    return Link(text, Certainty.OBSERVED, step.event.time, step.event.seq)
+
+
+def who(event: Event) -> str:
+    """Who sent a command, as people know him."""
+    issuer = event.issuer
+    if issuer is None:
+        return "a process that is not known"
+    if issuer.guest:
+        return f"guest {issuer.guest}"
+    if issuer.client_comm:
+        return f"{issuer.client_comm}[{issuer.client_pid}]"
+    return f"{issuer.comm}[{issuer.pid}]"
+
+
+def pr_out(step: Step) -> PrOut | None:
+    """The PERSISTENT RESERVE OUT of the step."""
+    return next((seen for seen in step.seen if isinstance(seen, PrOut)), None)
+
+
+def how_reserved(steps: Sequence[Step], number: int, others: Elsewhere) -> Iterator[Link]:
+    """The command that made the reservation what it was, and whose nexus holds it."""
+    state = steps[number].before
+    if state.legacy_holder is not None:
+        yield from _how_reserved_by_spc2(steps, number)
+        return
+    held = state.reservation
+    if held is None:
+        return
+    for step in reversed(steps[:number]):
+        was = step.before.reservation
+        if was is not None and (was.type, was.holder) == (held.type, held.holder):
+            continue
+        command = pr_out(step)
+        now = holder(step.after)
+        if command is not None:
+            yield observed(step, f"{command.action.value} by {who(step.event)}: {now}")
+        else:
+            yield observed(step, f"a reading showed: {now}")
+            yield from _reserved_elsewhere(held.type.name, held.holder, others)
+        break
+    else:
+        yield Link("the reservation is older than what was recorded", Certainty.UNKNOWN)
+    if held.holder is not None:
+        yield from former_nexus(steps, number, held.holder)
+
+
+def _how_reserved_by_spc2(steps: Sequence[Step], number: int) -> Iterator[Link]:
+    for step in reversed(steps[:number]):
+        for seen in step.seen:
+            if isinstance(seen, LegacyReserve) and not seen.release:
+                yield observed(step, f"{step.event.action} on {seen.nexus} by {who(step.event)}")
+                return
+    yield Link("the SPC-2 reservation is older than what was recorded", Certainty.UNKNOWN)
+
+
+def _reserved_elsewhere(kind: str, nexus: Nexus | None, others: Elsewhere) -> Iterator[Link]:
+    by = others.reserved(kind, nexus) if nexus is not None else None
+    if by is None:
+        yield Link(
+            "who reserved it was not recorded here: it was another host, or it was before "
+            "anybody watched",
+            Certainty.UNKNOWN,
+        )
+        return
+    yield Link(
+        f"{by.host or 'another host'} recorded {by.seen.action.value} by {who(by.step.event)}, "
+        f"which made its nexus hold {kind}",
+        Certainty.INFERRED,
+        by.step.event.time,
+        by.step.event.seq,
+        by.host,
+    )
+
+
+def former_nexus(steps: Sequence[Step], number: int, nexus: Nexus) -> Iterator[Link]:
+    """Whether a nexus that is no path of this host now was one, or looks like one."""
+    state = steps[number].before
+    each = state.registrations.get(nexus)
+    if nexus in state.paths or each is None or each.initiator_port is None:
+        return
+    port = each.initiator_port
+    for step in reversed(steps[:number]):
+        for address, path in step.before.paths.items():
+            local = path.local
+            if (
+                local.initiator_port == port
+                and local.relative_target_port == each.relative_target_port
+                and address not in step.after.paths
+            ):
+                name = f" ({local.device})" if local.device else ""
+                yield observed(
+                    step, f"{nexus} was {address}{name} of this host until it went away"
+                )
+                return
+    for address, path in state.paths.items():
+        name = iscsi_name(port)
+        if name and name == iscsi_name(path.local.initiator_port or ""):
+            yield Link(
+                f"{nexus} has the iSCSI name of {address} and another ISID: an earlier or a "
+                "parallel session of this host",
+                Certainty.INFERRED,
+            )
+            return
+
+
+def how_unregistered(steps: Sequence[Step], number: int, nexus: Nexus) -> Iterator[Link]:
+    """What took the registration of nexus away, or that it never had one."""
+    before = steps[number].before
+    if nexus in before.registrations or before.doubted(Fact.REGISTRATIONS):
+        return
+    for step in reversed(steps[:number]):
+        if nexus in step.before.registrations and nexus not in step.after.registrations:
+            command = pr_out(step)
+            what = "a reading showed that it is not"
+            if command is not None:
+                what = f"{command.action.value} by {who(step.event)} ended it"
+            yield observed(step, f"{nexus} was registered until then: {what}")
+            return
+        if nexus in step.after.paths and nexus not in step.before.paths and step.before.paths:
+            yield observed(step, f"{nexus} appeared then, beside the paths that were there")
+            break
+    yield Link(f"{nexus} was never seen registered", Certainty.OBSERVED)
+
+
+def how_registered(steps: Sequence[Step], number: int, nexus: Nexus) -> Iterator[Link]:
+    """The command that gave nexus the key that it had."""
+    each = steps[number].before.registrations.get(nexus)
+    if each is None or steps[number].before.doubted(Fact.REGISTRATIONS):
+        return
+    for step in reversed(steps[:number]):
+        was = step.before.registrations.get(nexus)
+        if was is not None and was.key == each.key:
+            continue
+        command = pr_out(step)
+        if command is None:
+            yield observed(step, f"a reading showed {nexus} registered with {key_text(each.key)}")
+        else:
+            yield observed(
+                step,
+                f"{command.action.value} by {who(step.event)} registered it with key "
+                f"{key_text(each.key)}",
+            )
+        return
+
+
+def attention(steps: Sequence[Step], number: int, nexus: Nexus) -> Iterator[Link]:
+    """The newest unit attention on the nexus before the step, and who was told."""
+    for step in reversed(steps[:number]):
+        for seen in step.seen:
+            if isinstance(seen, AttentionSeen) and seen.nexus == nexus:
+                told = f"a unit attention on {nexus} told of it: {step.event.sense}"
+                if step.event.issuer is not None:
+                    told += f"; it went to {who(step.event)}, and nobody else is told again"
+                if seen.attention in _ANOTHER_UNIT:
+                    told = (
+                        f"a unit attention on {nexus} said {step.event.sense}: another logical "
+                        "unit may be behind this address since then"
+                    )
+                yield observed(step, told)
+                return
+
+
+def author(
+    steps: Sequence[Step], number: int, nexus: Nexus, key: int, others: Elsewhere
+) -> Iterator[Link]:
+    """Who took key away from nexus while no command was seen to do it."""
+    step = steps[number]
+    # PRGENERATION never goes back, so the newest one that is certain is a lower bound.
+    above = next(
+        (
+            each.after.generation
+            for each in reversed(steps[:number])
+            if not each.after.doubted(Fact.GENERATION)
+        ),
+        None,
+    )
+    found = list(others.took(key, above, step.after.generation))
+    for each in found:
+        # What another host did in between and nobody recorded may have been first.
+        yield Link(
+            f"{each.host or 'another host'} recorded {each.seen.action.value} by "
+            f"{who(each.step.event)}, which took key {key_text(key)} away",
+            Certainty.INFERRED,
+            each.step.event.time,
+            each.step.event.seq,
+            each.host,
+        )
+        yield from lost_abort(each.step, each.seen)
+    here = list(_may_have_been(steps, number, nexus, key))
+    yield from here
+    if found or any(each.certainty is Certainty.INFERRED for each in here):
+        return
+    now = holder(step.after)
+    if now:
+        yield Link(f"since then {now}", Certainty.OBSERVED, step.event.time, step.event.seq)
+    yield Link(
+        "which command it was and who sent it was recorded by no host whose recording is here",
+        Certainty.UNKNOWN,
+    )
+
+
+def _may_have_been(steps: Sequence[Step], number: int, nexus: Nexus, key: int) -> Iterator[Link]:
+    """Commands of this host whose effect nobody knew, and times without records."""
+    for step in reversed(steps[:number]):
+        if not step.after.doubted(Fact.REGISTRATIONS) and nexus in step.after.registrations:
+            return
+        for seen in step.seen:
+            match seen:
+                case PrOut() if seen.outcome is Outcome.UNKNOWN and takes(seen, nexus, key):
+                    ended = step.event.status or step.event.host_byte
+                    yield Link(
+                        f"{seen.action.value} on {seen.nexus} by {who(step.event)} ended with "
+                        f"{ended}, and can have taken it away all the same",
+                        Certainty.INFERRED,
+                        step.event.time,
+                        step.event.seq,
+                    )
+                case RecordsLost():
+                    text = f"{seen.count} records were lost ({seen.cause}); the command may be one"
+                    yield Link(text, Certainty.UNKNOWN, step.event.time, step.event.seq)
+                case NotWatched():
+                    text = "nobody watched this unit before then"
+                    yield Link(text, Certainty.UNKNOWN, step.event.time, step.event.seq)
+                case _:
+                    pass
+
+
+def takes(seen: PrOut, nexus: Nexus, key: int) -> bool:
+    """Whether a command that takes effect can end the registration of nexus with key."""
+    match seen.action:
+        case Action.CLEAR:
+            return True
+        case Action.PREEMPT | Action.PREEMPT_AND_ABORT:
+            return seen.sa_key in (key, 0)
+        case Action.REGISTER | Action.REGISTER_AND_IGNORE:
+            return seen.nexus == nexus and seen.sa_key == 0
+        case Action.REGISTER_AND_MOVE:
+            return seen.nexus == nexus and seen.unreg
+        case _:
+            return False
+
+
+def lost_abort(step: Step, seen: PrOut) -> Iterator[Link]:
+    """What cannot be known of a PREEMPT that came through device-mapper.
+
+    dm_pr_preempt() (drivers/md/dm.c) does not hand the abort of IOC_PR_PREEMPT_ABORT on.
+    """
+    issuer = step.event.issuer
+    if seen.action is not Action.PREEMPT or issuer is None or issuer.path is not IssuePath.IOC_PR:
+        return
+    major = issuer.requested.partition(":")[0]
+    if major.isdecimal() and int(major) not in _DISK_MAJORS:
+        yield Link(
+            f"it was asked for on block device {issuer.requested}, which is no disk: if that is "
+            "device-mapper and PREEMPT AND ABORT was asked for, Linux sent PREEMPT alone, and "
+            "commands of the preempted nexus may have been carried out after it",
+            Certainty.UNKNOWN,
+            step.event.time,
+            step.event.seq,
+        )
+
+
+def device(state: LuState, nexus: Nexus) -> str:
+    """The disk of a nexus of this host, "" for others."""
+    path = state.paths.get(nexus)
+    return "" if path is None else path.local.device
