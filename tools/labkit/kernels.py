@@ -64,10 +64,16 @@ def numbers(release: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", release))
 
 
+def _flavour(name: str) -> str:
+    """The "-rt" of 6.1.0-56-rt-amd64 and of the series 6.1-rt; "" of the ordinary flavour."""
+    match = re.search(r"-(rt|cloud)(?=-amd64$|$)", name)
+    return match[0] if match else ""
+
+
 def of_series(release: str, series: str) -> bool:
-    """Whether a kernel of that release is one of the series ("6.1", or a whole release)."""
+    """Whether a kernel of that release is one of the series ("6.1", "6.1-rt", a whole release)."""
     wanted = numbers(series)
-    return numbers(release)[: len(wanted)] == wanted
+    return numbers(release)[: len(wanted)] == wanted and _flavour(release) == _flavour(series)
 
 
 def cached() -> list[Kernel]:
