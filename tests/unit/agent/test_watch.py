@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from examples import share
 
 from agent.records import Producer, lu, pr_out, read_keys, record
 from prtrace.agent.counters import Counters, Told
@@ -352,9 +353,9 @@ def injected(shim: Path, tmp_path: Path, kind: str, samples: int, *more: str) ->
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", ["calls", "allocations", "memory"])
 def test_some_failures_between_ring_and_store(shim: Path, tmp_path: Path, kind: str) -> None:
-    assert injected(shim, tmp_path, kind, 80) == 0
+    assert injected(shim, tmp_path, kind, share(80)) == 0
 
 
 @pytest.mark.timeout(300)
 def test_an_agent_that_forgets_is_found_out(shim: Path, tmp_path: Path) -> None:
-    assert 0 < injected(shim, tmp_path, "calls", 80, "forgetful") <= 100
+    assert 0 < injected(shim, tmp_path, "calls", share(80), "forgetful") <= 100

@@ -7,6 +7,7 @@ from collections import Counter
 from random import Random
 
 import pytest
+from examples import share
 from reference_target import LU, TARGET, ReferenceTarget, port_of
 
 from prtrace.model import (
@@ -197,7 +198,7 @@ class Walk:
         return f"{port_of(nexus)},1" if nexus in FOREIGN else nexus
 
 
-SEEDS = range(40)
+SEEDS = range(share(40))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -412,7 +413,7 @@ class World(Walk):
 
 
 @pytest.mark.parametrize("target", [TARGET, "ACME/ARRAY/1"])
-@pytest.mark.parametrize("seed", SEEDS[:12])
+@pytest.mark.parametrize("seed", SEEDS[: share(12)])
 def test_what_is_stated_is_right_as_of_when_it_is_stated(seed: int, target: str) -> None:
     """Strangers act unseen, paths come, go and change places, things time out."""
     world = World(seed, target=target)
@@ -503,7 +504,7 @@ class Blind(Walk):
 
 
 @pytest.mark.parametrize("target", [TARGET, "ACME/ARRAY/1"])
-@pytest.mark.parametrize("seed", SEEDS[:20])
+@pytest.mark.parametrize("seed", SEEDS[: share(20)])
 def test_a_device_that_names_nobody_is_not_guessed_at(seed: int, target: str) -> None:
     """Another host preempts, and registers the key that it took away."""
     walk = Blind(seed, target=target)

@@ -7,6 +7,7 @@ from itertools import permutations
 from random import Random
 
 import pytest
+from examples import share
 from reference_target import LU, TARGET
 from test_against_reference import LOCAL, Walk
 
@@ -75,7 +76,7 @@ def overlapping(walk: Walk, count: int) -> None:
     walk.now = base + 400
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(share(60)))
 def test_overlapping_commands_are_never_ordered_wrongly(seed: int) -> None:
     walk = Walk(seed)
     walk.read_full()
