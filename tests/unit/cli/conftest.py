@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from importlib import resources
 from types import MappingProxyType
 
@@ -12,6 +10,7 @@ import pytest
 from api.conftest import Served, StoreSource
 from labkit import pace
 
+from cli.forking import Forking
 from prtrace.api.server import Limits
 from prtrace.model import IssuePath, Issuer, LocalNexus, LogicalUnit, ReservationType
 from prtrace.state.apply import in_doubt, new_state
@@ -122,20 +121,20 @@ def pr_out(record, lu="naa.1", action=0, key=0, sa_key=0, kind=0, **changes):
     return Event(**(fields | changes))
 
 
+@pytest.fixture(scope="session")
+def forking():
+    with Forking() as started:
+        yield started
+
+
 @pytest.fixture
-def prtrace():
+def prtrace(forking):
     """Run the program; gives the finished process with text."""
 
     def run(*arguments, stdin=None, **environment):
-        return subprocess.run(
-            [sys.executable, "-m", "prtrace", *map(str, arguments)],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=pace.limit(50),
-            env=os.environ
-            | {"PYTHONPATH": ":".join(filter(None, sys.path))}
-            | {name: str(value) for name, value in environment.items()},
+        changed = {name: str(value) for name, value in environment.items()}
+        return forking.run(
+            [str(each) for each in arguments], stdin, os.environ | changed, pace.limit(50)
         )
 
     return run

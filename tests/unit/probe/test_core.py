@@ -16,9 +16,13 @@ TOP = Path(__file__).parents[3]
 OTHER = "aarch64" if platform.machine() == "x86_64" else "x86_64"
 
 
-def built(folder: Path, machine: str) -> Path:
-    made = folder / f"{machine}.o"
-    subprocess.run([TOP / "tools/build-bpf", made, machine], check=True, timeout=120)
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The object for each machine."""
+    folder = tmp_path_factory.mktemp("objects")
+    made = {machine: folder / f"{machine}.o" for machine in (platform.machine(), OTHER)}
+    for machine, path in made.items():
+        subprocess.run([TOP / "tools/build-bpf", path, machine], check=True, timeout=120)
     return made
 
 
@@ -33,16 +37,16 @@ def sections(path: Path) -> dict[str, str]:
         libbpf.bpf_object__close(obj)
 
 
-def test_both_objects_have_the_programs_that_python_names(tmp_path: Path) -> None:
+def test_both_objects_have_the_programs_that_python_names(built: dict[str, Path]) -> None:
     wanted = {point.program: point.section for point in POINTS} | {"pr_learn": "syscall"}
-    for machine in (platform.machine(), OTHER):
-        assert sections(built(tmp_path, machine)) == wanted
+    for path in built.values():
+        assert sections(path) == wanted
 
 
-def test_the_object_of_another_machine_is_refused(tmp_path: Path) -> None:
+def test_the_object_of_another_machine_is_refused(built: dict[str, Path]) -> None:
     with pytest.raises(UnavailableError, match=f"is for {OTHER}"):
-        core.require_own_machine(built(tmp_path, OTHER))
-    core.require_own_machine(built(tmp_path, platform.machine()))
+        core.require_own_machine(built[OTHER])
+    core.require_own_machine(built[platform.machine()])
 
 
 def test_a_file_that_is_no_object_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from examples import share
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -91,7 +92,7 @@ QUERIES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=share(150))
 @given(
     made=st.lists(
         st.tuples(st.integers(0, 3), st.sampled_from(Command), st.integers(0, 40)), max_size=50
