@@ -24,7 +24,7 @@ import stat
 import struct
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
+from typing import Any, Final, NoReturn
 
 from prtrace.errors import (
     ConflictError,
@@ -34,12 +34,10 @@ from prtrace.errors import (
     UnavailableError,
     UsageError,
 )
+from prtrace.linux.closing import Closing
 from prtrace.model import Outcome
 from prtrace.scsi.codes import Status
 from prtrace.scsi.sense import UNIT_ATTENTION, Sense
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 SG_IO: Final = 0x2285
 SG_GET_VERSION_NUM: Final = 0x2282
@@ -280,7 +278,7 @@ class _Own(threading.local):
 _own = _Own()
 
 
-class SgDevice:
+class SgDevice(Closing):
     """An open block or sg node of a SCSI device; a context manager that closes it.
 
     Opened read-only: CAP_SYS_RAWIO permits every command all the same, a write-protected
@@ -317,17 +315,6 @@ class SgDevice:
             raise NoSuchDeviceError(f"{path} does not speak version 3 of SG_IO")
         self._fd = fd
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """Close the node; a second call does nothing."""
         fd, self._fd = self._fd, -1
@@ -362,20 +349,6 @@ class SgDevice:
             _raise(self.path, "did not answer, the outcome is unknown", error)
         finally:
             _libc.pthread_sigmask(signal.SIG_SETMASK, unblocked, None)
-
-    def pr_in(
-        self, cdb: bytes, allocation_length: int, timeout_ms: int = DEFAULT_TIMEOUT_MS
-    ) -> Reply:
-        """Send PERSISTENT RESERVE IN (or another data-in command), as send does."""
-        return self.send(cdb, b"", allocation_length, timeout_ms)
-
-    def pr_out(self, cdb: bytes, parameter: bytes, timeout_ms: int = DEFAULT_TIMEOUT_MS) -> Reply:
-        """Send PERSISTENT RESERVE OUT (or another data-out command), as send does."""
-        return self.send(cdb, parameter, 0, timeout_ms)
-
-    def test_unit_ready(self, timeout_ms: int = DEFAULT_TIMEOUT_MS) -> Reply:
-        """Send TEST UNIT READY, which collects one pending unit attention of this nexus."""
-        return self.send(bytes(6), b"", 0, timeout_ms)
 
 
 def _is_attention(raw: bytes) -> bool:

@@ -11,14 +11,12 @@ import contextlib
 import errno
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final
 
 from prtrace.errors import UnavailableError
+from prtrace.linux.closing import Closing
 from prtrace.linux.directory import ADDRESS
 from prtrace.linux.text import clean
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 _NETLINK_KOBJECT_UEVENT: Final = 15
 _KERNEL_GROUP: Final = 1  # group 2 is udev's
@@ -130,7 +128,7 @@ def parse_uevent(message: bytes) -> Uevent | None:
     )
 
 
-class UeventSocket:
+class UeventSocket(Closing):
     """The kernel's device events; non-blocking, a context manager that closes it.
 
     Events are those of the process's network namespace: a container needs the host's.
@@ -153,17 +151,6 @@ class UeventSocket:
         except OSError as error:
             self._socket.close()
             raise UnavailableError(f"no device events: {error.strerror}") from error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the socket; a second call does nothing."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, TypeVar
 
 from prtrace.errors import ConflictError, DeviceError, InDoubtError, PrtraceError
+from prtrace.linux.closing import Closing
 from prtrace.linux.reader import (
     Disagreement,
     Kind,
@@ -57,7 +57,7 @@ _LEAST_MS: Final = 500
 _POLICY: Final = Policy(attentions=ATTEMPTS, timeout_ms=TIMEOUT_MS)
 
 
-class Paths:
+class Paths(Closing):
     """The open nodes of a side; a context manager.
 
     attentions: what was delivered on the way, as text, oldest first.  reads, writes: how many
@@ -88,15 +88,8 @@ class Paths:
         left = int((self._until - time.monotonic()) * 1000)
         return max(_LEAST_MS, min(TIMEOUT_MS, left))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close every node."""
         for device in self._open.values():
             device.close()
         self._open.clear()
@@ -224,7 +217,7 @@ class Paths:
     def _executed(self, path: Path, cdb: bytes, parameter: bytes) -> Reply:
         for attempt in range(ATTEMPTS):
             self.writes += 1
-            reply = self._device(path).pr_out(cdb, parameter, self._limit_ms)
+            reply = self._device(path).send(cdb, parameter, timeout_ms=self._limit_ms)
             last = attempt == ATTEMPTS - 1 or self.late
             if reply.outcome is not Outcome.NOT_EXECUTED or last:
                 return reply

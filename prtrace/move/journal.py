@@ -9,17 +9,17 @@ ended here.  Names are digests: designators can be long, and must not share a lo
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self
 
 from prtrace.errors import MalformedError, PrtraceError, StoreError
+from prtrace.linux.closing import Closing
+from prtrace.linux.lockfile import HeldError, LockFile
 from prtrace.move.lines import Lines
 from prtrace.move.machine import Newest
 from prtrace.move.table import Verb
@@ -96,7 +96,7 @@ class Entry:
             raise MalformedError("journal", f"{type(error).__name__}: {error}"[:200]) from None
 
 
-class Journal:
+class Journal(Closing):
     """One logical unit's journals on this host, and the lock on the unit; a context manager.
 
     Raises UnderWayError where somebody else has the lock, StoreError where a journal cannot be
@@ -109,20 +109,20 @@ class Journal:
         self._folder = state_dir / _FOLDER
         self._lu = lu
         self._name = _name(lu)
-        self._lock = -1
+        self._lock: LockFile | None = None
         self.entries: dict[str, Entry] = {}
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = os.open(
-                self._folder / f"{self._name}.lock",
-                os.O_RDWR | os.O_CREAT | os.O_CLOEXEC,
-                0o600,
-            )
-            self._take_lock()
+            self._lock = LockFile(self._folder / f"{self._name}.lock")
             for side in (SOURCE, DESTINATION):
                 entry = _last(self._path(side))
                 if entry is not None:
                     self.entries[side] = entry
+        except HeldError as error:
+            raise UnderWayError(
+                f"{lu} is being moved by process {error.holder}",
+                hint="wait until that process has ended, then try again",
+            ) from error
         except OSError as error:
             self.close()
             raise _unusable(self._folder, error) from error
@@ -130,22 +130,10 @@ class Journal:
             self.close()
             raise
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """Give the unit free; a second call does nothing."""
-        fd, self._lock = self._lock, -1
-        if fd >= 0:
-            os.close(fd)
+        if self._lock is not None:
+            self._lock.close()
 
     def write(self, entry: Entry, time: int) -> None:
         """Make entry the newest line of its side, on disk; time in nanoseconds since the epoch."""
@@ -164,18 +152,6 @@ class Journal:
 
     def _path(self, side: str) -> Path:
         return _journal(self._folder, self._lu, side)
-
-    def _take_lock(self) -> None:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(self._lock, 32, 0).decode("ascii", "replace").strip()
-            raise UnderWayError(
-                f"{self._lu} is being moved by process {holder or 'unknown'}",
-                hint="wait until that process has ended, then try again",
-            ) from error
-        os.truncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
 
 def read(state_dir: Path, lu: str) -> tuple[Entry, ...]:

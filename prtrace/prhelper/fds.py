@@ -11,10 +11,9 @@ import os
 import socket
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
-if TYPE_CHECKING:
-    from types import TracebackType
+from prtrace.linux.closing import Closing
 
 _INT: Final = array.array("i").itemsize
 _ONE: Final = struct.Struct("=i")
@@ -26,21 +25,10 @@ _SOL_SOCKET, _SCM_RIGHTS = int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS)
 
 
 @dataclass(slots=True)
-class OwnedFd:
+class OwnedFd(Closing):
     """Closes its descriptor once: on leaving `with` or by close(), never after release()."""
 
     fd: int
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def release(self) -> int:
         """Give the descriptor away; -1 where it is gone already."""

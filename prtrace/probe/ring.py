@@ -15,8 +15,8 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from types import TracebackType
-from typing import Self
+
+from prtrace.linux.closing import Closing
 
 _HEADER = struct.Struct("<II")
 _POSITION = struct.Struct("@Q")
@@ -29,7 +29,7 @@ _WINDOW = 64 << 10
 """Bytes of data mapped at a time; no record is as long as half of it."""
 
 
-class Ring:
+class Ring(Closing):
     """A mapped ring of size bytes, the map's max_entries; fd stays the caller's."""
 
     def __init__(self, fd: int, size: int) -> None:
@@ -45,17 +45,6 @@ class Ring:
         self._data = self._window(0)
         self._position = 0
         self.rewind()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Unmap; what was read and not committed will be read again by the next reader."""

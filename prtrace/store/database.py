@@ -15,11 +15,11 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 from urllib.parse import quote
 
 from prtrace.errors import MalformedError, StoreError
+from prtrace.linux.closing import Closing
 from prtrace.state import codec
 from prtrace.state.event import Event
 from prtrace.state.unit import LuState
@@ -67,7 +67,7 @@ class Size:
     bytes: int
 
 
-class Store:
+class Store(Closing):
     """An open database; a context manager that closes it.
 
     To be used by one thread at a time.  Every method raises StoreError, whose hint says what
@@ -129,17 +129,6 @@ class Store:
         except BaseException:
             database.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the database; a second call does nothing."""

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 from lab.agent import STATE_DIR, Agent, cli
-from lab.load import check_oracle, drain, fresh, send_once
+from lab.load import TEST_UNIT_READY, check_oracle, drain, fresh, send_once
 from labkit.kernels import SERIES
 from labkit.target import Unit
 
@@ -45,7 +45,7 @@ def scenario(engine: str, built: Unit) -> None:
         epoch = agent.status()["status"]["epoch"]
         agent.kill()
         send_once(device_b, 4, _B, _A, _WERO).expect_good("PREEMPT")
-        assert device_a.test_unit_ready().attention
+        assert device_a.send(TEST_UNIT_READY).attention
         agent.start()
         status = agent.status()["status"]
         assert status["engine"] == engine

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from lab.load import TEST_UNIT_READY, drain
 from labkit import lio
 from labkit.kernels import SERIES
 from labkit.oracle import OracleState, oracle
@@ -61,8 +62,7 @@ class Bench:
 
     def drain(self) -> None:
         for device in self.devices:
-            while device.test_unit_ready().attention:
-                pass
+            drain(device)
 
     def truth(self) -> OracleState:
         return oracle(self.unit.directory)
@@ -81,10 +81,10 @@ class Bench:
         """Send a PR OUT; its answer as "GOOD", "RESERVATION CONFLICT" or "CHECK key/asc/ascq"."""
         parameter = BasicList(key, sa_key, **flags).build() + more
         cdb = PrOutCdb(action, type=kind, parameter_length=len(parameter)).build()
-        return answered(self.devices[nexus].pr_out(cdb, parameter))
+        return answered(self.devices[nexus].send(cdb, parameter))
 
     def read(self, action: InAction, room: int = 4000) -> bytes:
-        return self.devices[0].pr_in(PrInCdb(action, room).build(), room).received
+        return self.devices[0].send(PrInCdb(action, room).build(), room=room).received
 
     def keys(self) -> str:
         """Who is registered, by nexus number: "0=0xa1 1=0xb2"."""
@@ -189,7 +189,7 @@ def attention_takes_the_rest(on: Bench) -> str:
     on.out(0, Action.RELEASE, A, kind=WERO)  # 2A/04
     on.out(0, Action.PREEMPT, A, B, WE)  # 2A/05
     delivered = []
-    while (reply := on.devices[1].test_unit_ready()).attention:
+    while (reply := on.devices[1].send(TEST_UNIT_READY)).attention:
         delivered.append(answered(reply).split()[-1])
     return " ".join(delivered)
 
@@ -197,7 +197,7 @@ def attention_takes_the_rest(on: Bench) -> str:
 def cache_flush_let_in(on: Bench) -> str:
     on.out(0, Action.REGISTER, sa_key=A)
     on.out(0, Action.RESERVE, A, kind=WE)
-    return answered(on.devices[1].pr_out(_SYNCHRONIZE_CACHE_10, b""))
+    return answered(on.devices[1].send(_SYNCHRONIZE_CACHE_10, b""))
 
 
 def full_status_cut_off(on: Bench) -> str:
@@ -225,10 +225,9 @@ def full_status_ends_early(on: Bench) -> str:
     (tpg / "lun" / "lun_0").mkdir(parents=True)
     (tpg / "lun" / "lun_0" / "port").symlink_to(on.unit.directory)
     with SgDevice(await_disk(f"{(tpg / 'address').read_text().strip()}:0").sg) as device:
-        while device.test_unit_ready().attention:
-            pass
+        drain(device)
         cdb = PrOutCdb(Action.REGISTER, parameter_length=24).build()
-        device.pr_out(cdb, BasicList(0, A).build())
+        device.send(cdb, BasicList(0, A).build())
     on.out(0, Action.REGISTER, sa_key=B)
     keys = int.from_bytes(on.read(InAction.READ_KEYS)[4:8], "big") // 8
     full = int.from_bytes(on.read(InAction.READ_FULL_STATUS)[4:8], "big") // 48

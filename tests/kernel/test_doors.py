@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from lab.agent import STATE_DIR, Agent
-from lab.load import check_certain, check_oracle, counters, fresh, pr_out
+from lab.load import check_certain, check_oracle, counters, drain, fresh, pr_out
 from labkit import needs, pace
 from labkit.target import Unit
 
@@ -73,8 +73,7 @@ def test_each_way_is_told(unit: Unit) -> None:
     with Agent() as agent:
         agent.settled(60)
         with SgDevice(path.block) as device:
-            while device.test_unit_ready().attention:
-                pass
+            drain(device)
         for key, (way, node, name) in enumerate(ways, 0xD001):
             if not send(way, node, key):
                 print("this kernel does not know", way)
@@ -127,8 +126,7 @@ def test_the_fallback_sees_the_same(unit: Unit, monkeypatch: pytest.MonkeyPatch)
         assert FALLBACK.program in {each["program"] for each in status["attach"]}
         assert status["self_test"]["result"] == "passed", status["self_test"]
         with SgDevice(path.block) as device:
-            while device.test_unit_ready().attention:
-                pass
+            drain(device)
         for key, (way, node) in enumerate(
             (("straddling", path.block), ("pieces", path.sg), ("compat_pr", path.block)), 0xF001
         ):

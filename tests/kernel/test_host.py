@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lab.load import TEST_UNIT_READY
 from labkit.kernels import SERIES
 from labkit.target import Target, Unit
 
@@ -53,7 +54,7 @@ def pr_out(device: SgDevice, action: int, key: int, sa_key: int, type_: int = 0)
     parameter = key.to_bytes(8, "big") + sa_key.to_bytes(8, "big") + bytes(8)
     # A unit attention that waits for this nexus comes first, and is none of this test's.
     for _ in range(10):
-        reply = device.pr_out(cdb, parameter)
+        reply = device.send(cdb, parameter)
         if not reply.attention:
             break
     return reply
@@ -189,7 +190,7 @@ def register_all(found: LogicalUnit) -> dict[str | None, int]:
 def check_full_status(found: LogicalUnit) -> None:
     """After register_all: READ FULL STATUS names exactly our ports."""
     with SgDevice(found.nexuses[0].sg) as device:
-        raw = device.pr_in(READ_FULL_STATUS, ALLOCATION).expect_good("READ FULL STATUS")
+        raw = device.send(READ_FULL_STATUS, room=ALLOCATION).expect_good("READ FULL STATUS")
     reply = parse_reply(InAction.READ_FULL_STATUS, raw)
     theirs = {
         (each.transport_id.text, each.relative_target_port, each.key) for each in reply.descriptors
@@ -303,12 +304,12 @@ def check_outcomes(found: LogicalUnit) -> None:
         assert (conflict.outcome, conflict.status) == (Outcome.CONFLICT, 0x18), "conflict"
         assert conflict.host_status in (0, 0x11), "conflict's host byte"
         assert pr_out(one, PREEMPT, 0xABC000, 0xABC001, 5).outcome == Outcome.DONE, "preempt"
-        attention = two.test_unit_ready()
+        attention = two.send(TEST_UNIT_READY)
         assert (attention.attention, attention.outcome) == (True, Outcome.NOT_EXECUTED), (
             "unit attention"
         )
         assert (attention.sense[2] & 0xF if attention.sense[0] & 2 == 0 else 6) == 6, "its sense"
-        reply = two.pr_in(READ_KEYS[:7] + bytes((0, 8, 0)), 8)
+        reply = two.send(READ_KEYS[:7] + bytes((0, 8, 0)), room=8)
         assert (reply.outcome, len(reply.received)) == (Outcome.DONE, 8), "short reply"
         bad = pr_out(one, 0x1E, 0xABC000, 0)
         assert (bad.outcome, bad.status) == (Outcome.UNKNOWN, 2), "an illegal command"
@@ -325,7 +326,7 @@ def check_hot_plug(unit: dict[str, Any]) -> None:
         await_that("it is gone", lambda: scan().nexus(path["hctl"]) is None, events)
         check_refused("resolve a removed address", lambda: scan().resolve(path["hctl"]), "no such")
         with contextlib.suppress(NoSuchDeviceError):
-            reply = device.pr_in(READ_KEYS, ALLOCATION, 10_000)
+            reply = device.send(READ_KEYS, room=ALLOCATION, timeout_ms=10_000)
             assert reply.transport_fault, "a removed device"
         device.close()
         # Through the iSCSI session, or the loopback target, a scan finds it again.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from lab.agent import Agent
-from lab.load import fresh
+from lab.load import drain, fresh
 from labkit import pace
 from labkit.target import Unit
 
@@ -60,8 +60,7 @@ def test_a_command_that_timed_out_is_over_when_its_request_is(unit: Unit) -> Non
             if (disk / "device/model").read_text().strip() == "scsi_debug"
         ]
         with SgDevice(f"/dev/{nodes[0]}") as device:
-            while device.test_unit_ready().attention:
-                pass
+            drain(device)
             (_DEBUG / "opts").write_text(str(_OPT_TIMEOUT))
             (_DEBUG / "every_nth").write_text("-1")
             try:

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from lab.agent import Agent, cli
+from lab.load import TEST_UNIT_READY
 from lab.stranger import Stranger
 from labkit import pace
 from labkit.lio import IQN, ISCSI
@@ -179,7 +180,7 @@ class World:
         told = set()
         for unit in self.units:
             for path in self.paths[unit.lu]:
-                reply = self._reply(path, lambda device: device.test_unit_ready())
+                reply = self._reply(path, lambda device: device.send(TEST_UNIT_READY))
                 if "2A/" in reply:
                     told.add(unit.lu)
                     self.history.append(f"{unit.lu[-4:]} {path.hctl} {reply}")
@@ -223,7 +224,7 @@ class World:
         action, key, sa_key, kind = self._choose(unit, path.initiator)
         cdb = PrOutCdb(action, type=kind, parameter_length=24).build()
         parameter = BasicList(key, sa_key).build()
-        reply = self._reply(path, lambda device: device.pr_out(cdb, parameter))
+        reply = self._reply(path, lambda device: device.send(cdb, parameter))
         self.history.append(
             f"{unit.lu[-4:]} {path.hctl} {action.value} {key:x} {sa_key:x} {kind.name}: {reply}"
         )
@@ -234,7 +235,7 @@ class World:
         path = self.random.choice(self.paths[unit.lu])
         action = self.random.choice(list(InAction))
         cdb = PrInCdb(action, 8128).build()
-        reply = self._reply(path, lambda device: device.pr_in(cdb, 8128))
+        reply = self._reply(path, lambda device: device.send(cdb, room=8128))
         self.history.append(f"{unit.lu[-4:]} {path.hctl} {action.title}: {reply}")
 
     def _strange(self, unit: Unit) -> None:
@@ -330,11 +331,11 @@ def test_an_address_that_another_session_gets(
     world = World(target, agent, stranger, 1)
     path = next(each for each in world.paths[unit.lu] if each.transport == "iscsi")
     with SgDevice(path.sg) as device:
-        device.test_unit_ready()
+        device.send(TEST_UNIT_READY)
         cdb = PrOutCdb(Action.REGISTER, parameter_length=24).build()
-        assert device.pr_out(cdb, BasicList(0, 0xA1).build()).status == 0
+        assert device.send(cdb, BasicList(0, 0xA1).build()).status == 0
         cdb = PrOutCdb(Action.RESERVE, type=ReservationType.WERO, parameter_length=24).build()
-        assert device.pr_out(cdb, BasicList(0xA1, 0).build()).status == 0
+        assert device.send(cdb, BasicList(0xA1, 0).build()).status == 0
     assert agent.show(unit.lu)[0]["reservation"]["holders"] == [path.hctl]
     for name in ("lab1", "lab2"):
         world._iscsiadm(name, "--logout")

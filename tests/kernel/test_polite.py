@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from lab.agent import Agent
-from lab.load import check_oracle, drain, fresh, send_once
+from lab.load import TEST_UNIT_READY, check_oracle, drain, fresh, send_once
 from labkit.target import Unit
 
 from prtrace.linux.sgio import SgDevice
@@ -40,7 +40,7 @@ def test_a_guest_is_told_of_its_fencing_although_the_agent_reads(unit: Unit) -> 
                 agent.settled(60)
                 check_oracle(agent.show(built.lu)[0], built)
                 with SgDevice(guest.block) as one:
-                    told = one.test_unit_ready()
+                    told = one.send(TEST_UNIT_READY)
                 assert told.attention, told.text
                 assert told.sense[12:14] == b"\x2a\x05", told.text
                 assert {

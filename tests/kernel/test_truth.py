@@ -23,6 +23,7 @@ import pytest
 from lab.agent import STATE_DIR, Agent
 from lab.compare import compare
 from lab.doors import Doors, PrOutCommand, sg_persist
+from lab.load import TEST_UNIT_READY
 from labkit import pace
 from labkit.kernels import SERIES
 from labkit.oracle import OracleState, oracle
@@ -109,7 +110,8 @@ class Walk:
             case "read" | "write":
                 text = self._transfer(place, write=what == "write")
             case "ready":
-                text = f"TEST UNIT READY {self.doors.device(place.path.sg).test_unit_ready().text}"
+                reply = self.doors.device(place.path.sg).send(TEST_UNIT_READY)
+                text = f"TEST UNIT READY {reply.text}"
             case "PR IN":
                 text = self._pr_in(place)
             case "legacy":
@@ -253,16 +255,16 @@ class Walk:
                 keys = self.rng.random() < 0.5
                 return f"IOC_PR_READ {keys=}: {self.doors.ioc_pr_read(node, keys=keys)}"
             try:
-                return f"{action.title}: {self.doors.device(node).pr_in(cdb, room).text}"
+                return f"{action.title}: {self.doors.device(node).send(cdb, room=room).text}"
             except PrtraceError as error:
                 return f"{action.title}: {error.message}"
         if self.rng.random() < 0.3:
             return f"{action.title} bsg: {self.doors.bsg(place.path.bsg, cdb, room=room)}"
-        return f"{action.title}: {self.doors.device(place.path.sg).pr_in(cdb, room).text}"
+        return f"{action.title}: {self.doors.device(place.path.sg).send(cdb, room=room).text}"
 
     def _legacy(self, place: Place, *, release: bool) -> str:
         cdb = LegacyCdb(release, self.rng.choice([6, 10])).build()
-        reply = self.doors.device(place.path.sg).pr_out(cdb, b"")
+        reply = self.doors.device(place.path.sg).send(cdb, b"")
         self.sent["RELEASE/legacy" if release else "RESERVE/legacy"] += 1
         if release and reply.attention:
             self.legacy = place

@@ -88,7 +88,7 @@ class Doors:
     def sg_io(self, node: str, command: PrOutCommand) -> str:
         """A PR OUT by SG_IO on an sg, block or dm node."""
         try:
-            return self.device(node).pr_out(command.cdb, command.parameter).text
+            return self.device(node).send(command.cdb, command.parameter).text
         except PrtraceError as error:
             return error.message
 

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
 from lab.agent import Agent, cli
 from lab.compare import compare
+from lab.load import TEST_UNIT_READY
 from labkit.oracle import OracleState, oracle
 from labkit.target import Target, Unit, UnitPath
 
@@ -93,14 +94,14 @@ class Bed:
         parameter = BasicList(key, sa_key).build()
         cdb = PrOutCdb(action, type=kind).build()
         for _ in range(8):
-            reply = self.nodes[path].pr_out(cdb, parameter)
+            reply = self.nodes[path].send(cdb, parameter)
             if not reply.attention:
                 break
         return reply.outcome
 
     def write(self, path: int) -> Reply:
         for _ in range(8):
-            reply = self.nodes[path].pr_out(WRITE_10, bytes(512))
+            reply = self.nodes[path].send(WRITE_10, bytes(512))
             if not reply.attention:
                 break
         return reply
@@ -112,7 +113,7 @@ class Bed:
     def drain(self) -> None:
         for node in self.nodes:
             for _ in range(8):
-                if not node.test_unit_ready().attention:
+                if not node.send(TEST_UNIT_READY).attention:
                     break
 
     def reset(self) -> None:

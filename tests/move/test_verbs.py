@@ -299,7 +299,7 @@ def test_a_peers_persistence_survives_the_guests_move(bed, there):
 
     guest(bed, SOURCE, WERO)
     cdb = PrOutCdb(Action.REGISTER).build()
-    bed.nodes[THIRD].pr_out(cdb, BasicList(PEER, PEER, aptpl=True).build())
+    bed.nodes[THIRD].send(cdb, BasicList(PEER, PEER, aptpl=True).build())
     file = bed.save(bed.unit.multipath)
     persists = Path(bed.unit.directory, "pr", "res_aptpl_active")
     assert "Activated" in persists.read_text()

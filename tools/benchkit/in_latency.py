@@ -40,7 +40,7 @@ def main() -> None:
         for number in range(_WARM + _COMMANDS):
             sent = BasicList(0, number + 1).build()
             begun = time.monotonic_ns()
-            device.pr_out(cdb, sent, 10_000)
+            device.send(cdb, sent, 10_000)
             trips.append(time.monotonic_ns() - begun)
             key = f"0x{number + 1:016x}"
             seen = 0

@@ -30,6 +30,7 @@ from prtrace.scsi.cdb import PrOutCdb
 from prtrace.scsi.parameter import BasicList
 
 _KEY, _KIND = 0x4B4B, ReservationType.WERO
+_TEST_UNIT_READY = bytes(6)
 _HERE, _THERE = 0, 1
 _THREADS = 32
 _SETTLE_S = 300
@@ -176,7 +177,7 @@ def prepare(units: tuple[Unit, ...]) -> None:
             send(here, Action.REGISTER, 0, _KEY)
             send(here, Action.RESERVE, _KEY, 0, _KIND)
             for device in (here, there):
-                while device.test_unit_ready().attention:
+                while device.send(_TEST_UNIT_READY).attention:
                     pass
 
 
@@ -185,7 +186,7 @@ def send(
 ) -> None:
     """Send a PR OUT until no unit attention is delivered instead; it must succeed."""
     cdb, sent = PrOutCdb(action, type=kind).build(), BasicList(key, sa_key).build()
-    while (reply := device.pr_out(cdb, sent)).attention:
+    while (reply := device.send(cdb, sent)).attention:
         pass
     if reply.outcome is not Outcome.DONE:
         raise SystemExit(f"{action}: {reply.outcome}")
