@@ -146,8 +146,9 @@ class Seen:
         """As Source.show."""
         return self._there(lambda: self._source.show(names))
 
-    def events(self, query: EventQuery) -> Iterator[Event]:
-        """As Source.events."""
+    def changes(self, lu: str, last: int) -> Iterator[Event]:
+        """As Observed.changes."""
+        query = EventQuery(lus=(lu,), last=last, changes=True)
         for portion in self._there(lambda: self._source.events(query)):
             yield from portion
 

@@ -41,8 +41,11 @@ class Observed(Protocol):
     def show(self, names: Sequence[str]) -> dict[str, Any]:
         """Return the prtrace.show/1 object."""
 
-    def events(self, query: EventQuery) -> Iterator[Event]:
-        """Return stored events; StoreError while iterated."""
+    def changes(self, lu: str, last: int) -> Iterator[Event]:
+        """Return the last stored events of lu that may have changed its state, oldest first.
+
+        At most as many as last says.  Raises StoreError while iterated.
+        """
 
 
 class Moves(Protocol):

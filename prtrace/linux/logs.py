@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+from datetime import UTC, datetime
 from typing import Final
 
 _PRIORITY: Final = {
@@ -19,11 +20,9 @@ _PRIORITY: Final = {
 
 class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        from prtrace.state.event import rfc3339  # here: every command imports this module's names
-
         return json.dumps(
             {
-                "time": rfc3339(int(record.created * 1_000_000_000)),
+                "time": f"{datetime.fromtimestamp(record.created, UTC):%Y-%m-%dT%H:%M:%S.%fZ}",
                 "level": record.levelname.lower(),
                 "logger": record.name,
                 "message": record.getMessage(),

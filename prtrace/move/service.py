@@ -25,7 +25,6 @@ from prtrace.move.saving import BlockedError
 from prtrace.move.verbs import Moves, Report, moves_view
 from prtrace.move.verdict import check_view, overall
 from prtrace.state.event import Event
-from prtrace.store.history import EventQuery
 
 _log = logging.getLogger(__name__)
 
@@ -137,7 +136,7 @@ class _Observer:
         return list(self._observed.show(lus)["units"])
 
     def events(self, lu: str) -> Iterator[Event]:
-        return self._observed.events(EventQuery(lus=(lu,), last=LAST, changes=True))
+        return self._observed.changes(lu, LAST)
 
 
 def _under_way(error: UnderWayError) -> Refusal:

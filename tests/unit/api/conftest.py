@@ -17,7 +17,6 @@ from prtrace.errors import NoSuchDeviceError, StoreError, UnavailableError
 from prtrace.linux.unixsocket import Listener
 from prtrace.state.event import Command, Event
 from prtrace.store.database import Store
-from prtrace.store.history import EventQuery
 
 
 def make_event(record, lu="naa.1", **changes):
@@ -105,7 +104,7 @@ class WaitingMoves:
 
     def check(self, observed, devices, guest, pid):
         shown = observed.show(devices)
-        last = [event.seq for event in observed.events(EventQuery())]
+        last = [event.seq for event in observed.changes("naa.1", 1000)]
         answer = {
             "schema": "prtrace.check/2",
             "host": f"{guest} {pid}",

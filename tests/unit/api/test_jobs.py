@@ -17,12 +17,13 @@ from prtrace.api.interface import Fault
 from prtrace.api.jobs import Job, Jobs
 from prtrace.api.rights import Right
 from prtrace.errors import DeviceError, PrtraceError, UsageError
+from prtrace.state.event import Command
 
 FILE = {"schema": "prtrace.save/2", "units": [{"key": None, "deep": [1, {"a": "b"}]}]}
 
 
 def test_every_call_reaches_its_method(served):
-    served.happen(130)
+    served.happen(130, command=Command.PR_OUT)
     client = served.client()
     checked = client.call("Check", devices=["/dev/sdb"], guest="db1", pid=7)
     assert checked["host"] == "db1 7"
