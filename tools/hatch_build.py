@@ -10,7 +10,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
-class BpfBuildHook(BuildHookInterface):
+class BpfBuildHook(BuildHookInterface):  # type: ignore[misc]  # hatchling is not here
     """Without clang the build stops: a wheel that cannot watch is no wheel."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:

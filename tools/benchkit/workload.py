@@ -123,7 +123,7 @@ class Workload:
         key: int,
         sa_key: int,
         kind: ReservationType | None = None,
-        status: Status = Status.GOOD,
+        status: int = Status.GOOD,
     ) -> bytes:
         sent = BasicList(key, sa_key).build()
         return self._record(unit, nexus, PrOutCdb(action, 0, kind).build(), sent, sent, status)
@@ -147,7 +147,7 @@ class Workload:
         cdb: bytes,
         data: bytes,
         head: bytes = b"",
-        status: Status = Status.GOOD,
+        status: int = Status.GOOD,
     ) -> bytes:
         self.seq += 1
         at = 1_000_000_000 + self.seq * _NS_APART
@@ -158,7 +158,7 @@ class Workload:
             "done_ns": at + 50_000,
             "lun": unit.number,
             "host": nexus,
-            "result": int(status),
+            "result": status,
             "pid": self.pid,
             "issuer_start_ns": self.issuer_start_ns,
             "cgroup": 1,
