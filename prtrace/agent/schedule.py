@@ -39,7 +39,8 @@ class Limits:
     """The same for one SCSI host."""
     slow_s: float = 0.04
     under_way: int = 256
-    """Readings under way in all, slow ones too."""
+    """Readings under way in all, slow ones too; of one lane at most as many as are still free, so
+    that those that hang in some lanes leave room for others."""
     spread_s: float = 0.2
     """Something new is followed after a random part of this: a cluster's hosts see it at once."""
     first_pause_s: float = 0.5
@@ -50,7 +51,6 @@ class Limits:
     futile: int = 4
     """Answers in a row that may leave a unit in doubt before it is left alone."""
     refused_pause_s: float = 86_400.0
-
 
 class Result(enum.Enum):
     """What came of a reading."""
@@ -230,12 +230,11 @@ class Schedule:
     def next_at(self, now: float) -> float | None:
         """When begin has something to do at the latest, None where only news can bring it."""
         times = [self._due[0][0]] if self._due else []
-        if len(self._orders) < self._limits.under_way:
-            times += [
-                max(lane.ready_at, self._ready_at, self._room_at(lane, now))
-                for lane in self._lanes.values()
-                if lane.waiting
-            ]
+        times += [
+            max(lane.ready_at, self._ready_at, self._room_at(lane, now))
+            for lane in self._lanes.values()
+            if lane.waiting and not self._is_full(lane)
+        ]
         return max(min(times), now) if times else None
 
     def _failed(self, order: Order, unit: _Unit, result: Result, now: float) -> None:
@@ -291,7 +290,7 @@ class Schedule:
     def _next_of(self, target: str, lane: _Lane, now: float) -> Order | None:
         """The next reading of a lane, None where nothing waits or a limit stands against it."""
         limits = self._limits
-        if len(self._orders) >= limits.under_way or now < max(lane.ready_at, self._ready_at):
+        if self._is_full(lane) or now < max(lane.ready_at, self._ready_at):
             return None
         while lane.waiting:
             lu = lane.waiting[0]
@@ -320,6 +319,10 @@ class Schedule:
             self._lanes[target] = self._lanes.pop(target)
             return order
         return None
+
+    def _is_full(self, lane: _Lane) -> bool:
+        """Whether no more of a lane may be under way before something ends."""
+        return len(lane.begun) >= self._limits.under_way - len(self._orders)
 
     def _room_at(self, lane: _Lane, now: float) -> float:
         """When lane and host have room for a reading: now, or when enough of them are slow."""

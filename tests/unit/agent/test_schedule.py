@@ -49,7 +49,11 @@ class World:
             self.now = min(times)
             while self._ends and self._ends[0][0] <= self.now:
                 _, _, order, result = heapq.heappop(self._ends)
+                self.ended(order)
                 self.schedule.end(order, result, self.now)
+
+    def ended(self, order: Order) -> None:
+        """For a world that keeps count."""
 
     def times_of(self, lu: str) -> list[float]:
         return [when for when, order in self.begun if order.lu == lu]
@@ -89,6 +93,30 @@ def test_four_thousand_units_that_never_settle() -> None:
     before = len(world.begun)
     world.run(86_400)
     assert len(world.begun) == before, "what they do not tell is not asked again"
+
+
+def test_a_target_is_asked_at_its_own_rate() -> None:
+    """Units of one target alone: its rate is the limit, from the first second on."""
+    paths = {f"lu{n}": [path(f"0:0:0:{n}")] for n in range(300)}
+    world = World(paths, lambda _: (Result.ANSWERED, 0.0001))
+    for lu in paths:
+        world.schedule.want(lu, 0.0, fresh=False)
+    world.run(5)
+    times = [when for when, _ in world.begun]
+    assert most_in_a_second(times) <= LIMITS.target_rate + 1
+    assert len(times) > 4 * LIMITS.target_rate
+
+
+def test_what_waits_goes_first_when_something_new_is_seen_of_it() -> None:
+    paths = {f"lu{n}": [path(f"0:0:0:{n}")] for n in range(1000)}
+    world = World(paths)
+    for lu in paths:
+        world.schedule.want(lu, 0.0, fresh=False)
+    world.run(2)
+    waits = next(lu for lu in reversed(list(paths)) if not world.times_of(lu))
+    world.schedule.want(waits, world.now, fresh=True)
+    world.run(0.5)
+    assert world.times_of(waits)
 
 
 def test_units_that_never_answer_are_asked_less_and_less() -> None:
@@ -253,6 +281,132 @@ def test_a_unit_under_an_spc2_reservation_is_not_asked_over_every_path() -> None
     assert len(world.begun) == 1
     world.run(10_000)
     assert len(world.begun) > 10
+
+
+def test_a_target_that_hangs_leaves_room_for_others() -> None:
+    """A whole array hangs, more units than may be read at a time: another one does not wait."""
+    paths = {f"dead{n}": [path(f"0:0:{n % 3}:{n}")] for n in range(4000)}
+    paths["healthy"] = [path("1:0:0:0")]
+    world = World(paths)
+    world.answer = lambda order: (
+        (Result.ANSWERED, 0.002) if order.lu == "healthy" else (Result.PATH_FAILED, 60.0)
+    )
+    for lu in paths:
+        if lu != "healthy":
+            world.schedule.want(lu, 0.0, fresh=False)
+    for _ in range(40):
+        world.run(7)
+        asked = world.now
+        world.schedule.drop("healthy")
+        world.schedule.want("healthy", asked, fresh=True)
+        world.run(1)
+        assert any(when > asked for when in world.times_of("healthy"))
+    assert LIMITS.under_way / 2 < world.most_under_way < LIMITS.under_way
+
+
+class MovingWorld(World):
+    """Units come, go and move between targets; targets get slow; answers never come.
+
+    Target "8:0:0" is healthy all the time, as is its one unit, which is wanted now and then.
+    Every reading is judged when it begins.
+    """
+
+    SLOW = 60.0
+
+    def __init__(self, units: int, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.slow: set[str] = set()
+        self.lost: set[int] = set()
+        self.may_get_lost = 20
+        self.running: dict[int, Order] = {}
+        self.wanted: dict[str, float] = {}
+        super().__init__({f"lu{n}": self.some_paths(n) for n in range(units)})
+        self.paths["healthy"] = [path("8:0:0:0")]
+        self.answer = self.answered
+
+    def some_paths(self, number: int) -> list[Candidate]:
+        hosts = self.random.sample(range(8), self.random.randint(1, 4))
+        return [path(f"{host}:0:{number % 2}:{number}") for host in hosts]
+
+    def answered(self, order: Order) -> tuple[Result, float]:
+        """Judge a reading that begins, and choose how it ends."""
+        assert order.lu not in {each.lu for each in self.running.values()}, "two of one unit"
+        assert order.lu in self.schedule
+        assert order.path in self.paths[order.lu], "over a path that it has now"
+        self.running[order.number] = order
+        self.wanted.pop(order.lu, None)
+        if order.lu == "healthy":
+            return Result.ANSWERED, 0.002
+        if order.path.target in self.slow:
+            return Result.PATH_FAILED, self.SLOW
+        if self.may_get_lost and self.random.random() < 0.01:
+            self.may_get_lost -= 1
+            return Result.PATH_FAILED, 1e9
+        return self.random.choice(list(Result)), self.random.choice((0.001, 0.01, 0.1))
+
+    def ended(self, order: Order) -> None:
+        self.running.pop(order.number, None)
+
+    def forget(self, lu: str) -> None:
+        """A reading of it that is under way says nothing of the next ones any more."""
+        self.schedule.drop(lu)
+        self.wanted.pop(lu, None)
+        self.running = {n: order for n, order in self.running.items() if order.lu != lu}
+
+    def something_happens(self) -> None:
+        lu = f"lu{self.random.randrange(len(self.paths) - 1)}"
+        match self.random.randrange(7):
+            case 0:
+                self.paths[lu] = []
+                self.forget(lu)
+            case 1 | 2:
+                self.paths[lu] = self.some_paths(int(lu[2:]))
+                self.schedule.want(lu, self.now, fresh=self.random.random() < 0.5)
+            case 3:
+                self.schedule.want(lu, self.now, fresh=True, wanted=self.random.random() < 0.2)
+            case 4:
+                self.slow ^= {f"{self.random.randrange(8)}:0:{self.random.randrange(2)}"}
+            case 5:
+                # Nobody looked at the clock for a while: SIGSTOP, or a machine that slept.
+                self.now += self.random.choice((0.5, 30.0, 7200.0))
+            case 6:
+                self.forget("healthy")
+                self.schedule.want("healthy", self.now, fresh=True)
+                self.wanted["healthy"] = self.now
+        self.run(self.random.choice((0.0, 0.01, 0.1, 2.0)))
+        if "healthy" in self.wanted:
+            self.run(1.0)
+            assert "healthy" not in self.wanted, "it waited for a second"
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("units", [40, 400, pytest.param(4000, marks=pytest.mark.slow)])
+def test_a_moving_world(units: int, seed: int) -> None:
+    """The rates hold from start to end, whatever moves; and no unit is forgotten."""
+    world = MovingWorld(units, seed)
+    for lu in world.paths:
+        world.schedule.want(lu, 0.0, fresh=False)
+    for _ in range(600):
+        world.something_happens()
+    times: dict[str, list[float]] = {}
+    for when, order in world.begun:
+        times.setdefault(order.path.target, []).append(when)
+    assert most_in_a_second([when for when, _ in world.begun]) <= LIMITS.rate + 1
+    assert all(most_in_a_second(each) <= LIMITS.target_rate + 1 for each in times.values())
+    assert world.most_under_way <= LIMITS.under_way
+    # All is well again, and something new is seen of every unit.
+    world.slow.clear()
+    world.may_get_lost = 0
+    world.run(2 * world.SLOW)
+    at = world.now
+    for number in range(units):
+        lu = f"lu{number}"
+        world.paths[lu] = world.some_paths(number)
+        world.forget(lu)
+        world.schedule.want(lu, at, fresh=True)
+    world.run(units / LIMITS.rate + 60)
+    asked = {order.lu for when, order in world.begun if when >= at}
+    assert asked >= world.paths.keys() - {"healthy"}
 
 
 def test_anything_may_happen_in_any_order() -> None:
