@@ -45,7 +45,6 @@ NOT_SEEN_YET = (
     "tests/kernel/test_foreign.py",
     "tests/kernel/test_keeping.py",
     "tests/kernel/test_preempted.py",
-    "tests/kernel/test_polite.py::test_a_guest_is_told_of_its_fencing_although_the_agent_reads",
     "tests/kernel/test_read.py",
     "tests/kernel/test_restart.py",
     "tests/kernel/test_ring.py",

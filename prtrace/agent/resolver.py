@@ -6,8 +6,11 @@ here: it comes back up through the kernel as records like everybody else's.
 
 A PR IN takes the unit attention that its nexus was to get.  A unit is therefore read over the
 nexus that just had a command answered, else over one on which no unit attention is expected, that
-nobody has open and that has no registration.  Tapes, changers and removable media are never asked:
-until Linux 6.14 the tape driver learns of a reset or a changed medium from its own commands alone.
+nobody has open and that has no registration.  Whether somebody has it open may not be known; such
+a nexus comes before one that is open and behind one that is not.  Nothing is read before it was
+looked, just before, who has what open, unless the look takes too long.  Tapes, changers and
+removable media are never asked: until Linux 6.14 the tape driver learns of a reset or a changed
+medium from its own commands alone.
 """
 
 from __future__ import annotations
@@ -23,9 +26,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from prtrace.agent.schedule import Candidate, Limits, Order, Result, Schedule
 from prtrace.errors import PrtraceError
-from prtrace.linux.pathstate import is_removable, nexuses_in_use, path_state
+from prtrace.linux.pathstate import PathState, is_removable, path_state
 from prtrace.linux.reader import Device, Kind, Policy, Reader, Reading, Unread
 from prtrace.linux.sgio import SgDevice
+from prtrace.linux.users import Use, Users, users_of
 from prtrace.model import LOCAL_NAME
 
 if TYPE_CHECKING:
@@ -33,14 +37,13 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from prtrace.linux.directory import Directory
     from prtrace.linux.units import Inventory
     from prtrace.model import LocalNexus, LogicalUnit
     from prtrace.state.unit import LuState
 
 _KINDS: Final = frozenset({"disk", "zoned disk"})
 """Units that are asked without being told to."""
-_LOOK_EVERY_S: Final = 5.0
-"""How long it counts who had what open."""
 _UNIT_FAILED: Final = frozenset(
     {Kind.CONFLICT, Kind.UNIT_ATTENTION, Kind.MALFORMED, Kind.TOO_LONG}
 )
@@ -71,7 +74,7 @@ class Resolver:
     """Reads units until nothing of them is in doubt, within the limits of the schedule.
 
     state: gives the present state of a unit.  opened: opens a node to send commands to.
-    sent: commands so far.
+    look: finds out who uses which device.  sent: commands so far.
     """
 
     def __init__(
@@ -80,15 +83,20 @@ class Resolver:
         state: Callable[[str], LuState | None],
         limits: Limits | None = None,
         opened: Callable[[str], AbstractContextManager[Device]] = SgDevice,
+        look: Callable[[Directory], Users] = users_of,
     ) -> None:
         self._host = host
         self._state = state
         self._open = opened
-        self._schedule = Schedule(self._candidates, limits)
-        self._safe: dict[str, str] = {}
-        self._in_use: frozenset[str] = frozenset()
+        self._look_at = look
+        self._limits = Limits() if limits is None else limits
+        self._schedule = Schedule(self._candidates, self._limits)
+        self._safe: dict[str, tuple[str, float]] = {}
+        self._users = Users(unseen="nobody has looked yet")
         self._looked_at: float | None = None
-        self._looking = False
+        self._looking_since: float | None = None
+        self._seen: Users | None = None
+        self._unseen_told = ""
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self.sent = 0
@@ -107,7 +115,7 @@ class Resolver:
         if self._closed or unit is None or not (wanted or _asked_by_itself(unit, sys)):
             return
         if safe:
-            self._safe[lu] = safe
+            self._safe[lu] = safe, time.monotonic()
         self._schedule.want(lu, time.monotonic(), fresh=fresh, wanted=wanted)
         self._turn()
 
@@ -129,12 +137,13 @@ class Resolver:
         self._schedule.drop(lu)
         self._safe.pop(lu, None)
 
-    def _turn(self) -> None:
-        """Begin what may begin now, and wait for the rest."""
+    def _turn(self, *, looked: bool = False) -> None:
+        """Begin what may begin now, and wait for the rest.  looked: who uses what, just now."""
         if self._closed:
             return
         loop = asyncio.get_running_loop()
-        if not self._looked_around(loop):
+        if not looked and not self._looked_around(loop):
+            self._turn_at(loop, time.monotonic() + self._limits.look_takes_s)
             return
         for order in self._schedule.begin(time.monotonic()):
             state = self._state(order.lu)
@@ -147,13 +156,15 @@ class Resolver:
             threading.Thread(
                 target=self._read, args=(loop, order), name="prtrace-read", daemon=True
             ).start()
+        self._turn_at(loop, self._schedule.next_at(time.monotonic()))
+
+    def _turn_at(self, loop: asyncio.AbstractEventLoop, at: float | None) -> None:
+        """Have the next turn then; None: when something new comes."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        now = time.monotonic()
-        at = self._schedule.next_at(now)
         if at is not None:
-            self._timer = loop.call_later(max(at - now, 0.001), self._turn)
+            self._timer = loop.call_later(max(at - time.monotonic(), 0.001), self._turn)
 
     def _read(self, loop: asyncio.AbstractEventLoop, order: Order) -> None:
         """One reading, in a thread of its own."""
@@ -190,59 +201,98 @@ class Resolver:
         paths = self._host.paths(lu)
         sys = self._host.inventory.directory.sys
         state = self._state(lu)
-        safe = self._safe.get(lu, "")
+        safe, since = self._safe.get(lu, ("", 0.0))
+        if time.monotonic() - since > self._limits.just_s:
+            safe = ""
         found = []
         for nexus in paths:
             now = path_state(nexus.nexus, sys)
             if not now.runs or not (nexus.sg or nexus.device or nexus.bsg):
                 continue
-            expected = state is not None and nexus.nexus in state.expected
-            registered = state is not None and nexus.nexus in state.registrations
-            against = (
-                not now.may_answer,
-                nexus.nexus != safe,
-                expected,
-                nexus.nexus in self._in_use,
-                registered,
-                now.access_rank,
+            against = reluctance(
+                now,
+                safe=nexus.nexus == safe,
+                expected=state is not None and nexus.nexus in state.expected,
+                use=self._users.of(nexus.nexus),
+                registered=state is not None and nexus.nexus in state.registrations,
             )
             host = nexus.nexus.split(":", 1)[0]
             target = nexus.nexus.rsplit(":", 1)[0]
-            found.append(Candidate(nexus.nexus, target, host, tuple(map(int, against))))
+            found.append(Candidate(nexus.nexus, target, host, against))
         return found
 
     def _looked_around(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Whether it is known who has what open; a look that is due is taken beside the loop."""
-        due = self._looked_at is None or time.monotonic() - self._looked_at >= _LOOK_EVERY_S
-        if due and len(self._schedule) and not self._looking:
-            self._looking = True
+        """Whether readings may begin; a look that is due is taken beside the loop."""
+        # The look may have ended, and this loop not have come to hear of it.
+        self._take_seen()
+        now = time.monotonic()
+        if not len(self._schedule):
+            return True  # nothing is read
+        if self._looked_at is not None and now - self._looked_at < self._limits.look_every_s:
+            return True
+        if self._looking_since is None:
+            self._looking_since = now
             threading.Thread(
                 target=self._look, args=(loop,), name="prtrace-look", daemon=True
             ).start()
-        return self._looked_at is not None
+        if now - self._looking_since < self._limits.look_takes_s:
+            return False
+        self._found(Users(self._users.opened, "the look takes too long"))
+        return True
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
-            used = nexuses_in_use(self._host.inventory.directory)
-        except Exception:
-            _log.exception("nobody knows who has which device open")
-            used = frozenset()
+            self._seen = self._look_at(self._host.inventory.directory)
+        except Exception as error:
+            # What was open when it was last looked may still be.
+            self._seen = Users(self._users.opened, f"{type(error).__name__}: {error}")
         with contextlib.suppress(RuntimeError):  # the agent has ended meanwhile
-            loop.call_soon_threadsafe(self._looked, used)
+            loop.call_soon_threadsafe(self._looked)
 
-    def _looked(self, used: frozenset[str]) -> None:
-        self._looking = False
-        first, self._looked_at = self._looked_at is None, time.monotonic()
-        self._in_use = used
-        if first:
-            self._turn()
+    def _looked(self) -> None:
+        self._turn(looked=self._take_seen())
+
+    def _take_seen(self) -> bool:
+        """Know from now on what a look that has ended has seen, if one has."""
+        seen, self._seen = self._seen, None
+        if seen is None:
+            return False
+        self._looking_since, self._looked_at = None, time.monotonic()
+        self._found(seen)
+        return True
+
+    def _found(self, users: Users) -> None:
+        """What is known of the users from now on; what is not known is told once."""
+        self._users = users
+        if users.unseen and users.unseen != self._unseen_told:
+            _log.warning("it is not known who has which device open: %s", users.unseen)
+        self._unseen_told = users.unseen
+
+
+def reluctance(
+    path: PathState, *, safe: bool, expected: bool, use: Use, registered: bool
+) -> tuple[int, ...]:
+    """What is to be said against reading over a nexus, the weightiest first.
+
+    safe: a command was just answered there.  expected: a unit attention waits there.
+    """
+    return (
+        int(not path.may_answer),
+        int(not safe),
+        int(expected),
+        int(use),
+        int(registered),
+        path.access_rank,
+    )
 
 
 def _asked_by_itself(unit: LogicalUnit, sys: Path) -> bool:
     """Whether a unit is asked although nobody told the agent to."""
-    return unit.kind in _KINDS and not any(
-        nexus.device and is_removable(nexus.device, sys) for nexus in unit.nexuses
-    )
+    if unit.kind not in _KINDS:
+        return False
+    # A property of the unit: a path that is going does not tell it any more.
+    removable = {is_removable(nexus.nexus, sys) for nexus in unit.nexuses}
+    return False in removable and True not in removable
 
 
 def _result(reading: Reading) -> Result:

@@ -51,6 +51,13 @@ class Limits:
     futile: int = 4
     """Answers in a row that may leave a unit in doubt before it is left alone."""
     refused_pause_s: float = 86_400.0
+    look_every_s: float = 5.0
+    """How long it counts who had what open."""
+    look_takes_s: float = 5.0
+    """How long readings wait for a look at who has what open."""
+    just_s: float = 2.0
+    """How long after a command was answered on a nexus reading disturbs nobody there."""
+
 
 class Result(enum.Enum):
     """What came of a reading."""

@@ -7,16 +7,24 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import combinations as combinations_of
+from itertools import product
 from pathlib import Path
 
 import pytest
+from labkit import pace
 
-from prtrace.agent.resolver import Resolver
+from prtrace.agent.resolver import Resolver, reluctance
 from prtrace.agent.schedule import Limits
+from prtrace.linux.directory import Directory
+from prtrace.linux.pathstate import PathState
 from prtrace.linux.units import Inventory, scan
+from prtrace.linux.users import Use, Users
 from prtrace.model import LocalNexus
 from prtrace.scsi.codes import InAction
 from prtrace.state.apply import new_state
@@ -27,6 +35,11 @@ from tests.unit.linux.scripted import ScriptedTarget, attention
 NAA = "6001405000000001000000000000000a"
 LU = f"naa.{NAA}"
 QUICK = Limits(spread_s=0.0, first_pause_s=0.01)
+NEXUS = {"sg0": "2:0:0:0", "sg1": "3:0:0:0"}
+
+
+def powerset(elements: tuple[str, ...]) -> list[tuple[str, ...]]:
+    return [part for size in range(len(elements) + 1) for part in combinations_of(elements, size)]
 
 
 @pytest.fixture
@@ -49,6 +62,7 @@ class Bench:
     devices: dict[str, ScriptedTarget] = field(default_factory=dict)
     states: dict[str, LuState] = field(default_factory=dict)
     opened: list[str] = field(default_factory=list)
+    look: Callable[[Directory], Users] = lambda _: Users()
 
     def paths(self, lu: str) -> tuple[LocalNexus, ...]:
         unit = self.inventory.units.get(lu)
@@ -60,11 +74,14 @@ class Bench:
         self.opened.append(name)
         yield self.devices.setdefault(name, ScriptedTarget())
 
+    def resolver(self, limits: Limits = QUICK) -> Resolver:
+        return Resolver(self, self.states.get, limits, self.open, self.look)
+
     def run(self, until: Callable[[Resolver], bool], *lus: str) -> Resolver:
         """Resolve the units; the deadline is there for what never comes true."""
 
         async def play() -> Resolver:
-            resolver = Resolver(self, self.states.get, QUICK, self.open)
+            resolver = self.resolver()
             for lu in lus or (LU,):
                 resolver.resolve(lu, fresh=True)
             await came_true(lambda: until(resolver))
@@ -114,9 +131,183 @@ def test_a_path_in_a_good_access_state_comes_first(tree: Tree) -> None:
 
 def test_a_path_that_somebody_has_open_comes_last(tree: Tree) -> None:
     made = bench(tree)
-    (tree.sys / "block/sdb/holders/dm-0").mkdir(parents=True)
+    made.look = lambda _: Users(frozenset({"3:0:0:0"}))
     made.run(lambda resolver: resolver.sent >= 6)
     assert set(made.opened) == {"sg0"}
+
+
+@pytest.mark.parametrize("unseen", ["", "not all was looked at"])
+@pytest.mark.parametrize("opened", powerset(("2:0:0:0", "3:0:0:0")))
+def test_the_path_that_least_is_known_to_use_is_read(
+    tree: Tree, opened: tuple[str, ...], unseen: str
+) -> None:
+    made = bench(tree)
+    users = Users(frozenset(opened), unseen)
+    made.look = lambda _: users
+    made.run(lambda resolver: resolver.sent >= 6)
+    least = min(users.of("2:0:0:0"), users.of("3:0:0:0"))
+    assert {users.of(NEXUS[node]) for node in made.opened} == {least}
+
+
+def combinations() -> Iterator[dict[str, object]]:
+    """All that can be said of a path."""
+    for access, safe, expected, use, registered in product(
+        ("active/optimized", "standby", "unavailable"), (False, True), (False, True), Use,
+        (False, True),
+    ):  # fmt: skip
+        yield {
+            "path": PathState("running", access), "safe": safe, "expected": expected,
+            "use": use, "registered": registered,
+        }  # fmt: skip
+
+
+def disturbs(path: dict[str, object]) -> int:
+    """How much reading over a path may take from somebody, in the words of the decision.
+
+    Nothing where an answer just came; then what is certain, what is not known, what waits.
+    """
+    if path["safe"]:
+        return 0
+    if path["expected"]:
+        return 4
+    return {Use.NOT_OPENED: 1, Use.NOT_KNOWN: 2, Use.OPENED: 3}[path["use"]]
+
+
+def test_every_choice_between_two_paths() -> None:
+    """Of two paths that answer the one is read that disturbs less, whatever else is the case."""
+    compared = 0
+    for one, two in product(combinations(), repeat=2):
+        if not one["path"].may_answer or not two["path"].may_answer:
+            continue
+        less, more = sorted((one, two), key=disturbs)
+        if disturbs(less) == disturbs(more):
+            continue
+        compared += 1
+        assert reluctance(**less) < reluctance(**more), (less, more)
+    assert compared > 1000
+
+
+def test_every_choice_where_only_one_thing_differs() -> None:
+    for base in combinations():
+        for better, worse in (
+            ({"safe": True}, {"safe": False}),
+            ({"expected": False}, {"expected": True}),
+            ({"use": Use.NOT_OPENED}, {"use": Use.NOT_KNOWN}),
+            ({"use": Use.NOT_KNOWN}, {"use": Use.OPENED}),
+            ({"registered": False}, {"registered": True}),
+            ({"path": PathState("running")}, {"path": PathState("running", "standby")}),
+            ({"path": PathState("running", "standby")}, {"path": PathState("running", "offline")}),
+        ):
+            assert reluctance(**base | better) < reluctance(**base | worse)
+
+
+def test_nothing_is_read_before_it_was_looked_who_uses_what(tree: Tree) -> None:
+    """Not the first time, and not after a pause in which somebody may have come."""
+    made = bench(tree)
+    told: list[str] = []
+    users = Users(frozenset({"2:0:0:0"}))
+
+    def look(_: Directory) -> Users:
+        told.append("look")
+        return users
+
+    made.look = look
+    made.opened = told
+
+    async def play() -> None:
+        nonlocal users
+        resolver = made.resolver(replace(QUICK, look_every_s=0.05))
+        resolver.resolve(LU, fresh=True)
+        await came_true(lambda: resolver.sent >= 3 * QUICK.futile)
+        assert told[0] == "look"
+        assert set(told) == {"look", "sg1"}
+        told.clear()
+        users = Users(frozenset({"3:0:0:0"}))
+        await asyncio.sleep(0.1)
+        resolver.resolve(LU, fresh=True)
+        await came_true(lambda: len(told) >= 2)
+        assert told[:2] == ["look", "sg0"]
+        resolver.close()
+
+    asyncio.run(play())
+
+
+def test_a_look_that_takes_too_long(tree: Tree, caplog: pytest.LogCaptureFixture) -> None:
+    """Readings wait for it a while; then it is not known, which is not nobody."""
+    made = bench(tree)
+    go_on = threading.Event()
+    hangs: list[tuple[float, int]] = []
+    looks = 0
+
+    def look(_: Directory) -> Users:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            hangs.append((time.monotonic(), len(made.opened)))
+            go_on.wait(60)
+        return Users(frozenset({"2:0:0:0"}))
+
+    made.look = look
+
+    async def play() -> None:
+        resolver = made.resolver(replace(QUICK, look_every_s=0.05, look_takes_s=0.3))
+        while not hangs:
+            resolver.resolve(LU, fresh=True)
+            await asyncio.sleep(0.02)
+        since, before = hangs[0]
+        resolver.resolve(LU, fresh=True)
+        await came_true(lambda: len(made.opened) > before)
+        assert time.monotonic() - since >= 0.3
+        assert looks == 2, "one look at a time"
+        assert set(made.opened) == {"sg1"}, "what was open when it was last looked may still be"
+        assert "not known who has which device open: the look takes too long" in caplog.text
+        go_on.set()
+        await came_true(lambda: resolver._looking_since is None)
+        resolver.close()
+
+    asyncio.run(play())
+
+
+def test_a_look_that_fails(tree: Tree, caplog: pytest.LogCaptureFixture) -> None:
+    made = bench(tree)
+    looks = 0
+
+    def look(_: Directory) -> Users:
+        nonlocal looks
+        looks += 1
+        if looks > 1:
+            raise OSError("no more files")
+        return Users(frozenset({"3:0:0:0"}))
+
+    made.look = look
+
+    async def play() -> None:
+        resolver = made.resolver(replace(QUICK, look_every_s=0.0))
+        resolver.resolve(LU, fresh=True)
+        await came_true(lambda: resolver.sent >= 3 * QUICK.futile)
+        assert looks > 1
+        assert set(made.opened) == {"sg0"}
+        assert caplog.text.count("not known who has which device open: OSError") == 1, "told once"
+        resolver.close()
+
+    asyncio.run(play())
+
+
+def test_an_answer_is_not_news_for_long(tree: Tree) -> None:
+    """After a time somebody's unit attention may wait again where a command was answered."""
+    made = bench(tree)
+    made.look = lambda _: Users(frozenset({"2:0:0:0"}))
+
+    async def play(just_s: float) -> str:
+        made.opened.clear()
+        resolver = made.resolver(replace(QUICK, just_s=just_s))
+        resolver.resolve(LU, "2:0:0:0", fresh=True)
+        await came_true(lambda: bool(made.opened))
+        resolver.close()
+        return made.opened[0]
+
+    assert asyncio.run(play(60.0)) == "sg0"
+    assert asyncio.run(play(-1.0)) == "sg1"
 
 
 def test_where_an_answer_just_came_comes_first(tree: Tree) -> None:
@@ -125,7 +316,7 @@ def test_where_an_answer_just_came_comes_first(tree: Tree) -> None:
     async def play() -> None:
         for safe, node in (("2:0:0:0", "sg0"), ("3:0:0:0", "sg1")):
             made.opened.clear()
-            resolver = Resolver(made, made.states.get, QUICK, made.open)
+            resolver = made.resolver()
             resolver.resolve(LU, safe, fresh=True)
             await came_true(lambda: bool(made.opened))
             assert made.opened[0] == node
@@ -142,19 +333,24 @@ def test_tapes_and_the_like_are_not_asked(tree: Tree, kind: str) -> None:
     assert made.opened == []
 
 
-def test_removable_media_are_not_asked(tree: Tree) -> None:
+@pytest.mark.parametrize("one", [b"\0\x80", b"\0\0", b""])
+@pytest.mark.parametrize("two", [b"\0\x80", b"\0\0", b""])
+def test_what_may_have_removable_media_is_not_asked(tree: Tree, one: bytes, two: bytes) -> None:
+    """b"": the kernel's copy of the INQUIRY data is not there, as of a path that is going."""
     made = bench(tree)
-    tree.write("class/block/sda/removable", "1\n")
-    made.run(lambda _: True)
-    assert made.opened == []
+    for nexus, inquiry in (("2:0:0:0", one), ("3:0:0:0", two)):
+        tree.write(f"bus/scsi/devices/{nexus}/inquiry", inquiry)
+    fixed = b"\0\0" in (one, two) and b"\0\x80" not in (one, two)
+    made.run(lambda resolver: not fixed or resolver.sent > 0)
+    assert bool(made.opened) is fixed
 
 
 def test_what_somebody_wants_read_is_read(tree: Tree) -> None:
     made = bench(tree)
-    tree.write("class/block/sda/removable", "1\n")
+    tree.write("bus/scsi/devices/2:0:0:0/inquiry", b"\0\x80\6\2")
 
     async def play() -> None:
-        resolver = Resolver(made, made.states.get, QUICK, made.open)
+        resolver = made.resolver()
         resolver.resolve(LU, fresh=True, wanted=True)
         await came_true(lambda: resolver.sent >= 3)
         resolver.close()
@@ -166,7 +362,7 @@ def test_a_unit_that_is_not_in_doubt_any_more_is_left_alone(tree: Tree) -> None:
     made = bench(tree)
 
     async def play() -> None:
-        resolver = Resolver(made, made.states.get, QUICK, made.open)
+        resolver = made.resolver()
         resolver.resolve(LU, fresh=True)
         await came_true(lambda: resolver.sent >= 3)
         sure = made.states[LU] = replace(made.states[LU], doubts=())
@@ -194,37 +390,54 @@ _HANGS = """
 import asyncio, sys, time
 from pathlib import Path
 from prtrace.agent.resolver import Resolver
+from prtrace.agent.schedule import Limits
 from prtrace.linux.units import scan
-from prtrace.scsi.codes import InAction
+from prtrace.linux.users import Users
 from prtrace.state.apply import new_state
-from tests.unit.agent.test_resolver import Bench, QUICK, LU
+from tests.unit.agent.test_resolver import Bench, LU
 
-root = Path(sys.argv[1])
+root, what = Path(sys.argv[1]), sys.argv[2]
 bench = Bench(scan(root / "sys", root / "dev"), states={LU: new_state(LU, "", 0)})
+looks = []
 
 class Hangs:
     path = "hangs"
     def send(self, *_):
         time.sleep(600)
 
+def look(_):
+    looks.append(1)
+    if what == "look":
+        time.sleep(600)
+    return Users()
+
 bench.devices = {"sg0": Hangs(), "sg1": Hangs()}
+bench.look = look
 
 async def main():
-    resolver = Resolver(bench, bench.states.get, QUICK, bench.open)
+    resolver = bench.resolver(Limits(spread_s=0.0))
     resolver.resolve(LU, fresh=True)
-    while not bench.opened:
+    while not (looks if what == "look" else bench.opened):
         await asyncio.sleep(0.01)
     resolver.close()
+    print("closed", flush=True)
 
 asyncio.run(main())
 """
 
 
-def test_the_agent_does_not_wait_for_a_device_that_hangs(tree: Tree, tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["device", "look"])
+def test_the_agent_does_not_wait_for_what_hangs(tree: Tree, tmp_path: Path, what: str) -> None:
+    """It ends within a second, as this machine's seconds are."""
     bench(tree)
-    subprocess.run(
-        [sys.executable, "-c", _HANGS, str(tmp_path)],
+    with subprocess.Popen(
+        [sys.executable, "-c", _HANGS, str(tmp_path), what],
         env=os.environ | {"PYTHONPATH": ":".join(filter(None, sys.path))},
-        check=True,
-        timeout=120,
-    )
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "closed\n"
+        closed = time.monotonic()
+        assert process.wait(timeout=pace.limit(60)) == 0
+        assert time.monotonic() - closed < pace.limit(1)

@@ -54,6 +54,7 @@ class Tree:
         type_: str = "0",
         state: str = "running",
         via: str = "",
+        removable: bool = False,
     ) -> Path:
         """A SCSI device; via: what lies between its host and its target ("session1/")."""
         host, channel, target, _ = hctl.split(":")
@@ -67,6 +68,7 @@ class Tree:
         }
         for name, value in settings.items():
             self.write(f"{below}/{name}", f"{value}\n")
+        self.write(f"{below}/inquiry", bytes((0, removable << 7, 6, 2, 31)) + bytes(31))
         if page is not None:
             self.write(f"{below}/vpd_pg83", page)
         if disk:

@@ -1,18 +1,11 @@
-"""What a path is now, and who else uses it."""
+"""What a path is now."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-from pathlib import Path
-
 import pytest
 
-from prtrace.linux.pathstate import is_removable, nexuses_in_use, path_state
-from prtrace.linux.units import scan
-from tests.unit.linux.conftest import Tree, page_83
-
-NAA = "6001405000000001000000000000000a"
+from prtrace.linux.pathstate import is_removable, path_state
+from tests.unit.linux.conftest import Tree
 
 
 @pytest.mark.parametrize(
@@ -56,44 +49,8 @@ def test_access_has_an_order(tree: Tree) -> None:
 
 
 def test_removable_media(tree: Tree) -> None:
-    for disk, word in (("sda", "1"), ("sdb", "0")):
-        tree.write(f"class/block/{disk}/removable", f"{word}\n")
-    assert is_removable("/dev/sda", tree.sys)
-    assert not is_removable("/dev/sdb", tree.sys)
-    assert not is_removable("/dev/sdc", tree.sys)
-
-
-def test_what_another_process_has_open(tree: Tree) -> None:
-    """Its nodes' numbers are looked at, not their names: /dev/full plays an sg node."""
-    status = os.stat("/dev/full")
-    full = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
-    tree.device("2:0:0:0", page=page_83(NAA), disk="sda", block="8:0", sg="sg0", char=full)
-    tree.device("3:0:0:0", page=page_83(NAA), disk="sdb", block="8:16", sg="sg1", char="21:1")
-    directory = scan(tree.sys, tree.dev).directory
-    before = nexuses_in_use(directory)
-    with open("/dev/full", "rb") as node:
-        assert nexuses_in_use(directory) == before, "this process's own do not count"
-        with subprocess.Popen(["sleep", "60"], stdin=node) as user:
-            assert nexuses_in_use(directory) == {"2:0:0:0"}
-            user.kill()
-
-
-def test_what_volumes_and_file_systems_stand_on(tree: Tree, tmp_path: Path) -> None:
-    for number, disk in enumerate(("sda", "sdb", "sdc")):
-        tree.device(f"{number}:0:0:0", disk=disk, block=f"8:{16 * number}")
-    (tree.sys / "block/sda/holders/dm-0").mkdir(parents=True)
-    tree.write("block/sdb/sdb1/partition", "1\n")
-    tree.write("block/sdb/sdb1/dev", "8:17\n")
-    tree.link("dev/block/8:17", tree.sys / "block/sdb/sdb1")
-    proc = tmp_path / "proc"
-    (proc / "self").mkdir(parents=True)
-    directory = scan(tree.sys, tree.dev).directory
-    assert nexuses_in_use(directory, proc) == {"0:0:0:0"}
-    mounted = "36 35 8:17 / /mnt rw,noatime - ext4 /dev/sdb1 rw\n37 35 0:5 / /dev rw - devtmpfs\n"
-    (proc / "self/mountinfo").write_text(f"{mounted}nonsense\n")
-    assert nexuses_in_use(directory, proc) == {"0:0:0:0", "1:0:0:0"}
-
-
-def test_without_proc_nobody_is_known(tree: Tree, tmp_path: Path) -> None:
-    tree.device("2:0:0:0", disk="sda", block="8:0")
-    assert nexuses_in_use(scan(tree.sys, tree.dev).directory, tmp_path / "none") == frozenset()
+    tree.device("2:0:0:0", removable=True)
+    tree.device("2:0:0:1")
+    (tree.device("2:0:0:2") / "inquiry").write_bytes(b"\0")
+    found = [is_removable(f"2:0:0:{lun}", tree.sys) for lun in range(4)]
+    assert found == [True, False, None, None]
