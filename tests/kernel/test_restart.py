@@ -9,12 +9,12 @@ import pytest
 from lab.agent import Agent
 from lab.load import (
     Load,
-    Mark,
     check_answers,
     check_history,
     check_oracle,
     counters,
     fresh,
+    newest,
 )
 from labkit.kernels import SERIES
 from labkit.target import Unit
@@ -31,7 +31,7 @@ def killed(built: Unit, seed: int, *, kills: int, room: int) -> None:
     fresh()
     with Agent() as agent:
         agent.settled(30)
-        mark = Mark.now(agent)
+        mark = newest(agent)
         agent.kill()
         begun = time.monotonic()
         agent.start()
@@ -60,12 +60,12 @@ def killed(built: Unit, seed: int, *, kills: int, room: int) -> None:
         print(f"drained after {time.monotonic() - begun:.1f} s")
         units = {unit["lu"]: unit for unit in agent.settled(60)}
         figures = counters(agent)
-        events = list(agent.events(since_seq=mark.seq))
+        events = list(agent.events(since_seq=mark))
         print(f"{kills} kills, {early} of them during start-up; start-up takes {up:.1f} s")
         print(f"{load.sent} commands, {dict(total)}, {len(events)} events, {figures}")
         assert figures["ring_full"] == figures["missed"] == 0, figures
         assert figures["seen"] == figures["submitted"]
-        check_history(events, mark, figures["seen"])
+        check_history(list(agent.events()), figures["seen"])
         check_answers(events, total)
         assert load.generations() == total["registers_good"]
         check_oracle(units[built.lu], built)

@@ -10,13 +10,13 @@ import pytest
 from lab.agent import Agent
 from lab.load import (
     Load,
-    Mark,
     check_answers,
     check_certain,
     check_history,
     check_oracle,
     counters,
     fresh,
+    newest,
 )
 from labkit.target import Target, Unit
 
@@ -39,7 +39,7 @@ def test_what_a_full_ring_drops_is_in_doubt_by_name(target: Target, seed: int) -
             agent.settled(60)
         with Agent(*_SMALL, "--read-in-doubt", "no") as agent:
             assert not any(unit["doubt"] for unit in agent.show())
-            mark, before = Mark.now(agent), counters(agent)
+            mark, before = newest(agent), counters(agent)
             load = Load(touched, chance.randrange(1 << 30))
             if how == "stopped":
                 agent.send(signal.SIGSTOP)
@@ -53,7 +53,7 @@ def test_what_a_full_ring_drops_is_in_doubt_by_name(target: Target, seed: int) -
                 agent.start()
             units = {unit["lu"]: unit for unit in agent.show()}
             after = counters(agent)
-            events = list(agent.events(since_seq=mark.seq))
+            events = list(agent.events(since_seq=mark))
             consumed = sum(event["record"] > 0 for event in events)
             dropped = after["ring_full"] - before["ring_full"]
             lost = [event for event in events if event["command"] == "LOST"]
@@ -79,7 +79,7 @@ def stopped(built: Unit, seed: int, commands: int) -> None:
     fresh()
     with Agent() as agent:
         agent.settled(60)
-        mark = Mark.now(agent)
+        mark = newest(agent)
         load = Load(built, chance.randrange(1 << 30))
         agent.send(signal.SIGSTOP)
         begun = time.monotonic()
@@ -94,8 +94,8 @@ def stopped(built: Unit, seed: int, commands: int) -> None:
         units = {unit["lu"]: unit for unit in agent.settled(60)}
         figures = counters(agent)
         assert figures["ring_full"] == figures["missed"] == 0, figures
-        events = list(agent.events(since_seq=mark.seq))
-        check_history(events, mark, figures["seen"])
+        events = list(agent.events(since_seq=mark))
+        check_history(list(agent.events()), figures["seen"])
         check_answers(events, total)
         assert load.generations() == total["registers_good"]
         check_oracle(units[built.lu], built)

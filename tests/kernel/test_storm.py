@@ -10,12 +10,12 @@ import pytest
 from lab.agent import Agent
 from lab.load import (
     Load,
-    Mark,
     check_answers,
     check_history,
     check_oracle,
     counters,
     fresh,
+    newest,
     pr_out,
     run,
 )
@@ -63,7 +63,7 @@ def storm(target: Target, seed: int, reads: int) -> None:
         agent.settled(60)
         pr_out(device, 6, sa_key=_KEY).expect_good("REGISTER")
         pr_out(device, 1, _KEY, type_=_EXCLUSIVE_ACCESS).expect_good("RESERVE")
-        mark, before = Mark.now(agent), counters(agent)
+        mark, before = newest(agent), counters(agent)
         base = counted(reader.hctl)
         load = Load(busy, chance.randrange(1 << 30)).feed(_ROOM)
         begun = time.monotonic()
@@ -71,19 +71,19 @@ def storm(target: Target, seed: int, reads: int) -> None:
         took = time.monotonic() - begun
         total = load.end()
         end = time.monotonic() + 60
-        while told(agent, reader.hctl, mark.seq) < found["conflict"] and time.monotonic() < end:
+        while told(agent, reader.hctl, mark) < found["conflict"] and time.monotonic() < end:
             time.sleep(0.2)
         units = {unit["lu"]: unit for unit in agent.settled(60)}
         after = counters(agent)
-        events = list(agent.events(since_seq=mark.seq))
+        events = list(agent.events(since_seq=mark))
         samples = after["samples"] - before["samples"]
         print(f"{found} in {took:.1f} s, {samples} samples, {dict(total)}, {after}")
         assert found["conflict"] == reads, found
-        assert told(agent, reader.hctl, mark.seq) == reads
+        assert told(agent, reader.hctl, mark) == reads
         assert counted(reader.hctl) - base == reads
         assert samples <= _PER_SECOND * (int(took) + 2), samples
         assert after["ring_full"] == after["missed"] == after["count_map_full"] == 0
-        check_history(events, mark, after["seen"])
+        check_history(list(agent.events()), after["seen"])
         check_answers([event for event in events if event["lu"] == busy.lu], total)
         check_oracle(units[busy.lu], busy)
         check_oracle(units[excluded.lu], excluded)

@@ -13,12 +13,12 @@ import pytest
 from lab.agent import STATE_DIR, Agent
 from lab.load import (
     Load,
-    Mark,
     check_answers,
     check_history,
     check_oracle,
     counters,
     fresh,
+    newest,
 )
 from labkit.target import Target, Unit
 
@@ -59,7 +59,7 @@ def replaced(agent: Agent, built: Unit, upgrades: int, seed: int) -> None:
     """No record is missing and none is there twice, whichever programs made it."""
     chance = random.Random(seed)
     agent.settled(60)
-    mark = Mark.now(agent)
+    mark = newest(agent)
     epoch = pins.epochs()[-1].name
     load = Load(built, chance.randrange(1 << 30)).feed(_ROOM)
     for number in range(1, upgrades + 1):
@@ -78,12 +78,12 @@ def replaced(agent: Agent, built: Unit, upgrades: int, seed: int) -> None:
     units = {unit["lu"]: unit for unit in agent.settled(60)}
     status = agent.status()["status"]
     figures = counters(agent)
-    events = list(agent.events(since_seq=mark.seq))
+    events = list(agent.events(since_seq=mark))
     print(f"{upgrades} upgrades, generation {status['generation']}, {dict(total)}, {figures}")
     assert [each.name for each in pins.epochs()] == [epoch]
     assert status["generation"] > upgrades
     assert figures["ring_full"] == figures["missed"] == 0
-    check_history(events, mark, figures["seen"])
+    check_history(list(agent.events()), figures["seen"])
     check_answers(events, total)
     assert load.generations() == total["registers_good"]
     check_oracle(units[built.lu], built)

@@ -39,7 +39,12 @@ class Agent:
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Agent:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            # Nobody else would end it, and the machine's next test could start none.
+            self.kill()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
