@@ -88,6 +88,10 @@ def _load(engine: Engine | None, ring_size: int) -> Programs:
             lacking = requirements.missing(requirements.of_core(), requirements.Part.CORE)
             if engine is Engine.CORE or not lacking:
                 raise
+            # bcc compiles for a minute before it misses the same.
+            if needed := requirements.missing(requirements.of_both(), requirements.Part.BOTH):
+                first = needed[0]
+                raise UnavailableError(f"{first.name}: {first.detail}", hint=first.fix) from None
             refused = error
     from prtrace.probe import bcc
 
@@ -96,7 +100,9 @@ def _load(engine: Engine | None, ring_size: int) -> Programs:
     except UnavailableError as error:
         if refused is None:
             raise
-        raise UnavailableError(f"{refused.message}; {error.message}", hint=error.hint) from None
+        raise UnavailableError(
+            f"{refused.message}; {error.message}", hint=f"{refused.hint}; for bcc: {error.hint}"
+        ) from None
 
 
 def _start(
