@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -12,24 +10,29 @@ from typing import Any, Final
 import click
 
 from prtrace.api.client import Client
+from prtrace.cli.given import (
+    PORTS_FOLDER,
+    before,
+    find_unit,
+    moment,
+    read_keys,
+    read_ports,
+    read_recording,
+    rebuilt_unit,
+    stored,
+)
 from prtrace.cli.options import json_option, socket_option
-from prtrace.cli.rebuild import Rebuilt
 from prtrace.cli.text import document, labelled, line, plain
-from prtrace.errors import InDoubtError, MalformedError, NoSuchDeviceError, UsageError
+from prtrace.errors import InDoubtError
 from prtrace.explain.account import account
 from prtrace.explain.ports import Ports
 from prtrace.explain.recording import Recording
 from prtrace.explain.timeline import timeline
-from prtrace.state.event import Event, nanoseconds
-from prtrace.state.view import unit_view
 
 _EVENTS: Final = 2000
 """The newest events of a unit that are looked at: enough for a story, and bounded."""
-_LONGEST_FILE: Final = 1 << 30
-"""Bytes of a recording."""
 _SHOWN: Final = 8
 """Incidents that are told in full; the rest is counted."""
-PORTS_FOLDER: Final = Path("/etc/prtrace/ports.d")
 
 
 @click.command(
@@ -80,23 +83,23 @@ def command(
     prtrace record wrote, on this host or on another; then DEVICE is the
     designator of the logical unit, or a device as the recording names it.
     """
-    until = _moment(at) if at else None
-    ports, keys = read_ports(ports_folder), _read_keys(keys_file)
+    until = moment(at) if at else None
+    ports, keys = read_ports(ports_folder), read_keys(keys_file)
     if recordings:
         given = [read_recording(file) for file in recordings]
-        lu = _find(device, given)
-        unit = _rebuilt(given[0], lu, until)
+        lu = find_unit(device, given)
+        unit = rebuilt_unit(given[0], lu, until)
         ports += [Ports(each.host, frozenset(each.ports)) for each in given if each.ports]
     else:
         client = Client(socket)
         unit = client.call("Show", devices=[device])["units"][0]
         lu = unit["lu"]
-        given = [Recording("", tuple(_stored(client, lu)))]
+        given = [Recording("", tuple(stored(client, lu, _EVENTS)))]
         if until is not None:
-            unit = _rebuilt(given[0], lu, until)
+            unit = rebuilt_unit(given[0], lu, until)
     told = account(
         unit,
-        [(each.host, timeline(_before(each.events, until), lu)) for each in given],
+        [(each.host, timeline(before(each.events, until), lu)) for each in given],
         ports=ports,
         keys=keys,
     )
@@ -106,87 +109,6 @@ def command(
         for text in account_lines(told):
             line(text)
     return InDoubtError.exit_code if told["doubt"] else 0
-
-
-def read_recording(file: Path) -> Recording:
-    """A recording from its file; UsageError where it cannot be read."""
-    try:
-        if file.stat().st_size > _LONGEST_FILE:
-            raise UsageError(f"{file} is larger than {_LONGEST_FILE >> 30} GiB")
-        with file.open("rb") as opened:
-            return Recording.parse(opened, str(file))
-    except OSError as error:
-        raise UsageError(f"{file}: {os.strerror(error.errno or 0)}") from error
-
-
-def read_ports(folder: Path) -> list[Ports]:
-    """The hosts' ports from the files of a folder; none where there is no such folder."""
-    return [Ports.from_json(_json(file), str(file)) for file in sorted(folder.glob("*.json"))]
-
-
-def _read_keys(file: Path | None) -> dict[int, str]:
-    if file is None:
-        return {}
-    given = _json(file)
-    try:
-        return {int(key, 16): str(name) for key, name in given.items()}
-    except (ValueError, AttributeError) as error:
-        raise MalformedError(
-            str(file), f"a JSON object of hexadecimal keys and names is expected: {error}"
-        ) from error
-
-
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_bytes())
-    except OSError as error:
-        raise UsageError(f"{file}: {os.strerror(error.errno or 0)}") from error
-    except (ValueError, RecursionError) as error:
-        raise MalformedError(str(file), f"this is not JSON: {error}") from error
-
-
-def _stored(client: Client, lu: str) -> Iterator[Event]:
-    for reply in client.stream("Events", devices=[lu], last=_EVENTS):
-        yield from (Event.from_json(each) for each in reply.get("events", ()))
-
-
-def _find(device: str, recordings: Sequence[Recording]) -> str:
-    """The unit that device names in a recording; NoSuchDeviceError names those that are there."""
-    units: dict[str, None] = {}
-    for recording in recordings:
-        for event in recording.events:
-            if device in (event.lu, event.nexus, event.device):
-                return event.lu
-            units.setdefault(event.lu)
-    there = ", ".join(list(units)[:4]) or "none"
-    raise NoSuchDeviceError(
-        f"{device} names no logical unit of these recordings", hint=f"they have: {there}"
-    )
-
-
-def _rebuilt(recording: Recording, lu: str, until: int | None) -> dict[str, Any]:
-    rebuilt = Rebuilt()
-    for event in _before(recording.events, until):
-        if event.lu == lu:
-            rebuilt.add(event)
-    if lu not in rebuilt.states:
-        raise NoSuchDeviceError(
-            f"{recording.host or 'the first recording'} has nothing of {lu} up to then",
-            hint="name the recording first whose host is asked about",
-        )
-    state = rebuilt.states[lu]
-    return unit_view(state, rebuilt.unit(state), rebuilt.newest)
-
-
-def _before(events: Sequence[Event], until: int | None) -> Iterator[Event]:
-    return (event for event in events if until is None or event.time <= until)
-
-
-def _moment(text: str) -> int:
-    try:
-        return nanoseconds(datetime.fromisoformat(text).astimezone().isoformat())
-    except (ValueError, OverflowError) as error:
-        raise UsageError(f"--at {text}: {error}", hint="as in 2026-01-31T12:00") from error
 
 
 def account_lines(told: Mapping[str, Any]) -> Iterator[str]:

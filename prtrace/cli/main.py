@@ -39,6 +39,7 @@ COMMANDS: Final = {
     "record": "write what the agent saw into a file for explain",
     "release": "in the pause: release on the source, for targets that need it",
     "replay": "rebuild the state from recorded events",
+    "report": "draw what happened as one page of HTML",
     "rollback": "abort a move: this host's part of it",
     "save": "write down what the destination needs to know",
     "show": "who is registered, who holds the reservation",

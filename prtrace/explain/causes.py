@@ -6,8 +6,8 @@ attention and in the next reading; who it was is told only where that host's rec
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from prtrace.explain import links
@@ -47,26 +47,54 @@ _SCANNERS: Final = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """What makes an incident, before its chain is looked for: a storm has one chain."""
+
+    kind: Kind
+    nexus: Nexus
+    title: str
+    harmless: str
+    count: int
+    build: Callable[[], Incident]
+
+
 def incidents(steps: Sequence[Step], elsewhere: Elsewhere | None = None) -> list[Incident]:
-    """What went wrong in steps, oldest first."""
+    """What went wrong in steps, oldest first by when it began.
+
+    What goes wrong again in the same way, while neither registrations nor reservation change, is
+    one incident that is counted.
+    """
     others = elsewhere or Elsewhere()
     found: list[Incident] = []
-    for number in range(len(steps)):
-        for incident in _of_step(steps, number, others):
-            if found and _alike(found[-1], incident):
-                found[-1] = replace(
-                    found[-1], last=incident.last, count=found[-1].count + incident.count
+    again: dict[tuple[object, ...], int] = {}
+    for number, step in enumerate(steps):
+        for case in _of_step(steps, number, others):
+            key = (case.kind, case.nexus, case.title, case.harmless)
+            if key in again:
+                one = found[again[key]]
+                found[again[key]] = replace(
+                    one, last=step.event.time, count=one.count + case.count
                 )
             else:
-                found.append(incident)
+                again[key] = len(found)
+                found.append(case.build())
+        if _changed(step):
+            again.clear()
     return found
 
 
-def _alike(one: Incident, other: Incident) -> bool:
-    return (one.kind, one.nexus, one.title) == (other.kind, other.nexus, other.title)
+def _changed(step: Step) -> bool:
+    """Whether the step changed who is registered or who holds."""
+    before, after = step.before, step.after
+    return (before.registrations, before.reservation, before.legacy_holder) != (
+        after.registrations,
+        after.reservation,
+        after.legacy_holder,
+    )
 
 
-def _of_step(steps: Sequence[Step], number: int, others: Elsewhere) -> Iterator[Incident]:
+def _of_step(steps: Sequence[Step], number: int, others: Elsewhere) -> Iterator[_Case]:
     step = steps[number]
     for seen in step.seen:
         match seen:
@@ -75,37 +103,50 @@ def _of_step(steps: Sequence[Step], number: int, others: Elsewhere) -> Iterator[
             case PrOut() if seen.outcome is Outcome.CONFLICT:
                 yield _refused(steps, number, seen, others)
             case PrOut() if seen.outcome is Outcome.UNKNOWN:
-                yield _uncertain(steps, number, seen)
+                yield _of(_uncertain(steps, number, seen))
             case LegacyReserve() if seen.outcome is Outcome.CONFLICT:
                 yield _refused_spc2(steps, number, seen, others)
             case NotWatched():
-                yield _not_watched(steps, number)
+                yield _of(_not_watched(steps, number))
             case RecordsLost():
                 text = f"{seen.count} records of {seen.nexus} were lost ({seen.cause})"
-                yield _incident(step, Kind.NOT_WATCHED, text, (observed(step, text),))
+                yield _of(_incident(step, Kind.NOT_WATCHED, text, (observed(step, text),)))
             case _:
                 pass
+    if step.before.registrations is step.after.registrations and (
+        step.before.reservation is step.after.reservation
+    ):
+        return
     lost = list(_lost_registrations(steps, number, others))
-    yield from lost
+    yield from map(_of, lost)
     if not lost:
-        yield from _lost_reservation(steps, number)
+        yield from map(_of, _lost_reservation(steps, number))
 
 
-def _conflict(
-    steps: Sequence[Step], number: int, seen: ConflictSeen, others: Elsewhere
-) -> Incident:
+def _of(incident: Incident) -> _Case:
+    """The case of an incident that is there already."""
+    kind, nexus, title = incident.kind, incident.nexus, incident.title
+    return _Case(kind, nexus, title, incident.harmless, incident.count, lambda: incident)
+
+
+def _conflict(steps: Sequence[Step], number: int, seen: ConflictSeen, others: Elsewhere) -> _Case:
     step = steps[number]
     why = refusal(step.before, seen, step.event.cdb)
-    chain = [observed(step, f"{who(step.event)} was answered RESERVATION CONFLICT: {why}")]
-    if step.event.problem:
-        chain.append(Link(step.event.problem, Certainty.UNKNOWN))
-    chain += links.how_reserved(steps, number, others)
-    chain += links.how_unregistered(steps, number, seen.nexus)
-    return replace(
-        _incident(step, Kind.CONFLICT, why, chain),
-        count=seen.count,
-        harmless=_harmless(step, seen.nexus),
-    )
+    # Which block it was tells one command from another, and not one incident from another.
+    title = refusal(step.before, seen, step.event.cdb, block=False)
+    harmless = _harmless(step, seen.nexus)
+
+    def build() -> Incident:
+        chain = [observed(step, f"{who(step.event)} was answered RESERVATION CONFLICT: {why}")]
+        if step.event.problem:
+            chain.append(Link(step.event.problem, Certainty.UNKNOWN))
+        chain += links.how_reserved(steps, number, others)
+        chain += links.how_unregistered(steps, number, seen.nexus)
+        return replace(
+            _incident(step, Kind.CONFLICT, title, chain), count=seen.count, harmless=harmless
+        )
+
+    return _Case(Kind.CONFLICT, seen.nexus, title, harmless, seen.count, build)
 
 
 def _harmless(step: Step, nexus: Nexus) -> str:
@@ -118,32 +159,42 @@ def _harmless(step: Step, nexus: Nexus) -> str:
     return f"{_SCANNERS[issuer.comm]}, and this path is not registered: the conflict is expected"
 
 
-def _refused(steps: Sequence[Step], number: int, seen: PrOut, others: Elsewhere) -> Incident:
+def _refused(steps: Sequence[Step], number: int, seen: PrOut, others: Elsewhere) -> _Case:
     step = steps[number]
     why = refusal(step.before, seen, step.event.cdb)
     what = f"{seen.action.value} by {who(step.event)}"
-    chain = [observed(step, f"{what} was answered RESERVATION CONFLICT")]
-    if why:
-        chain.append(Link(why, Certainty.INFERRED, step.event.time, step.event.seq))
-    else:
-        chain.append(Link("what was known before does not tell why", Certainty.UNKNOWN))
-    if seen.action is Action.REGISTER:
-        chain += links.how_registered(steps, number, seen.nexus)
-    chain += links.how_reserved(steps, number, others)
-    return _incident(step, Kind.REFUSED, f"{what}: {why}" if why else what, chain)
+    title = f"{what}: {why}" if why else what
+
+    def build() -> Incident:
+        chain = [observed(step, f"{what} was answered RESERVATION CONFLICT")]
+        if why:
+            chain.append(Link(why, Certainty.INFERRED, step.event.time, step.event.seq))
+        else:
+            chain.append(Link("what was known before does not tell why", Certainty.UNKNOWN))
+        if seen.action is Action.REGISTER:
+            chain += links.how_registered(steps, number, seen.nexus)
+        chain += links.how_reserved(steps, number, others)
+        return _incident(step, Kind.REFUSED, title, chain)
+
+    return _Case(Kind.REFUSED, seen.nexus, title, "", 1, build)
 
 
 def _refused_spc2(
     steps: Sequence[Step], number: int, seen: LegacyReserve, others: Elsewhere
-) -> Incident:
+) -> _Case:
     step = steps[number]
     why = refusal(step.before, seen, step.event.cdb)
     what = f"{step.event.action} by {who(step.event)}"
-    chain = [observed(step, f"{what} was answered RESERVATION CONFLICT")]
-    if why:
-        chain.append(Link(why, Certainty.INFERRED, step.event.time, step.event.seq))
-    chain += links.how_reserved(steps, number, others)
-    return _incident(step, Kind.REFUSED, f"{what}: {why}" if why else what, chain)
+    title = f"{what}: {why}" if why else what
+
+    def build() -> Incident:
+        chain = [observed(step, f"{what} was answered RESERVATION CONFLICT")]
+        if why:
+            chain.append(Link(why, Certainty.INFERRED, step.event.time, step.event.seq))
+        chain += links.how_reserved(steps, number, others)
+        return _incident(step, Kind.REFUSED, title, chain)
+
+    return _Case(Kind.REFUSED, seen.nexus, title, "", 1, build)
 
 
 def _uncertain(steps: Sequence[Step], number: int, seen: PrOut) -> Incident:

@@ -19,15 +19,15 @@ from prtrace.state.unit import Fact, LuState, Registration
 _NOT_REGISTERED: Final = "this nexus is not registered"
 
 
-def refusal(state: LuState, seen: object, cdb: bytes) -> str:
+def refusal(state: LuState, seen: object, cdb: bytes, *, block: bool = True) -> str:
     """The reason why seen was refused, "" where it was not, or where nothing can be said.
 
     state: what was known before the command.  seen: the observation.  cdb: the command's, b""
-    where it was not recorded.
+    where it was not recorded.  block: whether to name the block that it wanted.
     """
     match seen:
         case ConflictSeen():
-            return _ordinary(state, seen.nexus, cdb)
+            return _ordinary(state, seen.nexus, cdb, block=block)
         case PrOut() if seen.outcome is Outcome.CONFLICT:
             return _pr_out(state, seen)
         case LegacyReserve() if seen.outcome is Outcome.CONFLICT:
@@ -55,9 +55,11 @@ def holder(state: LuState) -> str:
     return f"{held.type.name} is held by {_named(state, held.holder)}{key}"
 
 
-def _ordinary(state: LuState, nexus: Nexus, cdb: bytes) -> str:
+def _ordinary(state: LuState, nexus: Nexus, cdb: bytes, *, block: bool) -> str:
     command = medium_command(cdb)
-    what = command.name if command.lba is None else f"{command.name} at block {command.lba}"
+    what = command.name
+    if block and command.lba is not None:
+        what += f" at block {command.lba}"
     ruled = may(state, nexus, command.access)
     if ruled.allowed is False:
         told = (f"{what}: {ruled.why}", holder(state), _rank(state, nexus))

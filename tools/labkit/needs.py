@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,9 @@ from labkit.failure import LabError
 
 _COMPILER = ("gcc", "-O2", "-Wall", "-Werror", "-static", "-pthread")
 _COMPILE_SECONDS = 120
+_INSTALL_SECONDS = 1200
+_PROGRAMS = {("chromium", "chromium-driver"): ("chromium", "chromedriver"), ("tmux",): ("tmux",)}
+"""What packages bring, by which it shows that they are there."""
 
 
 def program(source: Path) -> Path:
@@ -57,10 +62,33 @@ def headers(series: str) -> None:
         kernels.fetch([series], headers=True)
 
 
+def installed(*packages: str) -> None:
+    """Packages that only one test needs, installed here; LabError where that cannot be."""
+    with places.locked(places.cache() / "installed.lock"):
+        if all(shutil.which(name) for name in _PROGRAMS[packages]):
+            return
+        done = subprocess.run(
+            ["apt-get", "-q", "-y", "--no-install-recommends", "install", *packages],
+            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_INSTALL_SECONDS,
+            check=False,
+        )
+    if done.returncode:
+        raise LabError(
+            f"apt-get could not install {' '.join(packages)}:\n{done.stderr}",
+            hint=f"run as root: apt-get install {' '.join(packages)}",
+        )
+
+
 NEEDS: dict[str, Callable[[str], object]] = {
     "headers": headers,
     "fence_scsi": lambda _series: foreign.fence_scsi(),
     "blkpr": lambda _series: foreign.blkpr(),
+    "chromium": lambda _series: installed("chromium", "chromium-driver"),
+    "tmux": lambda _series: installed("tmux"),
     "promtool": lambda _series: foreign.promtool(),
     "load": lambda _series: load(),
     "doors": lambda _series: doors(),

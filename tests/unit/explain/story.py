@@ -68,7 +68,7 @@ def read(file: Path) -> Story:
         elif words[0] == "paths":
             paths = {path.device: path for path in map(_path, words[1:])}
             told = tuple(paths.values())
-            events.append(_event(events, Command.PATHS, 0, paths=told))
+            events.append(_event(events, Command.PATHS, _seconds("11:57:00"), paths=told))
         elif words[0] == "log":
             story.log.append(line.removeprefix("log "))
         elif words[0] == "ports":

@@ -1,0 +1,126 @@
+"""What commands are given to look at: recordings, or the agent of this host."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from prtrace.api.client import Client
+from prtrace.cli.rebuild import Rebuilt
+from prtrace.errors import MalformedError, NoSuchDeviceError, UsageError
+from prtrace.explain.ports import Ports
+from prtrace.explain.recording import Recording
+from prtrace.state.event import Event, nanoseconds
+from prtrace.state.view import unit_view
+
+_LONGEST_FILE: Final = 1 << 30
+"""Bytes of a recording."""
+PORTS_FOLDER: Final = Path("/etc/prtrace/ports.d")
+
+
+def read_recording(file: Path) -> Recording:
+    """A recording from its file; UsageError where it cannot be read."""
+    try:
+        if file.stat().st_size > _LONGEST_FILE:
+            raise UsageError(f"{file} is larger than {_LONGEST_FILE >> 30} GiB")
+        with file.open("rb") as opened:
+            return Recording.parse(opened, str(file))
+    except OSError as error:
+        raise UsageError(f"{file}: {os.strerror(error.errno or 0)}") from error
+
+
+def read_ports(folder: Path) -> list[Ports]:
+    """The hosts' ports from the files of a folder; none where there is no such folder."""
+    return [Ports.from_json(_json(file), str(file)) for file in sorted(folder.glob("*.json"))]
+
+
+def read_keys(file: Path | None) -> dict[int, str]:
+    if file is None:
+        return {}
+    given = _json(file)
+    try:
+        return {int(key, 16): str(name) for key, name in given.items()}
+    except (ValueError, AttributeError) as error:
+        raise MalformedError(
+            str(file), f"a JSON object of hexadecimal keys and names is expected: {error}"
+        ) from error
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{file}: {os.strerror(error.errno or 0)}") from error
+    except (ValueError, RecursionError) as error:
+        raise MalformedError(str(file), f"this is not JSON: {error}") from error
+
+
+def stored(client: Client, lu: str, newest: int) -> Iterator[Event]:
+    """The newest events of a unit that the agent has."""
+    for reply in client.stream("Events", devices=[lu], last=newest):
+        yield from (Event.from_json(each) for each in reply.get("events", ()))
+
+
+def find_unit(device: str, recordings: Sequence[Recording]) -> str:
+    """The unit that device names in a recording; NoSuchDeviceError names those that are there."""
+    units: dict[str, None] = {}
+    for recording in recordings:
+        for event in recording.events:
+            if device in (event.lu, event.nexus, event.device):
+                return event.lu
+            units.setdefault(event.lu)
+    there = ", ".join(list(units)[:4]) or "none"
+    raise NoSuchDeviceError(
+        f"{device} names no logical unit of these recordings", hint=f"they have: {there}"
+    )
+
+
+def rebuilt_unit(recording: Recording, lu: str, until: int | None = None) -> dict[str, Any]:
+    """The unit as a recording leaves it, an element of prtrace.show/1's units."""
+    rebuilt = Rebuilt()
+    for event in before(recording.events, until):
+        if event.lu == lu:
+            rebuilt.add(event)
+    if lu not in rebuilt.states:
+        raise NoSuchDeviceError(
+            f"{recording.host or 'the first recording'} has nothing of {lu} up to then",
+            hint="name the recording first whose host is asked about",
+        )
+    state = rebuilt.states[lu]
+    return unit_view(state, rebuilt.unit(state), rebuilt.newest)
+
+
+def before(events: Sequence[Event], until: int | None) -> Iterator[Event]:
+    """The events that happened up to a time, all where it is None."""
+    return (event for event in events if until is None or event.time <= until)
+
+
+def moment(text: str) -> int:
+    """--at TIME as nanoseconds since the epoch."""
+    try:
+        return nanoseconds(datetime.fromisoformat(text).astimezone().isoformat())
+    except (ValueError, OverflowError) as error:
+        raise UsageError(f"--at {text}: {error}", hint="as in 2026-01-31T12:00") from error
+
+
+def split(words: Iterable[str]) -> tuple[list[str], list[Path]]:
+    """The devices and the recordings among arguments: a recording is a regular file."""
+    devices, files = [], []
+    for word in words:
+        path = Path(word)
+        if path.is_file():
+            files.append(path)
+        else:
+            devices.append(word)
+    return devices, files
+
+
+def units_of(recordings: Sequence[Recording]) -> list[str]:
+    """The units that recordings have events of, in their order."""
+    return list(
+        dict.fromkeys(event.lu for each in recordings for event in each.events if event.lu)
+    )

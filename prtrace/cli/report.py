@@ -1,0 +1,155 @@
+"""prtrace report."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from prtrace.api.client import Client
+from prtrace.cli.given import (
+    PORTS_FOLDER,
+    find_unit,
+    read_keys,
+    read_ports,
+    read_recording,
+    rebuilt_unit,
+    split,
+    stored,
+    units_of,
+)
+from prtrace.cli.options import socket_option
+from prtrace.cli.output import write_whole
+from prtrace.cli.text import plain, warn
+from prtrace.errors import UsageError
+from prtrace.explain import page, perfetto
+from prtrace.explain.account import account
+from prtrace.explain.chart import Chart, chart
+from prtrace.explain.ports import Ports
+from prtrace.explain.recording import Recording
+from prtrace.explain.timeline import Step, timeline
+from prtrace.state.event import Event, rfc3339
+
+_EVENTS: Final = 50_000
+"""The newest events of a unit that the page has; it stays fluid with so many."""
+_READABLE: Final = 0o644
+_Told = tuple[dict[str, Any], list[tuple[str, list[Step]]]]
+
+
+@click.command(
+    "report",
+    epilog="""\b
+Examples:
+  prtrace report -o report.html                       all units of this host
+  prtrace report /dev/sda -o report.html              one of them
+  prtrace report a.jsonl b.jsonl -o report.html       what two hosts recorded
+  prtrace report /dev/sda --format perfetto -o t.json for ui.perfetto.dev
+""",
+)
+@click.argument("words", metavar="[DEVICE|RECORDING]...", nargs=-1)
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="the file to write, whole or not at all",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(("html", "perfetto")),
+    default="html",
+    show_default=True,
+    help="a page, or trace events as JSON",
+)
+@click.option(
+    "--ports",
+    "ports_folder",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    default=PORTS_FOLDER,
+    show_default=True,
+    help="files of prtrace ports --json of the hosts that may use the disks",
+)
+@click.option(
+    "--keys",
+    "keys_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="names of reservation keys: a JSON object of key and name",
+)
+@socket_option
+def command(
+    words: tuple[str, ...],
+    *,
+    output: Path,
+    form: str,
+    ports_folder: Path,
+    keys_file: Path | None,
+    socket: str,
+) -> None:
+    """Draw what happened as one page that needs no network.
+
+    A lane for each I_T nexus over time: registrations and the reservation as
+    bands, commands, conflicts and unit attentions as marks, and beside them
+    what prtrace explain says.  The newest 50,000 events of a unit are drawn.
+    """
+    devices, files = split(words)
+    ports, keys = read_ports(ports_folder), read_keys(keys_file)
+    if files:
+        recordings = [read_recording(file) for file in files]
+        told = list(_recorded(recordings, devices))
+        ports += [Ports(each.host, frozenset(each.ports)) for each in recordings if each.ports]
+    else:
+        told = list(_asked(Client(socket), devices))
+    if not told:
+        raise UsageError("there is no logical unit to report on")
+    charts = [chart(unit["lu"], recordings) for unit, recordings in told]
+    if form == "perfetto":
+        text = json.dumps(perfetto.trace(charts), separators=(",", ":"))
+    else:
+        accounts = (account(unit, steps, ports=ports, keys=keys) for unit, steps in told)
+        text = _page(charts, accounts)
+    write_whole(output, text, _READABLE)
+    marks = sum(len(each.marks) for each in charts)
+    warn(f"{plain(str(output))}: {len(charts)} logical units, {marks} events")
+
+
+def _page(charts: list[Chart], accounts: Iterator[dict[str, Any]]) -> str:
+    folder = resources.files("prtrace.explain") / "report"
+    frame, style, script = (
+        (folder / f"page.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js")
+    )
+    units = [
+        {"chart": each.to_json(), "account": told}
+        for each, told in zip(charts, accounts, strict=True)
+    ]
+    return page.page(page.Parts(frame, style, script), units, rfc3339(time.time_ns()))
+
+
+def _recorded(recordings: list[Recording], devices: list[str]) -> Iterator[_Told]:
+    wanted = [find_unit(device, recordings) for device in devices] or units_of(recordings)
+    for lu in dict.fromkeys(wanted):
+        first = next(each for each in recordings if any(event.lu == lu for event in each.events))
+        yield (
+            rebuilt_unit(first, lu),
+            [(each.host, timeline(_newest(each, lu), lu)) for each in recordings],
+        )
+
+
+def _newest(recording: Recording, lu: str) -> list[Event]:
+    return [event for event in recording.events if event.lu == lu][-_EVENTS:]
+
+
+def _asked(client: Client, devices: list[str]) -> Iterator[_Told]:
+    units = client.call("Show", devices=devices) if devices else client.call("Show")
+    for unit in units["units"]:
+        steps = timeline(stored(client, unit["lu"], _EVENTS), unit["lu"])
+        if steps:
+            yield unit, [("", steps)]

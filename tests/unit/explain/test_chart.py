@@ -1,0 +1,60 @@
+"""Lanes, bands and marks of stories, and the same as trace events."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from explain.story import LU, read
+from prtrace.explain.chart import EVERY_LANE, Lasting, Sort, chart
+from prtrace.explain.perfetto import trace
+from prtrace.explain.timeline import timeline
+
+STORIES = sorted(Path(__file__).with_name("stories").glob("*.txt"))
+
+
+def drawn(name):
+    file = next(each for each in STORIES if each.stem == name)
+    return chart(LU, [(host, timeline(events, LU)) for host, events in read(file).hosts.items()])
+
+
+def test_a_nexus_that_two_hosts_saw_has_one_lane():
+    made = drawn("fenced-by-a-host-that-recorded")
+    assert made.lanes == ["node1 /dev/sda 1:0:0:0", "node2 /dev/sdc 5:0:0:0"]
+    held = [each for each in made.bands if each.what is Lasting.HOLDER]
+    assert {each.lane for each in held} == {0, 1}
+    assert all("WERO" in each.text for each in held)
+
+
+def test_a_band_lasts_from_the_command_that_began_it_to_the_one_that_ended_it():
+    made = drawn("it-left-by-itself")
+    (registered,) = (each for each in made.bands if each.what is Lasting.REGISTERED)
+    changes = [each.at for each in made.marks if each.sort is Sort.CHANGED]
+    assert [registered.begin, registered.end] == changes
+
+
+def test_a_time_that_nobody_watched_is_a_band_of_the_whole_unit():
+    bands = drawn("nobody-watched").bands
+    (gap,) = (each for each in bands if each.what is Lasting.NOT_WATCHED)
+    assert gap.lane == EVERY_LANE
+    assert gap.end - gap.begin > 3000 * 10**6
+
+
+@pytest.mark.parametrize("file", STORIES, ids=lambda file: file.stem)
+def test_every_event_is_drawn_in_the_page_and_in_the_trace(file):
+    story = read(file)
+    made = drawn(file.stem)
+    told = json.loads(json.dumps(made.to_json()))
+    steps = [timeline(events, LU) for events in story.hosts.values()]
+    assert len(told["marks"]) == sum(map(len, steps))
+    assert [each[0] for each in told["marks"]] == sorted(each[0] for each in told["marks"])
+    for lane, kind, begin, end, text in told["bands"]:
+        assert -1 <= lane < len(told["lanes"])
+        assert begin <= end
+        assert told["words"][text]
+        assert told["lasting"][kind]
+    events = trace([made])["traceEvents"]
+    assert len([each for each in events if each["ph"] == "i"]) == len(told["marks"])
+    assert len([each for each in events if each["ph"] == "X"]) == len(told["bands"])
+    named = {each["tid"] for each in events if each["name"] == "thread_name"}
+    assert {each["tid"] for each in events} <= named
