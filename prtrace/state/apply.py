@@ -327,7 +327,7 @@ def _changes(draft: Draft, seen: PrOut) -> frozenset[Fact]:
     held = draft.reservation
     if held is None:
         return touched - {Fact.RESERVATION}
-    sender_holds = held.holder == seen.nexus
+    sender_holds = held.holder in (None, seen.nexus) and not held.type.all_registrants
     shared = held.type.all_registrants and seen.sa_key == 0
     unmatched = any(each.maybe_local for each in draft.registrations.values())
     if sender_holds or shared or unmatched or seen.all_tg_pt:

@@ -18,13 +18,16 @@ LIMIT_NS = 60_000_000_000
 
 _ALONE = (Attention.RESERVATIONS_PREEMPTED, Attention.REGISTRATIONS_PREEMPTED)
 """These say that the nexus is not registered any more, so that no second one can be merged into
-the first: the nexus would have to register in between, and the answer ends the expectation."""
+the first: the nexus would have to register in between, and the answer ends the expectation.
+Where several nexuses share one, it may stand for each of them: another host may have preempted
+one while a command of this host preempted the other."""
 
 
 def take(draft: Draft, seen: AttentionSeen) -> bool:
     """Note that a unit attention was delivered; whether a command that was seen explains it."""
     explained = False
-    for nexus in sharing(draft, seen.nexus):
+    together = sharing(draft, seen.nexus)
+    for nexus in together:
         left = []
         for each in draft.expected.get(nexus, ()):
             fits = each.attention is seen.attention and _in_time(each, seen)
@@ -33,7 +36,7 @@ def take(draft: Draft, seen: AttentionSeen) -> bool:
             elif not draft.profile.attention_clears_all:
                 left.append(each)
         _put(draft, nexus, tuple(left))
-    return explained and seen.attention in _ALONE
+    return explained and len(together) == 1 and seen.attention in _ALONE
 
 
 def answered(draft: Draft, seen: Observation) -> None:

@@ -16,7 +16,7 @@ from prtrace.state.binding import Bound, bind
 from prtrace.state.doubt import ALL
 from prtrace.state.draft import MAX_REGISTRATIONS, Draft
 from prtrace.state.order import overlaps
-from prtrace.state.partial import contradicts, note_generation
+from prtrace.state.partial import all_seen, contradicts, note_generation
 from prtrace.state.paths import by_address
 from prtrace.state.unit import Census, Fact, Registration, Reservation, Source
 
@@ -58,7 +58,8 @@ def learn_full_status(draft: Draft, seen: FullStatusRead) -> None:
     draft.registrations, draft.unattributed = _registrations(
         draft, seen, bound, local, proven=proven
     )
-    draft.reservation = _reservation(draft, seen, bound)
+    trusted = Fact.RESERVATION in known and proven
+    draft.reservation = _reservation(draft, seen, bound, trusted=trusted)
     draft.generation = draft.anchor = seen.generation
     draft.ordered = not bound.unplaced and not any(e.all_target_ports for e in seen.registrations)
     draft.legacy_holder = None
@@ -69,7 +70,8 @@ def learn_full_status(draft: Draft, seen: FullStatusRead) -> None:
     }
     _doubt_contradictions(draft, bound)
     same = _same(draft, before)
-    _keep_designated(draft, before[1] if same and known == ALL else None)
+    kept = same and known == ALL and proven and all_seen(draft)
+    _keep_designated(draft, before[1] if kept else None)
     if same:
         draft.say("confirmed by reading")
     elif known == ALL:
@@ -173,7 +175,9 @@ def _registrations(
     return result, tuple(each.key for each in bound.unplaced[:MAX_REGISTRATIONS])
 
 
-def _reservation(draft: Draft, seen: FullStatusRead, bound: Bound) -> Reservation | None:
+def _reservation(
+    draft: Draft, seen: FullStatusRead, bound: Bound, *, trusted: bool
+) -> Reservation | None:
     holding = [each for each in seen.registrations if each.holder]
     if not holding:
         return None
@@ -190,6 +194,8 @@ def _reservation(draft: Draft, seen: FullStatusRead, bound: Bound) -> Reservatio
     if not kind.all_registrants:
         holders = [nexus for nexus, each in bound.by_nexus.items() if each.holder]
         holder, key = _single_holder(draft, holding, holders)
+        if not draft.profile.holder_key_follows:
+            key = _shown_key(draft, holder, key, kind, old if trusted else None)
     if old is not None and _essence(old) == (kind, scope, holder, key):
         return replace(old, designated=None)
     return Reservation(kind, scope, holder, key, Source.READ, seen.time)
@@ -205,11 +211,28 @@ def _single_holder(
     return None, keys.pop() if len(keys) == 1 else None
 
 
+def _shown_key(
+    draft: Draft,
+    holder: Nexus | None,
+    key: int | None,
+    kind: ReservationType,
+    old: Reservation | None,
+) -> int | None:
+    """The key by which a target names the holder that may keep to the one it had before.
+
+    old: the reservation as it was known at this PRGENERATION.  key: the holder's own.
+    """
+    if holder is None or old is None or (old.type, old.holder) != (kind, holder):
+        return None
+    # Another host's holder may have let go and reserved anew, under its present key.
+    return old.key if old.key == key or draft.registrations[holder].local else None
+
+
 def _keep_designated(draft: Draft, old: Reservation | None) -> None:
     """Set the designated holder, which no reply names.
 
     It is the only registrant, or the one that old names: the reservation before a reply that
-    changed nothing, None otherwise.
+    changed nothing and that no other host can have moved; None otherwise.
     """
     held = draft.reservation
     if held is None or not draft.profile.designates or not held.type.all_registrants:

@@ -85,7 +85,7 @@ def commutes(draft: Draft, seen: PrOut) -> bool:
         return True
     if held.type.all_registrants:
         return seen.sa_key != 0
-    return held.holder != seen.nexus
+    return held.holder not in (None, seen.nexus)
 
 
 def _swaps(settled: Settled, seen: PrOut) -> bool:

@@ -106,13 +106,15 @@ def learn_reservation(draft: Draft, seen: ReservationRead) -> None:
         held is None
         if seen.type is None
         else held is not None
-        and (held.type, held.key, held.scope) == (seen.type, seen.key, seen.scope)
+        and (held.type, held.scope) == (seen.type, seen.scope)
+        and held.key in (None, seen.key)
     )
-    if was_known and agrees and expected:
+    draft.resolve(Fact.RESERVATION)
+    trusted = was_known and expected
+    draft.reservation = _reservation(draft, seen, held, trusted=trusted)
+    if trusted and agrees and draft.known(Fact.RESERVATION):
         draft.say("confirmed by reading")
         return
-    draft.resolve(Fact.RESERVATION)
-    draft.reservation = _reservation(draft, seen, held)
     if was_known and not agrees:
         draft.say("corrected by reading: " + _described(draft.reservation))
     else:
@@ -263,8 +265,12 @@ def _ask_whose(draft: Draft, seen: KeysRead) -> None:
 
 
 def _reservation(
-    draft: Draft, seen: ReservationRead, held: Reservation | None
+    draft: Draft, seen: ReservationRead, held: Reservation | None, *, trusted: bool
 ) -> Reservation | None:
+    """The reservation that seen shows.
+
+    held: what was known before; trusted: it was not in doubt, and PRGENERATION is the same.
+    """
     if seen.type is None:
         return None
     holder: Nexus | None = None
@@ -272,10 +278,12 @@ def _reservation(
     if seen.type.all_registrants:
         if len(draft.registrations) == 1 and draft.known(Fact.REGISTRATIONS):
             designated = next(iter(draft.registrations)) if draft.profile.designates else None
+        elif trusted and held is not None and held.type is seen.type and all_seen(draft):
+            designated = held.designated
     elif seen.key == 0:
         draft.doubt((Fact.RESERVATION,), "holder: the reservation is listed with key 0")
     else:
-        holder = _holder(draft, seen.key)
+        holder = _holder(draft, seen, held, trusted=trusted)
     if held is not None and (held.type, held.key, held.holder, held.scope) == (
         seen.type,
         seen.key,
@@ -288,8 +296,31 @@ def _reservation(
     )
 
 
-def _holder(draft: Draft, key: int) -> Nexus | None:
-    """Return the one nexus registered with key; else None, and the reservation is in doubt."""
+def all_seen(draft: Draft) -> bool:
+    """Whether every command that may have moved the reservation since was one of this host's.
+
+    Only a registrant can reserve or release, and PRGENERATION tells of a registration that came.
+    """
+    return (
+        draft.anchor is not None
+        and not draft.unattributed
+        and all(each.local for each in draft.registrations.values())
+    )
+
+
+def _holder(
+    draft: Draft, seen: ReservationRead, held: Reservation | None, *, trusted: bool
+) -> Nexus | None:
+    """Return the nexus that holds it under the key of seen; else None, and it is in doubt.
+
+    A target may show the key that the holder had when it reserved, which another has by now.
+    """
+    key = seen.key
+    before = held if trusted and held is not None and held.type is seen.type else None
+    own = None if before is None else draft.registrations.get(before.holder or "")
+    if before is not None and own is not None and own.local and before.key in (None, key):
+        # It would have been seen to let go.
+        return before.holder
     having = [nexus for nexus, each in draft.registrations.items() if each.key == key]
     if key in draft.unattributed:
         if draft.names_nexuses:
@@ -297,10 +328,17 @@ def _holder(draft: Draft, key: int) -> Nexus | None:
         return None
     sure = not draft.doubted(Fact.REGISTRATIONS)
     if len(having) == 1 and sure:
-        return having[0]
-    if len(having) > 1:
+        current = (
+            draft.profile.holder_key_follows
+            or (len(draft.registrations) == 1 and not draft.unattributed)
+            or (trusted and (before is None or before.holder == having[0]))
+        )
+        if current:
+            return having[0]
+        reason = f"holder: 0x{key:x}, the key of {having[0]}, may be one that the holder had"
+    elif len(having) > 1:
         reason = f"holder: key 0x{key:x} is registered on several nexuses"
-    elif not having and sure:
+    elif not having and sure and draft.profile.holder_key_follows is not None:
         reason = f"holder: no known registration has key 0x{key:x}"
         draft.anchor = None
         draft.doubt((Fact.REGISTRATIONS, Fact.GENERATION), reason)

@@ -64,8 +64,15 @@ def _preempt_key(draft: Draft, seen: PrOut) -> None:
     path = _path(draft, seen, matching)
     gone = [each.nexus for each in matching if each.nexus != seen.nexus]
     own = seen.sa_key == seen.key
+    # Where the key by which it is held is not known, or in doubt, it may be the one preempted.
+    stale = not draft.profile.holder_key_follows and (
+        path is _Path.EITHER or not draft.known(Fact.RESERVATION)
+    )
     self_preempt = (
-        path is _Path.TAKE_OVER and own and held is not None and held.holder in (None, seen.nexus)
+        (path is _Path.TAKE_OVER or stale)
+        and (own or stale)
+        and held is not None
+        and held.holder in (None, seen.nexus)
     )
     others = gone or seen.sa_key in draft.unattributed
     if self_preempt and others and not draft.profile.self_preempt_clears:
@@ -79,18 +86,21 @@ def _preempt_key(draft: Draft, seen: PrOut) -> None:
     if own and not certain and _sender_removed(draft, seen):
         gone.append(seen.nexus)
     _remove(draft, seen, gone)
-    if seen.sa_key in draft.unattributed:
+    unknown = seen.sa_key in draft.unattributed
+    if path is _Path.REMOVE and held is not None and _may_be_gone(draft, held, gone, unknown):
+        draft.doubt((Fact.RESERVATION,), f"{seen.nexus} may have preempted the holder")
+    if unknown:
         draft.unattributed = tuple(key for key in draft.unattributed if key != seen.sa_key)
     match path:
         case _Path.TAKE_OVER:
             _hold(draft, seen)
         case _Path.EITHER:
-            if held is not None and seen.type is held.type:
+            if held is not None and held.type.all_registrants and seen.type is held.type:
                 draft.reservation = _without_designated(held)
             else:
                 draft.doubt(
                     (Fact.RESERVATION,),
-                    f"not known whether {seen.nexus} preempted the designated holder",
+                    f"not known whether {seen.nexus} preempted the holder",
                 )
         case _Path.REMOVE:
             if held is not None and held.type.all_registrants and not draft.registrations:
@@ -105,6 +115,8 @@ def _path(draft: Draft, seen: PrOut, matching: Collection[Registration]) -> _Pat
     if held is None:
         return _Path.REMOVE
     if not held.type.all_registrants:
+        if held.key is None:
+            return _Path.EITHER
         return _Path.TAKE_OVER if held.key == seen.sa_key else _Path.REMOVE
     if draft.profile.designates is False:
         return _Path.REMOVE
@@ -118,6 +130,18 @@ def _path(draft: Draft, seen: PrOut, matching: Collection[Registration]) -> _Pat
     if draft.profile.designates and len(matching) == len(draft.registrations):
         return _Path.TAKE_OVER
     return _Path.EITHER
+
+
+def _may_be_gone(draft: Draft, held: Reservation, gone: Collection[Nexus], unknown: bool) -> bool:
+    """Whether registrations went with the holder's among them, although not for its key.
+
+    gone: of these nexuses.  unknown: of nexuses that are not known, too.
+    """
+    if held.type.all_registrants:
+        return False
+    if held.holder is not None:
+        return held.holder in gone
+    return not draft.profile.holder_key_follows and (bool(gone) or unknown)
 
 
 def _sender_removed(draft: Draft, seen: PrOut) -> bool:

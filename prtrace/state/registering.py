@@ -130,7 +130,7 @@ def _add_or_change(draft: Draft, seen: PrOut) -> None:
     held = draft.reservation
     if held is None or held.type.all_registrants:
         return
-    if held.holder is None and held.key in (own.key, None):
+    if held.holder is None and _may_hold(draft, held, own):
         draft.doubt((Fact.RESERVATION,), f"{seen.nexus} changed its key, and may hold it")
     if held.holder != seen.nexus:
         return
@@ -174,13 +174,18 @@ def _unregister(draft: Draft, seen: PrOut) -> None:
         return
     if held.type.all_registrants:
         leave(draft, held, seen.nexus)
-    elif held.holder is None and held.key in (own.key, None):
+    elif held.holder is None and _may_hold(draft, held, own):
         draft.doubt((Fact.RESERVATION,), f"not known whether {seen.nexus} held it")
     elif held.holder == seen.nexus:
         draft.reservation = None
         draft.say(f"released {held.type.name}")
         if not held.type.single_nexus and draft.known(Fact.RESERVATION):
             draft.expect(tuple(draft.registrations), _RO_ATTENTION)
+
+
+def _may_hold(draft: Draft, held: Reservation, own: Registration) -> bool:
+    """Whether own's nexus may be the holder that is not known: by its key, or a former one."""
+    return not draft.profile.holder_key_follows or held.key in (own.key, None)
 
 
 def _doubt_unmatched(draft: Draft) -> None:

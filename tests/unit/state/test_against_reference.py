@@ -184,6 +184,9 @@ class Walk:
                 real = self.device.reservation()
                 if real is not None and real[2] is not None:
                     real = (real[0], real[1], self.name(real[2]))
+                if held is not None and held.key is None and real is not None:
+                    # A target may show a former one of the holder's keys.
+                    seen = (held.type, real[1], held.holder)
                 assert seen == real
                 named = None if held is None else held.designated
                 if named is not None and self.stated(Fact.REGISTRATIONS):
