@@ -7,11 +7,12 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from prtrace import __version__
 from prtrace.agent.counters import Counters
-from prtrace.agent.freshness import Freshness
+from prtrace.agent.freshness import Freshness, Now
 from prtrace.agent.resolver import Resolver
 from prtrace.agent.surroundings import Surroundings
 from prtrace.agent.tracker import Tracker, target_of
@@ -20,6 +21,8 @@ from prtrace.api.source import Resolution, Wanted
 from prtrace.errors import NoSuchDeviceError
 from prtrace.linux.devnode import stat_below_dev
 from prtrace.linux.directory import Resolved
+from prtrace.linux.pathstate import path_state
+from prtrace.model import LogicalUnit
 from prtrace.probe.attach import Attached
 from prtrace.probe.record import ABI
 from prtrace.probe.ring import Ring
@@ -77,9 +80,20 @@ class Answers:
         chosen = [self.resolve(name).lu for name in names] or self._all()
         views = []
         for lu in dict.fromkeys(chosen):
-            state = self._state(lu, now)
-            views.append(unit_view(state, self._surroundings.inventory.units.get(lu), now))
+            unit, alua = self._as_it_is(self._surroundings.inventory.units.get(lu))
+            views.append(unit_view(self._state(lu, now), unit, now, alua))
         return show_view(views, platform.node())
+
+    def _as_it_is(self, unit: LogicalUnit | None) -> tuple[LogicalUnit | None, dict[str, str]]:
+        """The unit with its paths' states of now, which no uevent tells, and their ALUA states."""
+        if unit is None:
+            return None, {}
+        sys = self._surroundings.inventory.directory.sys
+        now = {path.nexus: path_state(path.nexus, sys) for path in unit.nexuses}
+        paths = tuple(
+            replace(path, state=now[path.nexus].state or "gone") for path in unit.nexuses
+        )
+        return replace(unit, nexuses=paths), {nexus: each.access for nexus, each in now.items()}
 
     def events(self, query: EventQuery) -> Iterator[list[Event]]:
         """Stored events, whatever is over by now included; to be iterated on any one thread."""
@@ -102,7 +116,7 @@ class Answers:
     def want(self, names: Sequence[str], max_age: int) -> list[Wanted]:
         """Ask the devices of what is known for longer than max_age seconds."""
         self._watch.drain()
-        now = time.time_ns()
+        now = Now(time.time_ns(), time.monotonic_ns())
         here = self._surroundings.inventory.units
         found = []
         for lu in dict.fromkeys([self.resolve(name).lu for name in names] or here):

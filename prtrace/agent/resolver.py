@@ -93,6 +93,8 @@ class Resolver:
         self._schedule = Schedule(self._candidates, self._limits)
         self._safe: dict[str, tuple[str, float]] = {}
         self._users = Users(unseen="nobody has looked yet")
+        self._asked_capabilities: set[str] = set()
+        """Since what is known of it was last in doubt: a device need not know the command."""
         self._looked_at: float | None = None
         self._looking_since: float | None = None
         self._seen: Users | None = None
@@ -136,6 +138,7 @@ class Resolver:
     def _forget(self, lu: str) -> None:
         self._schedule.drop(lu)
         self._safe.pop(lu, None)
+        self._asked_capabilities.discard(lu)
 
     def _turn(self, *, looked: bool = False) -> None:
         """Begin what may begin now, and wait for the rest.  looked: who uses what, just now."""
@@ -154,7 +157,10 @@ class Resolver:
             self._safe.pop(order.lu, None)
             # Not a pool's: Python waits for those when it ends.
             threading.Thread(
-                target=self._read, args=(loop, order), name="prtrace-read", daemon=True
+                target=self._read,
+                args=(loop, order, self._lacks_capabilities(order.lu, state)),
+                name="prtrace-read",
+                daemon=True,
             ).start()
         self._turn_at(loop, self._schedule.next_at(time.monotonic()))
 
@@ -166,17 +172,17 @@ class Resolver:
         if at is not None:
             self._timer = loop.call_later(max(at - time.monotonic(), 0.001), self._turn)
 
-    def _read(self, loop: asyncio.AbstractEventLoop, order: Order) -> None:
-        """One reading, in a thread of its own."""
+    def _read(self, loop: asyncio.AbstractEventLoop, order: Order, capabilities: bool) -> None:
+        """One reading, in a thread of its own; capabilities: REPORT CAPABILITIES as well."""
         try:
-            asked = self._ask(order)
+            asked = self._ask(order, capabilities)
         except Exception as error:
             # A fault must not keep the place of the reading for ever.
             asked = _Asked(Result.UNIT_FAILED, 0, f"{type(error).__name__}: {error}")
         with contextlib.suppress(RuntimeError):  # the agent has ended meanwhile
             loop.call_soon_threadsafe(self._done, order, asked)
 
-    def _ask(self, order: Order) -> _Asked:
+    def _ask(self, order: Order, capabilities: bool) -> _Asked:
         nexus = self._host.inventory.nexus(order.path.nexus)
         if nexus is None:
             return _Asked(Result.PATH_FAILED, 0, "it is gone")
@@ -184,10 +190,23 @@ class Resolver:
         try:
             # sg first: its wait ends when the process is killed, a block node's does not.
             with self._open(nexus.sg or nexus.device or nexus.bsg) as device:
-                reading = Reader(device, policy).read()
+                reader = Reader(device, policy)
+                reading = reader.read()
+                sent = reading.way.sent
+                if capabilities and not isinstance(reading, Unread):
+                    reader.capabilities()
+                    sent += reader.way.sent
         except PrtraceError as error:
             return _Asked(Result.PATH_FAILED, 0, error.message)
-        return _Asked(_result(reading), reading.way.sent, _problem(reading))
+        return _Asked(_result(reading), sent, _problem(reading))
+
+    def _lacks_capabilities(self, lu: str, state: LuState) -> bool:
+        """Whether REPORT CAPABILITIES tells what nobody has told; asked with a reading, once."""
+        known = state.capabilities is not None and state.aptpl is not None
+        if known or lu in self._asked_capabilities:
+            return False
+        self._asked_capabilities.add(lu)
+        return True
 
     def _done(self, order: Order, asked: _Asked) -> None:
         self.sent += asked.sent

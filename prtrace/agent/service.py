@@ -154,7 +154,7 @@ class Agent:
         self._watch = Watch(events, samples, self._tracker, self._counters, store, self._published)
         self._freshness = Freshness(self._tracker.states)
         self._resolver = Resolver(
-            self._surroundings, lambda lu: self._freshness.state(lu, time.time_ns())
+            self._surroundings, lambda lu: self._freshness.state(lu, time.monotonic_ns())
         )
         self._server = ApiServer(
             Answers(

@@ -9,7 +9,7 @@ import click
 
 from prtrace.cli.carrying import device_option, mapping, read_file, state_dir_option
 from prtrace.cli.knowledge import guest_options, observed_moves, read_option
-from prtrace.cli.options import json_option, socket_option
+from prtrace.cli.options import json_option, max_age_option, socket_option
 from prtrace.cli.text import document, labelled, line, plain
 from prtrace.errors import UsageError
 from prtrace.move.carry import MoveOptions
@@ -22,12 +22,13 @@ from prtrace.move.verdict import UnitVerdict, check_view, overall
     "check",
     epilog="""\b
 Exit status: 0 it may move, with or without something to move; 11 blocked;
-12 in doubt.
+12 in doubt, or older than --max-age allows.
 \b
 Examples:
   prtrace check /dev/mapper/mpatha --guest db1     before migrating db1
   prtrace check --read yes /dev/sda                ask the device as well
   prtrace check db1.json                           on the destination
+  prtrace check --max-age 10 /dev/sda              have the agent ask it
 """,
 )
 @click.argument("devices", metavar="DEVICE...|FILE", nargs=-1, required=True)
@@ -36,6 +37,7 @@ Examples:
 @device_option
 @click.option("--late", is_flag=True, help="FILE: the guest will go on before anything is loaded")
 @state_dir_option
+@max_age_option
 @json_option
 @socket_option
 def command(
@@ -47,6 +49,7 @@ def command(
     mapped: tuple[str, ...],
     late: bool,
     state_dir: Path,
+    max_age: int | None,
     as_json: bool,
     socket: str,
 ) -> int:
@@ -65,7 +68,7 @@ def command(
     else:
         if mapped or late:
             raise UsageError("--device and --late are about a file of prtrace save")
-        moves, reads = observed_moves(MoveOptions(state_dir), socket, read)
+        moves, reads = observed_moves(MoveOptions(state_dir), socket, read, max_age)
         verdicts = moves.check(devices, guest=guest, pid=pid, read=reads)
     if as_json:
         document(check_view(verdicts, sockets.gethostname()))

@@ -56,6 +56,16 @@ def json_option(function: _Function) -> _Function:
     return click.option("--json", "as_json", is_flag=True, help="print JSON")(function)
 
 
+def max_age_option(function: _Function) -> _Function:
+    """--max-age SECONDS, for commands that show or judge what the agent knows."""
+    return click.option(
+        "--max-age",
+        metavar="SECONDS",
+        type=click.IntRange(min=0),
+        help="ask the devices first where what is known is older; 0: now",
+    )(function)
+
+
 def parse_since(
     context: click.Context, parameter: click.Parameter, text: str | None
 ) -> tuple[int, str | None]:

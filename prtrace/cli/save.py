@@ -9,7 +9,7 @@ import click
 
 from prtrace.cli.carrying import state_dir_option
 from prtrace.cli.knowledge import guest_options, observed_moves, read_option
-from prtrace.cli.options import socket_option
+from prtrace.cli.options import max_age_option, socket_option
 from prtrace.cli.output import write_whole
 from prtrace.move.carry import MoveOptions
 
@@ -28,6 +28,7 @@ Examples:
 @click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path), help="not stdout")
 @guest_options
 @read_option
+@max_age_option
 @state_dir_option
 @socket_option
 def command(
@@ -37,6 +38,7 @@ def command(
     guest: str | None,
     pid: int | None,
     read: str,
+    max_age: int | None,
     state_dir: Path,
     socket: str,
 ) -> None:
@@ -45,7 +47,7 @@ def command(
     Several devices go into one file, all or none.  It is kept on
     this host, too: prtrace moves lists it.
     """
-    moves, reads = observed_moves(MoveOptions(state_dir), socket, read)
+    moves, reads = observed_moves(MoveOptions(state_dir), socket, read, max_age)
     file = moves.save(devices, guest=guest, pid=pid, read=reads, host=sockets.gethostname())
     if output is None:
         click.echo(file.dump(), nl=False)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from prtrace.api.client import Client
-from prtrace.cli.options import json_option, socket_option
+from prtrace.cli.options import json_option, max_age_option, socket_option
 from prtrace.cli.text import document, line
 from prtrace.cli.unit import unit_lines
 from prtrace.errors import InDoubtError
@@ -27,12 +27,7 @@ Examples:
 """,
 )
 @click.argument("devices", metavar="[DEVICE]...", nargs=-1)
-@click.option(
-    "--max-age",
-    metavar="SECONDS",
-    type=click.IntRange(min=0),
-    help="ask the devices first where what is known is older; 0: now",
-)
+@max_age_option
 @json_option
 @socket_option
 def command(devices: tuple[str, ...], *, max_age: int | None, as_json: bool, socket: str) -> int:

@@ -16,6 +16,8 @@ from prtrace.linux.text import clean
 WIDTH: Final = 80
 _LONGEST: Final = 4000
 
+_SKEW_S: Final = 5
+"""How far two clocks may differ that are kept right."""
 _UNITS: Final = ((86_400, "d"), (3600, "h"), (60, "min"))
 
 
@@ -80,12 +82,17 @@ def table(rows: Sequence[Sequence[str]], indent: int = 4) -> list[str]:
 
 
 def age(moment: str, now: datetime | None = None) -> str:
-    """How long ago an RFC 3339 time was: "12 s", "5 min", "3 h", "2 d"."""
+    """How long ago an RFC 3339 time was: "12 s", "5 min", "3 h", "2 d".
+
+    "?" for a time that is still to come: the clock was set back since.
+    """
     try:
         then = datetime.fromisoformat(moment)
     except ValueError:
         return plain(moment)
     seconds = int(((now or datetime.now(UTC)) - then).total_seconds())
+    if seconds < -_SKEW_S:
+        return "?"
     for size, unit in _UNITS:
         if seconds >= size:
             return f"{seconds // size} {unit}"

@@ -63,7 +63,7 @@ def _age(unit: Mapping[str, Any]) -> list[str]:
     told: dict[str, list[str]] = {}
     for fact, each in (unit.get("confirmed") or {}).items():
         if each is not None:
-            text = f"{clock(each['at'])}, {each['by']} over {each['nexus']}, {age(each['at'])} ago"
+            text = f"{clock(each['at'])}, {each['by']} over {each['nexus']}, {_ago(each['at'])}"
             told.setdefault(text, []).append(fact)
     if not unit.get("as_of"):
         told.setdefault("never confirmed by the device", []).extend(
@@ -81,6 +81,11 @@ def _age(unit: Mapping[str, Any]) -> list[str]:
     if unit.get("as_of"):
         lines += labelled("", "what other hosts did since is not seen")
     return lines
+
+
+def _ago(moment: str) -> str:
+    told = age(moment)
+    return "before the clock was set back" if told == "?" else f"{told} ago"
 
 
 def _generation(unit: Mapping[str, Any], doubted: bool) -> list[str]:
@@ -170,11 +175,17 @@ def _paths(unit: Mapping[str, Any]) -> list[str]:
             each["key"] or _WORDS[each["registered"]],
             _WORDS[each["may_read"]],
             _WORDS[each["may_write"]],
-            str(each["state"] or ""),
+            _takes(each),
         )
         for each in found
     )
     return labelled("paths", str(len(found))) + [cut(text, WIDTH) for text in table(rows, 2)]
+
+
+def _takes(path: Mapping[str, Any]) -> str:
+    """The path's state; of one that runs, which access the target port gives (ALUA)."""
+    state = str(path["state"] or "")
+    return str(path.get("alua") or state) if state == "running" else state
 
 
 def _power_loss(unit: Mapping[str, Any]) -> list[str]:

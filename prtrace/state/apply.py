@@ -12,6 +12,7 @@ Observations come in the order of their completion; the spans in them say which 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import assert_never
 
 from prtrace.model import (
@@ -92,6 +93,10 @@ def _unwatched(draft: Draft, state: LuState) -> LuState:
         census=None,
         seq=0,
         under_way=(),
+        aptpl=None,
+        confirmed=MappingProxyType(
+            {fact: replace(each, start_ns=0) for fact, each in draft.confirmed.items()}
+        ),
     )
     return in_doubt(fresh, "nobody was watching", seen.time)
 

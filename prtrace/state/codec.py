@@ -97,6 +97,8 @@ def _but_recent(state: LuState) -> dict[str, Any]:
         "confirmed": {
             fact.value: [each.at, each.by, each.nexus] for fact, each in state.confirmed.items()
         },
+        # Beside them, so that programs of before there was this can read the others.
+        "confirmed_ns": {fact.value: each.start_ns for fact, each in state.confirmed.items()},
     }
 
 
@@ -127,6 +129,12 @@ def _state(document: Any) -> LuState:
     if len(by_nexus) != len(registrations):
         raise ValueError("a nexus is registered twice")
     reservation = fields["reservation"]
+    starts = {
+        Fact(fact).value: _int(ns)
+        for fact, ns in _typed(fields.get("confirmed_ns", {}), dict).items()
+    }
+    if not starts.keys() <= _typed(fields.get("confirmed", {}), dict).keys():
+        raise ValueError("a time of a confirmation that is not there")
     return LuState(
         lu=_typed(fields["lu"], str),
         target=_typed(fields["target"], str),
@@ -160,7 +168,7 @@ def _state(document: Any) -> LuState:
         paths=MappingProxyType(_paths(fields)),
         confirmed=MappingProxyType(
             {
-                Fact(fact): _read_confirmation(each)
+                Fact(fact): _read_confirmation(each, starts.get(fact, 0))
                 for fact, each in _typed(fields.get("confirmed", {}), dict).items()
             }
         ),
@@ -208,9 +216,9 @@ def _paths(fields: dict[str, Any]) -> dict[str, Path]:
     return found
 
 
-def _read_confirmation(value: Any) -> Confirmation:
+def _read_confirmation(value: Any, start_ns: int) -> Confirmation:
     at, by, nexus = _typed(value, list)
-    return Confirmation(_int(at), _typed(by, str), _typed(nexus, str))
+    return Confirmation(_int(at), _typed(by, str), _typed(nexus, str), start_ns)
 
 
 def _settled(each: Settled) -> list[Any]:

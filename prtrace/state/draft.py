@@ -84,6 +84,9 @@ class Draft:
         facts = frozenset(facts)
         if Fact.GENERATION in facts:
             self.spread = None
+        if {Fact.REGISTRATIONS, Fact.GENERATION} <= facts:
+            # A REGISTER may have gone unseen, and with it another APTPL bit.
+            self.aptpl = None
         self.doubts = added(self.doubts, facts, reason, self.seen.time)
 
     def resolve(self, *facts: Fact) -> None:
@@ -103,7 +106,8 @@ class Draft:
             return
         at = seen.time - (seen.done_ns - seen.start_ns if seen.start_ns else 0)
         for fact in facts:
-            self.confirmed[fact] = Confirmation(at, by, seen.nexus)
+            start_ns = seen.start_ns or seen.done_ns
+            self.confirmed[fact] = Confirmation(at, by, seen.nexus, start_ns)
 
     def say(self, words: str) -> None:
         """Add to the effect's text."""

@@ -14,7 +14,7 @@ from dataclasses import replace
 from prtrace.model import FullStatus, FullStatusRead, LocalNexus, Nexus, ReservationType
 from prtrace.state.binding import Bound, bind
 from prtrace.state.doubt import ALL
-from prtrace.state.draft import MAX_REGISTRATIONS, Draft
+from prtrace.state.draft import GENERATION_MASK, MAX_REGISTRATIONS, Draft
 from prtrace.state.order import overlaps
 from prtrace.state.partial import all_seen, contradicts, note_generation
 from prtrace.state.paths import by_address
@@ -53,6 +53,8 @@ def learn_full_status(draft: Draft, seen: FullStatusRead) -> None:
     )
     before = (draft.registrations, draft.reservation, draft.generation, draft.unattributed)
     known = {fact for fact in ALL if draft.known(fact)}
+    if not _counts(draft, seen.generation):
+        draft.aptpl = None
     draft.resolve(*ALL)
     local = {path.nexus for path in paths}
     draft.registrations, draft.unattributed = _registrations(
@@ -78,6 +80,13 @@ def learn_full_status(draft: Draft, seen: FullStatusRead) -> None:
         draft.say("corrected by reading: " + _summary(draft))
     else:
         draft.say("read: " + _summary(draft))
+
+
+def _counts(draft: Draft, generation: int) -> bool:
+    """Whether the commands that were seen explain this PRGENERATION."""
+    if draft.generation is None or draft.spread is None:
+        return False
+    return (generation - draft.generation) & GENERATION_MASK <= draft.spread
 
 
 def _disagreement(draft: Draft, seen: FullStatusRead) -> str:

@@ -182,6 +182,7 @@ def note_generation(
         expected = str(least) if not spread else f"{least} to {most}"
         reason = f"PRGENERATION is {generation}, expected {expected}"
         draft.doubt({Fact.REGISTRATIONS, Fact.RESERVATION} - told, reason)
+        draft.aptpl = None
         draft.say(reason)
     draft.generation = generation
     draft.resolve(Fact.GENERATION)

@@ -98,6 +98,8 @@ class Confirmation:
     """The command: "READ FULL STATUS", "CLEAR", …"""
     nexus: Nexus
     """The nexus that carried it, as it was called then."""
+    start_ns: int = 0
+    """The submission on CLOCK_MONOTONIC, 0 where that is of another start of the host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +186,8 @@ class LuState:
     paths: this host's nexuses to the unit, by "H:C:T:L"; none while nobody has told them.
     confirmed: when and how the device last confirmed each fact; none where it never did.
     aptpl: whether reservations survive a power loss: the APTPL bit of the newest REGISTER that
-    was seen, or what the device said; None where neither is known.
+    was seen, or what the device said; None where neither is known, or where another REGISTER may
+    have gone unseen since.
     capabilities: of the newest REPORT CAPABILITIES reply, None where none was seen.
     names_nexuses: False for a device that does not know READ FULL STATUS, so that nobody can
     tell whose a key is that no command was seen to register.

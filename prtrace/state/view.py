@@ -6,7 +6,7 @@ looks there.  Text is as it came: escape it before it goes to a terminal.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from prtrace.model import Access, Issuer, LocalNexus, LogicalUnit, Nexus
@@ -25,9 +25,15 @@ def show_view(units: Iterable[dict[str, Any]], host: str) -> dict[str, Any]:
     return {"schema": SCHEMA, "host": host, "units": list(units)}
 
 
-def unit_view(state: LuState, unit: LogicalUnit | None, now_ns: int) -> dict[str, Any]:
+def unit_view(
+    state: LuState,
+    unit: LogicalUnit | None,
+    now_ns: int,
+    alua: Mapping[Nexus, str] | None = None,
+) -> dict[str, Any]:
     """One element of "units".
 
+    alua: the asymmetric access state of paths, "" where a path has none.
     unit: the logical unit as it is here now, None where it is not here any more.  now_ns:
     nanoseconds since the epoch, the "since" of doubts that nobody dated.
     """
@@ -42,7 +48,12 @@ def unit_view(state: LuState, unit: LogicalUnit | None, now_ns: int) -> dict[str
         "confirmed": {fact.value: _confirmation(state, fact) for fact in Fact},
         "devices": [] if unit is None else list(unit.devices),
         "nexuses": [
-            {**path_to_json(path), **_access(state, path.nexus)} for path in paths.values()
+            {
+                **path_to_json(path),
+                **_access(state, path.nexus),
+                "alua": (alua or {}).get(path.nexus) or None,
+            }
+            for path in paths.values()
         ],
         "generation": state.generation,
         "reservation": _reservation(state),
@@ -115,7 +126,6 @@ def _access(state: LuState, nexus: Nexus) -> dict[str, Any]:
         "may_write": write.allowed,
         "why_read": read.why,
         "why_write": write.why,
-        "alua": None,
     }
 
 

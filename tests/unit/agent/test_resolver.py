@@ -101,8 +101,9 @@ def bench(tree: Tree) -> Bench:
 
 def test_a_unit_in_doubt_is_read_and_then_left_alone(tree: Tree) -> None:
     made = bench(tree)
-    resolver = made.run(lambda resolver: resolver.sent >= 3 * QUICK.futile)
-    assert resolver.sent == 3 * QUICK.futile
+    every = 3 * QUICK.futile + 1
+    resolver = made.run(lambda resolver: resolver.sent >= every)
+    assert resolver.sent == every, "REPORT CAPABILITIES goes along once"
     assert set(made.opened) <= {"sg0", "sg1"}
 
 

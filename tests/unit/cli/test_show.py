@@ -3,6 +3,8 @@
 import json
 
 from cli.conftest import REMOTE, lines, valid
+from prtrace.cli.knowledge import AgentObserver
+from prtrace.state.unit import Fact
 
 
 def test_show_is_readable_and_says_when_in_doubt(prtrace, served):
@@ -51,6 +53,20 @@ def test_show_asks_first_where_what_is_known_is_too_old(prtrace, served):
     done = prtrace("show", "/dev/sda", "--max-age", "60", "--json", "--socket", served.path)
     (unit,) = json.loads(done.stdout)["units"]
     assert unit["refresh"] == {"asked": False, "problem": None}
+
+
+def test_what_is_to_move_is_asked_for_as_well(served):
+    """check and save: what could not be confirmed in time is in doubt, fact by fact."""
+    (unit,) = AgentObserver(str(served.path), 0).units(["/dev/sda"])
+    assert unit["doubt"] == []
+    served.source.refusal = "the agent may not read (--read-in-doubt no)"
+    (unit,) = AgentObserver(str(served.path), 0).units(["/dev/sda"])
+    assert [each["what"] for each in unit["doubt"]] == [fact.value for fact in Fact]
+    assert {each["reason"] for each in unit["doubt"]} == {
+        "older than --max-age allows: the agent may not read (--read-in-doubt no)"
+    }
+    (unit,) = AgentObserver(str(served.path)).units(["/dev/sda"])
+    assert unit["doubt"] == [], "nobody asked for an age"
 
 
 def test_show_says_that_it_could_not_ask(prtrace, served):

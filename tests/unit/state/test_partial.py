@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reference_target import LU, TARGET
+from reference_target import LU, TARGET, port_of
 from test_effects import OTHER, SPDK, A, B, doubted, held, keys, send, start
 from test_learning import descriptor
 
@@ -18,6 +18,7 @@ from prtrace.model import (
     FullStatusRead,
     KeysRead,
     LocalNexus,
+    Outcome,
     PathsSeen,
     RecordsLost,
     ReservationRead,
@@ -277,3 +278,18 @@ def test_losing_sight_of_names_takes_away_doubts_about_names_only() -> None:
     state = apply(state, RecordsLost(lu=LU, nexus=A, cause="ring full", count=1)).state
     state = apply(state, Unsupported(lu=LU, nexus=A, full_status=True)).state
     assert Fact.REGISTRATIONS in doubted(state)
+
+
+def test_what_a_power_loss_will_do_is_not_known_after_a_register_that_went_unseen() -> None:
+    """Each REGISTER replaces the APTPL bit of the logical unit, whoever sends it."""
+    state = send(start({}, None), A, Action.REGISTER, 0, 1, aptpl=True).state
+    assert state.aptpl is True
+    later = (state.generation or 0) + 1
+    listed = descriptor(port_of(A), 1), descriptor(port_of(OTHER), 2)
+    assert apply(state, full(later, *listed)).state.aptpl is None
+    assert apply(state, reserved(later, 1)).state.aptpl is None
+    assert apply(state, RecordsLost(lu=LU, nexus=B, cause="ring")).state.aptpl is None
+    same = apply(state, full(later - 1, descriptor(port_of(A), 1))).state
+    assert same.aptpl is True
+    failed = send(state, A, Action.REGISTER, 1, 2, outcome=Outcome.UNKNOWN, aptpl=False).state
+    assert failed.aptpl is None

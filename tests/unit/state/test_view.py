@@ -169,6 +169,15 @@ def test_each_path_is_told_registered_or_not_and_what_it_may_do():
     assert "not registered" in shown[1]["why_write"]
 
 
+def test_a_path_that_runs_shows_its_access_state():
+    alua = {"2:0:0:1": "standby", "3:0:0:1": ""}
+    running = replace(UNIT, nexuses=tuple(replace(p, state="running") for p in UNIT.nexuses))
+    shown = unit_view(state(LOCAL, reservation=HELD), running, NOW, alua)
+    assert [path["alua"] for path in shown["nexuses"]] == ["standby", None]
+    text = [line for line in unit_lines(shown) if "/dev/sda " in line][-1]
+    assert text.endswith("  standby")
+
+
 def test_what_a_path_may_do_is_not_told_in_doubt():
     doubts = (Doubt(Fact.REGISTRATIONS, "lost", NOW), Doubt(Fact.RESERVATION, "lost", NOW))
     shown = view(state(LOCAL, reservation=HELD, doubts=doubts))["nexuses"]
