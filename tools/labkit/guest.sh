@@ -20,7 +20,11 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t bpf bpf /sys/fs/bpf
 mount -t debugfs debugfs /sys/kernel/debug
 mount -t tracefs tracefs /sys/kernel/tracing
-mount -t 9p -o rw,trans=virtio,version=9p2000.L,msize=1048576,cache=mmap,access=any out /run/lab/out
+if grep -qw 9p /proc/filesystems; then
+    mount -t 9p -o rw,trans=virtio,version=9p2000.L,msize=1048576,cache=mmap,access=any out /run/lab/out
+else
+    mount -t virtiofs out /run/lab/out
+fi
 
 # Modules, and headers where they were fetched (bcc wants them), where every program looks for them.
 mkdir -p /lib/modules /usr/src

@@ -1,10 +1,10 @@
 """The first file system of a machine: busybox, the modules that reach the root, one script.
 
-It mounts a root read-only over 9p and puts a writable overlay in memory over it.  The host's own
-root goes on with guest.sh: packages, virtual environment and checkout are simply present.  A root
-of its own (labkit.roots) goes on with its systemd, which starts the server of commands as one of
-its services; the checkout is at /lab/checkout there.  Nothing that the guest does reaches the
-host except through the output folder.
+It mounts a root read-only over 9p, or over virtiofs where the kernel has no 9p, and puts a
+writable overlay in memory over it.  The host's own root goes on with guest.sh: packages, virtual
+environment and checkout are simply present.  A root of its own (labkit.roots) goes on with its
+systemd, which starts the server of commands as one of its services; the checkout is at
+/lab/checkout there.  Nothing that the guest does reaches the host except by the output folder.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ from pathlib import Path
 
 from labkit.failure import LabError
 
-# 9p finds the root, overlay makes it writable, virtio_console carries the commands.
-MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_console")
+# Overlay makes the root writable, virtio_console carries the commands.
+_ALWAYS = ("virtio_pci", "overlay", "virtio_console")
+
+_BY_9P = ("9pnet_virtio", "9p")
+_BY_VIRTIOFS = ("virtiofs",)
 
 # cache=loose: the root is read-only, and the host's files hardly change while a machine stands.
 # Importing click, psutil, asyncio and sqlite3 takes 1.5 s with it and 2.0 without; the
@@ -40,8 +43,8 @@ for word in $($B cat /proc/cmdline); do
   esac
 done
 {insmods}
-options=ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose,access=any
-$B mount -t 9p -o $options root /host ||
+share() {{ $B mount -t {mount} "$1" "$2"; }}
+share root /host ||
   {{ echo "lab: the host's root cannot be mounted" >/dev/console; exit 1; }}
 $B mount -t tmpfs -o mode=755 overlay /overlay
 $B mkdir /overlay/upper /overlay/work
@@ -51,13 +54,18 @@ for fs in dev proc sys; do $B mount --move /$fs /root/$fs; done
 [ -n "$systemd" ] || exec $B switch_root /root /bin/bash "$script"
 release=$($B uname -r)
 $B mkdir -p /root/lab/checkout /root/lib/modules/$release
-$B mount -t 9p -o $options checkout /root/lab/checkout
-$B mount -t 9p -o $options modules /root/lib/modules/$release
+share checkout /root/lab/checkout
+share modules /root/lib/modules/$release
 $B cp /root/lab/checkout/tools/labkit/lab.service /root/etc/systemd/system/
 $B mkdir -p /root/etc/systemd/system/multi-user.target.wants
 $B ln -s ../lab.service /root/etc/systemd/system/multi-user.target.wants/lab.service
 exec $B switch_root /root /lib/systemd/systemd
 """
+
+_MOUNT = {
+    "9p": "9p -o ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose,access=any",
+    "virtiofs": "virtiofs -o ro",
+}
 
 
 class _Archive:
@@ -77,6 +85,17 @@ class _Archive:
         for part in (path, content):
             self.octets += part
             self.octets += b"\0" * (-len(self.octets) % 4)
+
+
+def shares(tree: Path, version: str) -> str:
+    """The file system by which the kernel unpacked in tree reaches folders of the host."""
+    listed = (tree / "lib" / "modules" / version / "modules.dep").read_text()
+    return "9p" if "/9p.ko" in listed else "virtiofs"
+
+
+def modules(tree: Path, version: str) -> tuple[str, ...]:
+    """What the kernel unpacked in tree needs to reach its root and its commands."""
+    return (*_ALWAYS, *(_BY_9P if shares(tree, version) == "9p" else _BY_VIRTIOFS))
 
 
 def module_files(tree: Path, version: str, modules: tuple[str, ...]) -> list[Path]:
@@ -123,7 +142,7 @@ def build(tree: Path, version: str) -> Path:
     archive.add("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
     archive.add("bin/busybox", stat.S_IFREG | 0o755, Path(busybox).read_bytes())
     names = []
-    for module in module_files(tree, version, MODULES):
+    for module in module_files(tree, version, modules(tree, version)):
         content = module.read_bytes()
         if module.suffix == ".xz":
             content = lzma.decompress(content)
@@ -131,7 +150,8 @@ def build(tree: Path, version: str) -> Path:
         archive.add(name, stat.S_IFREG | 0o644, content)
         names.append(name)
     insmods = "\n".join(f"$B insmod /{shlex.quote(name)}" for name in names)
-    archive.add("init", stat.S_IFREG | 0o755, _INIT.format(insmods=insmods).encode())
+    init = _INIT.format(insmods=insmods, mount=_MOUNT[shares(tree, version)])
+    archive.add("init", stat.S_IFREG | 0o755, init.encode())
     archive.add("TRAILER!!!", 0)
     part = image.with_name(f"{image.name}.{os.getpid()}")
     part.write_bytes(archive.octets)

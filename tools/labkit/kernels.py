@@ -16,14 +16,20 @@ from labkit.failure import LabError
 from labkit.mirror import Archive, unpack
 
 SERIES = ("6.1", "6.12", "7")
+"""Every kernel that core is tested on."""
+
+OLD = "5.10"
+"""Debian 11's: bcc alone can carry it."""
+
+FLAVOURS = ("6.1-rt", "6.1-cloud", "7-rt", "7-cloud")
+"""The same releases, built otherwise."""
 
 # Three numbers at least: linux-image-6.12-amd64 names no kernel but whichever is newest.
-_RELEASE = re.compile(r"\d+\.\d+\.\d+[^-]*(-\d+)?-amd64")
+_RELEASE = re.compile(r"\d+\.\d+\.\d+[^-]*(-\d+)?(-rt|-cloud)?-amd64")
 
 # The modules of a target, its devices and its initiators: loaded in every machine, so
 # decompressed once here.
 _WANTED = (
-    *initramfs.MODULES,
     *("configfs", "sd_mod", "sg", "target_core_mod", "target_core_file", "target_core_iblock"),
     *("tcm_loop", "iscsi_target_mod", "iscsi_tcp", "dm_multipath", "dm_round_robin", "dm_mod"),
     "virtio_net",
@@ -49,6 +55,11 @@ class Kernel:
     @property
     def headers(self) -> bool:
         return (self.folder / "usr" / "src" / f"linux-headers-{self.release}").is_dir()
+
+    @property
+    def shares(self) -> str:
+        """The file system by which it reaches folders of the host: "9p" or "virtiofs"."""
+        return initramfs.shares(_modules_root(self.folder), self.release)
 
     def initramfs(self) -> Path:
         return initramfs.build(_modules_root(self.folder), self.release)
@@ -87,7 +98,7 @@ def cached() -> list[Kernel]:
 
 
 def find(series: str) -> Kernel:
-    """The newest kernel of series ("6.1", "7", or a whole release) here; fetched when none is."""
+    """The newest kernel of series ("6.1", "7-rt", a whole release) here; fetched when none is."""
     here = [kernel for kernel in cached() if of_series(kernel.release, series)]
     return here[-1] if here else fetch([series])[0]
 
@@ -158,7 +169,11 @@ def _prepare(folder: Path, release: str) -> None:
         raise LabError(f"{release}: the packages hold no kernel image")
     _depmod(root, release)
     packed = [
-        file for file in initramfs.module_files(root, release, _WANTED) if file.suffix == ".xz"
+        file
+        for file in initramfs.module_files(
+            root, release, (*initramfs.modules(root, release), *_WANTED)
+        )
+        if file.suffix == ".xz"
     ]
     for file in packed:
         file.with_suffix("").write_bytes(lzma.decompress(file.read_bytes()))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,7 @@ from labkit.qemu import Shape
 from labkit.target import Target, TargetSpec
 
 BOOT_SECONDS = 180.0
+_SERVER_SECONDS = 20.0
 
 
 def start(
@@ -35,10 +37,13 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """Start QEMU with its sockets in folder; it ends with this process unless standing."""
     compile_checkout()
-    command = qemu.command(kernels.find(series), shape, folder, out, interactive=interactive)
+    kernel = kernels.find(series)
+    for server in qemu.servers(kernel, shape, folder, out):
+        _serve(server, folder)
+    command = qemu.command(kernel, shape, folder, out, interactive=interactive)
     if not standing:
         command = ["setpriv", "--pdeathsig", "KILL", *command]
-    with (folder / "qemu.log").open("wb") as log:
+    with (folder / "qemu.log").open("ab") as log:
         return subprocess.Popen(
             command,
             stdin=None if interactive else subprocess.DEVNULL,
@@ -47,6 +52,24 @@ def start(
             # A terminal's Ctrl-C is for this program; in a shell it is for the machine's.
             start_new_session=not interactive,
         )
+
+
+def _serve(server: list[str], folder: Path) -> None:
+    """Start a program that QEMU connects to, and wait until it listens.
+
+    It ends when QEMU goes.
+    """
+    listening = Path(server[1].partition("=")[2])
+    with (folder / "qemu.log").open("ab") as log:
+        process = subprocess.Popen(
+            server, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+    deadline = time.monotonic() + _SERVER_SECONDS
+    while not listening.exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            said = (folder / "qemu.log").read_text(errors="replace")
+            raise LabError(f"{server[0]} does not listen: {said}")
+        time.sleep(0.05)
 
 
 def compile_checkout() -> None:

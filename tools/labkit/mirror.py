@@ -20,7 +20,7 @@ from labkit.failure import LabError
 _HOST_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _RELEASES = ("bookworm", "trixie")
 _OWN = ("bookworm", "bookworm-updates")
-_FOREIGN = ("bookworm-backports", "trixie-backports")
+_FOREIGN = ("bullseye", "bookworm-backports", "trixie-backports")
 _NEWER = ("trixie",)
 _SECURITY = "bookworm-security"
 _ONE_LINE = re.compile(r"^deb\s+(?:\[[^]]*\]\s+)?(\S+)\s+(\S+)")

@@ -17,6 +17,9 @@ _KERNEL_ARGUMENTS = (
 )
 
 _SHARE = "security_model=none,multidevs=remap"
+_VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
+_OUT = "out"
+"""The only folder that a machine may write to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +79,19 @@ def command(
         *("-m", shape.memory, "-smp", "1" if shape.icount else str(shape.cpus)),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-kernel", str(kernel.image), "-initrd", str(kernel.initramfs()), "-append", append),
-        *_share("root", shape.root or Path("/")),
-        *("-fsdev", f"local,id=out,path={out},{_SHARE}"),
-        *("-device", "virtio-9p-pci,fsdev=out,mount_tag=out"),
         *("-device", "virtio-serial-pci"),
         *("-chardev", f"socket,id=control,path={folder}/control,server=on,wait=off"),
         *("-device", f"virtserialport,chardev=control,name={channel.PORT}"),
         *("-qmp", f"unix:{folder}/monitor,server=on,wait=off"),
     ]
-    if shape.root is not None:
-        arguments += _share("checkout", places.CHECKOUT) + _share("modules", kernel.modules)
+    if kernel.shares == "virtiofs":
+        memory = f"memory-backend-memfd,id=memory,size={shape.memory},share=on"
+        arguments += ["-object", memory, "-numa", "node,memdev=memory"]
+    for tag, shared in _shared(kernel, shape, out).items():
+        if kernel.shares == "virtiofs":
+            arguments += _by_virtiofs(tag, folder)
+        else:
+            arguments += _by_9p(tag, shared, readonly=tag != _OUT)
     if interactive:
         arguments += ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
     else:
@@ -99,11 +105,36 @@ def command(
     return arguments
 
 
-def _share(tag: str, folder: Path) -> list[str]:
-    """A folder that the machine can read."""
+def servers(kernel: Kernel, shape: Shape, folder: Path, out: Path) -> list[list[str]]:
+    """The programs that have to run before QEMU does, each of which ends with it."""
+    if kernel.shares != "virtiofs":
+        return []
     return [
-        *("-fsdev", f"local,id={tag},path={folder},readonly=on,{_SHARE}"),
+        [_VIRTIOFSD, f"--socket-path={folder}/{tag}.fs", "-o", f"source={shared},sandbox=chroot"]
+        for tag, shared in _shared(kernel, shape, out).items()
+    ]
+
+
+def _shared(kernel: Kernel, shape: Shape, out: Path) -> dict[str, Path]:
+    """Every folder that the machine reaches, by the tag that it mounts it by."""
+    shared = {"root": shape.root or Path("/"), _OUT: out}
+    if shape.root is not None:
+        shared |= {"checkout": places.CHECKOUT, "modules": kernel.modules}
+    return shared
+
+
+def _by_9p(tag: str, shared: Path, *, readonly: bool) -> list[str]:
+    only = "readonly=on," if readonly else ""
+    return [
+        *("-fsdev", f"local,id={tag},path={shared},{only}{_SHARE}"),
         *("-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"),
+    ]
+
+
+def _by_virtiofs(tag: str, folder: Path) -> list[str]:
+    return [
+        *("-chardev", f"socket,id={tag},path={folder}/{tag}.fs"),
+        *("-device", f"vhost-user-fs-pci,chardev={tag},tag={tag}"),
     ]
 
 

@@ -15,6 +15,8 @@ from labkit.failure import LabError
 _ELF = b"\x7fELF"
 _XZ = b"\xfd7zXZ\x00"
 _ZSTD = b"\x28\xb5\x2f\xfd"
+_LZ4 = b"\x02\x21\x4c\x18"
+"""Of its legacy format, which the kernel's build uses."""
 
 
 def extract(image: Path, to: Path) -> None:
@@ -24,7 +26,7 @@ def extract(image: Path, to: Path) -> None:
     file (relocations, the image's own tail) is not part of the stream.
     """
     octets = image.read_bytes()
-    for magic, decompress in ((_XZ, _unxz), (_ZSTD, _unzstd)):
+    for magic, decompress in ((_XZ, _unxz), (_ZSTD, _unzstd), (_LZ4, _unlz4)):
         start = octets.find(magic)
         while start >= 0:
             kernel = decompress(octets[start:])
@@ -34,7 +36,7 @@ def extract(image: Path, to: Path) -> None:
                 part.rename(to)
                 return
             start = octets.find(magic, start + 1)
-    raise LabError(f"{image.name} holds no kernel packed with xz or zstd")
+    raise LabError(f"{image.name} holds no kernel packed with xz, zstd or lz4")
 
 
 def _unxz(stream: bytes) -> bytes:
@@ -45,5 +47,13 @@ def _unxz(stream: bytes) -> bytes:
 
 
 def _unzstd(stream: bytes) -> bytes:
-    # zstd complains about what follows the frame, after it has written the frame.
-    return subprocess.run(["zstd", "-dcq"], input=stream, capture_output=True, check=False).stdout
+    return _unpacked("zstd", stream)
+
+
+def _unlz4(stream: bytes) -> bytes:
+    return _unpacked("lz4", stream)
+
+
+def _unpacked(program: str, stream: bytes) -> bytes:
+    # It complains about what follows the stream, after it has written what the stream holds.
+    return subprocess.run([program, "-dcq"], input=stream, capture_output=True, check=False).stdout
