@@ -120,7 +120,7 @@ struct {
 
 #define PR_SLOW static __noinline
 
-/* In this order in .rodata: prtrace/probe/core.py fills it in. */
+/* In this order in .rodata: prtrace/probe/objectfile.py fills it in. */
 const volatile __u32 pr_generation = 0;
 const volatile __u32 pr_tracepoint = 0;
 #if defined(__TARGET_ARCH_arm64)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prtrace.errors import UnavailableError
-from prtrace.probe import core, libbpf, pins, requirements
+from prtrace.probe import core, libbpf, objectfile, pins, requirements
 from prtrace.probe.misses import Misses
 from prtrace.probe.programs import (
     ATTEMPTS,
@@ -71,7 +71,7 @@ def attach(engine: Engine | None, ring_size: int, base: Path = pins.BASE) -> Att
 
 def _digest(engine: Engine) -> str:
     if engine is Engine.CORE:
-        return core.digest()
+        return objectfile.digest()
     # Few hosts need it.
     from prtrace.probe import bcc
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import platform
 import re
 import struct
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from prtrace.errors import UnavailableError
-from prtrace.probe import btf, libbpf, requirements
+from prtrace.probe import btf, libbpf, objectfile, requirements
 from prtrace.probe.programs import (
     DOORS,
     FALLBACK,
@@ -28,17 +26,12 @@ from prtrace.probe.programs import (
 )
 from prtrace.probe.targets import Targets, targets
 
-_RODATA: Final = ".rodata"
 _BSS: Final = ".bss"
 _KPROBE: Final = "kprobe/"
 _LEARN: Final = "pr_learn"
 """The program that is run once: it looks up what the others need to know of the kernel."""
-_CONSTANTS: Final = struct.Struct("<III")
-"""What .rodata begins with: pr_generation, pr_tracepoint, pr_machine."""
 _LEARNED: Final = struct.Struct("<4Q")
 """struct pr_kernel."""
-_MACHINES: Final = {62: "x86_64", 183: "aarch64"}
-"""pr_machine: ELF's number of the machine whose registers an object knows."""
 _ENDS: Final = 1
 _SENSE: Final = 2
 """What FALLBACK has to tell: PR_TRACEPOINT_ENDS, PR_TRACEPOINT_SENSE (bpf/pr_maps.h)."""
@@ -51,57 +44,6 @@ instruction is refused.  None of the body has run: the arguments are in their re
 _BLAMED: Final = re.compile(r"prog '(\w+)': ")
 _MIDLAYER: Final = "scsi_mod"
 _BLOCK_LAYER_TRACEPOINTS: Final = {"block_rq_error"}
-
-
-def object_path() -> Path:
-    """Where the compiled object is: $PRTRACE_BPF_OBJECT, or beside this module."""
-    named = os.environ.get("PRTRACE_BPF_OBJECT")
-    own = Path(__file__).with_name(f"prtrace.{platform.machine()}.bpf.o")
-    path = Path(named) if named else own
-    if not path.is_file():
-        raise UnavailableError(
-            f"no compiled BPF object at {path}",
-            hint="build it: tools/build-bpf, or use --engine bcc",
-        )
-    return path
-
-
-def digest() -> str:
-    """Twelve hex digits that name the object."""
-    return hashlib.sha256(object_path().read_bytes()).hexdigest()[:12]
-
-
-def require_own_machine(path: Path) -> None:
-    """Raise UnavailableError where the object is for another kind of processor."""
-    try:
-        obj = libbpf.bpf_object__open_file(str(path))
-    except OSError as error:
-        raise UnavailableError(
-            f"{path} is no BPF object: {error.strerror}", hint="build it anew: tools/build-bpf"
-        ) from None
-    try:
-        _require_own_machine(path, _constants(obj)[2])
-    finally:
-        libbpf.bpf_object__close(obj)
-
-
-def _require_own_machine(path: Path, machine: int) -> None:
-    built_for = _MACHINES.get(machine, f"machine {machine}")
-    if built_for != platform.machine():
-        raise UnavailableError(
-            f"{path} is for {built_for}, and this is {platform.machine()}",
-            hint=f"build it here: tools/build-bpf {path}",
-        )
-
-
-def _constants(obj: int) -> tuple[int, int, int]:
-    for name, map_ in libbpf.maps(obj):
-        if name.endswith(_RODATA):
-            value = libbpf.bpf_map__initial_value(map_)
-            if len(value) >= _CONSTANTS.size:
-                generation, tracepoint, machine = _CONSTANTS.unpack_from(value)
-                return generation, tracepoint, machine
-    return 0, 0, 0
 
 
 @dataclass(slots=True)
@@ -191,10 +133,10 @@ class _Known:
 
 @contextlib.contextmanager
 def _looked_up() -> Iterator[_Known]:
+    sections = _sections()
     lacking = requirements.btf()
     if lacking.verdict is requirements.Verdict.MISSING:
         raise UnavailableError(f"BTF: {lacking.detail}", hint=lacking.fix)
-    sections = _sections()
     doors = {name: door for door in DOORS for name in door.programs}
     wanted = {door.sign: door.module for door in DOORS if door.here}
     for program, section in sections.items():
@@ -224,15 +166,12 @@ def _looked_up() -> Iterator[_Known]:
 
 def _sections() -> dict[str, str]:
     """What each program of the object attaches to, as its section says it."""
-    obj = libbpf.bpf_object__open_file(str(object_path()))
-    try:
+    with objectfile.opened(objectfile.object_path()) as obj:
         return {
             name: libbpf.bpf_program__section_name(program)
             for name, program in libbpf.programs(obj)
             if name != _LEARN
         }
-    finally:
-        libbpf.bpf_object__close(obj)
 
 
 def _plan(known: _Known, doors: Collection[Door], fallback: str = "") -> _Plan:
@@ -291,28 +230,19 @@ def _loaded(job: _Load, plan: _Plan) -> tuple[Programs, list[int]]:
 @contextlib.contextmanager
 def _opened(job: _Load, plan: _Plan) -> Iterator[int]:
     libbpf.log()
-    path = object_path()
-    obj = libbpf.bpf_object__open_file(str(path))
-    try:
-        _require_own_machine(path, machine := _constants(obj)[2])
+    with objectfile.opened(objectfile.object_path()) as obj:
+        built = objectfile.constants(obj)
+        objectfile.set_constants(
+            obj, built._replace(generation=job.generation, tracepoint=plan.tracepoint)
+        )
         for name, map_ in libbpf.maps(obj):
-            if name.endswith(_RODATA):
-                _CONSTANTS.pack_into(
-                    libbpf.bpf_map__initial_value(map_),
-                    0,
-                    job.generation,
-                    plan.tracepoint,
-                    machine,
-                )
-            elif name in job.reuse:
+            if name in job.reuse:
                 libbpf.bpf_map__reuse_fd(map_, job.reuse[name])
             elif name == "pr_events" and job.ring_size:
                 libbpf.bpf_map__set_max_entries(map_, job.ring_size)
         for name, program in libbpf.programs(obj):
             libbpf.bpf_program__set_autoload(program, name in plan.wanted or name == _LEARN)
         yield obj
-    finally:
-        libbpf.bpf_object__close(obj)
 
 
 def _learn(obj: int) -> None:
@@ -393,6 +323,12 @@ def _attached(obj: int, generation: int, plan: _Plan) -> tuple[Programs, list[in
     # The object owns its maps' descriptors and is about to be closed.
     held = {name: os.dup(fd) for name, fd in _map_fds(obj) if name in MAPS}
     programs = Programs(
-        Engine.CORE, digest(), generation, held, descriptors, plan.missing, plan.fallback
+        Engine.CORE,
+        objectfile.digest(),
+        generation,
+        held,
+        descriptors,
+        plan.missing,
+        plan.fallback,
     )
     return programs, links

@@ -18,6 +18,8 @@ from typing import Final
 
 from prtrace.errors import PrtraceError, UnavailableError
 from prtrace.linux.sysfs import names, read_text
+from prtrace.probe import btf as types
+from prtrace.probe import objectfile
 
 _SYS: Final = Path("/sys")
 _BTF: Final = _SYS / "kernel" / "btf"
@@ -226,24 +228,21 @@ def _shape() -> Check:
 
 
 def _shape_problem() -> str:
-    # Needs libbpf: not before somebody asks.
-    from prtrace.probe import btf
-
-    vmlinux = btf.btf__load_vmlinux_btf()
-    types = vmlinux
+    vmlinux = types.btf__load_vmlinux_btf()
+    midlayer = vmlinux
     try:
         if (_BTF / "scsi_mod").exists():
-            types = btf.btf__load_module_btf("scsi_mod", vmlinux)
-        if not btf.member_is_array(types, "scsi_cmnd", "cmnd"):
+            midlayer = types.btf__load_module_btf("scsi_mod", vmlinux)
+        if not types.member_is_array(midlayer, "scsi_cmnd", "cmnd"):
             return "scsi_cmnd::cmnd is no array (it is one since Linux 5.18)"
-        if btf.member_is_array(types, "scsi_cmnd", "resid_len") is None:
+        if types.member_is_array(midlayer, "scsi_cmnd", "resid_len") is None:
             return "scsi_cmnd has no resid_len (it has one since Linux 5.18)"
-        if btf.first_parameter(vmlinux, "blk_execute_rq") != "request":
+        if types.first_parameter(vmlinux, "blk_execute_rq") != "request":
             return "blk_execute_rq() does not begin with the request (it does since Linux 5.17)"
     finally:
-        if types != vmlinux:
-            btf.btf__free(types)
-        btf.btf__free(vmlinux)
+        if midlayer != vmlinux:
+            types.btf__free(midlayer)
+        types.btf__free(vmlinux)
     return ""
 
 
@@ -277,11 +276,10 @@ def _libbpf() -> Check:
 
 
 def _object() -> Check:
-    from prtrace.probe import core
-
     try:
-        path = core.object_path()
-        core.require_own_machine(path)
+        path = objectfile.object_path()
+        with objectfile.opened(path):
+            pass
     except PrtraceError as error:
         return Check("BPF object", Verdict.MISSING, error.message, error.hint, Part.CORE)
     return Check("BPF object", Verdict.OK, os.fspath(path), part=Part.CORE)

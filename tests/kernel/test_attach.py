@@ -12,7 +12,7 @@ from labkit.kernels import SERIES
 from labkit.target import Unit
 
 from prtrace.linux.sgio import SgDevice
-from prtrace.probe import core
+from prtrace.probe import objectfile
 
 pytestmark = [pytest.mark.machine(), pytest.mark.timeout(300)]
 
@@ -95,7 +95,7 @@ def test_a_missing_optional_attach_point_is_reported(unit: Unit) -> None:
     """A program whose attach point this kernel lacks is left out, and status says so."""
     built = unit
     fresh()
-    whole = core.object_path().read_bytes()
+    whole = objectfile.object_path().read_bytes()
     assert _OPTIONAL in whole
     changed = STATE_DIR.with_name("prtrace-missing.o")
     changed.write_bytes(whole.replace(_OPTIONAL, _NOWHERE))

@@ -16,7 +16,7 @@ from labkit import needs, pace
 from labkit.target import Unit
 
 from prtrace.linux.sgio import SgDevice
-from prtrace.probe import core
+from prtrace.probe import objectfile
 from prtrace.probe.programs import FALLBACK
 
 pytestmark = [
@@ -115,7 +115,7 @@ def test_a_list_that_changes_under_way_is_never_taken_at_its_word(unit: Unit) ->
 def test_the_fallback_sees_the_same(unit: Unit, monkeypatch: pytest.MonkeyPatch) -> None:
     """With an object that finds one of the doors under no name."""
     changed = Path(f"{STATE_DIR}-fallback.o")
-    changed.write_bytes(core.object_path().read_bytes().replace(_DOOR, _NO_DOOR))
+    changed.write_bytes(objectfile.object_path().read_bytes().replace(_DOOR, _NO_DOOR))
     monkeypatch.setenv("PRTRACE_BPF_OBJECT", os.fspath(changed))
     path = unit.paths[0]
     fresh()

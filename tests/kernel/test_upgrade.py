@@ -22,7 +22,7 @@ from lab.load import (
 )
 from labkit.target import Target, Unit
 
-from prtrace.probe import core, pins
+from prtrace.probe import objectfile, pins
 from prtrace.probe.record import ABI
 
 pytestmark = pytest.mark.machine(luns=2, nexuses=4, needs=("load",))
@@ -35,7 +35,7 @@ _VARIABLE = "PRTRACE_BPF_OBJECT"
 def another_object(number: int) -> None:
     """An object with a digest of its own: bytes behind the end of an ELF file mean nothing."""
     os.environ.pop(_VARIABLE, None)
-    _OBJECT.write_bytes(core.object_path().read_bytes() + bytes([number]))
+    _OBJECT.write_bytes(objectfile.object_path().read_bytes() + bytes([number]))
     os.environ[_VARIABLE] = str(_OBJECT)
 
 
@@ -72,7 +72,7 @@ def replaced(agent: Agent, built: Unit, upgrades: int, seed: int) -> None:
             agent.kill()
         agent.start(timeout=300)
         digest = agent.status()["status"]["digest"]
-        assert digest == core.digest()
+        assert digest == objectfile.digest()
         wait_single()
     total = load.end()
     units = {unit["lu"]: unit for unit in agent.settled(60)}

@@ -18,7 +18,7 @@ from pathlib import Path
 from labkit import sysfs
 from labkit.target import Target
 
-from prtrace.probe import core
+from prtrace.probe import core, objectfile
 
 _REQUESTS = 500
 _REPEATS = 3
@@ -48,7 +48,7 @@ def _prtrace() -> Iterator[None]:
 def _fallback() -> Iterator[None]:
     """With an object that knows one of the doors by another name."""
     with tempfile.NamedTemporaryFile(suffix=".o") as changed:
-        changed.write(core.object_path().read_bytes().replace(_DOOR, _NO_DOOR))
+        changed.write(objectfile.object_path().read_bytes().replace(_DOOR, _NO_DOOR))
         changed.flush()
         os.environ["PRTRACE_BPF_OBJECT"] = changed.name
         programs = core.load(1, _RING, {})
