@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 _KINDS: Final = frozenset({"disk", "zoned disk"})
 """Units that are asked without being told to."""
+_MOST_TOLD: Final = 64
+"""Problems of a unit that are remembered: a target can answer differently each time."""
 _UNIT_FAILED: Final = frozenset(
     {Kind.CONFLICT, Kind.UNIT_ATTENTION, Kind.MALFORMED, Kind.TOO_LONG}
 )
@@ -99,6 +101,7 @@ class Resolver:
         self._looking_since: float | None = None
         self._seen: Users | None = None
         self._unseen_told = ""
+        self._told: dict[str, set[tuple[str, str]]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self.sent = 0
@@ -139,6 +142,16 @@ class Resolver:
         self._schedule.drop(lu)
         self._safe.pop(lu, None)
         self._asked_capabilities.discard(lu)
+        self._told.pop(lu, None)
+
+    def _tell(self, lu: str, nexus: str, problem: str) -> None:
+        """Say once what stands against reading a unit over a path, as long as it is in doubt."""
+        told = self._told.setdefault(lu, set())
+        if (nexus, problem) not in told:
+            if len(told) >= _MOST_TOLD:
+                told.clear()
+            told.add((nexus, problem))
+            _log.warning("%s: reading over %s: %s", lu, nexus, problem)
 
     def _turn(self, *, looked: bool = False) -> None:
         """Begin what may begin now, and wait for the rest.  looked: who uses what, just now."""
@@ -211,7 +224,7 @@ class Resolver:
     def _done(self, order: Order, asked: _Asked) -> None:
         self.sent += asked.sent
         if asked.problem:
-            _log.warning("%s: reading over %s: %s", order.lu, order.path.nexus, asked.problem)
+            self._tell(order.lu, order.path.nexus, asked.problem)
         self._schedule.end(order, asked.result, time.monotonic())
         self._turn()
 

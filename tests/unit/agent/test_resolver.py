@@ -115,6 +115,27 @@ def test_the_other_path_is_asked_when_one_fails(tree: Tree) -> None:
     assert made.devices["sg1"].sent[:1] == ["READ KEYS"]
 
 
+def test_what_stands_against_reading_is_said_once(
+    tree: Tree, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A dead array's units are asked for ever; its log is not filled."""
+    made = bench(tree)
+    for node in ("sg0", "sg1"):
+        made.devices[node] = ScriptedTarget(unknown=frozenset(InAction))
+
+    async def play() -> None:
+        resolver = made.resolver()
+        for _ in range(5):
+            before = resolver.sent
+            resolver.resolve(LU, fresh=True, wanted=True)
+            await came_true(lambda before=before: resolver.sent > before)
+        resolver.close()
+
+    asyncio.run(play())
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == len(set(told)) == len(NEXUS), told
+
+
 def test_paths_that_do_not_run_are_not_asked(tree: Tree) -> None:
     made = bench(tree)
     tree.write("bus/scsi/devices/2:0:0:0/state", "offline\n")
