@@ -45,6 +45,9 @@ _PORTAL = "127.0.0.1:3260"
 _NAME = "iqn.2026-11.lab.prtrace:elsewhere"
 _KEYS = (0xA1, 0xB2, 0xC3)
 _SETTLE_EVERY = 25
+_STEPS, _PARTS = 10_000, 8
+"""Of the long walk on each kernel."""
+_TELL_EVERY = 250
 _SECONDS = 5.0
 """From a sign on a local nexus to certainty."""
 _ACTIONS = (
@@ -361,6 +364,8 @@ def _walk(target: Target, agent: Agent, stranger: Stranger, seed: int, steps: in
         world.judge()
         if number % _SETTLE_EVERY == 0:
             world.settle()
+        if number % _TELL_EVERY == 0:
+            print(f"{number} steps of {steps}", flush=True)
     print(f"{steps} steps, stated {dict(world.stated)}")
     assert world.stated["registrations"] > steps / 4, world.stated
     return world
@@ -371,7 +376,9 @@ def test_walk(target: Target, agent: Agent, stranger: Stranger, seed: int) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(7200)
+@pytest.mark.timeout(2400)
 @pytest.mark.machine(kernels=("6.1", "6.12", "7"))
-def test_long_walk(target: Target, agent: Agent, stranger: Stranger, seed: int) -> None:
-    _walk(target, agent, stranger, seed, 10_000)
+@pytest.mark.parametrize("part", range(_PARTS))
+def test_long_walk(target: Target, agent: Agent, stranger: Stranger, seed: int, part: int) -> None:
+    """Each part has a seed of its own, and finds the history of those before it."""
+    _walk(target, agent, stranger, seed, _STEPS // _PARTS)

@@ -68,10 +68,13 @@ def read(file: Path) -> dict[tuple[str, str], tuple[str, str]]:
 
 
 def _key(nodeid: str) -> tuple[str, str]:
-    """A test without its parameters, and the release of the kernel that it ran on."""
+    """A test with its other parameters, and the release of the kernel that it ran on."""
     test, _, words = nodeid.partition("[")
-    series = next((each for each in words.rstrip("]").split("-") if each in kernels.SERIES), "")
-    return test, kernels.find(series).release if series else "-"
+    parameters = words.removesuffix("]").split("-") if words else []
+    series = next((each for each in parameters if each in kernels.SERIES), "")
+    others = "-".join(each for each in parameters if each != series)
+    release = kernels.find(series).release if series else "-"
+    return f"{test}[{others}]" if others else test, release
 
 
 def _commit() -> str:
