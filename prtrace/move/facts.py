@@ -19,11 +19,16 @@ _WHAT = "prtrace.show/1 unit"
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Somebody who sent a reservation command.  guest is "" where no guest is known."""
+    """Somebody who sent a reservation command.
+
+    guest is "" where no guest is known.  helpers: of a guest, the processes that send its
+    commands for it, and nobody else's.
+    """
 
     pid: int
     comm: str
     guest: str = ""
+    helpers: frozenset[int] = frozenset()
 
     @property
     def text(self) -> str:

@@ -1,4 +1,8 @@
-"""The guest whose reservation is to move, and whether its QEMU moves the reservation itself.
+"""The guest whose reservation is to move, who sends its commands, and whether QEMU moves it.
+
+A guest's commands come from its QEMU, or from a qemu-pr-helper that QEMU asks over a socket;
+libvirt starts one for each guest (<reservations managed='yes'>).  Which guest a helper acts for is
+known where one running QEMU alone names its socket.
 
 QEMU 11.0 and later do for scsi-block devices with migrate-pr=on, the default of machine types
 from 11.0 on (QEMU docs/system/devices/scsi/migrate-pr.rst).  Both must never do it.
@@ -16,6 +20,7 @@ from prtrace.errors import NoSuchDeviceError, UnavailableError
 from prtrace.linux.process import PROC, ProcessIdentity, identify, start_of
 from prtrace.linux.qemu import options, settings
 
+HELPER: Final = "qemu-pr-helper"
 _PROPERTY: Final = b"migrate-pr"
 _MACHINE: Final = re.compile(r"-(\d+)\.(\d+)$")
 _FIRST_VERSION: Final = (11, 0)
@@ -43,6 +48,81 @@ def find_process(pid: int) -> ProcessIdentity:
     if process is None:
         raise NoSuchDeviceError(f"there is no process {pid}")
     return process
+
+
+def helpers_of(pid: int) -> frozenset[int]:
+    """The running qemu-pr-helpers that act for the guest of this QEMU, and for no other."""
+    running = tuple(_processes())
+    asks = {process.pid: _asked_sockets(process.pid) for process in running if process.guest}
+    others = {socket for each, sockets in asks.items() if each != pid for socket in sockets}
+    own = asks.get(pid, frozenset()) - others
+    return frozenset(each.pid for each in running if _served_socket(each) in own)
+
+
+def guests_of(pid: int) -> tuple[int, ...]:
+    """The QEMUs whose commands process pid sends: itself, or those that ask it for them."""
+    start = start_of(pid)
+    process = None if start is None else identify(pid, start)
+    if process is None:
+        return ()
+    if process.guest is not None:
+        return (pid,)
+    socket = _served_socket(process)
+    if not socket:
+        return ()
+    return tuple(
+        each.pid for each in _processes() if each.guest and socket in _asked_sockets(each.pid)
+    )
+
+
+def _served_socket(process: ProcessIdentity) -> str:
+    """The socket that a qemu-pr-helper listens on; "" for another process."""
+    if process.comm != HELPER:
+        return ""
+    return helper_socket(process.cmdline)
+
+
+def helper_socket(arguments: Sequence[str]) -> str:
+    """The socket in a qemu-pr-helper's arguments; -k and --socket (scsi/qemu-pr-helper.c)."""
+    found = ""
+    for place, argument in enumerate(arguments):
+        if argument in ("-k", "--socket"):
+            found = next(iter(arguments[place + 1 :]), "")
+        elif argument.startswith("--socket="):
+            found = argument.removeprefix("--socket=")
+        elif argument.startswith("-k"):
+            found = argument.removeprefix("-k")
+    return found
+
+
+def _asked_sockets(pid: int) -> frozenset[str]:
+    """The sockets of the pr-managers on a QEMU's command line."""
+    try:
+        with (PROC / str(pid) / "cmdline").open("rb") as file:
+            arguments = file.read(_LONGEST).decode(errors="replace").split("\0")
+    except OSError:
+        return frozenset()
+    return frozenset(pr_sockets(arguments))
+
+
+def pr_sockets(arguments: Sequence[str]) -> Iterator[str]:
+    """The path of each pr-manager-helper object in QEMU's arguments."""
+    for option, value in options(arguments):
+        if option == "object":
+            given = _object(value)
+            if given.get("qom-type") == "pr-manager-helper" and isinstance(given.get("path"), str):
+                yield given["path"]
+
+
+def _object(value: str) -> dict[str, Any]:
+    """The settings of an -object, which is a "key=value,…" list or JSON."""
+    if not value.startswith("{"):
+        return dict(settings(value, "qom-type"))
+    try:
+        given = json.loads(value)
+    except (ValueError, RecursionError):
+        return {}
+    return given if isinstance(given, dict) else {}
 
 
 def _processes() -> Iterator[ProcessIdentity]:

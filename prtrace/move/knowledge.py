@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 from prtrace.errors import UsageError
 from prtrace.move.facts import User
-from prtrace.move.guest import find_guest, find_process, moves_itself
+from prtrace.move.guest import find_guest, find_process, guests_of, helpers_of, moves_itself
 from prtrace.move.side import Side
 from prtrace.state.event import Command, Event
 
@@ -59,7 +59,14 @@ def asked_user(guest: str | None, pid: int | None) -> tuple[User | None, str]:
         return None, ""
     identity = process.guest
     name = (identity.name or identity.uuid) if identity is not None else ""
-    return User(process.pid, process.comm, name), moves_itself(process.pid)
+    helpers = helpers_of(process.pid) if identity is not None else frozenset()
+    return User(process.pid, process.comm, name, helpers), moves_itself(process.pid)
+
+
+def itself_of(users: Iterable[User]) -> str:
+    """Why a QEMU that acts for one of users moves its reservations itself, "" where none does."""
+    qemus = {pid for user in users for pid in guests_of(user.pid)}
+    return next((why for pid in sorted(qemus) if (why := moves_itself(pid))), "")
 
 
 Read = Callable[[Iterable[Side]], dict[str, dict[str, Any]]]

@@ -47,7 +47,7 @@ from prtrace.move.carry import Carrier, MoveOptions, UnitReport, refusal, side_n
 from prtrace.move.device import Paths
 from prtrace.move.facts import Facts, User
 from prtrace.move.journal import DESTINATION, SOURCE, Entry, Journal
-from prtrace.move.knowledge import Knowledge, Observer, asked_user, learn
+from prtrace.move.knowledge import Knowledge, Observer, asked_user, itself_of, learn
 from prtrace.move.machine import End, Plan
 from prtrace.move.parallel import each
 from prtrace.move.reading import OTHER_SIDE
@@ -55,7 +55,7 @@ from prtrace.move.savefile import SavedUnit, SaveFile
 from prtrace.move.side import Side, find_loading_sides, find_saved_sides, find_sides
 from prtrace.move.sight import Viewpoint
 from prtrace.move.table import Verb
-from prtrace.move.verdict import UnitVerdict, judge
+from prtrace.move.verdict import UnitVerdict, judge, own_registrations
 from prtrace.move.word import Word
 from prtrace.state.apply import new_state
 from prtrace.state.quirks import profile_of
@@ -335,6 +335,9 @@ class Moves:
             facts = Facts.from_show(shown)
         unsettled = tuple(("move", words) for entry in entries if (words := _unsettled(entry)))
         users = known.users.get(side.lu, ())
+        if asked is None:
+            mine = own_registrations(side, facts).values()
+            itself = itself_of((*(each.by for each in mine if each.by is not None), *users))
         return judge(
             side,
             replace(facts, doubts=(*facts.doubts, *unsettled)),

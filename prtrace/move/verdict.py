@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from prtrace.model import Nexus, ReservationType
 from prtrace.move.facts import Facts, Registered, User
+from prtrace.move.guest import HELPER
 from prtrace.move.side import Side
 from prtrace.state.event import key_text
 
@@ -242,9 +243,14 @@ def _user_reasons(
 
 
 def _same(one: User, other: User) -> bool:
-    """Guests are told apart by name; programs of the host run once for each command."""
-    if one.pid and one.pid == other.pid:
+    """Guests are told apart by name; programs of the host run once for each command.
+
+    A qemu-pr-helper is neither: it stays, and acts for the guests that ask it.
+    """
+    if one.pid and (one.pid == other.pid or one.pid in other.helpers):
         return True
+    if HELPER in (one.comm, other.comm):
+        return False
     if one.guest or other.guest:
         return one.guest == other.guest
     return one.comm == other.comm

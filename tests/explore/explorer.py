@@ -50,6 +50,8 @@ class Setting:
     kind, holder: the reservation: "S", "P" (the peer), or kind None.
     peers: what peers may do, each once for every time that it is named.  guest: what the guest may
     do while it runs, likewise.  extra: how many verbs may begin once more than asked for.
+    early: finish may come before anything was committed.  careless: the guest may go on on the
+    destination without prepare and commit, so that only what ends claim counts.
     """
 
     character: str = "LIO"
@@ -70,6 +72,8 @@ class Setting:
     holds_back: bool = True
     running: bool = False
     forgets: bool = False
+    early: bool = False
+    careless: bool = False
 
     def __str__(self):
         held = (
@@ -81,7 +85,9 @@ class Setting:
         words += ["peers " + "+".join(self.peers)] if self.peers else []
         words += ["guest " + "+".join(self.guest)] if self.guest else []
         words += [
-            name for name in ("off", "two", "old", "running", "forgets") if getattr(self, name)
+            name
+            for name in ("off", "two", "old", "running", "forgets", "early", "careless")
+            if getattr(self, name)
         ]
         return ", ".join(words)
 
@@ -330,7 +336,7 @@ class Explorer:
             case "release":
                 return bool(flags & MAY_COMMIT)
             case "finish":
-                return bool(flags & FINISHABLE)
+                return bool(flags & FINISHABLE) or self.set.early
             case "withdraw" | "withdraw E":
                 return bool(flags & ABORTED)
             case "reclaim":
@@ -556,7 +562,7 @@ class Explorer:
             yield then("commit is asked for", flags=flags | MAY_COMMIT)
         if guest == "P" and not flags & (ABORTED | TOLD_S):
             if self.set.flow == "late":
-                if flags & PREPARED:
+                if flags & PREPARED or self.set.careless:
                     suspended = SUSPENDED if self.set.paths > 1 and self.set.suspends else 0
                     yield then("the guest goes on on D", guest="D", flags=flags | suspended)
             elif flags & TOLD_D:
@@ -588,6 +594,9 @@ class Explorer:
             else:
                 yield then("the peer finds the key gone: off", after, True, peer=0)
         for what in dict.fromkeys(todo[0]):
+            at_work = guest == "D" or flags & TOLD_D or hosts[D][4] is not None
+            if what.startswith("here") and at_work:
+                continue  # on a host where prtrace or the guest is at work nobody does that
             match what:
                 case "preempt":
                     after, outcome = send(
@@ -609,6 +618,21 @@ class Explorer:
                 case "register":
                     after, _ = send(self.character, target, T, Action.REGISTER, 0, 0x77)
                     yield then("a third node registers", after, fenced, used=what)
+                case "here, another key":
+                    after, outcome = send(self.character, target, "D1", Action.REGISTER, 0, 0x55)
+                    if outcome is Outcome.DONE:
+                        yield then("somebody registers another key on D", after, fenced, used=what)
+                case "here, the key":
+                    after, outcome = send(self.character, target, "D1", Action.REGISTER, 0, K)
+                    if outcome is Outcome.DONE:
+                        yield then("somebody registers the key on D", after, fenced, used=what)
+                case "here, takes":
+                    after, outcome = send(
+                        self.character, target, "D1", Action.PREEMPT, K, K, target.type
+                    )
+                    if target.type is not None and outcome is Outcome.DONE:
+                        yield then("somebody takes the reservation for D", after, fenced,
+                                   flags=flags | TYPE_FREE | ALARMED, used=what)  # fmt: skip
                 case "same key":
                     after, _ = send(self.character, target, T, Action.REGISTER, 0, K)
                     yield then("a third node registers the same key", after, fenced, used=what)
@@ -676,17 +700,18 @@ class Explorer:
         target, guest, key, fenced, flags, hosts, _budgets, _peer, _todo = state
         ours = dict(target.keys)
         left = flags & LEFT
-        if fenced:
+        pending = self.set.careless and not flags & LATE_DONE
+        if fenced and not pending:
             if guest in "SDE" and not flags & SUSPENDED:
                 host = NAMES.index(guest)
                 if any(nexus in ours for nexus in self.own[host]):
                     raise BrokenError("a", "the guest was fenced, and may write")
-        elif not left:
+        elif not fenced and not left:
             sides = [nexus for host in range(len(hosts)) for nexus in self.own[host]]
             if not any(ours.get(nexus) == key for nexus in sides):
                 raise BrokenError("b", "the guest's key is on no nexus, and nobody fenced it")
         self._check_others(state)
-        if guest in "SD" and not fenced and not left:
+        if guest in "SD" and not fenced and not left and not pending:
             self._check_guest(state)
         self._check_ways(state)
 
@@ -728,7 +753,7 @@ class Explorer:
                 quiet = False
                 self._alone(number, *host[4], target)
         lost = fenced or flags & (LEFT | TYPE_FREE | D_OFF | FINISHABLE | TOLD_E) or key != K
-        shared = "same key" in self.set.peers or self.set.two
+        shared = {"same key", "here, the key", "here, takes"} & {*self.set.peers} or self.set.two
         if not quiet or guest != "P" or lost or shared:
             return
         after, _ = self._run(D, "withdraw", hosts[D][1], target)
@@ -768,6 +793,42 @@ class Explorer:
             position = answered(plan, position, outcome)
         raise BrokenError("e", f"{name} does not come to an end")
 
+    def _check_claim(self, state, number, plan, position, label):
+        """What a good end says of the key and the reservation is what the look shows."""
+        target, _guest, key, fenced, flags, *_ = state
+        word, remains = position.request.word, position.request.remains
+        own = self.own[number]
+        lacking = [each for each in own if target.key(each) != K and each not in remains]
+        claims = {
+            Verb.PREPARE: (Word.PREPARED,),
+            Verb.COMMIT: (Word.COMMITTED,),
+            Verb.LATE_COMMIT: (Word.DONE,),
+            Verb.RECLAIM: (Word.RESTORED, Word.RESTORED_BESIDE),
+        }
+        if word in claims.get(plan.verb, ()) and lacking and key == K:
+            raise BrokenError("d", f"{word.value}, and {lacking[0]} has not the key", label)
+        if word is Word.PREPARED:
+            there = target.having(K)
+            if not any(each in there for each in self.own[S]):
+                raise BrokenError("d", "prepared, and the source has not the key", label)
+            known = {each for host in (S, number) for each in self.own[host]}
+            if set(there) - known:
+                raise BrokenError("d", "prepared, and another nexus has the key", label)
+            changed = target.type is not self.set.kind
+            if changed and not fenced:
+                raise BrokenError("d", "prepared, and the reservation is another one", label)
+        held = self.set.holder == "S" and self.set.kind is not None and not self.first().shared
+        if word in claims.get(plan.verb, ()) and word is not Word.PREPARED and held:
+            free = flags & (TYPE_FREE | LEFT) or fenced or key != K
+            if not free and target.holder not in own:
+                raise BrokenError("g", f"{word.value}, and the reservation is not here", label)
+        if word is Word.RELEASED and held and target.holder in own:
+            raise BrokenError("d", "released, and the source holds", label)
+        if word is Word.NOTHING:
+            listed = position.lines.listed
+            if any(target.key(each) == K for each in own if each in listed):
+                raise BrokenError("d", "nothing of the move is here, and its key is", label)
+
     def _check_end(self, state, number, name, position, label):
         """What an end claims must be so at the look that it is made of."""
         target, guest, key, fenced, flags, _hosts, _budgets, _peer, _todo = state
@@ -802,10 +863,13 @@ class Explorer:
             raise BrokenError(
                 "a", "the destination goes on with a key that is not the guest's", label
             )
+        self._check_claim(state, number, plan, position, label)
         clean = word is Word.WITHDRAWN or (
             plan.verb is Verb.PREPARE and not word.good and word is not Word.IN_DOUBT
         )
-        clean = clean and word is not Word.SUPERSEDED and not name.startswith("old")
+        clean = (
+            clean and word not in (Word.SUPERSEDED, Word.KEY_HERE) and not name.startswith("old")
+        )
         clean = clean or (word is Word.DONE and plan.verb is Verb.FINISH)
         if clean and not remains and any(nexus in own for nexus in target.having(K)):
             raise BrokenError("d", f"{word.value}, and the key is left here", label)

@@ -72,6 +72,18 @@ SETTINGS = [
     Setting(two=True, crashes=0, extra=0, peers=()),
     Setting(old=True, extra=0),
     Setting(running=True, guest=("release",)),
+    # What nobody should do.
+    Setting(early=True),
+    Setting(early=True, flow="late"),
+    Setting(flow="late", careless=True),
+    Setting(flow="late", careless=True, holder="P", guest=("rekey",)),
+    Setting(flow="release", extra=0),
+    Setting(flow="release", character="SPDK", off=True, extra=0),
+    Setting(peers=("here, another key",), holder="P"),
+    Setting(peers=("here, the key", "preempt"), holder="P", extra=0),
+    Setting(peers=("here, takes",), extra=0),
+    Setting(peers=("here, another key",), flow="late", careless=True),
+    Setting(peers=("here, the key",), flow="late", careless=True),
     # Targets without READ FULL STATUS.
     Setting(blind=True, extra=0),
     Setting(blind=True, holder="P"),

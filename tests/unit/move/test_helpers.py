@@ -1,0 +1,107 @@
+"""Whose commands a qemu-pr-helper sends: real processes, named like QEMU and its helper."""
+
+import contextlib
+import shutil
+import subprocess
+
+import pytest
+
+from prtrace.move.facts import User
+from prtrace.move.guest import guests_of, helper_socket, helpers_of, pr_sockets
+from prtrace.move.verdict import _same
+
+
+@pytest.fixture
+def processes(tmp_path):
+    """Start processes: qemu(name, *sockets), helper(socket); each gives its process id."""
+    program = tmp_path / "qemu-system-x86_64"
+    shutil.copy("/bin/sh", program)
+    script = tmp_path / "qemu-pr-helper"
+    script.write_text("#!/bin/sh\necho up\nread end\n")
+    script.chmod(0o755)
+    with contextlib.ExitStack() as stack:
+
+        def start(*command):
+            process = stack.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+            stack.callback(process.kill)
+            assert process.stdout.readline() == "up\n"
+            return process.pid
+
+        class Processes:
+            def qemu(self, name, *sockets):
+                objects = [
+                    each
+                    for place, socket in enumerate(sockets)
+                    for each in ("-object", f"pr-manager-helper,id=pr{place},path={socket}")
+                ]
+                wait = "echo up; read end; :"
+                return start(program, "-c", wait, "-name", f"guest={name}", *objects)
+
+            def helper(self, socket):
+                return start(script, "-k", str(socket))
+
+        yield Processes()
+
+
+def test_a_managed_helper_acts_for_its_guest_alone(processes, tmp_path):
+    qemu = processes.qemu("waldi", tmp_path / "waldi.sock")
+    other = processes.qemu("bello", tmp_path / "bello.sock")
+    helper = processes.helper(tmp_path / "waldi.sock")
+    assert helpers_of(qemu) == {helper}
+    assert helpers_of(other) == set()
+    assert guests_of(helper) == (qemu,)
+    assert guests_of(qemu) == (qemu,)
+    asked = User(qemu, "qemu-system-x86", "waldi", helpers_of(qemu))
+    assert _same(User(helper, "qemu-pr-helper"), asked)
+
+
+def test_a_shared_helper_acts_for_nobody_alone(processes, tmp_path):
+    shared = tmp_path / "qemu-pr-helper.sock"
+    first, second = processes.qemu("waldi", shared), processes.qemu("bello", shared)
+    helper = processes.helper(shared)
+    assert helpers_of(first) == helpers_of(second) == set()
+    assert set(guests_of(helper)) == {first, second}
+
+
+def test_two_helpers_on_a_nexus_are_two_users():
+    one, other = User(7, "qemu-pr-helper"), User(8, "qemu-pr-helper")
+    assert not _same(one, other)
+    assert _same(one, one)
+    assert not _same(one, User(9, "qemu-system-x86", "waldi"))
+    assert _same(User(7, "sg_persist"), User(8, "sg_persist"))
+
+
+def test_a_process_that_is_gone_acts_for_nobody(processes):
+    assert guests_of(2**22 - 3) == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "socket"),
+    [
+        (["qemu-pr-helper", "-k", "/run/a.sock"], "/run/a.sock"),
+        (["qemu-pr-helper", "--socket", "/run/a.sock", "-d"], "/run/a.sock"),
+        (["qemu-pr-helper", "--socket=/run/a.sock"], "/run/a.sock"),
+        (["qemu-pr-helper", "-k/run/a.sock"], "/run/a.sock"),
+        (["qemu-pr-helper", "-k"], ""),
+        (["qemu-pr-helper"], ""),
+    ],
+)
+def test_the_socket_of_a_helper(arguments, socket):
+    assert helper_socket(arguments) == socket
+
+
+@pytest.mark.parametrize(
+    ("value", "sockets"),
+    [
+        ("pr-manager-helper,id=p,path=/run/a,,b.sock", ["/run/a,b.sock"]),
+        ('{"qom-type":"pr-manager-helper","id":"p","path":"/run/a.sock"}', ["/run/a.sock"]),
+        ('{"qom-type":"pr-manager-helper","id":"p","path":7}', []),
+        ('{"qom-type":', []),
+        ("[]", []),
+        ("secret,id=s", []),
+    ],
+)
+def test_the_sockets_that_qemu_asks(value, sockets):
+    assert [*pr_sockets(["qemu-kvm", "-object", value])] == sockets
