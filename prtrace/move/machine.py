@@ -142,6 +142,7 @@ _RANK: Final = {
     Verb.COMMIT: 1,
     Verb.LATE_COMMIT: 1,
     Verb.WITHDRAW: 2,
+    Verb.EVICT: 3,
     Verb.RELEASE: 0,
     Verb.FINISH: 1,
     Verb.RECLAIM: 1,
@@ -481,6 +482,7 @@ class _Seen:
 _Condition = Callable[[_Seen], bool]
 
 _DESTINATION: Final[tuple[tuple[Row, _Condition], ...]] = (
+    (Row.UNTOLD, lambda s: s.sight.blind or not s.position.lines.told),
     (Row.FOREIGN, lambda s: s.foreign),
     (Row.OTHER_KEY, lambda s: s.other_key),
     (Row.TOLD, lambda s: s.verified and s.position.lines.told),
@@ -511,6 +513,11 @@ _DESTINATION: Final[tuple[tuple[Row, _Condition], ...]] = (
         Row.D_HOLDS_QUESTION,
         lambda s: s.sight.held is Held.HERE and s.verified and s.question,
     ),
+    (
+        Row.D_HOLDS_BOTH_DEAF,
+        lambda s: s.both and s.sight.held is Held.HERE and not s.plan.hands_over,
+    ),
+    (Row.D_HOLDS_BOTH, lambda s: s.both and s.sight.held is Held.HERE),
     (
         Row.D_HOLDS_PARTLY,
         lambda s: s.sight.held is Held.HERE and s.verified and s.lacking,
@@ -614,18 +621,7 @@ _SOURCE: Final[tuple[tuple[Row, _Condition], ...]] = (
         ),
     ),
     (
-        Row.S_DEAF_UNTOUCHED,
-        lambda s: (
-            s.verified
-            and s.sight.there
-            and s.sight.held is Held.HERE
-            and not s.plan.hands_over
-            and s.plan.off
-            and not s.position.touched
-        ),
-    ),
-    (
-        Row.S_DEAF_TOUCHED,
+        Row.S_DEAF_OFF,
         lambda s: (
             s.verified
             and s.sight.there
@@ -657,16 +653,6 @@ _SOURCE: Final[tuple[tuple[Row, _Condition], ...]] = (
         ),
     ),
     (Row.QUESTION_BESIDE, lambda s: s.question and s.sight.there),
-    (
-        Row.OFF_UNTOUCHED,
-        lambda s: (
-            bool(s.here)
-            and s.sight.there
-            and s.sight.held in (Held.ELSE, Held.NOBODY)
-            and s.plan.off
-            and not s.position.touched
-        ),
-    ),
     (
         Row.OFF,
         lambda s: (

@@ -107,6 +107,8 @@ def _run(moves: Moves, verb: str, file: savefile.SaveFile, given: Mapping[str, A
             return moves.late_commit(file, devices)
         case "Release":
             return moves.release(file)
+        case "Finish" if given.get("from_destination"):
+            return moves.finish_from_destination(file, paused=bool(given.get("paused")))
         case "Finish":
             return moves.finish(file)
         case "Rollback":

@@ -22,6 +22,8 @@ class Verb(enum.Enum):
     COMMIT = "commit"
     LATE_COMMIT = "late commit"
     WITHDRAW = "abort, destination"
+    EVICT = "finish, destination"
+    """The source's host is off: its key is taken away from here."""
     RELEASE = "release"
     FINISH = "finish"
     RECLAIM = "abort, source"
@@ -79,6 +81,7 @@ class Row(enum.Enum):
     """
 
     # Seen from the destination.
+    UNTOLD = "blind, or no commit has said that the guest may run"
     FOREIGN = "D has K without a line in the journal"
     OTHER_KEY = "D has another key"
     TOLD = "D, and this commit has said that the guest may run"
@@ -91,6 +94,8 @@ class Row(enum.Enum):
     FRESH_COUNTED = "S, not D, PRGENERATION as in the file, never prepared"
     FRESH = "S, not D"
     D_HOLDS_QUESTION = "D holds, another path D?"
+    D_HOLDS_BOTH_DEAF = "S, D, D holds, the target cannot hand over"
+    D_HOLDS_BOTH = "S, D, D holds, seen from D"
     D_HOLDS_PARTLY = "D holds, a path of D lacks K"
     D_HOLDS_DEAF = "D holds, the target cannot hand over"
     D_HOLDS = "D holds"
@@ -124,16 +129,12 @@ class Row(enum.Enum):
     S_ALONE_HOLDS = "S holds, no K elsewhere"
     S_ALONE = "S, no K elsewhere, S does not hold"
     S_DEAF = "S, D, S holds, the target cannot hand over, seen from S"
-    S_DEAF_UNTOUCHED = (
-        "S, D, S holds, the target cannot hand over, D's host is off, S is not touched yet"
-    )
-    S_DEAF_TOUCHED = "S, D, S holds, the target cannot hand over, D's host is off, S is touched"
+    S_DEAF_OFF = "S, D, S holds, the target cannot hand over, D's host is off"
     S_DEAF_BESIDE = "S, D, S holds, the target cannot hand over, D's host is not known to be off"
     S_HOLDS_BESIDE = "S, D, S holds, seen from S"
     D_HOLDS_BESIDE_QUESTION = "S?, D, D holds"
     D_HOLDS_BESIDE = "S, D, D holds"
     QUESTION_BESIDE = "S?, D, D does not hold"
-    OFF_UNTOUCHED = "S, D, neither holds, D's host is off, not touched yet"
     OFF = "S, D, neither holds, D's host is off"
     BESIDE = "S, D, neither holds"
     S_GONE_D_HOLDS = "D, not S, D holds"
@@ -150,6 +151,7 @@ def _undo(word: Word) -> Cell:
 
 
 _P, _C, _L, _W = Verb.PREPARE, Verb.COMMIT, Verb.LATE_COMMIT, Verb.WITHDRAW
+_E = Verb.EVICT
 _R, _F, _A = Verb.RELEASE, Verb.FINISH, Verb.RECLAIM
 _VERIFY, _REGISTER, _PREEMPT = Cell(Do.VERIFY), Cell(Do.REGISTER), Cell(Do.PREEMPT)
 _TOUCH = Cell(Do.TOUCH)
@@ -161,22 +163,31 @@ _NOTHING = _end(Word.NOTHING)
 _DOUBT = _end(Word.IN_DOUBT)
 
 TABLE: Final[Mapping[Row, Mapping[Verb, Cell]]] = {
+    Row.UNTOLD: {_E: _end(Word.REFUSED)},
     Row.FOREIGN: {
+        _E: _end(Word.NOT_PREPARED),
         _P: _end(Word.KEY_HERE),
         _C: _end(Word.NOT_PREPARED),
         _L: _ALARM,
         _W: _NOTHING,
     },
-    Row.OTHER_KEY: {_P: _undo(Word.OTHER_KEY), _C: _end(Word.OTHER_KEY), _L: _ALARM},
+    Row.OTHER_KEY: {
+        _P: _undo(Word.OTHER_KEY),
+        _C: _end(Word.OTHER_KEY),
+        _L: _ALARM,
+        _E: _end(Word.CHANGED),
+    },
     Row.TOLD: {_C: _MAY, _L: _DONE},
-    Row.THIRD: {_P: _undo(Word.THIRD), _C: _end(Word.THIRD)},
+    Row.THIRD: {_P: _undo(Word.THIRD), _C: _end(Word.THIRD), _E: _end(Word.THIRD)},
     Row.LOST: {
+        _E: _end(Word.TAKEN_BACK),
         _P: _end(Word.TAKEN_BACK),
         _C: _end(Word.TAKEN_BACK),
         _L: _ALARM,
         _W: _NOTHING,
     },
     Row.NO_PROOF: {
+        _E: _undo(Word.TAKEN_BACK),
         _P: _undo(Word.TAKEN_BACK),
         _C: _undo(Word.TAKEN_BACK),
         _L: _undo(Word.ALARM),
@@ -192,45 +203,71 @@ TABLE: Final[Mapping[Row, Mapping[Verb, Cell]]] = {
         _L: _ALARM,
         _W: _NOTHING,
     },
-    Row.D_HOLDS_QUESTION: {_P: _VERIFY, _C: _VERIFY, _L: _VERIFY},
-    Row.D_HOLDS_PARTLY: {_C: _REGISTER, _L: _REGISTER},
+    Row.D_HOLDS_QUESTION: {_P: _VERIFY, _C: _VERIFY, _L: _VERIFY, _E: _VERIFY},
+    Row.D_HOLDS_BOTH_DEAF: {_E: _end(Word.TARGET)},
+    Row.D_HOLDS_BOTH: {_E: _PREEMPT},
+    Row.D_HOLDS_PARTLY: {_C: _REGISTER, _L: _REGISTER, _E: _REGISTER},
     Row.D_HOLDS_DEAF: {_W: Cell(Do.RELEASE)},
     Row.D_HOLDS: {
         _P: _end(Word.SUPERSEDED),
         _C: _MAY,
         _L: _DONE,
         _W: _end(Word.SOURCE_FIRST),
+        _E: _DONE,
     },
-    Row.QUESTION: {_P: _VERIFY, _C: _VERIFY, _L: _VERIFY, _W: _OURS_GO},
+    Row.QUESTION: {_P: _VERIFY, _C: _VERIFY, _L: _VERIFY, _W: _OURS_GO, _E: _VERIFY},
     Row.PARTLY_COUNTED: {_C: _REGISTER},
     Row.PARTLY_S_HOLDS: {_P: _REGISTER},
     Row.PARTLY: {_P: _REGISTER, _C: _REGISTER, _L: _REGISTER},
     Row.S_HOLDS_DEAF: {_P: _end(Word.PREPARED), _C: _end(Word.TARGET), _L: _ALARM},
-    Row.S_HOLDS: {_P: _end(Word.PREPARED), _C: _PREEMPT, _L: _PREEMPT, _W: _OURS_GO},
+    Row.S_HOLDS: {
+        _P: _end(Word.PREPARED),
+        _C: _PREEMPT,
+        _L: _PREEMPT,
+        _W: _OURS_GO,
+        _E: _end(Word.WAIT),
+    },
     Row.RESERVED_BETWEEN: {_C: _end(Word.CHANGED)},
     Row.FREE: {_C: Cell(Do.RESERVE)},
     Row.UNRELEASED: {_C: _DOUBT},
-    Row.BOTH: {_P: _end(Word.PREPARED), _C: _MAY, _L: _DONE, _W: _OURS_GO},
+    # One command that takes S's key and leaves D's is there for the holder only.
+    Row.BOTH: {
+        _P: _end(Word.PREPARED),
+        _C: _MAY,
+        _L: _DONE,
+        _W: _OURS_GO,
+        _E: _end(Word.REFUSED),
+    },
     Row.D_ALONE: {
+        _E: _DONE,
         _P: _undo(Word.LEFT),
         _C: _undo(Word.LEFT),
         _L: _DONE,
         _W: _OURS_GO,
     },
     Row.QUESTION_ALONE: {
+        _E: _undo(Word.GONE),
         _P: _undo(Word.GONE),
         _C: _undo(Word.GONE),
         _L: _undo(Word.GONE),
         _W: _OURS_GO,
     },
-    Row.REKEYED: {_P: _undo(Word.CHANGED), _C: _undo(Word.CHANGED), _L: _ALARM, _W: _OURS_GO},
+    Row.REKEYED: {
+        _P: _undo(Word.CHANGED),
+        _C: _undo(Word.CHANGED),
+        _L: _ALARM,
+        _W: _OURS_GO,
+        _E: _DONE,
+    },
     Row.REKEYED_ALONE: {
+        _E: _end(Word.GONE),
         _P: _end(Word.CHANGED),
         _C: _end(Word.CHANGED),
         _L: _ALARM,
         _W: _NOTHING,
     },
     Row.NOWHERE: {
+        _E: _end(Word.GONE),
         _P: _end(Word.GONE),
         _C: _end(Word.GONE),
         _L: _end(Word.GONE),
@@ -261,8 +298,7 @@ TABLE: Final[Mapping[Row, Mapping[Verb, Cell]]] = {
         _R: _end(Word.NOT_PREPARED),
     },
     Row.S_DEAF: {_R: Cell(Do.RELEASE)},
-    Row.S_DEAF_UNTOUCHED: {_A: _TOUCH},
-    Row.S_DEAF_TOUCHED: {_A: _end(Word.RESTORED_BESIDE)},
+    Row.S_DEAF_OFF: {_A: _end(Word.RESTORED_BESIDE)},
     # D can have said that the guest may run: after a release D held, and its guest can release.
     Row.S_DEAF_BESIDE: {_A: _DOUBT},
     Row.S_HOLDS_BESIDE: {_A: _PREEMPT, _F: _end(Word.WAIT), _R: _end(Word.REFUSED)},
@@ -272,7 +308,6 @@ TABLE: Final[Mapping[Row, Mapping[Verb, Cell]]] = {
         _A: Cell(Do.UNREGISTER_QUESTION, Word.IN_DOUBT),
         _F: _undo(Word.DONE),
     },
-    Row.OFF_UNTOUCHED: {_A: _TOUCH},
     Row.OFF: {_A: _end(Word.RESTORED_BESIDE)},
     Row.BESIDE: {_A: _DOUBT, _F: _undo(Word.DONE), _R: _end(Word.REFUSED)},
     Row.S_GONE_D_HOLDS: {_A: Cell(Do.REGISTER_ONE), _F: _DONE, _R: _end(Word.REFUSED)},

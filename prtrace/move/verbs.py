@@ -39,7 +39,7 @@ from prtrace.errors import (
     UsageError,
 )
 from prtrace.linux.units import scan
-from prtrace.model import LocalNexus, LogicalUnit
+from prtrace.model import LocalNexus, LogicalUnit, Nexus
 from prtrace.move import journal as journals
 from prtrace.move import savefile, saving
 from prtrace.move.arrival import arrival, late_veto
@@ -63,6 +63,8 @@ from prtrace.state.view import unit_view
 
 SCHEMA: Final = "prtrace.move/2"
 _TELLING: Final = (Verb.COMMIT, Verb.RECLAIM)
+_SPENT: Final = (Verb.FINISH, Verb.WITHDRAW, Verb.EVICT)
+"""The verbs whose good end ends the move on this host."""
 _VETOED: Final = {Verb.PREPARE: Word.REFUSED, Verb.LATE_COMMIT: Word.ALARM}
 """How a verb ends that nobody may commit late after, or that would commit too late."""
 """The verbs whose good end lets the guest run on the host that says it."""
@@ -233,6 +235,24 @@ class Moves:
         """On the source, after load: give the key up here."""
         return self._run(Verb.FINISH, file, self._here(file))
 
+    def finish_from_destination(self, file: SaveFile, *, paused: bool = False) -> Report:
+        """On the destination, after load, the source's host being off: take the source's key.
+
+        Only where the guest holds alone: one PREEMPT of its own key, which leaves it registered
+        at every moment.  Elsewhere what the source left stays, is named by save, and does not
+        stand in the way of the next move.  paused: the guest is, which several paths need.
+        """
+        sides = self._there(file, {})
+        if not paused:
+            for side in sides:
+                if len(side.paths) > 1:
+                    raise UsageError(
+                        f"{side.name} has {len(side.paths)} paths: the PREEMPT takes the key from "
+                        "all but one for a moment",
+                        hint="pause the guest, and say so with --paused",
+                    )
+        return self._run(Verb.EVICT, file, sides)
+
     def rollback(
         self,
         file: SaveFile,
@@ -333,6 +353,7 @@ class Moves:
             facts = Facts(side.lu, doubts=(("registrations", "never seen, never read"),))
         else:
             facts = Facts.from_show(shown)
+        left = self._left_by(entries)
         unsettled = tuple(("move", words) for entry in entries if (words := _unsettled(entry)))
         users = known.users.get(side.lu, ())
         if asked is None:
@@ -344,8 +365,34 @@ class Moves:
             asked=asked,
             users=users,
             moves_itself=itself,
+            leftovers=left,
             hands_over=self._hands_over(side),
         )
+
+    def _left_by(self, entries: Iterable[Entry]) -> Mapping[Nexus, str]:
+        """The nexuses that may have kept the guest's key when it came here, and its move."""
+        found: dict[Nexus, str] = {}
+        for entry in entries:
+            if entry.side != DESTINATION or not entry.lines.told:
+                continue
+            file = self._stored(entry.move)
+            unit = None if file is None else file.unit(entry.lu)
+            if unit is not None:
+                names = [
+                    f"{path.initiator_port},{path.relative_target_port}"
+                    for path in unit.paths
+                    if path.registered and path.named
+                ]
+                found |= dict.fromkeys((*names, *unit.leftovers), entry.move)
+        return found
+
+    def _stored(self, move: str) -> SaveFile | None:
+        """The file of a move that is kept here; None where it is gone or cannot be read."""
+        path = journals.stored_file(self._options.state_dir, move)
+        try:
+            return None if path is None else savefile.parse(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, PrtraceError):
+            return None
 
     def _hands_over(self, side: Side) -> bool:
         if self._options.hands_over is not None:
@@ -436,7 +483,7 @@ class Moves:
             if options.dry_run:
                 reports = [_dry(report) for report in reports]
         report = Report(verb, file.id, tuple(reports), time.monotonic() - begun, options.dry_run)
-        if report.good and not options.dry_run and verb in (Verb.FINISH, Verb.WITHDRAW):
+        if report.good and not options.dry_run and verb in _SPENT:
             journals.forget_file(options.state_dir, file.id)
         return report
 
@@ -556,6 +603,9 @@ def next_step(entry: Entry) -> str:
         match entry.verb, entry.end:
             case Verb.COMMIT | Verb.LATE_COMMIT, Word.COMMITTED | Word.DONE:
                 return ""
+            case Verb.EVICT, _:
+                killed = entry.end is None
+                return f"prtrace finish {move} --from-destination" if killed else ""
             case Verb.PREPARE, Word.PREPARED:
                 return f"prtrace load {move} in the pause, or {undo}"
             case Verb.WITHDRAW, Word.SOURCE_FIRST:

@@ -6,8 +6,9 @@ The verdict on one side is made of facts only; each reason carries the fact behi
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 from prtrace.model import Nexus, ReservationType
@@ -139,14 +140,16 @@ def judge(
     asked: User | None = None,
     users: Iterable[User] = (),
     moves_itself: str = "",
+    leftovers: Mapping[Nexus, str] = MappingProxyType({}),
     hands_over: bool = True,
 ) -> UnitVerdict:
     """Return the verdict on side.
 
     asked: the guest or process whose reservation is to move, None for whoever registered.
     users: who else is known to have changed reservations through the side's nexuses.
-    moves_itself: why QEMU will move it without us, "" where it will not.  hands_over: the target
-    is known to hand a single holder's reservation over by PREEMPT.
+    moves_itself: why QEMU will move it without us, "" where it will not.  leftovers: nexuses that
+    the guest was moved away from, with the move; the key there is what that move left.
+    hands_over: the target is known to hand a single holder's reservation over by PREEMPT.
     """
     own = own_registrations(side, facts)
     keys = sorted({each.key for each in own.values()})
@@ -163,7 +166,12 @@ def judge(
         if reasons:
             return UnitVerdict(side, _of(reasons), reasons=tuple(reasons))
         return UnitVerdict(side, Verdict.CLEAR, type=facts.type)
-    reasons += _key_reasons(side, facts, own, keys)
+    left = tuple(
+        each.nexus
+        for each in facts.registrations
+        if each.nexus in leftovers and each.nexus not in own and [each.key] == keys
+    )
+    reasons += _key_reasons(side, facts, own, keys, left)
     reasons += _user_reasons(own, asked, users)
     if facts.type is not None and facts.scope != "LU":
         reasons.append(Reason(Obstacle.FOREIGN_SCOPE, f"the reservation's scope is {facts.scope}"))
@@ -174,7 +182,14 @@ def judge(
     single = held and facts.type is not None and not facts.type.all_registrants
     would = () if reasons else _would(keys[0], facts.type if single else None, hands_over)
     notes = _notes(side, facts, own, single=single, hands_over=hands_over)
-    return UnitVerdict(side, verdict, keys[0], facts.type, held, tuple(reasons), would, notes)
+    notes += tuple(
+        f"{nexus} kept the key when the guest left it: prtrace finish {leftovers[nexus]} there, "
+        "or with --from-destination here"
+        for nexus in left
+    )
+    return UnitVerdict(
+        side, verdict, keys[0], facts.type, held, tuple(reasons), would, notes, left
+    )
 
 
 def _of(reasons: Iterable[Reason]) -> Verdict:
@@ -183,7 +198,11 @@ def _of(reasons: Iterable[Reason]) -> Verdict:
 
 
 def _key_reasons(
-    side: Side, facts: Facts, own: dict[Nexus, Registered], keys: list[int]
+    side: Side,
+    facts: Facts,
+    own: dict[Nexus, Registered],
+    keys: list[int],
+    left: tuple[Nexus, ...],
 ) -> list[Reason]:
     reasons = []
     if len(keys) > 1:
@@ -191,7 +210,7 @@ def _key_reasons(
         reasons.append(Reason(Obstacle.DIFFERENT_KEYS, listed))
     ports = {(path.nexus.initiator_port or "").casefold() for path in side.paths} - {""}
     for each in facts.registrations:
-        if each.nexus in own or each.key not in keys or each.maybe_local:
+        if each.nexus in (*own, *left) or each.key not in keys or each.maybe_local:
             continue
         if (each.initiator_port or "").casefold() in ports:
             # Only ALL_TG_PT, SPEC_I_PT or a path that is gone registers there.

@@ -50,7 +50,8 @@ class Setting:
     kind, holder: the reservation: "S", "P" (the peer), or kind None.
     peers: what peers may do, each once for every time that it is named.  guest: what the guest may
     do while it runs, likewise.  extra: how many verbs may begin once more than asked for.
-    early: finish may come before anything was committed.  careless: the guest may go on on the
+    early: finish may come before anything was committed.  evicts: the destination may take the
+    source's key away, after its guest went on.  careless: the guest may go on on the
     destination without prepare and commit, so that only what ends claim counts.
     """
 
@@ -73,6 +74,7 @@ class Setting:
     running: bool = False
     forgets: bool = False
     early: bool = False
+    evicts: bool = False
     careless: bool = False
 
     def __str__(self):
@@ -86,7 +88,7 @@ class Setting:
         words += ["guest " + "+".join(self.guest)] if self.guest else []
         words += [
             name
-            for name in ("off", "two", "old", "running", "forgets", "early", "careless")
+            for name in ("off", "two", "old", "running", "forgets", "early", "evicts", "careless")
             if getattr(self, name)
         ]
         return ", ".join(words)
@@ -177,6 +179,8 @@ class Explorer:
         }
         if self.set.off:
             plans["reclaim off"] = plan(Verb.RECLAIM, S, off=True)
+        if self.set.evicts:
+            plans["evict"] = plan(Verb.EVICT, D)
         if self.set.running:
             plans["reclaim running"] = plan(Verb.RECLAIM, S, runs=True)
         if self.set.flow == "late":
@@ -339,6 +343,8 @@ class Explorer:
                 return bool(flags & FINISHABLE) or self.set.early
             case "withdraw" | "withdraw E":
                 return bool(flags & ABORTED)
+            case "evict":
+                return guest == "D"
             case "reclaim":
                 return bool(flags & ABORTED) and paused
             case "reclaim running":
@@ -594,9 +600,11 @@ class Explorer:
             else:
                 yield then("the peer finds the key gone: off", after, True, peer=0)
         for what in dict.fromkeys(todo[0]):
-            at_work = guest == "D" or flags & TOLD_D or hosts[D][4] is not None
-            if what.startswith("here") and at_work:
-                continue  # on a host where prtrace or the guest is at work nobody does that
+            # Somebody else on D's host, while nobody moves anything there.
+            begun = hosts[D][4] is not None or flags & TOLD_D or guest == "D"
+            known = what == "here, the key" and self.lines.values[hosts[D][1]].listed
+            if what.startswith("here") and (begun or known):
+                continue
             match what:
                 case "preempt":
                     after, outcome = send(
@@ -798,13 +806,17 @@ class Explorer:
         target, _guest, key, fenced, flags, *_ = state
         word, remains = position.request.word, position.request.remains
         own = self.own[number]
-        lacking = [each for each in own if target.key(each) != K and each not in remains]
+        lacking = [each for each in own if target.key(each) != K]
+        if self.set.lost:  # a path whose answers were lost twice is left out, and named
+            lacking = [each for each in lacking if each not in remains]
         claims = {
             Verb.PREPARE: (Word.PREPARED,),
             Verb.COMMIT: (Word.COMMITTED,),
             Verb.LATE_COMMIT: (Word.DONE,),
             Verb.RECLAIM: (Word.RESTORED, Word.RESTORED_BESIDE),
         }
+        if K not in [target.key(each) for each in own]:
+            lacking = own
         if word in claims.get(plan.verb, ()) and lacking and key == K:
             raise BrokenError("d", f"{word.value}, and {lacking[0]} has not the key", label)
         if word is Word.PREPARED:
@@ -817,13 +829,17 @@ class Explorer:
             changed = target.type is not self.set.kind
             if changed and not fenced:
                 raise BrokenError("d", "prepared, and the reservation is another one", label)
+        in_question = position.lines.in_question
+        if word in claims.get(plan.verb, ()) and in_question and key == K:
+            raise BrokenError("d", f"{word.value}, and {in_question[0]} is in question", label)
         held = self.set.holder == "S" and self.set.kind is not None and not self.first().shared
         if word in claims.get(plan.verb, ()) and word is not Word.PREPARED and held:
-            free = flags & (TYPE_FREE | LEFT) or fenced or key != K
+            theirs = self.set.guest or "here, takes" in self.set.peers
+            free = flags & LEFT or (flags & TYPE_FREE and theirs) or fenced or key != K
             if not free and target.holder not in own:
                 raise BrokenError("g", f"{word.value}, and the reservation is not here", label)
-        if word is Word.RELEASED and held and target.holder in own:
-            raise BrokenError("d", "released, and the source holds", label)
+        if word is Word.RELEASED and held and target.type is not None:
+            raise BrokenError("d", "released, and somebody holds", label)
         if word is Word.NOTHING:
             listed = position.lines.listed
             if any(target.key(each) == K for each in own if each in listed):
@@ -871,13 +887,17 @@ class Explorer:
             clean and word not in (Word.SUPERSEDED, Word.KEY_HERE) and not name.startswith("old")
         )
         clean = clean or (word is Word.DONE and plan.verb is Verb.FINISH)
+        evicted = word is Word.DONE and plan.verb is Verb.EVICT
+        if evicted and any(target.key(each) == K for each in self.own[S]):
+            raise BrokenError("d", "done, and the source has the key", label)
         if clean and not remains and any(nexus in own for nexus in target.having(K)):
             raise BrokenError("d", f"{word.value}, and the key is left here", label)
 
 
 ASKED = {
     "prepare": 0, "commit": MAY_COMMIT, "commit untold": MAY_COMMIT, "commit E": PREPARED_E,
-    "release": MAY_COMMIT, "finish": FINISHABLE, "withdraw": ABORTED, "withdraw E": ABORTED,
+    "release": MAY_COMMIT, "finish": FINISHABLE, "withdraw": ABORTED, "evict": 0,
+    "withdraw E": ABORTED,
     "reclaim": TOLD_S, "reclaim off": TOLD_S, "late": LATE_DONE,
 }  # fmt: skip
 

@@ -72,6 +72,12 @@ SETTINGS = [
     Setting(two=True, crashes=0, extra=0, peers=()),
     Setting(old=True, extra=0),
     Setting(running=True, guest=("release",)),
+    # The destination takes away what the source left.
+    Setting(evicts=True),
+    Setting(evicts=True, kind=R.WE, character="SCST"),
+    Setting(evicts=True, holder="P"),
+    Setting(evicts=True, guest=("release",), extra=0),
+    Setting(evicts=True, character="SPDK", flow="release", extra=0),
     # What nobody should do.
     Setting(early=True),
     Setting(early=True, flow="late"),
@@ -80,6 +86,7 @@ SETTINGS = [
     Setting(flow="release", extra=0),
     Setting(flow="release", character="SPDK", off=True, extra=0),
     Setting(peers=("here, another key",), holder="P"),
+    Setting(peers=("here, another key",), flow="counted", extra=0),
     Setting(peers=("here, the key", "preempt"), holder="P", extra=0),
     Setting(peers=("here, takes",), extra=0),
     Setting(peers=("here, another key",), flow="late", careless=True),

@@ -318,8 +318,20 @@ class Interface(VarlinkInterface, name=INTERFACE):
 
     @varlinkmethod(return_type=dict[str, Any], return_parameter="report", allow_foreign=True)
     @abstractmethod
-    def Finish(self, *, file: dict[str, Any], deadline: int | None = None) -> dict[str, Any]:
-        """Give the guest's key up on the source, after Load."""
+    def Finish(
+        self,
+        *,
+        file: dict[str, Any],
+        from_destination: bool | None = None,
+        paused: bool | None = None,
+        deadline: int | None = None,
+    ) -> dict[str, Any]:
+        """Give the guest's key up on the source, after Load.
+
+        from_destination: on the destination, the source's host being off; it takes away what the
+        source left where the guest holds the reservation alone.  paused: the guest is, which
+        several paths need.
+        """
 
     @varlinkmethod(return_type=MovesReply, allow_foreign=True)
     @abstractmethod

@@ -9,11 +9,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from prtrace.errors import NoSuchDeviceError
-from prtrace.model import Action, FullStatus, LocalNexus, LogicalUnit, Outcome
+from prtrace.model import Action, FullStatus, FullStatusRead, LocalNexus, LogicalUnit, Outcome
 from prtrace.move import savefile, verbs
 from prtrace.move.carry import MoveOptions
 from prtrace.move.reading import of_full_status, of_keys
 from prtrace.move.savefile import SavedPath, SavedUnit, SaveFile
+from prtrace.state.apply import apply, new_state
+from prtrace.state.view import unit_view
 
 LU = "naa.6001405aaaaaaaaaaaaaaaaaaaaaaaaa"
 K = 0xA
@@ -154,6 +156,32 @@ class Host:
         self.monkeypatch.setattr(verbs, "Paths", Paths)
         self.monkeypatch.setattr(verbs, "scan", self._inventory)
         return verbs.Moves(MoveOptions(state_dir=self.folder, **options), observer)
+
+    def observer(self):
+        """An agent that has just read the target."""
+        host = self
+
+        class Observer:
+            """prtrace.move.knowledge.Observer."""
+
+            def units(self, lus):
+                own = [each.nexus for each in host.unit.nexuses]
+                read = FullStatusRead(
+                    lu=LU,
+                    nexus=own[0],
+                    time=1,
+                    generation=host.target.generation,
+                    registrations=host.target.statuses(),
+                    truncated=False,
+                    paths=host.unit.nexuses,
+                )
+                state = apply(new_state(LU, host.kind, 1), read).state
+                return [unit_view(state, host.unit, 1)]
+
+            def events(self, lu):
+                return iter(())
+
+        return Observer()
 
     def file(self, kind=None, *, held=False, key=K, order=1000):
         """What save would have written here."""

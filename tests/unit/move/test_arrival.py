@@ -6,6 +6,7 @@ import pytest
 import small_hosts
 from small_hosts import D1, PEER, S1, Host, K, Target
 
+from prtrace.errors import UsageError
 from prtrace.model import ReservationType
 from prtrace.move.verdict import Verdict
 from prtrace.move.word import Word
@@ -131,3 +132,62 @@ def test_a_deadline_in_the_middle_lets_nobody_run_and_the_verb_goes_on_later(hos
     clock[0] = 0.0
     assert there.moves().load(file).may_run
     assert len(there.target.log) > sent
+
+
+def test_what_a_dead_source_left_is_taken_away_from_the_destination(hosts):
+    source, there = hosts()
+    file = source.file(R.WERO, held=True)
+    assert there.moves().prepare(file).good
+    early = there.moves().finish_from_destination(file)
+    assert (early.units[0].word, there.target.keys[S1]) == (Word.REFUSED, K)
+    assert there.moves().load(file).may_run
+    # The source's host was restarted, and registered again what it believed to be its own.
+    there.target.keys[S1] = K
+    assert there.moves().finish_from_destination(file).units[0].word is Word.DONE
+    assert there.target.keys == {D1: K, PEER: 9}
+    assert there.target.holder == D1
+    # Whatever belongs to the move comes too late now.
+    assert there.moves().rollback(file, side="destination").units[0].word is Word.SUPERSEDED
+    assert there.moves().load(file).units[0].word is Word.SUPERSEDED
+
+
+def test_a_follower_keeps_what_a_dead_source_left_and_moves_on(hosts):
+    source, there = hosts(holder=PEER)
+    file = source.file(R.WERO)
+    assert there.moves().prepare(file).good
+    assert there.moves().load(file).may_run
+    assert there.moves().finish_from_destination(file).units[0].word is Word.REFUSED
+    assert there.target.keys[S1] == K
+    (verdict,) = there.moves(there.observer()).check(["/dev/sda"])
+    assert verdict.verdict is Verdict.MOVABLE
+    assert verdict.leftovers == ("iqn.s,i,0x1,1",)
+    assert any(file.id in note for note in verdict.notes)
+    onward = there.moves(there.observer()).save(["/dev/sda"])
+    assert onward.units[0].leftovers == ("iqn.s,i,0x1,1",)
+    third = Host(there.target, {"4:0:0:1": ("iqn.e,i,0x5", 1)}, there.folder / "e",
+                 there.monkeypatch)  # fmt: skip
+    assert third.moves().prepare(onward).good
+    assert third.moves().load(onward).may_run
+
+
+def test_another_nexus_with_the_key_is_no_leftover(hosts):
+    source, there = hosts(holder=PEER)
+    file = source.file(R.WERO)
+    assert there.moves().prepare(file).good
+    assert there.moves().load(file).may_run
+    there.target.keys["iqn.x,i,0x7", 1] = K
+    (verdict,) = there.moves(there.observer()).check(["/dev/sda"])
+    assert verdict.verdict is Verdict.BLOCKED
+
+
+def test_several_paths_need_a_paused_guest(hosts):
+    source, there = hosts(there=(D1, ("iqn.d,i,0x3", 1)))
+    file = source.file(R.WERO, held=True)
+    assert there.moves().prepare(file).good
+    assert there.moves().load(file).may_run
+    there.target.keys[S1] = K
+    with pytest.raises(UsageError):
+        there.moves().finish_from_destination(file)
+    assert there.moves().finish_from_destination(file, paused=True).good
+    assert S1 not in there.target.keys
+    assert len([key for key in there.target.keys.values() if key == K]) == 2
