@@ -8,6 +8,7 @@ from typing import Any, Final
 from prtrace.explain.causes import incidents
 from prtrace.explain.elsewhere import Elsewhere
 from prtrace.explain.incident import Incident, Link
+from prtrace.explain.moved import moves
 from prtrace.explain.owners import owners
 from prtrace.explain.ports import Ports, host_of
 from prtrace.explain.remedies import remedies
@@ -36,6 +37,7 @@ def account(
     for number, (host, steps) in enumerate(recordings):
         others = Elsewhere([each for place, each in enumerate(recordings) if place != number])
         found += ((host, each) for each in incidents(steps, others))
+        found += ((host, each) for each in moves(steps, known))
     found.sort(key=lambda each: each[1].last, reverse=True)
     return {
         "schema": SCHEMA,

@@ -43,6 +43,8 @@ class Kind(enum.Enum):
     """Its answer does not tell whether it took effect."""
     LOST_REGISTRATION = "lost registration"
     LOST_RESERVATION = "lost reservation"
+    MOVED = "moved reservation"
+    """A guest's key went to another host, or came from one."""
     NOT_WATCHED = "not watched"
     """Nobody recorded what happened."""
 
