@@ -185,7 +185,9 @@ class PrOut(Observation):
     reserved.  problem says, for an UNKNOWN outcome or a parameter list that could not be
     trusted, what is wrong with it.  timed_out: the kernel gave up waiting, and the device may
     carry it out still; another observation of the same nexus and start_ns follows when the
-    request is over.
+    request is over.  transport_ids: the initiator ports that the list names, with
+    SPEC_I_PT or REGISTER AND MOVE; None where they did not arrive whole.  relative_target_port:
+    of REGISTER AND MOVE.  compared: whether the sender cannot have changed the names under way.
     """
 
     action: Action
@@ -198,6 +200,9 @@ class PrOut(Observation):
     spec_i_pt: bool = False
     all_tg_pt: bool = False
     unreg: bool = False
+    transport_ids: tuple[str, ...] | None = None
+    relative_target_port: int | None = None
+    compared: bool = True
     problem: str = ""
     timed_out: bool = False
 

@@ -38,6 +38,7 @@ from prtrace.state import doubt, expecting, signs
 from prtrace.state.draft import MAX_UNDER_WAY, Draft, draft_of
 from prtrace.state.evidence import contradicted
 from prtrace.state.learning import learn_full_status
+from prtrace.state.naming import move, specify
 from prtrace.state.order import Order, commutes, could_touch, place
 from prtrace.state.partial import give_names_up, learn_keys, learn_reservation
 from prtrace.state.paths import is_former, note_paths
@@ -246,7 +247,7 @@ def _conflict(draft: Draft, seen: PrOut) -> None:
     if not facts:
         draft.say("none")
         return
-    if seen.action not in _PREEMPTS:
+    if seen.action not in _PREEMPTS or not _counts(draft, seen):
         draft.anchor = None
     _doubt(draft, facts, reason)
     draft.settle(facts)
@@ -258,12 +259,30 @@ def _unknown(draft: Draft, seen: PrOut) -> None:
     if placed.order is Order.UNKNOWN:
         facts |= placed.doubtful
         draft.anchor = None
+    if not _counts(draft, seen):
+        # Done or not, PRGENERATION shows the same.
+        draft.anchor = None
     problem = seen.problem or "outcome unknown"
     reason = f"{seen.action.value} on {seen.nexus}: {problem}"
     _doubt(draft, facts, reason)
     if seen.timed_out:
         _note_under_way(draft, seen, reason)
     draft.settle(facts)
+
+
+def _counts(draft: Draft, seen: PrOut) -> bool:
+    """Whether PRGENERATION tells if seen was carried out, as far as it changes registrations."""
+    match seen.action:
+        case Action.REGISTER | Action.REGISTER_AND_IGNORE:
+            return seen.sa_key != 0 or draft.profile.unregister_adds == 1
+        case Action.RESERVE | Action.RELEASE | Action.CLEAR | Action.REGISTER_AND_MOVE:
+            return True
+        case Action.PREEMPT | Action.PREEMPT_AND_ABORT:
+            return draft.profile.counts_removed is False
+        case Action.REPLACE_LOST:
+            return False
+        case _:
+            assert_never(seen.action)
 
 
 def _note_under_way(draft: Draft, seen: PrOut | UnreadablePrOut, reason: str) -> None:
@@ -306,7 +325,13 @@ def _take_effect(draft: Draft, seen: PrOut) -> None:
         draft.aptpl = seen.aptpl
     match seen.action:
         case Action.REGISTER | Action.REGISTER_AND_IGNORE:
+            specifies = seen.spec_i_pt and seen.nexus not in draft.registrations
             register(draft, seen)
+            if specifies:
+                specify(draft, seen)
+            elif seen.spec_i_pt:
+                # The standard refuses it on a nexus that is registered.
+                _doubt(draft, doubt.ALL, f"{seen.action.value} on {seen.nexus} with SPEC_I_PT")
         case Action.RESERVE:
             reserve(draft, seen)
         case Action.RELEASE:
@@ -315,8 +340,9 @@ def _take_effect(draft: Draft, seen: PrOut) -> None:
             clear(draft, seen)
         case Action.PREEMPT | Action.PREEMPT_AND_ABORT:
             preempt(draft, seen)
-        case Action.REGISTER_AND_MOVE | Action.REPLACE_LOST:
-            # Which nexus has which key now depends on names that only the device resolves.
+        case Action.REGISTER_AND_MOVE:
+            move(draft, seen)
+        case Action.REPLACE_LOST:
             draft.anchor = None
             draft.ordered = False
             _doubt(draft, doubt.ALL, f"{seen.action.value} on {seen.nexus}")

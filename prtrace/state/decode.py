@@ -237,6 +237,7 @@ def _pr_out(
     if event.problem and outcome is Outcome.DONE:
         outcome = Outcome.UNKNOWN
     basic = sent if isinstance(sent, BasicList) else None
+    move = sent if isinstance(sent, MoveList) else None
     return event, PrOut(
         **_seen(event),
         action=cdb.action,
@@ -248,10 +249,22 @@ def _pr_out(
         aptpl=sent.aptpl,
         spec_i_pt=basic is not None and basic.spec_i_pt,
         all_tg_pt=basic is not None and basic.all_tg_pt,
-        unreg=isinstance(sent, MoveList) and sent.unreg,
+        unreg=move is not None and move.unreg,
+        transport_ids=_named_ports(sent),
+        relative_target_port=None if move is None else move.relative_target_port,
+        compared=not event.head or len(event.head) >= len(event.data),
         problem=event.problem,
         timed_out=event.status == TIMEOUT,
     )
+
+
+def _named_ports(sent: BasicList | MoveList) -> tuple[str, ...] | None:
+    """The initiator ports that a list names; None where it names none, or is not whole."""
+    if sent.truncated or sent.problem:
+        return None
+    if isinstance(sent, MoveList):
+        return None if sent.transport_id is None else (sent.transport_id.text,)
+    return tuple(port.text for port in sent.transport_ids) if sent.spec_i_pt else None
 
 
 def _doubtful(event: Event, cdb: PrOutCdb) -> str:

@@ -70,7 +70,6 @@ def _preempt_key(draft: Draft, seen: PrOut) -> None:
     )
     self_preempt = (
         (path is _Path.TAKE_OVER or stale)
-        and (own or stale)
         and held is not None
         and held.holder in (None, seen.nexus)
     )

@@ -23,6 +23,9 @@ class Profile:
     unregister_adds, idle_register_adds: what PRGENERATION gains by an unregistration, and by
     a REGISTER with key 0 on a nexus that is not registered.  counts_removed: CLEAR and
     PREEMPT add one for every registration they remove instead of one in all.
+    counts_specified: a REGISTER with SPEC_I_PT adds one for every nexus that it registers instead
+    of one in all.  move_rekeys: REGISTER AND MOVE to a nexus that is registered gives it the new
+    key.
     own_key_unreserved, own_key_reserved, own_key_shared: whether a PREEMPT of the sender's
     own key removes the sender too while nothing is reserved; while another key holds the
     reservation; under an all-registrants reservation.
@@ -47,6 +50,8 @@ class Profile:
     unregister_adds: int | None
     idle_register_adds: int | None
     counts_removed: bool | None
+    counts_specified: bool | None
+    move_rekeys: bool | None
     own_key_unreserved: bool | None
     own_key_reserved: bool | None
     own_key_shared: bool | None
@@ -69,6 +74,8 @@ GENERIC = Profile(
     unregister_adds=None,
     idle_register_adds=None,
     counts_removed=None,
+    counts_specified=None,
+    move_rekeys=None,
     own_key_unreserved=None,
     own_key_reserved=None,
     own_key_shared=None,
@@ -93,6 +100,8 @@ LIO = Profile(
     unregister_adds=0,
     idle_register_adds=0,
     counts_removed=False,
+    counts_specified=True,
+    move_rekeys=None,
     own_key_unreserved=True,
     own_key_reserved=True,
     own_key_shared=False,
@@ -114,6 +123,8 @@ SCST = Profile(
     unregister_adds=1,
     idle_register_adds=1,
     counts_removed=False,
+    counts_specified=None,
+    move_rekeys=None,
     own_key_unreserved=False,
     own_key_reserved=True,
     own_key_shared=False,

@@ -31,7 +31,7 @@ def register(draft: Draft, seen: PrOut) -> None:
         _add_or_change(draft, seen)
     else:
         _unregister(draft, seen)
-    if seen.spec_i_pt or seen.all_tg_pt:
+    if seen.all_tg_pt and not seen.spec_i_pt:
         why = f"{seen.action.value} on {seen.nexus} registered or unregistered further nexuses"
         draft.ordered = False
         draft.advance(0, None, why)

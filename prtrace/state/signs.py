@@ -151,8 +151,10 @@ def unreadable(seen: UnreadablePrOut) -> str:
 
 def note_loss(draft: Draft, seen: RecordsLost) -> None:
     """Records that never came: anything may have happened meanwhile."""
-    # The end of a timed-out command may have been among them.
+    # The end of a timed-out command may have been among them, and what PRGENERATION does not
+    # count: an unregistration.
     draft.over(seen.nexus)
+    draft.anchor = None
     noun = "record" if seen.count == 1 else "records"
     _doubt(draft, f"{seen.count} {noun} of {seen.nexus} lost ({seen.cause})")
 

@@ -154,3 +154,16 @@ def test_nobody_is_renamed_by_a_key_while_others_are_not_known() -> None:
     state = apply(state, keys_read(generation + 1, 1, 9, at=3100)).state
     state = apply(state, reserved(1, generation=generation + 1, at=3200)).state
     assert holder(state) is None
+
+
+def test_a_holder_that_preempts_the_key_it_reserved_with_may_remove_others() -> None:
+    """It reserved with 1 and has 7: a PREEMPT of 1 is of its own hold, whoever has 1 by now."""
+    state = told(ACME, by="")
+    state = send(state, A, Action.RESERVE, 1, 0, WERO, start_ns=3000, done_ns=3001).state
+    state = send(state, A, Action.REGISTER, 1, 7, start_ns=3100, done_ns=3101).state
+    listed = descriptor("naa.1", 7, WERO), descriptor("naa.9", 1)
+    state = apply(state, full(7, *listed, at=3200)).state
+    state = apply(state, reserved(1, generation=7, at=3300)).state
+    assert doubted(state) == frozenset()
+    state = send(state, A, Action.PREEMPT, 7, 1, EA, start_ns=3400, done_ns=3401).state
+    assert Fact.REGISTRATIONS in doubted(state)

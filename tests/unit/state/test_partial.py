@@ -20,6 +20,7 @@ from prtrace.model import (
     LocalNexus,
     Outcome,
     PathsSeen,
+    PrOut,
     RecordsLost,
     ReservationRead,
     ReservationType,
@@ -293,3 +294,26 @@ def test_what_a_power_loss_will_do_is_not_known_after_a_register_that_went_unsee
     assert same.aptpl is True
     failed = send(state, A, Action.REGISTER, 1, 2, outcome=Outcome.UNKNOWN, aptpl=False).state
     assert failed.aptpl is None
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        PrOut(
+            lu=LU, nexus=A, action=Action.REGISTER, outcome=Outcome.UNKNOWN, key=0xB, sa_key=0,
+            start_ns=1500, done_ns=1501,
+        ),
+        RecordsLost(lu=LU, nexus=A, cause="ring"),
+    ],
+    ids=["uncertain", "lost"],
+)  # fmt: skip
+def test_what_is_not_counted_may_have_happened_at_the_same_generation(seen) -> None:
+    """A's registration may be gone, and the one that is listed another nameless path's."""
+    paths = (LocalNexus(A, LU), LocalNexus(B, LU))
+    state = apply(new_state(LU, TARGET), PathsSeen(lu=LU, nexus="", paths=paths)).state
+    state = apply(state, full(5, descriptor("naa.2", 0xB), at=10)).state
+    state = send(state, A, Action.REGISTER, 0, 0xB, start_ns=1000, done_ns=1001).state
+    state = apply(state, seen).state
+    state = apply(state, full(6, descriptor("naa.2", 0xB))).state
+    assert A not in state.registrations
+    assert state.registrations["naa.2,1"].maybe_local
