@@ -83,7 +83,7 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class CounterReading:
     """New events, and the facts that make them told once they are stored.
 
     suspects: requests that were told to have ended unseen: scsi_cmnd -> Pending.start_ns.
@@ -146,7 +146,7 @@ class Counters:
         self._samples[record.nexus] = record
         self._busy[record.nexus] = time.monotonic()
 
-    def read(self, *, all_nexuses: bool = False) -> Reading:
+    def read(self, *, all_nexuses: bool = False) -> CounterReading:
         """What was counted and not yet told, on the nexuses of late samples or on all."""
         events: list[Event] = []
         meta: dict[str, str] = {}
@@ -170,9 +170,9 @@ class Counters:
         )
         events += self._unseen_signs(meta)
         started = {command: each.start_ns for command, each in suspects.items()}
-        return Reading(tuple(events), meta, started)
+        return CounterReading(tuple(events), meta, started)
 
-    def accept(self, reading: Reading) -> None:
+    def accept(self, reading: CounterReading) -> None:
         """The reading is stored."""
         kept = Told.from_meta(self._epoch, reading.meta)
         self._told.counts.update(kept.counts)

@@ -24,10 +24,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from prtrace.agent.schedule import Candidate, Limits, Order, Result, Schedule
+from prtrace.agent.schedule import Candidate, ReadingLimits, ReadOrder, Result, Schedule
 from prtrace.errors import PrtraceError
 from prtrace.linux.pathstate import PathState, is_removable, path_state
-from prtrace.linux.reader import Device, Kind, Policy, Reader, Reading, Unread
+from prtrace.linux.reader import Device, FailureKind, Reader, Reading, ReadPolicy, Unread
 from prtrace.linux.sgio import SgDevice
 from prtrace.linux.users import Use, Users, users_of
 from prtrace.model import LOCAL_NAME
@@ -47,7 +47,7 @@ _KINDS: Final = frozenset({"disk", "zoned disk"})
 _MOST_TOLD: Final = 64
 """Problems of a unit that are remembered: a target can answer differently each time."""
 _UNIT_FAILED: Final = frozenset(
-    {Kind.CONFLICT, Kind.UNIT_ATTENTION, Kind.MALFORMED, Kind.TOO_LONG}
+    {FailureKind.CONFLICT, FailureKind.UNIT_ATTENTION, FailureKind.MALFORMED, FailureKind.TOO_LONG}
 )
 
 _log = logging.getLogger("prtrace.resolver")
@@ -83,7 +83,7 @@ class Resolver:
         self,
         host: Host,
         state: Callable[[str], LuState | None],
-        limits: Limits | None = None,
+        limits: ReadingLimits | None = None,
         opened: Callable[[str], AbstractContextManager[Device]] = SgDevice,
         look: Callable[[Directory], Users] = users_of,
     ) -> None:
@@ -91,7 +91,7 @@ class Resolver:
         self._state = state
         self._open = opened
         self._look_at = look
-        self._limits = Limits() if limits is None else limits
+        self._limits = ReadingLimits() if limits is None else limits
         self._schedule = Schedule(self._candidates, self._limits)
         self._safe: dict[str, tuple[str, float]] = {}
         self._users = Users(unseen="nobody has looked yet")
@@ -185,7 +185,7 @@ class Resolver:
         if at is not None:
             self._timer = loop.call_later(max(at - time.monotonic(), 0.001), self._turn)
 
-    def _read(self, loop: asyncio.AbstractEventLoop, order: Order, capabilities: bool) -> None:
+    def _read(self, loop: asyncio.AbstractEventLoop, order: ReadOrder, capabilities: bool) -> None:
         """One reading, in a thread of its own; capabilities: REPORT CAPABILITIES as well."""
         try:
             asked = self._ask(order, capabilities)
@@ -195,11 +195,11 @@ class Resolver:
         with contextlib.suppress(RuntimeError):  # the agent has ended meanwhile
             loop.call_soon_threadsafe(self._done, order, asked)
 
-    def _ask(self, order: Order, capabilities: bool) -> _Asked:
+    def _ask(self, order: ReadOrder, capabilities: bool) -> _Asked:
         nexus = self._host.inventory.nexus(order.path.nexus)
         if nexus is None:
             return _Asked(Result.PATH_FAILED, 0, "it is gone")
-        policy = Policy(rounds=2, lu="" if order.lu.startswith(LOCAL_NAME) else order.lu)
+        policy = ReadPolicy(rounds=2, lu="" if order.lu.startswith(LOCAL_NAME) else order.lu)
         try:
             # sg first: its wait ends when the process is killed, a block node's does not.
             with self._open(nexus.sg or nexus.device or nexus.bsg) as device:
@@ -221,7 +221,7 @@ class Resolver:
         self._asked_capabilities.add(lu)
         return True
 
-    def _done(self, order: Order, asked: _Asked) -> None:
+    def _done(self, order: ReadOrder, asked: _Asked) -> None:
         self.sent += asked.sent
         if asked.problem:
             self._tell(order.lu, order.path.nexus, asked.problem)
@@ -331,7 +331,7 @@ def _result(reading: Reading) -> Result:
     if not isinstance(reading, Unread):
         return Result.ANSWERED
     kind = reading.failure.kind
-    if kind is Kind.UNSUPPORTED:
+    if kind is FailureKind.UNSUPPORTED:
         return Result.REFUSED
     return Result.UNIT_FAILED if kind in _UNIT_FAILED else Result.PATH_FAILED
 

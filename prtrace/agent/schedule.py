@@ -26,7 +26,7 @@ _DUE_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ReadingLimits:
     """Times in seconds, rates in readings a second; a reading is three or four commands."""
 
     rate: float = 100.0
@@ -87,7 +87,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class ReadOrder:
     """Read unit lu over a path, now."""
 
     number: int
@@ -133,17 +133,17 @@ class Schedule:
     def __init__(
         self,
         candidates: Callable[[str], Sequence[Candidate]],
-        limits: Limits | None = None,
+        limits: ReadingLimits | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._candidates = candidates
-        self._limits = Limits() if limits is None else limits
+        self._limits = ReadingLimits() if limits is None else limits
         self._chance = chance
         self._units: dict[str, _Unit] = {}
         self._lanes: dict[str, _Lane] = {}
         self._hosts: dict[str, dict[int, float]] = {}
         self._due: list[tuple[float, int, str]] = []
-        self._orders: dict[int, Order] = {}
+        self._orders: dict[int, ReadOrder] = {}
         self._numbers = 0
         self._ready_at = 0.0
 
@@ -187,7 +187,7 @@ class Schedule:
         if unit is not None and unit.lane:
             self._lanes[unit.lane].waiting.remove(lu)
 
-    def begin(self, now: float) -> list[Order]:
+    def begin(self, now: float) -> list[ReadOrder]:
         """The readings that are to begin now."""
         for _ in range(_DUE_AT_ONCE):
             if not self._due or self._due[0][0] > now:
@@ -196,7 +196,7 @@ class Schedule:
             unit = self._units.get(lu)
             if unit is not None and unit.ticket == ticket and not unit.reading and not unit.lane:
                 self._queue(lu, unit, now)
-        orders: list[Order] = []
+        orders: list[ReadOrder] = []
         progress = True
         while progress:
             progress = False
@@ -211,7 +211,7 @@ class Schedule:
                     progress = True
         return orders
 
-    def end(self, order: Order, result: Result, now: float) -> None:
+    def end(self, order: ReadOrder, result: Result, now: float) -> None:
         """A reading has ended."""
         del self._orders[order.number]
         self._hosts[order.path.host].pop(order.number)
@@ -244,7 +244,7 @@ class Schedule:
         ]
         return max(min(times), now) if times else None
 
-    def _failed(self, order: Order, unit: _Unit, result: Result, now: float) -> None:
+    def _failed(self, order: ReadOrder, unit: _Unit, result: Result, now: float) -> None:
         nexus = order.path.nexus
         unit.failures[nexus] = unit.failures.get(nexus, 0) + 1
         if result is Result.REFUSED:
@@ -294,7 +294,7 @@ class Schedule:
             default=None,
         )
 
-    def _next_of(self, target: str, lane: _Lane, now: float) -> Order | None:
+    def _next_of(self, target: str, lane: _Lane, now: float) -> ReadOrder | None:
         """The next reading of a lane, None where nothing waits or a limit stands against it."""
         limits = self._limits
         if self._is_full(lane) or now < max(lane.ready_at, self._ready_at):
@@ -317,7 +317,7 @@ class Schedule:
             unit.first = False
             self._numbers += 1
             unit.reading = self._numbers
-            order = self._orders[self._numbers] = Order(self._numbers, lu, path)
+            order = self._orders[self._numbers] = ReadOrder(self._numbers, lu, path)
             lane.begun[order.number] = now
             self._hosts.setdefault(path.host, {})[order.number] = now
             lane.ready_at = now + 1 / limits.target_rate

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from prtrace.agent.answers import Answers
-from prtrace.agent.counters import Counters, Reading, Told
+from prtrace.agent.counters import CounterReading, Counters, Told
 from prtrace.agent.entries import Entries
 from prtrace.agent.freshness import Freshness
 from prtrace.agent.options import AgentOptions
@@ -28,10 +28,10 @@ from prtrace.agent.surroundings import Surroundings
 from prtrace.agent.tracker import Proposal, Tracker
 from prtrace.agent.watch import Watch
 from prtrace.api.server import ApiServer
-from prtrace.api.source import Moves
+from prtrace.api.source import MoveCalls
 from prtrace.errors import PrtraceError, StoreError, UnavailableError, UsageError
 from prtrace.linux import capabilities, logs, systemd
-from prtrace.linux.journal import Journal
+from prtrace.linux.journal import SystemJournal
 from prtrace.linux.uevents import UeventSocket
 from prtrace.linux.unixsocket import Listener
 from prtrace.probe import libbpf, pins, selftest
@@ -50,7 +50,7 @@ _RESCAN_AFTER: Final = 0.2
 """Seconds of quiet after a device event: a new device brings a burst of them."""
 _FORGET_EVERY: Final = 60
 """Ticks between two looks for requests that ended long ago."""
-_NOT_TESTED: Final = selftest.Verdict("not run", "no command is sent (--read-in-doubt no)")
+_NOT_TESTED: Final = selftest.SelfTestResult("not run", "no command is sent (--read-in-doubt no)")
 _SELF_TEST_LIMIT: Final = 5.0
 _NAME: Final = "store"
 """The meta entry with the name by which a store claims records."""
@@ -127,7 +127,7 @@ class Agent:
         self,
         options: AgentOptions,
         attached: Attached,
-        tested: selftest.Verdict,
+        tested: selftest.SelfTestResult,
         events: Ring,
         samples: Ring,
         store: Store,
@@ -174,7 +174,7 @@ class Agent:
             self._moves,
             admin_gid=_gid(options.admin_group),
         )
-        self._entries, self._journal = Entries(self._tracker.states), Journal.of_service()
+        self._entries, self._journal = Entries(self._tracker.states), SystemJournal.of_service()
         self._due = _Due()
         self._paused = False
         self._kept: list[str] = []
@@ -237,7 +237,7 @@ class Agent:
         except PrtraceError as error:
             _log.warning("what is in question of a move could not be settled: %s", error.message)
 
-    def _moves(self) -> Moves:
+    def _moves(self) -> MoveCalls:
         # Most agents are never asked to move anything: what that takes is loaded when one is.
         from prtrace.move.service import AgentMoves
 
@@ -308,7 +308,7 @@ class Agent:
             )
             for lu in self._tracker.states
         )
-        if not self._watch.tell(unknown, Reading(unknown, {_NAME: self._name})):
+        if not self._watch.tell(unknown, CounterReading(unknown, {_NAME: self._name})):
             raise StoreError(self._watch.stalled, hint="nothing is read before it can be stored")
         pins.claim(self._attached.epoch, self._name)
 

@@ -16,7 +16,7 @@ from typing import Final
 from prtrace.agent.surroundings import Surroundings
 from prtrace.linux.units import Inventory
 from prtrace.model import AttentionSeen, LogicalUnit, PrOut
-from prtrace.probe.record import Flag, Kind, Record
+from prtrace.probe.record import Flag, Record, RecordKind
 from prtrace.scsi.codes import Opcode, host_byte_name, status_title
 from prtrace.scsi.forms import SENSE_LENGTH_AT
 from prtrace.state.apply import new_state
@@ -217,16 +217,16 @@ def _stated(state: LuState) -> tuple[object, ...]:
 
 
 def _status(kind: int, result: int) -> str:
-    if kind == Kind.TIMEOUT:
+    if kind == RecordKind.TIMEOUT:
         return TIMEOUT
-    if kind == Kind.ERROR:
+    if kind == RecordKind.ERROR:
         return REFUSED
     return status_title(result & 0xFF)
 
 
 def _host_byte(kind: int, result: int) -> str:
     code = result >> 16 & 0xFF
-    return host_byte_name(code) if code and kind in (Kind.DONE, Kind.OVER) else ""
+    return host_byte_name(code) if code and kind in (RecordKind.DONE, RecordKind.OVER) else ""
 
 
 def _trimmed(sense: bytes) -> bytes:

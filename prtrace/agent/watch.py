@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from prtrace.agent.aside import put_aside
-from prtrace.agent.counters import Counters, Reading
+from prtrace.agent.counters import CounterReading, Counters
 from prtrace.agent.idle import Idle
 from prtrace.agent.sequence import Sequence
 from prtrace.agent.tracker import Proposal, Tracker
 from prtrace.errors import MalformedError, PrtraceError, StoreError
-from prtrace.probe.record import Kind, Record
+from prtrace.probe.record import Record, RecordKind
 from prtrace.probe.ring import Ring
 from prtrace.state.event import Command, Event
 from prtrace.store.database import Aside, Store
@@ -133,7 +133,7 @@ class Watch:
             for raw in raws:
                 try:
                     record = Record.parse(raw)
-                    if record.header.kind == Kind.SAMPLE:
+                    if record.header.kind == RecordKind.SAMPLE:
                         self._counters.note(record)
                 except MalformedError as error:
                     # It only says where to look: look everywhere.
@@ -182,7 +182,7 @@ class Watch:
             self._hold(error)
             self._damaged = error.message
 
-    def tell(self, events: tuple[Event, ...], reading: Reading | None = None) -> bool:
+    def tell(self, events: tuple[Event, ...], reading: CounterReading | None = None) -> bool:
         """Take events that come from no record; returns whether the store has them."""
         proposal = Proposal()
         for event in events:
@@ -195,7 +195,7 @@ class Watch:
         self._tracker.meet(proposal)
         self._tell(proposal, None)
 
-    def _tell(self, proposal: Proposal, reading: Reading | None) -> bool:
+    def _tell(self, proposal: Proposal, reading: CounterReading | None) -> bool:
         try:
             stored = self._commit(proposal, reading)
         except BaseException:
@@ -270,7 +270,7 @@ class Watch:
         self._tracker.states.update(self._store.states())
         self._counters.resume(self._store.meta())
 
-    def _counted(self, *, all_nexuses: bool) -> Reading:
+    def _counted(self, *, all_nexuses: bool) -> CounterReading:
         try:
             reading = self._counters.read(all_nexuses=all_nexuses)
         except (OSError, PrtraceError) as error:
@@ -300,7 +300,7 @@ class Watch:
         return known
 
     def _commit(
-        self, proposal: Proposal, reading: Reading | None, aside: Iterable[Aside] = ()
+        self, proposal: Proposal, reading: CounterReading | None, aside: Iterable[Aside] = ()
     ) -> list[Event] | None:
         """Store a proposal and accept it; None where the store does not take it."""
         meta = {} if reading is None else dict(reading.meta)

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 from prtrace.api.calls import Refusal, refusal, reply, steps_reply
 from prtrace.api.interface import Fault
 from prtrace.api.rights import Right
-from prtrace.api.source import Source, Step
+from prtrace.api.source import AgentSource, Step
 from prtrace.api.stream import PORTION, Sink
 from prtrace.errors import PrtraceError
 from prtrace.state.event import Event
@@ -135,15 +135,15 @@ async def _run(pool: ThreadPoolExecutor, work: Work, step: Step, job: Job) -> No
         job.end(message)
 
 
-class Seen:
-    """The Source for other threads: each question is answered on the loop's thread."""
+class SourceForThreads:
+    """The AgentSource for other threads: each question is answered on the loop's thread."""
 
-    def __init__(self, source: Source, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, source: AgentSource, loop: asyncio.AbstractEventLoop) -> None:
         self._source = source
         self._loop = loop
 
     def show(self, names: Sequence[str]) -> dict[str, Any]:
-        """As Source.show."""
+        """As AgentSource.show."""
         return self._there(lambda: self._source.show(names))
 
     def changes(self, lu: str, last: int) -> Iterator[Event]:

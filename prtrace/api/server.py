@@ -1,4 +1,4 @@
-"""The server: admits connections, answers calls from the agent's Source, and tells followers.
+"""The server: admits connections, answers calls from an AgentSource, and tells followers.
 
     server = ApiServer(source, make_moves, admin_gid=None)
     server.start(Listener.bind(path))
@@ -27,10 +27,10 @@ from prtrace.api.address import INTERFACE
 from prtrace.api.calls import Call, Calls, Refusal, refusal, reply
 from prtrace.api.connection import Connection
 from prtrace.api.interface import Fault
-from prtrace.api.jobs import Job, Jobs, Seen, Work
+from prtrace.api.jobs import Job, Jobs, SourceForThreads, Work
 from prtrace.api.queries import Queries
 from prtrace.api.recent import Recent
-from prtrace.api.source import Moves, Resolution, Source
+from prtrace.api.source import AgentSource, MoveCalls, Resolution
 from prtrace.api.stream import PORTION, EventStream, Stream
 from prtrace.api.turns import Turns
 from prtrace.errors import PrtraceError, UsageError
@@ -50,7 +50,7 @@ _NAMING: Final = (f"{INTERFACE}.Check", f"{INTERFACE}.Save")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ConnectionLimits:
     """Connections at once.
 
     others: of all uids but 0 together; each: of one such uid; process: of one process of it.
@@ -72,17 +72,17 @@ class ApiServer:
 
     def __init__(
         self,
-        source: Source,
-        moves: Callable[[], Moves],
+        source: AgentSource,
+        moves: Callable[[], MoveCalls],
         *,
         admin_gid: int | None = None,
-        limits: Limits | None = None,
+        limits: ConnectionLimits | None = None,
     ) -> None:
         self.calls = Calls(admin_gid)
         self._source = source
         self._moves = moves
         self._jobs = Jobs()
-        self._limits = limits or Limits()
+        self._limits = limits or ConnectionLimits()
         self._connections: set[Connection] = set()
         self._open: Counter[int] = Counter()
         self._processes: Counter[int] = Counter()
@@ -173,7 +173,7 @@ class ApiServer:
             # Not on a thread: a name that leads out of /dev may never come back.
             for name in given["devices"]:
                 self._resolve(name)
-        moves, seen = self._moves, Seen(self._source, asyncio.get_running_loop())
+        moves, seen = self._moves, SourceForThreads(self._source, asyncio.get_running_loop())
         who = (given.get("guest"), given.get("pid"))
         match call.method.rpartition("."):
             case (interface, _, "Check") if interface == INTERFACE:

@@ -36,7 +36,7 @@ Step = Callable[[str, str], None]
 
 
 class Observed(Protocol):
-    """What the agent knows, for threads that are not the loop's; see Source."""
+    """What the agent knows, for threads that are not the loop's; see AgentSource."""
 
     def show(self, names: Sequence[str]) -> dict[str, Any]:
         """Return the prtrace.show/1 object."""
@@ -48,7 +48,7 @@ class Observed(Protocol):
         """
 
 
-class Moves(Protocol):
+class MoveCalls(Protocol):
     """Moves reservations (prtrace.move); every method waits for devices, on a thread.
 
     file: a prtrace.save/2 object.  A PrtraceError or a Refusal becomes the reply's error;
@@ -79,7 +79,7 @@ class Moves(Protocol):
         """Return the prtrace.moves/1 object."""
 
 
-class Source(Protocol):
+class AgentSource(Protocol):
     """Answers from the agent.
 
     Called on the event loop's thread, so answers come from memory.  A PrtraceError becomes

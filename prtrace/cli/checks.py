@@ -13,7 +13,7 @@ from prtrace.errors import PrtraceError
 from prtrace.linux.capabilities import Capability
 from prtrace.linux.multipath import multipath_maps
 from prtrace.probe import requirements
-from prtrace.probe.requirements import Check, Verdict
+from prtrace.probe.requirements import Check, CheckResult
 
 _MULTIPATHD: Final = "@/org/kernel/linux/storage/multipathd"
 _SYS: Final = Path("/sys")
@@ -39,10 +39,10 @@ def _privileges() -> Check:
     needed = (Capability.SYS_ADMIN, Capability.SYS_RAWIO, Capability.BPF)
     missing = [each.name for each in needed if not effective >> each & 1]
     if not missing:
-        return Check("privileges", Verdict.OK, f"uid {os.geteuid()} has what the agent needs")
+        return Check("privileges", CheckResult.OK, f"uid {os.geteuid()} has what the agent needs")
     return Check(
         "privileges",
-        Verdict.MISSING,
+        CheckResult.MISSING,
         f"uid {os.geteuid()} lacks " + ", ".join(f"CAP_{name}" for name in missing),
         "sudo prtrace agent",
     )
@@ -50,10 +50,10 @@ def _privileges() -> Check:
 
 def _sg() -> Check:
     if (_SYS / "class/scsi_generic").is_dir():
-        return Check("sg driver", Verdict.OK, "loaded")
+        return Check("sg driver", CheckResult.OK, "loaded")
     return Check(
         "sg driver",
-        Verdict.WARN,
+        CheckResult.WARN,
         "not loaded: units without a disk node cannot be read",
         "modprobe sg",
     )
@@ -64,11 +64,11 @@ def _multipath() -> list[Check]:
     if not maps:
         return []
     if _MULTIPATHD in _read("/proc/net/unix"):
-        return [Check("multipathd", Verdict.OK, f"runs; {len(maps)} maps")]
+        return [Check("multipathd", CheckResult.OK, f"runs; {len(maps)} maps")]
     return [
         Check(
             "multipathd",
-            Verdict.WARN,
+            CheckResult.WARN,
             f"does not run: the keys of {len(maps)} maps are not restored on new paths",
             "systemctl start multipathd",
         )
@@ -79,11 +79,15 @@ def _state_dir() -> Check:
     path = STATE_DIR
     if path.is_dir():
         if os.access(path, os.W_OK):
-            return Check("state directory", Verdict.OK, str(path))
-        return Check("state directory", Verdict.WARN, f"{path} may not be written by this user")
+            return Check("state directory", CheckResult.OK, str(path))
+        return Check(
+            "state directory", CheckResult.WARN, f"{path} may not be written by this user"
+        )
     if path.exists():
-        return Check("state directory", Verdict.MISSING, f"{path} is no directory", f"rm {path}")
-    return Check("state directory", Verdict.OK, f"{path} will be made")
+        return Check(
+            "state directory", CheckResult.MISSING, f"{path} is no directory", f"rm {path}"
+        )
+    return Check("state directory", CheckResult.OK, f"{path} will be made")
 
 
 def _agent(socket: str) -> Check:
@@ -91,10 +95,10 @@ def _agent(socket: str) -> Check:
         status = Client(socket, timeout=5.0).call("Status")["status"]
         detail = f"process {status['pid']}, engine {status['engine']}"
     except PrtraceError as error:
-        return Check("agent", Verdict.WARN, error.message, "prtrace agent")
+        return Check("agent", CheckResult.WARN, error.message, "prtrace agent")
     except (KeyError, TypeError):
-        return Check("agent", Verdict.WARN, f"what answers on {socket} is no agent")
-    return Check("agent", Verdict.OK, detail)
+        return Check("agent", CheckResult.WARN, f"what answers on {socket} is no agent")
+    return Check("agent", CheckResult.OK, detail)
 
 
 def _read(path: str) -> str:

@@ -9,7 +9,7 @@ import click
 from prtrace.cli.checks import all_checks
 from prtrace.cli.options import json_option, socket_option
 from prtrace.cli.text import document, labelled, line
-from prtrace.probe.requirements import Check, Part, Verdict, can_run
+from prtrace.probe.requirements import Check, CheckResult, Part, can_run
 
 SCHEMA: Final = "prtrace.doctor/1"
 
@@ -63,6 +63,6 @@ def _print(check: Check) -> None:
     head = f"{check.verdict.value:<8} {check.name}{needed}"
     for text in labelled(head, check.detail, indent=0, column=34):
         line(text)
-    if check.fix and check.verdict is not Verdict.OK:
+    if check.fix and check.verdict is not CheckResult.OK:
         for text in labelled("", check.fix, column=34):
             line(text)

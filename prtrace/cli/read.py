@@ -18,25 +18,27 @@ from prtrace.errors import InDoubtError, NoSuchDeviceError
 from prtrace.linux.reader import (
     ByteOrder,
     Disagreement,
-    Kind,
-    Policy,
+    FailureKind,
     Reader,
     ReadFailure,
     Reading,
-    Registration,
+    ReadPolicy,
+    ReportedRegistration,
     Unread,
 )
 from prtrace.linux.sgio import SG_MAJOR, SgDevice
 from prtrace.linux.units import scan
 from prtrace.model import ReservationType
 from prtrace.scsi.codes import InAction, ReservedCode
-from prtrace.scsi.reply import ReportCapabilities, Reservation
+from prtrace.scsi.reply import ReportCapabilities, ReservationDescriptor
 from prtrace.state.event import key_text
 
 SCHEMA: Final = "prtrace.read/1"
 
 _BELOW: Final = " " * 6
-_OTHER_PATH: Final = frozenset({Kind.TRANSPORT, Kind.TIMEOUT, Kind.REFUSED, Kind.GONE})
+_OTHER_PATH: Final = frozenset(
+    {FailureKind.TRANSPORT, FailureKind.TIMEOUT, FailureKind.REFUSED, FailureKind.GONE}
+)
 """Failures that may be the path's and not the unit's."""
 
 
@@ -83,13 +85,13 @@ def _ask(device: str, timeout_ms: int) -> dict[str, Any]:
     *others, last = _nodes(device)
     for node in others:
         with SgDevice(node) as opened:
-            reader = Reader(opened, Policy(timeout_ms=timeout_ms))
+            reader = Reader(opened, ReadPolicy(timeout_ms=timeout_ms))
             reading = reader.read()
             if not isinstance(reading, Unread) or reading.failure.kind not in _OTHER_PATH:
                 return _document(node, reading, reader, notes)
             notes.append(f"{node}: {reading.failure.text}: asked over another path")
     with SgDevice(last) as opened:
-        reader = Reader(opened, Policy(timeout_ms=timeout_ms))
+        reader = Reader(opened, ReadPolicy(timeout_ms=timeout_ms))
         return _document(last, reader.read(), reader, notes)
 
 
@@ -102,7 +104,7 @@ def _document(node: str, reading: Reading, reader: Reader, notes: list[str]) -> 
     capabilities = reader.capabilities()
     attentions += [sense.text for sense in reader.way.attentions]
     if isinstance(capabilities, ReadFailure):
-        if capabilities.kind is not Kind.UNSUPPORTED:
+        if capabilities.kind is not FailureKind.UNSUPPORTED:
             raise capabilities.error(node)
         unsupported.add(InAction.REPORT_CAPABILITIES)
     notes += [f"the device does not know {action.title}" for action in sorted(unsupported)]
@@ -147,13 +149,13 @@ def _type(kind: ReservationType | ReservedCode | None) -> dict[str, Any]:
     return {"type": kind.name, "type_code": int(kind)}
 
 
-def _reservation(held: Reservation | None) -> dict[str, Any] | None:
+def _reservation(held: ReservationDescriptor | None) -> dict[str, Any] | None:
     if held is None:
         return None
     return {**_type(held.type), "scope": held.scope, "key": key_text(held.key)}
 
 
-def _registrations(told: tuple[Registration, ...] | None) -> list[dict[str, Any]] | None:
+def _registrations(told: tuple[ReportedRegistration, ...] | None) -> list[dict[str, Any]] | None:
     """What READ FULL STATUS tells, None where the device does not know it."""
     if told is None:
         return None

@@ -12,7 +12,7 @@ from typing import Final
 
 from prtrace.explain import links
 from prtrace.explain.elsewhere import TAKES_AWAY, Elsewhere
-from prtrace.explain.incident import Certainty, Incident, Kind, Link
+from prtrace.explain.incident import Certainty, Incident, IncidentKind, Link
 from prtrace.explain.links import observed, who
 from prtrace.explain.timeline import Step
 from prtrace.model import (
@@ -51,7 +51,7 @@ _SCANNERS: Final = {
 class _Case:
     """What makes an incident, before its chain is looked for: a storm has one chain."""
 
-    kind: Kind
+    kind: IncidentKind
     nexus: Nexus
     title: str
     harmless: str
@@ -110,7 +110,7 @@ def _of_step(steps: Sequence[Step], number: int, others: Elsewhere) -> Iterator[
                 yield _of(_not_watched(steps, number))
             case RecordsLost():
                 text = f"{seen.count} records of {seen.nexus} were lost ({seen.cause})"
-                yield _of(_incident(step, Kind.NOT_WATCHED, text, (observed(step, text),)))
+                yield _of(_incident(step, IncidentKind.NOT_WATCHED, text, (observed(step, text),)))
             case _:
                 pass
     if step.before.registrations is step.after.registrations and (
@@ -143,10 +143,12 @@ def _conflict(steps: Sequence[Step], number: int, seen: ConflictSeen, others: El
         chain += links.how_reserved(steps, number, others)
         chain += links.how_unregistered(steps, number, seen.nexus)
         return replace(
-            _incident(step, Kind.CONFLICT, title, chain), count=seen.count, harmless=harmless
+            _incident(step, IncidentKind.CONFLICT, title, chain),
+            count=seen.count,
+            harmless=harmless,
         )
 
-    return _Case(Kind.CONFLICT, seen.nexus, title, harmless, seen.count, build)
+    return _Case(IncidentKind.CONFLICT, seen.nexus, title, harmless, seen.count, build)
 
 
 def _harmless(step: Step, nexus: Nexus) -> str:
@@ -174,9 +176,9 @@ def _refused(steps: Sequence[Step], number: int, seen: PrOut, others: Elsewhere)
         if seen.action is Action.REGISTER:
             chain += links.how_registered(steps, number, seen.nexus)
         chain += links.how_reserved(steps, number, others)
-        return _incident(step, Kind.REFUSED, title, chain)
+        return _incident(step, IncidentKind.REFUSED, title, chain)
 
-    return _Case(Kind.REFUSED, seen.nexus, title, "", 1, build)
+    return _Case(IncidentKind.REFUSED, seen.nexus, title, "", 1, build)
 
 
 def _refused_spc2(
@@ -192,9 +194,9 @@ def _refused_spc2(
         if why:
             chain.append(Link(why, Certainty.INFERRED, step.event.time, step.event.seq))
         chain += links.how_reserved(steps, number, others)
-        return _incident(step, Kind.REFUSED, title, chain)
+        return _incident(step, IncidentKind.REFUSED, title, chain)
 
-    return _Case(Kind.REFUSED, seen.nexus, title, "", 1, build)
+    return _Case(IncidentKind.REFUSED, seen.nexus, title, "", 1, build)
 
 
 def _uncertain(steps: Sequence[Step], number: int, seen: PrOut) -> Incident:
@@ -214,7 +216,7 @@ def _uncertain(steps: Sequence[Step], number: int, seen: PrOut) -> Incident:
         break
     else:
         chain.append(Link("nothing that was recorded later tells it", Certainty.UNKNOWN))
-    return _incident(step, Kind.UNCERTAIN, what, chain)
+    return _incident(step, IncidentKind.UNCERTAIN, what, chain)
 
 
 def _not_watched(steps: Sequence[Step], number: int) -> Incident:
@@ -222,7 +224,9 @@ def _not_watched(steps: Sequence[Step], number: int) -> Incident:
     since = steps[number - 1].event.time if number else 0
     text = "nobody watched this unit before"
     link = Link(text, Certainty.UNKNOWN, since, step.event.seq)
-    return replace(_incident(step, Kind.NOT_WATCHED, text, (link,)), at=since or step.event.time)
+    return replace(
+        _incident(step, IncidentKind.NOT_WATCHED, text, (link,)), at=since or step.event.time
+    )
 
 
 def _lost_registrations(
@@ -250,7 +254,7 @@ def _lost_registrations(
             chain += links.author(steps, number, nexus, was.key, others)
         title = f"{nexus} lost its registration with key {key_text(was.key)}"
         yield replace(
-            _incident(step, Kind.LOST_REGISTRATION, title, chain),
+            _incident(step, IncidentKind.LOST_REGISTRATION, title, chain),
             nexus=nexus,
             device=links.device(step.before, nexus),
         )
@@ -299,7 +303,7 @@ def _lost_reservation(steps: Sequence[Step], number: int) -> Iterator[Incident]:
         )
     for nexus in mine[:1]:
         yield replace(
-            _incident(step, Kind.LOST_RESERVATION, title, chain),
+            _incident(step, IncidentKind.LOST_RESERVATION, title, chain),
             nexus=nexus,
             device=links.device(step.before, nexus),
         )
@@ -309,7 +313,7 @@ def _paths_changed(step: Step) -> bool:
     return any(isinstance(seen, PathsSeen) for seen in step.seen)
 
 
-def _incident(step: Step, kind: Kind, title: str, chain: Iterable[Link]) -> Incident:
+def _incident(step: Step, kind: IncidentKind, title: str, chain: Iterable[Link]) -> Incident:
     event = step.event
     return Incident(
         kind, event.nexus, event.device, event.time, event.time, 1, title, tuple(chain)

@@ -33,7 +33,7 @@ class Link:
     """The host that recorded it, "" where there is only one."""
 
 
-class Kind(enum.Enum):
+class IncidentKind(enum.Enum):
     """What kind of incident it is."""
 
     CONFLICT = "reservation conflict"
@@ -53,7 +53,7 @@ class Kind(enum.Enum):
 class Incident:
     """Something that somebody may ask about."""
 
-    kind: Kind
+    kind: IncidentKind
     nexus: Nexus
     device: str
     at: int

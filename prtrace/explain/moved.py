@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from prtrace.explain.incident import Certainty, Incident, Kind, Link
+from prtrace.explain.incident import Certainty, Incident, IncidentKind, Link
 from prtrace.explain.links import observed, pr_out, who
 from prtrace.explain.ports import Ports, host_of
 from prtrace.explain.timeline import Step
@@ -160,7 +160,7 @@ def _incident(
         links.append(Link(f"not everything can be judged: {why}", Certainty.UNKNOWN))
     verdict = wrong[0] if wrong else "not everything can be judged" if doubts else _WELL
     return Incident(
-        Kind.MOVED,
+        IncidentKind.MOVED,
         nexus,
         step.event.device,
         step.event.time,

@@ -46,7 +46,7 @@ class Ports:
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
+class PortOwner:
     """The host that a port belongs to."""
 
     name: str
@@ -59,17 +59,17 @@ class Host:
         return f"{name}, {self.session}" if self.session else name
 
 
-def host_of(port: str, known: Iterable[Ports]) -> Host:
+def host_of(port: str, known: Iterable[Ports]) -> PortOwner:
     """Whose port it is."""
     former = ""
     for each in known:
         if port in each.ports:
-            return Host(each.host)
+            return PortOwner(each.host)
         if iscsi_name(port) and any(iscsi_name(other) == iscsi_name(port) for other in each.ports):
             former = each.host
     if former:
-        return Host(former, "in an iSCSI session that it does not have now")
-    return Host("")
+        return PortOwner(former, "in an iSCSI session that it does not have now")
+    return PortOwner("")
 
 
 def iscsi_name(port: str) -> str:

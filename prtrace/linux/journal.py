@@ -29,7 +29,7 @@ def datagram(fields: Mapping[str, str]) -> bytes:
     return b"".join(parts)
 
 
-class Journal:
+class SystemJournal:
     """Where entries go; nowhere for a process whose log does not go to the journal."""
 
     def __init__(self, path: str) -> None:

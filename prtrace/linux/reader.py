@@ -1,8 +1,8 @@
 """Asking a device for its persistent reservation state: the one place that sends PR IN.
 
 A Reader sends READ KEYS, READ FULL STATUS and READ RESERVATION through anything that can send a
-command (Device), takes unit attentions as its Policy says, asks again with more room where a reply
-may be cut, and puts the replies together:
+command (Device), takes unit attentions as its ReadPolicy says, asks again with more room where a
+reply may be cut, and puts the replies together:
 
 * PrState: the replies agree.  What the target does not tell is None in it.
 * Disagreement: the replies contradict each other, or the state changes faster than it is read.
@@ -45,7 +45,7 @@ from prtrace.scsi.reply import (
     ReadKeys,
     ReadReservation,
     ReportCapabilities,
-    Reservation,
+    ReservationDescriptor,
 )
 from prtrace.scsi.sense import ILLEGAL_REQUEST, Sense
 from prtrace.scsi.transportid import TransportId
@@ -89,7 +89,7 @@ class Device(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class ReadPolicy:
     """How far a Reader goes."""
 
     attentions: int = 8
@@ -109,7 +109,7 @@ class Policy:
     checked."""
 
 
-class Kind(enum.Enum):
+class FailureKind(enum.Enum):
     """How a reading failed."""
 
     UNIT_ATTENTION = "unit attention"
@@ -144,7 +144,7 @@ class ReadFailure:
     device said, None where it said nothing that can be read.
     """
 
-    kind: Kind
+    kind: FailureKind
     command: str
     problem: str
     sense: Sense | None = None
@@ -158,29 +158,29 @@ class ReadFailure:
         """The exception for a caller that cannot go on; device: its name."""
         message = f"{device}: {self.text}"
         match self.kind:
-            case Kind.CONFLICT:
+            case FailureKind.CONFLICT:
                 return ConflictError(
                     message,
                     hint="another nexus has an SPC-2 RESERVE (6 or 10) active, which shuts out "
                     "even PERSISTENT RESERVE IN; it ends with RELEASE or a reset",
                 )
-            case Kind.UNSUPPORTED:
+            case FailureKind.UNSUPPORTED:
                 return DeviceError(message, hint="the device has no persistent reservations")
-            case Kind.GONE | Kind.OTHER_UNIT:
+            case FailureKind.GONE | FailureKind.OTHER_UNIT:
                 return NoSuchDeviceError(message)
-            case Kind.MALFORMED:
+            case FailureKind.MALFORMED:
                 return MalformedError(f"{device}: {self.command}", self.problem)
-            case Kind.TIMEOUT:
+            case FailureKind.TIMEOUT:
                 return DeviceError(message, hint="try another path to the unit, or a longer time")
-            case Kind.UNIT_ATTENTION | Kind.BUSY:
+            case FailureKind.UNIT_ATTENTION | FailureKind.BUSY:
                 return DeviceError(message, hint="try again")
-            case Kind.REFUSED | Kind.TRANSPORT | Kind.TOO_LONG:
+            case FailureKind.REFUSED | FailureKind.TRANSPORT | FailureKind.TOO_LONG:
                 return DeviceError(message)
         assert_never(self.kind)
 
 
 @dataclass(frozen=True, slots=True)
-class Registration:
+class ReportedRegistration:
     """One registration.  A None is what the target does not tell."""
 
     key: int
@@ -217,7 +217,7 @@ class Replies:
     held: ReadReservation
 
     @property
-    def registrations(self) -> tuple[Registration, ...] | None:
+    def registrations(self) -> tuple[ReportedRegistration, ...] | None:
         """READ FULL STATUS's registrations as they stand there, None without it."""
         return None if self.status is None else _named(self.status, ByteOrder.STANDARD)
 
@@ -245,8 +245,8 @@ class PrState:
     """The reservation state of a unit at one PRGENERATION; the replies agree on it."""
 
     generation: int
-    registrations: tuple[Registration, ...]
-    reservation: Reservation | None
+    registrations: tuple[ReportedRegistration, ...]
+    reservation: ReservationDescriptor | None
     """None: nothing is reserved.  key is 0 for the two all-registrants types."""
     named: bool
     """Whether READ FULL STATUS tells the nexus of every registration."""
@@ -292,7 +292,7 @@ class Reader:
     """
 
     device: Device
-    policy: Policy = Policy()
+    policy: ReadPolicy = ReadPolicy()
     sleep: Callable[[float], None] = time.sleep
     _order: ByteOrder = ByteOrder.UNPROVEN
     _attentions: list[Sense] = field(default_factory=list)
@@ -348,7 +348,7 @@ class Reader:
         if reasons:
             return self._whole()
         if held is not None and self._order is ByteOrder.SWAPPED:
-            held = Reservation(_turned(held.key, 8), held.type, held.scope)
+            held = ReservationDescriptor(_turned(held.key, 8), held.type, held.scope)
         named = _named(status, self._order)
         return PrState(
             status.generation, named, held, True, _keys_of(named), self._order, self.way
@@ -371,7 +371,9 @@ class Reader:
         held = self._command(InAction.READ_RESERVATION, ReadReservation.parse)
         if keys.may_be_cut(LARGEST_ROOM):
             problem = f"the reply is longer than {LARGEST_ROOM} bytes"
-            raise _FailedError(ReadFailure(Kind.TOO_LONG, InAction.READ_KEYS.title, problem))
+            raise _FailedError(
+                ReadFailure(FailureKind.TOO_LONG, InAction.READ_KEYS.title, problem)
+            )
         return Replies(keys, status, held)
 
     def _full_status(self) -> ReadFullStatus | None:
@@ -381,7 +383,7 @@ class Reader:
         try:
             return self._command(InAction.READ_FULL_STATUS, ReadFullStatus.parse)
         except _FailedError as error:
-            if error.failure.kind is not Kind.UNSUPPORTED:
+            if error.failure.kind is not FailureKind.UNSUPPORTED:
                 raise
             self._unsupported.add(InAction.READ_FULL_STATUS)
             return None
@@ -417,7 +419,7 @@ class Reader:
             named = not _is_cut(status)
             if not named:
                 rest = Counter(keys.keys) - Counter(_keys_of(registrations))
-                registrations += tuple(Registration(key) for key in rest.elements())
+                registrations += tuple(ReportedRegistration(key) for key in rest.elements())
         return PrState(
             keys.generation, registrations, reservation, named, keys.keys, self._order, self.way
         )
@@ -430,7 +432,7 @@ class Reader:
             try:
                 reply = parse(raw)
             except MalformedError as error:
-                failure = ReadFailure(Kind.MALFORMED, action.title, error.message)
+                failure = ReadFailure(FailureKind.MALFORMED, action.title, error.message)
                 raise _FailedError(failure) from error
             if room == LARGEST_ROOM or not _may_be_cut(reply, room):
                 return reply
@@ -444,11 +446,11 @@ class Reader:
             failure = _failure(command, answer)
             if failure is None:
                 return answer.received
-            if failure.kind is Kind.BUSY and busy < self.policy.busy:
+            if failure.kind is FailureKind.BUSY and busy < self.policy.busy:
                 busy += 1
                 self.sleep(self.policy.busy_wait_s)
             elif (
-                failure.kind is Kind.UNIT_ATTENTION
+                failure.kind is FailureKind.UNIT_ATTENTION
                 and len(self._attentions) < self.policy.attentions
             ):
                 self._take(failure.sense)
@@ -459,9 +461,11 @@ class Reader:
         try:
             answer = self.device.send(cdb, b"", room, self.policy.timeout_ms)
         except NoSuchDeviceError as error:
-            raise _FailedError(ReadFailure(Kind.GONE, command, error.message)) from error
+            raise _FailedError(ReadFailure(FailureKind.GONE, command, error.message)) from error
         except DeviceError as error:
-            raise _FailedError(ReadFailure(Kind.TRANSPORT, command, error.message)) from error
+            raise _FailedError(
+                ReadFailure(FailureKind.TRANSPORT, command, error.message)
+            ) from error
         if cdb[0] == Opcode.PR_IN:
             self._sent += 1
         return answer
@@ -486,11 +490,13 @@ class Reader:
         try:
             found = lu_name(page)
         except MalformedError as error:
-            raise _FailedError(ReadFailure(Kind.MALFORMED, "INQUIRY", error.message)) from error
+            raise _FailedError(
+                ReadFailure(FailureKind.MALFORMED, "INQUIRY", error.message)
+            ) from error
         if found != self.policy.lu:
             raise _FailedError(
                 ReadFailure(
-                    Kind.OTHER_UNIT,
+                    FailureKind.OTHER_UNIT,
                     "INQUIRY",
                     f"this is {found} now, and no longer {self.policy.lu}",
                     sense,
@@ -506,7 +512,7 @@ def _failure(command: str, answer: Answer) -> ReadFailure | None:
             or answer.driver_status & _DRIVER_MASK == _DRIVER_TIMEOUT
         )
         return ReadFailure(
-            Kind.TIMEOUT if timed_out else Kind.TRANSPORT,
+            FailureKind.TIMEOUT if timed_out else FailureKind.TRANSPORT,
             command,
             f"{'no answer in time' if timed_out else 'the transport failed'} ({answer.text})",
         )
@@ -514,22 +520,22 @@ def _failure(command: str, answer: Answer) -> ReadFailure | None:
         case Status.GOOD:
             return None
         case Status.RESERVATION_CONFLICT:
-            return ReadFailure(Kind.CONFLICT, command, "RESERVATION CONFLICT")
+            return ReadFailure(FailureKind.CONFLICT, command, "RESERVATION CONFLICT")
         case Status.BUSY | Status.TASK_SET_FULL:
-            return ReadFailure(Kind.BUSY, command, status_title(answer.status))
+            return ReadFailure(FailureKind.BUSY, command, status_title(answer.status))
         case Status.CHECK_CONDITION:
             pass
         case _:
-            return ReadFailure(Kind.REFUSED, command, answer.text)
+            return ReadFailure(FailureKind.REFUSED, command, answer.text)
     try:
         sense = Sense.parse(answer.sense)
     except MalformedError as error:
-        return ReadFailure(Kind.REFUSED, command, f"CHECK CONDITION, {error.message}")
-    kind = Kind.REFUSED
+        return ReadFailure(FailureKind.REFUSED, command, f"CHECK CONDITION, {error.message}")
+    kind = FailureKind.REFUSED
     if answer.attention:
-        kind = Kind.UNIT_ATTENTION
+        kind = FailureKind.UNIT_ATTENTION
     elif sense.key == ILLEGAL_REQUEST and not sense.deferred:
-        kind = Kind.UNSUPPORTED
+        kind = FailureKind.UNSUPPORTED
     return ReadFailure(kind, command, sense.text, sense)
 
 
@@ -554,17 +560,17 @@ def _turned(number: int, size: int) -> int:
     return int.from_bytes(number.to_bytes(size, "big"), "little")
 
 
-def _named(status: ReadFullStatus, order: ByteOrder) -> tuple[Registration, ...]:
+def _named(status: ReadFullStatus, order: ByteOrder) -> tuple[ReportedRegistration, ...]:
     """READ FULL STATUS's registrations, its keys and ports in the given byte order."""
     swapped = order is ByteOrder.SWAPPED
 
-    def one(each: FullStatusDescriptor) -> Registration:
+    def one(each: FullStatusDescriptor) -> ReportedRegistration:
         port: int | None = each.relative_target_port
         if each.all_tg_pt:
             port = None
         elif swapped:
             port = _turned(each.relative_target_port, 2)
-        return Registration(
+        return ReportedRegistration(
             _turned(each.key, 8) if swapped else each.key,
             each.transport_id,
             port,
@@ -577,7 +583,9 @@ def _named(status: ReadFullStatus, order: ByteOrder) -> tuple[Registration, ...]
     return tuple(one(each) for each in status.descriptors)
 
 
-def _nameless(keys: ReadKeys, held: Reservation | None) -> tuple[Registration, ...]:
+def _nameless(
+    keys: ReadKeys, held: ReservationDescriptor | None
+) -> tuple[ReportedRegistration, ...]:
     """READ KEYS's registrations, and which of them hold, as far as the key tells."""
 
     def holds(key: int) -> bool | None:
@@ -587,10 +595,10 @@ def _nameless(keys: ReadKeys, held: Reservation | None) -> tuple[Registration, .
             return False
         return True if keys.keys.count(key) == 1 else None
 
-    return tuple(Registration(key, holder=holds(key)) for key in keys.keys)
+    return tuple(ReportedRegistration(key, holder=holds(key)) for key in keys.keys)
 
 
-def _keys_of(registrations: tuple[Registration, ...]) -> tuple[int, ...]:
+def _keys_of(registrations: tuple[ReportedRegistration, ...]) -> tuple[int, ...]:
     return tuple(each.key for each in registrations)
 
 
@@ -608,7 +616,7 @@ def _of_keys(keys: ReadKeys, held: ReadReservation) -> list[str]:
 
 def _of_all(
     keys: ReadKeys,
-    registrations: tuple[Registration, ...],
+    registrations: tuple[ReportedRegistration, ...],
     status: ReadFullStatus,
     held: ReadReservation,
 ) -> list[str]:
@@ -648,7 +656,7 @@ def _of_all(
     return reasons
 
 
-def _held_by(status: ReadFullStatus) -> tuple[Reservation | None, list[str]]:
+def _held_by(status: ReadFullStatus) -> tuple[ReservationDescriptor | None, list[str]]:
     """The reservation by READ FULL STATUS alone, with the key as it stands there; problems."""
     holders = [each for each in status.descriptors if each.holder]
     if not holders:
@@ -658,15 +666,15 @@ def _held_by(status: ReadFullStatus) -> tuple[Reservation | None, list[str]]:
         return None, ["READ FULL STATUS names a holder and no type"]
     if any((each.type, each.scope) != (first.type, first.scope) for each in holders):
         return None, ["READ FULL STATUS names holders of different types"]
-    told = Reservation(first.key, first.type, first.scope)
+    told = ReservationDescriptor(first.key, first.type, first.scope)
     if _shared(told):
-        return Reservation(0, first.type, first.scope), []
+        return ReservationDescriptor(0, first.type, first.scope), []
     if len(holders) > 1:
         return None, [f"READ FULL STATUS names {len(holders)} holders of a reservation of one"]
     return told, []
 
 
-def _shared(reservation: Reservation) -> bool:
+def _shared(reservation: ReservationDescriptor) -> bool:
     """Whether every registrant holds it, so that no key is named."""
     return getattr(reservation.type, "all_registrants", False)
 

@@ -52,7 +52,7 @@ class Inventory:
     units: Mapping[str, LogicalUnit]
     maps: tuple[MultipathMap, ...]
     directory: Directory
-    devices: Mapping[str, Device]
+    devices: Mapping[str, ScsiDevice]
     """By "H:C:T:L", what each scsi_device looked like."""
 
     def refreshed(self, addresses: Iterable[str], *, maps: bool = False) -> Inventory:
@@ -91,7 +91,7 @@ class Inventory:
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
+class ScsiDevice:
     """One SCSI device: its nexus and nodes, and the unit as this path describes it."""
 
     nexus: LocalNexus
@@ -112,7 +112,7 @@ def scan(sys: Path = SYS, dev: Path = DEV) -> Inventory:
 
 
 def _inventory(
-    sys: Path, dev: Path, devices: Mapping[str, Device], maps: tuple[MultipathMap, ...] | None
+    sys: Path, dev: Path, devices: Mapping[str, ScsiDevice], maps: tuple[MultipathMap, ...] | None
 ) -> Inventory:
     """Put devices together, in the order of their addresses; maps: None to look for them."""
     found = list(devices.values())
@@ -140,7 +140,7 @@ def _addresses(entries: Iterable[str]) -> list[str]:
     return sorted(addresses, key=lambda hctl: [int(part) for part in hctl.split(":")])
 
 
-def _device(link: Path, ports: InitiatorPorts, dev: Path) -> Device | None:
+def _device(link: Path, ports: InitiatorPorts, dev: Path) -> ScsiDevice | None:
     directory = target(link)
     code = None if directory is None else read_text(directory / "type")
     if directory is None or code is None or not code.isdecimal() or int(code) in _NO_UNIT:
@@ -175,7 +175,7 @@ def _device(link: Path, ports: InitiatorPorts, dev: Path) -> Device | None:
         revision=read_text(directory / "rev", 16) or "",
         kind=_KINDS.get(int(code), f"type 0x{int(code):02x}"),
     )
-    return Device(nexus, nodes, unit)
+    return ScsiDevice(nexus, nodes, unit)
 
 
 def _designator(page: bytes, directory: Path, hctl: str) -> str:
@@ -206,9 +206,9 @@ def _target_port(page: bytes) -> tuple[str | None, int | None]:
 
 
 def _units(
-    devices: Sequence[Device], maps: Sequence[MultipathMap], dev: Path
+    devices: Sequence[ScsiDevice], maps: Sequence[MultipathMap], dev: Path
 ) -> dict[str, LogicalUnit]:
-    members: dict[str, list[Device]] = {}
+    members: dict[str, list[ScsiDevice]] = {}
     for device in devices:
         members.setdefault(device.nexus.lu, []).append(device)
     mapped: dict[str, list[str]] = {}

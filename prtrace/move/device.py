@@ -15,12 +15,12 @@ from prtrace.errors import ConflictError, DeviceError, InDoubtError, PrtraceErro
 from prtrace.linux.closing import Closing
 from prtrace.linux.reader import (
     Disagreement,
-    Kind,
-    Policy,
+    FailureKind,
     PrState,
     Reader,
     ReadFailure,
-    Registration,
+    ReadPolicy,
+    ReportedRegistration,
     Unread,
 )
 from prtrace.linux.sgio import Reply, SgDevice
@@ -36,7 +36,7 @@ from prtrace.model import (
 )
 from prtrace.move.machine import Send
 from prtrace.move.reading import Reading, of_full_status, of_keys
-from prtrace.move.side import Path, Side
+from prtrace.move.side import LocalPath, Side
 from prtrace.scsi.cdb import PrOutCdb
 from prtrace.scsi.codes import ReservedCode
 from prtrace.scsi.parameter import BasicList
@@ -54,7 +54,7 @@ TIMEOUT_MS: Final = 5000
 _BUSY_WAIT_S: Final = 0.05
 _LEAST_MS: Final = 500
 """Of a command, however little time is left: the kernel aborts a command that times out."""
-_POLICY: Final = Policy(attentions=ATTEMPTS, timeout_ms=TIMEOUT_MS)
+_POLICY: Final = ReadPolicy(attentions=ATTEMPTS, timeout_ms=TIMEOUT_MS)
 
 
 class Paths(Closing):
@@ -170,17 +170,17 @@ class Paths(Closing):
         """
         return self._any_path(self._persists)
 
-    def _persists(self, path: Path) -> bool:
+    def _persists(self, path: LocalPath) -> bool:
         reader = self._reader(path)
         found = reader.capabilities()
         self._count(path, reader)
         if not isinstance(found, ReadFailure):
             return found.ptpl_a
-        if found.kind is Kind.UNSUPPORTED:
+        if found.kind is FailureKind.UNSUPPORTED:
             return False
         raise found.error(path.node)
 
-    def _state(self, path: Path) -> PrState:
+    def _state(self, path: LocalPath) -> PrState:
         reader = self._reader(path)
         found = reader.look()
         self._count(path, reader)
@@ -192,7 +192,7 @@ class Paths(Closing):
             case Unread():
                 raise found.failure.error(path.node)
 
-    def _any_path(self, ask: Callable[[Path], Answer]) -> Answer:
+    def _any_path(self, ask: Callable[[LocalPath], Answer]) -> Answer:
         """What ask returns over the first path that answers, those that failed before last.
 
         RESERVATION CONFLICT and a contradiction are answers of the unit, whatever the path.
@@ -214,7 +214,7 @@ class Paths(Closing):
                     break
         raise failure
 
-    def _executed(self, path: Path, cdb: bytes, parameter: bytes) -> Reply:
+    def _executed(self, path: LocalPath, cdb: bytes, parameter: bytes) -> Reply:
         for attempt in range(ATTEMPTS):
             self.writes += 1
             reply = self._device(path).send(cdb, parameter, timeout_ms=self._limit_ms)
@@ -228,7 +228,7 @@ class Paths(Closing):
                 time.sleep(_BUSY_WAIT_S)
         raise AssertionError("unreachable")
 
-    def _reader(self, path: Path) -> Reader:
+    def _reader(self, path: LocalPath) -> Reader:
         reader = self._readers.get(path.nexus.nexus)
         policy = replace(_POLICY, lu=self.side.lu, timeout_ms=self._limit_ms)
         if reader is None:
@@ -236,11 +236,11 @@ class Paths(Closing):
         reader.policy = policy
         return reader
 
-    def _count(self, path: Path, reader: Reader) -> None:
+    def _count(self, path: LocalPath, reader: Reader) -> None:
         self.reads += reader.way.sent
         self.attentions += [f"{path.nexus.nexus}: {each.text}" for each in reader.way.attentions]
 
-    def _device(self, path: Path) -> SgDevice:
+    def _device(self, path: LocalPath) -> SgDevice:
         device = self._open.get(path.nexus.nexus)
         if device is None:
             device = self._open[path.nexus.nexus] = SgDevice(path.node)
@@ -253,7 +253,7 @@ def _statuses(state: PrState) -> tuple[FullStatus, ...]:
     return tuple(_status(each, kind) for each in state.registrations)
 
 
-def _status(found: Registration, kind: ReservationType | None) -> FullStatus:
+def _status(found: ReportedRegistration, kind: ReservationType | None) -> FullStatus:
     port = found.transport_id
     return FullStatus(
         initiator_port="" if port is None else port.text,

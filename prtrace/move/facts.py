@@ -18,7 +18,7 @@ _WHAT = "prtrace.show/1 unit"
 
 
 @dataclass(frozen=True, slots=True)
-class User:
+class Sender:
     """Somebody who sent a reservation command.
 
     guest is "" where no guest is known.  helpers: of a guest, the processes that send its
@@ -46,7 +46,7 @@ class Registered:
     relative_target_port: int | None
     source: str
     at: str
-    by: User | None = None
+    by: Sender | None = None
     maybe_local: bool = False
 
 
@@ -117,6 +117,6 @@ def _registered(each: Mapping[str, Any]) -> Registered:
         at=str(each["at"]),
         by=None
         if by is None
-        else User(int(by["pid"]), str(by["comm"]), str(by.get("guest") or "")),
+        else Sender(int(by["pid"]), str(by["comm"]), str(by.get("guest") or "")),
         maybe_local=bool(each.get("maybe_local", False)),
     )

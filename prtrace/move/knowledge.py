@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from prtrace.errors import UsageError
-from prtrace.move.facts import User
+from prtrace.move.facts import Sender
 from prtrace.move.guest import find_guest, find_process, guests_of, helpers_of, moves_itself
 from prtrace.move.side import Side
 from prtrace.state.event import Command, Event
@@ -40,10 +40,10 @@ class Knowledge:
     """
 
     units: Mapping[str, Mapping[str, Any]]
-    users: Mapping[str, tuple[User, ...]] = field(default_factory=dict)
+    users: Mapping[str, tuple[Sender, ...]] = field(default_factory=dict)
 
 
-def asked_user(guest: str | None, pid: int | None) -> tuple[User | None, str]:
+def asked_user(guest: str | None, pid: int | None) -> tuple[Sender | None, str]:
     """The guest that is to move, and why its QEMU moves its reservations itself, or "".
 
     guest: a name or UUID.  NoSuchDeviceError where there is no such process, UsageError where
@@ -60,10 +60,10 @@ def asked_user(guest: str | None, pid: int | None) -> tuple[User | None, str]:
     identity = process.guest
     name = (identity.name or identity.uuid) if identity is not None else ""
     helpers = helpers_of(process.pid) if identity is not None else frozenset()
-    return User(process.pid, process.comm, name, helpers), moves_itself(process.pid)
+    return Sender(process.pid, process.comm, name, helpers), moves_itself(process.pid)
 
 
-def itself_of(users: Iterable[User]) -> str:
+def itself_of(users: Iterable[Sender]) -> str:
     """Why a QEMU that acts for one of users moves its reservations itself, "" where none does."""
     qemus = {pid for user in users for pid in guests_of(user.pid)}
     return next((why for pid in sorted(qemus) if (why := moves_itself(pid))), "")
@@ -85,7 +85,7 @@ def learn(sides: Sequence[Side], observer: Observer, read: Read | None = None) -
     if read is not None:
         found = read(sides)
         units = {lu: _with_authors(unit, units.get(lu)) for lu, unit in found.items()}
-    users: dict[str, tuple[User, ...]] = {}
+    users: dict[str, tuple[Sender, ...]] = {}
     for side in sides:
         changes = [event for event in observer.events(side.lu) if _changed(event, side)]
         users[side.lu] = _users(changes, begun.get(side.lu, ""))
@@ -106,13 +106,13 @@ def _changed(event: Event, side: Side) -> bool:
     )
 
 
-def _users(changes: Iterable[Event], since: str) -> tuple[User, ...]:
-    found: dict[User, None] = {}
+def _users(changes: Iterable[Event], since: str) -> tuple[Sender, ...]:
+    found: dict[Sender, None] = {}
     for event in changes:
         issuer = event.issuer
         recent = not since or event.to_json()["time"] >= since
         if issuer is not None and recent and issuer.comm != _OURSELVES:
-            found[User(issuer.pid, issuer.comm, issuer.guest)] = None
+            found[Sender(issuer.pid, issuer.comm, issuer.guest)] = None
     return tuple(found)
 
 

@@ -17,7 +17,7 @@ from prtrace.errors import MalformedError
 from prtrace.model import Nexus, ReservationType
 
 
-class Standing(enum.Enum):
+class Worth(enum.Enum):
     """What a registration that this move made is worth."""
 
     IN_QUESTION = "in question"
@@ -36,14 +36,14 @@ class Lines:
     released: the type that the source released for the destination to take.
     """
 
-    nexuses: tuple[tuple[Nexus, Standing], ...] = ()
+    nexuses: tuple[tuple[Nexus, Worth], ...] = ()
     prepared: bool = False
     counted: bool = False
     preempted: bool = False
     told: bool = False
     released: ReservationType | None = None
 
-    def standing(self, nexus: Nexus) -> Standing | None:
+    def standing(self, nexus: Nexus) -> Worth | None:
         """The standing of a nexus, None without a line."""
         return dict(self.nexuses).get(nexus)
 
@@ -55,12 +55,12 @@ class Lines:
     @property
     def in_question(self) -> tuple[Nexus, ...]:
         """The nexuses whose registration is in question."""
-        return tuple(nexus for nexus, each in self.nexuses if each is Standing.IN_QUESTION)
+        return tuple(nexus for nexus, each in self.nexuses if each is Worth.IN_QUESTION)
 
-    def with_line(self, nexus: Nexus, standing: Standing) -> Self:
+    def with_line(self, nexus: Nexus, standing: Worth) -> Self:
         """The lines with one more, or one changed."""
         lines = {**dict(self.nexuses), nexus: standing}
-        prepared = self.prepared or standing is Standing.VERIFIED
+        prepared = self.prepared or standing is Worth.VERIFIED
         return replace(
             self, nexuses=tuple(sorted(lines.items(), key=lambda each: each[0])), prepared=prepared
         )
@@ -90,8 +90,7 @@ class Lines:
             released = given["released"]
             return cls(
                 nexuses=tuple(
-                    (str(nexus), Standing(each))
-                    for nexus, each in sorted(given["nexuses"].items())
+                    (str(nexus), Worth(each)) for nexus, each in sorted(given["nexuses"].items())
                 ),
                 prepared=_flag(given["prepared"]),
                 counted=_flag(given["counted"]),

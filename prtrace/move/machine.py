@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
 from prtrace.model import Action, Nexus, Outcome, ReservationType
-from prtrace.move.lines import Lines, Standing
+from prtrace.move.lines import Lines, Worth
 from prtrace.move.reading import Reading
 from prtrace.move.sight import Held, Sight, Viewpoint, blind_sight, sight_of
 from prtrace.move.table import TABLE, Cell, Do, Row, Verb
@@ -290,7 +290,7 @@ def _decide(plan: Plan, position: Position, sight: Sight) -> Position:
 
 def _verified(lines: Lines) -> Lines:
     for nexus in lines.in_question:
-        lines = lines.with_line(nexus, Standing.VERIFIED)
+        lines = lines.with_line(nexus, Worth.VERIFIED)
     return lines
 
 
@@ -309,7 +309,7 @@ def _carry_out(plan: Plan, position: Position, sight: Sight, row: Row, cell: Cel
             nexus = _best(position, _lacking(plan, position, sight))
             if nexus is None:
                 return _ended(position, Word.IN_DOUBT, row, plan.paths)
-            lines = lines.with_line(nexus, Standing.IN_QUESTION)
+            lines = lines.with_line(nexus, Worth.IN_QUESTION)
             counted = lines.counted or row in (Row.FRESH_COUNTED, Row.PARTLY_COUNTED)
             position = replace(position, lines=replace(lines, counted=counted))
             return _send(plan, position, cell.do, nexus, None)

@@ -21,7 +21,7 @@ OTHER_SIDE = "source "
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class OtherRegistration:
     """A registration that is not this side's own.
 
     nexus: "source H:C:T:L" for the other side's, as far as its port names are known, else
@@ -48,13 +48,13 @@ class Reading:
 
     generation: int
     own: Mapping[Nexus, int]
-    others: tuple[Entry, ...]
+    others: tuple[OtherRegistration, ...]
     type: ReservationType | None
     own_holds: bool | None
     blind: bool = False
     holder_key: int | None = None
 
-    def elsewhere(self, key: int) -> tuple[Entry, ...]:
+    def elsewhere(self, key: int) -> tuple[OtherRegistration, ...]:
         """The registrations with key that are not this side's own."""
         return tuple(entry for entry in self.others if entry.key == key)
 
@@ -82,12 +82,14 @@ def of_full_status(
     bound = bind(registrations, (*own, *other), {}, each_port_listed=profile.lists_every_port)
     mine = {nexus: each for nexus, each in bound.by_nexus.items() if nexus in ours}
     others = [
-        Entry(nexus, each.key, each.holder)
+        OtherRegistration(nexus, each.key, each.holder)
         for nexus, each in bound.by_nexus.items()
         if nexus not in ours
     ]
     others += [
-        Entry(f"{each.initiator_port},{each.relative_target_port}", each.key, each.holder)
+        OtherRegistration(
+            f"{each.initiator_port},{each.relative_target_port}", each.key, each.holder
+        )
         for each in bound.unplaced
     ]
     return Reading(
@@ -106,7 +108,7 @@ def of_keys(
     holder_key: int | None,
 ) -> Reading:
     """The blind reading that READ KEYS and READ RESERVATION give together."""
-    entries = tuple(Entry("?", key) for key in keys)
+    entries = tuple(OtherRegistration("?", key) for key in keys)
     return Reading(
         generation, MappingProxyType({}), entries, kind, None, blind=True, holder_key=holder_key
     )

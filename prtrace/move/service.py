@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 class AgentMoves:
-    """prtrace.api.source.Moves.  state_dir: where the journals are."""
+    """prtrace.api.source.MoveCalls.  state_dir: where the journals are."""
 
     def __init__(self, state_dir: Path) -> None:
         self._state_dir = state_dir

@@ -20,7 +20,7 @@ _RUNNING = "running"
 
 
 @dataclass(frozen=True, slots=True)
-class Path:
+class LocalPath:
     """nexus: the I_T nexus.  node: the device node that commands for it go through."""
 
     nexus: LocalNexus
@@ -40,10 +40,10 @@ class Side:
     name: str
     lu: str
     target: str
-    paths: tuple[Path, ...]
+    paths: tuple[LocalPath, ...]
     maps: tuple[str, ...] = ()
 
-    def path(self, nexus: Nexus) -> Path | None:
+    def path(self, nexus: Nexus) -> LocalPath | None:
         """The path with this nexus."""
         return next((path for path in self.paths if path.nexus.nexus == nexus), None)
 
@@ -75,7 +75,7 @@ def _side(
     through_sg: bool,
 ) -> Side:
     paths = tuple(
-        Path(nexus, nexus.sg if through_sg and nexus.sg else nexus.device or nexus.sg)
+        LocalPath(nexus, nexus.sg if through_sg and nexus.sg else nexus.device or nexus.sg)
         for nexus in nexuses
     )
     if not paths or not all(path.node for path in paths):

@@ -45,7 +45,7 @@ from prtrace.move import savefile, saving
 from prtrace.move.arrival import arrival, late_veto
 from prtrace.move.carry import Carrier, MoveOptions, UnitReport, refusal, side_name
 from prtrace.move.device import Paths
-from prtrace.move.facts import Facts, User
+from prtrace.move.facts import Facts, Sender
 from prtrace.move.journal import DESTINATION, SOURCE, Entry, Journal
 from prtrace.move.knowledge import Knowledge, Observer, asked_user, itself_of, learn
 from prtrace.move.machine import End, Plan
@@ -328,7 +328,7 @@ class Moves:
         guest: str | None,
         pid: int | None,
         read: bool,
-    ) -> tuple[Knowledge, User | None, tuple[UnitVerdict, ...]]:
+    ) -> tuple[Knowledge, Sender | None, tuple[UnitVerdict, ...]]:
         """entries: what this host's journals say, by designator."""
         asked, itself = asked_user(guest, pid)
         if self._observer is None:
@@ -345,7 +345,7 @@ class Moves:
         side: Side,
         known: Knowledge,
         entries: Iterable[Entry],
-        asked: User | None,
+        asked: Sender | None,
         itself: str,
     ) -> UnitVerdict:
         shown = known.units.get(side.lu)

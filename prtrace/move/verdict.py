@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from prtrace.model import Nexus, ReservationType
-from prtrace.move.facts import Facts, Registered, User
+from prtrace.move.facts import Facts, Registered, Sender
 from prtrace.move.guest import HELPER
 from prtrace.move.side import Side
 from prtrace.state.event import key_text
@@ -137,8 +137,8 @@ def judge(
     side: Side,
     facts: Facts,
     *,
-    asked: User | None = None,
-    users: Iterable[User] = (),
+    asked: Sender | None = None,
+    users: Iterable[Sender] = (),
     moves_itself: str = "",
     leftovers: Mapping[Nexus, str] = MappingProxyType({}),
     hands_over: bool = True,
@@ -245,7 +245,7 @@ def _perhaps_ours(facts: Facts, own: dict[Nexus, Registered]) -> list[Reason]:
 
 
 def _user_reasons(
-    own: dict[Nexus, Registered], asked: User | None, users: Iterable[User]
+    own: dict[Nexus, Registered], asked: Sender | None, users: Iterable[Sender]
 ) -> list[Reason]:
     registrants = {each.by for each in own.values() if each.by is not None}
     main = asked or next(iter(sorted(registrants, key=lambda user: user.pid)), None)
@@ -261,7 +261,7 @@ def _user_reasons(
     ]
 
 
-def _same(one: User, other: User) -> bool:
+def _same(one: Sender, other: Sender) -> bool:
     """Guests are told apart by name; programs of the host run once for each command.
 
     A qemu-pr-helper is neither: it stays, and acts for the guests that ask it.

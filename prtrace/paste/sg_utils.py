@@ -19,7 +19,7 @@ from prtrace.paste.sense_words import additional_sense, sense_key
 from prtrace.scsi import forms
 from prtrace.scsi.cdb import service_action
 from prtrace.scsi.codes import InCode, Opcode, Status
-from prtrace.scsi.reply import ReadKeys, ReadReservation, Reservation
+from prtrace.scsi.reply import ReadKeys, ReadReservation, ReservationDescriptor
 
 SOURCE: Final = "sg3_utils"
 
@@ -252,7 +252,7 @@ class _Step:
             raise MalformedError(
                 "sg_persist", f"line {self._number}: reservation {scope[0].strip()!r} is unknown"
             )
-        held = Reservation(int(key["key"], 16), kind, _SCOPES[scope["scope"]])
+        held = ReservationDescriptor(int(key["key"], 16), kind, _SCOPES[scope["scope"]])
         return self._reply(seen, ReadReservation(generation, held).build(), "reservation")
 
 

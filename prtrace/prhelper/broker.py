@@ -19,7 +19,7 @@ from prtrace.prhelper.attribution import (
 from prtrace.prhelper.client import claimed_by, start_of_process
 from prtrace.prhelper.execution import NotSentError, OutcomeUnknownError
 from prtrace.prhelper.gate import Gate
-from prtrace.prhelper.guard import Outcome, User, outcome_of
+from prtrace.prhelper.guard import Effect, User, outcome_of
 from prtrace.prhelper.nexus_locks import NexusLocks
 from prtrace.prhelper.policy import Policy, Settings, hidden, masked, refusal
 from prtrace.prhelper.thread import name_thread
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from prtrace.prhelper.attribution_log import AttributionLog
-    from prtrace.prhelper.client import Client
+    from prtrace.prhelper.client import HelperClient
     from prtrace.prhelper.descriptor import Node
     from prtrace.prhelper.execution import Execution
     from prtrace.prhelper.protocol import Request, Response
     from prtrace.prhelper.sparing_log import SparingLog
-    from prtrace.prhelper.watch import Watch
+    from prtrace.prhelper.watch import NexusWatch
 
 _TOKEN_BITS: Final = 48
 _SENSE_SHOWN: Final = 18
@@ -60,7 +60,9 @@ class Requester:
 
     __slots__ = ("_common", "_policy", "_settings", "_user", "client", "execution", "has_gone")
 
-    def __init__(self, client: Client, execution: Execution, has_gone: Callable[[], bool]) -> None:
+    def __init__(
+        self, client: HelperClient, execution: Execution, has_gone: Callable[[], bool]
+    ) -> None:
         self.client = client
         self.execution = execution
         self.has_gone = has_gone
@@ -128,7 +130,7 @@ class Broker:
         self,
         policy: Policy,
         attributions: AttributionLog | None,
-        watch: Watch,
+        watch: NexusWatch,
         connect: Callable[[], Execution],
         sparing: SparingLog,
     ) -> None:
@@ -143,7 +145,7 @@ class Broker:
         self._pid = os.getpid()
         self._start_ns = start_of_process(self._pid)
 
-    def requester(self, client: Client, has_gone: Callable[[], bool]) -> Requester:
+    def requester(self, client: HelperClient, has_gone: Callable[[], bool]) -> Requester:
         """A new connection of the client."""
         return Requester(client, self._connect(), has_gone)
 
@@ -169,7 +171,7 @@ class Broker:
                 done = self._run(requester, request, fd, node, settings, waited=False)
         else:
             done = self._change(requester, request, fd, node, settings)
-        if isinstance(done, Outcome):
+        if isinstance(done, Effect):
             return False
         shown = masked(request, done.answer) if settings.hide else done.answer
         try:
@@ -180,14 +182,14 @@ class Broker:
 
     def _change(
         self, requester: Requester, request: Request, fd: int, node: Node, settings: Settings
-    ) -> _Done | Outcome:
+    ) -> _Done | Effect:
         """A request that may change something: all that may keep it from being sent, then that."""
         objection = self._objection(requester, request, node, settings)
         if objection is not None:
             return objection
         with self.gate.passing(requester.client) as waited:
             done = self._run(requester, request, fd, node, settings, waited=waited)
-        if not isinstance(done, Outcome):
+        if not isinstance(done, Effect):
             self.gate.tell(requester.client, request, done.answer)
         return done
 
@@ -212,14 +214,14 @@ class Broker:
         settings: Settings,
         *,
         waited: bool,
-    ) -> _Done | Outcome:
+    ) -> _Done | Effect:
         """Send the request while no other command is sent over its nexus."""
         keys = node.keys
         waited = self._locks.acquire(keys) or waited
         try:
             if waited and requester.has_gone():
                 # What a guest asked for that is gone may be undone elsewhere by now.
-                return Outcome.NOTHING
+                return Effect.NOTHING
             if request.cdb[0] == Opcode.PR_IN:
                 return self._send(requester, request, fd, node, "")
             return self._guarded(requester, request, fd, node, settings)
@@ -228,24 +230,24 @@ class Broker:
 
     def _guarded(
         self, requester: Requester, request: Request, fd: int, node: Node, settings: Settings
-    ) -> _Done | Outcome:
+    ) -> _Done | Effect:
         """Send a request that may change something, if the same-host guard admits it."""
         keys, user = node.keys, requester.user
         admission = self._watch.admit(keys, node.nexuses, user, request, settings.guard)
         if admission.refusal is not None:
             key = self._begin(requester, request, node, self._pid, admission.note, issued=False)
             return _Done(key, admission.refusal, time.monotonic_ns())
-        outcome = Outcome.UNKNOWN
+        outcome = Effect.UNKNOWN
         try:
             done = self._send(requester, request, fd, node, admission.note)
-            outcome = done if isinstance(done, Outcome) else outcome_of(done.answer)
+            outcome = done if isinstance(done, Effect) else outcome_of(done.answer)
         finally:
             self._watch.settle(keys, user, request, outcome, new=admission.new)
         return done
 
     def _send(
         self, requester: Requester, request: Request, fd: int, node: Node, note: str
-    ) -> _Done | Outcome:
+    ) -> _Done | Effect:
         """Send the request; what is known of its effect where there is no answer."""
         execution = requester.execution
         try:
@@ -254,7 +256,7 @@ class Broker:
             self._trouble(requester, str(error))
             key = self._begin(requester, request, node, 0, note, issued=False)
             self._write(end_line(key, time.monotonic_ns(), "not sent", note="not sent: no helper"))
-            return Outcome.NOTHING
+            return Effect.NOTHING
         key = self._begin(requester, request, node, issuer, note, issued=True)
         try:
             answer = execution.execute(request, fd, node)
@@ -262,7 +264,7 @@ class Broker:
             self._trouble(requester, f"{error}; its outcome is unknown")
             note = "the helper did not answer"
             self._write(end_line(key, time.monotonic_ns(), UNKNOWN, note=note))
-            return Outcome.UNKNOWN
+            return Effect.UNKNOWN
         return _Done(key, answer, time.monotonic_ns())
 
     def _trouble(self, requester: Requester, what: str) -> None:

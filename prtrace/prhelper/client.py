@@ -32,7 +32,7 @@ _CGROUP_LIMIT: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class Client:
+class HelperClient:
     """The process that connected."""
 
     pid: int
@@ -63,7 +63,7 @@ class Claimed:
     uuid: str = ""
 
 
-def client_of(sock: socket.socket, socket_name: str) -> Client:
+def client_of(sock: socket.socket, socket_name: str) -> HelperClient:
     """The client of an accepted connection; socket_name: of the listening socket, "" for none.
 
     Raises OSError where the kernel does not tell.
@@ -76,10 +76,10 @@ def client_of(sock: socket.socket, socket_name: str) -> Client:
         start_ns, cgroup = 0, ""
     unit = unit_of_cgroup(cgroup)
     known = vouched(socket_name, cgroup, unit, _label(sock), f"{who.pid}@{start_ns}")
-    return Client(who.pid, who.uid, start_ns, unit or _path(cgroup), known)
+    return HelperClient(who.pid, who.uid, start_ns, unit or _path(cgroup), known)
 
 
-def claimed_by(client: Client) -> Claimed:
+def claimed_by(client: HelperClient) -> Claimed:
     """What the client's process says of itself; nothing where /proc does not show it."""
     try:
         known = identify(client.pid, client.start_ns) if client.start_ns else None

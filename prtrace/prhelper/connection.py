@@ -28,7 +28,7 @@ from prtrace.scsi.codes import Opcode
 
 if TYPE_CHECKING:
     from prtrace.prhelper.broker import Broker
-    from prtrace.prhelper.client import Client
+    from prtrace.prhelper.client import HelperClient
     from prtrace.prhelper.sparing_log import SparingLog
 
 log = logging.getLogger("prtrace.prhelper")
@@ -55,7 +55,7 @@ class _GoneError(Exception):
     """The client has left, or did what ends a connection; the text is for the log."""
 
 
-class Connection:
+class HelperConnection:
     """An accepted connection; serve() is its thread's work from beginning to end."""
 
     __slots__ = (
@@ -67,7 +67,7 @@ class Connection:
         self,
         broker: Broker,
         sock: socket.socket,
-        client: Client,
+        client: HelperClient,
         stop: Stop,
         sparing: SparingLog,
     ) -> None:

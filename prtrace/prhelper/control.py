@@ -30,7 +30,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from prtrace.errors import UsageError
-from prtrace.prhelper.client import Client, client_of
+from prtrace.prhelper.client import HelperClient, client_of
 from prtrace.prhelper.gate import MOST_HOLD_SECONDS, Gate, Hold, Named
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class _Conversation:
         self._count()
         number = next(self._numbers)
 
-        def changed(client: Client, request: Request, response: Response) -> None:
+        def changed(client: HelperClient, request: Request, response: Response) -> None:
             command, answered = next(self._numbers), threading.Event()
             self._unanswered[command] = answered
             try:

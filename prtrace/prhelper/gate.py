@@ -16,12 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from prtrace.prhelper.guard import Outcome, outcome_of
+from prtrace.prhelper.guard import Effect, outcome_of
 from prtrace.prhelper.protocol import CLEANUP
 from prtrace.scsi.codes import OutCode
 
 if TYPE_CHECKING:
-    from prtrace.prhelper.client import Client
+    from prtrace.prhelper.client import HelperClient
     from prtrace.prhelper.protocol import Request, Response
 
 MOST_HOLD_SECONDS: Final = 60.0
@@ -46,7 +46,7 @@ class Named:
     """A name that the kernel or the administrator vouches for."""
     pid: int = 0
 
-    def means(self, client: Client) -> bool:
+    def means(self, client: HelperClient) -> bool:
         """Whether the client is one of them."""
         return bool(self.guest in client.vouched.names or (self.pid and self.pid == client.pid))
 
@@ -59,7 +59,7 @@ class Hold:
     until: float
 
 
-Watcher = Callable[["Client", "Request", "Response"], None]
+Watcher = Callable[["HelperClient", "Request", "Response"], None]
 
 
 class Gate:
@@ -69,10 +69,10 @@ class Gate:
         self._changed = threading.Condition()
         self._holds: list[Hold] = []
         self._watches: list[tuple[Named, Watcher]] = []
-        self._inside: list[Client] = []
+        self._inside: list[HelperClient] = []
 
     @contextmanager
-    def passing(self, client: Client) -> Iterator[bool]:
+    def passing(self, client: HelperClient) -> Iterator[bool]:
         """A PERSISTENT RESERVE OUT of the client is sent inside; True where it had to wait."""
         with self._changed:
             waited = False
@@ -129,17 +129,17 @@ class Gate:
 
         return end
 
-    def tell(self, client: Client, request: Request, response: Response) -> None:
+    def tell(self, client: HelperClient, request: Request, response: Response) -> None:
         """A PERSISTENT RESERVE OUT has ended and the client is about to be told."""
         changes = request.opcode == CLEANUP or request.action in _CHANGE_REGISTRATIONS
-        if not self._watches or not changes or outcome_of(response) is Outcome.NOTHING:
+        if not self._watches or not changes or outcome_of(response) is Effect.NOTHING:
             return
         with self._changed:
             watchers = [watcher for named, watcher in self._watches if named.means(client)]
         for watcher in watchers:
             watcher(client, request, response)
 
-    def _left(self, client: Client) -> float:
+    def _left(self, client: HelperClient) -> float:
         """How long the client's commands are still held; called with the lock held."""
         now = time.monotonic()
         self._holds = [hold for hold in self._holds if hold.until > now]

@@ -30,7 +30,7 @@ _SA_KEY: Final = BASIC_PARAMETER_LIST.field("service_action_reservation_key")
 _UNTOUCHED: Final = frozenset({Status.RESERVATION_CONFLICT, Status.BUSY, Status.TASK_SET_FULL})
 
 
-class Outcome(enum.Enum):
+class Effect(enum.Enum):
     """What is known of a command's effect."""
 
     DONE = "done"
@@ -128,12 +128,12 @@ class SameHostGuard:
         return tuple(gone.values())
 
     def settle(
-        self, keys: Iterable[str], user: User, request: Request, outcome: Outcome, *, new: bool
+        self, keys: Iterable[str], user: User, request: Request, outcome: Effect, *, new: bool
     ) -> tuple[User, ...]:
         """The command has ended; those who use the nexus no more.  new: what add() said."""
-        if outcome is Outcome.NOTHING and new:
+        if outcome is Effect.NOTHING and new:
             return self.remove(keys, [user.process])
-        if outcome is not Outcome.DONE:
+        if outcome is not Effect.DONE:
             return ()
         if request.opcode == CLEANUP or unregisters(request):
             # Every process of the guest: the registration is the nexus's.
@@ -144,24 +144,24 @@ class SameHostGuard:
         return ()
 
 
-def outcome_of(response: Response) -> Outcome:
+def outcome_of(response: Response) -> Effect:
     """What an answer says of the effect of a command that was sent.
 
     Sense data other than ILLEGAL REQUEST and UNIT ATTENTION leave it open: LIO answers NOT READY
     to a REGISTER that it has carried out (target_core_pr.c, core_scsi3_update_and_write_aptpl).
     """
     if response.status == Status.GOOD:
-        return Outcome.DONE
+        return Effect.DONE
     if response.status in _UNTOUCHED:
-        return Outcome.NOTHING
+        return Effect.NOTHING
     if response.status == Status.CHECK_CONDITION:
         try:
             key = Sense.parse(response.sense).key
         except MalformedError:
-            return Outcome.UNKNOWN
+            return Effect.UNKNOWN
         if key in (ILLEGAL_REQUEST, UNIT_ATTENTION):
-            return Outcome.NOTHING
-    return Outcome.UNKNOWN
+            return Effect.NOTHING
+    return Effect.UNKNOWN
 
 
 def registers(request: Request) -> bool:

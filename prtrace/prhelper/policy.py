@@ -31,7 +31,7 @@ from prtrace.scsi.forms import (
 )
 
 if TYPE_CHECKING:
-    from prtrace.prhelper.client import Client
+    from prtrace.prhelper.client import HelperClient
 
 _FLAGS_AT: Final = BASIC_PARAMETER_LIST.offset("flags")
 _CAPABILITIES_AT: Final = REPORT_CAPABILITIES.offset("capabilities")
@@ -64,7 +64,7 @@ class Rule:
     hide: bool | None = None
     guard: Guard | None = None
 
-    def applies(self, client: Client, device: str) -> bool:
+    def applies(self, client: HelperClient, device: str) -> bool:
         """Whether the rule is about this client and this device."""
         if self.guest and self.guest.lower() not in (n.lower() for n in client.vouched.names):
             return False
@@ -100,7 +100,7 @@ class Policy:
         guards = (self.default.guard, *(rule.guard for rule in self.rules))
         return Guard.REFUSE in guards
 
-    def settings(self, client: Client, device: str) -> Settings:
+    def settings(self, client: HelperClient, device: str) -> Settings:
         """What holds for the client on the logical unit with this designator."""
         hide, guard = None, None
         for rule in self.rules:

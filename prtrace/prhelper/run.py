@@ -32,7 +32,7 @@ from prtrace.prhelper.policy_file import read_policy
 from prtrace.prhelper.server import STACK_BYTES, Server
 from prtrace.prhelper.sparing_log import SparingLog
 from prtrace.prhelper.upstream import UpstreamExecution
-from prtrace.prhelper.watch import Watch
+from prtrace.prhelper.watch import NexusWatch
 
 if TYPE_CHECKING:
     from prtrace.prhelper.execution import Execution
@@ -86,7 +86,7 @@ def run(options: ProxyOptions) -> None:
     sparing = SparingLog(log)
     run_dir = options.run_dir
     attributions = None if run_dir is None else AttributionLog(run_dir, sparing)
-    watch = Watch(is_alive, None if run_dir is None else GuardBook(run_dir), sparing)
+    watch = NexusWatch(is_alive, None if run_dir is None else GuardBook(run_dir), sparing)
     _allow_descriptors(options.limits.connections)
     broker = Broker(policy, attributions, watch, _execution(options.upstream), sparing)
     server = Server(broker, options.limits, sparing)

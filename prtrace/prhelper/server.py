@@ -16,8 +16,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from prtrace.prhelper.client import Client, client_of
-from prtrace.prhelper.connection import Connection, Stop
+from prtrace.prhelper.client import HelperClient, client_of
+from prtrace.prhelper.connection import HelperConnection, Stop
 from prtrace.prhelper.places import Limits, Places
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ _STOP_STEP: Final = 0.02
 class _Guest:
     """A client that has a place."""
 
-    connection: Connection
-    client: Client
+    connection: HelperConnection
+    client: HelperClient
 
 
 class Server:
@@ -48,7 +48,7 @@ class Server:
         self._waiting: queue.SimpleQueue[_Guest] = queue.SimpleQueue()
         # Threads without a client, less the clients without a thread.
         self._idle = 0
-        self._connections: set[Connection] = set()
+        self._connections: set[HelperConnection] = set()
         self._stop = Stop()
 
     def welcome(self, sock: socket.socket, socket_name: str = "") -> None:
@@ -71,7 +71,7 @@ class Server:
                 f"{client.title} is refused: {full}",
             )  # fmt: skip
             return
-        connection = Connection(self._broker, sock, client, self._stop, self._log)
+        connection = HelperConnection(self._broker, sock, client, self._stop, self._log)
         guest = _Guest(connection, client)
         with self._lock:
             self._connections.add(connection)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from prtrace.errors import UnavailableError
 from prtrace.prhelper.answer import INSUFFICIENT_RESOURCES, check
-from prtrace.prhelper.guard import Company, Outcome, SameHostGuard, User, guard_refusal
+from prtrace.prhelper.guard import Company, Effect, SameHostGuard, User, guard_refusal
 from prtrace.prhelper.policy import Guard
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Admission:
     """Whether the guest uses the nexus from this command on."""
 
 
-class Watch:
+class NexusWatch:
     """For all connections; called by any thread.
 
     alive says whether a user's process still exists.  book None: a restart forgets.  Raises
@@ -81,7 +81,7 @@ class Watch:
         return Admission(None, note, new)
 
     def settle(
-        self, keys: Sequence[str], user: User, request: Request, outcome: Outcome, *, new: bool
+        self, keys: Sequence[str], user: User, request: Request, outcome: Effect, *, new: bool
     ) -> None:
         """The command that was admitted has ended; new is the admission's."""
         with self._lock:

@@ -135,7 +135,7 @@ class _Known:
 def _looked_up() -> Iterator[_Known]:
     sections = _sections()
     lacking = requirements.btf()
-    if lacking.verdict is requirements.Verdict.MISSING:
+    if lacking.verdict is requirements.CheckResult.MISSING:
         raise UnavailableError(f"BTF: {lacking.detail}", hint=lacking.fix)
     doors = {name: door for door in DOORS for name in door.programs}
     wanted = {door.sign: door.module for door in DOORS if door.here}

@@ -139,7 +139,7 @@ LOSS: Final = Form(
 )
 
 
-class Kind:
+class RecordKind:
     """enum pr_kind.  Plain numbers, compared for each record."""
 
     DONE: Final = 1

@@ -28,7 +28,7 @@ _MACHINES: Final = ("x86_64", "aarch64")
 _DATA_READ_ON: Final = "x86_64"
 
 
-class Verdict(enum.Enum):
+class CheckResult(enum.Enum):
     """How a check went."""
 
     OK = "ok"
@@ -50,7 +50,7 @@ class Check:
     """One thing: what it is, how it is here, and the command that changes that ("" for none)."""
 
     name: str
-    verdict: Verdict
+    verdict: CheckResult
     detail: str
     fix: str = ""
     part: Part = Part.BOTH
@@ -66,7 +66,7 @@ def missing(checks: Iterable[Check], engine: Part) -> list[Check]:
     return [
         check
         for check in checks
-        if check.verdict is Verdict.MISSING and check.part in (Part.BOTH, engine)
+        if check.verdict is CheckResult.MISSING and check.part in (Part.BOTH, engine)
     ]
 
 
@@ -87,18 +87,18 @@ def of_bcc() -> list[Check]:
     path, headers = bcc.package_path(), bcc.headers_path()
     release = platform.release()
     return [
-        Check("bcc", Verdict.MISSING, "not installed", "apt install python3-bpfcc", Part.BCC)
+        Check("bcc", CheckResult.MISSING, "not installed", "apt install python3-bpfcc", Part.BCC)
         if path is None
-        else Check("bcc", Verdict.OK, str(path), part=Part.BCC),
+        else Check("bcc", CheckResult.OK, str(path), part=Part.BCC),
         Check(
             "kernel headers",
-            Verdict.MISSING,
+            CheckResult.MISSING,
             f"none for {release}",
             f"apt install linux-headers-{release}",
             Part.BCC,
         )
         if headers is None
-        else Check("kernel headers", Verdict.OK, str(headers), part=Part.BCC),
+        else Check("kernel headers", CheckResult.OK, str(headers), part=Part.BCC),
     ]
 
 
@@ -139,19 +139,21 @@ def _machine() -> Check:
     if machine not in _MACHINES:
         return Check(
             "kernel",
-            Verdict.MISSING,
+            CheckResult.MISSING,
             f"{release} on {machine}: there are programs for {' and '.join(_MACHINES)} only",
         )
     if machine != _DATA_READ_ON:
         return Check(
             "kernel",
-            Verdict.WARN,
+            CheckResult.WARN,
             f"{release} on {machine}: parameter lists and replies cannot be read there yet,"
             " so that every one of them is in doubt",
         )
     if _before(5, 8):
-        return Check("kernel", Verdict.MISSING, f"{release}: the BPF ring buffer came with 5.8")
-    return Check("kernel", Verdict.OK, release)
+        return Check(
+            "kernel", CheckResult.MISSING, f"{release}: the BPF ring buffer came with 5.8"
+        )
+    return Check("kernel", CheckResult.OK, release)
 
 
 def _lockdown() -> Check:
@@ -159,29 +161,29 @@ def _lockdown() -> Check:
     if mode and mode[1] == "confidentiality":
         return Check(
             "lockdown",
-            Verdict.MISSING,
+            CheckResult.MISSING,
             "mode confidentiality: BPF may not read kernel memory",
             "boot with lockdown=integrity, or without lockdown=",
         )
-    return Check("lockdown", Verdict.OK, mode[1] if mode else "not there")
+    return Check("lockdown", CheckResult.OK, mode[1] if mode else "not there")
 
 
 def _scsi() -> Check:
     if not (_SYS / "bus/scsi").is_dir():
         return Check(
-            "SCSI midlayer", Verdict.MISSING, "scsi_mod is not loaded", "modprobe scsi_mod"
+            "SCSI midlayer", CheckResult.MISSING, "scsi_mod is not loaded", "modprobe scsi_mod"
         )
     count = len(names(_SYS / "class/scsi_device"))
-    return Check("SCSI midlayer", Verdict.OK, f"{count} devices")
+    return Check("SCSI midlayer", CheckResult.OK, f"{count} devices")
 
 
 def _bpffs() -> Check:
     for line in Path("/proc/self/mounts").read_text("utf-8", "replace").splitlines():
         if line.split()[1:3] == ["/sys/fs/bpf", "bpf"]:
-            return Check("BPF file system", Verdict.OK, "on /sys/fs/bpf")
+            return Check("BPF file system", CheckResult.OK, "on /sys/fs/bpf")
     return Check(
         "BPF file system",
-        Verdict.MISSING,
+        CheckResult.MISSING,
         "nothing is mounted on /sys/fs/bpf",
         "mount -t bpf bpf /sys/fs/bpf",
     )
@@ -196,7 +198,7 @@ def _btf() -> Check:
     if not (_BTF / "vmlinux").exists():
         return Check(
             "BTF",
-            Verdict.MISSING,
+            CheckResult.MISSING,
             "the kernel has none (CONFIG_DEBUG_INFO_BTF)",
             _OTHER_ENGINE,
             Part.CORE,
@@ -205,26 +207,26 @@ def _btf() -> Check:
     if module and not (_BTF / "scsi_mod").exists():
         return Check(
             "BTF",
-            Verdict.MISSING,
+            CheckResult.MISSING,
             "the module scsi_mod has none (CONFIG_DEBUG_INFO_BTF_MODULES, Linux 5.11)",
             _OTHER_ENGINE,
             Part.CORE,
         )
-    return Check("BTF", Verdict.OK, "of the kernel and scsi_mod", part=Part.CORE)
+    return Check("BTF", CheckResult.OK, "of the kernel and scsi_mod", part=Part.CORE)
 
 
 def _shape() -> Check:
     """The structures that the object was written for, whatever number the kernel has."""
     name = "SCSI structures"
-    if _btf().verdict is not Verdict.OK:
-        return Check(name, Verdict.WARN, "not looked at: no BTF", part=Part.CORE)
+    if _btf().verdict is not CheckResult.OK:
+        return Check(name, CheckResult.WARN, "not looked at: no BTF", part=Part.CORE)
     try:
         problem = _shape_problem()
     except (OSError, UnavailableError) as error:
-        return Check(name, Verdict.MISSING, f"BTF cannot be read: {error}", part=Part.CORE)
+        return Check(name, CheckResult.MISSING, f"BTF cannot be read: {error}", part=Part.CORE)
     if problem:
-        return Check(name, Verdict.MISSING, problem, _OTHER_ENGINE, Part.CORE)
-    return Check(name, Verdict.OK, "as the object wants them", part=Part.CORE)
+        return Check(name, CheckResult.MISSING, problem, _OTHER_ENGINE, Part.CORE)
+    return Check(name, CheckResult.OK, "as the object wants them", part=Part.CORE)
 
 
 def _shape_problem() -> str:
@@ -250,7 +252,7 @@ def _kprobes() -> Check:
     if not (_SYS / "bus/event_source/devices/kprobe/type").exists():
         return Check(
             "kprobes",
-            Verdict.MISSING,
+            CheckResult.MISSING,
             "the kernel has none (CONFIG_KPROBE_EVENTS)",
             _OTHER_ENGINE,
             Part.CORE,
@@ -259,20 +261,22 @@ def _kprobes() -> Check:
     if enabled is not None and enabled.strip() == "0":
         return Check(
             "kprobes",
-            Verdict.MISSING,
+            CheckResult.MISSING,
             "switched off",
             "echo 1 > /sys/kernel/debug/kprobes/enabled",
             Part.CORE,
         )
-    return Check("kprobes", Verdict.OK, "there", part=Part.CORE)
+    return Check("kprobes", CheckResult.OK, "there", part=Part.CORE)
 
 
 def _libbpf() -> Check:
     try:
         ctypes.CDLL("libbpf.so.1")
     except OSError:
-        return Check("libbpf", Verdict.MISSING, "no libbpf.so.1", "apt install libbpf1", Part.CORE)
-    return Check("libbpf", Verdict.OK, "libbpf.so.1", part=Part.CORE)
+        return Check(
+            "libbpf", CheckResult.MISSING, "no libbpf.so.1", "apt install libbpf1", Part.CORE
+        )
+    return Check("libbpf", CheckResult.OK, "libbpf.so.1", part=Part.CORE)
 
 
 def _object() -> Check:
@@ -281,5 +285,5 @@ def _object() -> Check:
         with objectfile.opened(path):
             pass
     except PrtraceError as error:
-        return Check("BPF object", Verdict.MISSING, error.message, error.hint, Part.CORE)
-    return Check("BPF object", Verdict.OK, os.fspath(path), part=Part.CORE)
+        return Check("BPF object", CheckResult.MISSING, error.message, error.hint, Part.CORE)
+    return Check("BPF object", CheckResult.OK, os.fspath(path), part=Part.CORE)

@@ -22,7 +22,7 @@ from prtrace.linux.sgio import SG_IO, SgDevice
 from prtrace.linux.sysfs import names, read_text
 from prtrace.probe import libbpf
 from prtrace.probe.programs import Programs, watch_inquiries
-from prtrace.probe.record import PENDING, Kind, Record
+from prtrace.probe.record import PENDING, Record, RecordKind
 from prtrace.probe.ring import Ring
 
 _DEVICES: Final = Path("/sys/class/scsi_device")
@@ -43,7 +43,7 @@ _GUARD: Final = ord("Q")
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class SelfTestResult:
     """How the test went."""
 
     result: str
@@ -61,18 +61,18 @@ class _Sent:
     reply: bytes
 
 
-def run(programs: Programs) -> Verdict:
+def run(programs: Programs) -> SelfTestResult:
     """Test attached programs; sends INQUIRY to one device.
 
     What waits in the ring of the samples is taken out of it: it is only an example of what the
     counters tell.
     """
     if os.stat("/proc/self/ns/pid").st_ino != _INITIAL_PID_NAMESPACE:
-        return Verdict(
+        return SelfTestResult(
             "not run", "the kernel knows this process by another number: a PID namespace"
         )
     if _SUBMISSION in programs.missing:
-        return Verdict("not run", "no program sees who submits a command on this kernel")
+        return SelfTestResult("not run", "no program sees who submits a command on this kernel")
     sent: list[_Sent] = []
     problems: list[str] = []
     watch_inquiries(programs.maps, os.getpid())
@@ -85,14 +85,14 @@ def run(programs: Programs) -> Verdict:
     finally:
         watch_inquiries(programs.maps, 0)
     if not sent:
-        return Verdict("not run", "; ".join(problems) or "there is no SCSI device to ask")
+        return SelfTestResult("not run", "; ".join(problems) or "there is no SCSI device to ask")
     seen = list(_recorded(programs))
     wrong = [text for each in sent if (text := _compared(each, seen))]
     wrong += _half_seen(programs)
     nodes = ", ".join(str(each.node) for each in sent)
     if wrong:
-        return Verdict("failed", "; ".join(wrong))
-    return Verdict("passed", f"INQUIRY over {nodes} was seen as it was sent and answered")
+        return SelfTestResult("failed", "; ".join(wrong))
+    return SelfTestResult("passed", f"INQUIRY over {nodes} was seen as it was sent and answered")
 
 
 def _nodes() -> Iterator[tuple[Path, Callable[[Path], bytes]]]:
@@ -151,7 +151,7 @@ def _recorded(programs: Programs) -> Iterator[Record]:
     with Ring(fd, libbpf.bpf_map_get_info(fd).max_entries) as ring:
         for raw in ring.read(_RECORDS):
             record = Record.parse(raw)
-            if record.header.kind == Kind.TEST and record.header.pid == os.getpid():
+            if record.header.kind == RecordKind.TEST and record.header.pid == os.getpid():
                 yield record
         ring.commit()
 

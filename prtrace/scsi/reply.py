@@ -73,7 +73,7 @@ class ReadKeys:
 
 
 @dataclass(frozen=True, slots=True)
-class Reservation:
+class ReservationDescriptor:
     """The reservation that is held."""
 
     key: int
@@ -88,7 +88,7 @@ class ReadReservation:
 
     generation: int
     """PRGENERATION."""
-    reservation: Reservation | None
+    reservation: ReservationDescriptor | None
     """None where nothing is reserved."""
 
     @classmethod
@@ -106,7 +106,7 @@ class ReadReservation:
             )
         c = forms.RESERVATION.parse(raw, form.size)
         kind = reservation_type(c.scope_type & forms.TYPE)
-        held = Reservation(c.reservation_key, kind, c.scope_type >> forms.SCOPE_SHIFT)
+        held = ReservationDescriptor(c.reservation_key, kind, c.scope_type >> forms.SCOPE_SHIFT)
         return cls(generation, held)
 
     def build(self) -> bytes:

@@ -27,7 +27,7 @@ from prtrace.store import history, room, schema
 from prtrace.store.failure import as_store_error, damaged
 from prtrace.store.file import File
 from prtrace.store.history import EventQuery
-from prtrace.store.room import KEEP_BYTES, KEEP_EVENTS, Extent, Limits
+from prtrace.store.room import KEEP_BYTES, KEEP_EVENTS, Extent, HistoryLimits
 from prtrace.store.rows import INSERT, Row, row_of, without_surrogates
 
 FILE: Final = "prtrace.db"
@@ -85,7 +85,7 @@ class Store(Closing):
         "path",
     )
 
-    def __init__(self, database: sqlite3.Connection, path: Path, limits: Limits) -> None:
+    def __init__(self, database: sqlite3.Connection, path: Path, limits: HistoryLimits) -> None:
         """Use open() instead."""
         self.path = path
         self._database = database
@@ -125,7 +125,7 @@ class Store(Closing):
                     schema.migrate(database, version)
                     # Until then a new database's file has no header to be known by.
                     database.execute("PRAGMA wal_checkpoint(PASSIVE)")
-                return cls(database, path, Limits(max(1, keep_events), keep_bytes))
+                return cls(database, path, HistoryLimits(max(1, keep_events), keep_bytes))
         except BaseException:
             database.close()
             raise

@@ -39,7 +39,7 @@ class Extent(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class HistoryLimits:
     """How much is kept.  size: bytes of the database in use, without its log."""
 
     events: int
@@ -68,7 +68,7 @@ def set_boundary(database: sqlite3.Connection, previous: int, seq: int) -> int:
     return seq
 
 
-def excess(database: sqlite3.Connection, held: int, limits: Limits) -> int:
+def excess(database: sqlite3.Connection, held: int, limits: HistoryLimits) -> int:
     """How many of the held events are too many, by their number or by their bytes."""
     over = max(0, held - limits.events)
     page_size, pages, free = (
@@ -81,7 +81,9 @@ def excess(database: sqlite3.Connection, held: int, limits: Limits) -> int:
     return over
 
 
-def with_boundary(database: sqlite3.Connection, now: Extent, over: int, limits: Limits) -> Extent:
+def with_boundary(
+    database: sqlite3.Connection, now: Extent, over: int, limits: HistoryLimits
+) -> Extent:
     """Set a boundary where one is due: a tenth of what is kept, or of what is held where
     bytes allow for less (over: how many events are too many), came since the last one.
     """
@@ -91,7 +93,7 @@ def with_boundary(database: sqlite3.Connection, now: Extent, over: int, limits: 
     return now._replace(boundary=set_boundary(database, now.boundary, now.last))
 
 
-def prune(database: sqlite3.Connection, now: Extent, over: int, limits: Limits) -> Extent:
+def prune(database: sqlite3.Connection, now: Extent, over: int, limits: HistoryLimits) -> Extent:
     """Delete so many events, as far as they do not belong to the newest; what is held then.
 
     now: as it is before, boundary included.  To be called in a transaction.

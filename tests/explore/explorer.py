@@ -22,7 +22,7 @@ from prtrace.model import Action, Outcome, ReservationType
 from prtrace.move import machine
 from prtrace.move.lines import Lines
 from prtrace.move.machine import End, Look, Newest, Plan, answered, looked, start
-from prtrace.move.reading import OTHER_SIDE, Entry, Reading
+from prtrace.move.reading import OTHER_SIDE, OtherRegistration, Reading
 from prtrace.move.sight import Viewpoint
 from prtrace.move.table import Verb
 from prtrace.move.word import Word
@@ -478,7 +478,7 @@ class Explorer:
             holder_key = None
             if target.type is not None:
                 holder_key = 0 if target.shared else target.key(target.holder)
-            entries = tuple(Entry("?", key) for _, key in target.keys)
+            entries = tuple(OtherRegistration("?", key) for _, key in target.keys)
             return Reading(
                 target.generation, {}, entries, target.type, None, blind=True,
                 holder_key=holder_key,
@@ -491,9 +491,9 @@ class Explorer:
                 mine[nexus] = key
                 held |= holds
             elif not on_source and nexus in other:
-                entries.append(Entry(OTHER_SIDE + nexus, key, holds))
+                entries.append(OtherRegistration(OTHER_SIDE + nexus, key, holds))
             else:
-                entries.append(Entry(nexus, key, holds))
+                entries.append(OtherRegistration(nexus, key, holds))
         return Reading(target.generation, mine, tuple(entries), target.type, held)
 
     def _put(self, state, number, side, name, place, position, *, durable=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,13 @@ def test_there_is_no_second_copy(what: str) -> None:
     assert home in found, f"{pattern} would find no copy of {what}"
     copies = found - {home} - DECLARES.get(what, set())
     assert not copies, f"{what} has its place in {home}"
+
+
+def test_a_class_name_has_one_meaning() -> None:
+    """So that a reader who meets it knows it, and a search finds it."""
+    names = Counter(
+        name
+        for text in SOURCES.values()
+        for name in re.findall(r"^class ([A-Z]\w*)", text, re.MULTILINE)
+    )
+    assert not [name for name, count in names.items() if count > 1]

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prtrace.model import Action, ReservationType
-from prtrace.probe.record import ABI, RECORD, Kind
+from prtrace.probe.record import ABI, RECORD, RecordKind
 from prtrace.scsi.cdb import PrInCdb, PrOutCdb
 from prtrace.scsi.codes import InAction, Status
 from prtrace.scsi.parameter import BasicList
-from prtrace.scsi.reply import ReadKeys, ReadReservation, Reservation
+from prtrace.scsi.reply import ReadKeys, ReadReservation, ReservationDescriptor
 
 _NS_APART = 200_000
 _LIO = b"LIO-ORG lun             4.0 "
@@ -136,7 +136,7 @@ class Workload:
         held = None
         if unit.held is not None:
             holder, kind = unit.held
-            held = Reservation(0 if kind.all_registrants else unit.keys[holder], kind)
+            held = ReservationDescriptor(0 if kind.all_registrants else unit.keys[holder], kind)
         reply = ReadReservation(unit.generation, held).build()
         return self._record(unit, nexus, PrInCdb(InAction.READ_RESERVATION, 8192).build(), reply)
 
@@ -167,7 +167,7 @@ class Workload:
             "attempt": 1,
             "generation": 1,
             "abi": ABI,
-            "kind": Kind.DONE,
+            "kind": RecordKind.DONE,
             "issue": 1,
             "cdb_length": len(cdb),
             "page83_length": len(page83(unit.number)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from prtrace.probe.record import ABI, RECORD, Kind
+from prtrace.probe.record import ABI, RECORD, RecordKind
 
 PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _NAA: Final = bytes.fromhex("6001405000000000")
@@ -53,7 +53,7 @@ def record(
         "attempt": 1,
         "generation": 1,
         "abi": ABI,
-        "kind": Kind.DONE,
+        "kind": RecordKind.DONE,
         "issue": 8,
         "page83_length": len(page),
         "cdb_length": len(cdb),

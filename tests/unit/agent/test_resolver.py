@@ -20,7 +20,7 @@ import pytest
 from labkit import pace
 
 from prtrace.agent.resolver import Resolver, reluctance
-from prtrace.agent.schedule import Limits
+from prtrace.agent.schedule import ReadingLimits
 from prtrace.linux.directory import Directory
 from prtrace.linux.pathstate import PathState
 from prtrace.linux.units import Inventory, scan
@@ -34,7 +34,7 @@ from tests.unit.linux.scripted import ScriptedTarget, attention
 
 NAA = "6001405000000001000000000000000a"
 LU = f"naa.{NAA}"
-QUICK = Limits(spread_s=0.0, first_pause_s=0.01)
+QUICK = ReadingLimits(spread_s=0.0, first_pause_s=0.01)
 NEXUS = {"sg0": "2:0:0:0", "sg1": "3:0:0:0"}
 
 
@@ -74,7 +74,7 @@ class Bench:
         self.opened.append(name)
         yield self.devices.setdefault(name, ScriptedTarget())
 
-    def resolver(self, limits: Limits = QUICK) -> Resolver:
+    def resolver(self, limits: ReadingLimits = QUICK) -> Resolver:
         return Resolver(self, self.states.get, limits, self.open, self.look)
 
     def run(self, until: Callable[[Resolver], bool], *lus: str) -> Resolver:
@@ -412,7 +412,7 @@ _HANGS = """
 import asyncio, sys, time
 from pathlib import Path
 from prtrace.agent.resolver import Resolver
-from prtrace.agent.schedule import Limits
+from prtrace.agent.schedule import ReadingLimits
 from prtrace.linux.units import scan
 from prtrace.linux.users import Users
 from prtrace.state.apply import new_state
@@ -437,7 +437,7 @@ bench.devices = {"sg0": Hangs(), "sg1": Hangs()}
 bench.look = look
 
 async def main():
-    resolver = bench.resolver(Limits(spread_s=0.0))
+    resolver = bench.resolver(ReadingLimits(spread_s=0.0))
     resolver.resolve(LU, fresh=True)
     while not (looks if what == "look" else bench.opened):
         await asyncio.sleep(0.01)

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from prtrace.agent.schedule import Candidate, Limits, Order, Result, Schedule
+from prtrace.agent.schedule import Candidate, ReadingLimits, ReadOrder, Result, Schedule
 
-LIMITS = Limits()
+LIMITS = ReadingLimits()
 
 
 @dataclass
@@ -20,16 +20,16 @@ class World:
     """Units, their paths, and a clock.  answer: (result, seconds that it takes)."""
 
     paths: dict[str, list[Candidate]]
-    answer: Callable[[Order], tuple[Result, float]] = lambda _: (Result.ANSWERED, 0.002)
-    limits: Limits = LIMITS
+    answer: Callable[[ReadOrder], tuple[Result, float]] = lambda _: (Result.ANSWERED, 0.002)
+    limits: ReadingLimits = LIMITS
     now: float = 0.0
-    begun: list[tuple[float, Order]] = field(default_factory=list)
+    begun: list[tuple[float, ReadOrder]] = field(default_factory=list)
     most_under_way: int = 0
 
     def __post_init__(self) -> None:
         chance = random.Random(1).random
         self.schedule = Schedule(lambda lu: self.paths.get(lu, []), self.limits, chance)
-        self._ends: list[tuple[float, int, Order, Result]] = []
+        self._ends: list[tuple[float, int, ReadOrder, Result]] = []
 
     def run(self, seconds: float) -> None:
         end = self.now + seconds
@@ -52,7 +52,7 @@ class World:
                 self.ended(order)
                 self.schedule.end(order, result, self.now)
 
-    def ended(self, order: Order) -> None:
+    def ended(self, order: ReadOrder) -> None:
         """For a world that keeps count."""
 
     def times_of(self, lu: str) -> list[float]:
@@ -138,7 +138,7 @@ def test_dead_units_do_not_delay_a_healthy_one(same_target: bool) -> None:
     dead = (Result.PATH_FAILED, 60.0)
     world = World(
         paths, lambda order: dead if order.lu != "healthy" else (Result.ANSWERED, 0.002),
-        Limits(spread_s=0.0),
+        ReadingLimits(spread_s=0.0),
     )  # fmt: skip
     for lu in paths:
         world.schedule.want(lu, 0.0, fresh=False)
@@ -155,7 +155,7 @@ def test_a_target_has_few_readings_at_a_time() -> None:
     world.run(20)
     assert world.most_under_way <= LIMITS.target_busy
     paths = {f"lu{n}": [path(f"0:0:{n}:0")] for n in range(100)}
-    world = World(paths, lambda _: (Result.ANSWERED, 0.039), Limits(rate=10_000))
+    world = World(paths, lambda _: (Result.ANSWERED, 0.039), ReadingLimits(rate=10_000))
     for lu in paths:
         world.schedule.want(lu, 0.0, fresh=False)
     world.run(20)
@@ -164,7 +164,7 @@ def test_a_target_has_few_readings_at_a_time() -> None:
 
 def test_the_number_under_way_is_limited_whatever_hangs() -> None:
     paths = {f"lu{n}": [path(f"0:0:{n}:0")] for n in range(50)}
-    world = World(paths, lambda _: (Result.PATH_FAILED, 1000.0), Limits(under_way=20))
+    world = World(paths, lambda _: (Result.PATH_FAILED, 1000.0), ReadingLimits(under_way=20))
     for lu in paths:
         world.schedule.want(lu, 0.0, fresh=False)
     world.run(900)
@@ -318,7 +318,7 @@ class MovingWorld(World):
         self.slow: set[str] = set()
         self.lost: set[int] = set()
         self.may_get_lost = 20
-        self.running: dict[int, Order] = {}
+        self.running: dict[int, ReadOrder] = {}
         self.wanted: dict[str, float] = {}
         super().__init__({f"lu{n}": self.some_paths(n) for n in range(units)})
         self.paths["healthy"] = [path("8:0:0:0")]
@@ -328,7 +328,7 @@ class MovingWorld(World):
         hosts = self.random.sample(range(8), self.random.randint(1, 4))
         return [path(f"{host}:0:{number % 2}:{number}") for host in hosts]
 
-    def answered(self, order: Order) -> tuple[Result, float]:
+    def answered(self, order: ReadOrder) -> tuple[Result, float]:
         """Judge a reading that begins, and choose how it ends."""
         assert order.lu not in {each.lu for each in self.running.values()}, "two of one unit"
         assert order.lu in self.schedule
@@ -344,7 +344,7 @@ class MovingWorld(World):
             return Result.PATH_FAILED, 1e9
         return self.random.choice(list(Result)), self.random.choice((0.001, 0.01, 0.1))
 
-    def ended(self, order: Order) -> None:
+    def ended(self, order: ReadOrder) -> None:
         self.running.pop(order.number, None)
 
     def forget(self, lu: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from labkit import pace
 
 from prtrace.api.client import Client
-from prtrace.api.server import ApiServer, Limits
+from prtrace.api.server import ApiServer, ConnectionLimits
 from prtrace.api.source import Resolution, Wanted
 from prtrace.errors import NoSuchDeviceError, StoreError, UnavailableError
 from prtrace.linux.unixsocket import Listener
@@ -216,7 +216,7 @@ class Served:
 
 @pytest.fixture
 def limits():
-    return Limits()
+    return ConnectionLimits()
 
 
 @pytest.fixture

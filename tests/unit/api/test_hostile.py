@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from api.conftest import wait_for
 from prtrace.api.address import MAX_CHANGE_CALL
-from prtrace.api.server import Limits
+from prtrace.api.server import ConnectionLimits
 from prtrace.errors import AgentUnreachableError
 
 SHOW = b'{"method":"io.prtrace.Show"}\0'
@@ -142,7 +142,7 @@ def test_a_peer_that_never_reads_costs_little(served):
 class TestTooMany:
     @pytest.fixture
     def limits(self):
-        return Limits(total=20, others=10, each=5)
+        return ConnectionLimits(total=20, others=10, each=5)
 
     def test_connections_are_limited(self, served):
         kept = [served.connect() for _ in range(20)]

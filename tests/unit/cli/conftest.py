@@ -11,7 +11,7 @@ from api.conftest import Served, StoreSource
 from labkit import pace
 
 from cli.forking import Forking
-from prtrace.api.server import Limits
+from prtrace.api.server import ConnectionLimits
 from prtrace.model import IssuePath, Issuer, LocalNexus, LogicalUnit, ReservationType
 from prtrace.state.apply import in_doubt, new_state
 from prtrace.state.event import Command, Event
@@ -92,7 +92,7 @@ class UnitSource(StoreSource):
 
 @pytest.fixture
 def served(tmp_path):
-    agent = Served(tmp_path, Limits())
+    agent = Served(tmp_path, ConnectionLimits())
     agent.source = UnitSource(tmp_path / "prtrace.db")
     with agent.running() as running:
         yield running

@@ -16,7 +16,7 @@ from prtrace.scsi.reply import (
     ReadKeys,
     ReadReservation,
     ReportCapabilities,
-    Reservation,
+    ReservationDescriptor,
 )
 from prtrace.scsi.sense import FIXED, ILLEGAL_REQUEST, UNIT_ATTENTION, Sense
 from prtrace.scsi.transportid import SasPort
@@ -51,7 +51,7 @@ class ScriptedTarget:
     """
 
     registered: list[FullStatusDescriptor] = field(default_factory=list)
-    reservation: Reservation | None = None
+    reservation: ReservationDescriptor | None = None
     generation: int = 7
     page: bytes = b""
     path: str = "/dev/scripted"
@@ -85,7 +85,7 @@ class ScriptedTarget:
     def hold(self, number: int, kind: ReservationType) -> None:
         """Let registration number hold a reservation, as both replies tell it."""
         key = 0 if kind.all_registrants else self.registered[number].key
-        self.reservation = Reservation(key, kind)
+        self.reservation = ReservationDescriptor(key, kind)
         each = self.registered[number]
         self.registered[number] = FullStatusDescriptor(
             each.key, each.relative_target_port, each.transport_id, holder=True, type=kind

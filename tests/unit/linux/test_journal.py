@@ -6,7 +6,7 @@ from contextlib import closing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prtrace.linux.journal import Journal, datagram
+from prtrace.linux.journal import SystemJournal, datagram
 
 
 def read(raw):
@@ -37,7 +37,7 @@ def test_what_is_sent_arrives(tmp_path):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as there:
         there.bind(str(tmp_path / "socket"))
         there.settimeout(5)
-        with closing(Journal(str(tmp_path / "socket"))) as journal:
+        with closing(SystemJournal(str(tmp_path / "socket"))) as journal:
             assert journal
             journal.send({"MESSAGE": "a\nb"})
         assert not journal
@@ -45,17 +45,17 @@ def test_what_is_sent_arrives(tmp_path):
 
 
 def test_a_journal_that_is_gone_or_does_not_read_is_not_waited_for(tmp_path):
-    with closing(Journal(str(tmp_path / "none"))) as journal:
+    with closing(SystemJournal(str(tmp_path / "none"))) as journal:
         journal.send({"MESSAGE": "x"})
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as there:
         there.bind(str(tmp_path / "socket"))
-        with closing(Journal(str(tmp_path / "socket"))) as journal:
+        with closing(SystemJournal(str(tmp_path / "socket"))) as journal:
             for _ in range(2000):
                 journal.send({"MESSAGE": "x" * 1000})
 
 
 def test_only_a_service_of_systemd_has_one(monkeypatch):
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
-    journal = Journal.of_service()
+    journal = SystemJournal.of_service()
     assert not journal
     journal.send({"MESSAGE": "x"})

@@ -14,18 +14,18 @@ from prtrace.linux.reader import (
     LARGEST_ROOM,
     ByteOrder,
     Disagreement,
-    Kind,
-    Policy,
+    FailureKind,
     PrState,
     Reader,
     ReadFailure,
     Reading,
+    ReadPolicy,
     Unread,
 )
 from prtrace.linux.sgio import Reply
 from prtrace.model import ReservationType
 from prtrace.scsi.codes import InAction
-from prtrace.scsi.reply import FullStatusDescriptor, ReportCapabilities, Reservation
+from prtrace.scsi.reply import FullStatusDescriptor, ReportCapabilities, ReservationDescriptor
 from prtrace.scsi.sense import FIXED, ILLEGAL_REQUEST, NOT_READY, UNIT_ATTENTION, Sense
 from prtrace.scsi.transportid import IscsiPort
 from tests.unit.linux.conftest import page_83
@@ -37,7 +37,7 @@ NAA = "6001405000000001000000000000000a"
 
 
 def reader(target: ScriptedTarget, **policy: object) -> Reader:
-    return Reader(target, Policy(**policy), sleep=lambda _: None)  # type: ignore[arg-type]
+    return Reader(target, ReadPolicy(**policy), sleep=lambda _: None)  # type: ignore[arg-type]
 
 
 def whole(reading: Reading) -> PrState:
@@ -56,7 +56,7 @@ def test_what_agrees_is_the_state() -> None:
     state = whole(reader(target).read())
     assert target.sent == ROUND
     assert (state.generation, state.named, state.byte_order) == (7, True, ByteOrder.STANDARD)
-    assert state.reservation == Reservation(B, ReservationType.WERO)
+    assert state.reservation == ReservationDescriptor(B, ReservationType.WERO)
     assert [(each.key, each.holder) for each in state.registrations] == [(A, False), (B, True)]
     assert state.registrations[0].transport_id == target.registered[0].transport_id
     assert state.registrations[0].relative_target_port == 1
@@ -130,13 +130,16 @@ def test_a_registration_that_read_full_status_leaves_out() -> None:
     ("reservation", "words"),
     [
         (None, "READ FULL STATUS tells of a reservation, READ RESERVATION of none"),
-        (Reservation(A, ReservationType.EA), "different types"),
-        (Reservation(B, ReservationType.WE), "the holder that READ FULL STATUS names has"),
-        (Reservation(0xBAD, ReservationType.WE), "0xbad, which READ KEYS does not list"),
+        (ReservationDescriptor(A, ReservationType.EA), "different types"),
+        (
+            ReservationDescriptor(B, ReservationType.WE),
+            "the holder that READ FULL STATUS names has",
+        ),
+        (ReservationDescriptor(0xBAD, ReservationType.WE), "0xbad, which READ KEYS does not list"),
     ],
 )
 def test_reservations_that_contradict_each_other(
-    reservation: Reservation | None, words: str
+    reservation: ReservationDescriptor | None, words: str
 ) -> None:
     target = ScriptedTarget([registrant(1, A), registrant(2, B)])
     target.hold(0, ReservationType.WE)
@@ -183,7 +186,7 @@ def test_a_reservation_meanwhile_moves_no_generation() -> None:
     target.before = reserves
     state = whole(reader(target).read())
     assert target.sent == ROUND * 2
-    assert state.reservation == Reservation(A, ReservationType.EA)
+    assert state.reservation == ReservationDescriptor(A, ReservationType.EA)
 
 
 def test_a_state_that_never_stands_still() -> None:
@@ -217,7 +220,7 @@ def test_a_target_without_read_full_status() -> None:
     assert target.sent == ["READ KEYS", "READ RESERVATION"], "it is not asked again"
     target.registered.append(registrant(3, A))
     assert [each.holder for each in whole(asking.read()).registrations] == [None, False, None]
-    target.reservation = Reservation(0, ReservationType.EAAR)
+    target.reservation = ReservationDescriptor(0, ReservationType.EAAR)
     assert [each.holder for each in whole(asking.read()).registrations] == [True] * 3
     target.reservation = None
     assert [each.holder for each in whole(asking.read()).registrations] == [False] * 3
@@ -253,7 +256,7 @@ def test_what_does_not_fit_into_the_longest_reply_is_nameless(cuts: bool) -> Non
 
 def test_more_keys_than_any_reply_holds() -> None:
     target = ScriptedTarget([registrant(n, n + 1) for n in range(8200)])
-    assert failure(reader(target).read()).kind is Kind.TOO_LONG
+    assert failure(reader(target).read()).kind is FailureKind.TOO_LONG
 
 
 def test_one_descriptor_for_all_target_ports() -> None:
@@ -282,7 +285,7 @@ def test_unit_attentions_are_taken_as_far_as_the_policy_goes() -> None:
     for taken in (0, 1):
         target = ScriptedTarget(answers=deque(both))
         found = reader(target, attentions=taken).read()
-        assert failure(found).kind is Kind.UNIT_ATTENTION
+        assert failure(found).kind is FailureKind.UNIT_ATTENTION
         assert len(found.way.attentions) == taken
         assert len(target.sent) == taken + 1
 
@@ -291,38 +294,46 @@ def test_a_busy_device_is_asked_again_after_a_pause() -> None:
     busy, full = Reply(0x08, 0, 0, b"", b"", 1), Reply(0x28, 0, 0, b"", b"", 1)
     pauses: list[float] = []
     target = ScriptedTarget(answers=deque([busy, full]))
-    whole(Reader(target, Policy(busy=2, busy_wait_s=0.5), sleep=pauses.append).read())
+    whole(Reader(target, ReadPolicy(busy=2, busy_wait_s=0.5), sleep=pauses.append).read())
     assert pauses == [0.5, 0.5]
     target = ScriptedTarget(answers=deque([busy] * 9))
     found = failure(reader(target, busy=2).read())
-    assert (found.kind, found.text) == (Kind.BUSY, "READ KEYS: BUSY")
+    assert (found.kind, found.text) == (FailureKind.BUSY, "READ KEYS: BUSY")
     assert len(target.sent) == 3
 
 
 @pytest.mark.parametrize(
     ("answer", "kind", "words"),
     [
-        (Reply(0x18, 0, 0, b"", b"", 1), Kind.CONFLICT, "RESERVATION CONFLICT"),
-        (check(Sense(FIXED, ILLEGAL_REQUEST, 0x20, 0)), Kind.UNSUPPORTED, "20/00 INVALID COMMAND"),
-        (check(Sense(FIXED, ILLEGAL_REQUEST, 0x24, 0)), Kind.UNSUPPORTED, "24/00 INVALID FIELD"),
-        (check(Sense(FIXED, ILLEGAL_REQUEST, 0x25, 0)), Kind.UNSUPPORTED, "25/00"),
-        (check(Sense(FIXED, NOT_READY, 0x04, 0x0C)), Kind.REFUSED, "UNAVAILABLE STATE"),
-        (check(Sense(FIXED + 1, ILLEGAL_REQUEST, 0x20, 0)), Kind.REFUSED, "(deferred)"),
-        (check(Sense(FIXED + 1, UNIT_ATTENTION, 0x2A, 3)), Kind.REFUSED, "(deferred)"),
-        (Reply(0x02, 0, 8, b"", b"", 1), Kind.REFUSED, "CHECK CONDITION"),
-        (Reply(0x30, 0, 0, b"", b"", 1), Kind.REFUSED, "status 0x30"),
-        (Reply(0x00, 3, 0, b"", b"", 1), Kind.TIMEOUT, "host byte 0x03"),
-        (Reply(0x00, 0, 6, b"", b"", 1), Kind.TIMEOUT, "driver byte 0x06"),
-        (Reply(0x00, 1, 0, b"", b"", 1), Kind.TRANSPORT, "host byte 0x01"),
-        (Reply(0x00, 0, 0, b"", b"", 1), Kind.MALFORMED, "needs 8 bytes, has 0"),
+        (Reply(0x18, 0, 0, b"", b"", 1), FailureKind.CONFLICT, "RESERVATION CONFLICT"),
+        (
+            check(Sense(FIXED, ILLEGAL_REQUEST, 0x20, 0)),
+            FailureKind.UNSUPPORTED,
+            "20/00 INVALID COMMAND",
+        ),
+        (
+            check(Sense(FIXED, ILLEGAL_REQUEST, 0x24, 0)),
+            FailureKind.UNSUPPORTED,
+            "24/00 INVALID FIELD",
+        ),
+        (check(Sense(FIXED, ILLEGAL_REQUEST, 0x25, 0)), FailureKind.UNSUPPORTED, "25/00"),
+        (check(Sense(FIXED, NOT_READY, 0x04, 0x0C)), FailureKind.REFUSED, "UNAVAILABLE STATE"),
+        (check(Sense(FIXED + 1, ILLEGAL_REQUEST, 0x20, 0)), FailureKind.REFUSED, "(deferred)"),
+        (check(Sense(FIXED + 1, UNIT_ATTENTION, 0x2A, 3)), FailureKind.REFUSED, "(deferred)"),
+        (Reply(0x02, 0, 8, b"", b"", 1), FailureKind.REFUSED, "CHECK CONDITION"),
+        (Reply(0x30, 0, 0, b"", b"", 1), FailureKind.REFUSED, "status 0x30"),
+        (Reply(0x00, 3, 0, b"", b"", 1), FailureKind.TIMEOUT, "host byte 0x03"),
+        (Reply(0x00, 0, 6, b"", b"", 1), FailureKind.TIMEOUT, "driver byte 0x06"),
+        (Reply(0x00, 1, 0, b"", b"", 1), FailureKind.TRANSPORT, "host byte 0x01"),
+        (Reply(0x00, 0, 0, b"", b"", 1), FailureKind.MALFORMED, "needs 8 bytes, has 0"),
         (
             Reply(0x00, 0, 0, b"", bytes(7) + b"\x09" + bytes(9), 1),
-            Kind.MALFORMED,
+            FailureKind.MALFORMED,
             "multiple of 8",
         ),
     ],
 )
-def test_failures_say_how(answer: Reply, kind: Kind, words: str) -> None:
+def test_failures_say_how(answer: Reply, kind: FailureKind, words: str) -> None:
     target = ScriptedTarget(answers=deque([answer]))
     found = failure(reader(target).read())
     assert found.kind is kind
@@ -333,10 +344,12 @@ def test_failures_say_how(answer: Reply, kind: Kind, words: str) -> None:
 
 
 def test_what_a_caller_raises() -> None:
-    conflict = ReadFailure(Kind.CONFLICT, "READ KEYS", "RESERVATION CONFLICT").error("/dev/sda")
+    conflict = ReadFailure(FailureKind.CONFLICT, "READ KEYS", "RESERVATION CONFLICT").error(
+        "/dev/sda"
+    )
     assert isinstance(conflict, ConflictError)
     assert "SPC-2 RESERVE" in conflict.hint
-    for kind in Kind:
+    for kind in FailureKind:
         assert ReadFailure(kind, "READ KEYS", "x").error("/dev/sda").message
 
 
@@ -351,10 +364,10 @@ class NoDevice:
 
 def test_what_the_device_raises() -> None:
     gone = Reader(NoDevice(NoSuchDeviceError("it is gone"))).read()
-    assert failure(gone).kind is Kind.GONE
+    assert failure(gone).kind is FailureKind.GONE
     assert gone.way.sent == 0
     failed = failure(Reader(NoDevice(DeviceError("no answer"))).read())
-    assert (failed.kind, failed.text) == (Kind.TRANSPORT, "READ KEYS: no answer")
+    assert (failed.kind, failed.text) == (FailureKind.TRANSPORT, "READ KEYS: no answer")
     with pytest.raises(UnavailableError):
         Reader(NoDevice(UnavailableError("not permitted"))).read()
 
@@ -368,11 +381,11 @@ def test_another_unit_behind_the_address_is_not_believed(code: tuple[int, int]) 
     other = NAA[:-1] + "b"
     target = ScriptedTarget(answers=deque([attention(*code)]), page=page_83(other))
     found = failure(reader(target, lu=f"naa.{NAA}").read())
-    assert found.kind is Kind.OTHER_UNIT
+    assert found.kind is FailureKind.OTHER_UNIT
     assert found.text == f"INQUIRY: this is naa.{other} now, and no longer naa.{NAA}"
     assert target.sent == ["READ KEYS", "INQUIRY"]
     target = ScriptedTarget(answers=deque([attention(*code)]))
-    assert failure(reader(target, lu=f"naa.{NAA}").read()).kind is Kind.MALFORMED
+    assert failure(reader(target, lu=f"naa.{NAA}").read()).kind is FailureKind.MALFORMED
 
 
 def test_other_attentions_do_not_ask_who_the_unit_is() -> None:
@@ -389,7 +402,7 @@ def test_capabilities() -> None:
     target.unknown = frozenset({InAction.REPORT_CAPABILITIES})
     found = asking.capabilities()
     assert isinstance(found, ReadFailure)
-    assert found.kind is Kind.UNSUPPORTED
+    assert found.kind is FailureKind.UNSUPPORTED
     assert asking.way.attentions == ()
 
 

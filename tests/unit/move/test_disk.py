@@ -10,7 +10,7 @@ from prtrace.errors import MalformedError, StoreError
 from prtrace.model import ReservationType
 from prtrace.move import savefile
 from prtrace.move.journal import DESTINATION, SCHEMA, Entry, Journal
-from prtrace.move.lines import Lines, Standing
+from prtrace.move.lines import Lines, Worth
 from prtrace.move.table import Verb
 from prtrace.move.verbs import Report
 from prtrace.move.word import Word
@@ -88,7 +88,7 @@ def test_a_damaged_journal_stops_its_own_unit_only(tmp_path, monkeypatch, raw):
 @pytest.mark.parametrize("raw", [None, b"\xff", b"{}"])
 def test_what_cannot_be_settled_holds_up_nothing(tmp_path, monkeypatch, raw):
     target, file, there = pair(tmp_path, monkeypatch)
-    lines = Lines((("2:0:0:0", Standing.IN_QUESTION),))
+    lines = Lines((("2:0:0:0", Worth.IN_QUESTION),))
     moves = there.moves()
     assert moves.prepare(file).good
     entries = [

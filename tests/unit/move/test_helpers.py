@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from prtrace.move.facts import User
+from prtrace.move.facts import Sender
 from prtrace.move.guest import guests_of, helper_socket, helpers_of, pr_sockets
 from prtrace.move.verdict import _same
 
@@ -53,8 +53,8 @@ def test_a_managed_helper_acts_for_its_guest_alone(processes, tmp_path):
     assert helpers_of(other) == set()
     assert guests_of(helper) == (qemu,)
     assert guests_of(qemu) == (qemu,)
-    asked = User(qemu, "qemu-system-x86", "waldi", helpers_of(qemu))
-    assert _same(User(helper, "qemu-pr-helper"), asked)
+    asked = Sender(qemu, "qemu-system-x86", "waldi", helpers_of(qemu))
+    assert _same(Sender(helper, "qemu-pr-helper"), asked)
 
 
 def test_a_shared_helper_acts_for_nobody_alone(processes, tmp_path):
@@ -66,11 +66,11 @@ def test_a_shared_helper_acts_for_nobody_alone(processes, tmp_path):
 
 
 def test_two_helpers_on_a_nexus_are_two_users():
-    one, other = User(7, "qemu-pr-helper"), User(8, "qemu-pr-helper")
+    one, other = Sender(7, "qemu-pr-helper"), Sender(8, "qemu-pr-helper")
     assert not _same(one, other)
     assert _same(one, one)
-    assert not _same(one, User(9, "qemu-system-x86", "waldi"))
-    assert _same(User(7, "sg_persist"), User(8, "sg_persist"))
+    assert not _same(one, Sender(9, "qemu-system-x86", "waldi"))
+    assert _same(Sender(7, "sg_persist"), Sender(8, "sg_persist"))
 
 
 def test_a_process_that_is_gone_acts_for_nobody(processes):

@@ -9,12 +9,12 @@ from prtrace.errors import MalformedError, StoreError
 from prtrace.model import ReservationType
 from prtrace.move import journal as journals
 from prtrace.move.journal import DESTINATION, SOURCE, Entry, Journal, UnderWayError
-from prtrace.move.lines import Lines, Standing
+from prtrace.move.lines import Lines, Worth
 from prtrace.move.table import Verb
 from prtrace.move.word import Word
 
 MOVE, LU = "ab" * 16, "naa.6/..\\x20"
-LINES = Lines(released=ReservationType.WE).with_line("1:0:0:0", Standing.IN_QUESTION)
+LINES = Lines(released=ReservationType.WE).with_line("1:0:0:0", Worth.IN_QUESTION)
 ENTRY = Entry(LU, DESTINATION, 7, MOVE, Verb.PREPARE, lines=LINES, device="/dev/sdb")
 
 

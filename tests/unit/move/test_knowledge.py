@@ -5,11 +5,11 @@ import pytest
 from prtrace.errors import AgentUnreachableError, UsageError
 from prtrace.model import Issuer, LocalNexus
 from prtrace.move.knowledge import asked_user, learn
-from prtrace.move.side import Path, Side
+from prtrace.move.side import LocalPath, Side
 from prtrace.state.event import Command, Event
 
 LU, HERE, ELSEWHERE = "naa.6", "1:0:0:0", "9:0:0:0"
-SIDE = Side("/dev/sda", LU, "", (Path(LocalNexus(HERE, LU), "/dev/sda"),))
+SIDE = Side("/dev/sda", LU, "", (LocalPath(LocalNexus(HERE, LU), "/dev/sda"),))
 AT = "2026-01-01T00:00:10.000000000Z"
 SECOND = 1_767_225_610  # AT, in seconds since the epoch
 

@@ -5,7 +5,7 @@ from small_hosts import LU, PEER, S1, Host, K, Target
 
 from prtrace.model import FullStatusRead, ReservationType
 from prtrace.move.journal import DESTINATION, SOURCE, Entry, Journal
-from prtrace.move.lines import Lines, Standing
+from prtrace.move.lines import Lines, Worth
 from prtrace.move.saving import DoubtError
 from prtrace.move.table import Verb
 from prtrace.move.verdict import Verdict
@@ -14,7 +14,7 @@ from prtrace.state.apply import apply, new_state
 from prtrace.state.view import unit_view
 
 NOW = 10**18
-QUESTION = Lines((("1:0:0:0", Standing.IN_QUESTION),))
+QUESTION = Lines((("1:0:0:0", Worth.IN_QUESTION),))
 
 
 class Observer:

@@ -8,17 +8,19 @@ import pytest
 
 from prtrace.errors import MalformedError
 from prtrace.model import KeysRead, LocalNexus, ReservationRead, ReservationType, Unsupported
-from prtrace.move.facts import Facts, Registered, User
-from prtrace.move.side import Path, Side
+from prtrace.move.facts import Facts, Registered, Sender
+from prtrace.move.side import LocalPath, Side
 from prtrace.move.verdict import Obstacle, Verdict, check_view, judge, overall
 from prtrace.state.apply import apply, new_state
 from prtrace.state.view import unit_view
 
-QEMU = User(100, "qemu", "db1")
+QEMU = Sender(100, "qemu", "db1")
 
 
 def path(nexus, port):
-    return Path(LocalNexus(nexus, "naa.6", initiator_port=port, relative_target_port=1), "/dev/x")
+    return LocalPath(
+        LocalNexus(nexus, "naa.6", initiator_port=port, relative_target_port=1), "/dev/x"
+    )
 
 
 SIDE = Side("/dev/mapper/a", "naa.6", "", (path("1:0:0:0", "naa.a"), path("2:0:0:0", "naa.b")))
@@ -84,12 +86,12 @@ def test_obstacles(facts, obstacle):
 
 
 def test_others_on_the_same_nexus():
-    other = User(200, "qemu", "db2")
+    other = Sender(200, "qemu", "db2")
     verdict = judge(SIDE, HELD, asked=QEMU, users=(QEMU, other))
     assert [reason.obstacle for reason in verdict.reasons] == [Obstacle.OTHER_USER]
     assert "db2" in verdict.reasons[0].fact
     # The programs of one administrator are not different guests.
-    script = (User(1, "sg_persist"), User(2, "sg_persist"))
+    script = (Sender(1, "sg_persist"), Sender(2, "sg_persist"))
     mine = Facts("naa.6", registrations=(registered("1:0:0:0", by=script[0]),))
     one = Side("/dev/x", "naa.6", "", SIDE.paths[:1])
     assert judge(one, mine, users=script).verdict is Verdict.MOVABLE

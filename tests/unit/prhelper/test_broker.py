@@ -13,7 +13,7 @@ import pytest
 from prtrace.prhelper.answer import check
 from prtrace.prhelper.attribution_log import NAME, AttributionLog
 from prtrace.prhelper.broker import Broker
-from prtrace.prhelper.client import Client
+from prtrace.prhelper.client import HelperClient
 from prtrace.prhelper.descriptor import Node
 from prtrace.prhelper.execution import NotSentError, OutcomeUnknownError
 from prtrace.prhelper.gate import Named
@@ -21,7 +21,7 @@ from prtrace.prhelper.identity import Vouched
 from prtrace.prhelper.policy import Policy
 from prtrace.prhelper.protocol import Request, Response
 from prtrace.prhelper.sparing_log import SparingLog
-from prtrace.prhelper.watch import Watch
+from prtrace.prhelper.watch import NexusWatch
 
 from .test_guard import pr_out
 
@@ -34,9 +34,9 @@ CAPABILITIES = Request(bytes((0x5E, 2, 0, 0, 0, 0, 0, 0, 8)) + bytes(7), b"", 8)
 LIO = bytes.fromhex("00081d90ea010000")
 
 
-def client(number: int) -> Client:
+def client(number: int) -> HelperClient:
     name = f"vm{number}"
-    return Client(number, 0, number, "", Vouched(f"machine:{name}", "machine", (name,)))
+    return HelperClient(number, 0, number, "", Vouched(f"machine:{name}", "machine", (name,)))
 
 
 class Scripted:
@@ -72,7 +72,7 @@ class Bench:
 
         self.broker = Broker(
             Policy.parse(policy), AttributionLog(folder, sparing),
-            Watch(lambda _: True, None, sparing), connect, sparing,
+            NexusWatch(lambda _: True, None, sparing), connect, sparing,
         )  # fmt: skip
 
     def ask(self, number: int, request: Request, node: Node = DISK) -> Response | None:

@@ -14,15 +14,15 @@ import pytest
 
 from prtrace.prhelper import connection as module
 from prtrace.prhelper.broker import Broker
-from prtrace.prhelper.client import Client
-from prtrace.prhelper.connection import Connection, Stop
+from prtrace.prhelper.client import HelperClient
+from prtrace.prhelper.connection import HelperConnection, Stop
 from prtrace.prhelper.execution import DirectExecution
 from prtrace.prhelper.identity import Vouched
 from prtrace.prhelper.policy import Policy
 from prtrace.prhelper.sparing_log import SparingLog
-from prtrace.prhelper.watch import Watch
+from prtrace.prhelper.watch import NexusWatch
 
-CLIENT = Client(1, 0, 1, "", Vouched("process:1@1", "process"))
+CLIENT = HelperClient(1, 0, 1, "", Vouched("process:1@1", "process"))
 READ_KEYS = bytes((0x5E, 0, 0, 0, 0, 0, 0, 0, 255)) + bytes(7)
 REGISTER = bytes((0x5F, 0, 0, 0, 0, 0, 0, 0, 24)) + bytes(7)
 NULL = os.open("/dev/null", os.O_RDWR)
@@ -32,7 +32,7 @@ IO_ERROR = bytes((0, 0, 0, 2, 0, 0, 0, 0, 0x70, 0, 0xB))
 def broker() -> Broker:
     sparing = SparingLog(logging.getLogger("test"))
     direct = DirectExecution()
-    watch = Watch(lambda _: True, None, sparing)
+    watch = NexusWatch(lambda _: True, None, sparing)
     return Broker(Policy(), None, watch, lambda: direct, sparing)
 
 
@@ -43,7 +43,7 @@ class Served:
         self.sock, other = socket.socketpair()
         self.sock.settimeout(30)
         self.before = len(os.listdir("/proc/self/fd"))
-        made = Connection(
+        made = HelperConnection(
             with_ or broker(), other, CLIENT, stop or Stop(),
             SparingLog(logging.getLogger("test")),
         )  # fmt: skip

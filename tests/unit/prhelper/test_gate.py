@@ -8,19 +8,19 @@ import time
 import pytest
 
 from prtrace.prhelper.answer import INVALID_CDB, check
-from prtrace.prhelper.client import Client
+from prtrace.prhelper.client import HelperClient
 from prtrace.prhelper.gate import Gate, Named
 from prtrace.prhelper.identity import Vouched
 from prtrace.prhelper.protocol import CLEANUP, Request, Response
 
 from .test_guard import pr_out
 
-VM1 = Client(11, 0, 1, "a.scope", Vouched("machine:a", "machine", ("vm1",)))
-VM2 = Client(12, 0, 2, "b.scope", Vouched("machine:b", "machine", ("vm2",)))
-NAMELESS = Client(13, 0, 3, "", Vouched("process:13@3", "process"))
+VM1 = HelperClient(11, 0, 1, "a.scope", Vouched("machine:a", "machine", ("vm1",)))
+VM2 = HelperClient(12, 0, 2, "b.scope", Vouched("machine:b", "machine", ("vm2",)))
+NAMELESS = HelperClient(13, 0, 3, "", Vouched("process:13@3", "process"))
 
 
-def passes(gate: Gate, client: Client, seconds: float) -> bool | None:
+def passes(gate: Gate, client: HelperClient, seconds: float) -> bool | None:
     """Whether the client had to wait; None where it is held for longer than seconds."""
     found: list[bool] = []
 

@@ -11,7 +11,7 @@ from prtrace.prhelper.answer import (
 )
 from prtrace.prhelper.guard import (
     Company,
-    Outcome,
+    Effect,
     SameHostGuard,
     User,
     guard_refusal,
@@ -36,7 +36,7 @@ def guard(*dead: User) -> SameHostGuard:
 
 
 def used(watch: SameHostGuard, user: User, keys: tuple[str, ...] = NEXUS) -> None:
-    watch.settle(keys, user, pr_out(0), Outcome.DONE, new=watch.add(keys, user))
+    watch.settle(keys, user, pr_out(0), Effect.DONE, new=watch.add(keys, user))
 
 
 def test_another_guest_is_seen_by_any_key() -> None:
@@ -57,9 +57,9 @@ def test_a_use_begins_before_the_command_is_sent() -> None:
 
 @pytest.mark.parametrize(
     ("outcome", "uses"),
-    [(Outcome.DONE, True), (Outcome.UNKNOWN, True), (Outcome.NOTHING, False)],
+    [(Effect.DONE, True), (Effect.UNKNOWN, True), (Effect.NOTHING, False)],
 )
-def test_what_the_first_command_leaves(outcome: Outcome, uses: bool) -> None:
+def test_what_the_first_command_leaves(outcome: Effect, uses: bool) -> None:
     watch = guard()
     watch.settle(NEXUS, ONE, pr_out(0), outcome, new=watch.add(NEXUS, ONE))
     assert bool(watch.company(NEXUS, TWO).others) is uses
@@ -71,10 +71,10 @@ def test_what_the_first_command_leaves(outcome: Outcome, uses: bool) -> None:
 def test_what_ends_a_use(request_: Request) -> None:
     watch = guard()
     used(watch, ONE)
-    for outcome in (Outcome.NOTHING, Outcome.UNKNOWN):
+    for outcome in (Effect.NOTHING, Effect.UNKNOWN):
         watch.settle(NEXUS, ONE, request_, outcome, new=watch.add(NEXUS, ONE))
         assert watch.company(NEXUS, TWO).others == (ONE,)
-    assert watch.settle(NEXUS, ONE, request_, Outcome.DONE, new=False) == (ONE,)
+    assert watch.settle(NEXUS, ONE, request_, Effect.DONE, new=False) == (ONE,)
     assert watch.company(NEXUS, TWO) == Company()
     assert list(watch.users) == []
 
@@ -83,7 +83,7 @@ def test_unregistering_ends_it_for_every_process_of_the_guest() -> None:
     watch = guard()
     used(watch, ONE)
     used(watch, TWIN)
-    watch.settle(NEXUS, TWIN, pr_out(0, 0), Outcome.DONE, new=False)
+    watch.settle(NEXUS, TWIN, pr_out(0, 0), Effect.DONE, new=False)
     assert watch.company(NEXUS, TWO) == Company()
 
 
@@ -91,7 +91,7 @@ def test_a_clear_ends_it_for_all() -> None:
     watch = guard()
     used(watch, ONE)
     used(watch, TWO)
-    assert set(watch.settle(NEXUS, TWO, pr_out(3), Outcome.DONE, new=False)) == {ONE, TWO}
+    assert set(watch.settle(NEXUS, TWO, pr_out(3), Effect.DONE, new=False)) == {ONE, TWO}
 
 
 def test_a_process_that_ended_uses_nothing() -> None:
@@ -117,19 +117,19 @@ def test_two_guests_of_one_claimed_name_are_told_wherever_they_are() -> None:
 @pytest.mark.parametrize(
     ("response", "outcome"),
     [
-        (Response(0), Outcome.DONE),
-        (Response(0x18), Outcome.NOTHING),
-        (Response(0x08), Outcome.NOTHING),
-        (Response(0x28), Outcome.NOTHING),
-        (check(INVALID_CDB), Outcome.NOTHING),
-        (check((6, 0x2A, 5)), Outcome.NOTHING),
-        (check((2, 4, 0)), Outcome.UNKNOWN),
-        (check(COMMUNICATION_FAILURE), Outcome.UNKNOWN),
-        (Response(2), Outcome.UNKNOWN),
-        (Response(0x40), Outcome.UNKNOWN),
+        (Response(0), Effect.DONE),
+        (Response(0x18), Effect.NOTHING),
+        (Response(0x08), Effect.NOTHING),
+        (Response(0x28), Effect.NOTHING),
+        (check(INVALID_CDB), Effect.NOTHING),
+        (check((6, 0x2A, 5)), Effect.NOTHING),
+        (check((2, 4, 0)), Effect.UNKNOWN),
+        (check(COMMUNICATION_FAILURE), Effect.UNKNOWN),
+        (Response(2), Effect.UNKNOWN),
+        (Response(0x40), Effect.UNKNOWN),
     ],
 )
-def test_what_an_answer_says_of_the_effect(response: Response, outcome: Outcome) -> None:
+def test_what_an_answer_says_of_the_effect(response: Response, outcome: Effect) -> None:
     assert outcome_of(response) is outcome
 
 

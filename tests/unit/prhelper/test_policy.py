@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prtrace.errors import UsageError
-from prtrace.prhelper.client import Client
+from prtrace.prhelper.client import HelperClient
 from prtrace.prhelper.identity import Vouched
 from prtrace.prhelper.policy import Guard, Policy, Rule, Settings, hidden, masked, refusal
 from prtrace.prhelper.protocol import CLEANUP, Request, Response
@@ -17,8 +17,8 @@ UUID = "5c6f9c4e-0d1f-4c52-8b5b-0c4a5f7d9f11"
 LIO = bytes.fromhex("00081d90ea010000")
 
 
-def client(*names: str, unit: str = "") -> Client:
-    return Client(1, 0, 1, unit, Vouched("machine:x", "machine", names))
+def client(*names: str, unit: str = "") -> HelperClient:
+    return HelperClient(1, 0, 1, unit, Vouched("machine:x", "machine", names))
 
 
 def pr_in(action: int, length: int = 8192) -> Request:

@@ -15,7 +15,7 @@ from prtrace.cli.main import cli
 from prtrace.errors import UnavailableError
 from prtrace.probe import core, libbpf, objectfile, requirements
 from prtrace.probe.programs import POINTS
-from prtrace.probe.requirements import Verdict
+from prtrace.probe.requirements import CheckResult
 
 TOP = Path(__file__).parents[3]
 HERE = platform.machine()
@@ -81,7 +81,7 @@ def test_each_object_names_the_registers_of_its_own_machine(built: dict[str, Pat
 def test_doctor_and_agent_refuse_the_object_of_another_machine(
     built: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for machine, verdict in ((OTHER, Verdict.MISSING), (HERE, Verdict.OK)):
+    for machine, verdict in ((OTHER, CheckResult.MISSING), (HERE, CheckResult.OK)):
         monkeypatch.setenv("PRTRACE_BPF_OBJECT", str(built[machine]))
         (check,) = (each for each in requirements.of_core() if each.name == "BPF object")
         assert check.verdict is verdict, check

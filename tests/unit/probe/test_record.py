@@ -92,7 +92,7 @@ def test_construct_reads_the_same(form: Form, data: st.DataObject) -> None:
 @pytest.mark.parametrize(
     ("enum", "prefix", "mirror"),
     [
-        ("pr_kind", "PR_KIND_", record.Kind),
+        ("pr_kind", "PR_KIND_", record.RecordKind),
         ("pr_flag", "PR_FLAG_", record.Flag),
         ("pr_issue", "PR_ISSUE_", record.Issue),
         ("pr_stat", "PR_STAT_", record.Stat),

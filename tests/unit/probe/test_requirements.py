@@ -7,12 +7,12 @@ import errno
 import pytest
 
 from prtrace.probe import requirements
-from prtrace.probe.requirements import Check, Part, Verdict, can_run, missing
+from prtrace.probe.requirements import Check, CheckResult, Part, can_run, missing
 
 _CHECKS = [
-    Check("fine", Verdict.OK, ""),
-    Check("less", Verdict.WARN, ""),
-    Check("BTF", Verdict.MISSING, "none", "boot another", Part.CORE),
+    Check("fine", CheckResult.OK, ""),
+    Check("less", CheckResult.WARN, ""),
+    Check("BTF", CheckResult.MISSING, "none", "boot another", Part.CORE),
 ]
 
 
@@ -20,7 +20,7 @@ def test_an_engine_needs_what_is_its_own_and_what_both_need() -> None:
     assert [check.name for check in missing(_CHECKS, Part.CORE)] == ["BTF"]
     assert not can_run(_CHECKS, Part.CORE)
     assert can_run(_CHECKS, Part.BCC)
-    assert not can_run([Check("bpffs", Verdict.MISSING, "")], Part.BCC)
+    assert not can_run([Check("bpffs", CheckResult.MISSING, "")], Part.BCC)
 
 
 def test_the_first_that_is_missing_is_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from prtrace.scsi.reply import (
     ReadKeys,
     ReadReservation,
     ReportCapabilities,
-    Reservation,
+    ReservationDescriptor,
 )
 from prtrace.scsi.sense import Sense
 from prtrace.scsi.transportid import (
@@ -79,7 +79,7 @@ read_keys = st.builds(
 read_reservations = st.builds(
     ReadReservation,
     bits(32),
-    st.none() | st.builds(Reservation, bits(64), types, bits(4)),
+    st.none() | st.builds(ReservationDescriptor, bits(64), types, bits(4)),
 )
 capabilities = st.builds(
     ReportCapabilities,

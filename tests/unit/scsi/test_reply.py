@@ -18,7 +18,7 @@ from prtrace.scsi.reply import (
     ReadKeys,
     ReadReservation,
     ReportCapabilities,
-    Reservation,
+    ReservationDescriptor,
     parse_reply,
 )
 from prtrace.scsi.transportid import IscsiPort, SasPort
@@ -111,12 +111,14 @@ def test_nothing_reserved():
 
 def test_all_registrants_reservation_has_key_0():
     raw = bytes.fromhex("00000007 00000010 0000000000000000 00000000 00 07 0000")
-    assert ReadReservation.parse(raw).reservation == Reservation(0, ReservationType.WEAR)
+    assert ReadReservation.parse(raw).reservation == ReservationDescriptor(0, ReservationType.WEAR)
 
 
 def test_reserved_type_and_scope_are_kept():
     raw = bytes.fromhex("00000007 00000010 0000000000000001 00000000 00 29 0000")
-    assert ReadReservation.parse(raw).reservation == Reservation(1, ReservedCode("TYPE", 9), 2)
+    assert ReadReservation.parse(raw).reservation == ReservationDescriptor(
+        1, ReservedCode("TYPE", 9), 2
+    )
 
 
 @pytest.mark.parametrize("claimed", [1, 8, 15, 17, 32, 0xFFFFFFFF])
