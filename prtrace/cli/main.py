@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "explain": "who did this, and what may be done about it",
     "finish": "after a migration: give the guest's key up on the source",
     "import": "turn other programs' log lines into recorded events",
+    "libvirt": "let libvirt's migrations take reservations along",
     "load": "in the pause: take the reservation over on the destination",
     "metrics": "write the state as metrics for Prometheus",
     "moves": "list the moves that are unfinished here",

@@ -15,7 +15,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from labkit import foreign, kernels, places
+from labkit import foreign, kernels, places, roots
 from labkit.failure import LabError
 
 _COMPILER = ("gcc", "-O2", "-Wall", "-Werror", "-static", "-pthread")
@@ -90,6 +90,7 @@ NEEDS: dict[str, Callable[[str], object]] = {
     "chromium": lambda _series: installed("chromium", "chromium-driver"),
     "tmux": lambda _series: installed("tmux"),
     "promtool": lambda _series: foreign.promtool(),
+    "libvirt": lambda _series: roots.root("bookworm", roots.LIBVIRT),
     "load": lambda _series: load(),
     "doors": lambda _series: doors(),
 }

@@ -23,6 +23,11 @@ SYSTEM = ("systemd", "systemd-sysv", "dbus", "udev", "kmod", "iproute2", "procps
           "python3", "ca-certificates")  # fmt: skip
 """What a machine that starts with systemd has, before anything of prtrace is installed."""
 
+LIBVIRT = ("libvirt-daemon-system", "libvirt-clients", "python3-libvirt", "qemu-system-x86",
+           "qemu-utils", "iproute2", "procps", "python3", "python3-click", "python3-construct",
+           "python3-psutil", "libbpf1", "sg3-utils", "strace")  # fmt: skip
+"""A host with libvirt, and what prtrace depends on."""
+
 _TIMEOUT_S = 1800
 
 

@@ -1,0 +1,85 @@
+"""prtrace libvirt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from prtrace.api.address import SOCKET, SOCKET_VARIABLE
+from prtrace.cli.options import log_options
+from prtrace.libvirt.machine import Policy
+from prtrace.libvirt.service import RUN_DIR, STATE_DIR, ServiceOptions, run
+from prtrace.linux import logs
+
+
+@click.command(
+    "libvirt",
+    epilog="""\b
+Examples:
+  prtrace libvirt                        as root, beside libvirtd; stops with Ctrl-C
+  prtrace libvirt --late-commit warn     a holder may move without the lock plugin
+  prtrace libvirt --without-note warn    guests may come from hosts without prtrace
+""",
+)
+@click.option(
+    "--socket",
+    metavar="PATH",
+    default=SOCKET,
+    envvar=SOCKET_VARIABLE,
+    show_default=True,
+    help="where the agent listens",
+)
+@click.option(
+    "--run-dir",
+    type=click.Path(path_type=Path),
+    default=RUN_DIR,
+    show_default=True,
+    help="where hook and plugin find this service",
+)
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path),
+    default=STATE_DIR,
+    show_default=True,
+    help="what is remembered of moves",
+)
+@click.option(
+    "--deadline",
+    metavar="SECONDS",
+    type=click.FloatRange(0.5, 600),
+    default=4.0,
+    show_default=True,
+    help="that a call of the agent may take: libvirt holds the guest's lock meanwhile",
+)
+@click.option(
+    "--late-commit",
+    type=click.Choice(("refuse", "warn")),
+    default="refuse",
+    show_default=True,
+    help="whether a reservation that the guest alone holds may be taken over after it went on,"
+    " without the lock plugin",
+)
+@click.option(
+    "--without-note",
+    type=click.Choice(("refuse", "warn")),
+    default="refuse",
+    show_default=True,
+    help="whether a guest with a LUN may come from a source that wrote no note",
+)
+@log_options
+def command(
+    *,
+    socket: str,
+    run_dir: Path,
+    state_dir: Path,
+    deadline: float,
+    late_commit: str,
+    without_note: str,
+    log_level: str,
+    log_format: str,
+) -> None:
+    """Let libvirt's migrations take reservations along, in the foreground."""
+    logs.set_up(log_level, log_format)
+    policy = Policy(without_note=without_note == "warn", late=late_commit == "warn")
+    run(ServiceOptions(socket, run_dir, state_dir, deadline, policy))

@@ -1,0 +1,163 @@
+"""What the service remembers of each guest: a file of its own, on disk before anything is done.
+
+STATE/UUID.json   {"version": 1, "phase": …, "move": {"file": …, "devices": …}, …}
+RUN/incoming/UUID  there while the guest may only go on here after somebody said so: the plugin
+                   asks nobody about other guests
+RUN/outgoing/UUID  made by the plugin when a migration from here begins
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from prtrace.errors import MalformedError, StoreError
+from prtrace.libvirt.agent import Move
+from prtrace.libvirt.machine import Phase, Record
+
+_VERSION: Final = 1
+
+
+@dataclass(slots=True)
+class Guest:
+    """One guest on this host.
+
+    move: what the calls are about; at HOME the newest file that was saved here.  coming: the one
+    that a hook brought.  late: no commit in the pause will come.  count: of notes.  epoch: of
+    what was heard from hooks and plugin; what libvirt said of an earlier one is old.  lock: for
+    everything else here.
+    """
+
+    uuid: str
+    record: Record = field(default_factory=Record)
+    move: Move | None = None
+    coming: Move | None = None
+    late: bool = False
+    count: int = 0
+    broken: str = ""
+    epoch: int = 0
+    wait: float = 0.0
+    due: float = 0.0
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def to_json(self) -> dict[str, Any]:
+        """What is stored."""
+        record = self.record
+        return {
+            "version": _VERSION,
+            "phase": record.phase.value,
+            "announced": record.announced,
+            "suspended": record.suspended,
+            "resume": record.resume,
+            "late": self.late,
+            "count": self.count,
+            "move": None
+            if self.move is None
+            else {"file": self.move.file, "devices": self.move.devices},
+        }
+
+    def take(self, given: Mapping[str, Any]) -> None:
+        """Take back what was stored; MalformedError where it is something else."""
+        try:
+            if given["version"] != _VERSION:
+                raise MalformedError("guest's record", f"version {given['version']!r:.20}")
+            move = given["move"]
+            self.record = Record(
+                Phase(given["phase"]),
+                announced=bool(given["announced"]),
+                suspended=bool(given["suspended"]),
+                resume=bool(given["resume"]),
+            )
+            self.late = bool(given["late"])
+            self.count = int(given["count"])
+            self.move = None if move is None else Move(dict(move["file"]), dict(move["devices"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise MalformedError("guest's record", f"{type(error).__name__}: {error}") from None
+
+
+class Guests:
+    """All guests of this host that somebody asked about."""
+
+    def __init__(self, state: Path, run: Path) -> None:
+        """Raises StoreError where the folders cannot be used."""
+        self._state = state
+        self._incoming = run / "incoming"
+        self._outgoing = run / "outgoing"
+        self._guests: dict[str, Guest] = {}
+        self._lock = threading.Lock()
+        try:
+            for folder in (state, self._incoming, self._outgoing):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for file in sorted(state.glob("*.json")):
+                self._guests[file.stem] = _read(file)
+        except OSError as error:
+            raise _unusable(error) from error
+
+    def get(self, uuid: str) -> Guest:
+        """The guest with this UUID; one that was never heard of is at home."""
+        with self._lock:
+            return self._guests.setdefault(uuid, Guest(uuid))
+
+    def all(self) -> list[Guest]:
+        """Every guest that was heard of."""
+        with self._lock:
+            return list(self._guests.values())
+
+    def store(self, guest: Guest) -> None:
+        """Put guest on disk, and its mark where the plugin looks; StoreError where that fails."""
+        file = self._state / f"{guest.uuid}.json"
+        mark = self._incoming / guest.uuid
+        try:
+            if guest.record.incoming:
+                mark.touch(mode=0o600)
+            if guest.record == Record() and guest.move is None and not guest.count:
+                file.unlink(missing_ok=True)
+            else:
+                _write(file, json.dumps(guest.to_json()))
+            if not guest.record.incoming:
+                mark.unlink(missing_ok=True)
+        except OSError as error:
+            raise _unusable(error) from error
+
+    def outgoing(self, uuid: str) -> bool:
+        """Whether a migration from here began since the guest last went on."""
+        return (self._outgoing / uuid).exists()
+
+    def stays(self, uuid: str) -> None:
+        """The guest goes on here."""
+        (self._outgoing / uuid).unlink(missing_ok=True)
+
+
+def _read(file: Path) -> Guest:
+    guest = Guest(file.stem)
+    try:
+        guest.take(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, MalformedError) as error:
+        # Nothing is done about it, and it is let neither come nor go on after a move.
+        guest.broken = f"{file} is damaged ({error}): see prtrace moves, then remove it"
+    return guest
+
+
+def _write(file: Path, text: str) -> None:
+    part = file.with_suffix(".part")
+    with part.open("w", encoding="utf-8") as written:
+        written.write(text)
+        written.flush()
+        os.fsync(written.fileno())
+    part.rename(file)
+    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _unusable(error: OSError) -> StoreError:
+    return StoreError(
+        f"{error.filename}: {error.strerror}", hint="see that the disk has room and is writable"
+    )

@@ -1,0 +1,538 @@
+"""What is done on one host for one guest that libvirt moves (pure).
+
+Inputs are what libvirt's hooks, its lock-manager plugin and its events say, and what the agent
+answered; outputs are calls of io.prtrace, answers to whoever waits for one, and what is asked of
+libvirt.  step() is all that decides; prtrace.libvirt.service carries out what it says.
+
+Three rules hold whatever comes in whatever order, and tests/explore/test_libvirt.py looks for an
+order in which they do not:
+
+- A guest goes on here only after the agent said that it may, where somebody asks before it goes
+  on (the plugin); where nobody asks, the agent is asked beside the running guest, and the guest
+  is paused unless the answer is good.
+- The source gives its key up only after libvirt said that the guest left by migration.  The
+  destination gives its key up only while the guest does not run there.
+- A phase other than HOME says that something may be left here, until the agent says otherwise.
+
+Source of what libvirt calls and when: libvirt 9.0.0 and 11.3.0, src/qemu/qemu_migration.c and
+src/util/virhook.c.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+
+class Phase(enum.Enum):
+    """How far the guest's newest move has come on this host; the value is what is stored."""
+
+    HOME = "home"
+    """Nothing of a move is here."""
+    PREPARING = "preparing"
+    """The key was to be registered here; no answer says what became of it."""
+    PREPARED = "prepared"
+    COMMITTING = "committing"
+    """A commit was asked for, and no answer was good."""
+    COMMITTED = "committed"
+    """The agent said that the guest may run here; it has not been seen to run yet."""
+    ARRIVED = "arrived"
+    """The guest runs here, and a late commit is due."""
+    HELD = "held"
+    """The guest was paused here: nothing proves that it may run."""
+    WITHDRAWING = "withdrawing"
+    """The guest does not come here; what was registered is to be taken away."""
+    LEFT = "left"
+    """The guest left by migration; the key is to be given up here."""
+    RECLAIMING = "reclaiming"
+    """The guest is paused here after a migration that failed in the pause."""
+
+
+class Call(enum.Enum):
+    """A call of io.prtrace about the move's file."""
+
+    LOOK = "look"
+    """CheckFile: nothing is sent but PR IN."""
+    PREPARE = "prepare"
+    COMMIT = "commit"
+    """Load."""
+    LATE_COMMIT = "late commit"
+    WITHDRAW = "withdraw"
+    """Rollback, as the destination."""
+    FINISH = "finish"
+    RECLAIM = "reclaim"
+    """Rollback, as the source; the guest is paused there."""
+
+
+class Answer(enum.Enum):
+    """What the agent said to a call."""
+
+    GOOD = "good"
+    """What the call is for was done, and where it tells whether the guest may run: it may."""
+    REFUSED = "refused"
+    """Nothing of ours is left of this call."""
+    SPENT = "spent"
+    """Fenced, gone, or superseded: the move is over."""
+    LATER = "later"
+    """The other side's part comes first."""
+    DOUBT = "in doubt"
+    SILENT = "silent"
+    """No answer, or not in time: the call may have been carried out, or may yet be."""
+
+
+class Caller(enum.Enum):
+    """Who waits for a reply."""
+
+    ANNOUNCED = "migrate begin"
+    COMES = "started begin, of a migration"
+    STARTS = "started begin, of an ordinary start or a restore"
+    ACQUIRES = "acquire"
+
+
+class Given(enum.Enum):
+    """What the guest's metadata say."""
+
+    FILE = "file"
+    NO_NOTE = "no note"
+    BLOCKED = "blocked"
+    """The source's note says why the reservation cannot move."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the operator chose.
+
+    without_note: a guest with a LUN whose source wrote no note may come.  late: a reservation
+    that one nexus holds may be taken over beside the running guest, whose own commands nobody
+    holds back meanwhile.
+    """
+
+    without_note: bool = False
+    late: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """Hook `migrate begin`, on the destination."""
+
+    given: Given
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Hook `started begin`: a QEMU of the guest is up, and no other one is on this host.
+
+    incoming: it waits for a migration; None where that cannot be read.  suspended: the guest is
+    to stay paused after it.  postcopy: it may go on before its memory is here.  asks: the plugin
+    will ask before the guest goes on.  holds: the note says that the guest alone holds a
+    reservation.
+    """
+
+    given: Given
+    incoming: bool | None
+    suspended: bool = False
+    postcopy: bool = False
+    asks: bool = False
+    holds: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """No QEMU of the guest is on this host.  migrated: libvirt says that it left by migration."""
+
+    migrated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """libvirt says that the guest runs here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """libvirt says that the guest is here and paused, and that no migration is under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acquires:
+    """The plugin asks whether the guest may go on; it is paused here.
+
+    outgoing: a migration from here began since the guest last went on.
+    """
+
+    outgoing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The agent answered the call, or did not in time.  why: a sentence for people."""
+
+    call: Call
+    answer: Answer
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed: what could not be done may be tried again."""
+
+
+Input = Announced | Started | Ended | Runs | Waits | Acquires | Told | Tick
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Make the call, about the move's file or the new one; Told comes back."""
+
+    call: Call
+    new: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Let the caller go on, or refuse with a sentence."""
+
+    allow: bool
+    why: str = ""
+
+
+class Do(enum.Enum):
+    """What is asked of libvirt, and of the service itself."""
+
+    PAUSE = "pause the guest"
+    RESUME = "let the guest go on"
+    NOTE = "write a new note"
+    ADOPT = "the new file is the move's"
+    """The file that came with the caller; before, it was the old move's that counted."""
+
+
+Output = Ask | Reply | Do
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What this host remembers of a guest; stored before an output is carried out.
+
+    announced: `migrate begin` came.  suspended: the guest is to arrive paused.  resume: it was
+    paused here and goes on after a good answer.  caller: who waits for a reply, asked: the call
+    that is under way; a restart forgets these two.
+    """
+
+    phase: Phase = Phase.HOME
+    announced: bool = False
+    suspended: bool = False
+    resume: bool = False
+    caller: Caller | None = None
+    asked: Call | None = None
+
+    @property
+    def restarted(self) -> Record:
+        """The same after a restart of the service."""
+        return replace(self, caller=None, asked=None)
+
+    @property
+    def incoming(self) -> bool:
+        """Whether the guest may only go on here after somebody said so."""
+        return self.phase in _INCOMING
+
+
+Step = tuple[Record, tuple[Output, ...]]
+
+_INCOMING = frozenset(
+    {
+        Phase.PREPARING,
+        Phase.PREPARED,
+        Phase.COMMITTING,
+        Phase.COMMITTED,
+        Phase.ARRIVED,
+        Phase.HELD,
+        Phase.WITHDRAWING,
+    }
+)
+_UNFINISHED = "an earlier move of this guest is unfinished on this host: prtrace moves"
+_NO_NOTE = (
+    "the guest has a LUN, and no note of prtrace came with it: is prtrace-libvirt running on the"
+    " source?"
+)
+_LATE = (
+    "the guest holds a reservation that cannot be taken over before it goes on: migrate with"
+    " --suspend, use the lock plugin, or allow it (late-commit = warn)"
+)
+_POSTCOPY = "post-copy lets the guest go on before its reservation can follow: leave it out"
+
+
+def step(record: Record, given: Input, policy: Policy) -> Step:
+    """What the host remembers after an input, and what is to be done, in this order.
+
+    While a call is under way (record.asked) only its Told may be given.
+    """
+    if record.asked is not None and not isinstance(given, Told):
+        raise ValueError(f"{record.asked} is under way")
+    match given:
+        case Announced():
+            return _announced(record, given, policy)
+        case Started():
+            return _started(record, given, policy)
+        case Ended():
+            return _ended(record, given)
+        case Runs():
+            return _runs(record)
+        case Waits():
+            return _waits(record)
+        case Acquires():
+            return _acquires(record, given)
+        case Tick():
+            return _tick(record)
+        case Told():
+            return _told(replace(record, asked=None), given)
+        case _:
+            assert_never(given)
+
+
+def _ask(record: Record, call: Call, *before: Output, new: bool = False) -> Step:
+    return replace(record, asked=call), (*before, Ask(call, new))
+
+
+def _home(record: Record, *outputs: Output) -> Step:
+    """Nothing of a move is here any more."""
+    if record.resume:
+        outputs = (*outputs, Do.RESUME)
+    return Record(caller=record.caller), outputs
+
+
+def _reply(record: Record, allow: bool, why: str = "") -> tuple[Record, tuple[Output, ...]]:
+    if record.caller is None:
+        return record, ()
+    return replace(record, caller=None), (Reply(allow, why),)
+
+
+def _refusal(given: Given, policy: Policy) -> Reply | None:
+    """The answer where no file came; None where one did."""
+    match given:
+        case Given.FILE:
+            return None
+        case Given.NO_NOTE:
+            return Reply(True) if policy.without_note else Reply(False, _NO_NOTE)
+        case Given.BLOCKED:
+            return Reply(False)
+        case _:
+            assert_never(given)
+
+
+def _announced(record: Record, given: Announced, policy: Policy) -> Step:
+    refused = _refusal(given.given, policy)
+    if refused is not None:
+        return record, (refused,)
+    # Nothing is registered yet: libvirt need not call any hook after this one.
+    return _ask(replace(record, caller=Caller.ANNOUNCED), Call.LOOK, new=True)
+
+
+def _started(record: Record, given: Started, policy: Policy) -> Step:
+    incoming = record.announced if given.incoming is None else given.incoming
+    record = replace(record, announced=False)
+    if not incoming:
+        return _started_here(record)
+    refused = _refusal(given.given, policy)
+    if refused is not None:
+        return record, (refused,)
+    if given.postcopy and not given.asks:
+        return record, (Reply(False, _POSTCOPY),)
+    if given.holds and not (given.asks or given.suspended or policy.late):
+        return record, (Reply(False, _LATE),)
+    waiting = replace(record, caller=Caller.COMES, suspended=given.suspended)
+    match record.phase:
+        case Phase.HOME:
+            return _prepare(waiting)
+        case Phase.PREPARING | Phase.PREPARED | Phase.COMMITTING | Phase.WITHDRAWING:
+            # The QEMU that this was prepared for is gone, or libvirt had not started another.
+            return _ask(replace(waiting, phase=Phase.WITHDRAWING), Call.WITHDRAW)
+        case Phase.LEFT:
+            return _ask(waiting, Call.FINISH)
+        case Phase.COMMITTED | Phase.ARRIVED | Phase.HELD | Phase.RECLAIMING:
+            return record, (Reply(False, _UNFINISHED),)
+        case _:
+            assert_never(record.phase)
+
+
+def _started_here(record: Record) -> Step:
+    """An ordinary start, or a restore."""
+    match record.phase:
+        case Phase.HOME | Phase.ARRIVED | Phase.RECLAIMING:
+            return record, (Reply(True),)
+        case Phase.COMMITTED | Phase.HELD:
+            # Committed: it may run here.  Held: its QEMU ended, and the guest begins anew.
+            return Record(), (Reply(True),)
+        case Phase.PREPARING | Phase.PREPARED | Phase.COMMITTING | Phase.WITHDRAWING:
+            waiting = replace(record, phase=Phase.WITHDRAWING, caller=Caller.STARTS)
+            return _ask(waiting, Call.WITHDRAW)
+        case Phase.LEFT:
+            return _ask(replace(record, caller=Caller.STARTS), Call.FINISH)
+        case _:
+            assert_never(record.phase)
+
+
+def _prepare(record: Record) -> Step:
+    preparing = Record(Phase.PREPARING, suspended=record.suspended, caller=record.caller)
+    return _ask(preparing, Call.PREPARE, Do.ADOPT)
+
+
+def _ended(record: Record, given: Ended) -> Step:
+    record = replace(record, resume=False)
+    match record.phase:
+        case Phase.HOME if given.migrated:
+            return _ask(replace(record, phase=Phase.LEFT), Call.FINISH)
+        case Phase.HOME | Phase.LEFT:
+            return record, ()
+        case Phase.RECLAIMING if given.migrated:
+            return _ask(replace(record, phase=Phase.LEFT), Call.FINISH)
+        case Phase.RECLAIMING | Phase.HELD:
+            return Record(), ()
+        case Phase.ARRIVED:
+            # The guest ran here: its key stays, and the reservation follows it.
+            return record, ()
+        case (
+            Phase.PREPARING
+            | Phase.PREPARED
+            | Phase.COMMITTING
+            | Phase.COMMITTED
+            | Phase.WITHDRAWING
+        ):
+            return _ask(replace(record, phase=Phase.WITHDRAWING), Call.WITHDRAW)
+        case _:
+            assert_never(record.phase)
+
+
+def _runs(record: Record) -> Step:
+    match record.phase:
+        case Phase.HOME | Phase.COMMITTED | Phase.LEFT | Phase.RECLAIMING:
+            # Left: somebody started it here again, which the hook let happen.
+            return Record(), (Do.NOTE,)
+        case Phase.PREPARED | Phase.COMMITTING if record.suspended:
+            # Resumed before the commit ended: what is not seen as running can be committed.
+            held = replace(record, phase=Phase.COMMITTING, resume=True)
+            return _ask(held, Call.COMMIT, Do.PAUSE)
+        case (
+            Phase.PREPARING
+            | Phase.PREPARED
+            | Phase.COMMITTING
+            | Phase.WITHDRAWING
+            | Phase.ARRIVED
+            | Phase.HELD
+        ):
+            return _ask(replace(record, phase=Phase.ARRIVED), Call.LATE_COMMIT)
+        case _:
+            assert_never(record.phase)
+
+
+def _waits(record: Record) -> Step:
+    if record.phase is Phase.PREPARED and record.suspended:
+        return _ask(replace(record, phase=Phase.COMMITTING), Call.COMMIT)
+    return record, ()
+
+
+def _acquires(record: Record, given: Acquires) -> Step:
+    waiting = replace(record, caller=Caller.ACQUIRES)
+    match record.phase:
+        case Phase.HOME if given.outgoing:
+            return _ask(replace(waiting, phase=Phase.RECLAIMING), Call.RECLAIM)
+        case Phase.HOME:
+            return record, (Reply(True),)
+        case Phase.RECLAIMING:
+            return _ask(waiting, Call.RECLAIM)
+        case Phase.PREPARED | Phase.COMMITTING | Phase.COMMITTED:
+            # Committed before: a fence may have come since.
+            return _ask(replace(waiting, phase=Phase.COMMITTING), Call.COMMIT)
+        case Phase.ARRIVED | Phase.HELD:
+            return _ask(waiting, Call.LATE_COMMIT)
+        case Phase.PREPARING | Phase.WITHDRAWING | Phase.LEFT:
+            return record, (Reply(False, _UNFINISHED),)
+        case _:
+            assert_never(record.phase)
+
+
+def _tick(record: Record) -> Step:
+    match record.phase:
+        case Phase.WITHDRAWING:
+            return _ask(record, Call.WITHDRAW)
+        case Phase.LEFT:
+            return _ask(record, Call.FINISH)
+        case Phase.ARRIVED:
+            return _ask(record, Call.LATE_COMMIT)
+        case (
+            Phase.HOME
+            | Phase.PREPARING
+            | Phase.PREPARED
+            | Phase.COMMITTING
+            | Phase.COMMITTED
+            | Phase.HELD
+            | Phase.RECLAIMING
+        ):
+            # A commit that nobody waits for any more could meet a source that goes on.
+            return record, ()
+        case _:
+            assert_never(record.phase)
+
+
+def _told(record: Record, told: Told) -> Step:
+    good = told.answer is Answer.GOOD
+    match told.call:
+        case Call.LOOK:
+            record, replies = _reply(record, good, told.why)
+            return replace(record, announced=record.announced or good), replies
+        case Call.PREPARE:
+            return _told_prepare(record, told)
+        case Call.COMMIT:
+            return _told_commit(record, told)
+        case Call.LATE_COMMIT:
+            return _told_late(record, told)
+        case Call.WITHDRAW | Call.FINISH:
+            return _told_end(record, told)
+        case Call.RECLAIM:
+            record, replies = _reply(record, good, told.why)
+            return _home(record, *replies, Do.NOTE) if good else (record, replies)
+        case _:
+            assert_never(told.call)
+
+
+def _told_prepare(record: Record, told: Told) -> Step:
+    good = told.answer is Answer.GOOD
+    record, replies = _reply(record, good, told.why)
+    if good:
+        return replace(record, phase=Phase.PREPARED), replies
+    # Whatever the answer was: a registration that nobody waits for is taken away.
+    return _ask(replace(record, phase=Phase.WITHDRAWING), Call.WITHDRAW, *replies)
+
+
+def _told_commit(record: Record, told: Told) -> Step:
+    good = told.answer is Answer.GOOD
+    record, replies = _reply(record, good, told.why)
+    if not good:
+        return record, replies
+    if record.resume:
+        return _home(record, *replies, Do.NOTE)
+    return replace(record, phase=Phase.COMMITTED), replies
+
+
+def _told_late(record: Record, told: Told) -> Step:
+    good = told.answer is Answer.GOOD
+    record, replies = _reply(record, good, told.why)
+    match told.answer:
+        case Answer.GOOD:
+            return _home(record, *replies, Do.NOTE)
+        case Answer.SILENT | Answer.LATER | Answer.REFUSED:
+            # The device protects its data as before; it is asked again.
+            return record, replies
+        case Answer.DOUBT | Answer.SPENT:
+            return replace(record, phase=Phase.HELD), (*replies, Do.PAUSE)
+        case _:
+            assert_never(told.answer)
+
+
+def _told_end(record: Record, told: Told) -> Step:
+    """The move ends here, or has not yet; whoever wants to start the guest waits for it."""
+    over = told.answer in (Answer.GOOD, Answer.SPENT)
+    if over and record.caller is Caller.COMES:
+        return _prepare(record)
+    record, replies = _reply(record, over, told.why or _UNFINISHED)
+    return _home(record, *replies) if over else (record, replies)

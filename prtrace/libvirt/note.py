@@ -1,0 +1,125 @@
+"""The note that a guest's live metadata carry to the destination (pure).
+
+    {"version": 1, "uuid": …, "host": …, "boot": …, "count": 3,
+     "disks": {"sda": "naa.6001405…"}, "file": {prtrace.save/2} or null, "why": ""}
+
+It is a hint with a date: it cannot change while the guest migrates, it comes back from save files,
+and another one may have been given with `virsh migrate --xml`.  What the device says decides; the
+move's file has an order of its own, by which older ones are refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import uuid
+from dataclasses import dataclass
+from typing import Any, Final
+from xml.sax.saxutils import escape
+
+from prtrace.errors import MalformedError, PrtraceError
+from prtrace.libvirt.domain import Domain
+from prtrace.libvirt.machine import Given
+from prtrace.move import savefile
+
+VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What the source knows of the guest's reservations.
+
+    disks: the logical unit of each LUN, by the target's name.  file: the prtrace.save/2 object, or
+    None, and then why says what keeps the reservation where it is.
+    """
+
+    uuid: str
+    host: str
+    boot: str
+    count: int
+    disks: dict[str, str]
+    file: dict[str, Any] | None
+    why: str = ""
+
+    @property
+    def given(self) -> Given:
+        """For the machine."""
+        return Given.BLOCKED if self.file is None else Given.FILE
+
+    @property
+    def holds(self) -> bool:
+        """Whether the file says that the guest alone holds a reservation."""
+        if self.file is None:
+            return False
+        units = savefile.from_document(self.file).units
+        return any(
+            unit.held and unit.type is not None and not unit.type.all_registrants for unit in units
+        )
+
+    def fresh(self, now: int) -> dict[str, Any]:
+        """The file, as a move of its own that begins now (nanoseconds since the epoch).
+
+        The source hears of a migration that failed only where it was paused for it, and then
+        sends the same note again: the destination has withdrawn that move, and would take the
+        second try for a late call of the first.  TypeError without a file.
+        """
+        if self.file is None:
+            raise TypeError("the note has no file")
+        file = savefile.from_document(self.file)
+        order = max(file.order + 1, now)
+        return dataclasses.replace(file, id=uuid.uuid4().hex, order=order).to_document()
+
+    def devices(self, there: Domain) -> dict[str, str]:
+        """The destination's node of each logical unit, by its designator."""
+        return {
+            lu: there.luns[target] for target, lu in self.disks.items() if target in there.luns
+        }
+
+    def element(self) -> str:
+        """The element that virDomainSetMetadata takes."""
+        text = json.dumps(
+            {
+                "version": VERSION,
+                "uuid": self.uuid,
+                "host": self.host,
+                "boot": self.boot,
+                "count": self.count,
+                "disks": self.disks,
+                "file": self.file,
+                "why": self.why,
+            },
+            separators=(",", ":"),
+        )
+        return f"<note>{escape(text)}</note>"
+
+
+def parse(domain: Domain) -> Note | None:
+    """The domain's note, None where it has none.
+
+    Raises MalformedError where it is damaged, of another version, or another guest's: it is no
+    ground to do anything, and not the same as none.
+    """
+    if not domain.note:
+        return None
+    try:
+        given = json.loads(domain.note)
+        if given["version"] != VERSION:
+            raise MalformedError("note", f"version {given['version']!r:.20}, not {VERSION}")
+        note = Note(
+            uuid=str(given["uuid"]),
+            host=str(given["host"]),
+            boot=str(given["boot"]),
+            count=int(given["count"]),
+            disks={str(name): str(lu) for name, lu in given["disks"].items()},
+            file=given["file"],
+            why=str(given["why"]),
+        )
+        if note.file is not None:
+            savefile.from_document(note.file)
+    except PrtraceError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise MalformedError("note", f"{type(error).__name__}: {error}"[:100]) from None
+    if note.uuid != domain.uuid:
+        raise MalformedError("note", f"it is about guest {note.uuid:.36}")
+    return note

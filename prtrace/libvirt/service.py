@@ -1,0 +1,415 @@
+"""prtrace-libvirt: carries out what the machine says, for each guest of this host.
+
+Threads: one for each call of hook and plugin; one that looks at guests (after libvirt's events,
+and from time to time, for an event may be lost); one that writes notes, which can wait half a
+minute; one that listens to the agent's events; libvirt's own.  A guest's lock keeps its steps in
+one order.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import signal
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from prtrace.errors import PrtraceError, UnavailableError
+from prtrace.libvirt import domain as domains
+from prtrace.libvirt import note as notes
+from prtrace.libvirt.agent import Agent, Move
+from prtrace.libvirt.guests import Guest, Guests
+from prtrace.libvirt.hypervisor import Hypervisor, HypervisorError, Sight
+from prtrace.libvirt.machine import (
+    Acquires,
+    Announced,
+    Ask,
+    Do,
+    Ended,
+    Given,
+    Input,
+    Output,
+    Phase,
+    Policy,
+    Record,
+    Reply,
+    Runs,
+    Started,
+    Tick,
+    Waits,
+    step,
+)
+from prtrace.libvirt.server import Reply as ReplyTo
+from prtrace.libvirt.server import Server
+from prtrace.linux import systemd
+from prtrace.linux.unixsocket import Listener
+
+RUN_DIR: Final = Path("/run/prtrace-libvirt")
+STATE_DIR: Final = Path("/var/lib/prtrace-libvirt")
+SOCKET: Final = "io.prtrace.libvirt"
+PLUGIN: Final = "plugin"
+"""The file in RUN_DIR in which a libvirtd that has loaded the plugin says its process id."""
+_PAUSED, _POSTCOPY = 0x20, 0x8000  # VIR_MIGRATE_PAUSED, VIR_MIGRATE_POSTCOPY
+_ROUND_S: Final = 1.0
+_AGENT_S: Final = 5.0
+_LONGEST_WAIT_S: Final = 60.0
+_BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
+_UNANSWERED: Final = "prtrace-libvirt has no file of the move"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceOptions:
+    """deadline: seconds that a call of the agent may take."""
+
+    agent: str
+    run_dir: Path = RUN_DIR
+    state_dir: Path = STATE_DIR
+    deadline: float = 4.0
+    policy: Policy = field(default_factory=Policy)
+
+
+class Service:
+    """prtrace.libvirt.server.Asked, and everything else that the service does."""
+
+    def __init__(self, options: ServiceOptions) -> None:
+        self.deadline = options.deadline * 2
+        """Two calls at most before an answer: an old move's end, and the new one's beginning."""
+        self._options = options
+        self._agent = Agent(options.agent, options.deadline)
+        self._guests = Guests(options.state_dir, options.run_dir)
+        self._hypervisor: Hypervisor | None = None
+        self._heard: queue.SimpleQueue[tuple[str, bool]] = queue.SimpleQueue()
+        self._unnoted: set[str] = set()
+        self._wake_notes = threading.Event()
+        self._units: dict[str, set[str]] = {}
+
+    # Hook and plugin
+
+    def hook(self, call: Mapping[str, Any], reply: ReplyTo) -> None:
+        """See prtrace.libvirt.server.Asked."""
+        there = domains.parse(str(call.get("xml")))
+        guest = self._guests.get(there.uuid)
+        operation, reason = call.get("operation"), call.get("reason")
+        with guest.lock:
+            guest.epoch += 1
+            if operation in ("stopped", "release"):
+                # The domain's lock is held; nobody waits for what is done now.
+                reply(True, "")
+                left = operation == "release" and reason == "migrated" and guest.move is not None
+                self._give(guest, Ended(left), None)
+                return
+            note = notes.parse(there)
+            if note is None:
+                given, why = Given.NO_NOTE, ""
+            else:
+                given, why = note.given, note.why
+            if note is not None and note.file is not None:
+                guest.coming = Move(note.fresh(time.time_ns()), note.devices(there))
+            _log.info("guest %s: hook %s, %s", guest.uuid, operation, given.value)
+            if operation == "migrate":
+                self._give(guest, Announced(given), _with(reply, why))
+                return
+            flags = call.get("flags") or 0
+            asks = self._plugin()
+            suspended = bool(flags & _PAUSED)
+            guest.late = not (asks or suspended)
+            started = Started(
+                given,
+                incoming=call.get("incoming"),
+                suspended=suspended,
+                postcopy=bool(flags & _POSTCOPY),
+                asks=asks,
+                holds=note is not None and note.holds,
+            )
+            self._give(guest, started, _with(reply, why))
+
+    def acquire(self, uuid: str, reply: ReplyTo) -> None:
+        """See prtrace.libvirt.server.Asked."""
+        guest = self._guests.get(uuid)
+        with guest.lock:
+            guest.epoch += 1
+            outgoing = self._guests.outgoing(uuid) and guest.move is not None
+            _log.info("guest %s: the plugin asks, %s", uuid, guest.record.phase.value)
+            self._give(guest, Acquires(outgoing), reply)
+
+    def _plugin(self) -> bool:
+        """Whether the libvirtd that runs has loaded the plugin."""
+        try:
+            text = (self._options.run_dir / PLUGIN).read_text(encoding="ascii")
+            return text.strip().isdecimal() and Path("/proc", text.strip()).exists()
+        except (OSError, UnicodeDecodeError):
+            return False
+
+    # The machine
+
+    def _give(self, guest: Guest, given: Input, reply: ReplyTo | None) -> bool:
+        """Take a step, and all that follow from it; guest.lock is held.
+
+        Says whether the agent was asked.
+        """
+        if guest.broken:
+            if reply is not None:
+                reply(False, guest.broken)
+            return False
+        asked = False
+        if isinstance(given, Ended):
+            self._guests.stays(guest.uuid)
+        following: Input | None = given
+        while following is not None:
+            before = guest.record
+            record, outputs = step(before, following, self._options.policy)
+            guest.record = record
+            if Do.ADOPT in outputs:
+                guest.move, guest.coming = guest.coming, None
+            if record.phase is Phase.HOME and before.phase is not Phase.HOME:
+                guest.move = None
+            self._guests.store(guest)
+            if record.phase is not before.phase:
+                _log.info("guest %s: %s", guest.uuid, record.phase.value)
+                guest.wait = guest.due = 0.0
+            following = None
+            for output in outputs:
+                following = self._carry_out(guest, output, reply)
+            asked = asked or following is not None
+        return asked
+
+    def _carry_out(self, guest: Guest, output: Output, reply: ReplyTo | None) -> Input | None:
+        match output:
+            case Reply(allow, why):
+                if allow:
+                    self._guests.stays(guest.uuid)
+                if reply is not None:
+                    reply(allow, why)
+            case Ask(call, new):
+                move = guest.coming if new else guest.move
+                if move is None:
+                    raise PrtraceError(f"guest {guest.uuid}: {_UNANSWERED}")
+                told = self._agent.carry_out(call, move, late=guest.late)
+                _log.info(
+                    "guest %s: %s: %s %s", guest.uuid, call.value, told.answer.value, told.why
+                )
+                return told
+            case Do.PAUSE:
+                self._libvirt_does(guest, "pause")
+            case Do.RESUME:
+                self._libvirt_does(guest, "resume")
+            case Do.NOTE:
+                self._wants_note(guest.uuid)
+            case Do.ADOPT:
+                pass
+        return None
+
+    def _libvirt_does(self, guest: Guest, what: str) -> None:
+        hypervisor = self._hypervisor
+        if hypervisor is None:
+            _log.error("guest %s: %s: libvirt cannot be reached", guest.uuid, what)
+            return
+        try:
+            getattr(hypervisor, what)(guest.uuid)
+        except HypervisorError as error:
+            _log.error("%s", error.message)
+
+    # What libvirt says
+
+    def heard(self, uuid: str, migrated: bool) -> None:
+        """An event of libvirt's, on its thread."""
+        self._heard.put((uuid, migrated))
+
+    def look(self, uuid: str, *, migrated: bool = False) -> bool:
+        """See how the guest is, and take the step that follows; whether the agent was asked."""
+        guest = self._guests.get(uuid)
+        epoch, hypervisor = guest.epoch, self._hypervisor
+        if hypervisor is None:
+            return False
+        sight = hypervisor.sight(uuid)
+        with guest.lock:
+            if guest.epoch != epoch:
+                # Hook or plugin came meanwhile: what was seen may be older.
+                self._heard.put((uuid, migrated))
+                return False
+            migrated = (migrated or sight is Sight.LEFT) and guest.move is not None
+            given = _input(guest.record, sight, migrated=migrated)
+            asked = given is not None and self._give(guest, given, None)
+            if guest.record.phase is Phase.HOME and sight in (Sight.RUNS, Sight.WAITS):
+                self._wants_note(uuid)
+            return asked
+
+    def _round(self) -> None:
+        """What is due: guests that were heard of, and what could not be done before."""
+        hypervisor = self._hypervisor
+        if hypervisor is None or not hypervisor.alive():
+            self._connect()
+        now = time.monotonic()
+        for guest in self._guests.all():
+            unfinished = guest.record.phase is not Phase.HOME
+            if unfinished and now >= guest.due:
+                guest.wait = min(_LONGEST_WAIT_S, guest.wait * 2 or _ROUND_S)
+                guest.due = now + guest.wait
+                if not self.look(guest.uuid):
+                    with guest.lock:
+                        self._give(guest, Tick(), None)
+        if self._unnoted:
+            self._wake_notes.set()
+
+    def _connect(self) -> None:
+        if self._hypervisor is not None:
+            self._hypervisor.close()
+            self._hypervisor = None
+        self._hypervisor = Hypervisor(self.heard)
+        _log.info("connected to libvirt")
+        known = {guest.uuid for guest in self._guests.all()}
+        for uuid in known | set(self._hypervisor.active()):
+            self.look(uuid)
+
+    def watch(self) -> None:
+        """Look at guests, for ever."""
+        while True:
+            try:
+                try:
+                    uuid, migrated = self._heard.get(timeout=_ROUND_S)
+                except queue.Empty:
+                    self._round()
+                else:
+                    self.look(uuid, migrated=migrated)
+            except UnavailableError:
+                raise
+            except PrtraceError as error:
+                _log.warning("%s", error.message)
+                time.sleep(_ROUND_S)
+            except Exception:
+                # One guest's trouble is not the others'.
+                _log.exception("a guest could not be looked at")
+
+    # Notes
+
+    def _wants_note(self, uuid: str) -> None:
+        self._unnoted.add(uuid)
+        self._wake_notes.set()
+
+    def write_notes(self) -> None:
+        """Write notes where they are wanted, for ever."""
+        while True:
+            self._wake_notes.wait()
+            self._wake_notes.clear()
+            for uuid in list(self._unnoted):
+                try:
+                    if self._write_note(uuid):
+                        self._unnoted.discard(uuid)
+                except PrtraceError as error:
+                    _log.warning("%s", error.message)
+                except Exception:
+                    _log.exception("guest %s: no note was written", uuid)
+
+    def _write_note(self, uuid: str) -> bool:
+        """Whether nothing is left to do; else it is tried again in the next round."""
+        guest, hypervisor = self._guests.get(uuid), self._hypervisor
+        if hypervisor is None:
+            return False
+        if hypervisor.sight(uuid) not in (Sight.RUNS, Sight.WAITS):
+            return True
+        here = hypervisor.domain(uuid)
+        if not here.luns:
+            return True
+        with guest.lock:
+            # A new file makes older ones of this unit void: not while one of them may travel.
+            if guest.record != Record() or hypervisor.under_job(uuid):
+                return False
+            note = self._note(guest, here)
+            guest.count += 1
+            guest.move = None if note.file is None else Move(note.file, {})
+            self._guests.store(guest)
+        hypervisor.write_note(uuid, note.element())
+        _log.info("guest %s: note %d, %s", uuid, note.count, note.why or "a file")
+        return True
+
+    def _note(self, guest: Guest, here: domains.Domain) -> notes.Note:
+        file, why, disks = None, "", {}
+        self._units[guest.uuid] = set()
+        try:
+            file = self._agent.save(list(here.luns.values()), guest.uuid)
+        except PrtraceError as error:
+            why = f"{error.message}; {error.hint}" if error.hint else error.message
+        if file is not None:
+            units = {unit["device"]: unit["lu"] for unit in file["units"]}
+            disks = {name: units[node] for name, node in here.luns.items() if node in units}
+            self._units[guest.uuid] = set(disks.values())
+        return notes.Note(
+            guest.uuid,
+            socket.gethostname(),
+            _BOOT.read_text(encoding="ascii").strip(),
+            guest.count + 1,
+            disks,
+            file,
+            why,
+        )
+
+    def follow_agent(self) -> None:
+        """Have notes written anew after each change of a reservation, for ever."""
+        said = ""
+        while True:
+            try:
+                for lu in self._agent.changes():
+                    said = ""
+                    for uuid, units in list(self._units.items()):
+                        # None are known of a guest for which nothing could be saved.
+                        if lu in units or not units:
+                            self._wants_note(uuid)
+            except PrtraceError as error:
+                if error.message != said:
+                    _log.warning("%s", error.message)
+                said = error.message
+            # What happened meanwhile was not heard.
+            for uuid in list(self._units):
+                self._wants_note(uuid)
+            time.sleep(_AGENT_S)
+
+
+def _with(reply: ReplyTo, why: str) -> ReplyTo:
+    """A reply that says why where the machine, which does not know the note, does not."""
+    return lambda allow, said: reply(allow, said or ("" if allow else why))
+
+
+def _input(record: Record, sight: Sight, *, migrated: bool) -> Input | None:
+    match sight:
+        case Sight.RUNS:
+            # A guest at home that runs is no news.
+            return None if record.phase is Phase.HOME else Runs()
+        case Sight.WAITS:
+            return Waits()
+        case Sight.LEFT | Sight.ENDED:
+            return Ended(migrated=migrated)
+        case Sight.BUSY:
+            return None
+
+
+def run(options: ServiceOptions) -> None:
+    """Serve until SIGTERM; raises UnavailableError without libvirt's bindings."""
+    service = Service(options)
+    listener = Listener.bind(options.run_dir / SOCKET, mode=0o600)
+    server = Server(listener, service)
+    failed: list[BaseException] = []
+    stop = threading.Event()
+
+    def guarded(work: Any) -> None:
+        try:
+            work()
+        except BaseException as error:
+            failed.append(error)
+            stop.set()
+
+    for work in (server.run, service.watch, service.write_notes, service.follow_agent):
+        threading.Thread(target=guarded, args=(work,), daemon=True).start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    systemd.notify("READY=1")
+    stop.wait()
+    systemd.notify("STOPPING=1")
+    listener.close()
+    if failed:
+        raise failed[0]

@@ -1,0 +1,497 @@
+"""Two hosts, libvirt and a guest, as far as prtrace.libvirt.machine can tell them apart.
+
+Each host's machine is the real one.  libvirt takes a guest from S to D the way that it does (two
+hooks, a transfer, a pause, perhaps the plugin's questions, a confirmation), and may fail at any
+point.  The agents' calls do to the device what prtrace.move's tables say.  Everything that can
+happen next is a move of the world; explore() tries them all.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+from prtrace.libvirt.machine import (
+    Acquires,
+    Announced,
+    Answer,
+    Ask,
+    Call,
+    Do,
+    Ended,
+    Given,
+    Input,
+    Output,
+    Phase,
+    Policy,
+    Record,
+    Reply,
+    Runs,
+    Started,
+    Step,
+    Tick,
+    Told,
+    Waits,
+    step,
+)
+
+Stepper = Callable[[Record, Input, Policy], Step]
+
+
+class Guest(enum.Enum):
+    """A guest's QEMU on one host."""
+
+    NONE = "none"
+    INCOMING = "incoming"
+    RUNS = "runs"
+    PAUSED = "paused"
+
+
+class Libvirt(enum.Enum):
+    """How far libvirt is."""
+
+    IDLE = "idle"
+    ANNOUNCE = "migrate begin"
+    START = "started begin"
+    TRANSFER = "transfer"
+    PAUSE = "pause"
+    ACQUIRE = "acquire on D"
+    CONFIRM = "confirm"
+    UNDO = "undo"
+    REACQUIRE = "acquire on S"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What does not change.  holds: the guest alone holds; else it is a follower."""
+
+    plugin: bool
+    suspend: bool
+    holds: bool
+
+    @property
+    def policy(self) -> Policy:
+        return Policy(late=True)
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Everything that can differ.
+
+    source, destination: the machines' records; s, d: the guest's QEMUs; ks, kd, holder: the
+    device.  said_s, said_d: what the agent will answer to a call that it has carried out.
+    zombie: a call of D's service that was restarted, which the agent may yet carry out.
+    event_s, event_d: libvirt has something to tell.  migrated: the guest left S; proved: S's
+    service heard it.  ran: the guest has run on D.  allowed: the plugin let it go on on D.
+    committed, reclaimed: the agent said that it may.  undone: it went on on S after a pause.
+    split: S was told that the migration failed while the guest went on on D.  faults: how many
+    more are allowed.
+    """
+
+    source: Record = field(default_factory=Record)
+    destination: Record = field(default_factory=Record)
+    s: Guest = Guest.RUNS
+    d: Guest = Guest.NONE
+    libvirt: Libvirt = Libvirt.IDLE
+    ks: bool = True
+    kd: bool = False
+    holder: str = ""
+    said_s: Answer | None = None
+    said_d: Answer | None = None
+    zombie: Call | None = None
+    event_s: bool = False
+    event_d: bool = False
+    migrated: bool = False
+    proved: bool = False
+    ran: bool = False
+    allowed: bool = False
+    committed: bool = False
+    reclaimed: bool = False
+    undone: bool = False
+    fenced: bool = False
+    split: bool = False
+    faults: int = 2
+
+
+class BrokenError(Exception):
+    """An invariant does not hold."""
+
+
+def settings() -> Iterator[Setting]:
+    for plugin in (False, True):
+        for suspend in (False, True):
+            for holds in (False, True):
+                yield Setting(plugin, suspend, holds)
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise BrokenError(what)
+
+
+class Explorer:
+    """Breadth first over all that can happen; a broken invariant comes with its story."""
+
+    def __init__(self, setting: Setting, stepper: Stepper = step) -> None:
+        self.setting = setting
+        self.step = stepper
+        self.states = 0
+        self.transitions = 0
+        self.ends: set[tuple[Phase, Phase, Guest, Guest]] = set()
+
+    def run(self) -> None:
+        """Raises BrokenError with the shortest way to it."""
+        first = World(holder="S" if self.setting.holds else "")
+        seen: dict[World, tuple[World | None, str]] = {first: (None, "begin")}
+        queue = deque([first])
+        while queue:
+            world = queue.popleft()
+            self.states += 1
+            quiet = True
+            for name, make in self.moves(world):
+                self.transitions += 1
+                try:
+                    after = make()
+                    after = replace(after, ran=after.ran or after.d is Guest.RUNS)
+                    self.check(after)
+                except BrokenError as error:
+                    raise BrokenError(f"{error}\n" + story(seen, world, name)) from error
+                if after != world and not name.startswith("fault"):
+                    quiet = False
+                if after not in seen:
+                    seen[after] = (world, name)
+                    queue.append(after)
+            if quiet:
+                try:
+                    self.check_end(world)
+                except BrokenError as error:
+                    raise BrokenError(f"{error}\n" + story(seen, world, "end")) from error
+
+    def check(self, world: World) -> None:
+        for record in (world.source, world.destination):
+            _require(record.asked is not None or record.caller is None, "a caller is forgotten")
+        both = world.s is Guest.RUNS and world.d is Guest.RUNS
+        _require(not both or world.split, "the guest runs on both hosts")
+        if self.setting.plugin and world.d is Guest.RUNS:
+            _require(world.committed, "the guest goes on on D without the agent's word")
+        if self.setting.plugin and world.libvirt is Libvirt.FAILED and world.undone:
+            _require(world.reclaimed, "the guest goes on on S without the agent's word")
+        if world.d is Guest.RUNS and world.destination.phase is Phase.HELD:
+            _require(world.event_d, "a guest that is not known to be allowed to goes on")
+
+    def check_end(self, world: World) -> None:
+        """Nothing more will happen: everything left behind is named, and the guest may run."""
+        self.ends.add((world.source.phase, world.destination.phase, world.s, world.d))
+        if world.kd and world.d is Guest.NONE and not world.ran:
+            _require(world.destination.phase is not Phase.HOME, "D's key is left and not named")
+        if world.ks and world.proved and world.s is Guest.NONE:
+            _require(world.source.phase is not Phase.HOME, "S's key is left and not named")
+        if world.d is Guest.RUNS and not world.split:
+            _require(
+                world.destination.phase is Phase.HOME, "the guest runs on D without a good answer"
+            )
+
+    def moves(self, world: World) -> Iterator[tuple[str, Callable[[], World]]]:
+        yield from self._libvirt(world)
+        yield from self._agents(world)
+        yield from self._events(world)
+        if world.faults:
+            yield from self._faults(world)
+
+    # What libvirt does
+
+    def _libvirt(self, world: World) -> Iterator[tuple[str, Callable[[], World]]]:
+        setting, idle_d = self.setting, world.destination.asked is None
+        match world.libvirt:
+            case Libvirt.IDLE:
+                going = replace(world, libvirt=Libvirt.ANNOUNCE)
+                if idle_d:
+                    yield (
+                        "migrate begin",
+                        lambda: self.give_d(going, Announced(Given.FILE)),
+                    )
+            case Libvirt.TRANSFER:
+                yield (
+                    "the guest pauses on S",
+                    lambda: replace(world, s=Guest.PAUSED, libvirt=Libvirt.PAUSE),
+                )
+                yield "cancelled", lambda: self._d_ends(world, Libvirt.FAILED)
+            case Libvirt.PAUSE if setting.plugin and not setting.suspend:
+                if idle_d:
+                    asking = replace(world, libvirt=Libvirt.ACQUIRE)
+                    yield "acquire on D", lambda: self.give_d(asking, Acquires())
+                yield "fails in the pause", lambda: self._d_ends(world, Libvirt.UNDO)
+            case Libvirt.PAUSE:
+                there = Guest.PAUSED if setting.suspend else Guest.RUNS
+                yield (
+                    f"the guest {there.value} on D",
+                    lambda: replace(world, d=there, event_d=True, libvirt=Libvirt.CONFIRM),
+                )
+                yield "fails in the pause", lambda: self._d_ends(world, Libvirt.UNDO)
+            case Libvirt.CONFIRM:
+                yield (
+                    "confirmed: S's QEMU ends",
+                    lambda: replace(
+                        world, s=Guest.NONE, migrated=True, event_s=True, libvirt=Libvirt.DONE
+                    ),
+                )
+            case Libvirt.UNDO:
+                if not setting.plugin:
+                    yield (
+                        "goes on on S",
+                        lambda: replace(world, s=Guest.RUNS, event_s=True, libvirt=Libvirt.FAILED),
+                    )
+                elif world.source.asked is None:
+                    asking = replace(world, libvirt=Libvirt.REACQUIRE)
+                    yield "acquire on S", lambda: self.give_s(asking, Acquires(outgoing=True))
+            case Libvirt.DONE:
+                if world.d is Guest.PAUSED and setting.suspend and not world.allowed:
+                    if not setting.plugin:
+                        yield "resumed on D", lambda: replace(world, d=Guest.RUNS, event_d=True)
+                    elif idle_d:
+                        asking = replace(world, libvirt=Libvirt.ACQUIRE)
+                        yield "acquire on D", lambda: self.give_d(asking, Acquires())
+                if world.d is not Guest.NONE:
+                    yield "D's QEMU ends", lambda: self._d_ends(world, Libvirt.DONE)
+            case _:
+                pass
+
+    def _d_ends(self, world: World, libvirt: Libvirt) -> World:
+        return replace(world, d=Guest.NONE, event_d=True, libvirt=libvirt)
+
+    def replied(self, world: World, reply: Reply) -> World:
+        match world.libvirt:
+            case Libvirt.ANNOUNCE if not reply.allow:
+                return replace(world, libvirt=Libvirt.FAILED)
+            case Libvirt.ANNOUNCE:
+                started = Started(
+                    Given.FILE,
+                    incoming=True,
+                    suspended=self.setting.suspend,
+                    asks=self.setting.plugin,
+                    holds=self.setting.holds,
+                )
+                going = replace(world, d=Guest.INCOMING, libvirt=Libvirt.START)
+                return self.give_d(going, started)
+            case Libvirt.START if reply.allow:
+                return replace(world, libvirt=Libvirt.TRANSFER)
+            case Libvirt.START:
+                return self._d_ends(world, Libvirt.FAILED)
+            case Libvirt.ACQUIRE if world.s is Guest.NONE:
+                # After --suspend: a refusal leaves it paused, and it can be asked again.
+                there = Guest.RUNS if reply.allow else Guest.PAUSED
+                return replace(
+                    world, d=there, event_d=True, allowed=reply.allow, libvirt=Libvirt.DONE
+                )
+            case Libvirt.ACQUIRE if reply.allow:
+                return replace(
+                    world, d=Guest.RUNS, event_d=True, allowed=True, libvirt=Libvirt.CONFIRM
+                )
+            case Libvirt.ACQUIRE:
+                return self._d_ends(world, Libvirt.UNDO)
+            case Libvirt.REACQUIRE if reply.allow:
+                return replace(
+                    world, s=Guest.RUNS, event_s=True, undone=True, libvirt=Libvirt.FAILED
+                )
+            case Libvirt.REACQUIRE:
+                return replace(world, libvirt=Libvirt.UNDO)
+            case _:
+                return world
+
+    # The machines
+
+    def give_d(self, world: World, given: Input) -> World:
+        record, outputs = self.step(world.destination, given, self.setting.policy)
+        return self._outputs(replace(world, destination=record), outputs, source=False)
+
+    def give_s(self, world: World, given: Input) -> World:
+        record, outputs = self.step(world.source, given, self.setting.policy)
+        return self._outputs(replace(world, source=record), outputs, source=True)
+
+    def _outputs(self, world: World, outputs: tuple[Output, ...], *, source: bool) -> World:
+        for output in outputs:
+            match output:
+                case Reply() if source is (world.libvirt is Libvirt.REACQUIRE):
+                    world = self.replied(world, output)
+                case Do.PAUSE if not source and world.d is Guest.RUNS:
+                    world = replace(world, d=Guest.PAUSED, event_d=True)
+                case Do.RESUME if not source and world.d is Guest.PAUSED:
+                    world = replace(world, d=Guest.RUNS, event_d=True)
+                case Ask() | Do() | Reply():
+                    # A reply that nobody waits for any more reaches nobody.
+                    pass
+        return world
+
+    # The agents
+
+    def _agents(self, world: World) -> Iterator[tuple[str, Callable[[], World]]]:
+        if world.zombie is not None:
+            yield (
+                f"late {world.zombie.value}",
+                lambda: replace(self.execute(world, world.zombie)[0], zombie=None),
+            )
+            yield f"{world.zombie.value} never came", lambda: replace(world, zombie=None)
+        elif (call := world.destination.asked) is not None:
+            if world.said_d is None:
+                yield f"D executes {call.value}", lambda: _said_d(*self.execute(world, call))
+            else:
+                told = Told(call, world.said_d)
+                yield (
+                    f"D is told: {told.answer.value}",
+                    lambda: self.give_d(replace(world, said_d=None), told),
+                )
+        if (call := world.source.asked) is not None:
+            if world.said_s is None:
+                yield f"S executes {call.value}", lambda: _said_s(*self.execute(world, call))
+            else:
+                told_s = Told(call, world.said_s)
+                yield (
+                    f"S is told: {told_s.answer.value}",
+                    lambda: self.give_s(replace(world, said_s=None), told_s),
+                )
+
+    def execute(self, world: World, call: Call) -> tuple[World, Answer]:
+        """Do to the device what the tables of prtrace.move say."""
+        ks, kd, holder = world.ks, world.kd, world.holder
+        held_s, held_d = holder == "S", holder == "D"
+        match call:
+            case Call.LOOK:
+                return world, Answer.GOOD if ks and not kd else Answer.REFUSED
+            case Call.PREPARE:
+                if not ks:
+                    return replace(world, kd=False), Answer.SPENT
+                return replace(world, kd=True), Answer.GOOD
+            case Call.COMMIT | Call.LATE_COMMIT:
+                late = call is Call.LATE_COMMIT
+                if not kd:
+                    return world, Answer.DOUBT if ks else Answer.SPENT
+                if held_s:
+                    runs = world.s is Guest.RUNS and not world.split
+                    _require(not runs, "the reservation is taken from a running source")
+                    return replace(world, ks=False, holder="D", committed=True), Answer.GOOD
+                if held_d or ks or late:
+                    return replace(world, committed=True), Answer.GOOD
+                return replace(world, kd=False), Answer.SPENT
+            case Call.WITHDRAW:
+                _require(world.d is not Guest.RUNS, "the running guest's key is withdrawn")
+                if held_d:
+                    return world, Answer.LATER
+                return replace(world, kd=False), Answer.GOOD
+            case Call.FINISH:
+                _require(world.migrated and world.s is Guest.NONE, "S is deprived without proof")
+                if held_s:
+                    return world, Answer.LATER
+                return replace(world, ks=False), Answer.GOOD
+            case Call.RECLAIM:
+                _require(world.s is Guest.PAUSED, "S's part of an abort beside a running guest")
+                if held_s or held_d:
+                    return replace(
+                        world, ks=True, kd=False, holder="S", reclaimed=True
+                    ), Answer.GOOD
+                if ks and kd:
+                    return world, Answer.DOUBT
+                return replace(world, reclaimed=ks), Answer.GOOD if ks else Answer.SPENT
+
+    # Events, time and faults
+
+    def _events(self, world: World) -> Iterator[tuple[str, Callable[[], World]]]:
+        """An event makes the service ask libvirt how the guest is now; so does time."""
+        if world.destination.asked is None and world.zombie is None:
+            heard = replace(world, event_d=False)
+            yield "event on D", lambda: self._look_d(heard)
+            yield "tick on D", lambda: self.give_d(world, Tick())
+        if world.source.asked is None:
+            if world.s is Guest.NONE:
+                ended = Ended(migrated=world.event_s)
+                proved = world.proved or world.event_s
+                yield (
+                    "event on S",
+                    lambda: self.give_s(replace(world, event_s=False, proved=proved), ended),
+                )
+            elif world.s is Guest.RUNS:
+                yield "event on S", lambda: self.give_s(replace(world, event_s=False), Runs())
+            yield "tick on S", lambda: self.give_s(world, Tick())
+
+    def _look_d(self, world: World) -> World:
+        match world.d:
+            case Guest.NONE if world.libvirt is not Libvirt.ANNOUNCE:
+                return self.give_d(world, Ended())
+            case Guest.RUNS:
+                return self.give_d(world, Runs())
+            case Guest.PAUSED:
+                return self.give_d(world, Waits())
+            case _:
+                return world
+
+    def _faults(self, world: World) -> Iterator[tuple[str, Callable[[], World]]]:
+        less = replace(world, faults=world.faults - 1)
+        if not world.fenced:
+            yield (
+                "fault: a peer fences",
+                lambda: replace(less, ks=False, kd=False, holder="", fenced=True),
+            )
+        if world.destination.asked is not None:
+            call, reply = world.destination.asked, world.said_d
+            for answer in (Answer.SILENT, Answer.DOUBT):
+                yield (
+                    f"fault: D's {call.value} ends {answer.value}",
+                    lambda answer=answer: replace(less, said_d=answer),
+                )
+            zombie = call if reply is None and less.zombie is None else less.zombie
+            restarted = replace(
+                less, destination=world.destination.restarted, said_d=None, zombie=zombie
+            )
+            yield "fault: D's service restarts", lambda: self._hung_up(restarted)
+        if world.libvirt in (Libvirt.START, Libvirt.ACQUIRE, Libvirt.REACQUIRE):
+            # The caller's deadline: libvirt takes it for a refusal.
+            yield "fault: the caller gives up", lambda: self.replied(less, Reply(False))
+        if world.source.asked is not None:
+            source = world.source.restarted
+            yield (
+                "fault: S's service restarts",
+                lambda: self._hung_up_s(replace(less, source=source, said_s=None)),
+            )
+            yield "fault: S's call is in doubt", lambda: replace(less, said_s=Answer.DOUBT)
+        if world.event_s and world.s is Guest.NONE:
+            yield "fault: S's event is lost", lambda: replace(less, event_s=False, migrated=True)
+        if world.libvirt is Libvirt.CONFIRM:
+            yield (
+                "fault: S never hears that D goes on",
+                lambda: replace(less, split=True, libvirt=Libvirt.UNDO),
+            )
+
+    def _hung_up(self, world: World) -> World:
+        if world.libvirt in (Libvirt.ANNOUNCE, Libvirt.START, Libvirt.ACQUIRE):
+            return self.replied(world, Reply(False))
+        return world
+
+    def _hung_up_s(self, world: World) -> World:
+        if world.libvirt is Libvirt.REACQUIRE:
+            return self.replied(world, Reply(False))
+        return world
+
+
+def _said_d(world: World, answer: Answer) -> World:
+    return replace(world, said_d=answer)
+
+
+def _said_s(world: World, answer: Answer) -> World:
+    return replace(world, said_s=answer)
+
+
+def story(seen: dict[World, tuple[World | None, str]], world: World, last: str) -> str:
+    """What led to world, a line each, and then last."""
+    lines = [last]
+    at: World | None = world
+    while at is not None:
+        before, name = seen[at]
+        lines.append(
+            f"{name:40} S {at.s.value}/{at.source.phase.value} D {at.d.value}/"
+            f"{at.destination.phase.value} K {'s' * at.ks}{'d' * at.kd} h={at.holder or '-'}"
+        )
+        at = before
+    return "\n".join(reversed(lines))

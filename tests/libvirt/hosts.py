@@ -1,0 +1,218 @@
+"""Two hosts in one lab machine, each with Debian's libvirtd, an agent and prtrace-libvirt.
+
+A host is a mount, UTS and network namespace (host.sh).  /dev/lun is the same logical unit on both,
+by another nexus; a third nexus is nobody's here.  The guest is one sector long: it boots from the
+LUN, and writes to it for ever (writer.S).  Runs as root in a lab machine.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Self
+
+from labkit import pace, places, roots
+from labkit.oracle import OracleState, oracle
+from labkit.target import Target, UnitPath
+
+HERE = Path(__file__).parent
+HOSTS = Path("/run/lab/hosts")
+UUID = "11111111-2222-4333-8444-555555555555"
+ADDRESSES = {"a": "10.9.0.1", "b": "10.9.0.2"}
+HOOK = "/etc/libvirt/hooks/qemu.d/prtrace"
+DEADLINE_S = 60
+"""Of a call of the agent: everything here is emulated, and QEMU twice."""
+
+
+def sector() -> bytes:
+    """The guest: its disk's first sector."""
+    folder = HOSTS / "guest"
+    folder.mkdir(parents=True, exist_ok=True)
+    done = ["as", "--32", "-o", folder / "writer.o", HERE / "writer.S"]
+    subprocess.run(done, check=True)
+    linked = ["ld", "-m", "elf_i386", "-Ttext", "0x7c00", "--oformat", "binary"]
+    subprocess.run([*linked, "-o", folder / "sector", folder / "writer.o"], check=True)
+    return (folder / "sector").read_bytes()
+
+
+class Host:
+    """One host and its daemons; a context manager."""
+
+    def __init__(self, name: str, path: UnitPath, plugin: Path | None = None) -> None:
+        self.name = name
+        self.path = path
+        self.root = HOSTS / name / "root"
+        self._plugin = plugin
+        self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self._resources = ExitStack()
+
+    def __enter__(self) -> Self:
+        root = roots.root("bookworm", roots.LIBVIRT)
+        made = subprocess.Popen(
+            ["unshare", "-m", "-u", "-n", "bash", HERE / "host.sh", root, self.name,
+             ADDRESSES[self.name], self.path.block, self._plugin or ""],
+            env={**os.environ, "CHECKOUT": str(places.CHECKOUT)},
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        self._resources.callback(made.wait)
+        self._resources.callback(made.kill)
+        self.pid = made.pid
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in list(self._daemons):
+            self.kill(name)
+        self._resources.close()
+
+    def link(self, interface: str) -> None:
+        """Give it its end of the network."""
+        subprocess.run(["ip", "link", "set", interface, "netns", str(self.pid)], check=True)
+        await_that(f"host {self.name}", (HOSTS / self.name / "ready").exists, 60)
+
+    def command(self, *words: str) -> list[str]:
+        """A command line that runs words on this host."""
+        environment = {name: os.environ[name] for name in ("PYTHONPYCACHEPREFIX", "LANG")}
+        return [
+            *("nsenter", "-t", str(self.pid), "-m", "-u", "-n", "chroot", str(self.root)),
+            *("env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"),
+            f"PYTHONPATH={places.CHECKOUT}",
+            *(f"{name}={value}" for name, value in environment.items()),
+            *words,
+        ]
+
+    def run(self, *words: str, expect: int | None = 0, timeout: float = 180) -> str:
+        """What a command says on this host; expect: its exit status, None for any."""
+        begun = time.monotonic()
+        done = subprocess.run(
+            self.command(*words),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=pace.limit(timeout),
+        )
+        said = done.stdout + done.stderr
+        took = time.monotonic() - begun
+        print(f"{self.name}$ {shlex.join(words)} [{done.returncode}] {took:.1f} s\n{said}")
+        assert expect in (None, done.returncode), said
+        return said
+
+    def start(self, name: str, *words: str) -> None:
+        """Start a daemon, called name."""
+        with (HOSTS / "shared" / f"{name}.{self.name}").open("ab") as log:
+            self._daemons[name] = subprocess.Popen(
+                self.command(*words), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
+    def kill(self, name: str) -> None:
+        """End a daemon with SIGKILL."""
+        daemon = self._daemons.pop(name)
+        daemon.kill()
+        daemon.wait()
+
+    def log(self, name: str) -> str:
+        """What a daemon has said."""
+        return (HOSTS / "shared" / f"{name}.{self.name}").read_text(errors="replace")
+
+    def start_libvirtd(self) -> None:
+        self.start("libvirtd", "/usr/sbin/libvirtd", "--listen")
+        await_that("libvirtd", lambda: "QEMU" in self.run("virsh", "version", expect=None), 240)
+
+    def start_agent(self) -> None:
+        self.start("agent", "python3", "-m", "prtrace", "agent")
+        await_that("the agent", lambda: self.prtrace("status", expect=None).find("events") > 0)
+
+    def start_service(self, *options: str) -> None:
+        self.start(
+            "service",
+            "python3",
+            "-m",
+            "prtrace",
+            "libvirt",
+            "--deadline",
+            str(DEADLINE_S),
+            *options,
+        )
+        socket = self.root / "run/prtrace-libvirt/io.prtrace.libvirt"
+        await_that("the service", socket.exists, 60)
+
+    def prtrace(self, *words: str, expect: int | None = 0) -> str:
+        return self.run("python3", "-m", "prtrace", *words, expect=expect)
+
+    def virsh(self, *words: str, expect: int | None = 0, timeout: float = 240) -> str:
+        return self.run("virsh", *words, expect=expect, timeout=timeout)
+
+    def state(self) -> str:
+        """The guest's, "" where it is not here."""
+        said = self.virsh("domstate", "waldi", expect=None)
+        return "" if "error" in said else said.strip()
+
+    def console(self) -> str:
+        """What the guest has said on this host's newest QEMU."""
+        file = self.root / "run/guest.console"
+        return file.read_text() if file.exists() else ""
+
+    def await_note(self) -> None:
+        """Wait until the guest's metadata have a note with a file."""
+        show = ("metadata", "waldi", "--uri", "urn:io.prtrace:libvirt:1")
+        await_that("a note", lambda: "prtrace.save/2" in self.virsh(*show, expect=None), 120)
+
+
+class Hosts:
+    """Both hosts, the guest's logical unit, and a third nexus; a context manager."""
+
+    def __init__(self, plugin: Path | None = None) -> None:
+        self.unit = Target.load(os.environ["LAB_TARGET"]).units[0]
+        here, there, self.third = self.unit.paths[:3]
+        self.a = Host("a", here, plugin)
+        self.b = Host("b", there, plugin)
+        self._resources = ExitStack()
+
+    def __enter__(self) -> Self:
+        (HOSTS / "shared").mkdir(parents=True, exist_ok=True)
+        Path(self.third.block).write_bytes(sector())
+        subprocess.run(["modprobe", "-a", "veth", "overlay"], check=True)
+        for host in (self.a, self.b):
+            self._resources.enter_context(host)
+        veth = ["ip", "link", "add", "va", "type", "veth", "peer", "name", "vb"]
+        subprocess.run(veth, check=True)
+        self.a.link("va")
+        self.b.link("vb")
+        # The other daemon takes the capabilities over that the first has probed.
+        self.a.start_libvirtd()
+        self.b.start_libvirtd()
+        (HOSTS / "shared/guest.xml").write_text((HERE / "guest.xml").read_text())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._resources.close()
+
+    def lio(self) -> OracleState:
+        """The device's own view."""
+        return oracle(self.unit.directory)
+
+    def is_at(self, host: Host, key: int, kind: int | None, *, holds: bool) -> None:
+        """The key is on this host's nexus and nowhere else, and holds or does not."""
+        state = self.lio()
+        assert {at for at, found in state.keys().items() if found == key} == {host.path.initiator}
+        assert state.type_code == kind
+        if holds:
+            assert state.holder == host.path.initiator
+
+
+def errors(console: str) -> list[str]:
+    """The writes of the guest that failed, with the BIOS's status."""
+    return re.findall(r"E[0-9A-F]{2}", console)
+
+
+def await_that(what: str, holds: object, seconds: float = 120) -> None:
+    """Wait until holds() is true; AssertionError after so many seconds."""
+    assert callable(holds)
+    end = time.monotonic() + pace.limit(seconds)
+    while not holds():
+        assert time.monotonic() < end, f"{what}: not within {seconds} s"
+        time.sleep(0.2)

@@ -1,0 +1,216 @@
+"""Single steps; what holds in every order is looked for in tests/explore/test_libvirt.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from prtrace.libvirt.machine import (
+    Acquires,
+    Announced,
+    Answer,
+    Ask,
+    Call,
+    Caller,
+    Do,
+    Ended,
+    Given,
+    Output,
+    Phase,
+    Policy,
+    Record,
+    Reply,
+    Runs,
+    Started,
+    Tick,
+    Told,
+    Waits,
+    step,
+)
+
+STRICT = Policy()
+COMES = Started(Given.FILE, incoming=True)
+NOT_GOOD = [answer for answer in Answer if answer is not Answer.GOOD]
+
+
+def at(phase: Phase, **fields: bool) -> Record:
+    return replace(Record(), phase=phase, **fields)
+
+
+def outputs(record: Record, given: object, policy: Policy = STRICT) -> tuple[Output, ...]:
+    return step(record, given, policy)[1]  # type: ignore[arg-type]
+
+
+def replies(found: tuple[Output, ...]) -> list[bool]:
+    return [each.allow for each in found if isinstance(each, Reply)]
+
+
+def test_migrate_begin_only_looks() -> None:
+    record, found = step(Record(), Announced(Given.FILE), STRICT)
+    assert found == (Ask(Call.LOOK, new=True),)
+    assert record.phase is Phase.HOME
+
+
+@pytest.mark.parametrize("answer", NOT_GOOD)
+def test_migrate_begin_is_refused_without_a_good_look(answer: Answer) -> None:
+    record, _ = step(Record(), Announced(Given.FILE), STRICT)
+    record, found = step(record, Told(Call.LOOK, answer, "why"), STRICT)
+    assert found == (Reply(False, "why"),)
+    assert not record.announced
+
+
+@pytest.mark.parametrize("given", [Announced(Given.NO_NOTE), Started(Given.NO_NOTE, True)])
+def test_a_guest_without_a_note_is_a_matter_of_policy(given: object) -> None:
+    assert replies(outputs(Record(), given)) == [False]
+    assert replies(outputs(Record(), given, Policy(without_note=True))) == [True]
+
+
+@pytest.mark.parametrize("given", [Announced(Given.BLOCKED), Started(Given.BLOCKED, True)])
+def test_what_cannot_move_does_not_come_by_any_policy(given: object) -> None:
+    found = outputs(Record(), given, Policy(without_note=True, late=True))
+    assert replies(found) == [False]
+
+
+@pytest.mark.parametrize(
+    ("asks", "suspended", "late", "comes"),
+    [
+        (False, False, False, False),
+        (True, False, False, True),
+        (False, True, False, True),
+        (False, False, True, True),
+    ],
+)
+def test_a_holder_comes_where_something_commits(
+    asks: bool, suspended: bool, late: bool, comes: bool
+) -> None:
+    given = replace(COMES, asks=asks, suspended=suspended, holds=True)
+    found = outputs(Record(), given, Policy(late=late))
+    assert (Ask(Call.PREPARE) in found) is comes
+
+
+@pytest.mark.parametrize(("asks", "comes"), [(False, False), (True, True)])
+def test_post_copy_needs_the_plugin(asks: bool, comes: bool) -> None:
+    found = outputs(Record(), replace(COMES, postcopy=True, asks=asks))
+    assert (Ask(Call.PREPARE) in found) is comes
+
+
+@pytest.mark.parametrize(("announced", "comes"), [(False, False), (True, True)])
+def test_what_libvirts_status_does_not_say_the_announcement_does(
+    announced: bool, comes: bool
+) -> None:
+    found = outputs(replace(Record(), announced=announced), replace(COMES, incoming=None))
+    assert (Ask(Call.PREPARE) in found) is comes
+
+
+@pytest.mark.parametrize("answer", NOT_GOOD)
+def test_a_prepare_that_is_not_good_refuses_and_withdraws(answer: Answer) -> None:
+    record, _ = step(Record(), COMES, STRICT)
+    record, found = step(record, Told(Call.PREPARE, answer, "why"), STRICT)
+    assert found == (Reply(False, "why"), Ask(Call.WITHDRAW))
+    assert record.phase is Phase.WITHDRAWING
+
+
+def test_an_old_move_ends_before_a_new_one_begins() -> None:
+    record, found = step(at(Phase.PREPARED), COMES, STRICT)
+    assert found == (Ask(Call.WITHDRAW),)
+    record, found = step(record, Told(Call.WITHDRAW, Answer.GOOD), STRICT)
+    assert found == (Do.ADOPT, Ask(Call.PREPARE))
+    assert (record.phase, record.caller) == (Phase.PREPARING, Caller.COMES)
+
+
+@pytest.mark.parametrize("answer", [Answer.LATER, Answer.DOUBT, Answer.SILENT, Answer.REFUSED])
+def test_a_new_move_does_not_begin_over_an_old_one(answer: Answer) -> None:
+    record, _ = step(at(Phase.PREPARED), COMES, STRICT)
+    record, found = step(record, Told(Call.WITHDRAW, answer), STRICT)
+    assert replies(found) == [False]
+    assert record.phase is Phase.WITHDRAWING
+
+
+def test_the_plugin_commits() -> None:
+    record, found = step(at(Phase.PREPARED), Acquires(), STRICT)
+    assert found == (Ask(Call.COMMIT),)
+    record, found = step(record, Told(Call.COMMIT, Answer.GOOD), STRICT)
+    assert (record.phase, replies(found)) == (Phase.COMMITTED, [True])
+    record, found = step(record, Runs(), STRICT)
+    assert (record, found) == (Record(), (Do.NOTE,))
+
+
+@pytest.mark.parametrize("answer", NOT_GOOD)
+def test_a_guest_does_not_go_on_without_a_good_commit(answer: Answer) -> None:
+    record, _ = step(at(Phase.PREPARED), Acquires(), STRICT)
+    record, found = step(record, Told(Call.COMMIT, answer, "why"), STRICT)
+    assert found == (Reply(False, "why"),)
+    assert outputs(record, Tick()) == ()
+
+
+@pytest.mark.parametrize(
+    "phase", [phase for phase in Phase if phase not in (Phase.HOME, Phase.RECLAIMING)]
+)
+def test_the_plugin_lets_nobody_go_on_at_once_while_a_move_is_unfinished(phase: Phase) -> None:
+    assert True not in replies(outputs(at(phase), Acquires()))
+
+
+def test_a_guest_of_no_move_goes_on_at_once() -> None:
+    assert outputs(Record(), Acquires()) == (Reply(True),)
+
+
+def test_a_guest_whose_migration_failed_in_the_pause_asks() -> None:
+    record, found = step(Record(), Acquires(outgoing=True), STRICT)
+    assert found == (Ask(Call.RECLAIM),)
+    record, found = step(record, Told(Call.RECLAIM, Answer.DOUBT, "why"), STRICT)
+    assert found == (Reply(False, "why"),)
+    assert outputs(record, Acquires(outgoing=True)) == (Ask(Call.RECLAIM),)
+
+
+def test_the_reservation_follows_a_guest_that_goes_on() -> None:
+    record, found = step(at(Phase.PREPARED), Runs(), STRICT)
+    assert found == (Ask(Call.LATE_COMMIT),)
+    assert step(record, Told(Call.LATE_COMMIT, Answer.GOOD), STRICT) == (Record(), (Do.NOTE,))
+
+
+@pytest.mark.parametrize("answer", [Answer.DOUBT, Answer.SPENT])
+def test_a_guest_that_nothing_proves_allowed_is_paused(answer: Answer) -> None:
+    record, _ = step(at(Phase.PREPARED), Runs(), STRICT)
+    record, found = step(record, Told(Call.LATE_COMMIT, answer), STRICT)
+    assert (record.phase, found) == (Phase.HELD, (Do.PAUSE,))
+
+
+def test_a_suspended_guest_is_committed_before_somebody_resumes_it() -> None:
+    record, found = step(at(Phase.PREPARED, suspended=True), Waits(), STRICT)
+    assert found == (Ask(Call.COMMIT),)
+    record, _ = step(record, Told(Call.COMMIT, Answer.GOOD), STRICT)
+    assert record.phase is Phase.COMMITTED
+
+
+def test_a_suspended_guest_that_is_resumed_early_waits_for_its_commit() -> None:
+    record, found = step(at(Phase.PREPARED, suspended=True), Runs(), STRICT)
+    assert found == (Do.PAUSE, Ask(Call.COMMIT))
+    record, found = step(record, Told(Call.COMMIT, Answer.GOOD), STRICT)
+    assert found == (Do.NOTE, Do.RESUME)
+    assert record == Record()
+
+
+@pytest.mark.parametrize(("migrated", "phase"), [(False, Phase.HOME), (True, Phase.LEFT)])
+def test_the_source_gives_up_only_what_left_by_migration(migrated: bool, phase: Phase) -> None:
+    record, found = step(Record(), Ended(migrated), STRICT)
+    assert record.phase is phase
+    assert found == ((Ask(Call.FINISH),) if migrated else ())
+
+
+@pytest.mark.parametrize("answer", [Answer.LATER, Answer.DOUBT, Answer.SILENT, Answer.REFUSED])
+def test_a_source_that_could_not_give_up_tries_again(answer: Answer) -> None:
+    record, _ = step(Record(), Ended(migrated=True), STRICT)
+    record, _ = step(record, Told(Call.FINISH, answer), STRICT)
+    assert outputs(record, Tick()) == (Ask(Call.FINISH),)
+
+
+def test_an_ordinary_start_is_let_happen() -> None:
+    assert outputs(Record(), Started(Given.FILE, incoming=False)) == (Reply(True),)
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_a_call_that_is_under_way_is_waited_for(phase: Phase) -> None:
+    busy = replace(at(phase), asked=Call.FINISH)
+    with pytest.raises(ValueError, match="under way"):
+        step(busy, Tick(), STRICT)
