@@ -17,9 +17,9 @@ from prtrace.linux import logs
     "libvirt",
     epilog="""\b
 Examples:
-  prtrace libvirt                        as root, beside libvirtd; stops with Ctrl-C
-  prtrace libvirt --late-commit warn     a holder may move without the lock plugin
-  prtrace libvirt --without-note warn    guests may come from hosts without prtrace
+  prtrace libvirt                      beside libvirtd; Ctrl-C stops it
+  prtrace libvirt --late-commit warn   holders may come without plugin
+  prtrace libvirt --without-note warn  from hosts without prtrace, too
 """,
 )
 @click.option(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import time
 from contextlib import ExitStack
@@ -20,9 +21,15 @@ from labkit import pace, places, roots
 from labkit.oracle import OracleState, oracle
 from labkit.target import Target, UnitPath
 
+from prtrace.linux.sgio import SgDevice
+from prtrace.model import Action, Outcome, ReservationType
+from prtrace.scsi.cdb import PrOutCdb
+from prtrace.scsi.parameter import BasicList
+
 HERE = Path(__file__).parent
 HOSTS = Path("/run/lab/hosts")
 UUID = "11111111-2222-4333-8444-555555555555"
+KEY, PEER = 0x4B4B, 0x9999
 ADDRESSES = {"a": "10.9.0.1", "b": "10.9.0.2"}
 HOOK = "/etc/libvirt/hooks/qemu.d/prtrace"
 DEADLINE_S = 60
@@ -46,10 +53,14 @@ class Host:
     def __init__(self, name: str, path: UnitPath, plugin: Path | None = None) -> None:
         self.name = name
         self.path = path
-        self.root = HOSTS / name / "root"
         self._plugin = plugin
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         self._resources = ExitStack()
+
+    @property
+    def root(self) -> Path:
+        """Its root directory, as this process can reach it."""
+        return Path(f"/proc/{self.pid}/root{HOSTS}/{self.name}/root")
 
     def __enter__(self) -> Self:
         root = roots.root("bookworm", roots.LIBVIRT)
@@ -78,7 +89,16 @@ class Host:
         """A command line that runs words on this host."""
         environment = {name: os.environ[name] for name in ("PYTHONPYCACHEPREFIX", "LANG")}
         return [
-            *("nsenter", "-t", str(self.pid), "-m", "-u", "-n", "chroot", str(self.root)),
+            *(
+                "nsenter",
+                "-t",
+                str(self.pid),
+                "-m",
+                "-u",
+                "-n",
+                "chroot",
+                f"{HOSTS}/{self.name}/root",
+            ),
             *("env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"),
             f"PYTHONPATH={places.CHECKOUT}",
             *(f"{name}={value}" for name, value in environment.items()),
@@ -191,17 +211,58 @@ class Hosts:
     def __exit__(self, *_: object) -> None:
         self._resources.close()
 
+    def start(self, *options: str) -> None:
+        """Agents and services on both."""
+        for host in (self.a, self.b):
+            host.start_agent()
+            host.start_service(*options)
+
+    def clean(self) -> None:
+        """End guests and daemons but libvirtd; forget every move, and clear the device."""
+        for host in (self.a, self.b):
+            host.virsh("destroy", "waldi", expect=None)
+            host.virsh("undefine", "waldi", expect=None)
+            for name in ("service", "agent"):
+                host.kill(name)
+                print(f"== {name} on {host.name}\n{host.log(name)}")
+            # What the lock-manager plugin made stays, like its libvirtd.
+            for name in ("var/lib/prtrace", "var/lib/prtrace-libvirt", "run/prtrace"):
+                shutil.rmtree(host.root / name, ignore_errors=True)
+        send(self.third, Action.REGISTER_AND_IGNORE, 0, PEER)
+        send(self.third, Action.CLEAR, PEER)
+
     def lio(self) -> OracleState:
         """The device's own view."""
         return oracle(self.unit.directory)
 
-    def is_at(self, host: Host, key: int, kind: int | None, *, holds: bool) -> None:
-        """The key is on this host's nexus and nowhere else, and holds or does not."""
+    def is_at(self, host: Host, kind: ReservationType | None, *, holds: bool) -> bool:
+        """The guest's key is on this host's nexus and nowhere else, of this type, and holds."""
         state = self.lio()
-        assert {at for at, found in state.keys().items() if found == key} == {host.path.initiator}
-        assert state.type_code == kind
-        if holds:
-            assert state.holder == host.path.initiator
+        where = {port for port, key in state.keys().items() if key == KEY}
+        held = not holds or state.holder == host.path.initiator
+        right = state.type_code == (None if kind is None else int(kind))
+        return where == {host.path.initiator} and right and held
+
+
+def send(
+    path: UnitPath, action: Action, key: int, sa_key: int = 0, kind: ReservationType | None = None
+) -> None:
+    """One PERSISTENT RESERVE OUT over path, which must be done."""
+    with SgDevice(path.block) as node:
+        for _ in range(8):
+            reply = node.pr_out(
+                PrOutCdb(action, type=kind).build(), BasicList(key, sa_key).build()
+            )
+            if not reply.attention:
+                break
+        assert reply.outcome is Outcome.DONE
+
+
+def register(path: UnitPath, kind: ReservationType | None, key: int = KEY) -> None:
+    """Register key over path, and reserve where a type is given."""
+    send(path, Action.REGISTER, 0, key)
+    if kind is not None:
+        send(path, Action.RESERVE, key, 0, kind)
 
 
 def errors(console: str) -> list[str]:

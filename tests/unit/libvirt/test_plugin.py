@@ -1,0 +1,242 @@
+"""The lock-manager plugin, loaded as libvirt loads it, asking over a real socket."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from ctypes import CFUNCTYPE, POINTER, Structure, Union, byref, c_char_p, c_int, c_size_t, c_uint
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from prtrace.libvirt.server import Reply, Server
+from prtrace.linux.unixsocket import Listener
+
+SOURCE = Path(__file__).parents[3] / "prtrace/libvirt/prtrace-lock.c"
+UUID = "11111111-2222-4333-8444-555555555555"
+RESTRICT, REGISTER_ONLY = 2, 1
+REFUSED = -1
+RECORDER = """
+#include <stdio.h>
+static int say(const char *what)
+{ FILE *f = fopen("%s", "a"); fputs(what, f); fclose(f); return 0; }
+static int init(unsigned v, const char *c, unsigned f)
+{ (void)v; (void)c; (void)f; return say("init "); }
+static int deinit(void) { return 0; }
+static int new(void *m, unsigned t, unsigned long n, void *p, unsigned f)
+{ (void)m; (void)t; (void)n; (void)p; (void)f; return say("new "); }
+static void end(void *m) { (void)m; say("free "); }
+static int add(void *m, unsigned t, const char *n, unsigned long c, void *p, unsigned f)
+{ (void)m; (void)t; (void)n; (void)c; (void)p; (void)f; return say("add "); }
+static int acquire(void *m, const char *s, unsigned f, int a, int *fd)
+{ (void)m; (void)s; (void)f; (void)a; (void)fd; return say("acquire "); }
+static int release(void *m, char **s, unsigned f)
+{ (void)m; (void)s; (void)f; return say("release "); }
+static int inquire(void *m, char **s, unsigned f)
+{ (void)m; (void)s; (void)f; return say("inquire "); }
+struct { unsigned version, flags; void *calls[8]; } virLockDriverImpl = { 1000000, 0,
+    { init, deinit, new, end, add, acquire, release, inquire } };
+"""
+
+
+class Manager(Structure):
+    _fields_ = [("driver", ctypes.c_void_p), ("private", ctypes.c_void_p)]
+
+
+class Value(Union):
+    _fields_ = [("ul", ctypes.c_ulonglong), ("uuid", ctypes.c_ubyte * 16), ("str", c_char_p)]
+
+
+class Parameter(Structure):
+    _fields_ = [("type", c_int), ("key", c_char_p), ("value", Value)]
+
+
+class Driver(Structure):
+    _fields_ = [
+        ("version", c_uint),
+        ("flags", c_uint),
+        ("init", CFUNCTYPE(c_int, c_uint, c_char_p, c_uint)),
+        ("deinit", CFUNCTYPE(c_int)),
+        ("new", CFUNCTYPE(
+            c_int, POINTER(Manager), c_uint, c_size_t, POINTER(Parameter), c_uint
+        )),
+        ("free", CFUNCTYPE(None, POINTER(Manager))),
+        ("add", CFUNCTYPE(
+            c_int, POINTER(Manager), c_uint, c_char_p, c_size_t, POINTER(Parameter), c_uint
+        )),
+        ("acquire", CFUNCTYPE(c_int, POINTER(Manager), c_char_p, c_uint, c_int, POINTER(c_int))),
+        ("release", CFUNCTYPE(c_int, POINTER(Manager), POINTER(c_char_p), c_uint)),
+        ("inquire", CFUNCTYPE(c_int, POINTER(Manager), POINTER(c_char_p), c_uint)),
+    ]  # fmt: skip
+
+
+class Plugin:
+    """A copy of the plugin of its own: it keeps its configuration in its variables."""
+
+    def __init__(self, folder: Path, built: Path, config: str) -> None:
+        self.run_dir = folder
+        (folder / "incoming").mkdir()
+        copy = folder / "prtrace.so"
+        copy.write_bytes(built.read_bytes())
+        (folder / "qemu-prtrace.conf").write_text(f'run_dir = "{folder}"\n{config}')
+        self.driver = Driver.in_dll(ctypes.CDLL(str(copy)), "virLockDriverImpl")
+        self.started = self.init()
+
+    def init(self, version: int = 1_000_000) -> int:
+        return int(self.driver.init(version, str(self.run_dir / "qemu-prtrace.conf").encode(), 0))
+
+    def with_guest(self, call: Callable[[Any], int]) -> int:
+        """Do what libvirt does for each call: a manager, the disks, the call, its end."""
+        manager = Manager()
+        parameters = (Parameter * 2)(
+            Parameter(0, b"name", Value(str=b"waldi")),
+            Parameter(7, b"uuid", Value(uuid=(ctypes.c_ubyte * 16)(*uuid.UUID(UUID).bytes))),
+        )
+        assert self.driver.new(byref(manager), 0, 2, parameters, 0) == 0
+        assert self.driver.add(byref(manager), 0, b"/dev/lun", 0, None, 0) == 0
+        try:
+            return call(byref(manager))
+        finally:
+            self.driver.free(byref(manager))
+
+    def acquire(self, flags: int = 0) -> int:
+        return self.with_guest(lambda one: self.driver.acquire(one, None, flags, 0, None))
+
+    def inquire(self) -> int:
+        state = c_char_p(b"x")
+        result = self.with_guest(lambda one: self.driver.inquire(one, byref(state), 0))
+        assert state.value is None
+        return result
+
+    def mark(self) -> None:
+        (self.run_dir / "incoming" / UUID).touch()
+
+
+class Asked:
+    deadline = 1.0
+
+    def __init__(self) -> None:
+        self.guests: list[str] = []
+        self.answer: Callable[[Reply], None] = lambda reply: reply(True, "")
+
+    def hook(self, call: Any, reply: Reply) -> None:
+        raise NotImplementedError
+
+    def acquire(self, uuid: str, reply: Reply) -> None:
+        self.guests.append(uuid)
+        self.answer(reply)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    library = tmp_path_factory.mktemp("plugin") / "prtrace.so"
+    flags = ("-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror")
+    subprocess.run(["gcc", *flags, "-o", library, SOURCE], check=True)
+    return library
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, built: Path) -> Plugin:
+    return Plugin(tmp_path, built, "deadline = 2\n")
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Iterator[Asked]:
+    asked = Asked()
+    listener = Listener.bind(tmp_path / "io.prtrace.libvirt", mode=0o600)
+    thread = Thread(target=Server(listener, asked).run)
+    thread.start()
+    yield asked
+    listener.socket.shutdown(2)
+    thread.join()
+    listener.close()
+
+
+def test_it_says_that_it_is_there(plugin: Plugin) -> None:
+    assert plugin.started == 0
+    assert (plugin.run_dir / "plugin").read_text().strip().isdecimal()
+
+
+def test_another_interface_is_refused(plugin: Plugin) -> None:
+    assert plugin.init(version=2_000_000) == REFUSED
+
+
+@pytest.mark.parametrize("line", ["deadline = 0", "deadline = x", 'forward = "../x"', "what = 1"])
+def test_a_configuration_that_is_not_understood_is_refused(
+    tmp_path: Path, built: Path, line: str
+) -> None:
+    assert Plugin(tmp_path, built, f"# words\n\n{line}\n").started == REFUSED
+
+
+def test_guests_without_a_mark_ask_nobody(plugin: Plugin, asked: Asked) -> None:
+    assert plugin.acquire() == 0
+    assert asked.guests == []
+
+
+@pytest.mark.parametrize(("allow", "result"), [(True, 0), (False, REFUSED)])
+def test_a_guest_with_a_mark_goes_on_as_the_service_says(
+    plugin: Plugin, asked: Asked, allow: bool, result: int
+) -> None:
+    plugin.mark()
+    asked.answer = lambda reply: reply(allow, 'it says "allow": true')
+    assert plugin.acquire() == result
+    assert asked.guests == [UUID]
+
+
+def test_a_qemu_that_is_not_executed_yet_asks_nobody(plugin: Plugin, asked: Asked) -> None:
+    plugin.mark()
+    assert plugin.acquire(REGISTER_ONLY | RESTRICT) == 0
+    assert asked.guests == []
+
+
+def test_a_migration_that_began_makes_the_source_ask(plugin: Plugin, asked: Asked) -> None:
+    assert plugin.inquire() == 0
+    assert plugin.acquire() == 0
+    assert asked.guests == [UUID]
+
+
+def test_no_service_is_a_refusal(plugin: Plugin) -> None:
+    plugin.mark()
+    assert plugin.acquire() == REFUSED
+
+
+def test_an_answer_that_does_not_come_is_a_refusal(plugin: Plugin, asked: Asked) -> None:
+    plugin.mark()
+    asked.answer = lambda _reply: time.sleep(4)
+    begun = time.monotonic()
+    assert plugin.acquire() == REFUSED
+    assert time.monotonic() - begun < 4
+
+
+def test_a_service_that_closes_is_a_refusal(plugin: Plugin, asked: Asked) -> None:
+    plugin.mark()
+    asked.answer = lambda _reply: None
+    assert plugin.acquire() == REFUSED
+
+
+def test_a_long_answer_is_a_refusal(plugin: Plugin, asked: Asked) -> None:
+    plugin.mark()
+    asked.answer = lambda reply: reply(False, "x" * 100_000)
+    assert plugin.acquire() == REFUSED
+
+
+def test_every_call_is_passed_on_and_the_other_locks_first(tmp_path: Path, built: Path) -> None:
+    said = tmp_path / "said"
+    code = tmp_path / "other.c"
+    code.write_text(RECORDER.replace("%s", str(said)))
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", tmp_path / "lockd.so", code], check=True)
+    plugin = Plugin(tmp_path, built, 'forward = "lockd"\n')
+    assert plugin.started == 0
+    plugin.mark()
+    # Nobody answers: what the other one has locked is given free again.
+    assert plugin.acquire() == REFUSED
+    assert said.read_text() == "init new add acquire release free "
+
+
+def test_what_cannot_be_passed_on_is_refused(tmp_path: Path, built: Path) -> None:
+    assert Plugin(tmp_path, built, 'forward = "sanlock"\n').started == REFUSED
