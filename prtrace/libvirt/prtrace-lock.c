@@ -41,6 +41,8 @@
 #define REGISTER_ONLY 1u
 #define UUID_PARAMETER 7
 #define UUID_SIZE 16
+#define SETTING_SIZE 200
+#define PATH_SIZE (SETTING_SIZE + 64)
 
 struct driver;
 
@@ -85,7 +87,7 @@ struct guest {
 	struct manager other;
 };
 
-static char run_dir[64] = "/run/prtrace-libvirt";
+static char run_dir[SETTING_SIZE] = "/run/prtrace-libvirt";
 static long deadline_s = 30;
 static struct driver *other;
 
@@ -121,7 +123,7 @@ static bool path_of(char *path, size_t size, const char *folder, const char *nam
 
 static bool marked(const char *folder, const struct guest *guest)
 {
-	char path[128];
+	char path[PATH_SIZE];
 	struct stat status;
 
 	/* A mark that cannot be looked for counts as one: asking is the safe side. */
@@ -131,7 +133,7 @@ static bool marked(const char *folder, const struct guest *guest)
 
 static int write_file(const char *folder, const char *name, const char *text)
 {
-	char path[128];
+	char path[PATH_SIZE];
 	int fd, done;
 
 	if (!path_of(path, sizeof(path), folder, name))
@@ -267,7 +269,7 @@ static int ask(const struct guest *guest)
 /* Takes one line of the configuration. */
 static bool take_setting(char *line, char *forward, size_t size)
 {
-	char name[16] = "", text[64] = "";
+	char name[16] = "", text[SETTING_SIZE] = "", end = 0;
 	long seconds;
 
 	line += strspn(line, " \t\n");
@@ -277,10 +279,15 @@ static bool take_setting(char *line, char *forward, size_t size)
 		deadline_s = seconds;
 		return true;
 	}
-	if (sscanf(line, "%15[a-z_] = \"%63[^\"]\"", name, text) < 1)
+	if (!strncmp(line, "forward = \"\"", strlen("forward = \"\"")))
+		return true;
+	/* Without its closing quote the value is longer than there is room for. */
+	if (sscanf(line, "%15[a-z_] = \"%199[^\"]%c", name, text, &end) != 3 || end != '"')
 		return false;
-	if (!strcmp(name, "run_dir") && *text == '/')
-		return snprintf(run_dir, sizeof(run_dir), "%s", text) < (int)sizeof(run_dir);
+	if (!strcmp(name, "run_dir") && *text == '/') {
+		strcpy(run_dir, text);
+		return true;
+	}
 	if (!strcmp(name, "forward") && !strchr(text, '/'))
 		return snprintf(forward, size, "%s", text) < (int)size;
 	return false;
@@ -288,7 +295,7 @@ static bool take_setting(char *line, char *forward, size_t size)
 
 static int configure(const char *config, char *forward, size_t size)
 {
-	char line[256];
+	char line[SETTING_SIZE + 64];
 	FILE *file = fopen(config, "re");
 	int result = 0;
 
@@ -330,7 +337,7 @@ static int load_other(const char *name, const char *config, unsigned int version
 
 static int plugin_init(unsigned int version, const char *config, unsigned int flags)
 {
-	char forward[64] = "", pid[32], path[128];
+	char forward[64] = "", pid[32], path[PATH_SIZE];
 
 	if (version / 1000000 != ABI_MAJOR)
 		return refuse("this libvirt has another interface for lock managers");

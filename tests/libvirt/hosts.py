@@ -73,6 +73,12 @@ class Host:
         self._resources.callback(made.wait)
         self._resources.callback(made.kill)
         self.pid = made.pid
+        self._made = made
+        # Before that, its network is this machine's.
+        own = Path("/proc/self/ns/net").readlink()
+        await_that(
+            "a network of its own", lambda: Path(f"/proc/{made.pid}/ns/net").readlink() != own
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -83,7 +89,11 @@ class Host:
     def link(self, interface: str) -> None:
         """Give it its end of the network."""
         subprocess.run(["ip", "link", "set", interface, "netns", str(self.pid)], check=True)
-        await_that(f"host {self.name}", (HOSTS / self.name / "ready").exists, 60)
+        await_that(f"host {self.name}", self._is_ready, 180)
+
+    def _is_ready(self) -> bool:
+        assert self._made.poll() is None, f"host.sh ended with {self._made.returncode}"
+        return (HOSTS / self.name / "ready").exists()
 
     def command(self, *words: str) -> list[str]:
         """A command line that runs words on this host."""

@@ -166,7 +166,17 @@ def test_another_interface_is_refused(plugin: Plugin) -> None:
     assert plugin.init(version=2_000_000) == REFUSED
 
 
-@pytest.mark.parametrize("line", ["deadline = 0", "deadline = x", 'forward = "../x"', "what = 1"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "deadline = 0",
+        "deadline = x",
+        'forward = "../x"',
+        "what = 1",
+        f'run_dir = "/{"x" * 200}"',
+        'run_dir = "/x',
+    ],
+)
 def test_a_configuration_that_is_not_understood_is_refused(
     tmp_path: Path, built: Path, line: str
 ) -> None:
