@@ -8,7 +8,7 @@ import click
 
 from prtrace.api.address import SOCKET, SOCKET_VARIABLE
 from prtrace.cli.options import log_options
-from prtrace.libvirt.machine import Policy
+from prtrace.libvirt.machine import MovePolicy
 from prtrace.libvirt.service import RUN_DIR, STATE_DIR, ServiceOptions, run
 from prtrace.linux import logs
 
@@ -81,5 +81,5 @@ def command(
 ) -> None:
     """Let libvirt's migrations take reservations along, in the foreground."""
     logs.set_up(log_level, log_format)
-    policy = Policy(without_note=without_note == "warn", late=late_commit == "warn")
+    policy = MovePolicy(without_note=without_note == "warn", late=late_commit == "warn")
     run(ServiceOptions(socket, run_dir, state_dir, deadline, policy))

@@ -9,20 +9,20 @@ from typing import Any, Final
 
 from prtrace.api.client import Client
 from prtrace.errors import ConflictError, InDoubtError, PrtraceError, UsageError
-from prtrace.libvirt.machine import Answer, Call, Told
+from prtrace.libvirt.machine import AgentSaid, Answer, MoveCall
 from prtrace.move.word import Word
 
 _METHODS: Final = {
-    Call.LOOK: "CheckFile",
-    Call.PREPARE: "Prepare",
-    Call.COMMIT: "Load",
-    Call.LATE_COMMIT: "LateCommit",
-    Call.WITHDRAW: "Rollback",
-    Call.FINISH: "Finish",
-    Call.RECLAIM: "Rollback",
+    MoveCall.LOOK: "CheckFile",
+    MoveCall.PREPARE: "Prepare",
+    MoveCall.COMMIT: "Load",
+    MoveCall.LATE_COMMIT: "LateCommit",
+    MoveCall.WITHDRAW: "Rollback",
+    MoveCall.FINISH: "Finish",
+    MoveCall.RECLAIM: "Rollback",
 }
 _IN_STEPS: Final = frozenset({"Prepare", "Load", "LateCommit", "Rollback"})
-_TELLS: Final = frozenset({Call.COMMIT, Call.RECLAIM})
+_TELLS: Final = frozenset({MoveCall.COMMIT, MoveCall.RECLAIM})
 """Calls whose good answer is that the guest may run, and nothing less."""
 _MAY_MOVE: Final = frozenset({"movable", "clear"})
 _LATER: Final = frozenset({Word.SOURCE_FIRST.value, Word.WAIT.value, Word.ONLY_HERE.value})
@@ -38,26 +38,26 @@ class Move:
     devices: dict[str, str]
 
 
-class Agent:
+class AgentCalls:
     """The agent of this host.  deadline: seconds that a call may take."""
 
     def __init__(self, socket: str, deadline: float) -> None:
         self._socket = socket
         self._deadline = deadline
 
-    def carry_out(self, call: Call, move: Move, *, late: bool = False) -> Told:
+    def carry_out(self, call: MoveCall, move: Move, *, late: bool = False) -> AgentSaid:
         """Make a call.  late: no commit in the pause will come."""
         parameters: dict[str, Any] = {
             "file": move.file,
             "deadline": math.ceil(self._deadline * 1000),
         }
-        if call in (Call.LOOK, Call.PREPARE, Call.COMMIT, Call.LATE_COMMIT):
+        if call in (MoveCall.LOOK, MoveCall.PREPARE, MoveCall.COMMIT, MoveCall.LATE_COMMIT):
             parameters["devices"] = move.devices or None
-        if call is Call.PREPARE:
+        if call is MoveCall.PREPARE:
             parameters["late"] = late
-        elif call is Call.WITHDRAW:
+        elif call is MoveCall.WITHDRAW:
             parameters["side"] = "destination"
-        elif call is Call.RECLAIM:
+        elif call is MoveCall.RECLAIM:
             parameters["side"] = "source"
         try:
             reply = self._call(_METHODS[call], parameters)
@@ -87,34 +87,34 @@ class Agent:
         return replies[-1] if replies else {}
 
 
-def failed(call: Call, error: PrtraceError) -> Told:
+def failed(call: MoveCall, error: PrtraceError) -> AgentSaid:
     """The machine's input where no report came."""
     why = f"{error.message}; {error.hint}" if error.hint else error.message
-    return Told(call, Answer.REFUSED if isinstance(error, UsageError) else Answer.SILENT, why)
+    return AgentSaid(call, Answer.REFUSED if isinstance(error, UsageError) else Answer.SILENT, why)
 
 
-def judged(call: Call, reply: Mapping[str, Any]) -> Told:
+def judged(call: MoveCall, reply: Mapping[str, Any]) -> AgentSaid:
     """The machine's input for a prtrace.check/2 object (LOOK) or a reply with a report."""
-    if call is Call.LOOK:
+    if call is MoveCall.LOOK:
         reasons = [
             str(reason.get("fact"))
             for unit in reply.get("units", ())
             for reason in unit.get("reasons", ())
         ]
         good = reply.get("verdict") in _MAY_MOVE
-        return Told(call, Answer.GOOD if good else Answer.REFUSED, "; ".join(reasons))
+        return AgentSaid(call, Answer.GOOD if good else Answer.REFUSED, "; ".join(reasons))
     report = reply.get("report")
     if not isinstance(report, Mapping):
-        return Told(call, Answer.SILENT, "the agent gave no report")
+        return AgentSaid(call, Answer.SILENT, "the agent gave no report")
     bad = [unit for unit in report["units"] if call in _TELLS or unit["result"] != "done"]
     why = "; ".join(
         f"{unit['device']}: {unit['result']}" + (f" ({unit['why']})" if unit.get("why") else "")
         for unit in bad
     )
-    return Told(call, _answer(call, report), why)
+    return AgentSaid(call, _answer(call, report), why)
 
 
-def _answer(call: Call, report: Mapping[str, Any]) -> Answer:
+def _answer(call: MoveCall, report: Mapping[str, Any]) -> Answer:
     status = report["exit_status"]
     if status == 0:
         told = call not in _TELLS or report["may_run"] is True

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from prtrace.errors import MalformedError, StoreError
 from prtrace.libvirt.agent import Move
-from prtrace.libvirt.machine import Phase, Record
+from prtrace.libvirt.machine import GuestRecord, Phase
 
 _VERSION: Final = 1
 
@@ -34,7 +34,7 @@ class Guest:
     """
 
     uuid: str
-    record: Record = field(default_factory=Record)
+    record: GuestRecord = field(default_factory=GuestRecord)
     move: Move | None = None
     coming: Move | None = None
     late: bool = False
@@ -67,7 +67,7 @@ class Guest:
             if given["version"] != _VERSION:
                 raise MalformedError("guest's record", f"version {given['version']!r:.20}")
             move = given["move"]
-            self.record = Record(
+            self.record = GuestRecord(
                 Phase(given["phase"]),
                 announced=bool(given["announced"]),
                 suspended=bool(given["suspended"]),
@@ -115,7 +115,7 @@ class Guests:
         try:
             if guest.record.incoming:
                 mark.touch(mode=0o600)
-            if guest.record == Record() and guest.move is None and not guest.count:
+            if guest.record == GuestRecord() and guest.move is None and not guest.count:
                 file.unlink(missing_ok=True)
             else:
                 _write(file, json.dumps(guest.to_json()))

@@ -23,7 +23,7 @@ Heard = Callable[[str, bool], None]
 """Called with a UUID to be looked at, and whether libvirt says that it left by migration."""
 
 
-class Sight(enum.Enum):
+class GuestState(enum.Enum):
     """How libvirt says that a guest is here."""
 
     RUNS = "runs"
@@ -81,25 +81,25 @@ class Hypervisor:
         except self._libvirt.libvirtError as error:
             raise HypervisorError(f"the guests cannot be listed: {error}") from error
 
-    def sight(self, uuid: str) -> Sight:
+    def sight(self, uuid: str) -> GuestState:
         """How a guest is now."""
         try:
             state, reason = self._domain(uuid).state()
         except self._libvirt.libvirtError as error:
             if error.get_error_code() == self._libvirt.VIR_ERR_NO_DOMAIN:
-                return Sight.ENDED
+                return GuestState.ENDED
             raise HypervisorError(f"guest {uuid}: {error}") from error
         if state == self._libvirt.VIR_DOMAIN_RUNNING:
-            return Sight.RUNS
+            return GuestState.RUNS
         if (state, reason) == (
             self._libvirt.VIR_DOMAIN_PAUSED,
             self._libvirt.VIR_DOMAIN_PAUSED_USER,
         ):
-            return Sight.WAITS
+            return GuestState.WAITS
         if state in (self._libvirt.VIR_DOMAIN_SHUTOFF, self._libvirt.VIR_DOMAIN_CRASHED):
             left = reason == self._libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED
-            return Sight.LEFT if left else Sight.ENDED
-        return Sight.BUSY
+            return GuestState.LEFT if left else GuestState.ENDED
+        return GuestState.BUSY
 
     def domain(self, uuid: str) -> Domain:
         """The guest's live XML, without what is secret."""

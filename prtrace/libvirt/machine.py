@@ -49,7 +49,7 @@ class Phase(enum.Enum):
     """The guest is paused here after a migration that failed in the pause."""
 
 
-class Call(enum.Enum):
+class MoveCall(enum.Enum):
     """A call of io.prtrace about the move's file."""
 
     LOOK = "look"
@@ -100,7 +100,7 @@ class Given(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class MovePolicy:
     """What the operator chose.
 
     without_note: a guest with a LUN whose source wrote no note may come.  late: a reservation
@@ -165,10 +165,10 @@ class Acquires:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class AgentSaid:
     """The agent answered the call, or did not in time.  why: a sentence for people."""
 
-    call: Call
+    call: MoveCall
     answer: Answer
     why: str = ""
 
@@ -178,26 +178,26 @@ class Tick:
     """Time has passed: what could not be done may be tried again."""
 
 
-Input = Announced | Started | Ended | Runs | Waits | Acquires | Told | Tick
+Input = Announced | Started | Ended | Runs | Waits | Acquires | AgentSaid | Tick
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Make the call, about the move's file or the new one; Told comes back."""
+    """Make the call, about the move's file or the new one; AgentSaid comes back."""
 
-    call: Call
+    call: MoveCall
     new: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class Permission:
     """Let the caller go on, or refuse with a sentence."""
 
     allow: bool
     why: str = ""
 
 
-class Do(enum.Enum):
+class Act(enum.Enum):
     """What is asked of libvirt, and of the service itself."""
 
     PAUSE = "pause the guest"
@@ -207,11 +207,11 @@ class Do(enum.Enum):
     """The file that came with the caller; before, it was the old move's that counted."""
 
 
-Output = Ask | Reply | Do
+Output = Ask | Permission | Act
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class GuestRecord:
     """What this host remembers of a guest; stored before an output is carried out.
 
     announced: `migrate begin` came.  suspended: the guest is to arrive paused.  resume: it was
@@ -224,10 +224,10 @@ class Record:
     suspended: bool = False
     resume: bool = False
     caller: Caller | None = None
-    asked: Call | None = None
+    asked: MoveCall | None = None
 
     @property
-    def restarted(self) -> Record:
+    def restarted(self) -> GuestRecord:
         """The same after a restart of the service."""
         return replace(self, caller=None, asked=None)
 
@@ -237,7 +237,7 @@ class Record:
         return self.phase in _INCOMING
 
 
-Step = tuple[Record, tuple[Output, ...]]
+Stepped = tuple[GuestRecord, tuple[Output, ...]]
 
 _INCOMING = frozenset(
     {
@@ -262,12 +262,12 @@ _LATE = (
 _POSTCOPY = "post-copy lets the guest go on before its reservation can follow: leave it out"
 
 
-def step(record: Record, given: Input, policy: Policy) -> Step:
+def step(record: GuestRecord, given: Input, policy: MovePolicy) -> Stepped:
     """What the host remembers after an input, and what is to be done, in this order.
 
-    While a call is under way (record.asked) only its Told may be given.
+    While a call is under way (record.asked) only its AgentSaid may be given.
     """
-    if record.asked is not None and not isinstance(given, Told):
+    if record.asked is not None and not isinstance(given, AgentSaid):
         raise ValueError(f"{record.asked} is under way")
     match given:
         case Announced():
@@ -284,51 +284,53 @@ def step(record: Record, given: Input, policy: Policy) -> Step:
             return _acquires(record, given)
         case Tick():
             return _tick(record)
-        case Told():
+        case AgentSaid():
             return _told(replace(record, asked=None), given)
         case _:
             assert_never(given)
 
 
-def _ask(record: Record, call: Call, *before: Output, new: bool = False) -> Step:
+def _ask(record: GuestRecord, call: MoveCall, *before: Output, new: bool = False) -> Stepped:
     return replace(record, asked=call), (*before, Ask(call, new))
 
 
-def _home(record: Record, *outputs: Output) -> Step:
+def _home(record: GuestRecord, *outputs: Output) -> Stepped:
     """Nothing of a move is here any more."""
     if record.resume:
-        outputs = (*outputs, Do.RESUME)
-    return Record(caller=record.caller), outputs
+        outputs = (*outputs, Act.RESUME)
+    return GuestRecord(caller=record.caller), outputs
 
 
-def _reply(record: Record, allow: bool, why: str = "") -> tuple[Record, tuple[Output, ...]]:
+def _reply(
+    record: GuestRecord, allow: bool, why: str = ""
+) -> tuple[GuestRecord, tuple[Output, ...]]:
     if record.caller is None:
         return record, ()
-    return replace(record, caller=None), (Reply(allow, why),)
+    return replace(record, caller=None), (Permission(allow, why),)
 
 
-def _refusal(given: Given, policy: Policy) -> Reply | None:
+def _refusal(given: Given, policy: MovePolicy) -> Permission | None:
     """The answer where no file came; None where one did."""
     match given:
         case Given.FILE:
             return None
         case Given.NO_NOTE:
-            return Reply(True) if policy.without_note else Reply(False, _NO_NOTE)
+            return Permission(True) if policy.without_note else Permission(False, _NO_NOTE)
         case Given.BLOCKED:
-            return Reply(False)
+            return Permission(False)
         case _:
             assert_never(given)
 
 
-def _announced(record: Record, given: Announced, policy: Policy) -> Step:
+def _announced(record: GuestRecord, given: Announced, policy: MovePolicy) -> Stepped:
     refused = _refusal(given.given, policy)
     if refused is not None:
         return record, (refused,)
     # Nothing is registered yet: libvirt need not call any hook after this one.
-    return _ask(replace(record, caller=Caller.ANNOUNCED), Call.LOOK, new=True)
+    return _ask(replace(record, caller=Caller.ANNOUNCED), MoveCall.LOOK, new=True)
 
 
-def _started(record: Record, given: Started, policy: Policy) -> Step:
+def _started(record: GuestRecord, given: Started, policy: MovePolicy) -> Stepped:
     incoming = record.announced if given.incoming is None else given.incoming
     record = replace(record, announced=False)
     if not incoming:
@@ -337,57 +339,57 @@ def _started(record: Record, given: Started, policy: Policy) -> Step:
     if refused is not None:
         return record, (refused,)
     if given.postcopy and not given.asks:
-        return record, (Reply(False, _POSTCOPY),)
+        return record, (Permission(False, _POSTCOPY),)
     if given.holds and not (given.asks or given.suspended or policy.late):
-        return record, (Reply(False, _LATE),)
+        return record, (Permission(False, _LATE),)
     waiting = replace(record, caller=Caller.COMES, suspended=given.suspended)
     match record.phase:
         case Phase.HOME:
             return _prepare(waiting)
         case Phase.PREPARING | Phase.PREPARED | Phase.COMMITTING | Phase.WITHDRAWING:
             # The QEMU that this was prepared for is gone, or libvirt had not started another.
-            return _ask(replace(waiting, phase=Phase.WITHDRAWING), Call.WITHDRAW)
+            return _ask(replace(waiting, phase=Phase.WITHDRAWING), MoveCall.WITHDRAW)
         case Phase.LEFT:
-            return _ask(waiting, Call.FINISH)
+            return _ask(waiting, MoveCall.FINISH)
         case Phase.COMMITTED | Phase.ARRIVED | Phase.HELD | Phase.RECLAIMING:
-            return record, (Reply(False, _UNFINISHED),)
+            return record, (Permission(False, _UNFINISHED),)
         case _:
             assert_never(record.phase)
 
 
-def _started_here(record: Record) -> Step:
+def _started_here(record: GuestRecord) -> Stepped:
     """An ordinary start, or a restore."""
     match record.phase:
         case Phase.HOME | Phase.ARRIVED | Phase.RECLAIMING:
-            return record, (Reply(True),)
+            return record, (Permission(True),)
         case Phase.COMMITTED | Phase.HELD:
             # Committed: it may run here.  Held: its QEMU ended, and the guest begins anew.
-            return Record(), (Reply(True),)
+            return GuestRecord(), (Permission(True),)
         case Phase.PREPARING | Phase.PREPARED | Phase.COMMITTING | Phase.WITHDRAWING:
             waiting = replace(record, phase=Phase.WITHDRAWING, caller=Caller.STARTS)
-            return _ask(waiting, Call.WITHDRAW)
+            return _ask(waiting, MoveCall.WITHDRAW)
         case Phase.LEFT:
-            return _ask(replace(record, caller=Caller.STARTS), Call.FINISH)
+            return _ask(replace(record, caller=Caller.STARTS), MoveCall.FINISH)
         case _:
             assert_never(record.phase)
 
 
-def _prepare(record: Record) -> Step:
-    preparing = Record(Phase.PREPARING, suspended=record.suspended, caller=record.caller)
-    return _ask(preparing, Call.PREPARE, Do.ADOPT)
+def _prepare(record: GuestRecord) -> Stepped:
+    preparing = GuestRecord(Phase.PREPARING, suspended=record.suspended, caller=record.caller)
+    return _ask(preparing, MoveCall.PREPARE, Act.ADOPT)
 
 
-def _ended(record: Record, given: Ended) -> Step:
+def _ended(record: GuestRecord, given: Ended) -> Stepped:
     record = replace(record, resume=False)
     match record.phase:
         case Phase.HOME if given.migrated:
-            return _ask(replace(record, phase=Phase.LEFT), Call.FINISH)
+            return _ask(replace(record, phase=Phase.LEFT), MoveCall.FINISH)
         case Phase.HOME | Phase.LEFT:
             return record, ()
         case Phase.RECLAIMING if given.migrated:
-            return _ask(replace(record, phase=Phase.LEFT), Call.FINISH)
+            return _ask(replace(record, phase=Phase.LEFT), MoveCall.FINISH)
         case Phase.RECLAIMING | Phase.HELD:
-            return Record(), ()
+            return GuestRecord(), ()
         case Phase.ARRIVED:
             # The guest ran here: its key stays, and the reservation follows it.
             return record, ()
@@ -398,20 +400,20 @@ def _ended(record: Record, given: Ended) -> Step:
             | Phase.COMMITTED
             | Phase.WITHDRAWING
         ):
-            return _ask(replace(record, phase=Phase.WITHDRAWING), Call.WITHDRAW)
+            return _ask(replace(record, phase=Phase.WITHDRAWING), MoveCall.WITHDRAW)
         case _:
             assert_never(record.phase)
 
 
-def _runs(record: Record) -> Step:
+def _runs(record: GuestRecord) -> Stepped:
     match record.phase:
         case Phase.HOME | Phase.COMMITTED | Phase.LEFT | Phase.RECLAIMING:
             # Left: somebody started it here again, which the hook let happen.
-            return Record(), (Do.NOTE,)
+            return GuestRecord(), (Act.NOTE,)
         case Phase.PREPARED | Phase.COMMITTING if record.suspended:
             # Resumed before the commit ended: what is not seen as running can be committed.
             held = replace(record, phase=Phase.COMMITTING, resume=True)
-            return _ask(held, Call.COMMIT, Do.PAUSE)
+            return _ask(held, MoveCall.COMMIT, Act.PAUSE)
         case (
             Phase.PREPARING
             | Phase.PREPARED
@@ -420,45 +422,45 @@ def _runs(record: Record) -> Step:
             | Phase.ARRIVED
             | Phase.HELD
         ):
-            return _ask(replace(record, phase=Phase.ARRIVED), Call.LATE_COMMIT)
+            return _ask(replace(record, phase=Phase.ARRIVED), MoveCall.LATE_COMMIT)
         case _:
             assert_never(record.phase)
 
 
-def _waits(record: Record) -> Step:
+def _waits(record: GuestRecord) -> Stepped:
     if record.phase is Phase.PREPARED and record.suspended:
-        return _ask(replace(record, phase=Phase.COMMITTING), Call.COMMIT)
+        return _ask(replace(record, phase=Phase.COMMITTING), MoveCall.COMMIT)
     return record, ()
 
 
-def _acquires(record: Record, given: Acquires) -> Step:
+def _acquires(record: GuestRecord, given: Acquires) -> Stepped:
     waiting = replace(record, caller=Caller.ACQUIRES)
     match record.phase:
         case Phase.HOME if given.outgoing:
-            return _ask(replace(waiting, phase=Phase.RECLAIMING), Call.RECLAIM)
+            return _ask(replace(waiting, phase=Phase.RECLAIMING), MoveCall.RECLAIM)
         case Phase.HOME:
-            return record, (Reply(True),)
+            return record, (Permission(True),)
         case Phase.RECLAIMING:
-            return _ask(waiting, Call.RECLAIM)
+            return _ask(waiting, MoveCall.RECLAIM)
         case Phase.PREPARED | Phase.COMMITTING | Phase.COMMITTED:
             # Committed before: a fence may have come since.
-            return _ask(replace(waiting, phase=Phase.COMMITTING), Call.COMMIT)
+            return _ask(replace(waiting, phase=Phase.COMMITTING), MoveCall.COMMIT)
         case Phase.ARRIVED | Phase.HELD:
-            return _ask(waiting, Call.LATE_COMMIT)
+            return _ask(waiting, MoveCall.LATE_COMMIT)
         case Phase.PREPARING | Phase.WITHDRAWING | Phase.LEFT:
-            return record, (Reply(False, _UNFINISHED),)
+            return record, (Permission(False, _UNFINISHED),)
         case _:
             assert_never(record.phase)
 
 
-def _tick(record: Record) -> Step:
+def _tick(record: GuestRecord) -> Stepped:
     match record.phase:
         case Phase.WITHDRAWING:
-            return _ask(record, Call.WITHDRAW)
+            return _ask(record, MoveCall.WITHDRAW)
         case Phase.LEFT:
-            return _ask(record, Call.FINISH)
+            return _ask(record, MoveCall.FINISH)
         case Phase.ARRIVED:
-            return _ask(record, Call.LATE_COMMIT)
+            return _ask(record, MoveCall.LATE_COMMIT)
         case (
             Phase.HOME
             | Phase.PREPARING
@@ -474,62 +476,62 @@ def _tick(record: Record) -> Step:
             assert_never(record.phase)
 
 
-def _told(record: Record, told: Told) -> Step:
+def _told(record: GuestRecord, told: AgentSaid) -> Stepped:
     good = told.answer is Answer.GOOD
     match told.call:
-        case Call.LOOK:
+        case MoveCall.LOOK:
             record, replies = _reply(record, good, told.why)
             return replace(record, announced=record.announced or good), replies
-        case Call.PREPARE:
+        case MoveCall.PREPARE:
             return _told_prepare(record, told)
-        case Call.COMMIT:
+        case MoveCall.COMMIT:
             return _told_commit(record, told)
-        case Call.LATE_COMMIT:
+        case MoveCall.LATE_COMMIT:
             return _told_late(record, told)
-        case Call.WITHDRAW | Call.FINISH:
+        case MoveCall.WITHDRAW | MoveCall.FINISH:
             return _told_end(record, told)
-        case Call.RECLAIM:
+        case MoveCall.RECLAIM:
             record, replies = _reply(record, good, told.why)
-            return _home(record, *replies, Do.NOTE) if good else (record, replies)
+            return _home(record, *replies, Act.NOTE) if good else (record, replies)
         case _:
             assert_never(told.call)
 
 
-def _told_prepare(record: Record, told: Told) -> Step:
+def _told_prepare(record: GuestRecord, told: AgentSaid) -> Stepped:
     good = told.answer is Answer.GOOD
     record, replies = _reply(record, good, told.why)
     if good:
         return replace(record, phase=Phase.PREPARED), replies
     # Whatever the answer was: a registration that nobody waits for is taken away.
-    return _ask(replace(record, phase=Phase.WITHDRAWING), Call.WITHDRAW, *replies)
+    return _ask(replace(record, phase=Phase.WITHDRAWING), MoveCall.WITHDRAW, *replies)
 
 
-def _told_commit(record: Record, told: Told) -> Step:
+def _told_commit(record: GuestRecord, told: AgentSaid) -> Stepped:
     good = told.answer is Answer.GOOD
     record, replies = _reply(record, good, told.why)
     if not good:
         return record, replies
     if record.resume:
-        return _home(record, *replies, Do.NOTE)
+        return _home(record, *replies, Act.NOTE)
     return replace(record, phase=Phase.COMMITTED), replies
 
 
-def _told_late(record: Record, told: Told) -> Step:
+def _told_late(record: GuestRecord, told: AgentSaid) -> Stepped:
     good = told.answer is Answer.GOOD
     record, replies = _reply(record, good, told.why)
     match told.answer:
         case Answer.GOOD:
-            return _home(record, *replies, Do.NOTE)
+            return _home(record, *replies, Act.NOTE)
         case Answer.SILENT | Answer.LATER | Answer.REFUSED:
             # The device protects its data as before; it is asked again.
             return record, replies
         case Answer.DOUBT | Answer.SPENT:
-            return replace(record, phase=Phase.HELD), (*replies, Do.PAUSE)
+            return replace(record, phase=Phase.HELD), (*replies, Act.PAUSE)
         case _:
             assert_never(told.answer)
 
 
-def _told_end(record: Record, told: Told) -> Step:
+def _told_end(record: GuestRecord, told: AgentSaid) -> Stepped:
     """The move ends here, or has not yet; whoever wants to start the guest waits for it."""
     over = told.answer in (Answer.GOOD, Answer.SPENT)
     if over and record.caller is Caller.COMES:

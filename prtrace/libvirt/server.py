@@ -32,7 +32,7 @@ Reply = Callable[[bool, str], None]
 """Called once with whether the caller may go on, and why not."""
 
 
-class Asked(Protocol):
+class Answerer(Protocol):
     """Who answers.  Each returns when nothing of the call is left to do; replying comes first."""
 
     deadline: float
@@ -44,10 +44,10 @@ class Asked(Protocol):
         """The plugin asks whether the guest may go on here."""
 
 
-class Server:
+class MoveServer:
     """Serves until its listener is closed."""
 
-    def __init__(self, listener: Listener, asked: Asked) -> None:
+    def __init__(self, listener: Listener, asked: Answerer) -> None:
         self._listener = listener
         self._asked = asked
         self._places = threading.BoundedSemaphore(_MOST_CALLS)

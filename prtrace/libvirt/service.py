@@ -22,30 +22,30 @@ from typing import Any, Final
 from prtrace.errors import PrtraceError, UnavailableError
 from prtrace.libvirt import domain as domains
 from prtrace.libvirt import note as notes
-from prtrace.libvirt.agent import Agent, Move
+from prtrace.libvirt.agent import AgentCalls, Move
 from prtrace.libvirt.guests import Guest, Guests
-from prtrace.libvirt.hypervisor import Hypervisor, HypervisorError, Sight
+from prtrace.libvirt.hypervisor import GuestState, Hypervisor, HypervisorError
 from prtrace.libvirt.machine import (
     Acquires,
+    Act,
     Announced,
     Ask,
-    Do,
     Ended,
     Given,
+    GuestRecord,
     Input,
+    MovePolicy,
     Output,
+    Permission,
     Phase,
-    Policy,
-    Record,
-    Reply,
     Runs,
     Started,
     Tick,
     Waits,
     step,
 )
+from prtrace.libvirt.server import MoveServer
 from prtrace.libvirt.server import Reply as ReplyTo
-from prtrace.libvirt.server import Server
 from prtrace.linux import systemd
 from prtrace.linux.unixsocket import Listener
 
@@ -71,17 +71,17 @@ class ServiceOptions:
     run_dir: Path = RUN_DIR
     state_dir: Path = STATE_DIR
     deadline: float = 4.0
-    policy: Policy = field(default_factory=Policy)
+    policy: MovePolicy = field(default_factory=MovePolicy)
 
 
-class Service:
-    """prtrace.libvirt.server.Asked, and everything else that the service does."""
+class MoveService:
+    """prtrace.libvirt.server.Answerer, and everything else that the service does."""
 
     def __init__(self, options: ServiceOptions) -> None:
         self.deadline = options.deadline * 2
         """Two calls at most before an answer: an old move's end, and the new one's beginning."""
         self._options = options
-        self._agent = Agent(options.agent, options.deadline)
+        self._agent = AgentCalls(options.agent, options.deadline)
         self._guests = Guests(options.state_dir, options.run_dir)
         self._hypervisor: Hypervisor | None = None
         self._heard: queue.SimpleQueue[tuple[str, bool]] = queue.SimpleQueue()
@@ -92,7 +92,7 @@ class Service:
     # Hook and plugin
 
     def hook(self, call: Mapping[str, Any], reply: ReplyTo) -> None:
-        """See prtrace.libvirt.server.Asked."""
+        """See prtrace.libvirt.server.Answerer."""
         there = domains.parse(str(call.get("xml")))
         guest = self._guests.get(there.uuid)
         operation, reason = call.get("operation"), call.get("reason")
@@ -130,7 +130,7 @@ class Service:
             self._give(guest, started, _with(reply, why))
 
     def acquire(self, uuid: str, reply: ReplyTo) -> None:
-        """See prtrace.libvirt.server.Asked."""
+        """See prtrace.libvirt.server.Answerer."""
         guest = self._guests.get(uuid)
         with guest.lock:
             guest.epoch += 1
@@ -165,7 +165,7 @@ class Service:
             before = guest.record
             record, outputs = step(before, following, self._options.policy)
             guest.record = record
-            if Do.ADOPT in outputs:
+            if Act.ADOPT in outputs:
                 guest.move, guest.coming = guest.coming, None
             if record.phase is Phase.HOME and before.phase is not Phase.HOME:
                 guest.move = None
@@ -181,7 +181,7 @@ class Service:
 
     def _carry_out(self, guest: Guest, output: Output, reply: ReplyTo | None) -> Input | None:
         match output:
-            case Reply(allow, why):
+            case Permission(allow, why):
                 if allow:
                     self._guests.stays(guest.uuid)
                 if reply is not None:
@@ -195,13 +195,13 @@ class Service:
                     "guest %s: %s: %s %s", guest.uuid, call.value, told.answer.value, told.why
                 )
                 return told
-            case Do.PAUSE:
+            case Act.PAUSE:
                 self._libvirt_does(guest, "pause")
-            case Do.RESUME:
+            case Act.RESUME:
                 self._libvirt_does(guest, "resume")
-            case Do.NOTE:
+            case Act.NOTE:
                 self._wants_note(guest.uuid)
-            case Do.ADOPT:
+            case Act.ADOPT:
                 pass
         return None
 
@@ -233,10 +233,10 @@ class Service:
                 # Hook or plugin came meanwhile: what was seen may be older.
                 self._heard.put((uuid, migrated))
                 return False
-            migrated = (migrated or sight is Sight.LEFT) and guest.move is not None
+            migrated = (migrated or sight is GuestState.LEFT) and guest.move is not None
             given = _input(guest.record, sight, migrated=migrated)
             asked = given is not None and self._give(guest, given, None)
-            if guest.record.phase is Phase.HOME and sight in (Sight.RUNS, Sight.WAITS):
+            if guest.record.phase is Phase.HOME and sight in (GuestState.RUNS, GuestState.WAITS):
                 self._wants_note(uuid)
             return asked
 
@@ -311,14 +311,14 @@ class Service:
         guest, hypervisor = self._guests.get(uuid), self._hypervisor
         if hypervisor is None:
             return False
-        if hypervisor.sight(uuid) not in (Sight.RUNS, Sight.WAITS):
+        if hypervisor.sight(uuid) not in (GuestState.RUNS, GuestState.WAITS):
             return True
         here = hypervisor.domain(uuid)
         if not here.luns:
             return True
         with guest.lock:
             # A new file makes older ones of this unit void: not while one of them may travel.
-            if guest.record != Record() or hypervisor.under_job(uuid):
+            if guest.record != GuestRecord() or hypervisor.under_job(uuid):
                 return False
             note = self._note(guest, here)
             guest.count += 1
@@ -375,24 +375,24 @@ def _with(reply: ReplyTo, why: str) -> ReplyTo:
     return lambda allow, said: reply(allow, said or ("" if allow else why))
 
 
-def _input(record: Record, sight: Sight, *, migrated: bool) -> Input | None:
+def _input(record: GuestRecord, sight: GuestState, *, migrated: bool) -> Input | None:
     match sight:
-        case Sight.RUNS:
+        case GuestState.RUNS:
             # A guest at home that runs is no news.
             return None if record.phase is Phase.HOME else Runs()
-        case Sight.WAITS:
+        case GuestState.WAITS:
             return Waits()
-        case Sight.LEFT | Sight.ENDED:
+        case GuestState.LEFT | GuestState.ENDED:
             return Ended(migrated=migrated)
-        case Sight.BUSY:
+        case GuestState.BUSY:
             return None
 
 
 def run(options: ServiceOptions) -> None:
     """Serve until SIGTERM; raises UnavailableError without libvirt's bindings."""
-    service = Service(options)
+    service = MoveService(options)
     listener = Listener.bind(options.run_dir / SOCKET, mode=0o600)
-    server = Server(listener, service)
+    server = MoveServer(listener, service)
     failed: list[BaseException] = []
     stop = threading.Event()
 

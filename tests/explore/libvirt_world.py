@@ -15,29 +15,29 @@ from dataclasses import dataclass, field, replace
 
 from prtrace.libvirt.machine import (
     Acquires,
+    Act,
+    AgentSaid,
     Announced,
     Answer,
     Ask,
-    Call,
-    Do,
     Ended,
     Given,
+    GuestRecord,
     Input,
+    MoveCall,
+    MovePolicy,
     Output,
+    Permission,
     Phase,
-    Policy,
-    Record,
-    Reply,
     Runs,
     Started,
-    Step,
+    Stepped,
     Tick,
-    Told,
     Waits,
     step,
 )
 
-Stepper = Callable[[Record, Input, Policy], Step]
+Stepper = Callable[[GuestRecord, Input, MovePolicy], Stepped]
 
 
 class Guest(enum.Enum):
@@ -74,8 +74,8 @@ class Setting:
     holds: bool
 
     @property
-    def policy(self) -> Policy:
-        return Policy(late=True)
+    def policy(self) -> MovePolicy:
+        return MovePolicy(late=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +92,8 @@ class World:
     more are allowed.
     """
 
-    source: Record = field(default_factory=Record)
-    destination: Record = field(default_factory=Record)
+    source: GuestRecord = field(default_factory=GuestRecord)
+    destination: GuestRecord = field(default_factory=GuestRecord)
     s: Guest = Guest.RUNS
     d: Guest = Guest.NONE
     libvirt: Libvirt = Libvirt.IDLE
@@ -102,7 +102,7 @@ class World:
     holder: str = ""
     said_s: Answer | None = None
     said_d: Answer | None = None
-    zombie: Call | None = None
+    zombie: MoveCall | None = None
     event_s: bool = False
     event_d: bool = False
     migrated: bool = False
@@ -263,7 +263,7 @@ class Explorer:
     def _d_ends(self, world: World, libvirt: Libvirt) -> World:
         return replace(world, d=Guest.NONE, event_d=True, libvirt=libvirt)
 
-    def replied(self, world: World, reply: Reply) -> World:
+    def replied(self, world: World, reply: Permission) -> World:
         match world.libvirt:
             case Libvirt.ANNOUNCE if not reply.allow:
                 return replace(world, libvirt=Libvirt.FAILED)
@@ -315,13 +315,13 @@ class Explorer:
     def _outputs(self, world: World, outputs: tuple[Output, ...], *, source: bool) -> World:
         for output in outputs:
             match output:
-                case Reply() if source is (world.libvirt is Libvirt.REACQUIRE):
+                case Permission() if source is (world.libvirt is Libvirt.REACQUIRE):
                     world = self.replied(world, output)
-                case Do.PAUSE if not source and world.d is Guest.RUNS:
+                case Act.PAUSE if not source and world.d is Guest.RUNS:
                     world = replace(world, d=Guest.PAUSED, event_d=True)
-                case Do.RESUME if not source and world.d is Guest.PAUSED:
+                case Act.RESUME if not source and world.d is Guest.PAUSED:
                     world = replace(world, d=Guest.RUNS, event_d=True)
-                case Ask() | Do() | Reply():
+                case Ask() | Act() | Permission():
                     # A reply that nobody waits for any more reaches nobody.
                     pass
         return world
@@ -339,7 +339,7 @@ class Explorer:
             if world.said_d is None:
                 yield f"D executes {call.value}", lambda: _said_d(*self.execute(world, call))
             else:
-                told = Told(call, world.said_d)
+                told = AgentSaid(call, world.said_d)
                 yield (
                     f"D is told: {told.answer.value}",
                     lambda: self.give_d(replace(world, said_d=None), told),
@@ -348,25 +348,25 @@ class Explorer:
             if world.said_s is None:
                 yield f"S executes {call.value}", lambda: _said_s(*self.execute(world, call))
             else:
-                told_s = Told(call, world.said_s)
+                told_s = AgentSaid(call, world.said_s)
                 yield (
                     f"S is told: {told_s.answer.value}",
                     lambda: self.give_s(replace(world, said_s=None), told_s),
                 )
 
-    def execute(self, world: World, call: Call) -> tuple[World, Answer]:
+    def execute(self, world: World, call: MoveCall) -> tuple[World, Answer]:
         """Do to the device what the tables of prtrace.move say."""
         ks, kd, holder = world.ks, world.kd, world.holder
         held_s, held_d = holder == "S", holder == "D"
         match call:
-            case Call.LOOK:
+            case MoveCall.LOOK:
                 return world, Answer.GOOD if ks and not kd else Answer.REFUSED
-            case Call.PREPARE:
+            case MoveCall.PREPARE:
                 if not ks:
                     return replace(world, kd=False), Answer.SPENT
                 return replace(world, kd=True), Answer.GOOD
-            case Call.COMMIT | Call.LATE_COMMIT:
-                late = call is Call.LATE_COMMIT
+            case MoveCall.COMMIT | MoveCall.LATE_COMMIT:
+                late = call is MoveCall.LATE_COMMIT
                 if not kd:
                     return world, Answer.DOUBT if ks else Answer.SPENT
                 if held_s:
@@ -376,17 +376,17 @@ class Explorer:
                 if held_d or ks or late:
                     return replace(world, committed=True), Answer.GOOD
                 return replace(world, kd=False), Answer.SPENT
-            case Call.WITHDRAW:
+            case MoveCall.WITHDRAW:
                 _require(world.d is not Guest.RUNS, "the running guest's key is withdrawn")
                 if held_d:
                     return world, Answer.LATER
                 return replace(world, kd=False), Answer.GOOD
-            case Call.FINISH:
+            case MoveCall.FINISH:
                 _require(world.migrated and world.s is Guest.NONE, "S is deprived without proof")
                 if held_s:
                     return world, Answer.LATER
                 return replace(world, ks=False), Answer.GOOD
-            case Call.RECLAIM:
+            case MoveCall.RECLAIM:
                 _require(world.s is Guest.PAUSED, "S's part of an abort beside a running guest")
                 if held_s or held_d:
                     return replace(
@@ -448,7 +448,7 @@ class Explorer:
             yield "fault: D's service restarts", lambda: self._hung_up(restarted)
         if world.libvirt in (Libvirt.START, Libvirt.ACQUIRE, Libvirt.REACQUIRE):
             # The caller's deadline: libvirt takes it for a refusal.
-            yield "fault: the caller gives up", lambda: self.replied(less, Reply(False))
+            yield "fault: the caller gives up", lambda: self.replied(less, Permission(False))
         if world.source.asked is not None:
             source = world.source.restarted
             yield (
@@ -466,12 +466,12 @@ class Explorer:
 
     def _hung_up(self, world: World) -> World:
         if world.libvirt in (Libvirt.ANNOUNCE, Libvirt.START, Libvirt.ACQUIRE):
-            return self.replied(world, Reply(False))
+            return self.replied(world, Permission(False))
         return world
 
     def _hung_up_s(self, world: World) -> World:
         if world.libvirt is Libvirt.REACQUIRE:
-            return self.replied(world, Reply(False))
+            return self.replied(world, Permission(False))
         return world
 
 

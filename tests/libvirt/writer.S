@@ -1,4 +1,5 @@
-# A guest in one sector: its disk's boot sector, which writes to sector 64 of that disk for ever.
+# A guest in one sector: its disk's boot sector, which writes to sector 64 of that disk for ever, and
+# to 448 KiB of memory, so that a migration that is made slow does not come to its end.
 # It says B when it starts, w for a write that was done, E and the BIOS's status (hex) for one that was not.
 	.code16
 	.globl	_start
@@ -13,6 +14,18 @@ _start:
 	call	say
 again:
 	incw	0x8000
+	mov	0x8000, %ax
+	mov	$0x2000, %dx
+fill:
+	mov	%dx, %es
+	xor	%di, %di
+	mov	$0x8000, %cx
+	rep stosw
+	add	$0x1000, %dx
+	cmp	$0x9000, %dx
+	jb	fill
+	xor	%dx, %dx
+	mov	%dx, %es
 	mov	$packet, %si
 	mov	$0x4300, %ax
 	mov	$0x80, %dl

@@ -7,7 +7,7 @@ import pytest
 
 from prtrace.libvirt.agent import Move
 from prtrace.libvirt.guests import Guests
-from prtrace.libvirt.machine import Call, Caller, Phase, Record
+from prtrace.libvirt.machine import Caller, GuestRecord, MoveCall, Phase
 
 UUID = "11111111-2222-4333-8444-555555555555"
 
@@ -23,8 +23,8 @@ def test_a_restart_forgets_callers_and_nothing_else(
 ) -> None:
     guests = Guests(*places)
     guest = guests.get(UUID)
-    kept = Record(phase, announced=True, suspended=True, resume=True)
-    guest.record = replace(kept, caller=Caller.COMES, asked=Call.PREPARE)
+    kept = GuestRecord(phase, announced=True, suspended=True, resume=True)
+    guest.record = replace(kept, caller=Caller.COMES, asked=MoveCall.PREPARE)
     guest.move = Move({"id": "x"}, {"naa.1": "/dev/lun"})
     guest.late, guest.count = True, 7
     guests.store(guest)
@@ -40,9 +40,9 @@ def test_the_plugin_finds_a_mark_while_the_guest_may_not_just_go_on(
     guests = Guests(*places)
     guest = guests.get(UUID)
     for now in (phase, Phase.HOME, phase):
-        guest.record = Record(now)
+        guest.record = GuestRecord(now)
         guests.store(guest)
-        assert (places[1] / "incoming" / UUID).exists() is Record(now).incoming
+        assert (places[1] / "incoming" / UUID).exists() is GuestRecord(now).incoming
 
 
 def test_a_guest_of_which_nothing_is_known_leaves_no_file(places: tuple[Path, Path]) -> None:

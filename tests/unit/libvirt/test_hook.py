@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from prtrace.libvirt.domain import NAMESPACE, parse
-from prtrace.libvirt.server import Reply, Server
+from prtrace.libvirt.server import MoveServer, Reply
 from prtrace.linux.unixsocket import Listener
 
 HOOK = Path(__file__).parents[3] / "prtrace/libvirt/qemu-hook"
@@ -28,7 +28,7 @@ IN = "<domstatus><job type='none' async='migration in' phase='prepare' flags='0x
 NONE = "<domstatus><job type='none' async='none'/></domstatus>"
 
 
-class Asked:
+class Answerer:
     """Answers every call alike, and keeps what it was asked."""
 
     deadline = 3.0
@@ -47,10 +47,10 @@ class Asked:
 
 
 @pytest.fixture
-def asked(tmp_path: Path) -> Iterator[Asked]:
-    asked = Asked()
+def asked(tmp_path: Path) -> Iterator[Answerer]:
+    asked = Answerer()
     listener = Listener.bind(tmp_path / "io.prtrace.libvirt", mode=0o600)
-    thread = Thread(target=Server(listener, asked).run)
+    thread = Thread(target=MoveServer(listener, asked).run)
     thread.start()
     yield asked
     listener.socket.shutdown(2)
@@ -73,7 +73,7 @@ def hook(
     )  # fmt: skip
 
 
-def test_it_passes_on_what_is_needed_and_nothing_else(asked: Asked, tmp_path: Path) -> None:
+def test_it_passes_on_what_is_needed_and_nothing_else(asked: Answerer, tmp_path: Path) -> None:
     done = hook(tmp_path, "migrate", "begin", "-")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     (call,) = asked.calls
@@ -86,14 +86,16 @@ def test_it_passes_on_what_is_needed_and_nothing_else(asked: Asked, tmp_path: Pa
     ("status", "incoming", "flags"), [(IN, True, 0x21), (NONE, False, None), (None, None, None)]
 )
 def test_it_reads_whether_the_guest_comes(
-    asked: Asked, tmp_path: Path, status: str | None, incoming: bool | None, flags: int | None
+    asked: Answerer, tmp_path: Path, status: str | None, incoming: bool | None, flags: int | None
 ) -> None:
     assert hook(tmp_path, "started", "begin", "-", status=status).returncode == 0
     assert (asked.calls[0]["incoming"], asked.calls[0]["flags"]) == (incoming, flags)
 
 
 @pytest.mark.parametrize("operation", ["migrate", "started"])
-def test_a_refusal_is_one_sentence_on_stderr(asked: Asked, tmp_path: Path, operation: str) -> None:
+def test_a_refusal_is_one_sentence_on_stderr(
+    asked: Answerer, tmp_path: Path, operation: str
+) -> None:
     asked.answer = lambda reply: reply(False, "the key\nis here already")
     done = hook(tmp_path, operation, "begin", "-", status=IN)
     assert (done.returncode, done.stdout) == (1, "")
@@ -101,7 +103,7 @@ def test_a_refusal_is_one_sentence_on_stderr(asked: Asked, tmp_path: Path, opera
 
 
 @pytest.mark.parametrize("words", [("stopped", "end"), ("release", "end")])
-def test_what_is_only_told_refuses_nothing(asked: Asked, tmp_path: Path, words: Any) -> None:
+def test_what_is_only_told_refuses_nothing(asked: Answerer, tmp_path: Path, words: Any) -> None:
     asked.answer = lambda reply: reply(False, "no")
     assert hook(tmp_path, *words, "failed").returncode == 0
     assert asked.calls[0]["reason"] == "failed"
@@ -110,12 +112,12 @@ def test_what_is_only_told_refuses_nothing(asked: Asked, tmp_path: Path, words: 
 @pytest.mark.parametrize(
     "words", [("reconnect", "begin"), ("prepare", "begin"), ("start", "begin")]
 )
-def test_what_it_is_not_for_asks_nobody(asked: Asked, tmp_path: Path, words: Any) -> None:
+def test_what_it_is_not_for_asks_nobody(asked: Answerer, tmp_path: Path, words: Any) -> None:
     assert hook(tmp_path, *words, "-", xml="not read").returncode == 0
     assert asked.calls == []
 
 
-def test_a_guest_without_a_lun_asks_nobody(asked: Asked, tmp_path: Path) -> None:
+def test_a_guest_without_a_lun_asks_nobody(asked: Answerer, tmp_path: Path) -> None:
     assert hook(tmp_path, "migrate", "begin", "-", xml=WITHOUT).returncode == 0
     assert asked.calls == []
 
@@ -138,7 +140,7 @@ def test_without_a_service_nothing_comes_and_the_rest_goes_on(
     assert ("prtrace: " in done.stderr) is bool(code)
 
 
-def test_an_answer_that_does_not_come_is_a_refusal(asked: Asked, tmp_path: Path) -> None:
+def test_an_answer_that_does_not_come_is_a_refusal(asked: Answerer, tmp_path: Path) -> None:
     asked.deadline = 0.0
     asked.answer = lambda _reply: time.sleep(3)
     begun = time.monotonic()
@@ -146,7 +148,7 @@ def test_an_answer_that_does_not_come_is_a_refusal(asked: Asked, tmp_path: Path)
     assert time.monotonic() - begun < 3
 
 
-def test_a_service_that_closes_is_a_refusal(asked: Asked, tmp_path: Path) -> None:
+def test_a_service_that_closes_is_a_refusal(asked: Answerer, tmp_path: Path) -> None:
     asked.answer = lambda _reply: None
     assert hook(tmp_path, "migrate", "begin", "-").returncode == 1
 

@@ -8,67 +8,67 @@ import pytest
 
 from prtrace.libvirt.machine import (
     Acquires,
+    Act,
+    AgentSaid,
     Announced,
     Answer,
     Ask,
-    Call,
     Caller,
-    Do,
     Ended,
     Given,
+    GuestRecord,
+    MoveCall,
+    MovePolicy,
     Output,
+    Permission,
     Phase,
-    Policy,
-    Record,
-    Reply,
     Runs,
     Started,
     Tick,
-    Told,
     Waits,
     step,
 )
 
-STRICT = Policy()
+STRICT = MovePolicy()
 COMES = Started(Given.FILE, incoming=True)
 NOT_GOOD = [answer for answer in Answer if answer is not Answer.GOOD]
 
 
-def at(phase: Phase, **fields: bool) -> Record:
-    return replace(Record(), phase=phase, **fields)
+def at(phase: Phase, **fields: bool) -> GuestRecord:
+    return replace(GuestRecord(), phase=phase, **fields)
 
 
-def outputs(record: Record, given: object, policy: Policy = STRICT) -> tuple[Output, ...]:
+def outputs(record: GuestRecord, given: object, policy: MovePolicy = STRICT) -> tuple[Output, ...]:
     return step(record, given, policy)[1]  # type: ignore[arg-type]
 
 
 def replies(found: tuple[Output, ...]) -> list[bool]:
-    return [each.allow for each in found if isinstance(each, Reply)]
+    return [each.allow for each in found if isinstance(each, Permission)]
 
 
 def test_migrate_begin_only_looks() -> None:
-    record, found = step(Record(), Announced(Given.FILE), STRICT)
-    assert found == (Ask(Call.LOOK, new=True),)
+    record, found = step(GuestRecord(), Announced(Given.FILE), STRICT)
+    assert found == (Ask(MoveCall.LOOK, new=True),)
     assert record.phase is Phase.HOME
 
 
 @pytest.mark.parametrize("answer", NOT_GOOD)
 def test_migrate_begin_is_refused_without_a_good_look(answer: Answer) -> None:
-    record, _ = step(Record(), Announced(Given.FILE), STRICT)
-    record, found = step(record, Told(Call.LOOK, answer, "why"), STRICT)
-    assert found == (Reply(False, "why"),)
+    record, _ = step(GuestRecord(), Announced(Given.FILE), STRICT)
+    record, found = step(record, AgentSaid(MoveCall.LOOK, answer, "why"), STRICT)
+    assert found == (Permission(False, "why"),)
     assert not record.announced
 
 
 @pytest.mark.parametrize("given", [Announced(Given.NO_NOTE), Started(Given.NO_NOTE, True)])
 def test_a_guest_without_a_note_is_a_matter_of_policy(given: object) -> None:
-    assert replies(outputs(Record(), given)) == [False]
-    assert replies(outputs(Record(), given, Policy(without_note=True))) == [True]
+    assert replies(outputs(GuestRecord(), given)) == [False]
+    assert replies(outputs(GuestRecord(), given, MovePolicy(without_note=True))) == [True]
 
 
 @pytest.mark.parametrize("given", [Announced(Given.BLOCKED), Started(Given.BLOCKED, True)])
 def test_what_cannot_move_does_not_come_by_any_policy(given: object) -> None:
-    found = outputs(Record(), given, Policy(without_note=True, late=True))
+    found = outputs(GuestRecord(), given, MovePolicy(without_note=True, late=True))
     assert replies(found) == [False]
 
 
@@ -85,62 +85,62 @@ def test_a_holder_comes_where_something_commits(
     asks: bool, suspended: bool, late: bool, comes: bool
 ) -> None:
     given = replace(COMES, asks=asks, suspended=suspended, holds=True)
-    found = outputs(Record(), given, Policy(late=late))
-    assert (Ask(Call.PREPARE) in found) is comes
+    found = outputs(GuestRecord(), given, MovePolicy(late=late))
+    assert (Ask(MoveCall.PREPARE) in found) is comes
 
 
 @pytest.mark.parametrize(("asks", "comes"), [(False, False), (True, True)])
 def test_post_copy_needs_the_plugin(asks: bool, comes: bool) -> None:
-    found = outputs(Record(), replace(COMES, postcopy=True, asks=asks))
-    assert (Ask(Call.PREPARE) in found) is comes
+    found = outputs(GuestRecord(), replace(COMES, postcopy=True, asks=asks))
+    assert (Ask(MoveCall.PREPARE) in found) is comes
 
 
 @pytest.mark.parametrize(("announced", "comes"), [(False, False), (True, True)])
 def test_what_libvirts_status_does_not_say_the_announcement_does(
     announced: bool, comes: bool
 ) -> None:
-    found = outputs(replace(Record(), announced=announced), replace(COMES, incoming=None))
-    assert (Ask(Call.PREPARE) in found) is comes
+    found = outputs(replace(GuestRecord(), announced=announced), replace(COMES, incoming=None))
+    assert (Ask(MoveCall.PREPARE) in found) is comes
 
 
 @pytest.mark.parametrize("answer", NOT_GOOD)
 def test_a_prepare_that_is_not_good_refuses_and_withdraws(answer: Answer) -> None:
-    record, _ = step(Record(), COMES, STRICT)
-    record, found = step(record, Told(Call.PREPARE, answer, "why"), STRICT)
-    assert found == (Reply(False, "why"), Ask(Call.WITHDRAW))
+    record, _ = step(GuestRecord(), COMES, STRICT)
+    record, found = step(record, AgentSaid(MoveCall.PREPARE, answer, "why"), STRICT)
+    assert found == (Permission(False, "why"), Ask(MoveCall.WITHDRAW))
     assert record.phase is Phase.WITHDRAWING
 
 
 def test_an_old_move_ends_before_a_new_one_begins() -> None:
     record, found = step(at(Phase.PREPARED), COMES, STRICT)
-    assert found == (Ask(Call.WITHDRAW),)
-    record, found = step(record, Told(Call.WITHDRAW, Answer.GOOD), STRICT)
-    assert found == (Do.ADOPT, Ask(Call.PREPARE))
+    assert found == (Ask(MoveCall.WITHDRAW),)
+    record, found = step(record, AgentSaid(MoveCall.WITHDRAW, Answer.GOOD), STRICT)
+    assert found == (Act.ADOPT, Ask(MoveCall.PREPARE))
     assert (record.phase, record.caller) == (Phase.PREPARING, Caller.COMES)
 
 
 @pytest.mark.parametrize("answer", [Answer.LATER, Answer.DOUBT, Answer.SILENT, Answer.REFUSED])
 def test_a_new_move_does_not_begin_over_an_old_one(answer: Answer) -> None:
     record, _ = step(at(Phase.PREPARED), COMES, STRICT)
-    record, found = step(record, Told(Call.WITHDRAW, answer), STRICT)
+    record, found = step(record, AgentSaid(MoveCall.WITHDRAW, answer), STRICT)
     assert replies(found) == [False]
     assert record.phase is Phase.WITHDRAWING
 
 
 def test_the_plugin_commits() -> None:
     record, found = step(at(Phase.PREPARED), Acquires(), STRICT)
-    assert found == (Ask(Call.COMMIT),)
-    record, found = step(record, Told(Call.COMMIT, Answer.GOOD), STRICT)
+    assert found == (Ask(MoveCall.COMMIT),)
+    record, found = step(record, AgentSaid(MoveCall.COMMIT, Answer.GOOD), STRICT)
     assert (record.phase, replies(found)) == (Phase.COMMITTED, [True])
     record, found = step(record, Runs(), STRICT)
-    assert (record, found) == (Record(), (Do.NOTE,))
+    assert (record, found) == (GuestRecord(), (Act.NOTE,))
 
 
 @pytest.mark.parametrize("answer", NOT_GOOD)
 def test_a_guest_does_not_go_on_without_a_good_commit(answer: Answer) -> None:
     record, _ = step(at(Phase.PREPARED), Acquires(), STRICT)
-    record, found = step(record, Told(Call.COMMIT, answer, "why"), STRICT)
-    assert found == (Reply(False, "why"),)
+    record, found = step(record, AgentSaid(MoveCall.COMMIT, answer, "why"), STRICT)
+    assert found == (Permission(False, "why"),)
     assert outputs(record, Tick()) == ()
 
 
@@ -152,65 +152,68 @@ def test_the_plugin_lets_nobody_go_on_at_once_while_a_move_is_unfinished(phase: 
 
 
 def test_a_guest_of_no_move_goes_on_at_once() -> None:
-    assert outputs(Record(), Acquires()) == (Reply(True),)
+    assert outputs(GuestRecord(), Acquires()) == (Permission(True),)
 
 
 def test_a_guest_whose_migration_failed_in_the_pause_asks() -> None:
-    record, found = step(Record(), Acquires(outgoing=True), STRICT)
-    assert found == (Ask(Call.RECLAIM),)
-    record, found = step(record, Told(Call.RECLAIM, Answer.DOUBT, "why"), STRICT)
-    assert found == (Reply(False, "why"),)
-    assert outputs(record, Acquires(outgoing=True)) == (Ask(Call.RECLAIM),)
+    record, found = step(GuestRecord(), Acquires(outgoing=True), STRICT)
+    assert found == (Ask(MoveCall.RECLAIM),)
+    record, found = step(record, AgentSaid(MoveCall.RECLAIM, Answer.DOUBT, "why"), STRICT)
+    assert found == (Permission(False, "why"),)
+    assert outputs(record, Acquires(outgoing=True)) == (Ask(MoveCall.RECLAIM),)
 
 
 def test_the_reservation_follows_a_guest_that_goes_on() -> None:
     record, found = step(at(Phase.PREPARED), Runs(), STRICT)
-    assert found == (Ask(Call.LATE_COMMIT),)
-    assert step(record, Told(Call.LATE_COMMIT, Answer.GOOD), STRICT) == (Record(), (Do.NOTE,))
+    assert found == (Ask(MoveCall.LATE_COMMIT),)
+    assert step(record, AgentSaid(MoveCall.LATE_COMMIT, Answer.GOOD), STRICT) == (
+        GuestRecord(),
+        (Act.NOTE,),
+    )
 
 
 @pytest.mark.parametrize("answer", [Answer.DOUBT, Answer.SPENT])
 def test_a_guest_that_nothing_proves_allowed_is_paused(answer: Answer) -> None:
     record, _ = step(at(Phase.PREPARED), Runs(), STRICT)
-    record, found = step(record, Told(Call.LATE_COMMIT, answer), STRICT)
-    assert (record.phase, found) == (Phase.HELD, (Do.PAUSE,))
+    record, found = step(record, AgentSaid(MoveCall.LATE_COMMIT, answer), STRICT)
+    assert (record.phase, found) == (Phase.HELD, (Act.PAUSE,))
 
 
 def test_a_suspended_guest_is_committed_before_somebody_resumes_it() -> None:
     record, found = step(at(Phase.PREPARED, suspended=True), Waits(), STRICT)
-    assert found == (Ask(Call.COMMIT),)
-    record, _ = step(record, Told(Call.COMMIT, Answer.GOOD), STRICT)
+    assert found == (Ask(MoveCall.COMMIT),)
+    record, _ = step(record, AgentSaid(MoveCall.COMMIT, Answer.GOOD), STRICT)
     assert record.phase is Phase.COMMITTED
 
 
 def test_a_suspended_guest_that_is_resumed_early_waits_for_its_commit() -> None:
     record, found = step(at(Phase.PREPARED, suspended=True), Runs(), STRICT)
-    assert found == (Do.PAUSE, Ask(Call.COMMIT))
-    record, found = step(record, Told(Call.COMMIT, Answer.GOOD), STRICT)
-    assert found == (Do.NOTE, Do.RESUME)
-    assert record == Record()
+    assert found == (Act.PAUSE, Ask(MoveCall.COMMIT))
+    record, found = step(record, AgentSaid(MoveCall.COMMIT, Answer.GOOD), STRICT)
+    assert found == (Act.NOTE, Act.RESUME)
+    assert record == GuestRecord()
 
 
 @pytest.mark.parametrize(("migrated", "phase"), [(False, Phase.HOME), (True, Phase.LEFT)])
 def test_the_source_gives_up_only_what_left_by_migration(migrated: bool, phase: Phase) -> None:
-    record, found = step(Record(), Ended(migrated), STRICT)
+    record, found = step(GuestRecord(), Ended(migrated), STRICT)
     assert record.phase is phase
-    assert found == ((Ask(Call.FINISH),) if migrated else ())
+    assert found == ((Ask(MoveCall.FINISH),) if migrated else ())
 
 
 @pytest.mark.parametrize("answer", [Answer.LATER, Answer.DOUBT, Answer.SILENT, Answer.REFUSED])
 def test_a_source_that_could_not_give_up_tries_again(answer: Answer) -> None:
-    record, _ = step(Record(), Ended(migrated=True), STRICT)
-    record, _ = step(record, Told(Call.FINISH, answer), STRICT)
-    assert outputs(record, Tick()) == (Ask(Call.FINISH),)
+    record, _ = step(GuestRecord(), Ended(migrated=True), STRICT)
+    record, _ = step(record, AgentSaid(MoveCall.FINISH, answer), STRICT)
+    assert outputs(record, Tick()) == (Ask(MoveCall.FINISH),)
 
 
 def test_an_ordinary_start_is_let_happen() -> None:
-    assert outputs(Record(), Started(Given.FILE, incoming=False)) == (Reply(True),)
+    assert outputs(GuestRecord(), Started(Given.FILE, incoming=False)) == (Permission(True),)
 
 
 @pytest.mark.parametrize("phase", list(Phase))
 def test_a_call_that_is_under_way_is_waited_for(phase: Phase) -> None:
-    busy = replace(at(phase), asked=Call.FINISH)
+    busy = replace(at(phase), asked=MoveCall.FINISH)
     with pytest.raises(ValueError, match="under way"):
         step(busy, Tick(), STRICT)

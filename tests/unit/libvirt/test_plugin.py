@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from prtrace.libvirt.server import Reply, Server
+from prtrace.libvirt.server import MoveServer, Reply
 from prtrace.linux.unixsocket import Listener
 
 SOURCE = Path(__file__).parents[3] / "prtrace/libvirt/prtrace-lock.c"
@@ -117,7 +117,7 @@ class Plugin:
         (self.run_dir / "incoming" / UUID).touch()
 
 
-class Asked:
+class Answerer:
     deadline = 1.0
 
     def __init__(self) -> None:
@@ -146,10 +146,10 @@ def plugin(tmp_path: Path, built: Path) -> Plugin:
 
 
 @pytest.fixture
-def asked(tmp_path: Path) -> Iterator[Asked]:
-    asked = Asked()
+def asked(tmp_path: Path) -> Iterator[Answerer]:
+    asked = Answerer()
     listener = Listener.bind(tmp_path / "io.prtrace.libvirt", mode=0o600)
-    thread = Thread(target=Server(listener, asked).run)
+    thread = Thread(target=MoveServer(listener, asked).run)
     thread.start()
     yield asked
     listener.socket.shutdown(2)
@@ -183,14 +183,14 @@ def test_a_configuration_that_is_not_understood_is_refused(
     assert Plugin(tmp_path, built, f"# words\n\n{line}\n").started == REFUSED
 
 
-def test_guests_without_a_mark_ask_nobody(plugin: Plugin, asked: Asked) -> None:
+def test_guests_without_a_mark_ask_nobody(plugin: Plugin, asked: Answerer) -> None:
     assert plugin.acquire() == 0
     assert asked.guests == []
 
 
 @pytest.mark.parametrize(("allow", "result"), [(True, 0), (False, REFUSED)])
 def test_a_guest_with_a_mark_goes_on_as_the_service_says(
-    plugin: Plugin, asked: Asked, allow: bool, result: int
+    plugin: Plugin, asked: Answerer, allow: bool, result: int
 ) -> None:
     plugin.mark()
     asked.answer = lambda reply: reply(allow, 'it says "allow": true')
@@ -198,13 +198,13 @@ def test_a_guest_with_a_mark_goes_on_as_the_service_says(
     assert asked.guests == [UUID]
 
 
-def test_a_qemu_that_is_not_executed_yet_asks_nobody(plugin: Plugin, asked: Asked) -> None:
+def test_a_qemu_that_is_not_executed_yet_asks_nobody(plugin: Plugin, asked: Answerer) -> None:
     plugin.mark()
     assert plugin.acquire(REGISTER_ONLY | RESTRICT) == 0
     assert asked.guests == []
 
 
-def test_a_migration_that_began_makes_the_source_ask(plugin: Plugin, asked: Asked) -> None:
+def test_a_migration_that_began_makes_the_source_ask(plugin: Plugin, asked: Answerer) -> None:
     assert plugin.inquire() == 0
     assert plugin.acquire() == 0
     assert asked.guests == [UUID]
@@ -215,7 +215,7 @@ def test_no_service_is_a_refusal(plugin: Plugin) -> None:
     assert plugin.acquire() == REFUSED
 
 
-def test_an_answer_that_does_not_come_is_a_refusal(plugin: Plugin, asked: Asked) -> None:
+def test_an_answer_that_does_not_come_is_a_refusal(plugin: Plugin, asked: Answerer) -> None:
     plugin.mark()
     asked.answer = lambda _reply: time.sleep(4)
     begun = time.monotonic()
@@ -223,13 +223,13 @@ def test_an_answer_that_does_not_come_is_a_refusal(plugin: Plugin, asked: Asked)
     assert time.monotonic() - begun < 4
 
 
-def test_a_service_that_closes_is_a_refusal(plugin: Plugin, asked: Asked) -> None:
+def test_a_service_that_closes_is_a_refusal(plugin: Plugin, asked: Answerer) -> None:
     plugin.mark()
     asked.answer = lambda _reply: None
     assert plugin.acquire() == REFUSED
 
 
-def test_a_long_answer_is_a_refusal(plugin: Plugin, asked: Asked) -> None:
+def test_a_long_answer_is_a_refusal(plugin: Plugin, asked: Answerer) -> None:
     plugin.mark()
     asked.answer = lambda reply: reply(False, "x" * 100_000)
     assert plugin.acquire() == REFUSED
