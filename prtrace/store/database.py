@@ -12,7 +12,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -123,8 +123,10 @@ class Store(Closing):
                     database.execute("PRAGMA synchronous = NORMAL")
                     database.execute("PRAGMA journal_size_limit = 67108864")
                     schema.migrate(database, version)
-                    # Until then a new database's file has no header to be known by.
-                    database.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                    # Until then a new database's file has no header to be known by.  Where the
+                    # disk is full the log keeps what it has, and whoever commits is told.
+                    with suppress(sqlite3.OperationalError):
+                        database.execute("PRAGMA wal_checkpoint(PASSIVE)")
                 return cls(database, path, HistoryLimits(max(1, keep_events), keep_bytes))
         except BaseException:
             database.close()

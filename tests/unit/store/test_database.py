@@ -312,3 +312,41 @@ def test_a_state_that_cannot_be_read_is_named(store, path):
         database.execute("UPDATE state SET document = ?", (json.dumps({"format": 99}),))
     with pytest.raises(StoreError, match=r"state of naa\.1"):
         store.states()
+
+
+_KILLED = """
+import os, sys
+from pathlib import Path
+from prtrace.store.database import Store
+from store.conftest import make_event
+
+store = Store.open(Path(sys.argv[1]))
+for first in range(1, 2000, 100):
+    store.commit("a", [make_event(number) for number in range(first, first + 100)])
+os._exit(0)
+"""
+_ON_A_FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from prtrace.store.database import Store
+
+path = Path(sys.argv[1])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, resource.RLIM_INFINITY))
+with Store.open(path) as store:
+    assert store.last_seq == 2299, store.last_seq
+"""
+
+
+def test_a_store_whose_file_cannot_grow_is_opened(path):
+    """What a killed agent left in the log stays there: the next one says so, and does not end."""
+    with Store.open(path) as store:
+        store.commit("b", [make_event(number) for number in range(1, 300)])
+        store._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    for script in (_KILLED, _ON_A_FULL_DISK):
+        subprocess.run(
+            [sys.executable, "-c", script, str(path)],
+            env=os.environ | {"PYTHONPATH": ":".join(filter(None, sys.path))},
+            check=True,
+            timeout=60,
+        )
