@@ -43,7 +43,6 @@ NOT_SEEN_YET = (
     "tests/kernel/test_deviations.py",
     "tests/kernel/test_doors.py",
     "tests/kernel/test_foreign.py",
-    "tests/kernel/test_keeping.py",
     "tests/kernel/test_preempted.py",
     "tests/kernel/test_restart.py",
     "tests/kernel/test_ring.py",
