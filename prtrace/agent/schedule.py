@@ -97,6 +97,8 @@ class ReadOrder:
 
 @dataclass(slots=True)
 class _Unit:
+    """What is known of a unit that has been in doubt."""
+
     pause: float
     ticket: int = 0
     """Of its one valid entry in the heap of due times."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Final
 
 from prtrace.api import idl
@@ -63,6 +63,7 @@ class Fault(enum.Enum):
 @cache
 def definitions() -> dict[str, idl.Definition]:
     """The interfaces that are served, by name."""
-    shipped = resources.files("prtrace") / "schema" / f"{INTERFACE}.varlink"
+    # importlib.resources takes as long to import as a tenth of this whole package.
+    shipped = Path(__file__).parents[1] / "schema" / f"{INTERFACE}.varlink"
     read = (idl.parse(shipped.read_text()), idl.parse(_SERVICE_DEFINITION))
     return {definition.name: definition for definition in read}
