@@ -29,7 +29,6 @@ ELSEWHERE = {
     "api/queries": "unit/api/test_storm.py",
     "api/recent": "unit/api/test_storm.py",
     "api/turns": "unit/api/test_storm.py",
-    "store/file": "unit/agent/test_watch.py",
     "api/address": "unit/api/test_server.py",
     "api/calls": "unit/api/test_server.py",
     "api/client": "unit/api/test_server.py",
@@ -64,8 +63,6 @@ ELSEWHERE = {
     "explain/incident": "unit/explain/test_causes.py",
     "explain/remedies": "unit/explain/test_causes.py",
     "explain/timeline": "unit/explain/test_causes.py",
-    "linux/directory": "unit/linux/test_units.py",
-    "linux/nodes": "unit/linux/test_units.py",
     "model": "unit/state/test_effects.py",
     "move/carry": "move/test_verbs.py",
     "move/device": "move/test_verbs.py",
@@ -118,8 +115,6 @@ ELSEWHERE = {
     "state/registering": "unit/state/test_effects.py",
     "state/reserving": "unit/state/test_effects.py",
     "state/unit": "unit/state/test_effects.py",
-    "store/rows": "unit/store/test_database.py",
-    "store/schema": "unit/store/test_database.py",
 }
 
 

@@ -8,6 +8,10 @@ import pytest
 
 from prtrace.scsi.designator import Association, Designator, IdentificationPage, Kind
 
+NAA = "60014051234abcdea000000000000000"
+OTHER = "60014059999999999999999999999999"
+NULL, ZERO = ("1:3", "1:5")
+
 
 def page_83(naa: str = "", rtpi: int = 0, *more: Designator) -> bytes:
     """A VPD page 0x83 that names the unit naa.<naa> and the relative target port rtpi."""
@@ -94,6 +98,14 @@ class Tree:
             self.link(f"{below}/slaves/{slave}", self.sys / "block" / slave)
         self.link(f"block/{node}", self.sys / below)
         self.link(f"dev/block/{number}", self.sys / below)
+
+
+def two_paths(tree: Tree) -> None:
+    """Two disks that are one unit; /dev/null and /dev/zero play their sg nodes."""
+    tree.device("10:0:0:0", page=page_83(NAA, 2), disk="sdb", sg="sg1", block="8:16", char=ZERO)
+    tree.device("2:0:0:0", page=page_83(NAA, 1), disk="sda", sg="sg0", block="8:0", char=NULL)
+    (tree.dev / "sg0").symlink_to("/dev/null")
+    (tree.dev / "sg1").symlink_to("/dev/zero")
 
 
 @pytest.fixture

@@ -10,29 +10,8 @@ import sys
 import pytest
 
 from prtrace.errors import StoreError
-from prtrace.store import schema
 from prtrace.store.database import Store
 from store.conftest import make_event
-
-
-def test_a_newer_store_is_refused(path):
-    Store.open(path).close()
-    with sqlite3.connect(path) as database:
-        database.execute("PRAGMA user_version = 99")
-    before = path.read_bytes()
-    for readonly in (False, True):
-        with pytest.raises(StoreError, match="newer prtrace") as failed:
-            Store.open(path, readonly=readonly)
-        assert failed.value.hint == "upgrade prtrace, or name another --state-dir"
-    assert path.read_bytes() == before
-
-
-def test_another_programs_database_is_refused(tmp_path):
-    path = tmp_path / "other.db"
-    with sqlite3.connect(path) as database:
-        database.execute("CREATE TABLE precious (x)")
-    with pytest.raises(StoreError, match="another program"):
-        Store.open(path)
 
 
 @pytest.mark.parametrize("content", [b"no database at all, but long enough" * 100, b"\0" * 8192])
@@ -139,10 +118,3 @@ def test_a_full_disk_loses_nothing_and_ends(path):
     assert str(path) in message
     assert "full" in message
     assert went_on == "went on"
-
-
-def test_the_scripts_need_no_newer_sqlite():
-    """The floor is 3.34."""
-    for script in schema.SCRIPTS:
-        for word in ("STRICT", "RETURNING", "->", "UNIXEPOCH"):
-            assert word not in script.upper()

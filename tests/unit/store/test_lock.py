@@ -60,6 +60,16 @@ def test_it_can_be_taken_again(tmp_path):
         StateDirLock(tmp_path).close()
 
 
+def test_a_lock_that_is_a_link_is_refused(tmp_path):
+    """It could have the agent truncate another file."""
+    kept = tmp_path / "kept"
+    kept.write_text("kept")
+    (tmp_path / "agent.lock").symlink_to(kept)
+    with pytest.raises(StoreError, match="cannot be used: Too many levels"):
+        StateDirLock(tmp_path)
+    assert kept.read_text() == "kept"
+
+
 def test_a_file_is_no_state_directory(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "below"):

@@ -1,0 +1,78 @@
+"""A database file that is not the one that was opened any more."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from prtrace.errors import StoreError
+from prtrace.store.database import Store
+from prtrace.store.file import File, ReplacedError
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    made = tmp_path / "prtrace.db"
+    Store.open(made).close()
+    return made
+
+
+def test_the_file_that_was_opened(path: Path) -> None:
+    File.of(path).require_same(path)
+
+
+def test_a_file_that_was_never_there(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="deleted"):
+        File.of(tmp_path / "none")
+
+
+def test_deleted(path: Path) -> None:
+    opened = File.of(path)
+    path.unlink()
+    with pytest.raises(ReplacedError, match="was deleted"):
+        opened.require_same(path)
+
+
+def test_another_database_in_its_place(path: Path, tmp_path: Path) -> None:
+    opened = File.of(path)
+    other = tmp_path / "other.db"
+    Store.open(other).close()
+    other.replace(path)
+    with pytest.raises(ReplacedError, match="was replaced"):
+        opened.require_same(path)
+
+
+@pytest.mark.parametrize(("at", "size"), [(0, 16), (68, 4)], ids=["magic", "application"])
+def test_the_header_overwritten(path: Path, at: int, size: int) -> None:
+    opened = File.of(path)
+    with open(path, "r+b") as file:
+        file.seek(at)
+        file.write(bytes(size))
+    with pytest.raises(StoreError, match="its header was overwritten"):
+        opened.require_same(path)
+
+
+def test_shorter_than_a_header(path: Path) -> None:
+    opened = File.of(path)
+    os.truncate(path, 0)
+    with pytest.raises(StoreError, match="its header was overwritten"):
+        opened.require_same(path)
+
+
+def test_a_folder_in_its_place(path: Path) -> None:
+    opened = File.of(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(StoreError, match="its header cannot be read"):
+        opened.require_same(path)
+
+
+def test_a_link_in_its_place(path: Path, tmp_path: Path) -> None:
+    """A link could lead to the same file today and to another one tomorrow."""
+    opened = File.of(path)
+    path.rename(tmp_path / "moved.db")
+    path.symlink_to(tmp_path / "moved.db")
+    with pytest.raises(StoreError, match="cannot be looked at"):
+        opened.require_same(path)
