@@ -48,8 +48,6 @@ class ProcessIdentity:
     cmdline: tuple[str, ...] = ()
     unit: str = ""
     guest: GuestIdentity | None = None
-    parent_pid: int = 0
-    parent_comm: str = ""
 
 
 def start_of(pid: int) -> int | None:
@@ -130,7 +128,6 @@ def _read(pid: int, start_ns: int) -> ProcessIdentity | None:
     try:
         process = psutil.Process(pid)
         with process.oneshot():
-            parent_pid = process.ppid()
             exe, arguments = _program(process)
         comm = _comm(pid)
         cgroup = (PROC / str(pid) / "cgroup").read_bytes()
@@ -146,8 +143,6 @@ def _read(pid: int, start_ns: int) -> ProcessIdentity | None:
         cmdline=_bounded(arguments),
         unit=unit_of_cgroup(cgroup.decode("utf-8", "surrogateescape")),
         guest=guest_of(exe or (arguments[0] if arguments else ""), arguments),
-        parent_pid=parent_pid,
-        parent_comm=_parent_comm(parent_pid),
     )
 
 
@@ -171,14 +166,6 @@ def _program(process: psutil.Process) -> tuple[str, list[str]]:
 def _comm(pid: int) -> str:
     raw = (PROC / str(pid) / "comm").read_bytes().rstrip(b"\n")
     return clean(raw.decode("utf-8", "surrogateescape"), _COMM_LIMIT)
-
-
-def _parent_comm(pid: int) -> str:
-    """The parent's name; "" where there is none, or where it ended before the child."""
-    try:
-        return _comm(pid) if pid else ""
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
 
 
 def _bounded(arguments: Sequence[str]) -> tuple[str, ...]:

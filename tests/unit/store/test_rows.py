@@ -1,5 +1,6 @@
 """An event becomes a row, and comes back as it was."""
 
+import dataclasses
 import os
 import sqlite3
 
@@ -59,16 +60,23 @@ def test_text_that_is_no_unicode_is_escaped(store):
 
 
 texts = st.text(max_size=20)
-
-
 numbers = st.integers(0, (1 << 63) - 1)
-
-
 keys = st.none() | st.integers(0, (1 << 64) - 1)
 
 
-events = st.builds(
-    Event(command=Command.LOST)._replace,  # st.builds(Event) would fill what is not named
+ISSUER = dict(  # noqa: C408 - as the values are given
+    pid=st.integers(0, 1 << 22),
+    comm=texts,
+    start_ns=numbers,
+    cgroup=st.integers(0, (1 << 64) - 1),
+    path=st.sampled_from(IssuePath),
+    requested=texts,
+    guest=texts,
+    uuid=texts,
+    client_pid=st.integers(0, 1 << 22),
+    client_comm=texts,
+)
+EVENT = dict(  # noqa: C408
     record=numbers,
     time=st.integers(0, 1 << 62),
     start_ns=numbers,
@@ -90,17 +98,6 @@ events = st.builds(
     effect=texts,
     attempts=st.integers(0, 1 << 31),
     count=st.integers(0, 1 << 62),
-    issuer=st.none()
-    | st.builds(
-        Issuer,
-        pid=st.integers(0, 1 << 22),
-        comm=texts,
-        start_ns=numbers,
-        cgroup=st.integers(0, (1 << 64) - 1),
-        path=st.sampled_from(IssuePath),
-        requested=texts,
-        guest=texts,
-    ),
     exe=texts,
     unit=texts,
     truncated=st.booleans(),
@@ -108,9 +105,14 @@ events = st.builds(
     data=st.binary(max_size=64),
     head=st.binary(max_size=32),
     sense_bytes=st.binary(max_size=32),
+    issuer=st.none() | st.builds(Issuer, **ISSUER),
+    asked=st.binary(max_size=32),
+    asked_data=st.binary(max_size=32),
+    life=st.integers(0, (1 << 64) - 1),
+    reason=texts,
 )
-
-
+# st.builds(Event) would fill what is not named.
+events = st.builds(Event(command=Command.LOST)._replace, **EVENT)
 paths = st.builds(
     LocalNexus,
     nexus=texts,
@@ -119,6 +121,12 @@ paths = st.builds(
     initiator_port=st.none() | texts,
     relative_target_port=st.none() | st.integers(0, 65535),
 )
+
+
+def test_the_events_that_are_tried_have_every_field():
+    of_the_store = {"seq", "epoch"}
+    assert {*EVENT, "paths"} == set(Event._fields) - of_the_store
+    assert set(ISSUER) == {field.name for field in dataclasses.fields(Issuer)}
 
 
 @given(events, st.lists(paths, max_size=3))
