@@ -115,6 +115,8 @@ def test_parameter_lists():
     move = fields("register-and-move.out-move.hex")
     assert (move["unreg"], move["relative target port identifier"]) == ("1", "2")
     assert move["transportid"] == "naa.5001405aabbccdde"
+    whole = describe(*capture("register-and-move.out-move.hex")).as_json()
+    assert places(whole)["transportid"] == (24, 24, None)
 
 
 def test_cut_list_tells_its_problem():
