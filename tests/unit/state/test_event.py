@@ -6,75 +6,20 @@ from importlib import resources
 
 import jsonschema
 import pytest
+from any_event import EVENTS, NUMBERS, TEXTS
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from prtrace.errors import MalformedError
-from prtrace.model import IssuePath, Issuer, LocalNexus, ReservationType
+from prtrace.model import Issuer
 from prtrace.state.event import Command, Event, nanoseconds, rfc3339
 
 SCHEMA = json.loads((resources.files("prtrace") / "schema" / "event.1.json").read_text())
 
-texts = st.text(max_size=20)
-numbers = st.integers(0, (1 << 64) - 1)
-keys = st.none() | numbers
-events = st.builds(
-    Event(command=Command.LOST)._replace,  # st.builds(Event) would fill what is not named
-    seq=numbers,
-    epoch=texts,
-    record=numbers,
-    time=st.integers(0, 4_000_000_000_000_000_000),
-    start_ns=numbers,
-    done_ns=numbers,
-    lu=texts,
-    nexus=texts,
-    device=texts,
-    target=texts,
-    command=st.sampled_from(Command),
-    action=texts,
-    status=texts,
-    host_byte=texts,
-    key=keys,
-    sa_key=keys,
-    type=st.none() | st.sampled_from(ReservationType),
-    scope=st.none() | st.integers(0, 15),
-    sense=texts,
-    problem=texts,
-    effect=texts,
-    attempts=numbers,
-    count=numbers,
-    issuer=st.none()
-    | st.builds(
-        Issuer,
-        pid=st.integers(0, 1 << 22),
-        comm=texts,
-        start_ns=numbers,
-        cgroup=numbers,
-        path=st.sampled_from(IssuePath),
-        requested=texts,
-        guest=texts,
-        uuid=texts,
-        client_pid=st.integers(0, 1 << 22),
-        client_comm=texts,
-    ),
-    exe=texts,
-    unit=texts,
-    truncated=st.booleans(),
-    cdb=st.binary(max_size=32),
-    data=st.binary(max_size=64),
-    head=st.binary(max_size=32),
-    sense_bytes=st.binary(max_size=32),
-    asked=st.binary(max_size=16),
-    asked_data=st.binary(max_size=24),
-)
 
-
-@settings(deadline=None)
-@given(events, st.booleans())
-def test_json_is_exact_and_in_the_schema(event, with_paths):
-    if with_paths:
-        path = LocalNexus("2:0:0:1", event.lu, "/dev/sda", initiator_port="naa.5")
-        event = event._replace(paths=(path,))
+@given(EVENTS, NUMBERS, TEXTS)
+def test_json_is_exact_and_in_the_schema(event, seq, epoch):
+    event = event._replace(seq=seq, epoch=epoch)
     text = json.dumps(event.to_json())
     assert Event.from_json(json.loads(text)) == event
     jsonschema.validate(json.loads(text), SCHEMA)

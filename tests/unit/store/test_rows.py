@@ -1,16 +1,14 @@
 """An event becomes a row, and comes back as it was."""
 
-import dataclasses
 import os
 import sqlite3
 
 import pytest
+from any_event import EVENTS
 from hypothesis import given
-from hypothesis import strategies as st
 
 from prtrace.errors import MalformedError
-from prtrace.model import IssuePath, Issuer, LocalNexus, ReservationType
-from prtrace.state.event import Command, Event
+from prtrace.model import Issuer
 from prtrace.store.database import Store
 from prtrace.store.rows import SELECT, event_of
 from store.conftest import make_event
@@ -59,80 +57,8 @@ def test_text_that_is_no_unicode_is_escaped(store):
     assert [event.exe for event in store.events()] == ["/usr/bin/sg_persist", "evil\\udcff\x00"]
 
 
-texts = st.text(max_size=20)
-numbers = st.integers(0, (1 << 63) - 1)
-keys = st.none() | st.integers(0, (1 << 64) - 1)
-
-
-ISSUER = dict(  # noqa: C408 - as the values are given
-    pid=st.integers(0, 1 << 22),
-    comm=texts,
-    start_ns=numbers,
-    cgroup=st.integers(0, (1 << 64) - 1),
-    path=st.sampled_from(IssuePath),
-    requested=texts,
-    guest=texts,
-    uuid=texts,
-    client_pid=st.integers(0, 1 << 22),
-    client_comm=texts,
-)
-EVENT = dict(  # noqa: C408
-    record=numbers,
-    time=st.integers(0, 1 << 62),
-    start_ns=numbers,
-    done_ns=numbers,
-    lu=texts,
-    nexus=texts,
-    device=texts,
-    target=texts,
-    command=st.sampled_from(Command),
-    action=texts,
-    status=texts,
-    host_byte=texts,
-    key=keys,
-    sa_key=keys,
-    type=st.none() | st.sampled_from(ReservationType),
-    scope=st.none() | st.integers(0, 15),
-    sense=texts,
-    problem=texts,
-    effect=texts,
-    attempts=st.integers(0, 1 << 31),
-    count=st.integers(0, 1 << 62),
-    exe=texts,
-    unit=texts,
-    truncated=st.booleans(),
-    cdb=st.binary(max_size=32),
-    data=st.binary(max_size=64),
-    head=st.binary(max_size=32),
-    sense_bytes=st.binary(max_size=32),
-    issuer=st.none() | st.builds(Issuer, **ISSUER),
-    asked=st.binary(max_size=32),
-    asked_data=st.binary(max_size=32),
-    life=st.integers(0, (1 << 64) - 1),
-    reason=texts,
-)
-# st.builds(Event) would fill what is not named.
-events = st.builds(Event(command=Command.LOST)._replace, **EVENT)
-paths = st.builds(
-    LocalNexus,
-    nexus=texts,
-    lu=st.just("naa.1"),
-    device=texts,
-    initiator_port=st.none() | texts,
-    relative_target_port=st.none() | st.integers(0, 65535),
-)
-
-
-def test_the_events_that_are_tried_have_every_field():
-    of_the_store = {"seq", "epoch"}
-    assert {*EVENT, "paths"} == set(Event._fields) - of_the_store
-    assert set(ISSUER) == {field.name for field in dataclasses.fields(Issuer)}
-
-
-@given(events, st.lists(paths, max_size=3))
-def test_every_event_comes_back(tmp_path_factory, event, some_paths):
-    if some_paths:
-        event = event._replace(lu="naa.1", paths=tuple(some_paths))
+@given(EVENTS)
+def test_every_event_comes_back(tmp_path_factory, event):
     with Store.open(tmp_path_factory.mktemp("any") / "prtrace.db") as store:
         (stored,) = store.commit("e", [event])
         assert list(store.events()) == [stored]
