@@ -339,6 +339,16 @@ class RecordsLost(Observation):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OtherUnit(Observation):
+    """The device at the nexus's address said that it is found, and not what the kernel remembers.
+
+    Commands that were taken for one unit's went to another, nobody knows since when.
+    """
+
+    found: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NotWatched(Observation):
     """Nobody watched the unit for a while, and CLOCK_MONOTONIC may have begun anew since."""
 
@@ -375,6 +385,7 @@ AnyObservation = (
     | AttentionSeen
     | ConflictSeen
     | RecordsLost
+    | OtherUnit
     | NotWatched
     | PathsSeen
     | Unsupported

@@ -26,7 +26,9 @@ class AgentOptions:
     members may make changing calls beside uid 0; "" for nobody.  log_level, log_format: as
     prtrace.linux.logs has them.  keep_events, keep_bytes: how many events the store keeps, and
     how many bytes of the disk it may take.  claims: the run directories of proxies, whose
-    claims say for which guest they send a command.
+    claims say for which guest they send a command.  verify: how often, in seconds, the units
+    named by verified are read although nothing of them is in doubt; 0 for never, and no name for
+    all units.
     """
 
     state_dir: Path = STATE_DIR
@@ -42,3 +44,5 @@ class AgentOptions:
     log_level: str = "info"
     log_format: str = "text"
     claims: tuple[Path, ...] = (CLAIMS_DIR,)
+    verify: int = 0
+    verified: tuple[str, ...] = ()

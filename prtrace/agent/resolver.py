@@ -65,18 +65,23 @@ class Host(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What a reading came to.  sent: commands.  problem: for the log, "" for none."""
+    """What a reading came to.  sent: commands.  problem: for the log, "" for none.
+
+    other: the unit that is at the address instead of the one that was to be read.
+    """
 
     result: Result
     sent: int
     problem: str = ""
+    other: str = ""
 
 
 class Resolver:
     """Reads units until nothing of them is in doubt, within the limits of the schedule.
 
     state: gives the present state of a unit.  opened: opens a node to send commands to.
-    look: finds out who uses which device.  sent: commands so far.
+    look: finds out who uses which device.  misled: is told that a nexus leads to another unit
+    than the inventory says, with both units' names.  sent: commands so far.
     """
 
     def __init__(
@@ -86,11 +91,15 @@ class Resolver:
         limits: ReadingLimits | None = None,
         opened: Callable[[str], AbstractContextManager[Device]] = SgDevice,
         look: Callable[[Directory], Users] = users_of,
+        misled: Callable[[str, str, str], None] = lambda _nexus, _lu, _found: None,
     ) -> None:
         self._host = host
         self._state = state
         self._open = opened
         self._look_at = look
+        self._misled = misled
+        self._polite: set[str] = set()
+        """Read only where no unit attention can be taken from anybody."""
         self._limits = ReadingLimits() if limits is None else limits
         self._schedule = Schedule(self._candidates, self._limits)
         self._safe: dict[str, tuple[str, float]] = {}
@@ -106,6 +115,18 @@ class Resolver:
         self._closed = False
         self.sent = 0
 
+    def verify(self, lu: str) -> None:
+        """Read a unit over a path on which no unit attention can be taken from anybody.
+
+        Where every path is open, registered or due a unit attention it waits for one that is not.
+        """
+        unit, sys = self._host.inventory.units.get(lu), self._host.inventory.directory.sys
+        if self._closed or unit is None or lu in self._schedule or not _asked_by_itself(unit, sys):
+            return
+        self._polite.add(lu)
+        self._schedule.want(lu, time.monotonic(), fresh=False)
+        self._turn()
+
     def resolve(
         self, lu: str, safe: str = "", *, fresh: bool = False, wanted: bool = False
     ) -> None:
@@ -119,6 +140,9 @@ class Resolver:
         unit, sys = inventory.units.get(lu), inventory.directory.sys
         if self._closed or unit is None or not (wanted or _asked_by_itself(unit, sys)):
             return
+        if lu in self._polite:
+            # It was waiting for a path that nobody uses, and need not any more.
+            self._forget(lu)
         if safe:
             self._safe[lu] = safe, time.monotonic()
         self._schedule.want(lu, time.monotonic(), fresh=fresh, wanted=wanted)
@@ -142,6 +166,7 @@ class Resolver:
         self._schedule.drop(lu)
         self._safe.pop(lu, None)
         self._asked_capabilities.discard(lu)
+        self._polite.discard(lu)
         self._told.pop(lu, None)
 
     def _tell(self, lu: str, nexus: str, problem: str) -> None:
@@ -211,7 +236,8 @@ class Resolver:
                     sent += reader.way.sent
         except PrtraceError as error:
             return _Asked(Result.PATH_FAILED, 0, error.message)
-        return _Asked(_result(reading), sent, _problem(reading))
+        other = reading.failure.found if isinstance(reading, Unread) else ""
+        return _Asked(_result(reading), sent, _problem(reading), other)
 
     def _lacks_capabilities(self, lu: str, state: LuState) -> bool:
         """Whether REPORT CAPABILITIES tells what nobody has told; asked with a reading, once."""
@@ -225,6 +251,8 @@ class Resolver:
         self.sent += asked.sent
         if asked.problem:
             self._tell(order.lu, order.path.nexus, asked.problem)
+        if asked.other:
+            self._misled(order.path.nexus, order.lu, asked.other)
         self._schedule.end(order, asked.result, time.monotonic())
         self._turn()
 
@@ -241,12 +269,17 @@ class Resolver:
             now = path_state(nexus.nexus, sys)
             if not now.runs or not (nexus.sg or nexus.device or nexus.bsg):
                 continue
+            expected = state is not None and nexus.nexus in state.expected
+            use = self._users.of(nexus.nexus)
+            registered = state is not None and nexus.nexus in state.registrations
+            if lu in self._polite and (expected or registered or use is not Use.NOT_OPENED):
+                continue
             against = reluctance(
                 now,
                 safe=nexus.nexus == safe,
-                expected=state is not None and nexus.nexus in state.expected,
-                use=self._users.of(nexus.nexus),
-                registered=state is not None and nexus.nexus in state.registrations,
+                expected=expected,
+                use=use,
+                registered=registered,
             )
             host = nexus.nexus.split(":", 1)[0]
             target = nexus.nexus.rsplit(":", 1)[0]

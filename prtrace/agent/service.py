@@ -21,7 +21,7 @@ from typing import Final
 from prtrace.agent.answers import Answers
 from prtrace.agent.counters import CounterReading, Counters, Told
 from prtrace.agent.entries import Entries
-from prtrace.agent.freshness import Freshness
+from prtrace.agent.freshness import Freshness, Now
 from prtrace.agent.options import AgentOptions
 from prtrace.agent.resolver import Resolver
 from prtrace.agent.surroundings import Surroundings
@@ -31,6 +31,7 @@ from prtrace.api.server import ApiServer
 from prtrace.api.source import MoveCalls
 from prtrace.errors import PrtraceError, StoreError, UnavailableError, UsageError
 from prtrace.linux import capabilities, logs, systemd
+from prtrace.linux.devnode import stat_below_dev
 from prtrace.linux.journal import SystemJournal
 from prtrace.linux.uevents import UeventSocket
 from prtrace.linux.unixsocket import Listener
@@ -38,7 +39,7 @@ from prtrace.probe import libbpf, pins, selftest
 from prtrace.probe.attach import Attached, attach, forget_ended, keep, retire
 from prtrace.probe.programs import Engine
 from prtrace.probe.ring import Ring
-from prtrace.state.decode import NOT_WATCHED
+from prtrace.state.decode import NOT_WATCHED, OTHER_UNIT
 from prtrace.state.event import Command, Event
 from prtrace.store.database import FILE, Store
 from prtrace.store.lock import StateDirLock
@@ -48,6 +49,8 @@ _SAMPLES_APART: Final = 0.1
 """Seconds between two looks at the counters while samples pour in."""
 _RESCAN_AFTER: Final = 0.2
 """Seconds of quiet after a device event: a new device brings a burst of them."""
+_VERIFY_LOOKS: Final = 4
+"""How often in the time that --verify gives it is looked which units are to be read."""
 _FORGET_EVERY: Final = 60
 """Ticks between two looks for requests that ended long ago."""
 _NOT_TESTED: Final = selftest.SelfTestResult("not run", "no command is sent (--read-in-doubt no)")
@@ -154,7 +157,9 @@ class Agent:
         self._watch = Watch(events, samples, self._tracker, self._counters, store, self._published)
         self._freshness = Freshness(self._tracker.states)
         self._resolver = Resolver(
-            self._surroundings, lambda lu: self._freshness.state(lu, time.monotonic_ns())
+            self._surroundings,
+            lambda lu: self._freshness.state(lu, time.monotonic_ns()),
+            misled=self._misled,
         )
         self._server = ApiServer(
             Answers(
@@ -179,6 +184,8 @@ class Agent:
         self._paused = False
         self._kept: list[str] = []
         self._asked_at = 0.0
+        self._verify_at = 0
+        self._said: set[str] = set()
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
 
@@ -320,6 +327,51 @@ class Agent:
             if state is not None and state.doubts:
                 self._ask(lu)
 
+    def _misled(self, hctl: str, believed: str, found: str) -> None:
+        """A device says that it is another unit than the kernel remembers: it was mapped anew."""
+        _log.warning("%s leads to %s and not to %s: rescan it", hctl, found, believed)
+        now, at = time.time_ns(), time.monotonic_ns()
+        told = Event(
+            Command.LOST,
+            time=now,
+            start_ns=at,
+            done_ns=at,
+            nexus=hctl,
+            problem=f"{OTHER_UNIT}{found}",
+        )
+        self._or_end(lambda: self._follow(hctl, found, (believed, found), told))
+
+    def _follow(self, hctl: str, found: str, units: tuple[str, ...], told: Event) -> None:
+        if self._watch.tell(tuple(told._replace(lu=lu) for lu in units)):
+            self._surroundings.correct(hctl, found)
+            self._meet_units()
+
+    def _verify(self) -> None:
+        """Have units read that the device has not confirmed for as long as --verify says."""
+        every, now = self._options.verify, Now(time.time_ns(), time.monotonic_ns())
+        if not every or now.ns < self._verify_at:
+            return
+        self._verify_at = now.ns + max(every, _VERIFY_LOOKS) * 1_000_000_000 // _VERIFY_LOOKS
+        for lu in self._to_verify():
+            if self._freshness.want(lu, now, every):
+                self._resolver.verify(lu)
+
+    def _to_verify(self) -> list[str]:
+        if not self._options.verified:
+            return list(self._surroundings.inventory.units)
+        found = []
+        for name in self._options.verified:
+            try:
+                found.append(self._surroundings.inventory.resolve(name, stat_below_dev).lu.lu)
+            except PrtraceError as error:
+                self._say_once(f"--verify: {error.message}")
+        return found
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            _log.warning("%s", text)
+
     def _or_end(self, work: Callable[[], None]) -> None:
         """Do work that the loop calls for; a failure ends the agent, which says why.
 
@@ -402,6 +454,7 @@ class Agent:
                 self._meet_units()
             self._watch.look_for_gaps()
             self._watch.look_at_store()
+            self._verify()
             if retiring:
                 retiring = retire(self._attached)
             self._keep()

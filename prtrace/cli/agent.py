@@ -19,6 +19,7 @@ from prtrace.agent.options import (
 )
 from prtrace.api.address import SOCKET, SOCKET_VARIABLE
 from prtrace.cli.options import log_options
+from prtrace.errors import UsageError
 from prtrace.store.room import KEEP_BYTES, KEEP_EVENTS
 
 _LEAST_KEPT = 1 << 20
@@ -70,8 +71,10 @@ Examples:
   prtrace agent --engine bcc                  where the kernel has no BTF
   prtrace agent --read-in-doubt no            never send a command to a device
   prtrace agent --socket-group storage        let that group read, too
+  prtrace agent --verify 300                  ask idle paths every 5 minutes
 """,
 )
+@click.argument("devices", metavar="[DEVICE]...", nargs=-1)
 @click.option(
     "--state-dir",
     type=click.Path(path_type=Path),
@@ -115,6 +118,12 @@ Examples:
     help="whether PR IN may be sent to clear doubt up",
 )
 @click.option(
+    "--verify",
+    metavar="SECONDS",
+    type=click.IntRange(min=1),
+    help="read DEVICEs, or all, that often: over paths nobody has open or registered",
+)
+@click.option(
     "--ring-size",
     metavar="BYTES",
     callback=_parse_size,
@@ -148,6 +157,7 @@ Examples:
 )
 @log_options
 def command(
+    devices: tuple[str, ...],
     *,
     state_dir: Path,
     socket: Path,
@@ -156,6 +166,7 @@ def command(
     admin_group: str,
     engine: str,
     read_in_doubt: str,
+    verify: int | None,
     ring_size: int,
     keep_events: int,
     keep_bytes: int,
@@ -168,6 +179,10 @@ def command(
     Runs until SIGINT or SIGTERM.  What happens between two runs is not
     missed: the programs stay in the kernel.
     """
+    if devices and verify is None:
+        raise UsageError("a DEVICE says what --verify reads", hint="give --verify SECONDS")
+    if verify is not None and read_in_doubt == "no":
+        raise UsageError("--verify reads, and --read-in-doubt no forbids it", hint="drop one")
     options = AgentOptions(
         state_dir=state_dir,
         socket=socket,
@@ -180,6 +195,8 @@ def command(
         keep_events=keep_events,
         keep_bytes=keep_bytes,
         claims=claims,
+        verify=verify or 0,
+        verified=devices,
         log_level=log_level,
         log_format=log_format,
     )

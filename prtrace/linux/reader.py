@@ -105,8 +105,8 @@ class ReadPolicy:
     lu: str = ""
     """The unit's designator, where the device is to be that unit and no other.
 
-    After 3F/03 and 3F/0E VPD page 83h is read before anything else is believed.  "": not
-    checked."""
+    VPD page 83h is read before and after each reading, and after 3F/03 and 3F/0E: an array can map
+    another unit to an address and raise no unit attention.  "": not checked."""
 
 
 class FailureKind(enum.Enum):
@@ -148,6 +148,8 @@ class ReadFailure:
     command: str
     problem: str
     sense: Sense | None = None
+    found: str = ""
+    """The unit that is behind the address, where kind is OTHER_UNIT."""
 
     @property
     def text(self) -> str:
@@ -334,9 +336,12 @@ class Reader:
     def _reading(self, read: Callable[[], Reading]) -> Reading:
         self._begin()
         try:
-            return read()
+            self._require_unit()
+            found = read()
+            self._require_unit()
         except _FailedError as error:
             return Unread(error.failure, self.way)
+        return found
 
     def _short(self) -> Reading:
         if self._order is ByteOrder.UNPROVEN or InAction.READ_FULL_STATUS in self._unsupported:
@@ -471,14 +476,19 @@ class Reader:
         return answer
 
     def _take(self, sense: Sense | None) -> None:
-        """Note a unit attention, and make sure of the unit where it says that it may be another.
-
-        INQUIRY is answered whatever unit attention waits, and takes none (SAM-5 5.14).
-        """
+        """Note a unit attention; make sure of the unit where it says that it may be another."""
         if sense is None:
             return
         self._attentions.append(sense)
-        if not self.policy.lu or (sense.asc, sense.ascq) not in _OTHER_UNIT:
+        if (sense.asc, sense.ascq) in _OTHER_UNIT:
+            self._require_unit(sense)
+
+    def _require_unit(self, sense: Sense | None = None) -> None:
+        """Make sure of the unit that the policy names; sense: why it may be another.
+
+        INQUIRY is answered whatever unit attention waits, and takes none (SAM-5 5.14).
+        """
+        if not self.policy.lu:
             return
         cdb = INQUIRY_CDB.build(
             operation_code=Opcode.INQUIRY,
@@ -500,6 +510,7 @@ class Reader:
                     "INQUIRY",
                     f"this is {found} now, and no longer {self.policy.lu}",
                     sense,
+                    found,
                 )
             )
 

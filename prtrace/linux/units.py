@@ -7,7 +7,7 @@ device was found (sysfs vpd_pg83), so that no unit attention is collected on the
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from sys import intern
 from typing import TYPE_CHECKING, Final
@@ -71,6 +71,18 @@ class Inventory:
                 devices[hctl] = device
         devices = {hctl: devices[hctl] for hctl in _addresses(devices)}
         return _inventory(sys, dev, devices, None if maps else self.maps)
+
+    def leading_to(self, found: Mapping[str, str]) -> Inventory:
+        """This inventory with the devices at these addresses leading to these units.
+
+        For what a device itself said, where the kernel still has what it said before.
+        """
+        devices = dict(self.devices)
+        for hctl, lu in found.items():
+            device = devices[hctl]
+            nexus = replace(device.nexus, lu=lu)
+            devices[hctl] = ScsiDevice(nexus, device.nodes, LogicalUnit(lu, kind=device.unit.kind))
+        return _inventory(self.directory.sys, self.directory.dev, devices, self.maps)
 
     def nexus(self, hctl: str) -> LocalNexus | None:
         """The local nexus with this "H:C:T:L", if it is here."""

@@ -25,6 +25,7 @@ from prtrace.model import (
     KeysRead,
     LegacyReserve,
     NotWatched,
+    OtherUnit,
     Outcome,
     PathsSeen,
     PrOut,
@@ -145,6 +146,8 @@ def apply(state: LuState, seen: AnyObservation) -> Change:
             signs.note_conflict(draft, seen)
         case RecordsLost():
             signs.note_loss(draft, seen)
+        case OtherUnit():
+            signs.note_other_unit(draft, seen)
         case UnreadablePrOut():
             signs.note_unreadable(draft, seen)
             if seen.timed_out:

@@ -22,6 +22,7 @@ from prtrace.model import (
     KeysRead,
     LegacyReserve,
     NotWatched,
+    OtherUnit,
     Outcome,
     PathsSeen,
     PrOut,
@@ -63,6 +64,9 @@ TAKEN: Final = "unit attention taken by prtrace itself"
 NOT_WATCHED: Final = "nobody was watching"
 """The problem of a LOST event that stands for a time without programs, not for records."""
 
+OTHER_UNIT: Final = "another logical unit is at this address: "
+"""How the problem of a LOST event begins that stands for commands which met another unit."""
+
 _UNKNOWN_COMMAND: Final = ((5, 0x20, 0x00), (5, 0x24, 0x00))
 """ILLEGAL REQUEST with INVALID COMMAND OPERATION CODE, or with INVALID FIELD IN CDB."""
 _GOOD: Final = status_title(Status.GOOD)
@@ -100,6 +104,9 @@ def decode(event: Event) -> tuple[Event, tuple[AnyObservation, ...]]:
         case Command.LOST:
             if event.problem == NOT_WATCHED:
                 return event, (NotWatched(**_seen(event)),)
+            if event.problem.startswith(OTHER_UNIT):
+                found = event.problem.removeprefix(OTHER_UNIT)
+                return event, (OtherUnit(**_seen(event), found=found),)
             return event, (RecordsLost(**_seen(event), cause=event.problem, count=event.count),)
         case Command.PATHS:
             return event, (PathsSeen(**_seen(event), paths=event.paths),)

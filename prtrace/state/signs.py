@@ -12,6 +12,7 @@ from prtrace.model import (
     AttentionSeen,
     ConflictSeen,
     LegacyReserve,
+    OtherUnit,
     Outcome,
     ReadFailed,
     RecordsLost,
@@ -147,6 +148,16 @@ def note_unreadable(draft: Draft, seen: UnreadablePrOut) -> None:
 def unreadable(seen: UnreadablePrOut) -> str:
     """The reason of the doubt that seen makes."""
     return f"PR OUT on {seen.nexus} not understood: {seen.problem}"
+
+
+def note_other_unit(draft: Draft, seen: OtherUnit) -> None:
+    """What was seen on a nexus may be of another unit, this one's or the other's: all of it."""
+    draft.expected.pop(seen.nexus, None)
+    draft.over(seen.nexus)
+    draft.anchor = draft.census = None
+    _doubt(
+        draft, f"{seen.nexus} leads to {seen.found}: its commands were taken for another unit's"
+    )
 
 
 def note_loss(draft: Draft, seen: RecordsLost) -> None:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import combinations as combinations_of
@@ -30,7 +29,7 @@ from prtrace.scsi.codes import InAction
 from prtrace.state.apply import new_state
 from prtrace.state.unit import LuState
 from tests.unit.linux.conftest import Tree, page_83
-from tests.unit.linux.scripted import ScriptedTarget, attention
+from tests.unit.linux.scripted import ScriptedTarget
 
 NAA = "6001405000000001000000000000000a"
 LU = f"naa.{NAA}"
@@ -72,7 +71,7 @@ class Bench:
     def open(self, node: str) -> Iterator[ScriptedTarget]:
         name = Path(node).name
         self.opened.append(name)
-        yield self.devices.setdefault(name, ScriptedTarget())
+        yield self.devices.setdefault(name, ScriptedTarget(page=page_83(NAA)))
 
     def resolver(self, limits: ReadingLimits = QUICK) -> Resolver:
         return Resolver(self, self.states.get, limits, self.open, self.look)
@@ -109,10 +108,10 @@ def test_a_unit_in_doubt_is_read_and_then_left_alone(tree: Tree) -> None:
 
 def test_the_other_path_is_asked_when_one_fails(tree: Tree) -> None:
     made = bench(tree)
-    made.devices["sg0"] = ScriptedTarget(unknown=frozenset(InAction))
-    made.devices["sg1"] = ScriptedTarget()
+    made.devices["sg0"] = ScriptedTarget(unknown=frozenset(InAction), page=page_83(NAA))
+    made.devices["sg1"] = ScriptedTarget(page=page_83(NAA))
     made.run(lambda _: bool(made.devices["sg1"].sent))
-    assert made.devices["sg1"].sent[:1] == ["READ KEYS"]
+    assert made.devices["sg1"].sent[:2] == ["INQUIRY", "READ KEYS"]
 
 
 def test_what_stands_against_reading_is_said_once(
@@ -398,14 +397,60 @@ def test_a_unit_that_is_not_in_doubt_any_more_is_left_alone(tree: Tree) -> None:
 
 
 def test_another_unit_behind_the_address_is_not_read(tree: Tree) -> None:
+    """A10: not a single PR IN goes to it, and the agent is told which unit it is."""
     made = bench(tree)
     tree.write("bus/scsi/devices/3:0:0:0/state", "offline\n")
-    other = page_83(NAA[:-1] + "b")
-    target = made.devices["sg0"] = ScriptedTarget(
-        answers=deque([attention(0x3F, 0x0E)]), page=other
-    )
-    made.run(lambda resolver: resolver.sent >= 1)
-    assert target.sent[:2] == ["READ KEYS", "INQUIRY"]
+    other = f"{NAA[:-1]}b"
+    target = made.devices["sg0"] = ScriptedTarget(page=page_83(other))
+    told: list[tuple[str, str, str]] = []
+
+    async def play() -> None:
+        resolver = Resolver(
+            made, made.states.get, QUICK, made.open, misled=lambda *what: told.append(what)
+        )
+        resolver.resolve(LU, fresh=True)
+        await came_true(lambda: bool(told))
+        resolver.close()
+
+    asyncio.run(play())
+    assert told[0] == ("2:0:0:0", LU, f"naa.{other}")
+    assert set(target.sent) == {"INQUIRY"}
+
+
+def test_what_is_verified_is_read_where_nobody_is_disturbed(tree: Tree) -> None:
+    made = bench(tree)
+    seen = Users(frozenset({"2:0:0:0"}))
+
+    async def play(look: Users, until: Callable[[Resolver], bool]) -> None:
+        made.opened.clear()
+        resolver = Resolver(made, made.states.get, QUICK, made.open, look=lambda _: look)
+        resolver.verify(LU)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(60 if look is seen else 0.5):
+                while not until(resolver):  # noqa: ASYNC110 - threads make it true, not tasks
+                    await asyncio.sleep(0.01)
+        resolver.close()
+
+    asyncio.run(play(seen, lambda resolver: resolver.sent >= 3))
+    assert set(made.opened) == {"sg1"}
+    for everywhere in (Users(frozenset({"2:0:0:0", "3:0:0:0"})), Users(unseen="not permitted")):
+        asyncio.run(play(everywhere, lambda resolver: resolver.sent > 0))
+        assert made.opened == []
+
+
+def test_what_is_in_doubt_does_not_wait_for_a_path_that_nobody_uses(tree: Tree) -> None:
+    made = bench(tree)
+    busy = Users(frozenset({"2:0:0:0", "3:0:0:0"}))
+
+    async def play() -> None:
+        resolver = Resolver(made, made.states.get, QUICK, made.open, look=lambda _: busy)
+        resolver.verify(LU)
+        await asyncio.sleep(0.1)
+        resolver.resolve(LU)
+        await came_true(lambda: resolver.sent >= 3)
+        resolver.close()
+
+    asyncio.run(play())
 
 
 _HANGS = """

@@ -376,22 +376,37 @@ def test_what_the_device_raises() -> None:
 def test_another_unit_behind_the_address_is_not_believed(code: tuple[int, int]) -> None:
     target = ScriptedTarget(answers=deque([attention(*code)]), page=page_83(NAA))
     state = whole(reader(target, lu=f"naa.{NAA}").read())
-    assert target.sent == ["READ KEYS", "INQUIRY", *ROUND]
+    assert target.sent == ["INQUIRY", "READ KEYS", "INQUIRY", *ROUND, "INQUIRY"]
     assert state.way.sent == 4
     other = NAA[:-1] + "b"
-    target = ScriptedTarget(answers=deque([attention(*code)]), page=page_83(other))
+    target = ScriptedTarget(answers=deque([attention(*code)]), page=page_83(NAA))
+    target.before = lambda _: setattr(target, "page", page_83(other))
     found = failure(reader(target, lu=f"naa.{NAA}").read())
-    assert found.kind is FailureKind.OTHER_UNIT
+    assert (found.kind, found.found) == (FailureKind.OTHER_UNIT, f"naa.{other}")
     assert found.text == f"INQUIRY: this is naa.{other} now, and no longer naa.{NAA}"
-    assert target.sent == ["READ KEYS", "INQUIRY"]
+    assert target.sent == ["INQUIRY", "READ KEYS", "INQUIRY"]
     target = ScriptedTarget(answers=deque([attention(*code)]))
     assert failure(reader(target, lu=f"naa.{NAA}").read()).kind is FailureKind.MALFORMED
 
 
 def test_other_attentions_do_not_ask_who_the_unit_is() -> None:
-    target = ScriptedTarget(answers=deque([attention(0x2A, 0x05)]))
+    target = ScriptedTarget(answers=deque([attention(0x2A, 0x05)]), page=page_83(NAA))
     whole(reader(target, lu=f"naa.{NAA}").read())
-    assert "INQUIRY" not in target.sent
+    assert target.sent == ["INQUIRY", "READ KEYS", *ROUND, "INQUIRY"]
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_another_unit_that_comes_without_a_word_is_not_believed(when: str) -> None:
+    """A10: an array maps another unit to the address, and raises no unit attention."""
+    other = page_83(NAA[:-1] + "b")
+    target = ScriptedTarget([registrant(1, A)], page=page_83(NAA))
+    if when == "before":
+        target.page = other
+    else:
+        target.before = lambda _: setattr(target, "page", other)
+    found = failure(reader(target, lu=f"naa.{NAA}").read())
+    assert found.found == f"naa.{NAA[:-1]}b"
+    assert ("READ KEYS" in target.sent) is (when == "meanwhile")
 
 
 def test_capabilities() -> None:

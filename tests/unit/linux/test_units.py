@@ -140,3 +140,15 @@ def test_a_refreshed_inventory_is_a_scanned_one(tree: Tree) -> None:
     tree.mapped("dm-1", "253:1", "mpathb", "mpath-y", "sdc")
     assert len(inventory.refreshed([]).maps) == 1
     assert same(inventory.refreshed([], maps=True), scan(tree.sys, tree.dev))
+
+
+def test_what_a_device_says_stands_before_what_the_kernel_remembers(tree: Tree) -> None:
+    """A10: 3:0:0:0 was mapped to the other unit; the kernel has not asked it again."""
+    one, other = f"{'6' * 31}1", f"{'6' * 31}2"
+    tree.device("2:0:0:0", page=page_83(one), disk="sda", block="8:0")
+    tree.device("3:0:0:0", page=page_83(one), disk="sdb", block="8:16")
+    tree.device("2:0:0:1", page=page_83(other), disk="sdc", block="8:32")
+    found = scan(tree.sys, tree.dev).leading_to({"3:0:0:0": f"naa.{other}"})
+    assert [path.nexus for path in found.units[f"naa.{one}"].nexuses] == ["2:0:0:0"]
+    assert {path.nexus for path in found.units[f"naa.{other}"].nexuses} == {"2:0:0:1", "3:0:0:0"}
+    assert found.resolve("3:0:0:0").lu.lu == f"naa.{other}"

@@ -24,7 +24,10 @@ from prtrace.model import (
     UnreadablePrOut,
 )
 from prtrace.state.apply import apply
+from prtrace.state.decode import OTHER_UNIT
+from prtrace.state.event import Command, Event
 from prtrace.state.expecting import LIMIT_NS
+from prtrace.state.fold import fold
 from prtrace.state.unit import Fact
 
 WE, WERO = ReservationType.WE, ReservationType.WERO
@@ -221,3 +224,15 @@ def test_losses_and_commands_not_understood() -> None:
     assert "list too short" in apply(start({A: 1}), unread).effect
     refused = UnreadablePrOut(lu=LU, nexus=A, outcome=Outcome.NOT_EXECUTED, problem="")
     assert apply(start({A: 1}), refused).state.doubts == ()
+
+
+def test_commands_that_met_another_unit_leave_nothing_certain() -> None:
+    """A10: a nexus of the unit leads to another one, since nobody knows when."""
+    told = Event(
+        Command.LOST, lu=LU, nexus=B, problem=f"{OTHER_UNIT}naa.b", start_ns=200, done_ns=200
+    )
+    state = fold(preempted(), told).state
+    assert state is not None
+    assert doubted(state) == DOUBT
+    assert B not in state.expected
+    assert any(each.reason.startswith(f"{B} leads to naa.b") for each in state.doubts)
