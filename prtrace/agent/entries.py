@@ -71,6 +71,12 @@ class Entries:
             for fact, reason in _doubts(before, state):
                 yield from self._paced(lu, at, _doubt(state, fact, reason))
 
+    def forget(self, lus: Iterable[str]) -> None:
+        """Nothing is known of these units any more."""
+        for lu in lus:
+            for known in (self._states, self._asked, self._conflicts, self._pace, self._untold):
+                known.pop(lu, None)
+
     def _is_news(self, event: Event, state: LuState | None) -> bool:
         """Whether a conflict of this nexus was not told since the reservation changed."""
         held = None

@@ -13,6 +13,7 @@ import grp
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ from prtrace.probe.ring import Ring
 from prtrace.state.decode import NOT_WATCHED, OTHER_UNIT
 from prtrace.state.event import Command, Event
 from prtrace.store.database import FILE, Store
+from prtrace.store.failure import DamagedError
 from prtrace.store.lock import StateDirLock
 
 _TICK: Final = 1.0
@@ -51,8 +53,10 @@ _RESCAN_AFTER: Final = 0.2
 """Seconds of quiet after a device event: a new device brings a burst of them."""
 _VERIFY_LOOKS: Final = 4
 """How often in the time that --verify gives it is looked which units are to be read."""
+_CHECK_EVERY_S: Final = 60.0
+_CHECK_BYTES_A_S: Final = 2 << 20
 _FORGET_EVERY: Final = 60
-"""Ticks between two looks for requests that ended long ago."""
+"""Ticks between two looks for requests that ended, and for units that are gone, long ago."""
 _NOT_TESTED: Final = selftest.SelfTestResult("not run", "no command is sent (--read-in-doubt no)")
 _SELF_TEST_LIMIT: Final = 5.0
 _NAME: Final = "store"
@@ -185,6 +189,7 @@ class Agent:
         self._kept: list[str] = []
         self._asked_at = 0.0
         self._verify_at = 0
+        self._store, self._checking, self._check_at = store, False, 0.0
         self._said: set[str] = set()
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
@@ -271,6 +276,7 @@ class Agent:
 
     def _published(self, stored: list[Event], proposal: Proposal) -> None:
         self._resolver.changed(proposal.states)
+        self._entries.forget(proposal.forgotten)
         self._server.publish(stored)
         for entry in self._entries.of(stored, proposal.states) if self._journal else ():
             self._journal.send(entry)
@@ -454,6 +460,7 @@ class Agent:
                 self._meet_units()
             self._watch.look_for_gaps()
             self._watch.look_at_store()
+            self._look_into_store()
             self._verify()
             if retiring:
                 retiring = retire(self._attached)
@@ -461,6 +468,32 @@ class Agent:
             ticks += 1
             if ticks % _FORGET_EVERY == 0:
                 forget_ended(self._attached)
+                self._watch.forget()
+
+    def _look_into_store(self) -> None:
+        """Have all of the database read beside the loop, once in a while."""
+        size, now = self._store.size().bytes, time.monotonic()
+        if self._checking or now < self._check_at:
+            return
+        self._checking = True
+        # Some 200 MiB a second: at most a hundredth of the time is spent on it.
+        self._check_at = now + max(_CHECK_EVERY_S, size / _CHECK_BYTES_A_S)
+        threading.Thread(
+            target=self._check_store,
+            args=(asyncio.get_running_loop(),),
+            name="prtrace-check",
+            daemon=True,
+        ).start()
+
+    def _check_store(self, loop: asyncio.AbstractEventLoop) -> None:
+        found = Store.damage(self._store.path)
+        with contextlib.suppress(RuntimeError):  # the agent has ended meanwhile
+            loop.call_soon_threadsafe(self._store_checked, found)
+
+    def _store_checked(self, found: DamagedError | None) -> None:
+        self._checking = False
+        if found is not None:
+            self._watch.damaged(found)
 
     def _keep(self) -> None:
         """Look after the programs; what is wrong for long is said once."""

@@ -36,6 +36,10 @@ _COMMANDS: Final[Mapping[int, Command]] = {
 }
 
 
+FORGET_AFTER_NS: Final = 30 * 86_400 * 1_000_000_000
+"""How long a unit that is gone stays known: volumes come and go, and some return."""
+
+
 @dataclass(slots=True)
 class Proposal:
     """What a batch leads to.  states: only those that changed.
@@ -44,7 +48,7 @@ class Proposal:
     lost: how many records had found no room when the newest of these was made.
     own: how many of the commands this process sent.  numbers: of the records.  idle: of
     those that are readings which told nothing new.  met: the inventory whose paths are in the
-    states.
+    states.  forgotten: units of which nothing is known any more.
     """
 
     events: list[Event] = field(default_factory=list)
@@ -55,6 +59,7 @@ class Proposal:
     numbers: list[int] = field(default_factory=list)
     idle: set[int] = field(default_factory=set)
     met: Inventory | None = None
+    forgotten: set[str] = field(default_factory=set)
 
 
 class Tracker:
@@ -84,7 +89,9 @@ class Tracker:
         for lu in (*here, *(lu for lu in self.states if lu not in here)):
             state = proposal.states.get(lu) or self.states.get(lu)
             known = () if state is None else tuple(path.local for path in state.paths.values())
-            if state is None or known != here.get(lu, ()):
+            # Who was gone before there was gone_since has none.
+            undated = state is not None and lu not in here and state.gone_since is None
+            if state is None or undated or known != here.get(lu, ()):
                 self.add(
                     proposal,
                     Event(
@@ -121,7 +128,9 @@ class Tracker:
 
     def add(self, proposal: Proposal, event: Event) -> None:
         """Decode one event and let it change the state that proposal has reached."""
-        before = proposal.states.get(event.lu) or self.states.get(event.lu)
+        before = proposal.states.get(event.lu)
+        if before is None and event.lu not in proposal.forgotten:
+            before = self.states.get(event.lu)
         folded = fold(before, event)
         event = folded.event
         for seen in folded.observations:
@@ -131,9 +140,21 @@ class Tracker:
                 event = event._replace(effect=f"{event.effect}; {TAKEN}")
         if event.command is Command.PR_IN and event.record and _same(before, folded.state):
             proposal.idle.add(event.record)
+        if folded.forgotten:
+            proposal.states.pop(event.lu, None)
+            proposal.forgotten.add(event.lu)
         if folded.state is not None:
+            proposal.forgotten.discard(event.lu)
             proposal.states[event.lu] = folded.state
         proposal.events.append(event)
+
+    def gone_for_long(self, now: int) -> list[str]:
+        """Units that have had no path to this host since FORGET_AFTER_NS before now."""
+        return [
+            lu
+            for lu, state in self.states.items()
+            if state.gone_since is not None and now - state.gone_since > FORGET_AFTER_NS
+        ]
 
     def is_own(self, event: Event) -> bool:
         """Whether the agent itself sent the command."""
@@ -153,6 +174,8 @@ class Tracker:
     def accept(self, proposal: Proposal) -> None:
         """The store has the proposal: it is the truth from now on."""
         self.states.update(proposal.states)
+        for lu in proposal.forgotten:
+            self.states.pop(lu, None)
         self._met = proposal.met or self._met
 
     def _event(self, record: Record, skew: int) -> Event:

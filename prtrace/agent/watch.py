@@ -179,8 +179,12 @@ class Watch:
         except ReplacedError:
             raise
         except StoreError as error:
-            self._hold(error)
-            self._damaged = error.message
+            self.damaged(error)
+
+    def damaged(self, error: StoreError) -> None:
+        """Nothing is given to the store any more, until a restart."""
+        self._hold(error)
+        self._damaged = error.message
 
     def tell(self, events: tuple[Event, ...], reading: CounterReading | None = None) -> bool:
         """Take events that come from no record; returns whether the store has them."""
@@ -188,6 +192,14 @@ class Watch:
         for event in events:
             self._tracker.add(proposal, event)
         return self._tell(proposal, reading)
+
+    def forget(self) -> None:
+        """Forget units that are gone for long; the history says when."""
+        if self.stalled:
+            return
+        now, at = time.time_ns(), time.monotonic_ns()
+        gone = Event(Command.FORGOTTEN, time=now, start_ns=at, done_ns=at)
+        self.tell(tuple(gone._replace(lu=lu) for lu in self._tracker.gone_for_long(now)))
 
     def meet(self) -> None:
         """Tell which paths came, went or changed."""
@@ -315,6 +327,7 @@ class Watch:
                 aside=list(aside),
                 idle=proposal.idle,
                 replaced=self._idle.replaced,
+                forgotten=proposal.forgotten,
             )
         except StoreError as error:
             self._hold(error)

@@ -64,6 +64,8 @@ class Rebuilt:
             )
         self.last_seq = event.seq
         folded = fold(self.states.get(event.lu), event)
+        if folded.forgotten:
+            self.states.pop(event.lu, None)
         if folded.state is not None:
             self.states[event.lu] = folded.state
         if event.nexus:

@@ -273,7 +273,7 @@ def _sort(event: Event) -> Sort:
             return Sort.ATTENTION
         case Command.LOST:
             return Sort.LOST
-        case Command.PATHS:
+        case Command.PATHS | Command.FORGOTTEN:
             return Sort.PATHS
         case Command.PR_IN:
             return Sort.READ

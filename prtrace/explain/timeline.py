@@ -39,6 +39,8 @@ def timeline(events: Iterable[Event], lu: str) -> list[Step]:
         if event.lu != lu:
             continue
         folded = fold(state, event)
+        if folded.forgotten:
+            state = None
         if folded.state is None:
             continue
         before = state or new_state(event.lu, event.target, event.time)

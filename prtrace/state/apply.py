@@ -185,6 +185,7 @@ def _unsupported(draft: Draft, state: LuState, seen: Unsupported) -> Change:
         seq=state.seq,
         supported=False,
         paths=state.paths,
+        gone_since=state.gone_since,
     )
     return Change(none, "the device has no persistent reservations")
 

@@ -90,6 +90,7 @@ def _but_recent(state: LuState) -> dict[str, Any]:
         "capabilities": None if state.capabilities is None else capabilities(state.capabilities),
         "names_nexuses": state.names_nexuses,
         "under_way": [list(each) for each in state.under_way],
+        "gone_since": state.gone_since,
         "paths": [
             {**path_to_json(path.local), "since_ns": path.since_ns, "renewed": path.renewed}
             for path in state.paths.values()
@@ -165,6 +166,7 @@ def _state(document: Any) -> LuState:
         capabilities=_read_capabilities(fields.get("capabilities")),
         names_nexuses=_typed(fields.get("names_nexuses", True), bool),
         under_way=_list(fields.get("under_way", []), _read_under_way),
+        gone_since=_optional(fields.get("gone_since"), int),
         paths=MappingProxyType(_paths(fields)),
         confirmed=MappingProxyType(
             {

@@ -110,6 +110,8 @@ def decode(event: Event) -> tuple[Event, tuple[AnyObservation, ...]]:
             return event, (RecordsLost(**_seen(event), cause=event.problem, count=event.count),)
         case Command.PATHS:
             return event, (PathsSeen(**_seen(event), paths=event.paths),)
+        case Command.FORGOTTEN:
+            return event, ()
         case Command.PR_OUT | Command.PR_IN | Command.RESERVE | Command.RELEASE:
             return _command(event)
         case _:

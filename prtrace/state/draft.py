@@ -66,6 +66,7 @@ class Draft:
     capabilities: Capabilities | None
     names_nexuses: bool
     under_way: tuple[UnderWay, ...]
+    gone_since: int | None
     quiet: bool = False
     """Set where the order of commands is not known: then no unit attention is expected."""
     words: list[str] = field(default_factory=list)
@@ -248,6 +249,7 @@ class Draft:
             capabilities=self.capabilities,
             names_nexuses=self.names_nexuses,
             under_way=self.under_way,
+            gone_since=self.gone_since,
         )
 
 
@@ -280,4 +282,5 @@ def draft_of(state: LuState, seen: Observation) -> Draft:
         capabilities=state.capabilities,
         names_nexuses=state.names_nexuses,
         under_way=state.under_way,
+        gone_since=state.gone_since,
     )

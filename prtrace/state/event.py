@@ -30,6 +30,7 @@ class Command(enum.Enum):
     UNIT_ATTENTION = "UNIT ATTENTION"
     LOST = "LOST"
     PATHS = "PATHS"
+    FORGOTTEN = "FORGOTTEN"
 
 
 CHANGING: Final = (Command.PR_OUT, Command.RESERVE, Command.RELEASE)

@@ -5,13 +5,16 @@ the event with its words and the next state out (pure).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from prtrace.model import AnyObservation
 from prtrace.state.apply import apply, new_state
 from prtrace.state.decode import decode
-from prtrace.state.event import Event
+from prtrace.state.event import Command, Event
 from prtrace.state.refusal import refusal
 from prtrace.state.unit import LuState
+
+FORGOTTEN: Final = "forgotten: the unit is not on this host for long"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +28,15 @@ class Folded:
     event: Event
     state: LuState | None
     observations: tuple[AnyObservation, ...]
+    forgotten: bool = False
+    """Nothing is known of the unit any more: it is as if it had never been seen."""
 
 
 def fold(state: LuState | None, event: Event) -> Folded:
     """Apply event to the state of its unit; None is a unit that was never seen."""
     event, observations = decode(event)
+    if event.command is Command.FORGOTTEN:
+        return Folded(event._replace(effect=FORGOTTEN, reason=""), None, (), forgotten=True)
     if not observations:
         return Folded(event._replace(effect="", reason=""), None, ())
     if state is None:

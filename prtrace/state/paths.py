@@ -51,6 +51,10 @@ def note_paths(draft: Draft, seen: PathsSeen) -> None:
         )
         for path in seen.paths
     }
+    if draft.paths:
+        draft.gone_since = None
+    elif draft.gone_since is None:
+        draft.gone_since = draft.seen.time
     learned = [now[nexus] for nexus in kept if _named(now[nexus]) != _named(before[nexus].local)]
     _arrive(draft, [*came, *learned])
     _mark_maybe_local(draft)

@@ -192,6 +192,8 @@ class LuState:
     names_nexuses: False for a device that does not know READ FULL STATUS, so that nobody can
     tell whose a key is that no command was seen to register.
     under_way: the PR OUTs that timed out and whose requests are not over.
+    gone_since: when the last path of this host went (nanoseconds since the epoch), None while
+    there is one and where nobody has told paths.
     """
 
     lu: str
@@ -223,6 +225,7 @@ class LuState:
     capabilities: Capabilities | None = None
     names_nexuses: bool = True
     under_way: tuple[UnderWay, ...] = ()
+    gone_since: int | None = None
 
     @property
     def as_of(self) -> int | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from prtrace.state import codec
 from prtrace.state.event import Event
 from prtrace.state.unit import LuState
 from prtrace.store import history, room, schema
-from prtrace.store.failure import as_store_error, damaged
+from prtrace.store.failure import DamagedError, as_store_error, damaged
 from prtrace.store.file import File
 from prtrace.store.history import EventQuery
 from prtrace.store.room import KEEP_BYTES, KEEP_EVENTS, Extent, HistoryLimits
@@ -126,6 +126,7 @@ class Store(Closing):
                     # Until then a new database's file has no header to be known by.  Where the
                     # disk is full the log keeps what it has, and whoever commits is told.
                     with suppress(sqlite3.OperationalError):
+                        room.drop_unnamed(database)
                         database.execute("PRAGMA wal_checkpoint(PASSIVE)")
                 return cls(database, path, HistoryLimits(max(1, keep_events), keep_bytes))
         except BaseException:
@@ -151,6 +152,7 @@ class Store(Closing):
         aside: Sequence[Aside] = (),
         idle: Container[int] = (),
         replaced: Sequence[int] = (),
+        forgotten: Iterable[str] = (),
     ) -> list[Event]:
         """Store events of epoch, the states they led to and meta, all or nothing.
 
@@ -158,13 +160,14 @@ class Store(Closing):
         stored already for epoch is left out: see known() for telling before.  aside: records
         that could not be digested, kept as they are.  idle: the records of readings that told
         nothing new; they go first when room is needed.  replaced: numbers of stored events
-        that these make superfluous.
+        that these make superfluous.  forgotten: units that have no state any more.
         """
         fresh = self._fresh(epoch, events)
         with as_store_error(self.path, "written"):
             try:
                 self._database.execute("BEGIN IMMEDIATE")
                 stored, extent = self._write(epoch, fresh, states, meta, aside, idle, replaced)
+                self._forget(forgotten, extent.last)
                 self._database.execute("COMMIT")
                 self._extent = extent
                 newest = max((event.record for event in stored), default=0)
@@ -299,6 +302,22 @@ class Store(Closing):
         """
         self._file.require_same(self.path)
 
+    @classmethod
+    def damage(cls, path: Path) -> DamagedError | None:
+        """What is wrong with the pages of a database that another connection is using.
+
+        Reads all of it (slow), to be called beside the thread that uses it.  That connection finds
+        out for itself only when it reads the page, which may be in its memory.
+        """
+        try:
+            with cls.open(path, readonly=True) as store:
+                store.verify()
+        except DamagedError as error:
+            return error
+        except StoreError:
+            pass  # busy, or gone: whoever uses it hears of that
+        return None
+
     def verify(self) -> None:
         """Read the whole database and raise StoreError where it is damaged (slow)."""
         with as_store_error(self.path, "read"):
@@ -373,6 +392,11 @@ class Store(Closing):
             "UPDATE extent SET events = ?, pruned = ?", (now.events, now.pruned)
         )
         return now
+
+    def _forget(self, lus: Iterable[str], seq: int) -> None:
+        units = [(self._units[lu],) for lu in lus if lu in self._units]
+        self._database.executemany("DELETE FROM state WHERE unit_id = ?", units)
+        room.forget(self._database, units, seq)
 
     def _put_aside(self, epoch_id: int, aside: Sequence[Aside]) -> None:
         if not aside:

@@ -24,9 +24,13 @@ def as_store_error(path: Path, doing: str) -> Iterator[None]:
         raise _store_error(path, doing, error) from error
 
 
-def damaged(path: Path, problem: str) -> StoreError:
+class DamagedError(StoreError):
+    """What the database has is not what was written."""
+
+
+def damaged(path: Path, problem: str) -> DamagedError:
     """The error for a database that contradicts itself."""
-    return StoreError(
+    return DamagedError(
         f"{path} is damaged: {problem[:200]}",
         hint=f"stop the agent, move {path}* aside (keep it: sqlite3's .recover may save the "
         "history) and start the agent: it reads the devices anew",

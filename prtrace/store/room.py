@@ -135,10 +135,27 @@ def base(database: sqlite3.Connection) -> tuple[int, list[tuple[str, str]]]:
         "SELECT unit.lu, checkpoint.document FROM checkpoint"
         " JOIN unit ON unit.id = checkpoint.unit_id"
         " WHERE checkpoint.seq = (SELECT max(newest.seq) FROM checkpoint AS newest"
-        " WHERE newest.unit_id = checkpoint.unit_id AND newest.seq <= ?)",
+        " WHERE newest.unit_id = checkpoint.unit_id AND newest.seq <= ?) AND document != ''",
         (seq,),
     ).fetchall()
     return seq, rows
+
+
+def forget(database: sqlite3.Connection, units: list[tuple[int]], seq: int) -> None:
+    """Note that nothing is known of these units after event seq: a replay behind it begins so."""
+    database.executemany(
+        "INSERT OR REPLACE INTO checkpoint (unit_id, seq, document) VALUES (?, ?, '')",
+        [(unit, seq) for (unit,) in units],
+    )
+
+
+def drop_unnamed(database: sqlite3.Connection) -> None:
+    """Delete the names of units of which neither a state nor an event is left."""
+    database.execute(
+        "DELETE FROM unit WHERE NOT EXISTS (SELECT 1 FROM state WHERE unit_id = unit.id)"
+        " AND NOT EXISTS (SELECT 1 FROM event WHERE unit_id = unit.id)"
+        " AND NOT EXISTS (SELECT 1 FROM checkpoint WHERE unit_id = unit.id)"
+    )
 
 
 def _drop_boundaries(database: sqlite3.Connection, pruned: int) -> None:
@@ -149,6 +166,7 @@ def _drop_boundaries(database: sqlite3.Connection, pruned: int) -> None:
             " WHERE newer.unit_id = checkpoint.unit_id AND newer.seq <= ?)",
             (base_seq,),
         )
+        database.execute("DELETE FROM checkpoint WHERE document = '' AND seq <= ?", (base_seq,))
 
 
 def _base_seq(database: sqlite3.Connection, pruned: int) -> int:

@@ -16,6 +16,7 @@ from prtrace.agent.counters import Counters, Told
 from prtrace.agent.surroundings import Surroundings
 from prtrace.agent.tracker import Proposal, Tracker
 from prtrace.agent.watch import Watch
+from prtrace.cli.rebuild import Rebuilt
 from prtrace.errors import DeviceError, StoreError
 from prtrace.probe.misses import Misses
 from prtrace.probe.ring import Ring
@@ -291,6 +292,56 @@ class TestTheFile:
         assert agent.producer.given_back < agent.producer.position
         agent.watch.look_at_store()
         assert "damaged" in agent.watch.stalled
+
+    def test_a_page_behind_the_header_that_was_overwritten_is_found(self, agent: Agent) -> None:
+        """The connection that writes has the page in its memory, and goes on."""
+        for number in range(1, 200):
+            agent.put(register(number, 0x700 + number))
+            agent.pump()
+        agent.store.close()
+        agent.store = agent.watch._store = Store.open(agent.path)
+        assert Store.damage(agent.path) is None
+        size = agent.path.stat().st_size
+        with open(agent.path, "r+b") as file:
+            for page in range(4096, size, 4096):
+                file.seek(page)
+                file.write(os.urandom(64))
+        agent.watch.look_at_store()
+        assert not agent.watch.stalled, "the header is as it was"
+        found = Store.damage(agent.path)
+        assert found is not None
+        agent.watch.damaged(found)
+        assert "damaged" in agent.watch.stalled
+        agent.put(register(200, 0x900))
+        assert not agent.watch.pump()
+        assert agent.producer.given_back < agent.producer.position
+
+
+class TestUnitsThatAreGone:
+    """After a month a unit without a path is forgotten; the history says when."""
+
+    def test_they_are_forgotten_and_a_replay_agrees(self, agent: Agent, monkeypatch) -> None:
+        agent.put(register(1, 0x700), register(2, 0x701, unit=2))
+        agent.pump()
+        agent.surroundings.rescan()
+        agent.watch.meet()
+        assert agent.tracker.states[lu(1)].gone_since is not None
+        agent.watch.forget()
+        assert lu(1) in agent.tracker.states
+        monkeypatch.setattr("prtrace.agent.tracker.FORGET_AFTER_NS", -1)
+        agent.watch.forget()
+        assert agent.tracker.states == {} == agent.store.states()
+        told = [event for event in agent.store.events() if event.command is Command.FORGOTTEN]
+        assert [event.lu for event in told] == [lu(1), lu(2)]
+        rebuilt = Rebuilt()
+        for event in agent.store.events():
+            rebuilt.add(event)
+        assert rebuilt.states == {}
+        agent.put(register(3, 0x702))
+        agent.pump()
+        assert agent.tracker.states[lu(1)].doubts, "as if it had never been seen"
+        agent.restart()
+        assert set(agent.tracker.states) == {lu(1)}
 
 
 class TestIdleReadings:

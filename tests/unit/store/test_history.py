@@ -17,6 +17,9 @@ from store.conftest import make_event
 
 def fold(states, event):
     """A state machine of the test's own: a state counts its unit's events."""
+    if event.command is Command.FORGOTTEN:
+        states.pop(event.lu, None)
+        return states
     before = states.get(event.lu) or new_state(event.lu)
     states[event.lu] = replace(before, generation=(before.generation or 0) + event.record)
     return states
@@ -31,7 +34,7 @@ def rebuilt(store):
 
 @given(
     keep=st.integers(1, 60),
-    batches=st.lists(st.lists(st.integers(0, 4), max_size=12), min_size=1, max_size=40),
+    batches=st.lists(st.lists(st.integers(-1, 4), max_size=12), min_size=1, max_size=40),
 )
 def test_base_and_the_events_after_it_give_the_states(tmp_path_factory, keep, batches):
     with Store.open(tmp_path_factory.mktemp("kept") / "prtrace.db", keep_events=keep) as store:
@@ -40,10 +43,16 @@ def test_base_and_the_events_after_it_give_the_states(tmp_path_factory, keep, ba
             events = []
             for unit in batch:
                 record += 1
-                events.append(make_event(record, lu=f"naa.{unit}"))
+                known = sorted(states)
+                if unit >= 0 or not known:
+                    events.append(make_event(record, lu=f"naa.{unit}"))
+                else:
+                    gone = known[record % len(known)]
+                    events.append(make_event(record, lu=gone, command=Command.FORGOTTEN))
                 fold(states, events[-1])
             touched = {event.lu for event in events}
-            store.commit("a", events, [states[lu] for lu in touched])
+            left = [states[lu] for lu in touched if lu in states]
+            store.commit("a", events, left, forgotten=touched - states.keys())
             assert rebuilt(store) == states == store.states()
             size = store.size()
             assert size.events == min(record, keep)
