@@ -173,10 +173,11 @@ def note_generation(
     beyond: int | None = None
     if least is None or spread is None:
         # Anything fits, so the value shows nothing of what it counts.
-        if not draft.doubted(Fact.REGISTRATIONS):
-            draft.doubt(
-                (Fact.REGISTRATIONS,), f"PRGENERATION {generation} could be anybody's doing"
-            )
+        sure = {f for f in (Fact.REGISTRATIONS, Fact.RESERVATION) if not draft.doubted(f)}
+        if draft.anchor == generation:
+            # Nobody has preempted.
+            sure -= {Fact.RESERVATION}
+        draft.doubt(sure - told, f"PRGENERATION {generation} could be anybody's doing")
     elif beyond := (generation - least) & GENERATION_MASK:
         most = (least + spread) & GENERATION_MASK
         expected = str(least) if not spread else f"{least} to {most}"

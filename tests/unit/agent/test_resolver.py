@@ -120,7 +120,7 @@ def test_what_stands_against_reading_is_said_once(
     """A dead array's units are asked for ever; its log is not filled."""
     made = bench(tree)
     for node in ("sg0", "sg1"):
-        made.devices[node] = ScriptedTarget(unknown=frozenset(InAction))
+        made.devices[node] = ScriptedTarget(unknown=frozenset(InAction), page=page_83(NAA))
 
     async def play() -> None:
         resolver = made.resolver()

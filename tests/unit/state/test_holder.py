@@ -105,6 +105,20 @@ def test_a_holder_of_this_host_would_have_been_seen_to_let_go() -> None:
     assert (holder(state), doubted(state)) == (A, frozenset())
 
 
+def test_a_holder_of_this_host_may_have_been_preempted_where_anything_is_possible() -> None:
+    """Another host took A's registration and reserved with the same key: PRGENERATION tells of it,
+    unless it can be anything."""
+    state = told(TARGET)
+    uncertain = PrOut(
+        lu=LU, nexus=B, action=Action.REGISTER, outcome=Outcome.UNKNOWN, key=2, sa_key=2,
+        start_ns=3000, done_ns=3001,
+    )  # fmt: skip
+    state = apply(state, uncertain).state
+    state = apply(state, keys_read(6, 1, 2, at=3100)).state
+    state = apply(state, reserved(1, generation=6, at=3200)).state
+    assert Fact.RESERVATION in doubted(state) or holder(state) != A
+
+
 def test_the_designated_holder_is_not_confirmed_by_a_reading() -> None:
     """Another registrant may have released and reserved: no reply names who was first."""
     state = told(TARGET, by="")
