@@ -269,6 +269,7 @@ class MoveService:
 
     def watch(self) -> None:
         """Look at guests, for ever."""
+        said = ""
         while True:
             try:
                 try:
@@ -280,7 +281,9 @@ class MoveService:
             except UnavailableError:
                 raise
             except PrtraceError as error:
-                _log.warning("%s", error.message)
+                if error.message != said:
+                    _log.warning("%s", error.message)
+                said = error.message
                 time.sleep(_ROUND_S)
             except Exception:
                 # One guest's trouble is not the others'.
