@@ -29,7 +29,7 @@ from prtrace.explain.ports import Ports
 from prtrace.explain.recording import Recording
 from prtrace.explain.timeline import timeline
 
-_EVENTS: Final = 2000
+EVENTS: Final = 2000
 """The newest events of a unit that are looked at: enough for a story, and bounded."""
 _SHOWN: Final = 8
 """Incidents that are told in full; the rest is counted."""
@@ -94,7 +94,7 @@ def command(
         client = Client(socket)
         unit = client.call("Show", devices=[device])["units"][0]
         lu = unit["lu"]
-        given = [Recording("", tuple(stored(client, lu, _EVENTS)))]
+        given = [Recording("", tuple(stored(client, lu, EVENTS)))]
         if until is not None:
             unit = rebuilt_unit(given[0], lu, until)
     told = account(

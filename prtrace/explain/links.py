@@ -78,7 +78,7 @@ def how_reserved(steps: Sequence[Step], number: int, others: Elsewhere) -> Itera
             yield from _reserved_elsewhere(held.type.name, held.holder, others)
         break
     else:
-        yield Link("the reservation is older than what was recorded", Certainty.UNKNOWN)
+        yield Link("the reservation is older than what was looked at", Certainty.UNKNOWN)
     if held.holder is not None:
         yield from former_nexus(steps, number, held.holder)
 
@@ -89,7 +89,7 @@ def _how_reserved_by_spc2(steps: Sequence[Step], number: int) -> Iterator[Link]:
             if isinstance(seen, LegacyReserve) and not seen.release:
                 yield observed(step, f"{step.event.action} on {seen.nexus} by {who(step.event)}")
                 return
-    yield Link("the SPC-2 reservation is older than what was recorded", Certainty.UNKNOWN)
+    yield Link("the SPC-2 reservation is older than what was looked at", Certainty.UNKNOWN)
 
 
 def _reserved_elsewhere(kind: str, nexus: Nexus | None, others: Elsewhere) -> Iterator[Link]:

@@ -3,7 +3,8 @@
     figure                          what a benchmark says: ratios, their aims, their spread
     build                           the C programs that they use
     overhead, start, throughput,    one benchmark each; those that need a machine have a part
-        latency, scale, idle, pause that runs in it (in_<name>)
+        latency, scale, idle, pause,  that runs in it (in_<name>)
+        forms, explain
     cli                             ./tools/bench
 
 Where the lab's machine has a clock that is driven by instructions, figures are instructions

@@ -8,7 +8,7 @@ import json
 import sys
 import time
 
-_ALL = ("overhead", "start", "throughput", "latency", "scale", "idle", "pause", "forms")
+_ALL = ("overhead", "start", "throughput", "latency", "scale", "idle", "pause", "forms", "explain")
 
 
 def main() -> int:
