@@ -7,13 +7,16 @@ import json
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from prtrace.api.client import Client
+from prtrace.cli.given import find_unit, read_recording, split
 from prtrace.cli.options import json_option, parse_since, socket_option
 from prtrace.cli.text import cut, labelled, line, plain, width
+from prtrace.errors import UsageError
 from prtrace.state.event import Command, Event, nanoseconds
 
 _STATUSES: Final = {
@@ -43,9 +46,10 @@ Examples:
   prtrace events /dev/sda --since 10m    what happened to it lately
   prtrace events --since 4711 --follow   after event 4711, and what comes
   prtrace events --json > events.jsonl   for `prtrace replay`
+  prtrace events a.jsonl b.jsonl         what two hosts recorded
 """,
 )
-@click.argument("devices", metavar="[DEVICE]...", nargs=-1)
+@click.argument("words", metavar="[DEVICE|RECORDING]...", nargs=-1)
 @click.option("-f", "--follow", is_flag=True, help="go on with what happens from now on")
 @click.option(
     "--since",
@@ -58,7 +62,7 @@ Examples:
 @json_option
 @socket_option
 def command(
-    devices: tuple[str, ...],
+    words: tuple[str, ...],
     *,
     follow: bool,
     since: tuple[int, str | None],
@@ -70,8 +74,16 @@ def command(
     """List what happened, oldest first.
 
     Time, device, action, status, who asked, keys and type, what it changed.
+    RECORDING is what record, gather or sos wrote, on one host or several;
+    the agent is asked where none is named.
     """
-    found = _events(Client(socket), devices, since, last, follow=follow)
+    devices, files = split(words)
+    if files:
+        if follow or last is not None or since != (0, None):
+            raise UsageError("--follow, --since and --last are for the agent's events")
+        found = _recorded(files, devices)
+    else:
+        found = _events(Client(socket), tuple(devices), since, last, follow=follow)
     if as_json:
         for event in found:
             click.echo(json.dumps(event, separators=(",", ":")))
@@ -90,12 +102,27 @@ def command(
                 line(text)
 
 
+def _recorded(files: list[Path], devices: list[str]) -> Iterator[Mapping[str, Any]]:
+    """The events of recordings by their times, each with the host that recorded it."""
+    recordings = [read_recording(file) for file in files]
+    wanted = {find_unit(device, recordings) for device in devices}
+    each_host = (
+        ((event.time, number, event.seq), each.host, event)
+        for number, each in enumerate(recordings)
+        for event in each.events
+        if not wanted or event.lu in wanted
+    )
+    for _, host, event in sorted(each_host, key=lambda each: each[0]):
+        yield {**event.to_json(), "host": host or None}
+
+
 def event_lines(event: Mapping[str, Any], moment: datetime, columns: int) -> list[str]:
     """One event in at most so many columns; what does not fit in its first line is indented."""
     device = str(event["device"] or event["nexus"]).removeprefix("/dev/")
     action = str(event["action"] or event["command"])
     status = str(event["status"] or "")
-    told = [_who(event), _keys(event), _asked_for(event), _change(event)]
+    host = f"on {event['host']}" if event.get("host") else ""
+    told = [host, _who(event), _keys(event), _asked_for(event), _change(event)]
     return textwrap.wrap(
         plain(
             f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03} "

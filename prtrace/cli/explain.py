@@ -43,6 +43,7 @@ Exit status: 4, part of what is known is in doubt.
 Examples:
   prtrace explain /dev/sda                          what the agent knows
   prtrace explain /dev/sda a.jsonl b.jsonl          what two hosts recorded
+  prtrace explain /dev/sda sosreport-a.tar.xz       what sos collected
   prtrace explain /dev/sda --at 2026-01-31T12:00    as it was then
 """,
 )
@@ -80,8 +81,9 @@ def command(
     """Say who holds the reservation of DEVICE, who was refused, and why.
 
     Without recordings the agent of this host is asked.  RECORDING is what
-    prtrace record wrote, on this host or on another; then DEVICE is the
-    designator of the logical unit, or a device as the recording names it.
+    prtrace record or gather wrote, on this host or on another, or a
+    sosreport; then DEVICE is the designator of the logical unit, or a device
+    as the recording names it.
     """
     until = moment(at) if at else None
     ports, keys = read_ports(ports_folder), read_keys(keys_file)

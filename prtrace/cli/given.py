@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import lzma
 import os
+import tarfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -11,26 +14,74 @@ from typing import Any, Final
 
 from prtrace.api.client import Client
 from prtrace.cli.rebuild import Rebuilt
+from prtrace.cli.text import warn
 from prtrace.errors import MalformedError, NoSuchDeviceError, UsageError
 from prtrace.explain.ports import Ports
 from prtrace.explain.recording import Recording
+from prtrace.paste import sosreport
 from prtrace.state.event import Event, nanoseconds
 from prtrace.state.view import unit_view
 
 _LONGEST_FILE: Final = 1 << 30
 """Bytes of a recording."""
+_LONGEST_LOG: Final = 64 << 20
+"""Bytes of one file of a sosreport that are read."""
 PORTS_FOLDER: Final = Path("/etc/prtrace/ports.d")
 
 
 def read_recording(file: Path) -> Recording:
-    """A recording from its file; UsageError where it cannot be read."""
+    """A recording, a gathered file or a sosreport; UsageError where it cannot be read.
+
+    A sosreport is its archive or the folder that it was unpacked to.
+    """
     try:
+        if file.is_dir() or tarfile.is_tarfile(file):
+            return _sosreport(file)
         if file.stat().st_size > _LONGEST_FILE:
             raise UsageError(f"{file} is larger than {_LONGEST_FILE >> 30} GiB")
         with file.open("rb") as opened:
             return Recording.parse(opened, str(file))
     except OSError as error:
         raise UsageError(f"{file}: {os.strerror(error.errno or 0)}") from error
+    except (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise MalformedError(str(file), f"the archive cannot be read: {error}") from error
+
+
+def _sosreport(file: Path) -> Recording:
+    found = dict(_unpacked(file) if file.is_dir() else _archived(file))
+    report = sosreport.read_report(found)
+    for note in report.notes:
+        warn(f"prtrace: {file}: {note}")
+    if not report.events:
+        raise UsageError(
+            f"{file}: there is no sosreport in it that says anything of reservations",
+            hint="sos report --enable-plugins scsi,logs",
+        )
+    return Recording(report.host, tuple(report.events))
+
+
+def _unpacked(folder: Path) -> Iterator[tuple[str, sosreport.SosFile]]:
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        # A link may lead out of the report.
+        if sosreport.is_wanted(name) and path.is_file() and not path.is_symlink():
+            status = path.stat()
+            with path.open("rb") as opened:
+                text = opened.read(_LONGEST_LOG).decode(errors="replace")
+            yield name, sosreport.SosFile(text, int(status.st_mtime))
+
+
+def _archived(file: Path) -> Iterator[tuple[str, sosreport.SosFile]]:
+    with tarfile.open(file) as archive:
+        for member in archive:
+            # Everything lies in a folder that has the report's name.
+            name = member.name.removeprefix("./").partition("/")[2]
+            if not member.isfile() or not sosreport.is_wanted(name):
+                continue
+            opened = archive.extractfile(member)
+            if opened is not None:
+                text = opened.read(_LONGEST_LOG).decode(errors="replace")
+                yield name, sosreport.SosFile(text, int(member.mtime))
 
 
 def read_ports(folder: Path) -> list[Ports]:
@@ -108,11 +159,14 @@ def moment(text: str) -> int:
 
 
 def split(words: Iterable[str]) -> tuple[list[str], list[Path]]:
-    """The devices and the recordings among arguments: a recording is a regular file."""
+    """The devices and the recordings among arguments.
+
+    A recording is a regular file or a folder; devices are neither.
+    """
     devices, files = [], []
     for word in words:
         path = Path(word)
-        if path.is_file():
+        if path.is_file() or path.is_dir():
             files.append(path)
         else:
             devices.append(word)

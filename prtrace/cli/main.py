@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "events": "list what happened",
     "explain": "who did this, and what may be done about it",
     "finish": "after a migration: give the guest's key up on the source",
+    "gather": "collect what this host knows into one file for explain",
     "import": "turn other programs' log lines into recorded events",
     "libvirt": "let libvirt's migrations take reservations along",
     "load": "in the pause: take the reservation over on the destination",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any, Final
 
 from prtrace.errors import MalformedError
+from prtrace.explain.recording import GATHERED, SCHEMA
 from prtrace.model import LocalNexus, LogicalUnit
 from prtrace.state import codec
 from prtrace.state.decode import TAKEN
@@ -19,6 +20,8 @@ from prtrace.state.unit import LuState
 _LONGEST_LINE: Final = 4 << 20
 """Bytes of one event as JSON: READ FULL STATUS with every descriptor is far shorter."""
 
+_BESIDE_EVENTS: Final = (SCHEMA, GATHERED)
+"""The lines of a recording that are no events."""
 _WITH_CDB: Final = (Command.PR_OUT, Command.PR_IN, Command.RESERVE, Command.RELEASE)
 _DERIVED: Final = ("action", "key", "sa_key", "type", "scope", "sense", "problem", "reason")
 """What decoding fills in: compared by --check beside the effect."""
@@ -106,7 +109,10 @@ def read_lines(file: IO[bytes], name: str) -> Iterator[tuple[int, Event]]:
         if not line.strip():
             continue
         try:
-            yield done, Event.from_json(json.loads(line))
+            given = json.loads(line)
+            if isinstance(given, dict) and given.get("schema") in _BESIDE_EVENTS:
+                continue
+            yield done, Event.from_json(given)
         except (ValueError, RecursionError) as error:
             raise MalformedError(f"{name}, line {number}", f"no JSON: {error}"[:200]) from error
         except MalformedError as error:

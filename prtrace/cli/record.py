@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import socket as sockets
 from pathlib import Path
 
 import click
 
 from prtrace.api.client import Client
+from prtrace.cli.anonymise import anonymise_option, anonymous
 from prtrace.cli.options import parse_since, socket_option
+from prtrace.cli.output import write_whole
 from prtrace.cli.ports import own_ports
 from prtrace.cli.text import line, warn
-from prtrace.errors import UsageError
 from prtrace.explain.recording import Recording
 from prtrace.state.event import Event
 
@@ -24,6 +24,7 @@ Examples:
   prtrace record -o node1.jsonl                   all that the agent has kept
   prtrace record -o node1.jsonl --since 3d        the last three days
   prtrace record /dev/sda > node1.jsonl           one unit, to standard output
+  prtrace record -o x.jsonl --anonymise 'a word'  for people who need no names
 """,
 )
 @click.argument("devices", metavar="[DEVICE]...", nargs=-1)
@@ -40,9 +41,15 @@ Examples:
     callback=parse_since,
     help="not older than 10m (s, h, d), a time as 2026-01-31T12:00, or after that number",
 )
+@anonymise_option
 @socket_option
 def command(
-    devices: tuple[str, ...], *, output: Path | None, since: tuple[int, str | None], socket: str
+    devices: tuple[str, ...],
+    *,
+    output: Path | None,
+    since: tuple[int, str | None],
+    anonymise: str | None,
+    socket: str,
 ) -> None:
     """Write what this host's agent saw into a file that explain reads.
 
@@ -59,13 +66,11 @@ def command(
         for each in reply.get("events", ())
     )
     recording = Recording(sockets.gethostname(), events, tuple(sorted(own_ports(client))))
+    if anonymise is not None:
+        recording = anonymous(recording, anonymise)
     if output is None:
         for text in recording.lines():
             line(text)
         return
-    try:
-        with output.open("w", encoding="utf-8") as opened:
-            opened.writelines(text + "\n" for text in recording.lines())
-    except OSError as error:
-        raise UsageError(f"{output}: {os.strerror(error.errno or 0)}") from error
+    write_whole(output, "".join(f"{text}\n" for text in recording.lines()))
     warn(f"{len(events)} events")

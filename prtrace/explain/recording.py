@@ -2,7 +2,8 @@
 
 JSON lines.  The first is a header, {"schema": "prtrace.recording/1", "host": …, "ports": […]}; the
 others are events (prtrace.event/1), ascending.  A file of events alone is a recording, too, of a
-host that is not named.
+host that is not named.  What prtrace gather wrote has the output of other programs as well, a line
+each: {"schema": "prtrace.gathered/1", "name": …, "command": […], "status": …, "output": "…"}.
 """
 
 from __future__ import annotations
@@ -16,6 +17,29 @@ from prtrace.errors import MalformedError
 from prtrace.state.event import Event
 
 SCHEMA: Final = "prtrace.recording/1"
+GATHERED: Final = "prtrace.gathered/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What another program said, for people to read."""
+
+    name: str
+    command: tuple[str, ...]
+    """What was run, or the file that was read."""
+    status: int | None
+    """The exit status; None where it did not end, or is not there."""
+    output: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The prtrace.gathered/1 object."""
+        return {
+            "schema": GATHERED,
+            "name": self.name,
+            "command": list(self.command),
+            "status": self.status,
+            "output": self.output,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +52,8 @@ class Recording:
     """In the order of their numbers."""
     ports: tuple[str, ...] = ()
     """The host's own initiator ports, as far as it knows them."""
+    gathered: tuple[Gathered, ...] = ()
+    """Not read back: people read it."""
 
     @classmethod
     def parse(cls, lines: Iterable[str | bytes], name: str) -> Self:
@@ -50,6 +76,8 @@ class Recording:
             if isinstance(given, dict) and given.get("schema") == SCHEMA:
                 host, ports = _header(given, f"{name}, line {number}")
                 continue
+            if isinstance(given, dict) and given.get("schema") == GATHERED:
+                continue
             try:
                 event = Event.from_json(given)
             except MalformedError as error:
@@ -65,6 +93,8 @@ class Recording:
     def lines(self) -> Iterator[str]:
         """The recording as parse() reads it."""
         yield json.dumps({"schema": SCHEMA, "host": self.host, "ports": list(self.ports)})
+        for each in self.gathered:
+            yield json.dumps(each.to_json())
         for event in self.events:
             yield json.dumps(event.to_json(), separators=(",", ":"))
 

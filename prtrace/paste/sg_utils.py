@@ -247,13 +247,18 @@ class _Step:
                 f"line {self._number}: the reservation's key, scope or type is missing",
             )
         self.at += 2
-        kind = _TYPES.get(re.sub("[^a-z]", "", scope["type"].lower()))
+        kind = reservation_type(scope["type"])
         if kind is None or scope["scope"] not in _SCOPES:
             raise MalformedError(
                 "sg_persist", f"line {self._number}: reservation {scope[0].strip()!r} is unknown"
             )
         held = ReservationDescriptor(int(key["key"], 16), kind, _SCOPES[scope["scope"]])
         return self._reply(seen, ReadReservation(generation, held).build(), "reservation")
+
+
+def reservation_type(words: str) -> ReservationType | None:
+    """The type as sg_persist writes it, None where it is no type's title."""
+    return _TYPES.get(re.sub("[^a-z]", "", words.lower()))
 
 
 def _kind(seen: Seen) -> str:

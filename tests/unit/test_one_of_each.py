@@ -38,10 +38,16 @@ HOMES = {
     "uevents": ("linux/uevents.py", r"AF_NETLINK"),
 }
 
-# The form is declared there; an address is a part of a log line's grammar there.
+# The form is declared there, or the command that sg_persist had sent is named there; an address
+# is a part of a log line's grammar there.
 DECLARES = {
-    "reading PR state": {"scsi/cdb.py", "scsi/describe.py", "scsi/recognise.py"},
-    "H:C:T:L": {"paste/kernel.py"},
+    "reading PR state": {
+        "paste/sosreport.py",
+        "scsi/cdb.py",
+        "scsi/describe.py",
+        "scsi/recognise.py",
+    },
+    "H:C:T:L": {"paste/kernel.py", "paste/sosreport.py"},
 }
 
 

@@ -1,11 +1,15 @@
 """Recordings as files."""
 
+import io
+import json
+
 import pytest
 
 from explain.story import read
 from explain.test_causes import STORIES
+from prtrace.cli.rebuild import read_lines
 from prtrace.errors import MalformedError
-from prtrace.explain.recording import Recording
+from prtrace.explain.recording import Gathered, Recording
 
 EVENTS = tuple(next(iter(read(STORIES[0]).hosts.values())))
 
@@ -39,3 +43,12 @@ def test_events_out_of_order_are_refused():
     lines = list(Recording("", EVENTS).lines())
     with pytest.raises(MalformedError, match="sort the file by seq"):
         Recording.parse([*lines[1:], lines[1]], "x")
+
+
+def test_what_other_programs_said_is_beside_the_events():
+    said = Gathered("disks", ("lsscsi", "-g"), 0, "[0:0:0:0] disk\n")
+    made = Recording("node1", (), ("naa.1",), (said,))
+    lines = list(made.lines())
+    assert json.loads(lines[1])["output"] == said.output
+    assert Recording.parse(lines, "file") == Recording("node1", (), ("naa.1",))
+    assert list(read_lines(io.BytesIO("\n".join(lines).encode()), "file")) == []

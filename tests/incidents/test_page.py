@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from unit.explain import story
 
-from explain.browser import Browser
+from incidents.browser import Browser
 from prtrace.explain.recording import Recording
 from prtrace.model import Issuer
 from prtrace.state.event import Command, Event

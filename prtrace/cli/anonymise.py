@@ -1,0 +1,37 @@
+"""--anonymise: recordings that other people may read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import click
+
+from prtrace.cli.rebuild import Rebuilt
+from prtrace.explain.recording import Recording
+from prtrace.state.anonymous import Anonymous
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def anonymise_option(function: _Function) -> _Function:
+    """--anonymise SECRET, for commands that write recordings."""
+    return click.option(
+        "--anonymise",
+        metavar="SECRET",
+        help="replace guests, keys, ports and host names; alike wherever SECRET is the same",
+    )(function)
+
+
+def anonymous(recording: Recording, secret: str) -> Recording:
+    """The recording with other names; what other programs said is left out, names and all."""
+    by = Anonymous(secret.encode())
+    rebuilt = Rebuilt()
+    return replace(
+        recording,
+        host=by.name("host", recording.host),
+        ports=tuple(sorted(map(by.port, recording.ports))),
+        events=tuple(rebuilt.add(by.event(event)) for event in recording.events),
+        gathered=(),
+    )

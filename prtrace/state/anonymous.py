@@ -1,0 +1,178 @@
+"""Events without the names that tell who they are of (pure).
+
+Guests, keys, initiator and target ports and host names become others, the same for the same word:
+whoever has the same secret replaces alike, so that the recordings of several hosts still fit
+together.  The bytes are rewritten with the words; bytes that cannot be read cannot be rewritten
+and are left out, and what they told is in doubt then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass, replace
+from typing import Final
+
+from prtrace.errors import MalformedError
+from prtrace.model import Action, LocalNexus
+from prtrace.scsi.cdb import PrInCdb, PrOutCdb, as_device_reads, parse_cdb
+from prtrace.scsi.codes import InAction, Opcode
+from prtrace.scsi.parameter import BasicList, MoveList, parse_list
+from prtrace.scsi.reply import (
+    ReadFullStatus,
+    ReadKeys,
+    ReadReservation,
+    ReportCapabilities,
+    parse_reply,
+)
+from prtrace.scsi.transportid import FcPort, IscsiPort, SasPort, SrpPort, TransportId
+from prtrace.state.event import Event
+
+_NAME_BYTES: Final = 6
+_ISID_MARK: Final = ",i,0x"
+
+
+@dataclass(frozen=True, slots=True)
+class Anonymous:
+    """Replaces by a secret; the same secret replaces alike."""
+
+    secret: bytes
+
+    def _of(self, kind: str, word: bytes, size: int) -> bytes:
+        return hmac.digest(self.secret, kind.encode() + b"\0" + word, hashlib.sha256)[:size]
+
+    def name(self, kind: str, text: str) -> str:
+        """Another name for a guest or a host; "" stays."""
+        return f"{kind}-{self._of(kind, text.encode(), _NAME_BYTES).hex()}" if text else ""
+
+    def key(self, key: int) -> int:
+        """Another key; 0, which is none, stays."""
+        if key == 0:
+            return 0
+        return int.from_bytes(self._of("key", key.to_bytes(8, "big"), 8), "big") or 1
+
+    def port(self, text: str) -> str:
+        """Another port, as prtrace writes it; a form that is not known becomes a plain word."""
+        kind, dot, rest = text.partition(".")
+        if kind == "naa" and dot:
+            try:
+                return f"naa.{self._address(int(rest, 16)):016x}"
+            except ValueError:
+                pass
+        if kind in ("iqn", "eui", "nqn"):
+            name, mark, isid = text.partition(_ISID_MARK)
+            session, comma, group = isid.partition(",")
+            try:
+                tail = f"{mark}{self._isid(name, int(session, 16)):012x}{comma}{group}"
+            except ValueError:
+                tail = ""
+            return self._iscsi(name) + (tail if mark else "")
+        return self.name("port", text)
+
+    def event(self, event: Event) -> Event:
+        """The event with other names, in words and in bytes.
+
+        What is derived from the bytes is left out: folding the events again fills it in.
+        """
+        issuer = event.issuer
+        if issuer is not None:
+            issuer = replace(
+                issuer,
+                guest=self.name("guest", issuer.guest),
+                uuid=self.name("uuid", issuer.uuid),
+            )
+        return event._replace(
+            issuer=issuer,
+            # A systemd unit has its guest's name in its own.
+            unit=self.name("unit", event.unit),
+            key=None if event.key is None else self.key(event.key),
+            sa_key=None if event.sa_key is None else self.key(event.sa_key),
+            effect="",
+            reason="",
+            data=self._data(event.cdb, event.data),
+            head=self._data(event.cdb, event.head),
+            asked_data=self._data(event.asked, event.asked_data),
+            paths=tuple(map(self._path, event.paths)),
+        )
+
+    def _path(self, path: LocalNexus) -> LocalNexus:
+        initiator, target = path.initiator_port, path.target_port
+        return replace(
+            path,
+            initiator_port=None if initiator is None else self.port(initiator),
+            target_port=None if target is None else self.port(target),
+        )
+
+    def _data(self, cdb: bytes, data: bytes) -> bytes:
+        """A parameter list or a reply with other keys and ports; b"" where it cannot be read."""
+        if not data or not cdb:
+            return b""
+        try:
+            read = parse_cdb(as_device_reads(cdb, len(cdb)))
+            if isinstance(read, PrOutCdb) and isinstance(read.action, Action):
+                return self._list(parse_list(data, read.action))
+            if isinstance(read, PrInCdb) and isinstance(read.action, InAction):
+                return self._reply(parse_reply(read.action, data))
+        except MalformedError:
+            pass
+        return b"" if cdb[0] in (Opcode.PR_IN, Opcode.PR_OUT) else data
+
+    def _list(self, given: BasicList | MoveList) -> bytes:
+        if given.truncated or given.problem:
+            return b""
+        given = replace(given, key=self.key(given.key), sa_key=self.key(given.sa_key))
+        if isinstance(given, MoveList):
+            port = given.transport_id
+            named = None if port is None else self._transport_id(port)
+            return replace(given, transport_id=named).build()
+        ports = tuple(map(self._transport_id, given.transport_ids))
+        return replace(given, transport_ids=ports).build()
+
+    def _reply(
+        self, given: ReadKeys | ReadReservation | ReportCapabilities | ReadFullStatus
+    ) -> bytes:
+        if isinstance(given, ReadKeys):
+            return replace(given, keys=tuple(map(self.key, given.keys))).build()
+        if isinstance(given, ReadReservation):
+            held = given.reservation
+            if held is not None:
+                held = replace(held, key=self.key(held.key))
+            return replace(given, reservation=held).build()
+        if isinstance(given, ReadFullStatus):
+            if given.truncated:
+                return b""
+            named = [
+                replace(
+                    each,
+                    key=self.key(each.key),
+                    transport_id=self._transport_id(each.transport_id),
+                )
+                for each in given.descriptors
+            ]
+            return ReadFullStatus.of(given.generation, *named).build()
+        return given.build()
+
+    def _transport_id(self, port: TransportId) -> TransportId:
+        """MalformedError where the form is not known: its bytes may hold a name."""
+        match port:
+            case FcPort() | SasPort():
+                return type(port)(self._address(port.address))
+            case SrpPort():
+                raw = self._of("srp", port.identifier.to_bytes(16, "big"), 16)
+                return SrpPort(int.from_bytes(raw, "big"))
+            case IscsiPort():
+                name = port.name.decode("ascii", "backslashreplace").lower()
+                isid = None if port.isid is None else self._isid(name, port.isid)
+                return IscsiPort(self._iscsi(name).encode(), isid)
+            case _:
+                raise MalformedError("TransportID", "its form is not known")
+
+    def _address(self, address: int) -> int:
+        return int.from_bytes(self._of("naa", address.to_bytes(8, "big"), 8), "big")
+
+    def _iscsi(self, name: str) -> str:
+        return f"iqn.2000-01.invalid:{self._of('iscsi', name.encode(), _NAME_BYTES).hex()}"
+
+    def _isid(self, name: str, isid: int) -> int:
+        word = name.encode() + isid.to_bytes(8, "big")
+        return int.from_bytes(self._of("isid", word, 6), "big")

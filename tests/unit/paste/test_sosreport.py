@@ -1,0 +1,153 @@
+"""A sosreport and nothing else: what it says of a disk, and what it does not."""
+
+import tarfile
+
+import pytest
+
+from prtrace.cli.explain import account_lines
+from prtrace.cli.given import find_unit, read_recording, rebuilt_unit
+from prtrace.errors import MalformedError, UsageError
+from prtrace.explain.account import account
+from prtrace.explain.timeline import timeline
+from prtrace.paste.sosreport import SosFile, is_wanted, read_report
+
+LU = "naa.60014050000000010000000000000001"
+AT = 1_795_780_860
+KEYS = """\
+  LIO-ORG   RAMDISK-MCP       4.0
+  Peripheral device type: disk
+  PR generation=0x7, 2 registered reservation keys follow:
+    0x123abc
+    0x456def
+"""
+HELD = """\
+  PR generation=0x7, Reservation follows:
+    Key=0x123abc
+    scope: LU_SCOPE,  type: Write Exclusive, registrants only
+"""
+FULL = """\
+  PR generation=0x7
+    Key=0x123abc
+      All target ports bit clear
+      Relative port address: 0x1
+      << Reservation holder >>
+      scope: LU_SCOPE,  type: Write Exclusive, registrants only
+      Transport Id of initiator:
+        SAS address: 0x5001405aabbccdde
+    Key=0x456def
+      All target ports bit clear
+      Relative port address: 0x2
+      not reservation holder
+      Transport Id of initiator:
+        iSCSI world wide unique port id: iqn.2004-10.com.x:host,i,0x00023d000001
+"""
+LOG = """\
+Nov 27 12:00:00 node1 kernel: sd 1:0:0:0: reservation conflict
+Nov 27 12:00:00 node1 systemd[1]: Started something.
+"""
+FILES = {
+    "hostname": "node1\n",
+    "sos_commands/systemd/timedatectl": "      Time zone: Etc/UTC (UTC, +0000)\n",
+    "sos_commands/scsi/lsscsi": "[1:0:0:0]    disk    LIO-ORG  RAMDISK-MCP  4.0   /dev/sda\n",
+    "sos_commands/block/ls_-lanR_.dev": (
+        f"lrwxrwxrwx 1 0 0 9 Nov 27 11:00 wwn-0x{LU.removeprefix('naa.')} -> ../../sda\n"
+    ),
+    "sos_commands/scsi/sg_persist_--in_-k_-d_.dev.sda": KEYS,
+    "sos_commands/scsi/sg_persist_--in_-r_-d_.dev.sda": HELD,
+    "sos_commands/scsi/sg_persist_--in_-s_-d_.dev.sda": FULL,
+    "sos_commands/logs/journalctl_--no-pager_--boot": LOG,
+}
+
+
+def report(**changed):
+    files = {**FILES, **changed}
+    return read_report({name: SosFile(text, AT) for name, text in files.items() if text})
+
+
+def told(found):
+    """The account that explain gives of it."""
+    unit = rebuilt_unit(found, LU)
+    return account(unit, [(found.host, timeline(found.events, LU))])
+
+
+def test_who_holds_and_that_nobody_watched(tmp_path):
+    file = archive(tmp_path, FILES)
+    recording = read_recording(file)
+    assert recording.host == "node1"
+    assert find_unit("/dev/sda", [recording]) == LU
+    document = told(recording)
+    held = document["reservation"]
+    assert (held["type"], held["holders"]) == ("WERO", ["naa.5001405aabbccdde,1"])
+    assert len(document["registrations"]) == 2
+    assert document["doubt"] == []
+    kinds = [incident["kind"] for incident in document["incidents"]]
+    assert kinds == ["not watched", "reservation conflict"]
+    conflict = document["incidents"][1]
+    assert "a process that is not known" in conflict["chain"][0]["text"]
+    assert [link["certainty"] for link in conflict["chain"][1:]].count("observed") == 0
+    assert all(len(line) <= 80 for line in account_lines(document)
+               if not line.strip().startswith("sg_persist"))  # fmt: skip
+
+
+def archive(folder, files):
+    top = folder / "sosreport-node1"
+    for name, text in files.items():
+        path = top / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    file = folder / "sosreport-node1.tar.xz"
+    with tarfile.open(file, "w:xz") as made:
+        made.add(top, arcname="sosreport-node1")
+    return file
+
+
+def test_the_folder_says_the_same(tmp_path):
+    file = archive(tmp_path, FILES)
+    folder = read_recording(tmp_path / "sosreport-node1")
+    assert [event.command for event in folder.events] == [
+        event.command for event in read_recording(file).events
+    ]
+
+
+@pytest.mark.parametrize(
+    ("missing", "lu"),
+    [
+        ("sos_commands/block/ls_-lanR_.dev", "hctl.1:0:0:0"),
+        ("sos_commands/scsi/lsscsi", LU),
+    ],
+)
+def test_a_unit_that_nobody_names_is_known_by_its_address(missing, lu):
+    assert {event.lu for event in report(**{missing: ""}).events if event.cdb} == {lu}
+
+
+def test_a_log_without_a_zone_is_left_out_with_the_reason():
+    found = report(**{"sos_commands/systemd/timedatectl": ""})
+    assert not [event for event in found.events if event.command.value == "CONFLICT"]
+    assert any("--zone" in note for note in found.notes)
+
+
+def test_a_line_of_another_year_is_left_out():
+    late = LOG.replace("Nov 27", "Dec 31")
+    found = report(**{"sos_commands/logs/journalctl_--no-pager_--boot": late})
+    assert not [event for event in found.events if event.command.value == "CONFLICT"]
+    assert any("another year" in note for note in found.notes)
+
+
+def test_a_full_status_whose_ports_are_not_words_is_not_guessed():
+    fibre = FULL.replace("SAS address: 0x5001405aabbccdde", "FCP-2 World Wide Name:")
+    found = report(**{"sos_commands/scsi/sg_persist_--in_-s_-d_.dev.sda": fibre})
+    assert [event.cdb[1] for event in found.events if event.cdb] == [0, 1]
+
+
+def test_other_archives_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="no sosreport"):
+        read_recording(archive(tmp_path, {"etc/passwd": "root"}))
+    torn = tmp_path / "torn.tar.xz"
+    torn.write_bytes(archive(tmp_path, FILES).read_bytes()[:200])
+    with pytest.raises((MalformedError, UsageError)):
+        read_recording(torn)
+
+
+def test_only_what_is_needed_is_read():
+    assert is_wanted("sos_commands/scsi/sg_persist_--in_-k_-d_.dev.sda")
+    assert not is_wanted("etc/shadow")
