@@ -46,6 +46,7 @@ COMMANDS: Final = {
     "save": "write down what the destination needs to know",
     "show": "who is registered, who holds the reservation",
     "status": "how the agent is doing",
+    "watch": "show the state on the terminal, as it changes",
 }
 
 _MODULES: Final = {"import": "import_"}
