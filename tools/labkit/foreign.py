@@ -3,7 +3,7 @@
 fence-agents depends on 2 GB of libraries of agents that nobody wants; the one agent that
 speaks PERSISTENT RESERVE needs python3-pexpect and python3-pycurl, which tools/setup installs.
 blkpr is newer than Debian 12: it comes from the next release, with that one's C library.
-promtool comes in the package of a server that nobody here runs.
+promtool comes with the server of Prometheus.
 """
 
 from __future__ import annotations
@@ -60,3 +60,13 @@ def blkpr() -> Path:
 def promtool() -> Path:
     """The program that checks metrics and alert rules; LabError where it cannot be fetched."""
     return _unpacked("prometheus", ["prometheus"]) / "usr/bin/promtool"
+
+
+def prometheus() -> Path:
+    """The server that scrapes, for a test on loopback; LabError where it cannot be fetched."""
+    return _unpacked("prometheus", ["prometheus"]) / "usr/bin/prometheus"
+
+
+def sos() -> Path:
+    """A root directory with sos and what it imports; LabError where it cannot be fetched."""
+    return _unpacked("sos", ["sosreport", "python3-magic", "python3-packaging"])

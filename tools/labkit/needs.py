@@ -91,6 +91,8 @@ NEEDS: dict[str, Callable[[str], object]] = {
     "tmux": lambda _series: installed("tmux"),
     "promtool": lambda _series: foreign.promtool(),
     "libvirt": lambda _series: roots.root("bookworm", roots.LIBVIRT),
+    "prometheus": lambda _series: foreign.prometheus(),
+    "sos": lambda _series: foreign.sos(),
     "load": lambda _series: load(),
     "doors": lambda _series: doors(),
 }

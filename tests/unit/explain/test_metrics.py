@@ -1,11 +1,15 @@
 """The state as metrics: what is said of it, and that no name can say more."""
 
+import inspect
+import json
 import re
+from importlib import resources
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prtrace.explain import metrics as metrics_module
 from prtrace.explain.metrics import metrics, unreachable
 
 STATUS = {
@@ -193,3 +197,41 @@ def test_no_series_has_two_samples(names, ports):
         for name in (*names, *names)
     ]
     read(metrics({"units": units}, STATUS, details=True))
+
+
+FAMILIES = set(re.findall(r'"(prtrace_[a-z_]+)"', inspect.getsource(metrics_module)))
+DASHBOARD = json.loads(
+    (resources.files("prtrace.prometheus") / "prtrace.dashboard.json").read_text()
+)
+RULES = (resources.files("prtrace.prometheus") / "prtrace.rules.yml").read_text()
+
+
+def test_the_dashboard_asks_for_metrics_that_exist():
+    asked = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+    asked.append(DASHBOARD["templating"]["list"][1]["query"])
+    named = [set(re.findall(r"\bprtrace_[a-z_]+", expression)) for expression in asked]
+    assert all(named), "a panel asks for nothing of prtrace"
+    assert set().union(*named) <= FAMILIES
+
+
+def test_the_dashboard_and_the_alerts_mean_the_same():
+    plain = " ".join(RULES.split())
+    for title in ("Registrations without an owner", "Units with two claimants"):
+        (panel,) = (each for each in DASHBOARD["panels"] if each["title"] == title)
+        expression = panel["targets"][0]["expr"]
+        for selector in re.findall(r"prtrace_\w+\{[^}]*\}", expression):
+            assert selector in plain
+
+
+def test_panels_lie_beside_each_other():
+    taken = set()
+    for panel in DASHBOARD["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        assert max(x for x, _ in cells) < 24
+        taken |= cells
