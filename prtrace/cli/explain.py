@@ -171,8 +171,9 @@ def _now(told: Mapping[str, Any]) -> Iterator[str]:
     for doubt in told["doubt"]:
         yield from labelled("IN DOUBT", plain(f"{doubt['what']}: {doubt['reason']}"))
     held = told["reservation"]
+    doubted = any(doubt["what"] == "reservation" for doubt in told["doubt"])
     if held is None:
-        yield from labelled("reservation", "none")
+        yield from labelled("reservation", "not known" if doubted else "none")
     else:
         who = "a nexus that is not known"
         if held["type"] in ("WEAR", "EAAR"):
@@ -202,7 +203,7 @@ def _paths(told: Mapping[str, Any]) -> Iterator[str]:
 
 def _incident(incident: Mapping[str, Any]) -> Iterator[str]:
     times = f" x{incident['count']}" if incident["count"] > 1 else ""
-    where = incident["device"] or incident["nexus"]
+    where = incident["device"] or incident["nexus"] or "the unit"
     host = f" on {incident['host']}" if incident["host"] else ""
     yield plain(f"{_clock(incident['last'])}  {where}{host}  {incident['kind']}{times}")
     for link in incident["chain"]:

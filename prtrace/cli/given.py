@@ -121,7 +121,9 @@ def find_unit(device: str, recordings: Sequence[Recording]) -> str:
     units: dict[str, None] = {}
     for recording in recordings:
         for event in recording.events:
-            if device in (event.lu, event.nexus, event.device):
+            # As the kernel's log has it: without /dev/.
+            named = (event.lu, event.nexus, event.device, event.device.removeprefix("/dev/"))
+            if device in named:
                 return event.lu
             units.setdefault(event.lu)
     there = ", ".join(list(units)[:4]) or "none"

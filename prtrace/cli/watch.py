@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -102,6 +103,8 @@ class _View:
         try:
             with Live(console=console, screen=True, auto_refresh=False) as live:
                 while True:
+                    # The terminal's own: COLUMNS, which rich would take, stays as it was.
+                    console.size = os.get_terminal_size(sys.stdout.fileno())
                     live.update(self.drawn(console.width, console.height), refresh=True)
                     self._happened.wait(_FRESH_SECONDS)
                     self._happened.clear()
@@ -181,8 +184,9 @@ def _unit(unit: Mapping[str, Any]) -> Iterator[Text]:
     for doubt in unit["doubt"]:
         yield Text(plain(f"  IN DOUBT {doubt['what']}: {doubt['reason']}"), style="yellow")
     held = unit["reservation"]
+    doubted = any(doubt["what"] == "reservation" for doubt in unit["doubt"])
     if held is None:
-        yield Text("  nothing is reserved")
+        yield Text("  what is reserved is not known" if doubted else "  nothing is reserved")
     else:
         everybody = held["type"] in ("WEAR", "EAAR")
         holders = "every registrant" if everybody else ", ".join(held["holders"]) or "not known"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from prtrace.explain.causes import incidents
@@ -32,7 +32,7 @@ def account(
     every recording; each is explained with what the others say.  ports: whose initiator ports
     are whose.  keys: names that somebody gave to keys.
     """
-    known = [*ports, _own(unit)]
+    known = [*ports, _own(unit), *_recorded_ports(recordings)]
     found: list[tuple[str, Incident]] = []
     for number, (host, steps) in enumerate(recordings):
         others = Elsewhere([each for place, each in enumerate(recordings) if place != number])
@@ -61,6 +61,17 @@ def _own(unit: Mapping[str, Any]) -> Ports:
     """The ports of the host that the unit was looked at from."""
     ports = (path["initiator_port"] for path in unit["nexuses"])
     return Ports("this host", frozenset(port for port in ports if port))
+
+
+def _recorded_ports(recordings: Sequence[tuple[str, Sequence[Step]]]) -> Iterator[Ports]:
+    """The ports that each host of a recording had while it recorded."""
+    for host, steps in recordings:
+        if host:
+            paths = {id(step.after.paths): step.after.paths for step in steps}
+            ports = {
+                path.local.initiator_port for each in paths.values() for path in each.values()
+            }
+            yield Ports(host, frozenset(port for port in ports if port))
 
 
 def _registration(

@@ -335,7 +335,8 @@
       : "never confirmed by the device");
     for (const doubt of account.doubt) say("in doubt", `${doubt.what}: ${doubt.reason}`, "odd");
     const held = account.reservation;
-    say("reservation", held === null ? "none" : `${held.type}, held by ${
+    const doubted = account.doubt.some((each) => each.what === "reservation");
+    say("reservation", held === null ? (doubted ? "not known" : "none") : `${held.type}, held by ${
       held.type === "WEAR" || held.type === "EAAR" ? "every registered nexus"
       : held.holders.length ? held.holders.join(", ") : "a nexus that is not known"}`);
     for (const each of account.registrations) {

@@ -28,7 +28,14 @@ class Terminal:
             capture_output=True,
             text=True,
             timeout=30,
-            env={**os.environ, "TERM": "xterm", "LC_ALL": "C.UTF-8", "PS1": "$ "},
+            env={
+                **os.environ,
+                "TERM": "xterm",
+                "LC_ALL": "C.UTF-8",
+                "PS1": "$ ",
+                "COLUMNS": "80",
+                "LINES": "24",
+            },
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

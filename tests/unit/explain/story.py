@@ -10,6 +10,7 @@
     say KIND CERTAINTY: text         some chain of an incident of that kind has a link like it
     say registered: text             a line about a registration says so
     say clock: text                  the line about a host's clock says so
+    say reservation: text            the line about the reservation says so
     quiet                            nothing went wrong
     harmless                         every conflict is a scan's
     never: text                      no link that is observed or inferred says so
@@ -37,6 +38,7 @@ from prtrace.state.decode import NOT_WATCHED, TIMEOUT
 from prtrace.state.event import Command, Event
 
 LU = "naa.6001405000000001"
+_LINE = re.compile(r"say (registered|clock|reservation): (.+)")
 _DAY = 1_790_000_000_000_000_000
 _SERVICE = {"REGISTER": 0, "RESERVE": 1, "RELEASE": 2, "CLEAR": 3, "PREEMPT": 4, "IGNORE": 6}
 
@@ -73,7 +75,7 @@ def read(file: Path) -> Story:
             story.log.append(line.removeprefix("log "))
         elif words[0] == "ports":
             story.ports.append(Ports(words[1], frozenset(words[2:])))
-        elif (said := re.fullmatch(r"say (registered|clock): (.+)", line.strip())) is not None:
+        elif (said := _LINE.fullmatch(line.strip())) is not None:
             story.lines.append(said.groups())
         elif words[0] == "say":
             kind, certainty, text = re.fullmatch(
