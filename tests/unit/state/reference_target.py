@@ -7,6 +7,8 @@ Outcome: DONE, CONFLICT, or UNKNOWN for CHECK CONDITION.
 
 from __future__ import annotations
 
+from random import Random
+
 from prtrace.model import Action, Attention, FullStatus, LocalNexus, Outcome, ReservationType
 
 LU = "naa.6001405"
@@ -168,7 +170,7 @@ class ReferenceTarget:
             return Outcome.CONFLICT
         if not self.shared() and not sa_key:
             return Outcome.UNKNOWN
-        slot_key = None if self.slot is None else self.key_of(self.slot[0])
+        slot_key = self.slot_key()
         if self.slot is None or slot_key != sa_key:
             every = self.shared() and not sa_key
             hit = [n for n, k in self.listed if every or k == sa_key]
@@ -192,6 +194,10 @@ class ReferenceTarget:
             self.slot = [nexus, kind]
         self.generation += 1
         return Outcome.DONE
+
+    def slot_key(self) -> int | None:
+        """The key whose PREEMPT takes the reservation over."""
+        return None if self.slot is None else self.key_of(self.slot[0])
 
     def legacy(self, nexus: str, *, release: bool) -> Outcome:
         mine = self.key_of(nexus)
@@ -228,3 +234,56 @@ class ReferenceTarget:
         for nexus in nexuses:
             if (nexus, attention) not in self.attentions:
                 self.attentions.append((nexus, attention))
+
+
+class OtherTarget(ReferenceTarget):
+    """A target that differs from LIO where targets differ, as chance has it.
+
+    held_key: the key by which READ RESERVATION names the holder, and that a PREEMPT must name to
+    take over; where it does not follow it is the one that the holder reserved with.
+    """
+
+    def __init__(self, nexuses: list[str], random: Random) -> None:
+        super().__init__(nexuses)
+        self.follows = random.random() < 0.5
+        self.clears = random.random() < 0.5
+        self.unregister_adds = random.randrange(2)
+        self.held_key: int | None = None
+
+    def slot_key(self) -> int | None:
+        return super().slot_key() if self.shared() else self.slot and self.held_key
+
+    def reservation(self) -> tuple | None:
+        told = super().reservation()
+        return told if told is None or self.shared() else (told[0], self.held_key, told[2])
+
+    def register(self, nexus, key, sa_key, kind, ignore=False) -> Outcome:
+        registered = self.key_of(nexus) is not None
+        outcome = super().register(nexus, key, sa_key, kind, ignore)
+        if outcome is Outcome.DONE and registered and not sa_key:
+            self.generation += self.unregister_adds
+        if outcome is Outcome.DONE and self.follows and self.slot and self.slot[0] == nexus:
+            self.held_key = sa_key
+        return outcome
+
+    def reserve(self, nexus, key, sa_key, kind) -> Outcome:
+        free = self.slot is None
+        outcome = super().reserve(nexus, key, sa_key, kind)
+        if free and self.slot is not None:
+            self.held_key = key
+        return outcome
+
+    def preempt(self, nexus, key, sa_key, kind) -> Outcome:
+        own = self.slot is not None and self.slot[0] == nexus and self.slot_key() == sa_key
+        if own and key == self.key_of(nexus) and kind and not self.shared() and not self.clears:
+            self.slot, self.held_key = [nexus, kind], key
+            self.generation += 1
+            return Outcome.DONE
+        before = self.slot
+        outcome = super().preempt(nexus, key, sa_key, kind)
+        if self.slot is not before:
+            self.held_key = key
+        elif self.slot is not None and self.key_of(self.slot[0]) is None:
+            # It was removed by a key that is not the one it holds by.
+            self.slot = None
+        return outcome

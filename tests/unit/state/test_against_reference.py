@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 from examples import share
-from reference_target import LU, TARGET, ReferenceTarget, port_of
+from reference_target import LU, TARGET, OtherTarget, ReferenceTarget, port_of
 
 from prtrace.model import (
     Action,
@@ -32,7 +32,7 @@ from prtrace.state.codec import from_json, to_json
 from prtrace.state.unit import Fact
 
 LOCAL = ["2:0:1:0", "3:0:1:0", "4:0:1:0", "5:0:1:0"]
-FOREIGN = ["9:0:1:0"]
+FOREIGN = ["9:0:1:0", "9:0:2:0"]
 KEYS = [0xA, 0xB, 0xC, 0xD]
 TYPES = list(ReservationType)
 ACTIONS = [
@@ -54,7 +54,9 @@ class Walk:
 
     def __init__(self, seed: int, *, target: str = TARGET) -> None:
         self.random = Random(seed)
-        self.device = ReferenceTarget(LOCAL)
+        self.device = (
+            ReferenceTarget(LOCAL) if target == TARGET else OtherTarget(LOCAL, Random(seed))
+        )
         self.state = new_state(LU, target, 1)
         self.target = target
         self.now = 1000
