@@ -104,7 +104,9 @@ class MoveService:
                 left = operation == "release" and reason == "migrated" and guest.move is not None
                 self._give(guest, Ended(left), None)
                 return
-            note = notes.parse(there)
+            # An ordinary start takes nothing from a note, and an old or damaged one stops nobody.
+            comes = operation != "started" or call.get("incoming") is not False
+            note = notes.parse(there) if comes else None
             if note is None:
                 given, why = Given.NO_NOTE, ""
             else:
@@ -151,15 +153,23 @@ class MoveService:
     def _give(self, guest: Guest, given: Input, reply: ReplyTo | None) -> bool:
         """Take a step, and all that follow from it; guest.lock is held.
 
-        Says whether the agent was asked.
+        Says whether the agent was asked.  Where a step cannot be carried out, nobody waits any
+        more, and what was asked for counts as not answered, as after a restart.
         """
         if guest.broken:
             if reply is not None:
                 reply(False, guest.broken)
             return False
-        asked = False
         if isinstance(given, Ended):
             self._guests.stays(guest.uuid)
+        try:
+            return self._steps(guest, given, reply)
+        except BaseException:
+            guest.record = guest.record.restarted
+            raise
+
+    def _steps(self, guest: Guest, given: Input, reply: ReplyTo | None) -> bool:
+        asked = False
         following: Input | None = given
         while following is not None:
             before = guest.record

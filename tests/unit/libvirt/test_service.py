@@ -1,0 +1,125 @@
+"""The service without agent and libvirtd: it refuses, says why, and stays able to answer."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prtrace.errors import StoreError
+from prtrace.libvirt.domain import NAMESPACE
+from prtrace.libvirt.guests import Guests
+from prtrace.libvirt.machine import Phase
+from prtrace.libvirt.note import Note
+from prtrace.libvirt.service import MoveService, ServiceOptions
+from prtrace.model import ReservationType
+from prtrace.move.savefile import SavedPath, SavedUnit, SaveFile
+
+UUID = "11111111-2222-4333-8444-555555555555"
+LU = "naa.6001405365ae78790335bfe9ec942559"
+
+
+def xml(note: str) -> str:
+    return (
+        f"<domain><uuid>{UUID}</uuid><name>waldi</name><metadata>{note}</metadata><devices>"
+        "<disk device='lun'><source dev='/dev/lun'/><target dev='sda'/></disk></devices></domain>"
+    )
+
+
+def note(kind: ReservationType | None = None) -> str:
+    path = SavedPath("0:0:1:0", "/dev/lun", "naa.6001405a00000001", 1, registered=True)
+    unit = SavedUnit(
+        LU, "/dev/lun", "LIO", 0x4B4B, kind, kind is not None, 3, "observed", (path,), ()
+    )
+    file = SaveFile("0" * 32, 1, 0, "a", "waldi", (unit,)).to_document()
+    element = Note(UUID, "a", "boot", 3, {"sda": LU}, file).element()
+    return element.replace("<note>", f"<note xmlns='{NAMESPACE}'>")
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> ServiceOptions:
+    nobody = str(tmp_path / "nobody")
+    return ServiceOptions(nobody, tmp_path / "run", tmp_path / "state", deadline=1.0)
+
+
+def hook(service: MoveService, operation: str, text: str, **more: Any) -> tuple[bool, str]:
+    said: list[tuple[bool, str]] = []
+    call: Mapping[str, Any] = {"operation": operation, "reason": "-", "xml": text, **more}
+    service.hook(call, lambda allow, why: said.append((allow, why)))
+    (answer,) = said
+    return answer
+
+
+def phase(options: ServiceOptions) -> Phase:
+    return Guests(options.state_dir, options.run_dir).get(UUID).record.phase
+
+
+def test_without_an_agent_no_guest_comes(options: ServiceOptions) -> None:
+    service = MoveService(options)
+    allowed, why = hook(service, "migrate", xml(note()))
+    assert not allowed
+    assert "no agent" in why
+    assert phase(options) is Phase.HOME
+
+
+def test_a_prepare_that_nobody_answered_is_not_forgotten(options: ServiceOptions) -> None:
+    service = MoveService(options)
+    allowed, why = hook(service, "started", xml(note()), incoming=True, flags=1)
+    assert not allowed
+    assert "no agent" in why
+    assert phase(options) is Phase.WITHDRAWING
+    assert (options.run_dir / "incoming" / UUID).exists()
+    # Not with an ordinary start either, nor by the plugin, nor after a restart.
+    again = MoveService(options)
+    assert not hook(again, "started", xml(""), incoming=False)[0]
+    said: list[bool] = []
+    again.acquire(UUID, lambda allow, _why: said.append(allow))
+    assert said == [False]
+
+
+def test_a_holder_does_not_come_unless_something_commits(options: ServiceOptions) -> None:
+    service = MoveService(options)
+    text = xml(note(ReservationType.WERO))
+    allowed, why = hook(service, "started", text, incoming=True, flags=1)
+    assert not allowed
+    assert "late-commit" in why
+    assert phase(options) is Phase.HOME
+
+
+@pytest.mark.parametrize("text", ["x", "{}", '{"version": 9}'])
+def test_a_damaged_note_stops_a_migration_and_no_ordinary_start(
+    options: ServiceOptions, text: str
+) -> None:
+    service = MoveService(options)
+    damaged = xml(f"<note xmlns='{NAMESPACE}'>{text}</note>")
+    with pytest.raises(Exception, match="note"):
+        hook(service, "migrate", damaged)
+    assert hook(service, "started", damaged, incoming=False) == (True, "")
+
+
+def test_a_state_folder_that_is_gone_is_told_and_holds_up_nothing(
+    options: ServiceOptions,
+) -> None:
+    service = MoveService(options)
+    shutil.rmtree(options.state_dir)
+    options.state_dir.write_text("")
+    for _ in range(2):
+        with pytest.raises(StoreError):
+            hook(service, "started", xml(note()), incoming=True, flags=1)
+    options.state_dir.unlink()
+    options.state_dir.mkdir()
+    assert not hook(service, "started", xml(note()), incoming=True, flags=1)[0]
+    assert phase(options) is Phase.WITHDRAWING
+
+
+def test_a_damaged_record_lets_nothing_happen(options: ServiceOptions) -> None:
+    MoveService(options)
+    (options.state_dir / f"{UUID}.json").write_text("{")
+    service = MoveService(options)
+    for operation in ("migrate", "started"):
+        allowed, why = hook(service, operation, xml(note()), incoming=True)
+        assert not allowed
+        assert "damaged" in why
