@@ -1,6 +1,6 @@
 """Asking a device for its persistent reservation state: the one place that sends PR IN.
 
-A Reader sends READ KEYS, READ FULL STATUS and READ RESERVATION through anything that can send a
+A Reader sends READ KEYS, READ RESERVATION and READ FULL STATUS through anything that can send a
 command (Device), takes unit attentions as its ReadPolicy says, asks again with more room where a
 reply may be cut, and puts the replies together:
 
@@ -302,7 +302,7 @@ class Reader:
     _sent: int = 0
 
     def read(self) -> Reading:
-        """READ KEYS, READ FULL STATUS and READ RESERVATION, until they agree.
+        """READ KEYS, READ RESERVATION and READ FULL STATUS, until they agree.
 
         Raises UnavailableError where the host does not let the commands through.
         """
@@ -372,8 +372,10 @@ class Reader:
 
     def _round(self) -> Replies:
         keys = self._command(InAction.READ_KEYS, ReadKeys.parse)
-        status = self._full_status()
         held = self._command(InAction.READ_RESERVATION, ReadReservation.parse)
+        # Last, because it alone names the holder: the key of READ RESERVATION may be that of
+        # several nexuses, and whoever watches would be in doubt again after each round.
+        status = self._full_status()
         if keys.may_be_cut(LARGEST_ROOM):
             problem = f"the reply is longer than {LARGEST_ROOM} bytes"
             raise _FailedError(

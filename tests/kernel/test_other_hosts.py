@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from lab.agent import Agent, cli
-from lab.load import TEST_UNIT_READY
+from lab.load import TEST_UNIT_READY, drain
 from lab.stranger import Stranger
 from labkit import pace
 from labkit.lio import IQN, ISCSI
@@ -59,7 +59,7 @@ _ACTIONS = (
 @pytest.fixture
 def agent() -> Iterator[Agent]:
     with Agent() as running:
-        running.settled(pace.limit(_SECONDS))
+        running.settled(_SECONDS)
         yield running
 
 
@@ -187,7 +187,7 @@ class World:
                 if "2A/" in reply:
                     told.add(unit.lu)
                     self.history.append(f"{unit.lu[-4:]} {path.hctl} {reply}")
-        self.agent.settled(pace.limit(_SECONDS))
+        self.agent.settled(_SECONDS)
         self.judge(told=frozenset(told))
 
     def _events(self, unit: Unit) -> list[str]:
@@ -325,6 +325,27 @@ def test_what_another_host_did_is_not_stated(unit: Unit, agent: Agent, stranger:
     told = " ".join(cli("show", unit.lu).stdout.split())
     assert "what other hosts did since is not seen" in told
     assert stranger.pr_out(0, "CLEAR", 0x77).status == 0
+
+
+def test_a_holder_elsewhere_whose_key_is_registered_here_too(
+    unit: Unit, agent: Agent, stranger: Stranger
+) -> None:
+    """READ RESERVATION tells a key alone: the agent's own reading must leave no doubt whose."""
+    path = unit.paths[0]
+    with SgDevice(path.sg) as device:
+        drain(device)
+        cdb = PrOutCdb(Action.REGISTER, parameter_length=24).build()
+        assert device.send(cdb, BasicList(0, 0xA1).build()).status == 0
+    assert stranger.pr_out(0, "REGISTER", 0, 0xA1).status == 0
+    assert stranger.pr_out(0, "RESERVE", 0xA1, 0, int(ReservationType.WERO)).status == 0
+    read = cli("show", unit.lu, "--max-age", "0")
+    assert read.returncode == 0, read
+    agent.settled(_SECONDS)
+    (shown,) = agent.show(unit.lu)
+    assert not shown["doubt"], shown["doubt"]
+    (holder,) = shown["reservation"]["holders"]
+    assert holder.rpartition(",")[0] == stranger.port, holder
+    assert stranger.pr_out(0, "CLEAR", 0xA1).status == 0
 
 
 def test_an_address_that_another_session_gets(

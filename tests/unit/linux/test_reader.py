@@ -32,7 +32,7 @@ from tests.unit.linux.conftest import page_83
 from tests.unit.linux.scripted import ScriptedTarget, attention, check, registrant
 
 A, B = 0x1122334455667788, 0x0A00000000000000
-ROUND = ["READ KEYS", "READ FULL STATUS", "READ RESERVATION"]
+ROUND = ["READ KEYS", "READ RESERVATION", "READ FULL STATUS"]
 NAA = "6001405000000001000000000000000a"
 
 
@@ -180,7 +180,7 @@ def test_a_reservation_meanwhile_moves_no_generation() -> None:
     target = ScriptedTarget([registrant(1, A)])
 
     def reserves(action: InAction) -> None:
-        if action is InAction.READ_RESERVATION and target.reservation is None:
+        if action is InAction.READ_FULL_STATUS and target.reservation is None:
             target.hold(0, ReservationType.EA)
 
     target.before = reserves
