@@ -16,7 +16,7 @@ from prtrace.state.binding import Bound, bind
 from prtrace.state.doubt import ALL
 from prtrace.state.draft import GENERATION_MASK, MAX_REGISTRATIONS, Draft
 from prtrace.state.order import overlaps
-from prtrace.state.partial import all_seen, contradicts, note_generation
+from prtrace.state.partial import all_seen, contradicts, note_generation, only_whose_hold
 from prtrace.state.paths import by_address
 from prtrace.state.unit import Census, Fact, Registration, Reservation, Source
 
@@ -53,6 +53,8 @@ def learn_full_status(draft: Draft, seen: FullStatusRead) -> None:
     )
     before = (draft.registrations, draft.reservation, draft.generation, draft.unattributed)
     known = {fact for fact in ALL if draft.known(fact)}
+    unmoved = draft.spread == 0 and draft.generation == seen.generation
+    told_key = unmoved and only_whose_hold(draft)
     if not _counts(draft, seen.generation):
         draft.aptpl = None
     draft.resolve(*ALL)
@@ -60,7 +62,7 @@ def learn_full_status(draft: Draft, seen: FullStatusRead) -> None:
     draft.registrations, draft.unattributed = _registrations(
         draft, seen, bound, local, proven=proven
     )
-    trusted = Fact.RESERVATION in known and proven
+    trusted = told_key or (Fact.RESERVATION in known and proven)
     draft.reservation = _reservation(draft, seen, bound, trusted=trusted)
     draft.generation = draft.anchor = seen.generation
     draft.ordered = not bound.unplaced and not any(e.all_target_ports for e in seen.registrations)
@@ -229,9 +231,10 @@ def _shown_key(
 ) -> int | None:
     """The key by which a target names the holder that may keep to the one it had before.
 
-    old: the reservation as it was known at this PRGENERATION.  key: the holder's own.
+    old: the reservation as it was known at this PRGENERATION, by its key at least.  key: the
+    holder's own.
     """
-    if holder is None or old is None or (old.type, old.holder) != (kind, holder):
+    if holder is None or old is None or old.type is not kind or old.holder not in (None, holder):
         return None
     # Another host's holder may have let go and reserved anew, under its present key.
     return old.key if old.key == key or draft.registrations[holder].local else None

@@ -298,6 +298,12 @@ def _reservation(
     )
 
 
+def only_whose_hold(draft: Draft) -> bool:
+    """Whether READ RESERVATION has told all of the reservation but whose it is."""
+    reasons = [each.reason for each in draft.doubts if each.what is Fact.RESERVATION]
+    return draft.reservation is not None and all(each.startswith("holder:") for each in reasons)
+
+
 def all_seen(draft: Draft) -> bool:
     """Whether every command that may have moved the reservation since was one of this host's.
 

@@ -85,6 +85,16 @@ def test_the_key_that_a_preempt_must_name_is_not_taken_from_read_full_status() -
     assert Fact.RESERVATION in doubted(after)
 
 
+def test_the_key_that_read_reservation_told_stays_when_the_holder_is_named() -> None:
+    """The order in which the agent reads: READ KEYS, READ RESERVATION, READ FULL STATUS."""
+    state = apply(new_state(LU, ACME), PathsSeen(lu=LU, nexus="", paths=PATHS)).state
+    listed = descriptor("naa.1", 1, WERO), descriptor("naa.2", 2)
+    state = apply(state, keys_read(5, 1, 2, at=1000)).state
+    state = apply(state, reserved(1, at=1100)).state
+    state = apply(state, full(5, *listed, at=1200)).state
+    assert (holder(state), state.reservation.key, doubted(state)) == (A, 1, frozenset())
+
+
 def test_what_is_observed_has_its_key() -> None:
     state = told(ACME, by="")
     state = send(state, A, Action.RESERVE, 1, 0, WERO, start_ns=3000, done_ns=3001).state
