@@ -47,7 +47,6 @@ NOT_SEEN_YET = (
     "tests/kernel/test_preempted.py",
     "tests/kernel/test_skipped.py",
     "tests/kernel/test_truth.py",
-    "tests/kernel/test_upgrade.py",
     "tests/libvirt/test_migrate.py",
     "tests/move/test_guest.py",
     "tests/move/test_interfaces.py",
