@@ -54,7 +54,7 @@ class Host:
         self.name = name
         self.path = path
         self._plugin = plugin
-        self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self.daemons: dict[str, subprocess.Popen[bytes]] = {}
         self._resources = ExitStack()
 
     @property
@@ -82,7 +82,7 @@ class Host:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for name in list(self._daemons):
+        for name in list(self.daemons):
             self.kill(name)
         self._resources.close()
 
@@ -134,13 +134,13 @@ class Host:
     def start(self, name: str, *words: str) -> None:
         """Start a daemon, called name."""
         with (HOSTS / "shared" / f"{name}.{self.name}").open("ab") as log:
-            self._daemons[name] = subprocess.Popen(
+            self.daemons[name] = subprocess.Popen(
                 self.command(*words), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
 
     def kill(self, name: str) -> None:
         """End a daemon with SIGKILL."""
-        daemon = self._daemons.pop(name)
+        daemon = self.daemons.pop(name)
         daemon.kill()
         daemon.wait()
 
@@ -233,6 +233,8 @@ class Hosts:
             host.virsh("destroy", "waldi", expect=None)
             host.virsh("undefine", "waldi", expect=None)
             for name in ("service", "agent"):
+                if name not in host.daemons:
+                    continue
                 host.kill(name)
                 print(f"== {name} on {host.name}\n{host.log(name)}")
             # What the lock-manager plugin made stays, like its libvirtd.
@@ -260,9 +262,7 @@ def send(
     """One PERSISTENT RESERVE OUT over path, which must be done."""
     with SgDevice(path.block) as node:
         for _ in range(8):
-            reply = node.pr_out(
-                PrOutCdb(action, type=kind).build(), BasicList(key, sa_key).build()
-            )
+            reply = node.send(PrOutCdb(action, type=kind).build(), BasicList(key, sa_key).build())
             if not reply.attention:
                 break
         assert reply.outcome is Outcome.DONE

@@ -65,7 +65,7 @@ class Peer:
     def _write(self) -> None:
         with SgDevice(self._path.block) as node:
             while not self._over.is_set():
-                reply = node.pr_out(WRITE_10, bytes(512))
+                reply = node.send(WRITE_10, bytes(512))
                 if not reply.attention:
                     self.outcomes.add(reply.outcome)
                     self.tries += 1
