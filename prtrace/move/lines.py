@@ -32,8 +32,11 @@ class Lines:
     prepared: something was verified here once; it stays true when the registration goes.
     counted: load registered without prepare, by the file's PRGENERATION.
     preempted: a PREEMPT of this move went out.
-    told: commit has said that the guest may run here.
+    told: commit has said that the guest may run here, or late commit that it is committed.
     released: the type that the source released for the destination to take.
+    absent: the abort found the key nowhere on the source, or only together with one in question.
+    What appears there since is in question, whoever registered it: multipathd does so where
+    another nexus has the key, and that may be the one that this move has revived.
     """
 
     nexuses: tuple[tuple[Nexus, Worth], ...] = ()
@@ -42,6 +45,7 @@ class Lines:
     preempted: bool = False
     told: bool = False
     released: ReservationType | None = None
+    absent: bool = False
 
     def standing(self, nexus: Nexus) -> Worth | None:
         """The standing of a nexus, None without a line."""
@@ -81,6 +85,7 @@ class Lines:
             "preempted": self.preempted,
             "told": self.told,
             "released": None if self.released is None else self.released.name,
+            "absent": self.absent,
         }
 
     @classmethod
@@ -97,6 +102,7 @@ class Lines:
                 preempted=_flag(given["preempted"]),
                 told=_flag(given["told"]),
                 released=None if released is None else ReservationType[released],
+                absent=_flag(given.get("absent", False)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise MalformedError("journal", f"{type(error).__name__}: {error}"[:200]) from None

@@ -274,7 +274,17 @@ def _ask_next(plan: Plan, position: Position) -> Position | None:
 
 
 def _decide(plan: Plan, position: Position, sight: Sight) -> Position:
-    position = replace(position, lines=position.lines.only(sight.with_key(plan.key)))
+    mine = sight.with_key(plan.key)
+    lines = position.lines.only(mine)
+    killed = position.first and plan.verb is Verb.RECLAIM and bool(lines.in_question)
+    if killed or lines.absent:
+        # Since the verb was killed the host's multipathd may have registered the key again,
+        # because it was on the nexus that is in question.
+        lines = replace(lines, absent=True)
+        for nexus in mine:
+            if killed or lines.standing(nexus) is None:
+                lines = lines.with_line(nexus, Worth.IN_QUESTION)
+    position = replace(position, lines=lines)
     if position.first:
         known = sight.blind and not position.lines.nexuses
         position = replace(position, first=False, expected=sight.generation if known else None)
@@ -302,7 +312,8 @@ def _carry_out(plan: Plan, position: Position, sight: Sight, row: Row, cell: Cel
     match cell.do:
         case Do.END | Do.VERIFY:
             word = cell.word or Word.IN_DOUBT
-            if word.may_run and not plan.settles:
+            told = word.may_run or (plan.verb is Verb.LATE_COMMIT and word is Word.DONE)
+            if told and not plan.settles:
                 position = replace(position, lines=replace(lines, told=True))
             return _ended(position, word, row, _unserved(plan, position, sight, word))
         case Do.REGISTER | Do.REGISTER_ONE:
@@ -310,6 +321,7 @@ def _carry_out(plan: Plan, position: Position, sight: Sight, row: Row, cell: Cel
             if nexus is None:
                 return _ended(position, Word.IN_DOUBT, row, plan.paths)
             lines = lines.with_line(nexus, Worth.IN_QUESTION)
+            lines = replace(lines, absent=lines.absent or cell.do is Do.REGISTER_ONE)
             counted = lines.counted or row in (Row.FRESH_COUNTED, Row.PARTLY_COUNTED)
             position = replace(position, lines=replace(lines, counted=counted))
             return _send(plan, position, cell.do, nexus, None)
@@ -568,6 +580,8 @@ _DESTINATION: Final[tuple[tuple[Row, _Condition], ...]] = (
     (Row.REKEYED, lambda s: s.sight.rekeyed and bool(s.here)),
     (Row.REKEYED_ALONE, lambda s: s.sight.rekeyed),
     (Row.NOWHERE, lambda s: not s.here),
+    (Row.NOTHING_LEFT, lambda s: not s.sight.there),
+    (Row.LEFT_THERE, lambda s: s.sight.there),
 )
 
 _SOURCE: Final[tuple[tuple[Row, _Condition], ...]] = (

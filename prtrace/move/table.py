@@ -114,6 +114,8 @@ class Row(enum.Enum):
     REKEYED = "S has another key, D has K"
     REKEYED_ALONE = "S has another key, D has not K"
     NOWHERE = "neither S nor D has K"
+    NOTHING_LEFT = "S has not K, whatever D has"
+    LEFT_THERE = "S has K, D does not hold"
 
     # Seen from the source.
     RUNS = "the guest runs on S"
@@ -165,7 +167,6 @@ _DOUBT = _end(Word.IN_DOUBT)
 TABLE: Final[Mapping[Row, Mapping[Verb, Cell]]] = {
     Row.UNTOLD: {_E: _end(Word.REFUSED)},
     Row.FOREIGN: {
-        _E: _end(Word.NOT_PREPARED),
         _P: _end(Word.KEY_HERE),
         _C: _end(Word.NOT_PREPARED),
         _L: _ALARM,
@@ -175,23 +176,20 @@ TABLE: Final[Mapping[Row, Mapping[Verb, Cell]]] = {
         _P: _undo(Word.OTHER_KEY),
         _C: _end(Word.OTHER_KEY),
         _L: _ALARM,
-        _E: _end(Word.CHANGED),
     },
     Row.TOLD: {_C: _MAY, _L: _DONE},
     Row.THIRD: {_P: _undo(Word.THIRD), _C: _end(Word.THIRD), _E: _end(Word.THIRD)},
     Row.LOST: {
-        _E: _end(Word.TAKEN_BACK),
         _P: _end(Word.TAKEN_BACK),
         _C: _end(Word.TAKEN_BACK),
         _L: _ALARM,
         _W: _NOTHING,
     },
     Row.NO_PROOF: {
-        _E: _undo(Word.TAKEN_BACK),
-        _P: _undo(Word.TAKEN_BACK),
         _C: _undo(Word.TAKEN_BACK),
         _L: _undo(Word.ALARM),
         _W: _OURS_GO,
+        _E: _undo(Word.TAKEN_BACK),
     },
     Row.STALE: {_P: _undo(Word.CHANGED)},
     Row.COUNT_WRONG: {_C: _undo(Word.CHANGED)},
@@ -203,7 +201,7 @@ TABLE: Final[Mapping[Row, Mapping[Verb, Cell]]] = {
         _L: _ALARM,
         _W: _NOTHING,
     },
-    Row.D_HOLDS_QUESTION: {_P: _VERIFY, _C: _VERIFY, _L: _VERIFY, _E: _VERIFY},
+    Row.D_HOLDS_QUESTION: {_C: _VERIFY, _L: _VERIFY, _E: _VERIFY},
     Row.D_HOLDS_BOTH_DEAF: {_E: _end(Word.TARGET)},
     Row.D_HOLDS_BOTH: {_E: _PREEMPT},
     Row.D_HOLDS_PARTLY: {_C: _REGISTER, _L: _REGISTER, _E: _REGISTER},
@@ -215,7 +213,7 @@ TABLE: Final[Mapping[Row, Mapping[Verb, Cell]]] = {
         _W: _end(Word.SOURCE_FIRST),
         _E: _DONE,
     },
-    Row.QUESTION: {_P: _VERIFY, _C: _VERIFY, _L: _VERIFY, _W: _OURS_GO, _E: _VERIFY},
+    Row.QUESTION: {_P: _VERIFY, _C: _VERIFY, _L: _VERIFY, _W: _OURS_GO},
     Row.PARTLY_COUNTED: {_C: _REGISTER},
     Row.PARTLY_S_HOLDS: {_P: _REGISTER},
     Row.PARTLY: {_P: _REGISTER, _C: _REGISTER, _L: _REGISTER},
@@ -225,54 +223,50 @@ TABLE: Final[Mapping[Row, Mapping[Verb, Cell]]] = {
         _C: _PREEMPT,
         _L: _PREEMPT,
         _W: _OURS_GO,
-        _E: _end(Word.WAIT),
     },
     Row.RESERVED_BETWEEN: {_C: _end(Word.CHANGED)},
     Row.FREE: {_C: Cell(Do.RESERVE)},
     Row.UNRELEASED: {_C: _DOUBT},
-    # One command that takes S's key and leaves D's is there for the holder only.
     Row.BOTH: {
         _P: _end(Word.PREPARED),
         _C: _MAY,
         _L: _DONE,
         _W: _OURS_GO,
-        _E: _end(Word.REFUSED),
     },
     Row.D_ALONE: {
-        _E: _DONE,
         _P: _undo(Word.LEFT),
         _C: _undo(Word.LEFT),
-        _L: _DONE,
+        _L: _ALARM,
         _W: _OURS_GO,
     },
     Row.QUESTION_ALONE: {
-        _E: _undo(Word.GONE),
         _P: _undo(Word.GONE),
         _C: _undo(Word.GONE),
         _L: _undo(Word.GONE),
         _W: _OURS_GO,
+        _E: _undo(Word.GONE),
     },
     Row.REKEYED: {
         _P: _undo(Word.CHANGED),
         _C: _undo(Word.CHANGED),
         _L: _ALARM,
         _W: _OURS_GO,
-        _E: _DONE,
     },
     Row.REKEYED_ALONE: {
-        _E: _end(Word.GONE),
         _P: _end(Word.CHANGED),
         _C: _end(Word.CHANGED),
         _L: _ALARM,
         _W: _NOTHING,
     },
     Row.NOWHERE: {
-        _E: _end(Word.GONE),
         _P: _end(Word.GONE),
         _C: _end(Word.GONE),
         _L: _end(Word.GONE),
         _W: _NOTHING,
     },
+    Row.NOTHING_LEFT: {_E: _DONE},
+    # One command that takes S's key and leaves D's is there for the holder only.
+    Row.LEFT_THERE: {_E: _end(Word.REFUSED)},
     Row.RUNS: {_A: _end(Word.GUEST_RUNS)},
     Row.S_TOLD: {_A: _end(Word.RESTORED)},
     Row.S_OTHER_KEY: {_A: _end(Word.RESTORED_CHANGED), _F: _DONE, _R: _end(Word.CHANGED)},
@@ -287,11 +281,7 @@ TABLE: Final[Mapping[Row, Mapping[Verb, Cell]]] = {
         _F: _end(Word.ONLY_HERE),
         _R: _end(Word.NOT_PREPARED),
     },
-    Row.S_QUESTION_ALONE: {
-        _A: Cell(Do.UNREGISTER_QUESTION, Word.GONE),
-        _F: _undo(Word.DONE),
-        _R: _end(Word.NOT_PREPARED),
-    },
+    Row.S_QUESTION_ALONE: {_A: Cell(Do.UNREGISTER_QUESTION, Word.GONE)},
     Row.S_ALONE: {
         _A: _end(Word.RESTORED),
         _F: _undo(Word.DONE),
@@ -302,12 +292,9 @@ TABLE: Final[Mapping[Row, Mapping[Verb, Cell]]] = {
     # D can have said that the guest may run: after a release D held, and its guest can release.
     Row.S_DEAF_BESIDE: {_A: _DOUBT},
     Row.S_HOLDS_BESIDE: {_A: _PREEMPT, _F: _end(Word.WAIT), _R: _end(Word.REFUSED)},
-    Row.D_HOLDS_BESIDE_QUESTION: {_A: _VERIFY, _F: _undo(Word.DONE)},
-    Row.D_HOLDS_BESIDE: {_A: _PREEMPT, _F: _undo(Word.DONE), _R: _end(Word.REFUSED)},
-    Row.QUESTION_BESIDE: {
-        _A: Cell(Do.UNREGISTER_QUESTION, Word.IN_DOUBT),
-        _F: _undo(Word.DONE),
-    },
+    Row.D_HOLDS_BESIDE_QUESTION: {_A: _VERIFY},
+    Row.D_HOLDS_BESIDE: {_A: _PREEMPT, _F: _undo(Word.DONE)},
+    Row.QUESTION_BESIDE: {_A: Cell(Do.UNREGISTER_QUESTION, Word.IN_DOUBT)},
     Row.OFF: {_A: _end(Word.RESTORED_BESIDE)},
     Row.BESIDE: {_A: _DOUBT, _F: _undo(Word.DONE), _R: _end(Word.REFUSED)},
     Row.S_GONE_D_HOLDS: {_A: Cell(Do.REGISTER_ONE), _F: _DONE, _R: _end(Word.REFUSED)},
