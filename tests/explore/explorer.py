@@ -37,6 +37,7 @@ WERO = ReservationType.WERO
 PREPARED, ABORTED, MAY_COMMIT, TOLD_D, FINISHABLE, GAVE_UP = 1, 2, 4, 8, 16, 32
 TOLD_S, D_OFF, LEFT, RELEASED, SUSPENDED, LATE_DONE = 128, 256, 512, 1024, 2048, 4096
 TYPE_FREE, PREPARED_E, TOLD_E, FINISHED, ALARMED = 16384, 32768, 65536, 131072, 262144
+EVICTING = 524288
 
 
 @dataclass(frozen=True)
@@ -344,7 +345,9 @@ class Explorer:
             case "withdraw" | "withdraw E":
                 return bool(flags & ABORTED)
             case "evict":
-                return guest == "D"
+                # With several paths the guest must be paused.
+                told = paused and bool(flags & TOLD_D) and not flags & ABORTED
+                return guest == "D" if self.set.paths == 1 else told
             case "reclaim":
                 return bool(flags & ABORTED) and paused
             case "reclaim running":
@@ -380,10 +383,11 @@ class Explorer:
             after = list(hosts[number])
             after[2 + side] = newest if old else (plan.verb, None)
             after[4] = process
+            begun = flags | EVICTING if name == "evict" else flags
             label = f"{NAMES[number]}: {name} begins" + (" (late)" if late else "")
             yield (
                 label,
-                (target, guest, key, fenced, flags, _with_host(hosts, number, tuple(after)),
+                (target, guest, key, fenced, begun, _with_host(hosts, number, tuple(after)),
                  (crashes, lost, *left), peer, todo),
             )  # fmt: skip
 
@@ -505,7 +509,7 @@ class Explorer:
             lines = position.lines
             if not self.journal:
                 lines = replace(lines, nexuses=tuple(
-                    (nexus, machine.Standing.VERIFIED) for nexus, _ in lines.nexuses
+                    (nexus, machine.Worth.VERIFIED) for nexus, _ in lines.nexuses
                 ))  # fmt: skip
             host[side] = self.lines.put(lines)
         return (target, guest, key, fenced, flags, _with_host(hosts, number, tuple(host)),
@@ -548,6 +552,8 @@ class Explorer:
                 flags |= RELEASED
             case "finish" if word is Word.DONE:
                 flags |= FINISHED
+            case "evict" if word is Word.DONE:
+                flags &= ~EVICTING
             case "reclaim" | "reclaim off":
                 if word.may_run:
                     flags |= TOLD_S
@@ -571,11 +577,15 @@ class Explorer:
                 if flags & PREPARED or self.set.careless:
                     suspended = SUSPENDED if self.set.paths > 1 and self.set.suspends else 0
                     yield then("the guest goes on on D", guest="D", flags=flags | suspended)
-            elif flags & TOLD_D:
+            elif flags & TOLD_D and not flags & EVICTING:
                 yield then("the guest goes on on D", guest="D", flags=flags | FINISHABLE)
             elif flags & TOLD_E:
                 yield then("the guest goes on on E", guest="E")
-        if guest in "SP" and not flags & ABORTED and not flags & (TOLD_S | FINISHED | FINISHABLE):
+        if (
+            guest in "SP"
+            and not flags & ABORTED
+            and not flags & (TOLD_S | FINISHED | FINISHABLE | EVICTING)
+        ):
             yield then("an abort is asked for", flags=flags | ABORTED)
         if guest == "P" and flags & TOLD_S:
             yield then("the guest goes on on S", guest="S")
@@ -641,6 +651,13 @@ class Explorer:
                     if target.type is not None and outcome is Outcome.DONE:
                         yield then("somebody takes the reservation for D", after, fenced,
                                    flags=flags | TYPE_FREE | ALARMED, used=what)  # fmt: skip
+                case "there, the key":
+                    after, outcome = send(self.character, target, "S1", Action.REGISTER, 0, K)
+                    # It does so for a path that returns, where another nexus has the key still.
+                    there = target.having(K) and outcome is Outcome.DONE and hosts[S][4] is None
+                    if there and (flags & TOLD_D or guest == "D"):
+                        yield then("multipathd registers the key on S again", after, fenced,
+                                   used=what)  # fmt: skip
                 case "same key":
                     after, _ = send(self.character, target, T, Action.REGISTER, 0, K)
                     yield then("a third node registers the same key", after, fenced, used=what)
@@ -814,9 +831,12 @@ class Explorer:
             Verb.COMMIT: (Word.COMMITTED,),
             Verb.LATE_COMMIT: (Word.DONE,),
             Verb.RECLAIM: (Word.RESTORED, Word.RESTORED_BESIDE),
+            Verb.EVICT: (Word.DONE,),
         }
         if K not in [target.key(each) for each in own]:
             lacking = own
+        if plan.verb is Verb.EVICT and fenced:
+            lacking = []  # nothing is left of the source either
         if word in claims.get(plan.verb, ()) and lacking and key == K:
             raise BrokenError("d", f"{word.value}, and {lacking[0]} has not the key", label)
         if word is Word.PREPARED:
@@ -829,6 +849,9 @@ class Explorer:
             changed = target.type is not self.set.kind
             if changed and not fenced:
                 raise BrokenError("d", "prepared, and the reservation is another one", label)
+        goes_on = word is Word.COMMITTED or (word is Word.DONE and plan.verb is Verb.LATE_COMMIT)
+        if goes_on and key != K and any(target.key(each) == K for each in own):
+            raise BrokenError("a", f"{word.value}, and the guest's key is another one", label)
         in_question = position.lines.in_question
         if word in claims.get(plan.verb, ()) and in_question and key == K:
             raise BrokenError("d", f"{word.value}, and {in_question[0]} is in question", label)
@@ -840,6 +863,8 @@ class Explorer:
                 raise BrokenError("g", f"{word.value}, and the reservation is not here", label)
         if word is Word.RELEASED and held and target.type is not None:
             raise BrokenError("d", "released, and somebody holds", label)
+        if word is Word.RELEASED and position.lines.released is None:
+            raise BrokenError("d", "released, and no RELEASE was sent", label)
         if word is Word.NOTHING:
             listed = position.lines.listed
             if any(target.key(each) == K for each in own if each in listed):

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from explorer import Explorer, Setting
+from mutants import mutants
 
 from prtrace.model import ReservationType
 from prtrace.move import machine
@@ -49,6 +50,7 @@ SETTINGS = [
       for what in ("rekey", "leave", "preempt itself") for holder in "SP"),
     Setting(guest=("release",), peers=("reserve",)),
     Setting(guest=("reserve",), kind=None),
+    Setting(paths=2, peers=("preempt", "there, the key"), extra=0, crashes=2),
     # More faults.
     Setting(crashes=2, extra=0),
     Setting(crashes=2, holder="P", paths=2),
@@ -73,17 +75,31 @@ SETTINGS = [
     Setting(old=True, extra=0),
     Setting(running=True, guest=("release",)),
     # The destination takes away what the source left.
-    Setting(evicts=True),
-    Setting(evicts=True, kind=R.WE, character="SCST"),
-    Setting(evicts=True, holder="P"),
-    Setting(evicts=True, guest=("release",), extra=0),
-    Setting(evicts=True, character="SPDK", flow="release", extra=0),
+    Setting(evicts=True, peers=("there, the key",), extra=0),
+    Setting(evicts=True, peers=("there, the key", "there, the key", "preempt"),
+            paths=2, extra=0),
+    Setting(evicts=True, peers=("there, the key", "same key"), kind=R.WE, character="SCST",
+            crashes=0, extra=0),
+    Setting(evicts=True, peers=("there, the key",), guest=("leave",), extra=0),
+    Setting(evicts=True, peers=("there, the key",), holder="P", extra=0),
+    Setting(evicts=True, peers=("there, the key",), flow="late", extra=0),
+    Setting(evicts=True, peers=("there, the key",), character="SPDK", flow="release", extra=0),
     # What nobody should do.
     Setting(early=True),
     Setting(early=True, flow="late"),
     Setting(flow="late", careless=True),
     Setting(flow="late", careless=True, holder="P", guest=("rekey",)),
     Setting(flow="release", extra=0),
+    Setting(flow="release", early=True, extra=0),
+    Setting(flow="release", guest=("release", "rekey"), extra=0),
+    Setting(flow="release", peers=("here, takes",), extra=0),
+    Setting(flow="late", character="SPDK", extra=0),
+    Setting(flow="late", careless=True, paths=2, holder="P"),
+    Setting(flow="late", careless=True, guest=("rekey",), holds_back=False, peers=(),
+            extra=0),
+    Setting(flow="late", careless=True, guest=("leave",), holds_back=False, peers=(),
+            extra=0),
+    Setting(flow="late", paths=2, peers=("preempt", "there, the key"), extra=0),
     Setting(flow="release", character="SPDK", off=True, extra=0),
     Setting(peers=("here, another key",), holder="P"),
     Setting(peers=("here, another key",), flow="counted", extra=0),
@@ -218,6 +234,14 @@ def p15(patch):
     patch.condition(Row.UNRELEASED, lambda _seen: False)
 
 
+def p16(patch):
+    """After a killed abort only what it registered itself is in question on the source."""
+    gone = "code machine._decide: without if killed or lines.absent"
+    (mutant,) = [each for each in mutants() if each.name == gone]
+    for change in mutant.changes:
+        patch.monkeypatch.setattr(*change)
+
+
 def nothing(_patch):
     """The machine is as it is; the setting does what is wrong."""
 
@@ -242,6 +266,11 @@ COUNTEREXAMPLES = {
     "P13": (p13, Setting(blind=True, peers=()), {}),
     "P14": (p14, TWO, {}),
     "P15": (p15, Setting(character="SPDK", flow="release", forgets=True, peers=()), {}),
+    "P16": (
+        p16,
+        Setting(paths=2, peers=("preempt", "there, the key"), extra=0, crashes=2),
+        {},
+    ),
 }
 
 
