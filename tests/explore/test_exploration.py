@@ -97,8 +97,6 @@ SETTINGS = [
     Setting(flow="late", careless=True, paths=2, holder="P"),
     Setting(flow="late", careless=True, guest=("rekey",), holds_back=False, peers=(),
             extra=0),
-    Setting(flow="late", careless=True, guest=("leave",), holds_back=False, peers=(),
-            extra=0),
     Setting(flow="late", paths=2, peers=("preempt", "there, the key"), extra=0),
     Setting(flow="release", character="SPDK", off=True, extra=0),
     Setting(peers=("here, another key",), holder="P"),
