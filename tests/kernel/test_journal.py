@@ -64,7 +64,7 @@ def test_commands_a_lost_registration_and_the_first_conflict(
             sent("sg_turs", "-n", "4", path.block)
             sent("sg_persist", "-n", "-o", "-G", "-S", key, path.block)
         sent("sg_persist", "-n", "-o", "-R", "-K", "0xa1", "-T", "5", one.block)
-        sent("sg_persist", "-n", "-o", "-A", "-K", "0xb1", "-S", "0xa1", "-T", "5", two.block)
+        sent("sg_persist", "-n", "-o", "-P", "-K", "0xb1", "-S", "0xa1", "-T", "5", two.block)
         assert entries(journal, LOST_REGISTRATION, of=kinds) == [
             (PR_OUT, one.hctl),
             (PR_OUT, two.hctl),
