@@ -16,6 +16,8 @@ TESTS = TOP / "tests"
 
 ELSEWHERE = {
     "__main__": "unit/cli/test_main.py",
+    "cli/anonymise": "incidents/test_incidents.py",
+    "cli/gather": "incidents/test_incidents.py",
     "agent/aside": "unit/agent/test_watch.py",
     "agent/idle": "unit/agent/test_watch.py",
     "agent/sequence": "unit/agent/test_watch.py",
