@@ -91,10 +91,14 @@ class Calls:
 
     def longest(self, peer: Peer) -> int:
         """Bytes of a call that peer may make, its NUL included."""
-        return MAX_CHANGE_CALL if self._most(peer) is Right.CHANGE else MAX_CALL
+        return MAX_CHANGE_CALL if self.may_change(peer) else MAX_CALL
+
+    def may_change(self, peer: Peer) -> bool:
+        """Whether peer may call what changes something."""
+        return may(peer, Right.CHANGE, self._admin_gid)
 
     def _most(self, peer: Peer) -> Right:
-        return Right.CHANGE if may(peer, Right.CHANGE, self._admin_gid) else Right.READ
+        return Right.CHANGE if self.may_change(peer) else Right.READ
 
     def parse(self, message: bytes, peer: Peer) -> Call:
         """The call that message (without its NUL) makes.

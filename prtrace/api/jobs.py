@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 from prtrace.api.calls import Refusal, refusal, reply, steps_reply
 from prtrace.api.interface import Fault
+from prtrace.api.moving import Work
 from prtrace.api.rights import Right
 from prtrace.api.source import AgentSource, Step
 from prtrace.api.stream import PORTION, Sink
@@ -34,10 +35,6 @@ _ANSWER_SECONDS: Final = 20.0
 _LOOK_SECONDS: Final = 0.05
 FAULT: Final = refusal(PrtraceError("the call failed", hint="see the agent's log")).reply
 """For what should not happen; the loop logs what it was."""
-
-Work = Callable[[Step], Mapping[str, Any]]
-"""Called on a thread; returns the last reply's parameters.  PrtraceError and Refusal become
-the reply's error."""
 
 
 class Job:

@@ -27,7 +27,8 @@ from prtrace.api.address import INTERFACE
 from prtrace.api.calls import Call, Calls, Refusal, refusal, reply
 from prtrace.api.connection import Connection
 from prtrace.api.interface import Fault
-from prtrace.api.jobs import Job, Jobs, SourceForThreads, Work
+from prtrace.api.jobs import Job, Jobs, SourceForThreads
+from prtrace.api.moving import NAMING, Work, work_of
 from prtrace.api.queries import Queries
 from prtrace.api.recent import Recent
 from prtrace.api.source import AgentSource, MoveCalls, Resolution
@@ -45,8 +46,6 @@ _log: Final = logging.getLogger(__name__)
 _SCARCE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _SCARCE_RETRY: Final = 1.0
 _NEWEST: Final = (1 << 63) - 1
-_NAMING: Final = (f"{INTERFACE}.Check", f"{INTERFACE}.Save")
-"""Calls that wait for devices which their caller names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,9 @@ class ConnectionLimits:
 class ApiServer:
     """Serves io.prtrace on one listening socket.
 
-    moves: called for each call that moves reservations, on that call's thread.
+    moves: called for each call that moves reservations, on that call's thread.  hand_over: takes
+    a connection of somebody who may change things, from which nothing was read, and gives one
+    over which this server answers for it; None: this server reads it.
     """
 
     def __init__(
@@ -77,8 +78,10 @@ class ApiServer:
         *,
         admin_gid: int | None = None,
         limits: ConnectionLimits | None = None,
+        hand_over: Callable[[socket.socket], socket.socket] | None = None,
     ) -> None:
         self.calls = Calls(admin_gid)
+        self._hand_over = hand_over
         self._source = source
         self._moves = moves
         self._jobs = Jobs()
@@ -169,32 +172,15 @@ class ApiServer:
     def _work(self, call: Call) -> Work | None:
         """What a call that waits for devices has to do, None for other calls."""
         given = call.parameters
-        if call.method in _NAMING:
+        if call.method in NAMING:
             # Not on a thread: a name that leads out of /dev may never come back.
             for name in given["devices"]:
                 self._resolve(name)
-        moves, seen = self._moves, SourceForThreads(self._source, asyncio.get_running_loop())
-        who = (given.get("guest"), given.get("pid"))
-        match call.method.rpartition("."):
-            case (interface, _, "Check") if interface == INTERFACE:
-                return lambda _: moves().check(seen, given["devices"], *who)
-            case (interface, _, "Refresh") if interface == INTERFACE:
-                names = tuple(given.get("devices") or ())
-                return lambda _: {"units": seen.refresh(names, given["max_age"])}
-            case (interface, _, "CheckFile") if interface == INTERFACE:
-                return lambda _: moves().check_file(given)
-            case (interface, _, "Save") if interface == INTERFACE:
-                return lambda _: {"file": moves().save(seen, given["devices"], *who)}
-            case (
-                interface,
-                _,
-                ("Prepare" | "Load" | "LateCommit" | "Release" | "Finish" | "Rollback") as verb,
-            ) if interface == INTERFACE:
-                return lambda step: {"report": moves().carry_out(verb, given, step)}
-            case (interface, _, "Moves") if interface == INTERFACE:
-                return lambda _: moves().unfinished()
-            case _:
-                return None
+        seen = SourceForThreads(self._source, asyncio.get_running_loop())
+        if call.method == f"{INTERFACE}.Refresh":
+            names = tuple(given.get("devices") or ())
+            return lambda _: {"units": seen.refresh(names, given["max_age"])}
+        return work_of(call, self._moves, seen)
 
     def _resolve(self, name: str) -> Resolution:
         try:
@@ -294,6 +280,18 @@ class ApiServer:
             with accepted, contextlib.suppress(OSError):
                 accepted.send(Refusal(Fault.BUSY, text).reply)
             return
+        if self._hand_over is not None and self.calls.may_change(peer):
+            try:
+                with accepted as client:
+                    accepted = self._hand_over(client)
+            except OSError as error:
+                _log.warning("a connection could not be handed over: %s", error.strerror)
+                return
+        await self.adopt(accepted, peer)
+
+    async def adopt(self, accepted: socket.socket, peer: Peer) -> None:
+        """Answer on a connection; peer: who is at the other end of it."""
+        accepted.setblocking(False)
         connection = Connection(self, peer)
         self._connections.add(connection)
         self._open[peer.uid] += 1
