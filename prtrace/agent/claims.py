@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Final
 from prtrace.scsi.codes import Opcode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from prtrace.prhelper.attribution import Attribution
     from prtrace.prhelper.attribution_reader import AttributionReader
     from prtrace.probe.record import Record
+
+    Opened = Callable[[Path, str], tuple[int, int]]
 
 PROXY_USER: Final = "prtrace-proxy"
 """The user of the installed unit (prtrace/systemd)."""
@@ -42,10 +44,14 @@ def sent_by_proxy(comm: str) -> bool:
 
 
 class Claims:
-    """The attribution records of every proxy on this host, one directory each."""
+    """The attribution records of every proxy on this host, one directory each.
 
-    def __init__(self, directories: Iterable[Path]) -> None:
+    opened: opens a file of one of them (see AttributionReader); None: this process may.
+    """
+
+    def __init__(self, directories: Iterable[Path], opened: Opened | None = None) -> None:
         self._directories = tuple(directories)
+        self._opened = opened
         self._told = {""}
 
     def of(self, record: Record, exe: str) -> Attribution | None:
@@ -67,12 +73,15 @@ class Claims:
     def _readers(self) -> tuple[AttributionReader, ...]:
         """Made when the first proxy is seen, which is long after the agent's start."""
         # Most hosts have none: what reads them is loaded when it is needed.
-        from prtrace.prhelper.attribution_reader import AttributionReader
+        from prtrace.prhelper.attribution_reader import AttributionReader, open_records
 
         owners = {0, os.geteuid()}
         with contextlib.suppress(KeyError):  # no proxy is installed as a service
             owners.add(pwd.getpwnam(PROXY_USER).pw_uid)
-        return tuple(AttributionReader(directory, owners) for directory in self._directories)
+        return tuple(
+            AttributionReader(directory, owners, self._opened or open_records)
+            for directory in self._directories
+        )
 
     def _of_proxy(self, record: Record) -> Attribution | None:
         header = record.header

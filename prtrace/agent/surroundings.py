@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from prtrace.agent.claims import Opened
     from prtrace.prhelper.attribution import Attribution
 
 Found = TypeVar("Found")
@@ -74,19 +75,19 @@ class _OtherUnit:
 class Surroundings:
     """What sysfs and /proc know, kept up to date by rescan(), and what proxies say.
 
-    claims: the directories in which proxies say for whom they send a command.
+    claims: the directories in which proxies say for whom they send a command.  opened: see Claims.
     scanned_at, scanned_ns: when the inventory was complete, nanoseconds since the epoch and
     CLOCK_MONOTONIC.
     """
 
-    def __init__(self, claims: Iterable[Path] = ()) -> None:
+    def __init__(self, claims: Iterable[Path] = (), opened: Opened | None = None) -> None:
         self.inventory: Inventory
         self._other: dict[str, _OtherUnit] = {}
         self.scanned_at = self.scanned_ns = 0
         self.rescan()
         self._names: dict[bytes, str | None] = {}
         self._processes = ProcessCache()
-        self._claims = Claims(claims)
+        self._claims = Claims(claims, opened)
 
     def rescan(self) -> None:
         """Look at every device again; no command is sent."""
@@ -181,7 +182,9 @@ class Surroundings:
             known_as = "" if sent_by_proxy(comm) else comm
             identity = _attempted(
                 "who sent a command",
-                lambda: self._processes.identify(header.pid, header.issuer_start_ns, known_as),
+                lambda: self._processes.identify(
+                    header.pid, header.issuer_start_ns, known_as, record.exe
+                ),
             )
         requested = ""
         if header.issue & Issue.BLOCK:

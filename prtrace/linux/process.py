@@ -65,14 +65,15 @@ def start_of(pid: int) -> int | None:
     return int(fields[_START_FIELD]) * _TICK_NS
 
 
-def identify(pid: int, start_ns: int) -> ProcessIdentity | None:
+def identify(pid: int, start_ns: int, program: str = "") -> ProcessIdentity | None:
     """The process, None where it is gone or where another one has its id now.
 
-    start_ns: nanoseconds since boot, as the kernel gives them, or from start_of.
+    start_ns: nanoseconds since boot, as the kernel gives them, or from start_of.  program: its
+    program file, where somebody knows it: who is not root may not read it of another user's.
     """
     if not _is_start(start_of(pid), start_ns):
         return None
-    found = _read(pid, start_ns)
+    found = _read(pid, start_ns, program)
     # Everything between the two looks at the start was about this very process.
     return found if _is_start(start_of(pid), start_ns) else None
 
@@ -87,14 +88,16 @@ class ProcessCache:
     def __len__(self) -> int:
         return len(self._known)
 
-    def identify(self, pid: int, start_ns: int, comm: str = "") -> ProcessIdentity | None:
+    def identify(
+        self, pid: int, start_ns: int, comm: str = "", program: str = ""
+    ) -> ProcessIdentity | None:
         """As the function identify, but remembered after the process is gone.
 
         comm: the name under which the process (or its thread) was seen, "" if unknown.  After
         an execve the same process has another name, and is looked at again.
         """
         key = (pid, start_ns // _TICK_NS, comm)
-        known = self._known.get(key) or identify(pid, start_ns)
+        known = self._known.get(key) or identify(pid, start_ns, program)
         if known is None:
             return None
         self._known[key] = known
@@ -122,13 +125,14 @@ def _is_start(now: int | None, start_ns: int) -> bool:
     return now is not None and abs(now // _TICK_NS - start_ns // _TICK_NS) <= 1
 
 
-def _read(pid: int, start_ns: int) -> ProcessIdentity | None:
+def _read(pid: int, start_ns: int, program: str) -> ProcessIdentity | None:
     import psutil  # here: it is slow to import, and most commands do not need it
 
     try:
         process = psutil.Process(pid)
         with process.oneshot():
             exe, arguments = _program(process)
+            exe = program or exe
         comm = _comm(pid)
         cgroup = (PROC / str(pid) / "cgroup").read_bytes()
     except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):

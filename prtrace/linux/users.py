@@ -55,13 +55,24 @@ class Users:
         return Use.NOT_KNOWN if self.unseen else Use.NOT_OPENED
 
 
-def users_of(directory: Directory, proc: Path = PROC) -> Users:
-    """The devices that other processes have open, mounted, or build volumes on."""
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """Nodes in use: ("block" or "char", "MAJOR:MINOR").  unseen: as in Users."""
+
+    found: frozenset[tuple[str, str]]
+    unseen: str = ""
+
+
+def users_of(directory: Directory, proc: Path = PROC, nodes: Nodes | None = None) -> Users:
+    """The devices that other processes have open, mounted, or build volumes on.
+
+    nodes: what somebody saw who may look at every process; None: this process looks itself.
+    """
+    seen = nodes_in_use(proc) if nodes is None else nodes
     look = _Look(proc)
-    look.at_processes()
-    look.at_mounts()
+    look.unseen = seen.unseen
     used = set()
-    for kind, number in look.found:
+    for kind, number in seen.found:
         table = directory.block if kind == "block" else directory.char
         hctl = table.get(number) or (kind == "block" and look.whole_disk(directory, number))
         if hctl:
@@ -71,6 +82,17 @@ def users_of(directory: Directory, proc: Path = PROC) -> Users:
         if disk and look.has_holders(directory.sys / "block" / disk):
             used.add(nexus.nexus)
     return Users(frozenset(used), look.unseen)
+
+
+def nodes_in_use(proc: Path = PROC) -> Nodes:
+    """The nodes that other processes have open, and those of mounted file systems.
+
+    To see all of them takes CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH.
+    """
+    look = _Look(proc)
+    look.at_processes()
+    look.at_mounts()
+    return Nodes(frozenset(look.found), look.unseen)
 
 
 class _Look:

@@ -20,7 +20,7 @@ from prtrace.prhelper.attribution_log import NAME, ROTATE_SIZE
 from prtrace.scsi.forms import PR_OUT_CDB
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
 _CHUNK: Final = 256 << 10
 """Bytes of one read; longer than any line, so a full one without a newline is skipped."""
@@ -54,14 +54,32 @@ class _File:
     """Device and inode."""
 
 
+def open_records(directory: Path, name: str) -> tuple[int, int]:
+    """Descriptors of a proxy's run directory, and of the file of that name in it; OSError."""
+    place = os.open(directory, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY)
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        return place, os.open(name, flags, dir_fd=place)
+    except OSError:
+        os.close(place)
+        raise
+
+
 class AttributionReader:
     """Reads on until it has what is asked for, then stops there.
 
-    owners: the users whose directory and files are believed, None for everybody's.
+    owners: the users whose directory and files are believed, None for everybody's.  opened: opens
+    a file of the directory, for whoever may not.
     """
 
-    def __init__(self, directory: Path, owners: Collection[int] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        owners: Collection[int] | None = None,
+        opened: Callable[[Path, str], tuple[int, int]] = open_records,
+    ) -> None:
         self._directory = directory
+        self._opened = opened
         self._owners = owners
         self._file = _File(-1, (0, 0))
         self._offset = 0
@@ -173,11 +191,9 @@ class AttributionReader:
 
     def _open(self, name: str) -> _File | None:
         """The file of that name; None where there is none, or it is not believed."""
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
         place = fd = -1
         try:
-            place = os.open(self._directory, flags | os.O_DIRECTORY)
-            fd = os.open(name, flags, dir_fd=place)
+            place, fd = self._opened(self._directory, name)
             status = os.fstat(fd)
             if self._believes(os.fstat(place), status):
                 kept, fd = fd, -1
