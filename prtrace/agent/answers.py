@@ -212,6 +212,7 @@ class Answers:
             "nexuses": sum(len(self._surroundings.paths(lu)) for lu in units),
             "in_doubt": sum(bool(self._state(lu, now).doubts) for lu in units),
             "rss_bytes": _resident(),
+            "memory_bytes": _charged(),
         }
 
     def _all(self) -> list[str]:
@@ -248,3 +249,19 @@ def _resident() -> int:
     """Resident memory of this process in bytes."""
     with open("/proc/self/statm", encoding="ascii") as figures:
         return int(figures.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _charged() -> int | None:
+    """Bytes that the kernel charges the service for: all its processes, and the programs' maps.
+
+    None where the agent has no control group to itself, or the kernel counts no memory in it.
+    """
+    if "INVOCATION_ID" not in os.environ:  # of systemd.exec(5): not a service
+        return None
+    try:
+        with open("/proc/self/cgroup", encoding="utf-8") as lines:
+            groups = [line.rstrip("\n").removeprefix("0::") for line in lines if line[:3] == "0::"]
+        with open(f"/sys/fs/cgroup{groups[0]}/memory.current", encoding="ascii") as figure:
+            return int(figure.read())
+    except (OSError, IndexError, ValueError):
+        return None

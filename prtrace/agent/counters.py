@@ -10,12 +10,11 @@ import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from prtrace.agent.surroundings import Surroundings
 from prtrace.model import Attention
 from prtrace.probe import libbpf
-from prtrace.probe.misses import Misses
 from prtrace.probe.record import NEXUS, Cause, Counts, Loss, Pending, Record, Stat
 from prtrace.scsi.codes import Opcode, Status, status_title
 from prtrace.state.draft import LONG_AGO
@@ -94,6 +93,18 @@ class CounterReading:
     suspects: Mapping[bytes, int] = field(default_factory=dict)
 
 
+class Skips(Protocol):
+    """How often the kernel skipped a program: prtrace.probe.misses.Misses, or who has them."""
+
+    def counts(self) -> dict[int, int]:
+        """How often an end of a PR command may have been missed, by generation; only grows."""
+        ...
+
+    def signs(self) -> dict[int, int]:
+        """How often a sign of a reservation was missed on another command, by generation."""
+        ...
+
+
 class Counters:
     """Reads pr_stats, pr_counts and pr_losses of the running programs."""
 
@@ -101,7 +112,7 @@ class Counters:
         self,
         maps: Mapping[str, int],
         epoch: str,
-        misses: Misses,
+        misses: Skips,
         told: Told,
         surroundings: Surroundings,
     ) -> None:

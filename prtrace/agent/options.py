@@ -13,6 +13,8 @@ STATE_DIR: Final = Path("/var/lib/prtrace")
 CLAIMS_DIR: Final = Path("/run/prtrace-proxy")
 """Where the proxy's unit has its run directory."""
 RING_SIZE: Final = 16 << 20
+USER: Final = "prtrace"
+"""Whom the installed packages make for the agent."""
 ENGINES: Final = ("auto", "core", "bcc")
 
 
@@ -43,6 +45,8 @@ class AgentOptions:
     admin_group: str = ""
     log_level: str = "info"
     log_format: str = "text"
+    user: str = USER
+    """As whom it reads what others send."""
     claims: tuple[Path, ...] = (CLAIMS_DIR,)
     verify: int = 0
     verified: tuple[str, ...] = ()

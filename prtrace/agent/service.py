@@ -1,8 +1,9 @@
 """`prtrace agent`: put the parts together and run them.
 
 Order matters.  The state directory is locked before anything else is touched.  Programs are
-attached while the process may still do so; then privileges go, before the first thread is
-started and the first byte from anybody is read.
+attached while the process may still do so; the processes that keep privileges are forked; then
+this one gives all of its own up, before the first thread is started and the first byte from
+anybody is read.
 """
 
 from __future__ import annotations
@@ -13,16 +14,23 @@ import grp
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+from prtrace.agent import confinement, helper, keeper, mover
 from prtrace.agent.answers import Answers
+from prtrace.agent.child import Child
+from prtrace.agent.confinement import AgentUser
 from prtrace.agent.counters import CounterReading, Counters, Told
 from prtrace.agent.entries import Entries
 from prtrace.agent.freshness import Freshness, Now
+from prtrace.agent.helper import Helper
+from prtrace.agent.keeper import Keeper, KeeperGoneError
+from prtrace.agent.mover import Mover, ReadersMoves
 from prtrace.agent.options import AgentOptions
 from prtrace.agent.resolver import Resolver
 from prtrace.agent.surroundings import Surroundings
@@ -30,14 +38,15 @@ from prtrace.agent.tracker import Proposal, Tracker
 from prtrace.agent.watch import Watch
 from prtrace.api.server import ApiServer
 from prtrace.api.source import MoveCalls
-from prtrace.errors import PrtraceError, StoreError, UnavailableError, UsageError
+from prtrace.errors import PrtraceError, StoreError, UsageError
 from prtrace.linux import capabilities, logs, systemd
 from prtrace.linux.devnode import stat_below_dev
 from prtrace.linux.journal import SystemJournal
+from prtrace.linux.peer import Peer
 from prtrace.linux.uevents import UeventSocket
 from prtrace.linux.unixsocket import Listener
 from prtrace.probe import libbpf, pins, selftest
-from prtrace.probe.attach import Attached, attach, forget_ended, keep, retire
+from prtrace.probe.attach import Attached, attach
 from prtrace.probe.programs import Engine
 from prtrace.probe.ring import Ring
 from prtrace.state.decode import NOT_WATCHED, OTHER_UNIT
@@ -56,55 +65,120 @@ _VERIFY_LOOKS: Final = 4
 _CHECK_EVERY_S: Final = 60.0
 _CHECK_BYTES_A_S: Final = 2 << 20
 _FORGET_EVERY: Final = 60
-"""Ticks between two looks for requests that ended, and for units that are gone, long ago."""
+"""Ticks between two looks for units that are gone for long."""
+_NOBODY: Final = Peer(0, 0xFFFF_FFFF, 0xFFFF_FFFF)
+"""Who may read and do nothing else: the mover, when a reader asks for what it answers."""
 _NOT_TESTED: Final = selftest.SelfTestResult("not run", "no command is sent (--read-in-doubt no)")
 _SELF_TEST_LIMIT: Final = 5.0
+_PATIENCE: Final = 10.0
+"""Seconds for the loop to take a connection over."""
+_KEPT_ELSEWHERE: Final = -1
+"""In the place of a descriptor that the keeper has."""
 _NAME: Final = "store"
 """The meta entry with the name by which a store claims records."""
 
 _log = logging.getLogger("prtrace.agent")
 
 
+@dataclass(frozen=True, slots=True)
+class _Staff:
+    """The processes that do for the agent what it may not (docs/security.md)."""
+
+    keeper: Child
+    helper: Child
+    mover: Child
+
+    def end(self) -> None:
+        """Wait until each has brought to its end what it has begun."""
+        for each in (self.mover, self.helper, self.keeper):
+            each.end()
+
+
 def run(options: AgentOptions) -> None:
     """Run until SIGTERM or SIGINT.  Raises PrtraceError where it cannot start."""
     logs.set_up(options.log_level, options.log_format)
     capabilities.name_process("prtrace")
+    admin_gid = _gid(options.admin_group)
     with contextlib.ExitStack() as stack:
         lock = StateDirLock(options.state_dir)
         stack.callback(lock.close)
-        store = stack.enter_context(
-            Store.open(
-                options.state_dir / FILE,
-                keep_events=options.keep_events,
-                keep_bytes=options.keep_bytes,
+        user = AgentUser.named(options.user)
+        confinement.prepare(options.state_dir, user)
+        with user.acting():
+            store = stack.enter_context(
+                Store.open(
+                    options.state_dir / FILE,
+                    keep_events=options.keep_events,
+                    keep_bytes=options.keep_bytes,
+                )
             )
-        )
         listener = Listener.handed_over() or Listener.bind(
             options.socket, mode=options.socket_mode, group=options.socket_group
         )
-        stack.callback(listener.close)
+        stack.callback(listener.socket.close)
         engine = None if options.engine == "auto" else Engine(options.engine)
         pins.require_bpffs()
-        stack.callback(os.close, pins.lock())
+        programs_lock = pins.lock()
+        stack.callback(os.close, programs_lock)
         attached = attach(engine, options.ring_size)
-        stack.callback(attached.programs.close)
-        stack.callback(attached.misses.close)
         libbpf.trim()
         tested = _NOT_TESTED if options.read_in_doubt is False else selftest.run(attached.programs)
+        staff = _hire(options, admin_gid, attached, programs_lock, listener)
+        stack.callback(staff.end)
+        _let_go(attached)
+        stack.callback(attached.programs.close)
         devices = stack.enter_context(UeventSocket())
-        _drop_privileges()
+        _import_the_rest()
+        confinement.enter(user, options.state_dir)
         with _rings(attached) as (events, samples):
-            agent = Agent(options, attached, tested, events, samples, store, devices)
+            agent = Agent(options, attached, tested, events, samples, store, devices, staff)
             asyncio.run(agent.run(listener))
 
 
-def _drop_privileges() -> None:
-    try:
-        capabilities.drop()
-    except OSError as error:
-        raise UnavailableError(
-            f"privileges cannot be dropped: {error}", hint="run the agent as root"
-        ) from None
+def _let_go(attached: Attached) -> None:
+    """Close what the keeper has now: links and programs."""
+    attached.misses.close()
+    programs = attached.programs
+    for fd in programs.links.values():
+        os.close(fd)
+    attached.programs = replace(programs, links=dict.fromkeys(programs.links, _KEPT_ELSEWHERE))
+
+
+def _import_the_rest() -> None:
+    """What is read of prtrace and of Python when it is first needed: it may not be then."""
+    import concurrent.futures.thread
+
+    import psutil
+
+    from prtrace.api.interface import definitions
+
+    definitions()
+    del concurrent, psutil
+
+
+def _hire(
+    options: AgentOptions,
+    admin_gid: int | None,
+    attached: Attached,
+    programs_lock: int,
+    listener: Listener,
+) -> _Staff:
+    """Fork the processes that keep privileges, each with what it needs and nothing else."""
+    needed = keeper.descriptors(attached, programs_lock)
+    return _Staff(
+        Child.start(
+            "keeper",
+            lambda link: keeper.serve(link, attached, listener),
+            kept=keeper.KEPT,
+            descriptors=needed,
+        ),
+        Child.start("helper", lambda link: helper.serve(link, options.claims), kept=helper.KEPT),
+        Child.start(
+            "mover",
+            lambda link: mover.serve(link, options.state_dir, admin_gid),
+            kept=mover.KEPT,
+        ),
+    )
 
 
 @contextlib.contextmanager
@@ -139,22 +213,27 @@ class Agent:
         samples: Ring,
         store: Store,
         devices: UeventSocket,
+        staff: _Staff,
     ) -> None:
         self._options = options
+        self._keeper = Keeper(staff.keeper.link)
+        self._mover = Mover(staff.mover.link)
+        self._own = frozenset({staff.helper.pid, staff.mover.pid})
         self._attached = attached
         self._tested = tested
         self._events = events
         self._samples = samples
         self._devices = devices
-        self._surroundings = Surroundings(options.claims)
+        helping = Helper(staff.helper.link, options.claims)
+        self._surroundings = Surroundings(options.claims, helping.records)
         epoch = attached.epoch.name
         meta = store.meta()
         self._name = meta.get(_NAME) or os.urandom(8).hex()
-        self._tracker = Tracker(epoch, store.states(), self._surroundings)
+        self._tracker = Tracker(epoch, store.states(), self._surroundings, self._own)
         self._counters = Counters(
             attached.programs.maps,
             epoch,
-            attached.misses,
+            self._keeper,
             Told.from_meta(epoch, meta),
             self._surroundings,
         )
@@ -164,6 +243,8 @@ class Agent:
             self._surroundings,
             lambda lu: self._freshness.state(lu, time.monotonic_ns()),
             misled=self._misled,
+            opened=helping.open,
+            look=helping.users,
         )
         self._server = ApiServer(
             Answers(
@@ -182,6 +263,7 @@ class Agent:
             ),
             self._moves,
             admin_gid=_gid(options.admin_group),
+            hand_over=self._mover.take,
         )
         self._entries, self._journal = Entries(self._tracker.states), SystemJournal.of_service()
         self._due = _Due()
@@ -196,7 +278,7 @@ class Agent:
 
     async def run(self, listener: Listener) -> None:
         """Serve until a signal says stop."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         _log.info("%s (%s)", self._attached.note, self._attached.programs.engine.value)
@@ -213,8 +295,10 @@ class Agent:
         loop.add_reader(self._events.fd, self._or_end, self._pump)
         loop.add_reader(self._samples.fd, self._or_end, self._sampled)
         loop.add_reader(self._devices.fileno(), self._or_end, self._device_event)
-        await self._settle_moves()
-        self._server.start(listener)
+        # Nobody is answered before what a killed move left in question has been settled.
+        await loop.run_in_executor(None, self._mover.await_settled)
+        # Its path is removed by the keeper, in whose power it is.
+        self._server.start(Listener(listener.socket, listener.path, None))
         systemd.notify("READY=1", f"STATUS={self._attached.note}")
         _log.info("listening on %s", self._options.socket)
         ticking = loop.create_task(self._tick(), name="tick")
@@ -237,23 +321,14 @@ class Agent:
                 self._watch.drain()
             self._journal.close()
 
-    async def _settle_moves(self) -> None:
-        """Finish what a move left in question when it was killed, before anybody is answered."""
-        if not any((self._options.state_dir / "move").glob("*.journal")):
-            return  # and what moving takes is not loaded
-        from prtrace.move.service import AgentMoves
-
-        moves = AgentMoves(self._options.state_dir)
-        try:
-            await asyncio.get_running_loop().run_in_executor(None, moves.settle)
-        except PrtraceError as error:
-            _log.warning("what is in question of a move could not be settled: %s", error.message)
-
     def _moves(self) -> MoveCalls:
-        # Most agents are never asked to move anything: what that takes is loaded when one is.
-        from prtrace.move.service import AgentMoves
+        """For a job's thread."""
 
-        return AgentMoves(self._options.state_dir)
+        def adopt(knowing: socket.socket) -> None:
+            adopted = self._server.adopt(knowing, _NOBODY)
+            asyncio.run_coroutine_threadsafe(adopted, self._loop).result(_PATIENCE)
+
+        return ReadersMoves(self._mover, adopt)
 
     def self_test(self) -> tuple[str, str]:
         """("passed" | "failed" | "not run", detail): do the programs see what this process sends?
@@ -280,8 +355,7 @@ class Agent:
         self._server.publish(stored)
         for entry in self._entries.of(stored, proposal.states) if self._journal else ():
             self._journal.send(entry)
-        own = os.getpid()
-        news = {each.lu for each in stored if each.issuer is None or each.issuer.pid != own}
+        news = {each.lu for each in stored if not self._tracker.is_own(each)}
         for lu, state in proposal.states.items():
             if state.doubts:
                 self._ask(lu, proposal.safe.get(lu, ""), fresh=lu in news)
@@ -307,7 +381,7 @@ class Agent:
         happened to the units we know is unknown.  The store is told before the claim: an
         agent killed in between does it again.
         """
-        if pins.claimed(self._attached.epoch, self._name):
+        if self._keeper.claimed(self._name):
             return
         now, at = time.time_ns(), time.monotonic_ns()
         unknown = tuple(
@@ -323,7 +397,7 @@ class Agent:
         )
         if not self._watch.tell(unknown, CounterReading(unknown, {_NAME: self._name})):
             raise StoreError(self._watch.stalled, hint="nothing is read before it can be stored")
-        pins.claim(self._attached.epoch, self._name)
+        self._keeper.claim(self._name)
 
     def _meet_units(self) -> None:
         """Tell the paths of every unit that is here; one that was never seen is read once."""
@@ -440,7 +514,6 @@ class Agent:
     async def _tick(self) -> None:
         watchdog = systemd.watchdog_interval()
         fed = 0.0
-        retiring = True
         unseen = ticks = 0
         while True:
             await asyncio.sleep(min(_TICK, watchdog or _TICK))
@@ -462,12 +535,9 @@ class Agent:
             self._watch.look_at_store()
             self._look_into_store()
             self._verify()
-            if retiring:
-                retiring = retire(self._attached)
             self._keep()
             ticks += 1
             if ticks % _FORGET_EVERY == 0:
-                forget_ended(self._attached)
                 self._watch.forget()
 
     def _look_into_store(self) -> None:
@@ -496,11 +566,21 @@ class Agent:
             self._watch.damaged(found)
 
     def _keep(self) -> None:
-        """Look after the programs; what is wrong for long is said once."""
+        """Have the programs looked after; what is wrong for long is said once."""
         try:
-            said = keep(self._attached)
+            kept = self._keeper.look()
+        except KeeperGoneError:
+            raise
         except PrtraceError as error:
             said = [error.message]
+        else:
+            said = kept.said
+            if kept.links != self._attached.programs.links.keys():
+                self._attached.programs = replace(
+                    self._attached.programs,
+                    links=dict.fromkeys(kept.links, _KEPT_ELSEWHERE),
+                    missing=kept.missing,
+                )
         for text in said:
             if text not in self._kept:
                 _log.warning("%s", text)

@@ -66,12 +66,17 @@ class Tracker:
     """The states of every unit, and the way from a record to the next one."""
 
     def __init__(
-        self, epoch: str, states: Mapping[str, LuState], surroundings: Surroundings
+        self,
+        epoch: str,
+        states: Mapping[str, LuState],
+        surroundings: Surroundings,
+        own: frozenset[int] | None = None,
     ) -> None:
+        """own: the processes that send commands for the agent; None: this one."""
         self.epoch = epoch
         self.states = dict(states)
         self.surroundings = surroundings
-        self._pid = os.getpid()
+        self._own = frozenset({os.getpid()}) if own is None else own
         self._met: Inventory | None = None
 
     @property
@@ -158,7 +163,7 @@ class Tracker:
 
     def is_own(self, event: Event) -> bool:
         """Whether the agent itself sent the command."""
-        return event.issuer is not None and event.issuer.pid == self._pid
+        return event.issuer is not None and event.issuer.pid in self._own
 
     def state(self, lu: str, target: str, now: int) -> LuState:
         """The accepted state of a unit; one that was never seen is all in doubt."""

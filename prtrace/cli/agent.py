@@ -15,6 +15,7 @@ from prtrace.agent.options import (
     ENGINES,
     RING_SIZE,
     STATE_DIR,
+    USER,
     AgentOptions,
 )
 from prtrace.api.address import SOCKET, SOCKET_VARIABLE
@@ -147,6 +148,13 @@ Examples:
     help="how much of the disk the history may take",
 )
 @click.option(
+    "--user",
+    metavar="NAME",
+    default=USER,
+    show_default=True,
+    help="as whom it reads what devices, processes and callers send",
+)
+@click.option(
     "--claims",
     metavar="DIR",
     type=click.Path(path_type=Path),
@@ -170,6 +178,7 @@ def command(
     ring_size: int,
     keep_events: int,
     keep_bytes: int,
+    user: str,
     claims: tuple[Path, ...],
     log_level: str,
     log_format: str,
@@ -194,6 +203,7 @@ def command(
         ring_size=ring_size,
         keep_events=keep_events,
         keep_bytes=keep_bytes,
+        user=user,
         claims=claims,
         verify=verify or 0,
         verified=devices,

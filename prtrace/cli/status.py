@@ -54,7 +54,10 @@ def status_lines(status: Mapping[str, Any]) -> list[str]:
     )
     lines += labelled("engine", f"{status['engine']}, generation {status['generation']}", indent=0)
     if status.get("rss_bytes"):
-        lines += labelled("memory", amount(status["rss_bytes"]), indent=0)
+        text = amount(status["rss_bytes"])
+        if status.get("memory_bytes"):
+            text += f"; the service with the programs' maps {amount(status['memory_bytes'])}"
+        lines += labelled("memory", text, indent=0)
     detail = f" ({test['detail']})" if test.get("detail") else ""
     lines += labelled("self-test", f"{test['result']}{detail}", indent=0)
     doubt = f", {status['in_doubt']} in doubt" if status["in_doubt"] else ""

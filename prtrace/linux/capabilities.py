@@ -1,9 +1,4 @@
-"""What the process is to the kernel: give up the capabilities that watching does not need.
-
-Loading and attaching takes CAP_SYS_ADMIN on Debian's kernels (module types, fentry);
-afterwards reading maps takes CAP_BPF, sending PR IN takes CAP_SYS_RAWIO, and naming the
-processes of others takes CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH.
-"""
+"""What the process is to the kernel: its capabilities, its user, its name."""
 
 from __future__ import annotations
 
@@ -20,21 +15,17 @@ _WORDS: Final = 2
 
 
 class Capability(enum.IntEnum):
-    """The numbers of the capabilities that are kept (include/uapi/linux/capability.h)."""
+    """The numbers of those that some process keeps (include/uapi/linux/capability.h)."""
 
     DAC_READ_SEARCH = 2
+    SETGID = 6
+    SETUID = 7
     SYS_RAWIO = 17
     SYS_PTRACE = 19
     SYS_ADMIN = 21
+    SYSLOG = 34
+    PERFMON = 38
     BPF = 39
-
-
-KEPT: Final = (
-    Capability.DAC_READ_SEARCH,
-    Capability.SYS_RAWIO,
-    Capability.SYS_PTRACE,
-    Capability.BPF,
-)
 
 
 class cap_header(ctypes.Structure):  # noqa: N801 - named as in C
@@ -53,7 +44,7 @@ class cap_data(ctypes.Structure):  # noqa: N801 - named as in C
     )
 
 
-def drop(kept: tuple[Capability, ...] = KEPT) -> None:
+def drop(kept: tuple[Capability, ...]) -> None:
     """Keep these capabilities and no others, for good.  Raises OSError.
 
     Capabilities belong to threads: call it before the first thread is started.
@@ -74,6 +65,15 @@ def drop(kept: tuple[Capability, ...] = KEPT) -> None:
         held[word].inheritable = 0
     _check(libc.capset(ctypes.byref(header), held), "capset")
     _check(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+
+
+def become(uid: int, gid: int) -> None:
+    """Be another user, without any capability, for good.  Raises OSError; see drop."""
+    drop((Capability.SETGID, Capability.SETUID))
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    # The kernel takes the capabilities away with user 0 (capabilities(7)).
+    os.setresuid(uid, uid, uid)
 
 
 def name_process(name: str) -> None:

@@ -82,6 +82,11 @@ class Misses:
             if name in names
         )
 
+    @property
+    def descriptors(self) -> set[int]:
+        """Those of the programs."""
+        return {fd for held in self._programs.values() for fd in held.values()}
+
     def forget(self, generation: int) -> None:
         """Let go of a generation that is detached, so that the kernel can free it."""
         for fd in self._programs.pop(generation, {}).values():

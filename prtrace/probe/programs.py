@@ -190,4 +190,5 @@ class Programs:
     def close(self) -> None:
         """Close every descriptor; what is pinned stays attached."""
         for fd in (*self.maps.values(), *self.links.values()):
-            os.close(fd)
+            if fd >= 0:  # another process has it
+                os.close(fd)

@@ -24,6 +24,9 @@ STATE_DIR = Path("/run/prtrace-test")
 class Agent:
     """One agent process and its socket; a context manager that kills what it started."""
 
+    program: tuple[str, ...] = ("-m", "prtrace")
+    """What Python is given to run."""
+
     def __init__(
         self,
         *options: str,
@@ -61,7 +64,7 @@ class Agent:
         with (self.state_dir / "agent.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "prtrace", "agent"),
+                    *(sys.executable, *self.program, "agent"),
                     *("--state-dir", str(self.state_dir), "--socket", str(self.socket)),
                     *self.options,
                 ],

@@ -20,9 +20,9 @@ from typing import Any
 import jsonschema
 from bed import PEER, SOURCE, THIRD, Agent, Bed, K, check, finish, in_child
 
+from prtrace.agent import mover
 from prtrace.api.client import Client
 from prtrace.errors import PrtraceError
-from prtrace.linux.capabilities import KEPT
 from prtrace.model import Action, Outcome, ReservationType
 from prtrace.move import savefile
 from prtrace.move.carry import MoveOptions
@@ -96,7 +96,7 @@ def moves(bed: Bed, agent: Agent, there: str) -> None:
     # REGISTER on both paths; PREEMPT, and REGISTER on the path that it took the key from.
     check("steps are told", sum(": done" in what for what in told), 4)
     bed.is_known("loaded", agent)
-    # Nothing from the side: what the agent sent came back up as events of its own process.
+    # Nothing from the side: what the agent's mover sent came back up as events.
     # A command that meets a unit attention is sent again.
     sent = [
         event
@@ -105,9 +105,11 @@ def moves(bed: Bed, agent: Agent, there: str) -> None:
     ]
     pids = {event["pid"] for event in sent}
     assert agent.process is not None
-    check("seen as events", (len(sent), pids), (4, {agent.process.pid}))
-    kept = sum(1 << capability for capability in KEPT)
-    check("privileges of every thread", capabilities(agent.process.pid), {kept})
+    (pid,) = pids
+    check("seen as events", (len(sent), parent_of(pid)), (4, agent.process.pid))
+    kept = sum(1 << capability for capability in mover.KEPT)
+    check("privileges of every thread", capabilities(pid), {kept})
+    check("privileges of the agent itself", capabilities(agent.process.pid), {0})
     listed = valid("moves.1", agent.call("Moves"))["moves"]
     check("moves", {each["id"] for each in listed}, {file["id"]})
     finished = valid("move.2", agent.call("Finish", file=file)["report"])
@@ -134,6 +136,11 @@ def longest_status(agent: Agent, stop: list[bool]) -> float:
         agent.status()
         longest = max(longest, time.monotonic() - begun)
     return longest
+
+
+def parent_of(pid: int) -> int:
+    told = Path(f"/proc/{pid}/status").read_text()
+    return int(told.partition("PPid:")[2].split()[0])
 
 
 def capabilities(pid: int) -> set[int]:

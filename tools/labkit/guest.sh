@@ -42,6 +42,9 @@ ip link set lo up
 modprobe configfs 2>/dev/null
 mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config
 
+# As whom the agent runs; packages make that user elsewhere.
+getent passwd prtrace >/dev/null || useradd --system --shell /usr/sbin/nologin prtrace
+
 cd / || exit
 PYTHONPATH=$tools PYTHONDONTWRITEBYTECODE=1 $python -m labkit.guest
 echo "lab: the server of commands ended with status $?"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from prtrace.linux.capabilities import KEPT, Capability
+from prtrace.linux.capabilities import Capability
 
 _DROPS = """
 import sys
@@ -36,7 +36,9 @@ def status(*kept: Capability) -> dict[str, str]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to have something to give up")
-@pytest.mark.parametrize("kept", [(), (Capability.SYS_RAWIO,), KEPT])
+@pytest.mark.parametrize(
+    "kept", [(), (Capability.SYS_RAWIO,), (Capability.SYS_PTRACE, Capability.BPF)]
+)
 def test_nothing_else_is_left(kept: tuple[Capability, ...]) -> None:
     had = int(re.findall(r"CapEff:\s*(\w+)", Path("/proc/self/status").read_text())[0], 16)
     found = status(*kept)
@@ -46,3 +48,28 @@ def test_nothing_else_is_left(kept: tuple[Capability, ...]) -> None:
     assert int(found["CapBnd"], 16) == 0
     assert found["NoNewPrivs"] == "1"
     assert found["Name"] == "a-name-that-is-"
+
+
+_BECOMES = """
+from pathlib import Path
+from prtrace.linux.capabilities import become
+become(65534, 65533)
+print(Path("/proc/self/status").read_text())
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to have something to give up")
+def test_another_user_has_nothing() -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", _BECOMES],
+        env=os.environ | {"PYTHONPATH": ":".join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout
+    found = dict(re.findall(r"^(\w+):[ \t]*(.*)$", told, re.MULTILINE))
+    assert found["Uid"].split() == ["65534"] * 4
+    assert found["Gid"].split() == ["65533"] * 4
+    assert found["Groups"].split() == []
+    assert {int(found[f"Cap{which}"], 16) for which in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == {0}

@@ -1,0 +1,91 @@
+"""The agent's privileged processes: forked before the agent reads a byte, ended with it.
+
+Each has one end of a socket; the kernel closes the other end with the agent, whatever ends it, and
+that ends them.  They keep no descriptor that they do not need and no capability that they do not
+need, and no signal meant for the agent ends them in the middle of a command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from prtrace.linux import capabilities
+from prtrace.linux.capabilities import Capability
+
+_IGNORED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Sent to the agent's control group, or by a terminal to all that runs in it."""
+
+_log = logging.getLogger("prtrace.child")
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """One of them.  link: the agent's end of the socket, of whole messages (SOCK_SEQPACKET)."""
+
+    pid: int
+    link: socket.socket
+
+    @classmethod
+    def start(
+        cls,
+        name: str,
+        serve: Callable[[socket.socket], None],
+        *,
+        kept: tuple[Capability, ...],
+        descriptors: Iterable[int] = (),
+    ) -> Child:
+        """Fork a process that serves its end of a socket until the agent's is closed.
+
+        kept: its capabilities.  descriptors: those that it keeps beside the standard ones; every
+        other one is closed.  Call it before the first thread is started.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if pid:
+            theirs.close()
+            return cls(pid, ours)
+        status = 1
+        try:
+            for number in _IGNORED:
+                signal.signal(number, signal.SIG_IGN)
+            _close_all_but({0, 1, 2, theirs.fileno(), *descriptors})
+            capabilities.drop(kept)
+            serve(theirs)
+            status = 0
+        except Exception:
+            _log.exception("the agent's %s failed", name)
+        finally:
+            with contextlib.suppress(OSError):
+                sys.stderr.flush()
+            # Nothing of the agent's, whose copy this process is, is to be ended here.
+            os._exit(status)
+
+    def end(self) -> None:
+        """Tell it to end, and wait until it has: what it has begun it brings to its end."""
+        self.link.close()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
+
+
+def receive(link: socket.socket, size: int, most: int = 0) -> tuple[bytes, list[int]]:
+    """The next request, and at most so many descriptors; (b"", []) once the agent is gone."""
+    try:
+        message, descriptors, _, _ = socket.recv_fds(link, size, most)
+    except ConnectionResetError:  # it is, and has not read what was sent to it
+        return b"", []
+    return message, descriptors
+
+
+def _close_all_but(kept: set[int]) -> None:
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in kept:
+            with contextlib.suppress(OSError):  # that of the listing itself is closed by now
+                os.close(int(name))

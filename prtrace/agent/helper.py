@@ -1,0 +1,325 @@
+"""The process that sends commands for the agent, which may not: PR IN, and nothing that changes.
+
+The agent asks on the helper's socket with a message of fixed size and one descriptor, the helper's
+end of a connection of its own for this request.  A request names a device by the number of its
+node; the helper looks in sysfs whether that is a SCSI device's, opens it by the kernel's own name,
+and then sends what comes over the connection, one command after the other: the four commands that
+read reservations, and the INQUIRY that tells which logical unit answers.
+To a request for the nodes in use it answers with their numbers: that is how the agent knows which
+nexus is nobody's.  It opens the records of proxies, too, in directories that it was started with.
+
+The agent reads bytes of devices and of strangers.  Whatever it may have become by that, the helper
+does no more for it than this; it looks into no reply.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+import struct
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from prtrace.agent.child import receive
+from prtrace.errors import (
+    DeviceError,
+    NoSuchDeviceError,
+    PrtraceError,
+    UnavailableError,
+    UsageError,
+)
+from prtrace.linux.capabilities import Capability
+from prtrace.linux.sgio import Reply, SgDevice
+from prtrace.linux.sysfs import SYS, read_bytes, target
+from prtrace.linux.text import clean
+from prtrace.linux.users import Nodes, Users, nodes_in_use, users_of
+from prtrace.prhelper.attribution_log import NAME
+from prtrace.prhelper.attribution_reader import open_records
+from prtrace.scsi.codes import InAction, Opcode
+from prtrace.scsi.designator import PAGE_CODE
+from prtrace.scsi.forms import EVPD, INQUIRY_CDB, PR_IN_CDB
+
+if TYPE_CHECKING:
+    from prtrace.linux.directory import Directory
+
+KEPT: Final = (Capability.DAC_READ_SEARCH, Capability.SYS_PTRACE, Capability.SYS_RAWIO)
+"""To send commands, and to see who has which device open."""
+
+_DEVICE, _NODES, _RECORDS = b"D", b"N", b"R"
+_REQUEST: Final = struct.Struct("=c?II")
+"""What; of _DEVICE whether a block node, its major and minor number; of _RECORDS whether the
+newest file, the directory's place among those that the helper was started with, and 0."""
+_COMMAND: Final = struct.Struct("=B16sHI")
+"""Length of the CDB, the CDB, ALLOCATION LENGTH in bytes, time limit in milliseconds."""
+_ANSWER: Final = struct.Struct("=BBHHIHI")
+"""Place in _ERRORS or _GOOD; status, host byte, driver byte, milliseconds; bytes of sense data
+and of the reply, which follow."""
+_GOOD: Final = 0xFF
+_ERRORS: Final[tuple[type[PrtraceError], ...]] = (
+    DeviceError,
+    NoSuchDeviceError,
+    UnavailableError,
+    UsageError,
+)
+_NODE: Final = struct.Struct("=?II")
+"""Whether a block node, its major and minor number."""
+_COUNT: Final = struct.Struct("=I")
+_MOST_NODES: Final = 8192
+_LONGEST: Final = 1 << 17
+"""Bytes of a message: the longest reply has 65,535 and its sense data."""
+_MOST_AT_ONCE: Final = 64
+"""Connections; the resolver has fewer readings under way."""
+_LONGEST_CDB: Final = 16
+_LONGEST_WAIT_MS: Final = 60_000
+_TEXT: Final = 400
+
+
+def serve(link: socket.socket, directories: Sequence[Path] = ()) -> None:
+    """Answer requests until the agent is gone.  directories: where proxies leave their records."""
+    places = threading.BoundedSemaphore(_MOST_AT_ONCE)
+    while True:
+        message, descriptors = receive(link, _REQUEST.size + 1, 4)
+        if not message:
+            return
+        if len(message) != _REQUEST.size or len(descriptors) != 1:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            continue
+        connection = socket.socket(fileno=descriptors[0])
+        if not places.acquire(blocking=False):
+            connection.close()
+            continue
+        threading.Thread(
+            target=_answer,
+            args=(message, connection, directories, places),
+            name="prtrace",
+            daemon=True,
+        ).start()
+
+
+def _answer(
+    message: bytes,
+    connection: socket.socket,
+    directories: Sequence[Path],
+    places: threading.BoundedSemaphore,
+) -> None:
+    what, block, major, minor = _REQUEST.unpack(message)
+    try:
+        with connection:
+            connection.setblocking(True)
+            if what == _DEVICE:
+                _serve_device(connection, block=block, major=major, minor=minor)
+            elif what == _NODES:
+                connection.send(_packed(nodes_in_use()))
+            elif what == _RECORDS and major < len(directories):
+                _give_records(connection, directories[major], newest=block)
+    except OSError:
+        pass  # the agent wants no answer any more
+    finally:
+        places.release()
+
+
+def _serve_device(connection: socket.socket, *, block: bool, major: int, minor: int) -> None:
+    try:
+        device = SgDevice(_node(block=block, major=major, minor=minor))
+    except PrtraceError as error:
+        connection.send(_refused(error))
+        return
+    with device:
+        if os.fstat(device.fileno()).st_rdev != os.makedev(major, minor):
+            connection.send(_refused(NoSuchDeviceError(f"{device.path} is another device now")))
+            return
+        connection.send(_ANSWER.pack(_GOOD, 0, 0, 0, 0, 0, 0))
+        while command := connection.recv(_COMMAND.size + 1):
+            connection.send(_sent(device, command))
+
+
+def _sent(device: SgDevice, command: bytes) -> bytes:
+    try:
+        cdb, room, limit = _parsed(command)
+        reply = device.send(cdb, b"", room, limit)
+    except PrtraceError as error:
+        return _refused(error)
+    head = _ANSWER.pack(
+        _GOOD,
+        reply.status,
+        reply.host_status,
+        reply.driver_status,
+        reply.duration_ms,
+        len(reply.sense),
+        len(reply.received),
+    )
+    return head + reply.sense + reply.received
+
+
+def _parsed(command: bytes) -> tuple[bytes, int, int]:
+    """CDB, ALLOCATION LENGTH and time limit; UsageError for what the helper does not send."""
+    if len(command) != _COMMAND.size:
+        raise UsageError("no command that the helper knows")
+    length, cdb, room, limit = _COMMAND.unpack(command)
+    cdb = cdb[:length]
+    if not is_reading(cdb, room) or not 0 < limit <= _LONGEST_WAIT_MS:
+        raise UsageError(f"the helper does not send {cdb.hex()}")
+    return cdb, room, limit
+
+
+def is_reading(cdb: bytes, room: int) -> bool:
+    """Whether a command with this CDB reads reservations, or which logical unit this is.
+
+    room: the ALLOCATION LENGTH that it has to have, in bytes.
+    """
+    if len(cdb) == PR_IN_CDB.size and cdb[0] == Opcode.PR_IN:
+        asked = PR_IN_CDB.parse(cdb)
+        known = asked.byte_1 in {int(action.value) for action in InAction}
+        return known and asked.allocation_length == room and not asked.control
+    if len(cdb) == INQUIRY_CDB.size and cdb[0] == Opcode.INQUIRY:
+        asked = INQUIRY_CDB.parse(cdb)
+        page = asked.flags == EVPD and asked.page_code == PAGE_CODE
+        return page and asked.allocation_length == room and not asked.control
+    return False
+
+
+def _node(*, block: bool, major: int, minor: int, sys: Path = SYS) -> str:
+    """The node of the SCSI device with this number, by the name that the kernel gives it."""
+    entry = target(sys / "dev" / ("block" if block else "char") / f"{major}:{minor}")
+    device = None if entry is None else target(entry / "device")
+    subsystem = None if device is None else target(device / "subsystem")
+    if entry is None or subsystem is None or subsystem != target(sys / "bus/scsi"):
+        raise NoSuchDeviceError(f"{major}:{minor} is no SCSI device here")
+    lines = (read_bytes(entry / "uevent") or b"").splitlines()
+    names = [line.removeprefix(b"DEVNAME=") for line in lines if line.startswith(b"DEVNAME=")]
+    if len(names) != 1:
+        raise NoSuchDeviceError(f"{major}:{minor} has no node")
+    return "/dev/" + os.fsdecode(names[0])
+
+
+def _give_records(connection: socket.socket, directory: Path, *, newest: bool) -> None:
+    """Send the descriptors of a directory and of the file in it, or the error's number."""
+    try:
+        place, fd = open_records(directory, NAME if newest else f"{NAME}.1")
+    except OSError as error:
+        connection.send(_COUNT.pack(error.errno or errno.EIO))
+        return
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            connection.send(_COUNT.pack(errno.EPERM))
+        else:
+            socket.send_fds(connection, [_COUNT.pack(0)], [place, fd])
+    finally:
+        os.close(place)
+        os.close(fd)
+
+
+def _packed(nodes: Nodes) -> bytes:
+    """The answer to _NODES: how many, each of them, and what could not be looked at."""
+    numbers = [(kind == "block", *map(int, of.split(":"))) for kind, of in nodes.found]
+    unseen = nodes.unseen
+    if len(numbers) > _MOST_NODES:
+        numbers, unseen = numbers[:_MOST_NODES], unseen or "more nodes are in use than are told"
+    packed = b"".join(_NODE.pack(*each) for each in numbers)
+    return _COUNT.pack(len(numbers)) + packed + clean(unseen, _TEXT).encode()
+
+
+def _refused(error: PrtraceError) -> bytes:
+    kind = _ERRORS.index(type(error)) if type(error) in _ERRORS else 0
+    text = clean(error.message, _TEXT).encode()
+    return _ANSWER.pack(kind, 0, 0, 0, 0, 0, len(text)) + text
+
+
+@dataclass(frozen=True, slots=True)
+class HeldDevice:
+    """A device that the helper has open for the agent: prtrace.linux.reader.Device."""
+
+    path: str
+    connection: socket.socket
+
+    def send(self, cdb: bytes, data_out: bytes, room: int, timeout_ms: int) -> Reply:
+        """Have a command sent; see SgDevice.send.
+
+        Raises UsageError for what the helper does not send.
+        """
+        if data_out or not 6 <= len(cdb) <= _LONGEST_CDB:
+            raise UsageError("the agent's helper sends commands that read")
+        self.connection.send(_COMMAND.pack(len(cdb), cdb, room, timeout_ms))
+        return _reply(self.path, self.connection)
+
+
+class Helper:
+    """The agent's side; for any of its threads.  directories: as serve() has them."""
+
+    def __init__(self, link: socket.socket, directories: Sequence[Path] = ()) -> None:
+        self._link = link
+        self._directories = tuple(directories)
+
+    def records(self, directory: Path, name: str) -> tuple[int, int]:
+        """See prtrace.prhelper.attribution_reader.open_records."""
+        place = self._directories.index(directory)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours:
+            with theirs:
+                request = _REQUEST.pack(_RECORDS, name == NAME, place, 0)
+                socket.send_fds(self._link, [request], [theirs.fileno()])
+            answer, descriptors, _, _ = socket.recv_fds(ours, _COUNT.size, 2)
+        code = _COUNT.unpack(answer)[0] if answer else errno.EAGAIN
+        if code:
+            raise OSError(code, os.strerror(code))
+        directory_fd, fd = descriptors
+        return directory_fd, fd
+
+    def users(self, directory: Directory) -> Users:
+        """See prtrace.linux.users.users_of; OSError where the helper is gone."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours:
+            with theirs:
+                request = _REQUEST.pack(_NODES, False, 0, 0)
+                socket.send_fds(self._link, [request], [theirs.fileno()])
+            answer = ours.recv(_LONGEST)
+        if not answer:
+            raise UnavailableError("the agent's helper does not say which devices are open")
+        (count,) = _COUNT.unpack_from(answer)
+        end = _COUNT.size + count * _NODE.size
+        found = frozenset(
+            ("block" if block else "char", f"{major}:{minor}")
+            for block, major, minor in _NODE.iter_unpack(answer[_COUNT.size : end])
+        )
+        return users_of(directory, nodes=Nodes(found, answer[end:].decode(errors="replace")))
+
+    @contextmanager
+    def open(self, node: str) -> Iterator[HeldDevice]:
+        """Have the helper open a device; node: any name of it.  Errors are SgDevice's."""
+        try:
+            status = os.stat(node)
+        except OSError as error:
+            raise NoSuchDeviceError(f"{node}: {error.strerror}") from error
+        number = os.major(status.st_rdev), os.minor(status.st_rdev)
+        request = _REQUEST.pack(_DEVICE, stat.S_ISBLK(status.st_mode), *number)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours:
+            try:
+                with theirs:
+                    socket.send_fds(self._link, [request], [theirs.fileno()])
+                _reply(node, ours)
+                yield HeldDevice(node, ours)
+            except OSError as error:
+                raise UnavailableError(f"{node}: {error.strerror}") from error
+
+
+def _reply(node: str, connection: socket.socket) -> Reply:
+    answer = connection.recv(_LONGEST)
+    if len(answer) < _ANSWER.size:
+        raise UnavailableError(
+            f"{node}: the agent's helper has closed the connection",
+            hint="it has too much to do, or has ended: see the agent's log",
+        )
+    kind, status, host, driver, duration, sense, received = _ANSWER.unpack_from(answer)
+    rest = answer[_ANSWER.size :]
+    if kind != _GOOD:
+        raise _ERRORS[kind](rest.decode(errors="replace"))
+    return Reply(status, host, driver, rest[:sense], rest[sense : sense + received], duration)

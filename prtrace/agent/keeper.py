@@ -1,0 +1,166 @@
+"""The process that looks after the attached programs for the agent, which may not.
+
+Pins that somebody removed, modules that came later, generations that are needed no more: all of it
+takes CAP_SYS_ADMIN or root's folder in the bpf file system.  The keeper reads what the programs
+themselves wrote into their maps, and requests of one letter and at most a store's name.  It ends
+with the agent, and removes the agent's socket then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from prtrace.agent.child import receive
+from prtrace.errors import PrtraceError
+from prtrace.linux.capabilities import Capability
+from prtrace.linux.unixsocket import Listener
+from prtrace.probe import pins
+from prtrace.probe.attach import Attached, forget_ended, keep, retire
+
+KEPT: Final = (
+    Capability.SYS_ADMIN,
+    Capability.BPF,
+    Capability.PERFMON,
+    Capability.SYSLOG,
+)
+"""To load and attach (types of modules, fentry; SYSLOG: the addresses of functions)."""
+
+_LOOK, _MISSES, _CLAIMED, _CLAIM = "look", "misses", "claimed", "claim"
+_NAME: Final = re.compile(r"[0-9a-f]{16}")
+_LONGEST_REQUEST: Final = 64
+_LONGEST: Final = 1 << 17
+_FORGET_EVERY: Final = 60
+"""Looks between two looks for requests that ended long ago."""
+
+
+class KeeperGoneError(PrtraceError):
+    """Nobody looks after the programs any more: the agent cannot go on."""
+
+
+@dataclass(slots=True)
+class _Work:
+    """What the keeper does, once a second."""
+
+    attached: Attached
+    retiring: bool = True
+    looks: int = 0
+
+    def look(self) -> dict[str, Any]:
+        if self.retiring:
+            self.retiring = retire(self.attached)
+        said = keep(self.attached)
+        self.looks += 1
+        if self.looks % _FORGET_EVERY == 0:
+            forget_ended(self.attached)
+        programs = self.attached.programs
+        return {"said": said, "links": list(programs.links), "missing": dict(programs.missing)}
+
+    def misses(self) -> dict[str, Any]:
+        misses = self.attached.misses
+        return {"ends": [*misses.counts().items()], "signs": [*misses.signs().items()]}
+
+    def answer(self, request: bytes) -> dict[str, Any]:
+        what, _, name = request.decode("ascii", "replace").partition(" ")
+        if what == _LOOK:
+            return self.look()
+        if what == _MISSES:
+            return self.misses()
+        if _NAME.fullmatch(name):
+            if what == _CLAIMED:
+                return {"claimed": pins.claimed(self.attached.epoch, name)}
+            if what == _CLAIM:
+                pins.claim(self.attached.epoch, name)
+                return {}
+        raise PrtraceError("the keeper knows no such request")
+
+
+def serve(link: socket.socket, attached: Attached, listener: Listener) -> None:
+    """Answer requests until the agent is gone; then remove its socket."""
+    # Its descriptor is closed here; the path is what is left to be looked after.
+    listener.socket.detach()
+    work = _Work(attached)
+    while request := receive(link, _LONGEST_REQUEST)[0]:
+        try:
+            answer = work.answer(request)
+        except PrtraceError as error:
+            answer = {"problem": error.message}
+        except OSError as error:
+            answer = {"problem": f"the programs cannot be looked after: {error}"}
+        try:
+            link.send(json.dumps(answer).encode())
+        except OSError:
+            break
+    listener.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a look came to.  said: for the log.  links: the programs that are attached.
+
+    missing: why others are not.
+    """
+
+    said: list[str]
+    links: frozenset[str]
+    missing: Mapping[str, str]
+
+
+class Keeper:
+    """The agent's side, for the thread of its event loop.  Raises KeeperGoneError."""
+
+    def __init__(self, link: socket.socket) -> None:
+        self._link = link
+
+    def look(self) -> Kept:
+        """Look after the programs; PrtraceError says what is wrong with them."""
+        told = self._ask(_LOOK)
+        return Kept(told["said"], frozenset(told["links"]), told["missing"])
+
+    def counts(self) -> dict[int, int]:
+        """See prtrace.probe.misses.Misses.counts."""
+        return dict(self._ask(_MISSES)["ends"])
+
+    def signs(self) -> dict[int, int]:
+        """See prtrace.probe.misses.Misses.signs."""
+        return dict(self._ask(_MISSES)["signs"])
+
+    def claimed(self, store: str) -> bool:
+        """See prtrace.probe.pins.claimed."""
+        return bool(self._ask(f"{_CLAIMED} {store}")["claimed"])
+
+    def claim(self, store: str) -> None:
+        """See prtrace.probe.pins.claim."""
+        self._ask(f"{_CLAIM} {store}")
+
+    def _ask(self, request: str) -> dict[str, Any]:
+        try:
+            self._link.send(request.encode())
+            answer = self._link.recv(_LONGEST)
+        except OSError as error:
+            raise _gone() from error
+        if not answer:
+            raise _gone()
+        told: dict[str, Any] = json.loads(answer)
+        if "problem" in told:
+            raise PrtraceError(told["problem"])
+        return told
+
+
+def descriptors(attached: Attached, lock: int) -> set[int]:
+    """What the keeper needs of the agent's."""
+    programs = attached.programs
+    held = attached.misses.descriptors
+    return {*programs.maps.values(), *programs.links.values(), *held, lock}
+
+
+def _gone() -> KeeperGoneError:
+    return KeeperGoneError(
+        f"the keeper of the programs has ended (process {os.getpid()} was its agent)",
+        hint="see the log for why; an agent that starts takes the programs over",
+    )

@@ -1,0 +1,177 @@
+"""`prtrace agent`, whose code is replaced once it runs: asked for its status, it does its worst.
+
+What it tries is run by the process that parses, with everything that this process has.  The reply
+to Status has what came of each attempt under "attempts": an error's name, or what was got.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prtrace.agent import helper
+from prtrace.agent.answers import Answers
+from prtrace.agent.helper import HeldDevice, Helper
+from prtrace.agent.mover import Mover
+from prtrace.cli.main import run
+from prtrace.errors import PrtraceError
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_PTRACE, _PROCESS_VM_READV, _UNSHARE, _BPF, _PERF_EVENT_OPEN = 101, 310, 272, 321, 298
+_PR_OUT = bytes((0x5F, 6, 0, 0, 0, 0, 0, 0, 24, 0))
+_held: list[Any] = []
+
+
+def keep(made: Callable[..., None]) -> Callable[..., None]:
+    """Remember what is made with this class, to be misused later."""
+
+    def remember(self: object, *arguments: object, **more: object) -> None:
+        made(self, *arguments, **more)
+        _held.append(self)
+
+    return remember
+
+
+Helper.__init__ = keep(Helper.__init__)  # type: ignore[method-assign]
+Mover.__init__ = keep(Mover.__init__)  # type: ignore[method-assign]
+
+
+def called(number: int, *arguments: object) -> int:
+    """A system call; OSError where it fails."""
+    result: int = _libc.syscall(number, *arguments)
+    if result < 0:
+        raise OSError(ctypes.get_errno(), "syscall")
+    return result
+
+
+def wrote(path: str) -> str:
+    Path(path).write_text("x")
+    Path(path).unlink()
+    return "written"
+
+
+def opened(path: str, flags: int = os.O_RDONLY) -> str:
+    os.close(os.open(path, flags))
+    return "opened"
+
+
+def read_memory(pid: int) -> str:
+    with open(f"/proc/{pid}/mem", "rb") as memory:
+        return memory.read(1).hex()
+
+
+def sent_by_helper(node: str) -> str:
+    (helping,) = (each for each in _held if isinstance(each, Helper))
+    with helping.open(node) as device:
+        device.connection.send(helper._COMMAND.pack(len(_PR_OUT), _PR_OUT, 24, 1000))
+        helper._reply(node, device.connection)
+    return "sent"
+
+
+def opened_by_helper(number: tuple[bool, int, int]) -> str:
+    (helping,) = (each for each in _held if isinstance(each, Helper))
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        request = helper._REQUEST.pack(helper._DEVICE, *number)
+        socket.send_fds(helping._link, [request], [theirs.fileno()])
+        theirs.close()
+        helper._reply("node", ours)
+    return HeldDevice.__name__
+
+
+def moved_as_a_reader() -> str:
+    (moving,) = (each for each in _held if isinstance(each, Mover))
+    client, knowing = moving.reader()
+    with client.connection, knowing:
+        client.call("Finish", file={})
+    return "moved"
+
+
+def moved_as_itself() -> str:
+    (moving,) = (each for each in _held if isinstance(each, Mover))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        moving.take(theirs).close()
+        theirs.close()
+        ours.settimeout(10)
+        ours.sendall(b'{"method":"io.prtrace.Finish","parameters":{"file":{}}}\0')
+        if not ours.recv(1):
+            raise ConnectionError(errno.ECONNRESET, "closed")
+    return "moved"
+
+
+def attempts(state_dir: str, disk: str, sg: str) -> dict[str, Callable[[], object]]:
+    """By name; each is to fail."""
+    parent = os.getppid()
+    return {
+        **{f"write {path}": lambda path=path: wrote(path) for path in (
+            "/etc/x", "/tmp/x", "/var/tmp/x", "/dev/shm/x", "/run/x", "/root/x", "/usr/x",
+            f"{state_dir}/../x", f"{state_dir}/move/x", "/sys/fs/bpf/x", "/proc/sys/kernel/panic",
+        )},
+        "write /etc/passwd": lambda: opened("/etc/passwd", os.O_WRONLY),
+        "write agent.lock": lambda: opened(f"{state_dir}/agent.lock", os.O_WRONLY),
+        "remove agent.lock": lambda: os.unlink(f"{state_dir}/agent.lock"),
+        "replace move": lambda: os.rename(f"{state_dir}/move", f"{state_dir}/moved"),
+        "open disk": lambda: opened(disk),
+        "open sg": lambda: opened(sg),
+        "open kmsg": lambda: opened("/dev/kmsg", os.O_WRONLY),
+        "make a node": lambda: os.mknod(f"{state_dir}/node", 0o060600, os.stat(disk).st_rdev),
+        "read shadow": lambda: opened("/etc/shadow"),
+        "read a home": lambda: os.listdir("/home"),
+        "read tmp": lambda: opened("/tmp/of-somebody"),
+        "read root's memory": lambda: read_memory(parent),
+        "read root's environment": lambda: Path(f"/proc/{parent}/environ").read_bytes(),
+        "read root's descriptors": lambda: os.listdir(f"/proc/{parent}/fd"),
+        "process_vm_readv": lambda: called(_PROCESS_VM_READV, parent, 0, 0, 0, 0, 0),
+        "ptrace": lambda: called(_PTRACE, 16, parent, 0, 0),
+        "execute": lambda: os.execv("/bin/true", ["true"]),
+        "run": lambda: subprocess.run(["/bin/true"], check=True),
+        "fork": os.fork,
+        "inet": lambda: socket.socket(socket.AF_INET),
+        "inet6": lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM),
+        "packet": lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW),
+        "netlink": lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW),
+        "be root": lambda: os.setresuid(0, 0, 0),
+        "new namespaces": lambda: called(_UNSHARE, 0x10000000),
+        "load a program": lambda: called(_BPF, 5, b"\0" * 128, 128),
+        "open a pin": lambda: called(_BPF, 7, b"\0" * 128, 128),
+        "perf_event_open": lambda: called(_PERF_EVENT_OPEN, b"\0" * 128, -1, 0, -1, 0),
+        "kill a process of root's": lambda: os.kill(parent, signal.SIGTERM),
+        "have PR OUT sent": lambda: sent_by_helper(sg),
+        "have another device opened": lambda: opened_by_helper((False, 1, 3)),
+        "move as a reader": moved_as_a_reader,
+        "move as itself": moved_as_itself,
+    }  # fmt: skip
+
+
+def outcome(attempt: Callable[[], object]) -> str:
+    try:
+        return f"got {attempt()!r:.60}"
+    except OSError as error:
+        return errno.errorcode.get(error.errno or 0, str(error))
+    except PrtraceError as error:
+        return f"refused: {error.message}"
+
+
+def status(self: Answers) -> dict[str, Any]:
+    told = _status(self)
+    state_dir = Path(told["store"]["path"]).parent
+    disk, sg = os.environ["DISK"], os.environ["SG"]
+    tried = attempts(str(state_dir), disk, sg)
+    told["attempts"] = {name: outcome(attempt) for name, attempt in tried.items()}
+    wrote(f"{state_dir}/own")
+    return told
+
+
+_status = Answers.status
+Answers.status = status  # type: ignore[method-assign]
+
+if __name__ == "__main__":
+    run()

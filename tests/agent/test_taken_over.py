@@ -1,0 +1,100 @@
+"""What the process that parses may do, when its code is somebody else's (tests/agent/taken_over).
+
+And what the agent's other processes are to the kernel: docs/security.md has the same table.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from lab.agent import Agent
+from lab.load import fresh
+from labkit.oracle import OracleState
+from labkit.target import Unit
+
+from prtrace.agent import helper, keeper, mover
+from prtrace.linux.capabilities import Capability
+
+pytestmark = [pytest.mark.machine(kernels=("6.1", "7"), nexuses=2), pytest.mark.timeout(240)]
+
+REFUSED = {"EACCES", "EPERM", "ENOSYS"}
+
+
+class TakenOver(Agent):
+    program = (str(Path(__file__).with_name("taken_over.py")),)
+
+
+@pytest.fixture
+def unit_of_agent(unit: Unit) -> Iterator[Unit]:
+    fresh()
+    os.environ |= {"DISK": unit.paths[0].block, "SG": unit.paths[0].sg}
+    Path("/tmp/of-somebody").write_text("for anybody to read")
+    yield unit
+    Path("/tmp/of-somebody").unlink()
+
+
+def test_nothing_is_got(unit_of_agent: Unit, lio: Callable[[], OracleState]) -> None:
+    before = lio()
+    with TakenOver() as agent:
+        told = agent.status()["status"]["attempts"]
+        print(told)
+        assert len(told) > 40
+        others = {name: what for name, what in told.items() if what not in REFUSED}
+        assert others == {
+            "have PR OUT sent": "refused: the helper does not send 5f060000000000001800",
+            "have another device opened": "refused: 1:3 is no SCSI device here",
+            "move as a reader": others["move as a reader"],
+            "move as itself": others["move as itself"],
+        }
+        assert "may not call io.prtrace.Finish" in others["move as a reader"]
+        assert others["move as itself"] in ("ECONNRESET", "EPIPE")
+        # It goes on: what it was there for is still done.
+        node = unit_of_agent.paths[0].block
+        subprocess.run(
+            ["sg_persist", "--out", "--register", "--param-sark=5e", node], check=True, timeout=60
+        )
+        (shown,) = agent.show(node)
+        assert [each["key"] for each in shown["registrations"]] == ["0x000000000000005e"]
+        subprocess.run(
+            ["sg_persist", "--out", "--register", "--param-rk=5e", node], check=True, timeout=60
+        )
+    assert lio().registrations == before.registrations
+
+
+def status_of(pid: int) -> dict[str, str]:
+    told = Path(f"/proc/{pid}/status").read_text()
+    return dict(re.findall(r"^(\w+):\s*(.*)$", told, re.MULTILINE))
+
+
+def held(kept: tuple[Capability, ...]) -> int:
+    return sum(1 << each for each in kept)
+
+
+def test_each_process_has_what_the_table_says(unit_of_agent: Unit) -> None:
+    with Agent() as agent:
+        agent.settled()
+        assert agent.process is not None
+        parent = agent.process.pid
+        children = [
+            int(path.parent.name)
+            for path in Path("/proc").glob("[0-9]*/status")
+            if status_of(int(path.parent.name)).get("PPid") == str(parent)
+        ]
+        found = {pid: status_of(pid) for pid in (parent, *children)}
+        rights = {int(each["CapEff"], 16) for each in found.values()}
+        assert rights == {0, held(keeper.KEPT), held(helper.KEPT)}
+        assert held(helper.KEPT) == held(mover.KEPT)
+        assert len(children) == 3
+        for pid, each in found.items():
+            assert each["NoNewPrivs"] == "1"
+            assert int(each["CapPrm"], 16) == int(each["CapEff"], 16)
+            assert (each["Uid"].split()[0] == "0") == (pid != parent)
+        assert found[parent]["Seccomp"] == "2"
+        agent.kill()
+    for pid in children:
+        assert not Path(f"/proc/{pid}/fd/0").exists(), "it outlived its agent"

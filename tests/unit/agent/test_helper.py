@@ -1,0 +1,134 @@
+"""What the helper sends, and what it makes of requests that no agent would send."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prtrace.agent import helper
+from prtrace.agent.helper import Helper, is_reading
+from prtrace.errors import NoSuchDeviceError, UnavailableError
+from prtrace.linux.units import scan
+from prtrace.linux.users import Nodes, Use
+from prtrace.prhelper.attribution_log import NAME
+from prtrace.scsi.cdb import PrInCdb
+from prtrace.scsi.codes import InAction
+from tests.unit.linux.conftest import Tree
+
+
+@pytest.fixture
+def link() -> Iterator[socket.socket]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    serving = threading.Thread(target=helper.serve, args=(theirs,))
+    serving.start()
+    with ours:
+        yield ours
+    serving.join(20)
+    assert not serving.is_alive()
+    theirs.close()
+
+
+@given(st.sampled_from(InAction), st.integers(0, 0xFFFF))
+def test_what_reads_is_sent(action: InAction, room: int) -> None:
+    cdb = PrInCdb(action, room).build()
+    assert is_reading(cdb, room)
+    assert not is_reading(cdb, room ^ 1)
+    assert not is_reading(cdb[:9], room)
+    assert not is_reading(cdb + b"\0", room)
+
+
+def test_page_83_is_asked_for() -> None:
+    assert is_reading(struct.pack(">BBBHB", 0x12, 1, 0x83, 1020, 0), 1020)
+    assert not is_reading(struct.pack(">BBBHB", 0x12, 1, 0x80, 1020, 0), 1020)
+
+
+@given(st.binary(min_size=6, max_size=16), st.integers(0, 0xFFFF))
+def test_nothing_else_is_sent(cdb: bytes, room: int) -> None:
+    if is_reading(cdb, room):
+        assert cdb[0] in (0x5E, 0x12)
+
+
+@pytest.mark.parametrize("code", [0x5F, 0x16, 0x17, 0x56, 0x57, 0x2A, 0x00, 0x04, 0x42, 0x1D])
+def test_what_changes_something_is_never_sent(code: int) -> None:
+    for length in (6, 10, 12, 16):
+        assert not any(is_reading(bytes((code, sa, *[0] * (length - 2))), 0) for sa in range(256))
+
+
+def test_what_is_no_scsi_device_is_not_opened(link: socket.socket) -> None:
+    with pytest.raises(NoSuchDeviceError), Helper(link).open("/dev/null"):
+        pass
+    with pytest.raises(NoSuchDeviceError), Helper(link).open("/dev/no such node"):
+        pass
+
+
+@given(st.binary(min_size=1, max_size=64))
+def test_strange_requests_end_nothing(request: bytes) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    serving = threading.Thread(target=helper.serve, args=(theirs,))
+    serving.start()
+    with ours, theirs:
+        mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with mine, its:
+            socket.send_fds(ours, [request], [its.fileno()])
+        ours.send(request)
+        with pytest.raises(NoSuchDeviceError), Helper(ours).open("/dev/null"):
+            pass
+        ours.shutdown(socket.SHUT_RDWR)
+        serving.join(20)
+        assert not serving.is_alive()
+
+
+def test_nodes_in_use_are_told(link: socket.socket, tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    null = os.stat("/dev/null").st_rdev
+    tree.device("2:0:0:0", disk="sda", block="8:0", sg="sg0", char="21:0")
+    directory = scan(tree.sys, tree.dev).directory
+    assert Helper(link).users(directory).of("2:0:0:0") is not Use.OPENED
+    found = {("char", f"{os.major(null)}:{os.minor(null)}"), ("block", "8:0")}
+    packed = helper._packed(Nodes(frozenset(found), "a thing"))
+    assert len(packed) == helper._COUNT.size + 2 * helper._NODE.size + len("a thing")
+    many = Nodes(frozenset(("char", f"1:{minor}") for minor in range(helper._MOST_NODES + 1)))
+    assert b"more nodes" in helper._packed(many)
+    assert len(helper._packed(many)) < helper._LONGEST
+
+
+def test_records_are_opened_where_the_helper_was_told(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    serving = threading.Thread(target=helper.serve, args=(theirs, [tmp_path / "no", tmp_path]))
+    serving.start()
+    (tmp_path / NAME).write_text("a record\n")
+    with ours:
+        helping = Helper(ours, [tmp_path / "no", tmp_path])
+        place, fd = helping.records(tmp_path, NAME)
+        assert os.fstat(place).st_ino == tmp_path.stat().st_ino
+        assert os.read(fd, 100) == b"a record\n"
+        os.close(place)
+        os.close(fd)
+        for directory, name in ((tmp_path, f"{NAME}.1"), (tmp_path / "no", NAME)):
+            with pytest.raises(FileNotFoundError):
+                helping.records(directory, name)
+        os.link(tmp_path / NAME, tmp_path / "other")
+        with pytest.raises(PermissionError):
+            helping.records(tmp_path, NAME)
+        (tmp_path / NAME).unlink()
+        (tmp_path / NAME).symlink_to(tmp_path / "other")
+        with pytest.raises(OSError, match="symbolic"):
+            helping.records(tmp_path, NAME)
+    serving.join(20)
+    theirs.close()
+    assert not serving.is_alive()
+
+
+def test_a_helper_that_is_gone_is_told() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.close()
+    with ours, pytest.raises(UnavailableError), Helper(ours).open("/dev/null"):
+        pass
