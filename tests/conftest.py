@@ -53,7 +53,6 @@ NOT_SEEN_YET = (
     "tests/move/test_verbs.py",
     "tests/package/test_machines.py",
     "tests/proxy/test_guard.py",
-    "tests/proxy/test_hostile.py",
     "tests/proxy/test_latency.py",
     "tests/proxy/test_multipath.py",
     "tests/proxy/test_sandbox.py",
