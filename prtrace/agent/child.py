@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from prtrace.errors import PrtraceError
 from prtrace.linux import capabilities
 from prtrace.linux.capabilities import Capability
 
@@ -30,6 +31,7 @@ _log = logging.getLogger("prtrace.child")
 class Child:
     """One of them.  link: the agent's end of the socket, of whole messages (SOCK_SEQPACKET)."""
 
+    name: str
     pid: int
     link: socket.socket
 
@@ -51,7 +53,7 @@ class Child:
         pid = os.fork()
         if pid:
             theirs.close()
-            return cls(pid, ours)
+            return cls(name, pid, ours)
         status = 1
         try:
             for number in _IGNORED:
@@ -67,6 +69,18 @@ class Child:
                 sys.stderr.flush()
             # Nothing of the agent's, whose copy this process is, is to be ended here.
             os._exit(status)
+
+    def require_alive(self) -> None:
+        """Raise PrtraceError where it has ended: the agent cannot go on without it."""
+        try:
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:
+            ended, status = self.pid, 0
+        if ended:
+            raise PrtraceError(
+                f"the agent's {self.name} has ended (wait status {status})",
+                hint="see the log for why; an agent that starts goes on where this one was",
+            )
 
     def end(self) -> None:
         """Tell it to end, and wait until it has: what it has begun it brings to its end."""

@@ -95,12 +95,12 @@ def serve(link: socket.socket, directories: Sequence[Path] = ()) -> None:
         if not places.acquire(blocking=False):
             connection.close()
             continue
-        threading.Thread(
-            target=_answer,
-            args=(message, connection, directories, places),
-            name="prtrace",
-            daemon=True,
-        ).start()
+        work = (message, connection, directories, places)
+        try:
+            threading.Thread(target=_answer, args=work, name="prtrace", daemon=True).start()
+        except RuntimeError:  # no more threads: the agent is told as if there were no place
+            connection.close()
+            places.release()
 
 
 def _answer(

@@ -9,7 +9,6 @@ with the agent, and removes the agent's socket then.
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
 from collections.abc import Mapping
@@ -161,6 +160,6 @@ def descriptors(attached: Attached, lock: int) -> set[int]:
 
 def _gone() -> KeeperGoneError:
     return KeeperGoneError(
-        f"the keeper of the programs has ended (process {os.getpid()} was its agent)",
-        hint="see the log for why; an agent that starts takes the programs over",
+        "the agent's keeper has ended",
+        hint="see the log for why; an agent that starts goes on where this one was",
     )

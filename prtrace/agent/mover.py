@@ -122,9 +122,13 @@ class _Mover:
             client.close()
             agent.close()
             return
-        threading.Thread(
-            target=_Conversation(self, client, agent, peer).run, name="prtrace", daemon=True
-        ).start()
+        conversation = _Conversation(self, client, agent, peer)
+        try:
+            threading.Thread(target=conversation.run, name="prtrace", daemon=True).start()
+        except RuntimeError as error:
+            _log.warning("a client is sent away: %s", error)
+            client.close()
+            agent.close()
 
     @contextlib.contextmanager
     def under_way(self) -> Iterator[None]:
@@ -177,10 +181,19 @@ class _Conversation:
                 # The agent says so.
                 self._pass_on(bytes(self._received), wanted=True)
                 return
-            chunk = self.client.recv(_CHUNK)
+            chunk = self._chunk()
             if not chunk:
                 return
             self._received += chunk
+
+    def _chunk(self) -> bytes:
+        """What the client sends next; b"" where it has left, or the agent waits no longer."""
+        poll = select.poll()
+        for connection in (self.client, self.agent):
+            poll.register(connection, select.POLLIN)
+        ready = dict(poll.poll())
+        # Between two calls the agent has nothing to say but that it has closed its end.
+        return self.client.recv(_CHUNK) if self.client.fileno() in ready else b""
 
     def _pass_on(self, message: bytes, *, wanted: bool) -> bool:
         """Have the agent answer; returns whether the conversation goes on."""

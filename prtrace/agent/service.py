@@ -88,6 +88,11 @@ class _Staff:
     helper: Child
     mover: Child
 
+    def require_alive(self) -> None:
+        """Raise PrtraceError where one of them has ended."""
+        for each in (self.mover, self.helper, self.keeper):
+            each.require_alive()
+
     def end(self) -> None:
         """Wait until each has brought to its end what it has begun."""
         for each in (self.mover, self.helper, self.keeper):
@@ -216,6 +221,7 @@ class Agent:
         staff: _Staff,
     ) -> None:
         self._options = options
+        self._staff = staff
         self._keeper = Keeper(staff.keeper.link)
         self._mover = Mover(staff.mover.link)
         self._own = frozenset({staff.helper.pid, staff.mover.pid})
@@ -535,6 +541,7 @@ class Agent:
             self._watch.look_at_store()
             self._look_into_store()
             self._verify()
+            self._staff.require_alive()
             self._keep()
             ticks += 1
             if ticks % _FORGET_EVERY == 0:

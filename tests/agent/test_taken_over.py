@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from lab.agent import Agent
 from lab.load import fresh
+from labkit import pace
 from labkit.oracle import OracleState
 from labkit.target import Unit
 
@@ -98,3 +100,18 @@ def test_each_process_has_what_the_table_says(unit_of_agent: Unit) -> None:
         agent.kill()
     for pid in children:
         assert not Path(f"/proc/{pid}/fd/0").exists(), "it outlived its agent"
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_without_one_of_them_the_agent_ends_and_says_so(unit_of_agent: Unit, which: int) -> None:
+    with Agent() as agent:
+        assert agent.process is not None
+        parent = agent.process.pid
+        children = sorted(
+            int(path.parent.name)
+            for path in Path("/proc").glob("[0-9]*/status")
+            if status_of(int(path.parent.name)).get("PPid") == str(parent)
+        )
+        os.kill(children[which], signal.SIGKILL)
+        assert agent.process.wait(pace.limit(20)) == 1
+        assert f"the agent's {('keeper', 'helper', 'mover')[which]} has ended" in agent.log
