@@ -11,6 +11,7 @@ import errno
 import logging
 import os
 import pwd
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from typing import Final, Self
 
 from prtrace.errors import StoreError, UnavailableError, UsageError
 from prtrace.linux import capabilities, landlock, seccomp
+from prtrace.linux.capabilities import Capability
 from prtrace.linux.seccomp import CallRule
 from prtrace.store.database import FILE
 
@@ -44,6 +46,7 @@ wait4 waitid write writev
 """.split()  # noqa: SIM905
 )
 
+_MAPS_FOR_EVERYBODY: Final = (5, 19)
 _AF_UNIX: Final = 1
 _CLONE_THREAD: Final = 0x10000
 _RULES: Final = {
@@ -151,6 +154,17 @@ def _give(path: Path, user: AgentUser) -> None:
         os.close(fd)
 
 
+def needed(release: str = "") -> tuple[Capability, ...]:
+    """The capabilities that the agent cannot do without on a kernel; release: this one's.
+
+    Before Linux 5.19 bpf(2) was refused as a whole to whoever has none (c8644cd0efe7, "bpf: refine
+    kernel.unprivileged_bpf_disabled behaviour"); the list of system calls leaves it what is open.
+    """
+    numbers = re.match(r"(\d+)\.(\d+)", release or os.uname().release)
+    old = numbers is not None and (int(numbers[1]), int(numbers[2])) < _MAPS_FOR_EVERYBODY
+    return (Capability.BPF,) if old else ()
+
+
 def enter(user: AgentUser, state_dir: Path) -> None:
     """Become user for good, without a capability.  Raises UnavailableError.
 
@@ -158,7 +172,7 @@ def enter(user: AgentUser, state_dir: Path) -> None:
     may not be readable any more.
     """
     try:
-        capabilities.become(user.uid, user.gid)
+        capabilities.become(user.uid, user.gid, needed())
         readable = [Path(each) for each in _READABLE]
         if not landlock.restrict(readable, [state_dir]):
             _log.warning(

@@ -8,6 +8,7 @@ import os
 from typing import Final
 
 _PR_SET_NAME: Final = 15  # include/uapi/linux/prctl.h
+_PR_SET_KEEPCAPS: Final = 8
 _PR_CAPBSET_DROP: Final = 24
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _VERSION_3: Final = 0x20080522  # include/uapi/linux/capability.h
@@ -50,30 +51,38 @@ def drop(kept: tuple[Capability, ...]) -> None:
     Capabilities belong to threads: call it before the first thread is started.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    keep = sum(1 << capability for capability in kept)
-    header = cap_header(_VERSION_3, 0)
-    held = (cap_data * _WORDS)()
-    _check(libc.capget(ctypes.byref(header), held), "capget")
     number = 0
     # The kernel says EINVAL behind its last capability.
     while libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) == 0 and number < 64:
         number += 1
-    for word in range(_WORDS):
-        mask = keep >> 32 * word & 0xFFFFFFFF
-        held[word].permitted &= mask
-        held[word].effective &= mask
-        held[word].inheritable = 0
-    _check(libc.capset(ctypes.byref(header), held), "capset")
+    _keep(libc, kept)
     _check(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
 
 
-def become(uid: int, gid: int) -> None:
-    """Be another user, without any capability, for good.  Raises OSError; see drop."""
-    drop((Capability.SETGID, Capability.SETUID))
+def become(uid: int, gid: int, kept: tuple[Capability, ...] = ()) -> None:
+    """Be another user, with these capabilities alone, for good.  Raises OSError; see drop."""
+    drop((Capability.SETGID, Capability.SETUID, *kept))
+    libc = ctypes.CDLL(None, use_errno=True)
     os.setgroups([])
     os.setresgid(gid, gid, gid)
-    # The kernel takes the capabilities away with user 0 (capabilities(7)).
+    # Otherwise the kernel takes them away with user 0 (capabilities(7)).
+    _check(libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0), "keepcaps")
     os.setresuid(uid, uid, uid)
+    _keep(libc, kept, effective=True)
+
+
+def _keep(libc: ctypes.CDLL, kept: tuple[Capability, ...], *, effective: bool = False) -> None:
+    """Leave these in the permitted set; effective: put them in force, too."""
+    keep = sum(1 << capability for capability in kept)
+    header = cap_header(_VERSION_3, 0)
+    held = (cap_data * _WORDS)()
+    _check(libc.capget(ctypes.byref(header), held), "capget")
+    for word in range(_WORDS):
+        mask = keep >> 32 * word & 0xFFFFFFFF
+        held[word].permitted &= mask
+        held[word].effective = held[word].permitted if effective else held[word].effective & mask
+        held[word].inheritable = 0
+    _check(libc.capset(ctypes.byref(header), held), "capset")
 
 
 def name_process(name: str) -> None:

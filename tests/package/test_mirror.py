@@ -19,7 +19,6 @@ ELSEWHERE = {
     "cli/anonymise": "incidents/test_incidents.py",
     "cli/gather": "incidents/test_incidents.py",
     "agent/child": "agent/test_taken_over.py",
-    "agent/confinement": "agent/test_taken_over.py",
     "agent/keeper": "agent/test_taken_over.py",
     "agent/aside": "unit/agent/test_watch.py",
     "agent/idle": "unit/agent/test_watch.py",

@@ -51,17 +51,19 @@ def test_nothing_else_is_left(kept: tuple[Capability, ...]) -> None:
 
 
 _BECOMES = """
+import sys
 from pathlib import Path
-from prtrace.linux.capabilities import become
-become(65534, 65533)
+from prtrace.linux.capabilities import Capability, become
+become(65534, 65533, tuple(Capability(int(number)) for number in sys.argv[1:]))
 print(Path("/proc/self/status").read_text())
 """
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to have something to give up")
-def test_another_user_has_nothing() -> None:
+@pytest.mark.parametrize("kept", [(), (Capability.BPF,)])
+def test_another_user_has_nothing_else(kept: tuple[Capability, ...]) -> None:
     told = subprocess.run(
-        [sys.executable, "-c", _BECOMES],
+        [sys.executable, "-c", _BECOMES, *(str(int(each)) for each in kept)],
         env=os.environ | {"PYTHONPATH": ":".join(filter(None, sys.path))},
         capture_output=True,
         text=True,
@@ -72,4 +74,6 @@ def test_another_user_has_nothing() -> None:
     assert found["Uid"].split() == ["65534"] * 4
     assert found["Gid"].split() == ["65533"] * 4
     assert found["Groups"].split() == []
-    assert {int(found[f"Cap{which}"], 16) for which in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == {0}
+    left = sum(1 << each for each in kept)
+    assert int(found["CapEff"], 16) == int(found["CapPrm"], 16) == left
+    assert {int(found[f"Cap{which}"], 16) for which in ("Inh", "Bnd", "Amb")} == {0}
