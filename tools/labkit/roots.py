@@ -1,7 +1,7 @@
 """Debian roots of their own: a release with chosen packages, and nothing of this machine's.
 
 A root is made once of the packages that the machine's mirror gives, by mmdebstrap, and kept in the
-cache; what runs in it writes to an overlay (labkit.machine) or to a copy (tools/package).
+cache; what runs in it writes to an overlay: a machine's (labkit.machine), or run's.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -29,6 +30,25 @@ LIBVIRT = ("libvirt-daemon-system", "libvirt-clients", "python3-libvirt", "qemu-
 """A host with libvirt, and what prtrace depends on."""
 
 _TIMEOUT_S = 1800
+
+# The root is the lower layer of a file system that is thrown away; the network is not there.
+_ENTER = """\
+set -eu
+mount --make-rprivate /
+mount -t tmpfs -o mode=755 work "$WORK"
+mkdir "$WORK/upper" "$WORK/work" "$WORK/root"
+mount -t overlay -o "lowerdir=$ROOT,upperdir=$WORK/upper,workdir=$WORK/work" root "$WORK/root"
+mount -t proc proc "$WORK/root/proc"
+mount --bind /dev "$WORK/root/dev"
+mkdir -p "$WORK/root/build" "$WORK/root/out"
+mount --bind "$OUT" "$WORK/root/out"
+cp -a "$SOURCE" "$WORK/root/build/prtrace"
+chown -R 0:0 "$WORK/root/build"
+ip link set lo up 2>/dev/null || true
+chroot "$WORK/root" \\
+    /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/build LC_ALL=C.UTF-8 \\
+    sh -euc "cd /build/prtrace; $SCRIPT"
+"""
 
 
 def root(release: str, packages: Iterable[str]) -> Path:
@@ -53,6 +73,56 @@ def root(release: str, packages: Iterable[str]) -> Path:
         _make(archive, release, wanted, part)
         part.rename(made)
     return made
+
+
+def run(made: Path, script: str, out: Path) -> str:
+    """Run script by sh in a copy of a root that is thrown away; returns what it printed.
+
+    It begins in the work tree's files, all that git knows, at /build/prtrace.  /out is the folder
+    out, where build.log has what it printed, too.  Raises LabError with the log's end where the
+    script fails.
+    """
+    log = out / "build.log"
+    with tempfile.TemporaryDirectory(prefix="prtrace-root-") as folder:
+        source, work = Path(folder) / "source", Path(folder) / "work"
+        work.mkdir()
+        _copy_tree(source)
+        with log.open("wb") as written:
+            done = subprocess.run(
+                ["unshare", "--mount", "--net", "--pid", "--fork", "sh", "-c", _ENTER],
+                env={
+                    "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+                    "ROOT": str(made),
+                    "SOURCE": str(source),
+                    "WORK": str(work),
+                    "OUT": str(out),
+                    "SCRIPT": script,
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=written,
+                stderr=subprocess.STDOUT,
+                timeout=_TIMEOUT_S,
+                check=False,
+            )
+    told = log.read_text(errors="replace")
+    if done.returncode:
+        tail = "\n".join(told.splitlines()[-40:])
+        raise LabError(f"it failed in {made.name}, see {log}\n{tail}")
+    return told
+
+
+def _copy_tree(into: Path) -> None:
+    """The files that git knows, as they are in the work tree."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=places.CHECKOUT,
+        capture_output=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (places.CHECKOUT / name).is_file():
+            (into / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(places.CHECKOUT / name, into / name)
 
 
 def _make(archive: Archive, release: str, packages: list[str], into: Path) -> None:
