@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from labkit import roots
 
 TOP = Path(__file__).parents[2]
 
@@ -42,3 +43,25 @@ def test_builds_without_a_word_of_lintian_and_twice_the_same(release, tmp_path):
         "lib/systemd/catalog/prtrace.catalog",
     ):
         assert wanted in listed
+
+
+def test_autopkgtest_passes(tmp_path):
+    """Where the packages are installed and nothing else is: Debian's own runner of such tests."""
+    build = [sys.executable, TOP / "tools" / "package", "bookworm", "--out", tmp_path]
+    subprocess.run(build, check=True, capture_output=True, timeout=2900)
+    packages = (
+        "autopkgtest",
+        "dpkg-dev",
+        "libbpf1",
+        "python3-click",
+        "python3-construct",
+        "python3-psutil",
+    )
+    script = """
+        dpkg --install /out/prtrace_*.deb /out/prtrace-proxy_*.deb
+        autopkgtest --no-built-binaries --test-name=installed . -- null
+    """
+    told = roots.run(
+        roots.root("bookworm", (*packages, "systemd", "kmod")), script, tmp_path / "bookworm"
+    )
+    assert "installed            PASS" in told
