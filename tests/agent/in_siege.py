@@ -1,6 +1,6 @@
 """In a machine with systemd: the agent as a service, 104 bad clients, and what it does meanwhile.
 
-    python3 -m tests.agent.in_siege SECONDS COMMANDS
+    python3 tests/agent/in_siege.py SECONDS COMMANDS
 
 Prints its figures as JSON in the last line.
 """

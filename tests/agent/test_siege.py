@@ -36,7 +36,7 @@ systemctl start prtrace-agent.service || { journalctl -u prtrace-agent --no-page
 RUN = """
 cd /lab/checkout
 export PYTHONPATH=/lab/checkout PYTHONDONTWRITEBYTECODE=1
-python3 -m tests.agent.in_siege {seconds} {commands} && status=0 || status=1
+python3 tests/agent/in_siege.py {seconds} {commands} && status=0 || status=1
 systemctl show -p NRestarts -p ActiveState prtrace-agent.service >&2
 journalctl -u prtrace-agent.service --no-pager >&2
 exit $status
