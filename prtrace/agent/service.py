@@ -56,6 +56,7 @@ from prtrace.store.failure import DamagedError
 from prtrace.store.lock import StateDirLock
 
 _TICK: Final = 1.0
+_WELL_EVERY_S: Final = 1.0
 _SAMPLES_APART: Final = 0.1
 """Seconds between two looks at the counters while samples pour in."""
 _RESCAN_AFTER: Final = 0.2
@@ -243,7 +244,15 @@ class Agent:
             Told.from_meta(epoch, meta),
             self._surroundings,
         )
-        self._watch = Watch(events, samples, self._tracker, self._counters, store, self._published)
+        self._watch = Watch(
+            events,
+            samples,
+            self._tracker,
+            self._counters,
+            store,
+            self._published,
+            self._still_well,
+        )
         self._freshness = Freshness(self._tracker.states)
         self._resolver = Resolver(
             self._surroundings,
@@ -277,6 +286,7 @@ class Agent:
         self._kept: list[str] = []
         self._asked_at = 0.0
         self._verify_at = 0
+        self._well_at = 0.0
         self._store, self._checking, self._check_at = store, False, 0.0
         self._said: set[str] = set()
         self._stop = asyncio.Event()
@@ -516,6 +526,13 @@ class Agent:
         else:
             self._surroundings.refresh(addresses, maps=maps)
         self._meet_units()
+
+    def _still_well(self) -> None:
+        """Tell the service manager that what takes long goes on, before READY=1 as after."""
+        now = time.monotonic()
+        if now - self._well_at >= _WELL_EVERY_S:
+            self._well_at = now
+            systemd.notify("WATCHDOG=1", "EXTEND_TIMEOUT_USEC=60000000")
 
     async def _tick(self) -> None:
         watchdog = systemd.watchdog_interval()

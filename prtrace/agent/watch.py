@@ -47,8 +47,9 @@ class _UncountedError(PrtraceError):
 class Watch:
     """Moves records from the kernel to the store and tells followers.
 
-    publish: gets each batch's stored events.  Every method raises what is no fault of a
-    single record: nothing is lost by it, but the agent cannot go on.
+    publish: gets each batch's stored events.  still_well: called between two batches of a drain.
+    Every method raises what is no fault of a single record: nothing is lost by it, but the agent
+    cannot go on.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Watch:
         counters: Counters,
         store: Store,
         publish: Callable[[list[Event], Proposal], None],
+        still_well: Callable[[], None] = lambda: None,
     ) -> None:
         self._events = events
         self._samples = samples
@@ -66,6 +68,7 @@ class Watch:
         self._counters = counters
         self._store = store
         self._publish = publish
+        self._still_well = still_well
         self._sequence = Sequence(counters.newest, counters.no_room)
         self._idle = Idle(tracker.is_own)
         self._replaying = True
@@ -124,7 +127,8 @@ class Watch:
         # Not further: others may write faster than this reads.
         end = self._events.position + self._events.unread
         while self._events.position < end and self.pump():
-            pass
+            # A full ring takes seconds, a great one minutes: that is no hang.
+            self._still_well()
         self.count()
 
     def sample(self) -> None:

@@ -44,8 +44,15 @@ class Agent:
         told = Told.from_meta(EPOCH, self.store.meta())
         self.tracker = Tracker(EPOCH, self.store.states(), self.surroundings)
         self.counters = Counters({}, EPOCH, Misses({}), told, self.surroundings)
+        self.well: list[int] = []
         self.watch = Watch(
-            self.ring, self.ring, self.tracker, self.counters, self.store, self._publish
+            self.ring,
+            self.ring,
+            self.tracker,
+            self.counters,
+            self.store,
+            self._publish,
+            lambda: self.well.append(self.ring.position),
         )
 
     def _publish(self, stored: list[Event], _: Proposal) -> None:
@@ -96,6 +103,16 @@ def failing(what: Callable[..., object], error: BaseException, when: int) -> Cal
         return what(*args, **more)
 
     return called
+
+
+def test_a_long_drain_says_that_it_is_well(agent: Agent, monkeypatch) -> None:
+    """In the middle of it: a service manager ends what is silent for too long."""
+    monkeypatch.setattr(agent.watch, "_portion", 10)
+    monkeypatch.setattr(agent.watch, "count", lambda: None)  # there is no kernel here
+    agent.put(*(register(n, 0x700 + n) for n in range(1, 41)))
+    agent.watch.drain()
+    assert [event.record for event in agent.store.events()][-1] == 40
+    assert len(set(agent.well)) >= 2
 
 
 def test_a_process_that_cannot_be_looked_up_costs_no_record(agent: Agent, monkeypatch) -> None:
