@@ -94,7 +94,8 @@ def bind(
                 bound.repeated.append(name)
             else:
                 bound.by_nexus[name] = each
-    unbound = [path for path in blank if path.nexus not in bound.by_nexus]
+    # A named path as well: a descriptor without an ISID fits each session of that initiator.
+    unbound = [path for path in paths if path.nexus not in bound.by_nexus]
     bound.maybe_local = frozenset(
         name for name in foreign if any(_may_be(bound.by_nexus[name], path) for path in unbound)
     )

@@ -185,20 +185,23 @@ def _rebind(draft: Draft, old: Registration, path: LocalNexus) -> None:
 
 
 def _mark_maybe_local(draft: Draft) -> None:
-    """Say of each registration of elsewhere whether it may be that of a nameless path."""
+    """Say of each registration of elsewhere whether it may be that of a path of this host.
+
+    Of a nameless one, or of a session where the registration was listed without an ISID.
+    """
     if not draft.paths:
         return
     times = Counter(port_names(path.local) for path in draft.paths.values() if _named(path.local))
-    blank = [
-        path.local
-        for path in draft.paths.values()
-        if path.local.nexus not in draft.registrations
-        and not (_named(path.local) and times[port_names(path.local)] == 1)
+    free = [
+        path.local for path in draft.paths.values() if path.local.nexus not in draft.registrations
     ]
+    blank = [path for path in free if not (_named(path) and times[port_names(path)] == 1)]
     for nexus, each in draft.registrations.items():
         if each.local:
             continue
-        maybe = any(may_be(each.initiator_port, each.relative_target_port, p) for p in blank)
+        # For all target ports: _arrive has put each path of that port in doubt.
+        fitting = blank if each.relative_target_port is None else free
+        maybe = any(may_be(each.initiator_port, each.relative_target_port, p) for p in fitting)
         if maybe != each.maybe_local:
             draft.registrations[nexus] = replace(each, maybe_local=maybe)
 

@@ -70,6 +70,17 @@ def test_a_missing_isid_matches_only_if_unique() -> None:
     assert bound([descriptor(bare, 1)], [path(A, IQN1), path(B, IQN2)]) == [f"{bare},1"]
 
 
+def test_a_missing_isid_that_fits_two_sessions_may_be_either() -> None:
+    bare = "iqn.2020-01.a:x"
+    both = [path(A, IQN1), path(B, IQN2)]
+    result = bind([descriptor(bare, 1)], both, {}, each_port_listed=True)
+    assert result.maybe_local == {f"{bare},1"}
+    assert not bind([descriptor(bare, 1, 2)], both, {}, each_port_listed=True).maybe_local
+    # One of them has a descriptor of its own, so the other one is left.
+    two = [descriptor(IQN1, 1), descriptor(bare, 2)]
+    assert bound(two, both) == [A, B]
+
+
 def test_unnamed_paths_are_bound_by_the_observed_key_only() -> None:
     observed = send(start({}), A, REGISTER, 0, 7).state.registrations
     both = [descriptor("naa.1", 7), descriptor("naa.2", 8)]

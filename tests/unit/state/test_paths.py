@@ -106,6 +106,17 @@ def test_a_new_session_is_not_the_old_one() -> None:
     assert state.holders == (f"{HOST1},1",)
 
 
+def test_a_session_that_comes_may_be_the_one_listed_without_its_isid() -> None:
+    fold = Fold()
+    fold.paths(path("1:0:0:0", HOST1, life=11))
+    fold.read("1:0:0:0", 2, status(HOST2.partition(",i,")[0], 0xB2, holder=True))
+    assert not any(each.maybe_local for each in fold.state.registrations.values())
+    state = fold.paths(path("1:0:0:0", HOST1, life=11), path("2:0:0:0", HOST2, life=12))
+    assert [each.maybe_local for each in state.registrations.values()] == [True]
+    state = fold.paths(path("1:0:0:0", HOST1, life=11))
+    assert [each.maybe_local for each in state.registrations.values()] == [False]
+
+
 def test_another_lun_number_is_the_same_nexus() -> None:
     """A1: the unit is remapped to another LUN of the same target: same ports, same nexus."""
     fold = held_by_host1()
