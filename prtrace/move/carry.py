@@ -222,31 +222,44 @@ class Carrier:
 
     def run(self) -> UnitReport:
         """Go on to the end; also where the journal cannot be written any more, with what was
-        done until then.
+        done until then.  An end that lets the guest run waits for tell().
         """
+        return self._kept(self._to_the_end)
+
+    def tell(self) -> UnitReport:
+        """Every unit of the move lets the guest run: the journal says so, and then the report."""
+        return self._kept(self._tell)
+
+    def _kept(self, work: Callable[[], None]) -> UnitReport:
         begun = bool(self.position.lines.nexuses)
         try:
-            return self._to_the_end()
+            work()
         except StoreError as error:
             # What is on the device is not in the journal: nobody may rely on either.
             word = Word.IN_DOUBT if begun or self.sent else Word.REFUSED
             self._stop(word, f"{error.message}; {error.hint}")
-            return self.report()
+        return self.report()
 
-    def _to_the_end(self) -> UnitReport:
+    def _to_the_end(self) -> None:
         while True:
             request = self.position.request
             if not isinstance(request, End) and self.paths.late:
                 self._stop_late()
-                return self.report()
+                return
             match request:
                 case Look():
                     self._look()
                 case Send():
                     self._send(request)
                 case End():
-                    self._end(request)
-                    return self.report()
+                    if not request.word.may_run:
+                        self._end(request)
+                    return
+
+    def _tell(self) -> None:
+        request = self.position.request
+        if isinstance(request, End) and request.word.may_run:
+            self._end(request)
 
     def report(self, planned: tuple[str, ...] = ()) -> UnitReport:
         """What was done so far."""

@@ -517,7 +517,12 @@ class Moves:
                 return carrier.hold_back(Word.REFUSED, f"nothing was sent, because of {bad[0]}")
             return carrier.run()
 
-        return list(each(one, carriers))
+        ended = list(each(one, carriers))
+        if bad or not all(report.word.good for report in ended):
+            # What the guest may do is told for all units or for none: a journal that said so of
+            # one would let it run later, whatever it did on the source meanwhile.
+            return ended
+        return list(each(Carrier.tell, carriers))
 
     def _plan(
         self, verb: Verb, unit: SavedUnit, side: Side, *, released: bool, runs: bool, off: bool

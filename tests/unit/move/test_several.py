@@ -1,0 +1,115 @@
+"""A move of several logical units: of use for all of them or for none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+from small_hosts import D1, LU, S1, Host, K, Target
+
+from prtrace.errors import DeviceError, NoSuchDeviceError
+from prtrace.move import savefile, verbs
+from prtrace.move.reading import of_full_status
+from prtrace.move.word import Word
+
+OTHER = LU[:-1] + "b"
+
+
+class Pair(Host):
+    """A host with two units, whose paths have the same ports; `dead` ones do not answer."""
+
+    def __init__(self, targets, nexus, port, folder, monkeypatch):
+        super().__init__(targets[0], {nexus: port}, folder, monkeypatch)
+        self.targets, self.dead = dict(zip((LU, OTHER), targets, strict=True)), set()
+        (first,) = self.unit.nexuses
+        second = replace(first, lu=OTHER, nexus=f"{nexus}1", device=f"{first.device}1")
+        self.paths[second.nexus] = port
+        self.units = {LU: self.unit, OTHER: replace(self.unit, lu=OTHER, nexuses=(second,))}
+
+    def _inventory(self):
+        def resolve(name):
+            for unit in self.units.values():
+                if name in (unit.lu, unit.nexuses[0].device):
+                    return SimpleNamespace(lu=unit, nexus=None)
+            raise NoSuchDeviceError(name)
+
+        return SimpleNamespace(units=self.units, maps=(), resolve=resolve)
+
+    def moves(self, observer=None, **options):
+        moves, host = super().moves(observer, **options), self
+
+        class Paths(verbs.Paths):
+            def look(self, other):
+                if self.side.lu in host.dead:
+                    raise DeviceError("no path answers")
+                target = host.targets[self.side.lu]
+                own = [path.nexus for path in self.side.paths]
+                return of_full_status(
+                    target.generation, target.statuses(), own, other, self.side.target
+                )
+
+            def send(self, command, *, aptpl):
+                return host.targets[self.side.lu].send(host.paths[command.nexus], command)
+
+        self.monkeypatch.setattr(verbs, "Paths", Paths)
+        return moves
+
+    def both(self):
+        """What save would have written of both units."""
+        file = self.file()
+        (first,) = file.units
+        (path,) = self.units[OTHER].nexuses
+        paths = (replace(first.paths[0], nexus=path.nexus, device=path.device),)
+        second = replace(first, lu=OTHER, device=path.device, paths=paths)
+        return savefile.parse(replace(file, units=(first, second)).dump())
+
+
+@pytest.fixture
+def pair(tmp_path, monkeypatch):
+    targets = Target({S1: K}), Target({S1: K})
+    return tuple(
+        Pair(targets, nexus, port, tmp_path / nexus, monkeypatch)
+        for nexus, port in (("1:0:0:0", S1), ("2:0:0:0", D1))
+    )
+
+
+def words(report):
+    return {unit.lu: unit.word for unit in report.units}
+
+
+def test_what_one_unit_does_not_let_run_no_journal_lets_run(pair):
+    """P3 for one unit, after a load that another unit kept from being good."""
+    source, there = pair
+    file = source.both()
+    assert there.moves().prepare(file).good
+    there.dead.add(OTHER)
+    report = there.moves().load(file)
+    assert words(report)[OTHER] is Word.IN_DOUBT
+    assert not report.may_run
+    assert all(not entry.lines.told for entry in there.moves().moves())
+    assert all(verbs.next_step(entry) for entry in there.moves().moves())
+    # The guest goes on where it was, and changes its key on the unit that was good.
+    there.targets[LU].keys[S1] = 0xB
+    there.dead.clear()
+    report = there.moves().load(file)
+    assert (words(report)[LU], report.may_run) == (Word.CHANGED, False)
+
+
+def test_all_units_let_the_guest_run_at_once(pair):
+    source, there = pair
+    file = source.both()
+    assert there.moves().prepare(file).good
+    assert there.moves().load(file).may_run
+    assert all(entry.lines.told for entry in there.moves().moves())
+
+
+def test_the_source_goes_on_with_all_units_or_with_none(pair):
+    source, _ = pair
+    file = source.both()
+    source.dead.add(OTHER)
+    report = source.moves().rollback(file, side="source")
+    assert (words(report)[OTHER], report.may_run) == (Word.IN_DOUBT, False)
+    assert all(not entry.lines.told for entry in source.moves().moves())
+    source.dead.clear()
+    assert source.moves().rollback(file, side="source").may_run
