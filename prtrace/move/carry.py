@@ -243,7 +243,8 @@ class Carrier:
     def _to_the_end(self) -> None:
         while True:
             request = self.position.request
-            if not isinstance(request, End) and self.paths.late:
+            good = isinstance(request, End) and request.word.good
+            if (good or not isinstance(request, End)) and self.paths.late:
                 self._stop_late()
                 return
             match request:
@@ -259,7 +260,10 @@ class Carrier:
     def _tell(self) -> None:
         request = self.position.request
         if isinstance(request, End) and request.word.may_run:
-            self._end(request)
+            if self.paths.late:
+                self._stop_late()
+            else:
+                self._end(request)
 
     def report(self, planned: tuple[str, ...] = ()) -> UnitReport:
         """What was done so far."""

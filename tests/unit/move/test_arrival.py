@@ -8,6 +8,7 @@ from small_hosts import D1, PEER, S1, Host, K, Target
 
 from prtrace.errors import UsageError
 from prtrace.model import ReservationType
+from prtrace.move import verbs
 from prtrace.move.verdict import Verdict
 from prtrace.move.word import Word
 
@@ -132,6 +133,28 @@ def test_a_deadline_in_the_middle_lets_nobody_run_and_the_verb_goes_on_later(hos
     clock[0] = 0.0
     assert there.moves().load(file).may_run
     assert len(there.target.log) > sent
+
+
+@pytest.mark.parametrize("verb", ["prepare", "load"])
+def test_a_look_that_ends_behind_the_deadline_tells_no_good_end(hosts, verb):
+    source, there = hosts(holder=PEER)
+    file = source.file(R.WERO)
+    assert there.moves().prepare(file).good
+    moves = there.moves(until=time.monotonic() + 5)
+    clock, look = [0.0], verbs.Paths.look
+
+    def slow(paths, other):
+        reading = look(paths, other)
+        clock[0] = 10.0**9
+        return reading
+
+    there.monkeypatch.setattr(small_hosts.time, "monotonic", lambda: clock[0])
+    there.monkeypatch.setattr(verbs.Paths, "look", slow)
+    report = getattr(moves, verb)(file)
+    assert (report.units[0].word, report.may_run) == (Word.IN_DOUBT, False)
+    assert not any(entry.lines.told for entry in there.moves().moves())
+    clock[0] = 0.0
+    assert getattr(there.moves(), verb)(file).good
 
 
 def test_what_a_dead_source_left_is_taken_away_from_the_destination(hosts):
