@@ -28,7 +28,9 @@ from prtrace.libvirt.hypervisor import GuestState, Hypervisor, HypervisorError
 from prtrace.libvirt.machine import (
     Acquires,
     Act,
+    AgentSaid,
     Announced,
+    Answer,
     Ask,
     Ended,
     Given,
@@ -174,12 +176,21 @@ class MoveService:
         while following is not None:
             before = guest.record
             record, outputs = step(before, following, self._options.policy)
+            move, coming = guest.move, guest.coming
             guest.record = record
             if Act.ADOPT in outputs:
-                guest.move, guest.coming = guest.coming, None
+                guest.move, guest.coming = coming, None
             if record.phase is Phase.HOME and before.phase is not Phase.HOME:
                 guest.move = None
-            self._guests.store(guest)
+            try:
+                self._guests.store(guest)
+            except PrtraceError:
+                # As after a restart: what is not on disk was not done.
+                guest.record, guest.move, guest.coming = before.restarted, move, coming
+                if Act.PAUSE in outputs:
+                    # A guest that may not run does not wait for room on the disk.
+                    self._libvirt_does(guest, "pause")
+                raise
             if record.phase is not before.phase:
                 _log.info("guest %s: %s", guest.uuid, record.phase.value)
                 guest.wait = guest.due = 0.0
@@ -199,8 +210,16 @@ class MoveService:
             case Ask(call, new):
                 move = guest.coming if new else guest.move
                 if move is None:
+                    guest.record = guest.record.restarted
                     raise PrtraceError(f"guest {guest.uuid}: {_UNANSWERED}")
-                told = self._agent.carry_out(call, move, late=guest.late)
+                try:
+                    told = self._agent.carry_out(call, move, late=guest.late)
+                except Exception as error:
+                    # The call may have been carried out all the same.
+                    _log.exception("guest %s: %s", guest.uuid, call.value)
+                    told = AgentSaid(
+                        call, Answer.SILENT, f"the answer was not understood: {error}"
+                    )
                 _log.info(
                     "guest %s: %s: %s %s", guest.uuid, call.value, told.answer.value, told.why
                 )

@@ -77,7 +77,6 @@ ELSEWHERE = {
     "explain/timeline": "unit/explain/test_causes.py",
     "libvirt/hypervisor": "libvirt/test_migrate.py",
     "libvirt/server": "unit/libvirt/test_plugin.py",
-    "libvirt/service": "libvirt/test_migrate.py",
     "model": "unit/state/test_effects.py",
     "move/carry": "move/test_verbs.py",
     "move/device": "move/test_verbs.py",
