@@ -198,7 +198,12 @@ def may_be(port: str | None, relative: int | None, path: LocalNexus) -> bool:
 
 def same_names(port: str, path: LocalNexus) -> bool:
     """Whether port is path's initiator port; an ISID counts where both names have one."""
-    return _same_port(_fold(port), _fold(path.initiator_port))
+    return same_ports(port, path.initiator_port)
+
+
+def same_ports(one: str | None, other: str | None) -> bool:
+    """Whether both may name one initiator port; an ISID counts where both names have one."""
+    return _same_port(_fold(one), _fold(other))
 
 
 def _same_port(one: str, other: str) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from prtrace.model import Nexus, PrOut
-from prtrace.state.binding import may_be, port_names
+from prtrace.state.binding import may_be, port_names, same_ports
 from prtrace.state.doubt import ALL
 from prtrace.state.draft import Draft
 from prtrace.state.registering import prove
@@ -38,6 +38,7 @@ def move(draft: Draft, seen: PrOut) -> None:
         to is None
         or port is None
         or to == seen.nexus
+        or seen.sa_key == 0
         or held is None
         or held.holder != seen.nexus
         or held.type.all_registrants
@@ -121,14 +122,22 @@ def nexus_of(draft: Draft, port: str, relative_target_port: int | None) -> Nexus
         for path in local
         if path.nexus not in exact and may_be(port, relative_target_port, path)
     ]
+    name = f"{port},{relative_target_port}"
     foreign = [
         nexus
         for nexus, each in draft.registrations.items()
-        if not each.local and nexus.casefold() == f"{port},{relative_target_port}".casefold()
+        if not each.local and nexus.casefold() == name.casefold()
     ]
-    if others or len(exact) + len(foreign) > 1:
+    # Listed without an ISID, with one where port has none, or for all target ports.
+    perhaps = any(
+        same_ports(port, each.initiator_port)
+        and each.relative_target_port in (None, relative_target_port)
+        for nexus, each in draft.registrations.items()
+        if not each.local and nexus not in foreign
+    )
+    if others or perhaps or len(exact) + len(foreign) > 1:
         return None
-    return (exact or foreign or [f"{port},{relative_target_port}"])[0]
+    return (exact or foreign or [name])[0]
 
 
 def _put(draft: Draft, seen: PrOut, to: Nexus, port: str, rtpi: int | None) -> None:

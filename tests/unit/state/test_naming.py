@@ -93,6 +93,32 @@ def test_a_port_without_its_isid_may_be_each_of_its_sessions() -> None:
     assert doubted(moved(state, "iqn.a,i,0x000000000002")) == frozenset()
 
 
+@pytest.mark.parametrize(
+    ("listed", "named"),
+    [
+        (("iqn.x,i,0x7", {}), "iqn.x"),
+        (("iqn.x", {}), "iqn.x,i,0x7"),
+        (("iqn.x", {"relative_target_port": 0, "all_target_ports": True}), "iqn.x"),
+    ],
+)
+def test_a_port_may_be_one_that_is_listed_by_another_name(
+    listed: tuple[str, dict], named: str
+) -> None:
+    port, more = listed
+    other = replace(descriptor(port, 2), **more)
+    fresh = apply(new_state(LU, TARGET), PathsSeen(lu=LU, nexus="", paths=PATHS)).state
+    state = apply(fresh, full(5, descriptor("naa.1", 1, WERO), other)).state
+    assert (doubted(state), len(state.registrations)) == (frozenset(), 2)
+    assert doubted(moved(state, named)) == DOUBT
+    assert Fact.REGISTRATIONS in doubted(specified(apply(fresh, full(5, other)).state, named))
+    assert doubted(moved(state, "iqn.y")) == frozenset()
+
+
+def test_a_key_of_zero_registers_nobody() -> None:
+    """SPC-6 5.14.8: it is refused; a target that does it all the same is not understood."""
+    assert doubted(moved(alone(), "naa.2", sa_key=0)) == DOUBT
+
+
 def test_whoever_does_not_hold_cannot_have_moved() -> None:
     assert doubted(moved(told(TARGET, by="naa.2"), "naa.7")) == DOUBT
 
