@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from prtrace.errors import NoSuchDeviceError, UnavailableError
+from prtrace.errors import NoSuchDeviceError, UnavailableError, UsageError
 from prtrace.linux.process import PROC, ProcessIdentity, identify, start_of
 from prtrace.linux.qemu import options, settings
 
@@ -31,14 +31,27 @@ _CHUNK: Final = 1 << 20
 
 
 def find_guest(name: str) -> ProcessIdentity:
-    """The QEMU process of the guest with this name or UUID; NoSuchDeviceError without one."""
-    for process in _processes():
-        guest = process.guest
-        if guest is not None and name in (guest.name, guest.uuid):
-            return process
-    raise NoSuchDeviceError(
-        f"no QEMU process here runs a guest called {name}", hint="name its process with --pid"
-    )
+    """The QEMU process of the guest with this name or UUID.
+
+    NoSuchDeviceError without one, UsageError with several: a command line is what its process
+    says of itself, and anybody can start one that says the same.
+    """
+    found = [
+        process
+        for process in _processes()
+        if process.guest is not None and name in (process.guest.name, process.guest.uuid)
+    ]
+    if not found:
+        raise NoSuchDeviceError(
+            f"no QEMU process here runs a guest called {name}", hint="name its process with --pid"
+        )
+    if len(found) > 1:
+        pids = ", ".join(map(str, sorted(process.pid for process in found)[:8]))
+        raise UsageError(
+            f"{len(found)} processes say that they run a guest called {name}: {pids}",
+            hint="name its process with --pid",
+        )
+    return found[0]
 
 
 def find_process(pid: int) -> ProcessIdentity:

@@ -6,8 +6,9 @@ import subprocess
 
 import pytest
 
+from prtrace.errors import UsageError
 from prtrace.move.facts import Sender
-from prtrace.move.guest import guests_of, helper_socket, helpers_of, pr_sockets
+from prtrace.move.guest import find_guest, guests_of, helper_socket, helpers_of, pr_sockets
 from prtrace.move.verdict import _same
 
 
@@ -55,6 +56,14 @@ def test_a_managed_helper_acts_for_its_guest_alone(processes, tmp_path):
     assert guests_of(qemu) == (qemu,)
     asked = Sender(qemu, "qemu-system-x86", "waldi", helpers_of(qemu))
     assert _same(Sender(helper, "qemu-pr-helper"), asked)
+
+
+def test_a_guest_that_two_processes_claim_to_run_is_neither(processes):
+    qemu = processes.qemu("waldi-7")
+    assert find_guest("waldi-7").pid == qemu
+    other = processes.qemu("waldi-7")
+    with pytest.raises(UsageError, match=f"{min(qemu, other)}.*{max(qemu, other)}"):
+        find_guest("waldi-7")
 
 
 def test_a_shared_helper_acts_for_nobody_alone(processes, tmp_path):
