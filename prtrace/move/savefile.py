@@ -259,6 +259,8 @@ def _key(text: object) -> int:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"text was expected, not {value!r:.40}")
+    # JSON can name half a surrogate pair, which is no character: no file can be called so.
+    value.encode()
     return value
 
 

@@ -114,6 +114,13 @@ def test_a_file_of_no_unit():
         savefile.parse(sealed(FILE.to_json() | {"units": []}))
 
 
+@pytest.mark.parametrize("field", ["lu", "device", "target"])
+def test_text_that_is_none(field):
+    """JSON can name half of a surrogate pair; no name of a file can be made of it."""
+    with pytest.raises(MalformedError, match="surrogates"):
+        savefile.parse(resealed(**{field: "naa.\ud800"}))
+
+
 def test_an_order_that_no_machine_writes():
     with pytest.raises(MalformedError):
         savefile.parse(sealed(FILE.to_json() | {"order": "9" * 5000}))
