@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Self
@@ -100,10 +100,11 @@ class Journal(Closing):
     """One logical unit's journals on this host, and the lock on the unit; a context manager.
 
     Raises UnderWayError where somebody else has the lock, StoreError where a journal cannot be
-    used, MalformedError where one holds what this program did not write.
+    used, MalformedError where one holds what this program did not write.  replaced: the moves that
+    newer ones took the place of.
     """
 
-    __slots__ = ("_folder", "_lock", "_lu", "_name", "entries")
+    __slots__ = ("_folder", "_lock", "_lu", "_name", "entries", "replaced")
 
     def __init__(self, state_dir: Path, lu: str) -> None:
         self._folder = state_dir / _FOLDER
@@ -111,6 +112,7 @@ class Journal(Closing):
         self._name = _name(lu)
         self._lock: LockFile | None = None
         self.entries: dict[str, Entry] = {}
+        self.replaced: set[str] = set()
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = LockFile(self._folder / f"{self._name}.lock")
@@ -148,6 +150,8 @@ class Journal(Closing):
                 _replace(path, raw)
         except OSError as error:
             raise _unusable(path, error) from error
+        if known is not None and known.move != entry.move:
+            self.replaced.add(known.move)
         self.entries[entry.side] = entry
 
     def _path(self, side: str) -> Path:
@@ -204,6 +208,20 @@ def forget_file(state_dir: Path, move: str) -> None:
     """The move has ended on this host."""
     with contextlib.suppress(OSError):
         (state_dir / _FOLDER / f"{move}.json").unlink(missing_ok=True)
+
+
+def forget_unheard(state_dir: Path, moves: Iterable[str]) -> None:
+    """Remove the files of those moves that no journal of this host is about, not any more or not
+    at all: a guest can have a file saved for each of its commands.
+    """
+    unheard = set(moves)
+    with contextlib.suppress(PrtraceError):
+        for entry in entries(state_dir) if unheard else ():
+            if isinstance(entry, MalformedError):
+                return  # it may be about any of them
+            unheard.discard(entry.move)
+        for move in unheard:
+            forget_file(state_dir, move)
 
 
 def _name(lu: str) -> str:

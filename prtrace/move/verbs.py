@@ -172,6 +172,8 @@ class Moves:
             for unit in file.units:
                 entry = Entry(unit.lu, SOURCE, order, file.id, device=unit.device)
                 opened[unit.lu].write(entry, time.time_ns())
+        replaced = {move for one in opened.values() for move in one.replaced}
+        journals.forget_unheard(self._options.state_dir, replaced)
         return file
 
     def check_arrival(
@@ -460,12 +462,14 @@ class Moves:
         with ExitStack() as stack:
             carriers = []
             reports = []
+            opened: list[Journal] = []
             for unit, side in pairs:
                 paths = stack.enter_context(Paths(side, options.until))
                 journal, entries = None, journals.read(options.state_dir, unit.lu)
                 if not options.dry_run:
                     journal = stack.enter_context(Journal(options.state_dir, unit.lu))
                     entries = tuple(journal.entries.values())
+                    opened.append(journal)
                 known = {entry.side: entry for entry in entries}
                 if unit.key is None:
                     reports.append(_without_key(verb, file, unit, paths, journal, known))
@@ -485,6 +489,12 @@ class Moves:
         report = Report(verb, file.id, tuple(reports), time.monotonic() - begun, options.dry_run)
         if report.good and not options.dry_run and verb in _SPENT:
             journals.forget_file(options.state_dir, file.id)
+        unheard = {move for one in opened for move in one.replaced}
+        heard = {entry.move for one in opened for entry in one.entries.values()}
+        if opened and file.id not in heard:
+            # No unit may begin, or nothing was to be sent.
+            unheard.add(file.id)
+        journals.forget_unheard(options.state_dir, unheard)
         return report
 
     def _carry(self, verb: Verb, carriers: list[Carrier], bad: list[str]) -> list[UnitReport]:

@@ -96,3 +96,25 @@ def test_the_file_is_kept_until_the_move_has_ended(tmp_path):
     assert journals.stored_file(tmp_path, "../x") is None
     journals.forget_file(tmp_path, MOVE)
     assert journals.stored_file(tmp_path, MOVE) is None
+
+
+def test_a_file_that_no_journal_is_about_goes(tmp_path):
+    other = "cd" * 16
+    for move in (MOVE, other):
+        journals.store_file(tmp_path, move, "{}")
+    with Journal(tmp_path, LU) as journal:
+        journal.write(ENTRY, 1)
+    journals.forget_unheard(tmp_path, [MOVE, other])
+    assert journals.stored_file(tmp_path, MOVE) is not None
+    assert journals.stored_file(tmp_path, other) is None
+    with Journal(tmp_path, LU) as journal:
+        journal.write(replace(ENTRY, move=other, order=8), 2)
+        assert journal.replaced == {MOVE}
+    # A journal that cannot be read may be about it.
+    broken = tmp_path / "move" / "x.source.journal"
+    broken.write_text("{\n")
+    journals.forget_unheard(tmp_path, [MOVE])
+    assert journals.stored_file(tmp_path, MOVE) is not None
+    broken.unlink()
+    journals.forget_unheard(tmp_path, [MOVE])
+    assert journals.stored_file(tmp_path, MOVE) is None

@@ -113,3 +113,20 @@ def test_the_source_goes_on_with_all_units_or_with_none(pair):
     assert all(not entry.lines.told for entry in source.moves().moves())
     source.dead.clear()
     assert source.moves().rollback(file, side="source").may_run
+
+
+def test_saving_again_and_again_leaves_one_file(pair):
+    source, _ = pair
+    target = source.targets[LU]
+
+    def files():
+        return sorted(path.stem for path in (source.folder / "move").glob("*.json"))
+
+    for key in range(1, 6):
+        target.keys[S1] = key
+        target.generation += 1
+        saved = source.moves(source.observer()).save([source.unit.nexuses[0].device])
+        assert files() == [saved.id]
+    # A verb of a move that a newer one took the place of keeps none.
+    assert source.moves().release(source.file()).units[0].word is Word.SUPERSEDED
+    assert files() == [saved.id]
