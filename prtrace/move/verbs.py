@@ -63,11 +63,13 @@ from prtrace.state.view import unit_view
 
 SCHEMA: Final = "prtrace.move/2"
 _TELLING: Final = (Verb.COMMIT, Verb.RECLAIM)
+"""The verbs whose good end lets the guest run on the host that says it."""
+_TOGETHER: Final = (Verb.PREPARE, Verb.COMMIT, Verb.LATE_COMMIT)
+"""The verbs that are of use for all units or for none."""
 _SPENT: Final = (Verb.FINISH, Verb.WITHDRAW, Verb.EVICT)
 """The verbs whose good end ends the move on this host."""
 _VETOED: Final = {Verb.PREPARE: Word.REFUSED, Verb.LATE_COMMIT: Word.ALARM}
 """How a verb ends that nobody may commit late after, or that would commit too late."""
-"""The verbs whose good end lets the guest run on the host that says it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -472,7 +474,9 @@ class Moves:
                     opened.append(journal)
                 known = {entry.side: entry for entry in entries}
                 if unit.key is None:
-                    reports.append(_without_key(verb, file, unit, paths, journal, known))
+                    reports.append(
+                        _without_key(verb, file, unit, paths, journal, known, runs=runs)
+                    )
                     continue
                 veto = late_veto(unit, side) if late else ""
                 if veto:
@@ -483,6 +487,8 @@ class Moves:
                 carriers.append(_carrier(plan, file, unit, paths, journal, known, options))
             list(each(Carrier.begin, carriers))
             bad = [report.lu for report in reports if not report.word.good]
+            if verb not in _TOGETHER:
+                bad = []
             reports += self._carry(verb, carriers, bad)
             if options.dry_run:
                 reports = [_dry(report) for report in reports]
@@ -513,7 +519,7 @@ class Moves:
             return [
                 carrier.hold_back(Word.REFUSED, "it was not agreed to") for carrier in carriers
             ]
-        if verb in (Verb.PREPARE, Verb.COMMIT, Verb.LATE_COMMIT):
+        if verb in _TOGETHER:
             bad += [
                 carrier.side.lu
                 for carrier in carriers
@@ -704,13 +710,15 @@ def _without_key(
     paths: Paths,
     journal: Journal | None,
     entries: Mapping[str, Entry],
+    *,
+    runs: bool,
 ) -> UnitReport:
     """The guest had nothing here when the file was saved; it may have joined since."""
     side = paths.side
     refused = refusal(entries, file, verb)
     if refused is not None:
         return UnitReport(side.lu, side.name, *refused)
-    word, why = _joined(verb, unit, paths)
+    word, why = (Word.GUEST_RUNS, "") if runs else _joined(verb, unit, paths)
     if journal is not None:
         entry = Entry(unit.lu, side_name(verb), file.order, file.id, verb, word, device=side.name)
         journal.write(entry, time.time_ns())
@@ -733,7 +741,9 @@ def _joined(verb: Verb, unit: SavedUnit, paths: Paths) -> tuple[Word, str]:
         joined = [f"{one.nexus} {one.key:#x}" for one in reading.others if one.other_side]
     if not joined:
         return Word.NO_KEY, ""
-    return Word.CHANGED, f"registered since the file was saved: {', '.join(joined)}"
+    why = f"registered since the file was saved: {', '.join(joined)}"
+    # On the source it is the guest's own doing, and stays where it is.
+    return Word.RESTORED_CHANGED if verb is Verb.RECLAIM else Word.CHANGED, why
 
 
 def _named(file: SaveFile, lu: str, devices: Mapping[str, str]) -> bool:

@@ -130,3 +130,32 @@ def test_saving_again_and_again_leaves_one_file(pair):
     # A verb of a move that a newer one took the place of keeps none.
     assert source.moves().release(source.file()).units[0].word is Word.SUPERSEDED
     assert files() == [saved.id]
+
+
+def test_a_guest_that_registered_on_one_more_unit_goes_on_where_it_was(pair):
+    source, there = pair
+    file = source.both()
+    first, second = file.units
+    file = savefile.parse(replace(file, units=(first, replace(second, key=None))).dump())
+    there.targets[OTHER].keys.clear()
+    assert there.moves().prepare(file).good
+    there.targets[OTHER].keys[S1] = 0x77
+    assert there.moves().load(file).exit_code == 24
+    assert there.moves().rollback(file, side="destination").good
+    assert source.moves().rollback(file, side="source", runs=True).good
+    report = source.moves().rollback(file, side="source")
+    assert (words(report)[OTHER], report.may_run) == (Word.RESTORED_CHANGED, True)
+
+
+def test_finish_gives_up_what_it_can(pair):
+    source, there = pair
+    file = source.both()
+    first, second = file.units
+    file = savefile.parse(replace(file, units=(first, replace(second, key=None))).dump())
+    there.targets[OTHER].keys.clear()
+    assert there.moves().prepare(file).good
+    assert there.moves().load(file).may_run
+    there.targets[OTHER].keys[S1] = 0x77
+    report = source.moves().finish(file)
+    assert words(report) == {LU: Word.DONE, OTHER: Word.CHANGED}
+    assert S1 not in source.targets[LU].keys
