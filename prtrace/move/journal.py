@@ -238,8 +238,6 @@ def _last(path: Path) -> Entry | None:
         raw = path.read_bytes()
     except FileNotFoundError:
         return None
-    if not raw:
-        return None
     whole, _, _cut = raw.rpartition(b"\n")
     try:
         # The first line is written with the file: one that is cut off is no crash of ours.

@@ -71,7 +71,7 @@ def test_long_designators_with_a_common_beginning_have_locks_of_their_own(tmp_pa
         pass
 
 
-@pytest.mark.parametrize("text", ["{}\n", "x\n", '{"memory": 5}\n', "\0\n", "[]\n"])
+@pytest.mark.parametrize("text", ["", "{}\n", "x\n", '{"memory": 5}\n', "\0\n", "[]\n"])
 def test_what_is_no_journal(tmp_path, text):
     with Journal(tmp_path, LU) as journal:
         journal.write(ENTRY, 1)
