@@ -29,8 +29,8 @@ class Guest:
 
     move: what the calls are about; at HOME the newest file that was saved here.  coming: the one
     that a hook brought.  late: no commit in the pause will come.  count: of notes.  epoch: of
-    what was heard from hooks and plugin; what libvirt said of an earlier one is old.  lock: for
-    everything else here.
+    what was heard from hooks and plugin; what libvirt said of an earlier one is old.  note_due:
+    time.monotonic() of the next note at the earliest.  lock: for everything else here.
     """
 
     uuid: str
@@ -43,6 +43,7 @@ class Guest:
     epoch: int = 0
     wait: float = 0.0
     due: float = 0.0
+    note_due: float = 0.0
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def to_json(self) -> dict[str, Any]:

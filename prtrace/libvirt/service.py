@@ -59,6 +59,8 @@ PLUGIN: Final = "plugin"
 _PAUSED, _POSTCOPY = 0x20, 0x8000  # VIR_MIGRATE_PAUSED, VIR_MIGRATE_POSTCOPY
 _ROUND_S: Final = 1.0
 _AGENT_S: Final = 5.0
+_NOTES_APART_S: Final = 2.0
+"""Between two notes of a guest: each of its commands may want another one, and each is saved."""
 _LONGEST_WAIT_S: Final = 60.0
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 _UNANSWERED: Final = "prtrace-libvirt has no file of the move"
@@ -329,7 +331,7 @@ class MoveService:
         while True:
             self._wake_notes.wait()
             self._wake_notes.clear()
-            for uuid in list(self._unnoted):
+            for uuid in self._due_notes(time.monotonic()):
                 try:
                     if self._write_note(uuid):
                         self._unnoted.discard(uuid)
@@ -337,6 +339,10 @@ class MoveService:
                     _log.warning("%s", error.message)
                 except Exception:
                     _log.exception("guest %s: no note was written", uuid)
+
+    def _due_notes(self, now: float) -> list[str]:
+        """Whose note may be written now; the others' turn comes in a later round."""
+        return [uuid for uuid in list(self._unnoted) if now >= self._guests.get(uuid).note_due]
 
     def _write_note(self, uuid: str) -> bool:
         """Whether nothing is left to do; else it is tried again in the next round."""
@@ -352,6 +358,7 @@ class MoveService:
             # A new file makes older ones of this unit void: not while one of them may travel.
             if guest.record != GuestRecord() or hypervisor.under_job(uuid):
                 return False
+            guest.note_due = time.monotonic() + _NOTES_APART_S
             note = self._note(guest, here)
             guest.count += 1
             guest.move = None if note.file is None else Move(note.file, {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pytest
 
 from prtrace.errors import StoreError
 from prtrace.libvirt.agent import Move
+from prtrace.libvirt.domain import Domain
 from prtrace.libvirt.guests import Guest
+from prtrace.libvirt.hypervisor import GuestState
 from prtrace.libvirt.machine import AgentSaid, Answer, GuestRecord, MoveCall, Phase, Runs
 from prtrace.libvirt.service import MoveService, ServiceOptions
 
@@ -28,6 +31,9 @@ class Agent:
         self.happens()
         return AgentSaid(call, self.answer)
 
+    def save(self, devices: list[str], guest: str) -> dict[str, object]:
+        raise StoreError("nothing can be saved here")
+
 
 class Libvirt:
     """Remembers what it was asked."""
@@ -37,6 +43,18 @@ class Libvirt:
 
     def pause(self, uuid: str) -> None:
         self.done.append(f"pause {uuid}")
+
+    def sight(self, uuid: str) -> GuestState:
+        return GuestState.RUNS
+
+    def domain(self, uuid: str) -> Domain:
+        return Domain(uuid, "waldi", {"sda": "/dev/lun"}, "")
+
+    def under_job(self, uuid: str) -> bool:
+        return False
+
+    def write_note(self, uuid: str, element: str) -> None:
+        self.done.append("note")
 
 
 class World:
@@ -92,3 +110,16 @@ def test_an_answer_that_is_not_understood_is_none(tmp_path: Path) -> None:
     world.runs()
     assert world.guest.record == GuestRecord(Phase.ARRIVED)
     assert world.guest.move is not None
+
+
+def test_a_guest_does_not_have_a_note_written_for_each_of_its_commands(tmp_path: Path) -> None:
+    world = World(tmp_path, Answer.GOOD)
+    world.guest.record = GuestRecord()
+    world.service._wants_note(UUID)
+    assert world.service._due_notes(time.monotonic()) == [UUID]
+    assert world.service._write_note(UUID)
+    world.service._wants_note(UUID)
+    now = time.monotonic()
+    assert world.service._due_notes(now) == []
+    assert world.service._due_notes(now + 60) == [UUID]
+    assert world.libvirt.done == ["note"]
