@@ -134,8 +134,9 @@ def _state(document: Any) -> LuState:
         Fact(fact).value: _int(ns)
         for fact, ns in _typed(fields.get("confirmed_ns", {}), dict).items()
     }
-    if not starts.keys() <= _typed(fields.get("confirmed", {}), dict).keys():
-        raise ValueError("a time of a confirmation that is not there")
+    # Programs of before there was this wrote none.
+    if "confirmed_ns" in fields and starts.keys() != fields.get("confirmed", {}).keys():
+        raise ValueError("not one time for each confirmation")
     return LuState(
         lu=_typed(fields["lu"], str),
         target=_typed(fields["target"], str),

@@ -217,6 +217,17 @@ def test_damaged_documents_are_declared_malformed(sequence, data) -> None:
         assert to_json(from_json(document)) == document
 
 
+@pytest.mark.parametrize("times", [{}, {"generation": 1}, {"registrations": 1, "moon": 2}])
+def test_a_confirmation_has_its_time(times) -> None:
+    seen = KeysRead(lu="naa.6", nexus="2:0:0:1", generation=1, keys=(), truncated=False)
+    document = to_json(apply(new_state("naa.6", "", 1), seen).state)
+    assert len(document["confirmed"]) == len(document["confirmed_ns"]) == 3
+    with pytest.raises(MalformedError):
+        from_json(document | {"confirmed_ns": times})
+    del document["confirmed_ns"]
+    assert set(from_json(document).confirmed) == set(Fact)
+
+
 @pytest.mark.parametrize("garbage", [None, 3, "x", [], {}, {"format": 2}, {"format": 1}])
 def test_garbage_is_declared_malformed(garbage) -> None:
     with pytest.raises(MalformedError):
