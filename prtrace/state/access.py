@@ -84,5 +84,13 @@ def may(state: LuState, nexus: Nexus, access: Access) -> Ruling:
         return Ruling(False, f"an SPC-2 RESERVE by {state.legacy_holder} refuses everybody else")
     if state.doubted(Fact.RESERVATION):
         return Ruling(None, "what is reserved is in doubt")
-    held = None if state.reservation is None else state.reservation.type
-    return ruling(held, standing(state, nexus), access)
+    found = state.reservation
+    held = None if found is None else found.type
+    place = standing(state, nexus)
+    told = ruling(held, place, access)
+    if found is None or place is not Standing.REGISTERED:
+        return told
+    hidden = found.holder is None and not found.type.all_registrants
+    if hidden and told.allowed is not ruling(held, Standing.HOLDER, access).allowed:
+        return Ruling(None, f"under {found.type.name} it depends on which nexus holds it")
+    return told

@@ -90,3 +90,17 @@ def test_an_spc2_reservation_refuses_everybody_else():
 
 def test_a_device_without_reservations_lets_everybody_in():
     assert may(state(None, supported=False), ME, Access.WRITE).allowed is True
+
+
+@pytest.mark.parametrize("held", [each for each in ReservationType if not each.all_registrants])
+@pytest.mark.parametrize("access", [Access.READ, Access.WRITE])
+def test_a_registered_nexus_may_be_the_holder_that_is_not_known(held, access):
+    mine = Registration("2:0:0:1", 1, local=True, source=Source.OBSERVED, at=1)
+    state = LuState(
+        "naa.6",
+        registrations=MappingProxyType({mine.nexus: mine}),
+        reservation=Reservation(held, 0, None, 1, Source.READ, 1),
+        names_nexuses=False,
+    )
+    found = may(state, mine.nexus, access).allowed
+    assert found is (True if ruling(held, Standing.REGISTERED, access).allowed else None)
