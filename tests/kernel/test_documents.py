@@ -41,6 +41,8 @@ _VARYING = (
     (re.compile(r"\d\d:\d\d:\d\d"), "HH:MM:SS"),
     (re.compile(r"\d{4}-\d\d-\d\d"), "YYYY-MM-DD"),
     (re.compile(r"\b\d+ (s|min|ms)\b"), r"N \1"),
+    # Either path may be the one that is asked.
+    (re.compile(r"over [01]:"), "over N:"),
     (re.compile(r"\s+"), " "),
 )
 
