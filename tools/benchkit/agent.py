@@ -53,9 +53,12 @@ class Agent:
 
     def __init__(self, *options: str) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="bench-", dir="/run"))
+        # The agent gives root up: its user has to reach what is in here.
+        self._folder.chmod(0o711)
         self.socket = str(self._folder / "socket")
         self._ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._ready.bind(str(self._folder / "notify"))
+        (self._folder / "notify").chmod(0o777)
         self._log = (self._folder / "log").open("wb")
         self._process = subprocess.Popen(
             [
