@@ -34,10 +34,10 @@ journalctl -D /run/log/journal/* -x --no-pager SYSLOG_IDENTIFIER=prtrace
 
 SENDER = """\
 from prtrace.agent.entries import Entries
-from prtrace.linux.journal import Journal
+from prtrace.linux.journal import SystemJournal
 from prtrace.model import Issuer, IssuePath
 from prtrace.state.event import Command, Event
-journal = Journal.of_service()
+journal = SystemJournal.of_service()
 issuer = Issuer(7, "a\\nPRIORITY=0\\x1b[2J", 1, 2, IssuePath.BLOCK_SG_IO, "", "web1")
 sent = [Event(command, time=1, lu="naa.6", nexus="2:0:0:1", issuer=issuer)
         for command in (Command.PR_OUT, Command.CONFLICT, Command.CONFLICT)]

@@ -151,6 +151,7 @@ observations = st.one_of(
 RESOLVING = (FullStatusRead, KeysRead, ReservationRead, Unsupported)
 
 
+@pytest.mark.timeout(240)
 @settings(max_examples=4 * settings.default.max_examples)
 @given(st.lists(observations, max_size=25))
 def test_any_sequence_keeps_the_invariants(sequence) -> None:
