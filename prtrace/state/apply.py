@@ -41,7 +41,7 @@ from prtrace.state.evidence import contradicted
 from prtrace.state.learning import learn_full_status
 from prtrace.state.naming import move, specify
 from prtrace.state.order import Order, commutes, could_touch, place
-from prtrace.state.partial import give_names_up, learn_keys, learn_reservation
+from prtrace.state.partial import give_names_up, learn_keys, learn_reservation, take_names_up
 from prtrace.state.paths import is_former, note_paths
 from prtrace.state.preempting import preempt
 from prtrace.state.registering import register
@@ -125,7 +125,7 @@ def apply(state: LuState, seen: AnyObservation) -> Change:
         case PrOut():
             _pr_out(draft, seen)
         case FullStatusRead():
-            draft.names_nexuses = True
+            take_names_up(draft)
             learn_full_status(draft, seen)
             _settle_reply(draft, state)
         case KeysRead():

@@ -136,6 +136,19 @@ def give_names_up(draft: Draft) -> None:
         _drop_whose_hold(draft)
 
 
+def take_names_up(draft: Draft) -> None:
+    """Note that the device knows READ FULL STATUS: whose the keys are can be known again."""
+    if draft.names_nexuses:
+        return
+    draft.names_nexuses = True
+    if draft.unattributed:
+        draft.doubt((Fact.REGISTRATIONS,), WHOSE_KEYS)
+    held = draft.reservation
+    if held is not None and held.holder is None and not held.type.all_registrants:
+        named = "that holds it" if held.key is None else f"0x{held.key:x}"
+        draft.doubt((Fact.RESERVATION,), f"{_WHOSE_HOLD} {named} is not known")
+
+
 def _strip(draft: Draft, keys: Iterable[int]) -> None:
     """State keys, and of no nexus that it has one of them: the device does not tell.
 

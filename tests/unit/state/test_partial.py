@@ -236,6 +236,20 @@ def test_a_target_without_read_full_status_is_not_in_doubt_for_ever() -> None:
     assert again.unattributed == (5, 6, 7)
 
 
+def test_a_device_that_names_nexuses_after_all_leaves_doubt_until_it_is_understood() -> None:
+    """Its first READ FULL STATUS overlapped another reading: nothing is learned from it but that
+    it can tell whose the keys are."""
+    state = apply(new_state(LU, OTHER), keys_read(3, 5, 6, at=500)).state
+    state = apply(state, Unsupported(lu=LU, nexus=A, full_status=True)).state
+    state = apply(state, reserved(3, 5)).state
+    assert (doubted(state), state.unattributed) == (frozenset(), (5, 6))
+    overlapping = apply(state, full(3, descriptor("naa.1", 5), at=990))
+    assert "not learned" in overlapping.effect
+    assert doubted(overlapping.state) == {Fact.REGISTRATIONS, Fact.RESERVATION}
+    listed = descriptor("naa.1", 5, WERO), descriptor("naa.2", 6)
+    assert doubted(apply(overlapping.state, full(3, *listed)).state) == frozenset()
+
+
 def blind(*, key: int) -> LuState:
     """A is registered with key, and holds, on a device that does not know READ FULL STATUS."""
     state = apply(new_state(LU, OTHER), keys_read(0, at=10)).state
