@@ -2,8 +2,8 @@
 
 A reading tells the side's own registrations from those of the other side and of third
 parties.  It is made of READ FULL STATUS, or, where a device has none, of READ KEYS and READ
-RESERVATION; then, and where the side's own port names are not known, it is blind: keys are
-known, and whose they are is not.
+RESERVATION; then, and where names do not tell the side's own registrations, it is blind: keys
+are known, and whose they are is not.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from prtrace.model import FullStatus, LocalNexus, Nexus, ReservationType
-from prtrace.state.binding import bind
+from prtrace.state.binding import Bound, bind, may_be
 from prtrace.state.quirks import profile_of
 
 OTHER_SIDE = "source "
@@ -72,14 +72,14 @@ def of_full_status(
     """
     registrations, own, other = tuple(registrations), tuple(own), tuple(other)
     kind = next((each.type for each in registrations if each.holder), None)
-    if any(path.initiator_port is None or path.relative_target_port is None for path in own):
+    profile = profile_of(target)
+    bound = bind(registrations, (*own, *other), {}, each_port_listed=profile.lists_every_port)
+    if _hides_own(bound, own):
         holder_key = next((each.key for each in registrations if each.holder), None)
         shared = kind is not None and kind.all_registrants
         keys = [each.key for each in registrations]
         return of_keys(generation, keys, kind, 0 if shared else holder_key)
     ours = {path.nexus for path in own}
-    profile = profile_of(target)
-    bound = bind(registrations, (*own, *other), {}, each_port_listed=profile.lists_every_port)
     mine = {nexus: each for nexus, each in bound.by_nexus.items() if nexus in ours}
     others = [
         OtherRegistration(nexus, each.key, each.holder)
@@ -98,6 +98,24 @@ def of_full_status(
         tuple(others),
         kind,
         any(each.holder for each in mine.values()),
+    )
+
+
+def _hides_own(bound: Bound, own: Iterable[LocalNexus]) -> bool:
+    """Whether a registration may be this side's and names do not tell.
+
+    The port names of a nexus are not known, or one side lacks the iSCSI ISID.
+    """
+    unclear = (*(bound.by_nexus[name] for name in bound.maybe_local), *bound.unplaced)
+    ports = [
+        (each.initiator_port, None if each.all_target_ports else each.relative_target_port)
+        for each in unclear
+    ]
+    return any(
+        path.initiator_port is None
+        or path.relative_target_port is None
+        or (path.nexus not in bound.by_nexus and any(may_be(*port, path) for port in ports))
+        for path in own
     )
 
 

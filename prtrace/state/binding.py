@@ -3,11 +3,15 @@
 A descriptor names an initiator port and a relative target port; a local nexus is known as
 "H:C:T:L".  They are matched, in this order, never guessing:
 1. by both port names, exactly (iSCSI and NAA names are compared without regard to case);
-2. by name where one side lacks the iSCSI ISID (targets may list a port without it), if only
-   one descriptor and one nexus are left that fit;
-3. where a nexus' own port names are not known, or another goes by the same: by the key that
-   was observed on it, if as many descriptors with that key are left as such nexuses.
+2. where names do not tell: by the key that was observed on the nexus, if as many descriptors
+   with that key are left as such nexuses.  Names do not tell where those of a nexus are not
+   known, where another nexus goes by the same, and where one side lacks the iSCSI ISID.
 What is left keeps the name "<initiator port>,<relative target port>".
+
+A port without its ISID that fits one session only is not that session's for it.  The session
+may be a new one, and the registration that of the session before the login.  LIO, besides,
+lets no session at all use a registration without ISID (drivers/target/target_core_pr.c,
+__core_scsi3_locate_pr_reg, unless enforce_pr_isids is 0).
 
 ALL_TG_PT descriptors have no relative target port.  Targets that were examined list one per
 target port, alike in everything: as many local nexuses of that initiator port are bound as
@@ -54,7 +58,7 @@ def bind(
 ) -> Bound:
     """Match descriptors with paths.
 
-    observed: the registrations known before, for rule 3; pass none where they are in doubt.
+    observed: the registrations known before, for rule 2; pass none where they are in doubt.
     each_port_listed: see Profile.lists_every_port.
     """
     descriptors = tuple(descriptors)
@@ -64,12 +68,11 @@ def bind(
     # reserved value, on all its targets.
     times = Counter(port_names(path) for path in whole)
     named = [path for path in whole if times[port_names(path)] == 1]
-    blank = [path for path in paths if path not in named]
     single = {index: each for index, each in enumerate(descriptors) if not each.all_target_ports}
     owner: dict[int, Nexus] = {}
     _by_name(single, named, owner)
-    _by_name_without_isid(single, named, owner)
-    bound = Bound(swappable=_by_observed_key(single, blank, observed, owner))
+    rest = [path for path in paths if path.nexus not in owner.values()]
+    bound = Bound(swappable=_by_observed_key(single, rest, observed, owner))
     spread = _spread(descriptors, whole, set(owner.values()), each_port_listed)
     foreign: set[Nexus] = set()
     for index, each in enumerate(descriptors):
@@ -112,37 +115,16 @@ def _by_name(
             owner[index] = found[names]
 
 
-def _by_name_without_isid(
-    single: Mapping[int, FullStatus], named: Iterable[LocalNexus], owner: dict[int, Nexus]
-) -> None:
-    taken = set(owner.values())
-    free_paths: dict[tuple[str, int | None], list[LocalNexus]] = defaultdict(list)
-    for path in named:
-        if path.nexus not in taken:
-            free_paths[initiator_name(path.initiator_port), path.relative_target_port].append(path)
-    free: dict[tuple[str, int | None], list[int]] = defaultdict(list)
-    for index, each in single.items():
-        if index not in owner:
-            free[initiator_name(each.initiator_port), each.relative_target_port].append(index)
-    for names, indexes in free.items():
-        fitting = free_paths.get(names, [])
-        if len(indexes) != 1 or len(fitting) != 1:
-            continue
-        one, other = single[indexes[0]].initiator_port, fitting[0].initiator_port or ""
-        if (_ISID in one) != (_ISID in other):
-            owner[indexes[0]] = fitting[0].nexus
-
-
 def _by_observed_key(
     single: Mapping[int, FullStatus],
-    blank: Iterable[LocalNexus],
+    paths: Iterable[LocalNexus],
     observed: Mapping[Nexus, Registration],
     owner: dict[int, Nexus],
 ) -> frozenset[Nexus]:
-    """Bind by rule 3; return the nexuses whose descriptors may be each other's."""
+    """Bind by rule 2; return the nexuses whose descriptors may be each other's."""
     guessed: set[Nexus] = set()
     waiting: dict[int, list[LocalNexus]] = defaultdict(list)
-    for path in blank:
+    for path in paths:
         known = observed.get(path.nexus)
         if known is not None and known.source is Source.OBSERVED:
             waiting[known.key].append(path)
@@ -174,13 +156,16 @@ def _spread(
             groups[_fold(each.initiator_port)].append(each)
     result: dict[str, list[Nexus]] = {}
     for port, group in groups.items():
-        local = [
-            path.nexus
+        fitting = [
+            path
             for path in whole
             if path.nexus not in taken and _same_port(port, _fold(path.initiator_port))
         ]
+        local = [path.nexus for path in fitting]
         alike = len({(each.key, each.holder) for each in group}) == 1
-        if not alike or (each_port_listed and len(group) < len(local)):
+        # One side lacks the ISID: which session has registered is not known.
+        partly = any(_fold(path.initiator_port) != port for path in fitting)
+        if not alike or partly or (each_port_listed and len(group) < len(local)):
             result[port] = []
         else:
             elsewhere = each_port_listed and len(group) > len(local)

@@ -85,7 +85,6 @@ ELSEWHERE = {
     "move/machine": "explore/test_exploration.py",
     "move/multipathd": "move/test_verbs.py",
     "move/parallel": "move/test_verbs.py",
-    "move/reading": "explore/test_exploration.py",
     "move/saving": "move/test_verbs.py",
     "move/service": "move/test_verbs.py",
     "move/side": "unit/move/test_knowledge.py",

@@ -64,21 +64,38 @@ def test_relative_target_port_zero_is_a_port_like_any_other() -> None:
     assert result.maybe_local == {f"{IQN1},0"}
 
 
-def test_a_missing_isid_matches_only_if_unique() -> None:
-    bare = "iqn.2020-01.a:x"
-    assert bound([descriptor(bare, 1)], [path(A, IQN1)]) == [A]
-    assert bound([descriptor(bare, 1)], [path(A, IQN1), path(B, IQN2)]) == [f"{bare},1"]
+BARE = "iqn.2020-01.a:x"
+
+
+def test_a_missing_isid_is_no_name() -> None:
+    """The one session that fits may be new, and the registration that of the one before it."""
+    result = bind([descriptor(BARE, 1)], [path(A, IQN1)], {}, each_port_listed=True)
+    assert list(result.by_nexus) == [f"{BARE},1"]
+    assert result.maybe_local == {f"{BARE},1"}
+    # What this host saw register on that session with that key is that session's.
+    observed = send(start({}), A, REGISTER, 0, 1).state.registrations
+    assert bound([descriptor(BARE, 1)], [path(A, IQN1)], observed) == [A]
+    assert bound([descriptor(BARE, 2)], [path(A, IQN1)], observed) == [f"{BARE},1"]
+    every = descriptor(BARE, 1, 0, all_target_ports=True)
+    result = bind([every], [path(A, IQN1)], {}, each_port_listed=True)
+    assert (result.by_nexus, result.unplaced) == ({}, [every])
+
+
+def test_a_session_without_isid_is_no_name() -> None:
+    result = bind([descriptor(IQN1, 1)], [path(A, BARE)], {}, each_port_listed=True)
+    assert list(result.by_nexus) == [f"{IQN1},1"]
+    assert result.maybe_local == {f"{IQN1},1"}
 
 
 def test_a_missing_isid_that_fits_two_sessions_may_be_either() -> None:
-    bare = "iqn.2020-01.a:x"
     both = [path(A, IQN1), path(B, IQN2)]
-    result = bind([descriptor(bare, 1)], both, {}, each_port_listed=True)
-    assert result.maybe_local == {f"{bare},1"}
-    assert not bind([descriptor(bare, 1, 2)], both, {}, each_port_listed=True).maybe_local
-    # One of them has a descriptor of its own, so the other one is left.
-    two = [descriptor(IQN1, 1), descriptor(bare, 2)]
-    assert bound(two, both) == [A, B]
+    result = bind([descriptor(BARE, 1)], both, {}, each_port_listed=True)
+    assert result.maybe_local == {f"{BARE},1"}
+    assert not bind([descriptor(BARE, 1, 2)], both, {}, each_port_listed=True).maybe_local
+    # One of them has a descriptor of its own: the other one may be the bare one's.
+    result = bind([descriptor(IQN1, 1), descriptor(BARE, 2)], both, {}, each_port_listed=True)
+    assert list(result.by_nexus) == [A, f"{BARE},1"]
+    assert result.maybe_local == {f"{BARE},1"}
 
 
 def test_unnamed_paths_are_bound_by_the_observed_key_only() -> None:
