@@ -151,10 +151,16 @@ def unreadable(seen: UnreadablePrOut) -> str:
 
 
 def note_other_unit(draft: Draft, seen: OtherUnit) -> None:
-    """What was seen on a nexus may be of another unit, this one's or the other's: all of it."""
+    """What was seen on a nexus may be of another unit, this one's or the other's: all of it.
+
+    When the device confirmed something over that nexus, it may have been the other unit that did.
+    """
     draft.expected.pop(seen.nexus, None)
     draft.over(seen.nexus)
     draft.anchor = draft.census = None
+    draft.confirmed = {
+        fact: each for fact, each in draft.confirmed.items() if each.nexus != seen.nexus
+    }
     _doubt(
         draft, f"{seen.nexus} leads to {seen.found}: its commands were taken for another unit's"
     )

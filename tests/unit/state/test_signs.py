@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from reference_target import LU
 from test_effects import DOUBT, GONE, RELEASED, SCST, A, B, C, doubted, send, start
@@ -231,8 +233,13 @@ def test_commands_that_met_another_unit_leave_nothing_certain() -> None:
     told = Event(
         Command.LOST, lu=LU, nexus=B, problem=f"{OTHER_UNIT}naa.b", start_ns=200, done_ns=200
     )
-    state = fold(preempted(), told).state
+    before = preempted()
+    over_b = replace(before.confirmed[Fact.GENERATION], nexus=B)
+    before = replace(before, confirmed={**before.confirmed, Fact.RESERVATION: over_b})
+    state = fold(before, told).state
     assert state is not None
+    # The other unit may have confirmed what was asked over B.
+    assert set(state.confirmed) == {Fact.REGISTRATIONS, Fact.GENERATION}
     assert doubted(state) == DOUBT
     assert B not in state.expected
     assert any(each.reason.startswith(f"{B} leads to naa.b") for each in state.doubts)
