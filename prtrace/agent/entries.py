@@ -39,6 +39,8 @@ class Entries:
 
     def __init__(self, states: Mapping[str, LuState]) -> None:
         self._states = dict(states)
+        # The newest states whose registrations were certain: a loss is told once it is, too.
+        self._certain = dict(states)
         self._asked: dict[str, set[str]] = {}
         self._conflicts: dict[str, tuple[object, set[str]]] = {}
         self._pace: dict[str, tuple[int, int]] = {}
@@ -65,16 +67,25 @@ class Entries:
             at = newest.get(lu, 0)
             if not state.doubted(Fact.REGISTRATIONS):
                 asked = self._asked.pop(lu, set())
-                if before is not None:
-                    for nexus in _lost(before, state, asked):
-                        yield from self._paced(lu, at, _registration(before, nexus))
+                certain = self._certain.get(lu)
+                self._certain[lu] = state
+                if certain is not None:
+                    for nexus in _lost(certain, state, asked):
+                        yield from self._paced(lu, at, _registration(certain, nexus))
             for fact, reason in _doubts(before, state):
                 yield from self._paced(lu, at, _doubt(state, fact, reason))
 
     def forget(self, lus: Iterable[str]) -> None:
         """Nothing is known of these units any more."""
         for lu in lus:
-            for known in (self._states, self._asked, self._conflicts, self._pace, self._untold):
+            for known in (
+                self._states,
+                self._certain,
+                self._asked,
+                self._conflicts,
+                self._pace,
+                self._untold,
+            ):
                 known.pop(lu, None)
 
     def _is_news(self, event: Event, state: LuState | None) -> bool:

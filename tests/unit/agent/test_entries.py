@@ -136,6 +136,19 @@ def test_who_asked_is_remembered_while_the_answer_is_in_doubt():
     ) == [[PR_OUT, IN_DOUBT], [], [PR_OUT], [LOST_REGISTRATION]]
 
 
+def test_a_loss_is_told_once_it_is_certain():
+    """READ KEYS shows that the key is gone, and leaves the other keys' nexuses to be read."""
+    read = event(Command.PR_IN)
+    told_of = told(
+        state(HERE),
+        ([event(Command.UNIT_ATTENTION)], state(HERE, doubts=[Fact.REGISTRATIONS])),
+        ([read], state(doubts=[Fact.REGISTRATIONS])),
+        ([read], state(THERE)),
+        ([read], state(THERE)),
+    )
+    assert told_of == [[IN_DOUBT], [], [LOST_REGISTRATION], []]
+
+
 def test_each_doubt_is_told_once_while_it_lasts():
     doubted = state(doubts=[Fact.RESERVATION])
     both = state(doubts=[Fact.RESERVATION, Fact.GENERATION])
