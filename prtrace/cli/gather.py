@@ -9,7 +9,7 @@ import socket as sockets
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +17,7 @@ import click
 
 from prtrace.api.client import Client
 from prtrace.cli.anonymise import anonymise_option, anonymous
+from prtrace.cli.given import paths_of
 from prtrace.cli.options import socket_option
 from prtrace.cli.output import write_whole
 from prtrace.cli.ports import own_ports
@@ -41,6 +42,8 @@ _TIMEOUT_MS: Final = 10_000
 """For a command to a device."""
 _PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
 _LOG: Final = "kernel log"
+_REMARKS: Final = ("-- ", "No journal files were found.")
+"""How lines of journalctl begin that are no entries."""
 _COMMANDS: Final = (
     (_LOG, ("journalctl", "-k", "-o", "short-iso-precise", "--no-pager", "-n", "50000")),
     (_LOG, ("dmesg", "--time-format", "iso")),
@@ -102,7 +105,7 @@ def command(*, output: Path, no_device: bool, anonymise: str | None, socket: str
         recording = _of_agent(Client(socket))
     except AgentUnreachableError:
         recording = _without_agent(gathered, ask=not no_device)
-    recording = Recording(recording.host, recording.events, recording.ports, gathered)
+    recording = replace(recording, gathered=gathered)
     if anonymise is not None:
         recording = anonymous(recording, anonymise)
     write_whole(output, "".join(f"{text}\n" for text in recording.lines()))
@@ -117,7 +120,10 @@ def _of_agent(client: Client) -> Recording:
         for reply in client.stream("Events")
         for each in reply.get("events", ())
     )
-    return Recording(sockets.gethostname(), tuple(events), tuple(sorted(ports)))
+    paths = (path for unit in client.call("Show")["units"] for path in paths_of(unit))
+    return Recording(
+        sockets.gethostname(), tuple(events), tuple(sorted(ports)), paths=tuple(paths)
+    )
 
 
 def _programs() -> Iterator[Gathered]:
@@ -127,13 +133,19 @@ def _programs() -> Iterator[Gathered]:
         if name in named or shutil.which(command[0], path=_PATH) is None:
             continue
         found = _run(name, command)
-        if found.status == 0:
+        # A journal that has nothing of the kernel ends with 0, too: then the kernel is asked.
+        if found.status == 0 and _has_lines(found.output):
             named.add(name)
         yield found
     for file in _FILES:
         with contextlib.suppress(OSError):
             text = Path(file).read_text(errors="replace")[-_LONGEST:]
             yield Gathered("file", (file,), 0, text)
+
+
+def _has_lines(output: str) -> bool:
+    """Whether a program said more than that there is nothing."""
+    return any(line and not line.startswith(_REMARKS) for line in output.splitlines())
 
 
 def _run(name: str, command: tuple[str, ...]) -> Gathered:
