@@ -34,4 +34,5 @@ def anonymous(recording: Recording, secret: str) -> Recording:
         ports=tuple(sorted(map(by.port, recording.ports))),
         events=tuple(rebuilt.add(by.event(event)) for event in recording.events),
         gathered=(),
+        paths=tuple(map(by.path, recording.paths)),
     )

@@ -26,7 +26,6 @@ from prtrace.cli.text import document, labelled, line, plain
 from prtrace.errors import InDoubtError
 from prtrace.explain.account import account
 from prtrace.explain.ports import Ports
-from prtrace.explain.recording import Recording
 from prtrace.explain.timeline import timeline
 
 EVENTS: Final = 2000
@@ -96,12 +95,15 @@ def command(
         client = Client(socket)
         unit = client.call("Show", devices=[device])["units"][0]
         lu = unit["lu"]
-        given = [Recording("", tuple(stored(client, lu, EVENTS)))]
+        given = [stored(client, unit, EVENTS)]
         if until is not None:
             unit = rebuilt_unit(given[0], lu, until)
     told = account(
         unit,
-        [(each.host, timeline(before(each.events, until), lu)) for each in given],
+        [
+            (each.host, timeline(before(each.events, until), lu, each.paths_of(lu)))
+            for each in given
+        ],
         ports=ports,
         keys=keys,
     )

@@ -7,7 +7,7 @@ import lzma
 import os
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -18,8 +18,10 @@ from prtrace.cli.text import warn
 from prtrace.errors import MalformedError, NoSuchDeviceError, UsageError
 from prtrace.explain.ports import Ports
 from prtrace.explain.recording import Recording
+from prtrace.explain.timeline import begun
+from prtrace.model import LocalNexus
 from prtrace.paste import sosreport
-from prtrace.state.event import Event, nanoseconds
+from prtrace.state.event import Event, nanoseconds, path_from_json
 from prtrace.state.view import unit_view
 
 _LONGEST_FILE: Final = 1 << 30
@@ -110,10 +112,20 @@ def _json(file: Path) -> Any:
         raise MalformedError(str(file), f"this is not JSON: {error}") from error
 
 
-def stored(client: Client, lu: str, newest: int) -> Iterator[Event]:
-    """The newest events of a unit that the agent has."""
-    for reply in client.stream("Events", devices=[lu], last=newest):
-        yield from (Event.from_json(each) for each in reply.get("events", ()))
+def stored(client: Client, unit: Mapping[str, Any], newest: int) -> Recording:
+    """The newest events of a unit that the agent has.  unit: what Show says of it."""
+    lu = str(unit["lu"])
+    events = (
+        Event.from_json(each)
+        for reply in client.stream("Events", devices=[lu], last=newest)
+        for each in reply.get("events", ())
+    )
+    return Recording("", tuple(events), paths=paths_of(unit))
+
+
+def paths_of(unit: Mapping[str, Any]) -> tuple[LocalNexus, ...]:
+    """The paths of a unit that Show told."""
+    return tuple(path_from_json(str(unit["lu"]), each) for each in unit["nexuses"])
 
 
 def find_unit(device: str, recordings: Sequence[Recording]) -> str:
@@ -137,6 +149,8 @@ def rebuilt_unit(recording: Recording, lu: str, until: int | None = None) -> dic
     rebuilt = Rebuilt()
     for event in before(recording.events, until):
         if event.lu == lu:
+            if not rebuilt.events and (paths := recording.paths_of(lu)):
+                rebuilt.states[lu] = begun(event, paths)
             rebuilt.add(event)
     if lu not in rebuilt.states:
         raise NoSuchDeviceError(

@@ -9,6 +9,7 @@ import click
 
 from prtrace.api.client import Client
 from prtrace.cli.anonymise import anonymise_option, anonymous
+from prtrace.cli.given import paths_of
 from prtrace.cli.options import parse_since, socket_option
 from prtrace.cli.output import write_whole
 from prtrace.cli.ports import own_ports
@@ -65,7 +66,13 @@ def command(
         )
         for each in reply.get("events", ())
     )
-    recording = Recording(sockets.gethostname(), events, tuple(sorted(own_ports(client))))
+    shown = client.call("Show", devices=list(devices)) if devices else client.call("Show")
+    recording = Recording(
+        sockets.gethostname(),
+        events,
+        tuple(sorted(own_ports(client))),
+        paths=tuple(path for unit in shown["units"] for path in paths_of(unit)),
+    )
     if anonymise is not None:
         recording = anonymous(recording, anonymise)
     if output is None:

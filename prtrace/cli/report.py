@@ -139,7 +139,10 @@ def _recorded(recordings: list[Recording], devices: list[str]) -> Iterator[_Told
         first = next(each for each in recordings if any(event.lu == lu for event in each.events))
         yield (
             rebuilt_unit(first, lu),
-            [(each.host, timeline(_newest(each, lu), lu)) for each in recordings],
+            [
+                (each.host, timeline(_newest(each, lu), lu, each.paths_of(lu)))
+                for each in recordings
+            ],
         )
 
 
@@ -150,6 +153,7 @@ def _newest(recording: Recording, lu: str) -> list[Event]:
 def _asked(client: Client, devices: list[str]) -> Iterator[_Told]:
     units = client.call("Show", devices=devices) if devices else client.call("Show")
     for unit in units["units"]:
-        steps = timeline(stored(client, unit["lu"], _EVENTS), unit["lu"])
+        recording = stored(client, unit, _EVENTS)
+        steps = timeline(recording.events, unit["lu"], recording.paths_of(unit["lu"]))
         if steps:
             yield unit, [("", steps)]

@@ -35,7 +35,8 @@ def account(
     known = [*ports, _own(unit), *_recorded_ports(recordings)]
     found: list[tuple[str, Incident]] = []
     for number, (host, steps) in enumerate(recordings):
-        others = Elsewhere([each for place, each in enumerate(recordings) if place != number])
+        elsewhere = [each for place, each in enumerate(recordings) if place != number]
+        others = Elsewhere(elsewhere, unit if number == 0 else None)
         found += ((host, each) for each in incidents(steps, others))
         found += ((host, each) for each in moves(steps, known))
     found.sort(key=lambda each: each[1].last, reverse=True)

@@ -16,6 +16,7 @@ from prtrace.explain.incident import Certainty, Incident, IncidentKind, Link
 from prtrace.explain.links import observed, who
 from prtrace.explain.timeline import Step
 from prtrace.model import (
+    Access,
     Action,
     ConflictSeen,
     LegacyReserve,
@@ -29,7 +30,7 @@ from prtrace.model import (
 from prtrace.state.access import Standing, standing
 from prtrace.state.event import key_text
 from prtrace.state.refusal import holder, refusal
-from prtrace.state.unit import Fact
+from prtrace.state.unit import Fact, Registration
 
 _SCANNERS: Final = {
     "udevd": "the device manager looks at every disk",
@@ -113,10 +114,6 @@ def _of_step(steps: Sequence[Step], number: int, others: Elsewhere) -> Iterator[
                 yield _of(_incident(step, IncidentKind.NOT_WATCHED, text, (observed(step, text),)))
             case _:
                 pass
-    if step.before.registrations is step.after.registrations and (
-        step.before.reservation is step.after.reservation
-    ):
-        return
     lost = list(_lost_registrations(steps, number, others))
     yield from map(_of, lost)
     if not lost:
@@ -142,6 +139,7 @@ def _conflict(steps: Sequence[Step], number: int, seen: ConflictSeen, others: El
             chain.append(Link(step.event.problem, Certainty.UNKNOWN))
         chain += links.how_reserved(steps, number, others)
         chain += links.how_unregistered(steps, number, seen.nexus)
+        chain += _may_be_a_scan(step, seen)
         return replace(
             _incident(step, IncidentKind.CONFLICT, title, chain),
             count=seen.count,
@@ -159,6 +157,19 @@ def _harmless(step: Step, nexus: Nexus) -> str:
     if standing(step.before, nexus) is not Standing.NOT_REGISTERED:
         return ""
     return f"{_SCANNERS[issuer.comm]}, and this path is not registered: the conflict is expected"
+
+
+def _may_be_a_scan(step: Step, seen: ConflictSeen) -> Iterator[Link]:
+    """What cannot be known of a read that no process is recorded for, as of all ordinary reads."""
+    known = step.event.issuer is not None or step.before.doubts
+    if known or seen.access is not Access.READ:
+        return
+    if standing(step.before, seen.nexus) is Standing.NOT_REGISTERED:
+        yield Link(
+            "the process of an ordinary read is not recorded: udev, LVM and blkid read every "
+            "disk when they scan it, and then this conflict is harmless",
+            Certainty.UNKNOWN,
+        )
 
 
 def _refused(steps: Sequence[Step], number: int, seen: PrOut, others: Elsewhere) -> _Case:
@@ -229,19 +240,38 @@ def _not_watched(steps: Sequence[Step], number: int) -> Incident:
     )
 
 
+def _doubtful_since(steps: Sequence[Step], number: int, fact: Fact) -> int:
+    """The step that the last state without doubt stands before, or the first one.
+
+    A loss is told once it is certain, and compared with what was certain before: between the two
+    an agent reads the keys, which do not say whose they are, and then everything.
+    """
+    while number and steps[number].before.doubted(fact):
+        number -= 1
+    return number
+
+
 def _lost_registrations(
     steps: Sequence[Step], number: int, others: Elsewhere
 ) -> Iterator[Incident]:
-    """Registrations of this host that were there before the step and are gone after it."""
-    step = steps[number]
-    # A path that goes leaves its registration behind, under the names of its ports.
-    moved = _paths_changed(step)
-    for nexus, was in step.before.registrations.items():
-        mine = was.local or nexus in step.before.paths
-        if not mine or nexus in step.after.registrations or moved:
+    """Registrations of this host that are gone for certain after the step, and were not before."""
+    after = steps[number].after
+    if after.doubted(Fact.REGISTRATIONS):
+        return
+    gone: dict[Nexus, tuple[int, Registration]] = {}
+    for at in range(_doubtful_since(steps, number, Fact.REGISTRATIONS), number + 1):
+        then = steps[at]
+        # A path that goes leaves its registration behind, under the names of its ports.
+        if then.before.registrations is then.after.registrations or _paths_changed(then):
             continue
-        if step.before.doubted(Fact.REGISTRATIONS) and step.after.doubted(Fact.REGISTRATIONS):
+        for nexus, was in then.before.registrations.items():
+            mine = was.local or nexus in then.before.paths
+            if mine and nexus not in then.after.registrations:
+                gone[nexus] = at, was
+    for nexus, (at, was) in gone.items():
+        if nexus in after.registrations:
             continue
+        step = steps[at]
         command = links.pr_out(step)
         if command is not None:
             if command.nexus == nexus and command.action not in TAKES_AWAY:
@@ -250,7 +280,7 @@ def _lost_registrations(
             chain = [observed(step, taken), *links.lost_abort(step, command)]
         else:
             chain = [observed(step, f"a reading of the device shows {nexus} unregistered")]
-            chain += links.attention(steps, number, nexus)
+            chain += links.attention(steps, at, nexus)
             chain += links.author(steps, number, nexus, was.key, others)
         title = f"{nexus} lost its registration with key {key_text(was.key)}"
         yield replace(
@@ -263,14 +293,14 @@ def _lost_registrations(
 def _lost_reservation(steps: Sequence[Step], number: int) -> Iterator[Incident]:
     """A reservation that this host's nexuses held, and that another one ended or changed."""
     step = steps[number]
-    was, now = step.before.reservation, step.after.reservation
-    if (
-        was is None
-        or step.before.doubted(Fact.RESERVATION)
-        or step.after.doubted(Fact.RESERVATION)
-    ):
+    if step.after.doubted(Fact.RESERVATION):
         return
-    mine = [nexus for nexus in step.before.holders if nexus in step.before.paths]
+    since = _doubtful_since(steps, number, Fact.RESERVATION)
+    base = steps[since].before
+    was, now = base.reservation, step.after.reservation
+    if was is None or base.doubted(Fact.RESERVATION):
+        return
+    mine = [nexus for nexus in base.holders if nexus in base.paths]
     if now is not None and now.type is was.type:
         if now.holder == was.holder:
             return
@@ -279,23 +309,24 @@ def _lost_reservation(steps: Sequence[Step], number: int) -> Iterator[Incident]:
         title = f"the reservation changed from {was.type.name} to {now.type.name}"
     else:
         title = f"{was.type.name} ended"
-    command = links.pr_out(step)
+    told = _changing(steps[since : number + 1]) or step
+    command = links.pr_out(told)
     if command is not None:
         others = [nexus for nexus in mine if nexus != command.nexus]
         if now is None and not others:
             return  # its holder gave it up
         if now is not None and was.type is not now.type and not mine:
             return
-        what = f"{command.action.value} on {command.nexus} by {who(step.event)} did it"
-        chain = [observed(step, what), *links.lost_abort(step, command)]
+        what = f"{command.action.value} on {command.nexus} by {who(told.event)} did it"
+        chain = [observed(told, what), *links.lost_abort(told, command)]
         if now is None and was.type.all_registrants:
             chain.append(
-                observed(step, f"a RELEASE by one registrant ends {was.type.name} for all of them")
+                observed(told, f"a RELEASE by one registrant ends {was.type.name} for all of them")
             )
     elif not mine:
         return
     else:
-        chain = [observed(step, f"a reading shows {holder(step.after) or 'nothing reserved'}")]
+        chain = [observed(told, f"a reading shows {holder(step.after) or 'nothing reserved'}")]
         for nexus in mine:
             chain += links.attention(steps, number, nexus)
         chain.append(
@@ -303,10 +334,18 @@ def _lost_reservation(steps: Sequence[Step], number: int) -> Iterator[Incident]:
         )
     for nexus in mine[:1]:
         yield replace(
-            _incident(step, IncidentKind.LOST_RESERVATION, title, chain),
+            _incident(told, IncidentKind.LOST_RESERVATION, title, chain),
             nexus=nexus,
-            device=links.device(step.before, nexus),
+            device=links.device(told.before, nexus),
         )
+
+
+def _changing(steps: Sequence[Step]) -> Step | None:
+    """The newest of the steps that changed the reservation."""
+    for step in reversed(steps):
+        if step.before.reservation is not step.after.reservation:
+            return step
+    return None
 
 
 def _paths_changed(step: Step) -> bool:

@@ -1,4 +1,5 @@
-"""What the recordings of other hosts say of the same unit (pure).
+"""What is said of the same unit beside one host's steps (pure): by other hosts' recordings, and by
+what the agent remembers of commands that are older than the steps.
 
 PRGENERATION joins them: REGISTER, CLEAR and PREEMPT count it, so a command of another host that
 took it from below to above what this host read lies between this host's two readings, whatever the
@@ -7,13 +8,14 @@ clocks of both say.  RESERVE does not count it; there the holder's ports and the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from prtrace.explain.timeline import Step
 from prtrace.model import Action, Nexus, Outcome, PrOut
-from prtrace.state.unit import Fact
+from prtrace.state.event import nanoseconds
+from prtrace.state.unit import Fact, Source
 
 TAKES_AWAY: Final = (Action.PREEMPT, Action.PREEMPT_AND_ABORT, Action.CLEAR)
 _RESERVES: Final = (Action.RESERVE, Action.PREEMPT, Action.PREEMPT_AND_ABORT)
@@ -28,11 +30,40 @@ class Recorded:
     seen: PrOut
 
 
-class Elsewhere:
-    """The recordings of other hosts: (host, its steps)."""
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """A command that the state remembers."""
 
-    def __init__(self, recordings: Sequence[tuple[str, Sequence[Step]]] = ()) -> None:
+    who: str
+    at: int
+    """Nanoseconds since the epoch."""
+
+
+class Elsewhere:
+    """The recordings of other hosts: (host, its steps); and the unit as Show has it.
+
+    unit: an element of prtrace.show/1's units, of the host whose steps are asked about.
+    """
+
+    def __init__(
+        self,
+        recordings: Sequence[tuple[str, Sequence[Step]]] = (),
+        unit: Mapping[str, Any] | None = None,
+    ) -> None:
         self._recordings = recordings
+        self._held = None if unit is None else unit["reservation"]
+
+    def remembered(self, kind: str, nexus: Nexus | None) -> Remembered | None:
+        """Who made the reservation of that type and holder, if it is the one that is there now."""
+        held = self._held
+        if held is None or held["by"] is None or held["source"] != Source.OBSERVED.value:
+            return None
+        if held["type"] != kind or (nexus is not None and held["holders"] != [nexus]):
+            return None
+        by = held["by"]
+        name, pid = by["client_comm"] or by["comm"], by["client_pid"] or by["pid"]
+        who = f"guest {by['guest']}" if by["guest"] else f"{name}[{pid}]"
+        return Remembered(who, nanoseconds(held["at"]))
 
     def took(self, key: int, above: int | None, upto: int | None) -> Iterator[Recorded]:
         """Commands of other hosts that took registrations with key away.

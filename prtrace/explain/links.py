@@ -27,7 +27,7 @@ from prtrace.model import (
 )
 from prtrace.state.event import Event, key_text
 from prtrace.state.refusal import holder
-from prtrace.state.unit import Fact, LuState
+from prtrace.state.unit import Fact, LuState, Reservation
 
 _ANOTHER_UNIT: Final = (Attention.INQUIRY_CHANGED, Attention.LUNS_CHANGED)
 _DISK_MAJORS: Final = {8, *range(65, 72), *range(128, 136), 259}
@@ -75,10 +75,10 @@ def how_reserved(steps: Sequence[Step], number: int, others: Elsewhere) -> Itera
             yield observed(step, f"{command.action.value} by {who(step.event)}: {now}")
         else:
             yield observed(step, f"a reading showed: {now}")
-            yield from _reserved_elsewhere(held.type.name, held.holder, others)
+            yield from _reserved_earlier(held, steps[0].event.time, others)
         break
     else:
-        yield Link("the reservation is older than what was looked at", Certainty.UNKNOWN)
+        yield from _reserved_earlier(held, steps[0].event.time, others)
     if held.holder is not None:
         yield from former_nexus(steps, number, held.holder)
 
@@ -92,12 +92,20 @@ def _how_reserved_by_spc2(steps: Sequence[Step], number: int) -> Iterator[Link]:
     yield Link("the SPC-2 reservation is older than what was looked at", Certainty.UNKNOWN)
 
 
-def _reserved_elsewhere(kind: str, nexus: Nexus | None, others: Elsewhere) -> Iterator[Link]:
+def _reserved_earlier(held: Reservation, first: int, others: Elsewhere) -> Iterator[Link]:
+    """Who reserved it, as another host recorded it or as the agent remembers it.
+
+    first: when the steps begin, nanoseconds since the epoch.
+    """
+    kind, nexus = held.type.name, held.holder
+    if (made := others.remembered(kind, nexus)) is not None and made.at < first:
+        text = f"{made.who} reserved it; the command is older than the events that are here"
+        yield Link(text, Certainty.OBSERVED, made.at)
+        return
     by = others.reserved(kind, nexus) if nexus is not None else None
     if by is None:
         yield Link(
-            "who reserved it was not recorded here: it was another host, or it was before "
-            "anybody watched",
+            "who reserved it is not in what was looked at: it was another host, or it was earlier",
             Certainty.UNKNOWN,
         )
         return
@@ -143,7 +151,7 @@ def former_nexus(steps: Sequence[Step], number: int, nexus: Nexus) -> Iterator[L
 
 
 def how_unregistered(steps: Sequence[Step], number: int, nexus: Nexus) -> Iterator[Link]:
-    """What took the registration of nexus away, or that it never had one."""
+    """What took the registration of nexus away, or that none was seen."""
     before = steps[number].before
     if nexus in before.registrations or before.doubted(Fact.REGISTRATIONS):
         return
@@ -158,7 +166,9 @@ def how_unregistered(steps: Sequence[Step], number: int, nexus: Nexus) -> Iterat
         if nexus in step.after.paths and nexus not in step.before.paths and step.before.paths:
             yield observed(step, f"{nexus} appeared then, beside the paths that were there")
             break
-    yield Link(f"{nexus} was never seen registered", Certainty.OBSERVED)
+    first = steps[0].event
+    text = f"since then {nexus} was not seen registered"
+    yield Link(text, Certainty.OBSERVED, first.time, first.seq)
 
 
 def how_registered(steps: Sequence[Step], number: int, nexus: Nexus) -> Iterator[Link]:

@@ -1,9 +1,10 @@
 """A recording: what one host's agent saw, as a file that can be read anywhere (pure).
 
-JSON lines.  The first is a header, {"schema": "prtrace.recording/1", "host": …, "ports": […]}; the
-others are events (prtrace.event/1), ascending.  A file of events alone is a recording, too, of a
-host that is not named.  What prtrace gather wrote has the output of other programs as well, a line
-each: {"schema": "prtrace.gathered/1", "name": …, "command": […], "status": …, "output": "…"}.
+JSON lines.  The first is a header, {"schema": "prtrace.recording/1", "host": …, "ports": […],
+"paths": {LU: [path, …]}}; the others are events (prtrace.event/1), ascending.  A file of events
+alone is a recording, too, of a host that is not named.  What prtrace gather wrote has the output
+of other programs as well, a line each: {"schema": "prtrace.gathered/1", "name": …,
+"command": […], "status": …, "output": "…"}.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from prtrace.errors import MalformedError
-from prtrace.state.event import Event
+from prtrace.model import LocalNexus
+from prtrace.state.event import Command, Event, path_from_json, path_to_json
 
 SCHEMA: Final = "prtrace.recording/1"
 GATHERED: Final = "prtrace.gathered/1"
@@ -54,6 +56,14 @@ class Recording:
     """The host's own initiator ports, as far as it knows them."""
     gathered: tuple[Gathered, ...] = ()
     """Not read back: people read it."""
+    paths: tuple[LocalNexus, ...] = ()
+    """The host's paths at the end: a recording that begins in the middle may tell none."""
+
+    def paths_of(self, lu: str) -> tuple[LocalNexus, ...]:
+        """The paths that the unit had all the time, where no event tells its paths."""
+        if any(event.command is Command.PATHS and event.lu == lu for event in self.events):
+            return ()
+        return tuple(path for path in self.paths if path.lu == lu)
 
     @classmethod
     def parse(cls, lines: Iterable[str | bytes], name: str) -> Self:
@@ -63,6 +73,7 @@ class Recording:
         """
         host = ""
         ports: tuple[str, ...] = ()
+        paths: tuple[LocalNexus, ...] = ()
         events: list[Event] = []
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -74,7 +85,7 @@ class Recording:
                     f"{name}, line {number}", f"this is not JSON: {error}"
                 ) from None
             if isinstance(given, dict) and given.get("schema") == SCHEMA:
-                host, ports = _header(given, f"{name}, line {number}")
+                host, ports, paths = _header(given, f"{name}, line {number}")
                 continue
             if isinstance(given, dict) and given.get("schema") == GATHERED:
                 continue
@@ -88,21 +99,36 @@ class Recording:
                     f"event {event.seq} comes after event {events[-1].seq}: sort the file by seq",
                 )
             events.append(event)
-        return cls(host, tuple(events), ports)
+        return cls(host, tuple(events), ports, paths=paths)
 
     def lines(self) -> Iterator[str]:
         """The recording as parse() reads it."""
-        yield json.dumps({"schema": SCHEMA, "host": self.host, "ports": list(self.ports)})
+        paths: dict[str, list[dict[str, Any]]] = {}
+        for path in self.paths:
+            paths.setdefault(path.lu, []).append(path_to_json(path))
+        yield json.dumps(
+            {"schema": SCHEMA, "host": self.host, "ports": list(self.ports), "paths": paths}
+        )
         for each in self.gathered:
             yield json.dumps(each.to_json())
         for event in self.events:
             yield json.dumps(event.to_json(), separators=(",", ":"))
 
 
-def _header(given: dict[str, Any], where: str) -> tuple[str, tuple[str, ...]]:
+def _header(
+    given: dict[str, Any], where: str
+) -> tuple[str, tuple[str, ...], tuple[LocalNexus, ...]]:
     host, ports = given.get("host", ""), given.get("ports", [])
     if not isinstance(host, str) or not isinstance(ports, list):
         raise MalformedError(where, "host is a string and ports is a list of strings")
     if not all(isinstance(port, str) for port in ports):
         raise MalformedError(where, "ports is a list of strings")
-    return host, tuple(ports)
+    try:
+        paths = tuple(
+            path_from_json(lu, path)
+            for lu, each in given.get("paths", {}).items()
+            for path in each
+        )
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise MalformedError(where, "paths has a list of paths for each logical unit") from None
+    return host, tuple(ports), paths

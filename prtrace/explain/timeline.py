@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from prtrace.model import AnyObservation, FullStatusRead, KeysRead, ReservationRead
-from prtrace.state.apply import new_state
+from prtrace.model import (
+    AnyObservation,
+    FullStatusRead,
+    KeysRead,
+    LocalNexus,
+    PathsSeen,
+    ReservationRead,
+)
+from prtrace.state.apply import apply, new_state
 from prtrace.state.event import Event
 from prtrace.state.fold import fold
 from prtrace.state.unit import LuState
@@ -31,13 +38,26 @@ class Step:
         return None
 
 
-def timeline(events: Iterable[Event], lu: str) -> list[Step]:
-    """The steps of unit lu, in the order of the recording."""
+def begun(event: Event, paths: tuple[LocalNexus, ...]) -> LuState:
+    """What is known of a unit before its first event, where it had these paths all the time."""
+    fresh = new_state(event.lu, event.target, event.time)
+    if not paths:
+        return fresh
+    return apply(fresh, PathsSeen(lu=event.lu, nexus="", time=event.time, paths=paths)).state
+
+
+def timeline(events: Iterable[Event], lu: str, paths: tuple[LocalNexus, ...] = ()) -> list[Step]:
+    """The steps of unit lu, in the order of the recording.
+
+    paths: the unit's while it was recorded, where no event tells them (Recording.paths_of).
+    """
     steps: list[Step] = []
     state: LuState | None = None
     for event in events:
         if event.lu != lu:
             continue
+        if state is None and not steps:
+            state = begun(event, paths)
         folded = fold(state, event)
         if folded.forgotten:
             state = None

@@ -92,10 +92,11 @@ class Anonymous:
             data=self._data(event.cdb, event.data),
             head=self._data(event.cdb, event.head),
             asked_data=self._data(event.asked, event.asked_data),
-            paths=tuple(map(self._path, event.paths)),
+            paths=tuple(map(self.path, event.paths)),
         )
 
-    def _path(self, path: LocalNexus) -> LocalNexus:
+    def path(self, path: LocalNexus) -> LocalNexus:
+        """The path with other ports."""
         initiator, target = path.initiator_port, path.target_port
         return replace(
             path,

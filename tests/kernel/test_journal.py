@@ -27,6 +27,8 @@ def journal() -> Iterator[socket.socket]:
     Path(SOCKET).parent.mkdir(parents=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(SOCKET)
+        # As systemd has it: the agent is not root.
+        Path(SOCKET).chmod(0o666)
         listening.settimeout(pace.limit(10))
         yield listening
     Path(SOCKET).unlink()
@@ -42,8 +44,13 @@ def sent(*words: str, status: int = 0) -> None:
 def entries(journal: socket.socket, last: str, *, of: str) -> list[tuple[str, str]]:
     """(MESSAGE_ID, nexus) of the entries of those kinds, up to the first of kind last."""
     found: list[tuple[str, str]] = []
+    said: list[bytes] = []
     while not found or found[-1][0] != last:
-        raw = journal.recv(65536)
+        try:
+            raw = journal.recv(65536)
+        except TimeoutError:
+            raise AssertionError(f"no more comes after {said}") from None
+        said.append(raw)
         fields = dict(re.findall(rb"([A-Z_]+)\n.{8}([^\n]*)\n", raw, re.DOTALL))
         names = (b"MESSAGE_ID", b"PRTRACE_NEXUS")
         kind, nexus = (fields.get(name, b"").decode() for name in names)

@@ -16,7 +16,8 @@
     never: text                      no link that is observed or inferred says so
 
 Commands:  REGISTER old new | IGNORE new | RESERVE key TYPE | RELEASE key TYPE | CLEAR key
-           PREEMPT key victim TYPE | FULL generation [port,rtp:key[*TYPE]]… | ATTENTION asc+ascq
+           PREEMPT key victim TYPE | FULL generation [port,rtp:key[*TYPE]]…
+           KEYS generation [key]… | ATTENTION asc+ascq
            READ lba | WRITE lba (both refused) | RESERVE6 | RELEASE6 | GAP | LOST count
 An answer other than GOOD stands last: CONFLICT, TIMEOUT, HOSTERROR, NOTREADY.
 """
@@ -169,6 +170,11 @@ def _command(events: list[Event], words: list[str], paths: dict[str, LocalNexus]
         case "FULL":
             cdb = bytes.fromhex("5e030000000000200000")
             return _event(events, Command.PR_IN, at, cdb=cdb, data=_full(rest), **fields)
+        case "KEYS":
+            cdb = bytes.fromhex("5e000000000000200000")
+            keys = b"".join(int(key, 16).to_bytes(8, "big") for key in rest[1:])
+            data = int(rest[0]).to_bytes(4, "big") + len(keys).to_bytes(4, "big") + keys
+            return _event(events, Command.PR_IN, at, cdb=cdb, data=data, **fields)
         case "ATTENTION":
             del fields["sense_bytes"]
             sense = bytes.fromhex(f"70000600000000 0a 00000000 {rest[0]} 00000000")

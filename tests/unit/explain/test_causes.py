@@ -9,8 +9,10 @@ import pytest
 
 from explain.story import LU, Story, read
 from prtrace.cli.explain import account_lines
+from prtrace.cli.given import paths_of
 from prtrace.cli.rebuild import Rebuilt
 from prtrace.explain.account import account
+from prtrace.explain.recording import Recording
 from prtrace.explain.timeline import timeline
 from prtrace.state.view import unit_view
 
@@ -27,6 +29,10 @@ def told(story: Story) -> dict[str, object]:
     unit = unit_view(state, rebuilt.unit(state), rebuilt.newest)
     recordings = [(host, timeline(events, LU)) for host, events in story.hosts.items()]
     return account(unit, recordings, ports=story.ports)
+
+
+def story_of(name):
+    return read(next(file for file in STORIES if file.stem == name))
 
 
 def unwrapped(lines):
@@ -73,13 +79,51 @@ def test_it_fits_a_terminal(file):
 
 
 def test_a_remedy_that_takes_access_away_says_from_whom():
-    story = read(next(file for file in STORIES if file.stem == "other-process-of-this-host"))
+    story = story_of("other-process-of-this-host")
     remedies = told(story)["remedies"]
     taking = [each for each in remedies if "--preempt" in each["command"]]
     assert taking
     for each in remedies:
         if "--preempt" in (each["command"] or "") or "--clear" in (each["command"] or ""):
             assert "/dev/sda loses its registration" in each["costs"]
+
+
+def newest_alone(name, count):
+    """The account of what an agent gives that has the newest events of a story, and its state."""
+    events = story_of(name).hosts[""]
+    rebuilt = Rebuilt()
+    for event in events:
+        rebuilt.add(event)
+    state = rebuilt.states[LU]
+    unit = unit_view(state, rebuilt.unit(state), rebuilt.newest)
+    recording = Recording("", tuple(events[-count:]), paths=paths_of(unit))
+    return account(unit, [("", timeline(recording.events, LU, recording.paths_of(LU)))])
+
+
+def chains(document, kind):
+    return [
+        (link["certainty"], link["text"])
+        for incident in document["incidents"]
+        for link in incident["chain"]
+        if incident["kind"] == kind
+    ]
+
+
+def test_what_is_older_than_the_newest_events_is_not_denied():
+    """A monitor's readings fill what is looked at; the path was registered before them."""
+    document = newest_alone("fenced-after-a-day-of-readings", 5)
+    lost = chains(document, "lost registration")
+    assert ("observed", "a reading of the device shows 1:0:0:0 unregistered") in lost
+    conflict = chains(document, "reservation conflict")
+    assert any("1:0:0:0 was registered until then" in text for _, text in conflict)
+
+
+def test_who_reserved_is_remembered_longer_than_the_command():
+    document = newest_alone("reserved-before-a-day-of-readings", 2)
+    told_of = chains(document, "reservation conflict")
+    (certainty,) = [each for each, text in told_of if text.startswith("lvmlockd[100] reserved it")]
+    assert certainty == "observed"
+    assert not any("it was earlier" in text for _, text in told_of)
 
 
 def test_every_story_says_something():
