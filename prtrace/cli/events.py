@@ -167,9 +167,10 @@ def _events(
 def _by_time(events: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
     """The events by when they happened: what is counted is told up to some seconds late."""
     waiting: list[tuple[int, int, Mapping[str, Any]]] = []
-    for event in events:
+    # Two hosts' events may have the same time and the same number.
+    for number, event in enumerate(events):
         at = nanoseconds(event["time"])
-        heapq.heappush(waiting, (at, event["seq"], event))
+        heapq.heappush(waiting, (at, number, event))
         while waiting and waiting[0][0] < at - _LATE_NS:
             yield heapq.heappop(waiting)[2]
     while waiting:

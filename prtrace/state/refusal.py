@@ -121,11 +121,14 @@ def _preempt(state: LuState, key: int) -> str:
 
 
 def _named(state: LuState, nexus: Nexus) -> str:
-    """A nexus as people know it: with its disk, or as another host's."""
+    """A nexus as people know it: with its disk, or as one that this host does not have.
+
+    It is another host's, or was this host's before a login or on a path that is gone.
+    """
     path = state.paths.get(nexus)
     if path is not None:
         return f"{nexus} ({path.local.device})" if path.local.device else nexus
     each = state.registrations.get(nexus)
     if each is None or each.local or each.maybe_local:
         return nexus
-    return f"{nexus} (another host)"
+    return f"{nexus} (no path of this host)"

@@ -11,6 +11,7 @@ from api.conftest import wait_for
 
 from cli.conftest import lines, pr_out, valid
 from prtrace.api import recent
+from prtrace.explain.recording import Recording
 from prtrace.model import Issuer
 from prtrace.state.decode import decode
 
@@ -138,3 +139,13 @@ def test_a_slow_follower_comes_back_for_the_rest(served, monkeypatch):
         got = [json.loads(process.stdout.readline())["seq"] for _ in range(2, last + 1)]
         process.kill()
     assert got == list(range(2, last + 1))
+
+
+def test_events_of_two_hosts_that_happened_at_once(prtrace, tmp_path):
+    """The same time and the same number, on each."""
+    for host in ("node1", "node2"):
+        recording = Recording(host, tuple(decoded([EVENTS[0]._replace(seq=1)])))
+        (tmp_path / host).write_text("".join(f"{text}\n" for text in recording.lines()))
+    done = prtrace("events", tmp_path / "node1", tmp_path / "node2", TZ="UTC")
+    assert done.returncode == 0, done.stderr
+    assert [host in done.stdout for host in ("on node1", "on node2")] == [True, True]

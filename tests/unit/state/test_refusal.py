@@ -69,7 +69,8 @@ ROWS = [
         CONFLICT,
         READ,
         "READ(10) at block 8: EA refuses reads and writes of every nexus but the holder; "
-        "EA is held by naa.5001,1 (another host), key 0x000000000000000c; 1:0:0:0 is registered",
+        "EA is held by naa.5001,1 (no path of this host), key 0x000000000000000c; "
+        "1:0:0:0 is registered",
     ),
     (state(), CONFLICT, READ, "READ(10) at block 8: what was known would have let it in "
      "(WERO lets everybody read)"),
