@@ -8,16 +8,15 @@
 #define PR_DID_ERROR (7 << 16)	/* include/scsi/scsi_status.h */
 
 /*
- * Which programs see a request's end.  Two are attached to each function that ends one, because the
- * kernel skips programs: a kprobe's on top of any other kprobe's on the same processor; another one's
- * on top of itself, and on Linux 7 also while a task is preempted in it.  Whichever comes second finds
- * that the request has ended.
+ * Which programs see a request's end.  Two see each, because the kernel skips programs: a kprobe's on
+ * top of any other kprobe's on the same processor; another one's on top of itself, and where tasks are
+ * preempted in programs, while one is.  Whichever comes second finds that the request has ended.
  */
 enum pr_seer {
 	PR_SEER_TRACEPOINT = 1,
-	PR_SEER_KPROBE = 2,
-	PR_SEER_FENTRY = 4,
-	PR_SEER_BOTH = PR_SEER_KPROBE | PR_SEER_FENTRY,
+	PR_SEER_KPROBE = 2,	/* of the function that ends the request */
+	PR_SEER_FENTRY = 4,	/* of the same */
+	PR_SEER_WAITER = 8,	/* fexit of the function that waits for the end */
 };
 
 /* What is known of a command's end before there is room for its record. */
@@ -260,8 +259,15 @@ __noinline int pr_finish(struct pr_ended *end)
 	pending = bpf_map_lookup_elem(&pr_pendings, &id);
 	if (!pr_answers_for(pending))
 		return 0;
+	/*
+	 * The end was told by programs of an older generation, and forgotten with them, before the
+	 * waiting task came to run.
+	 */
+	if (!pending && seer == PR_SEER_WAITER)
+		return 0;
 	if (pending && seer && pr_is_told(pending, end->result, seer)) {
-		if ((pending->seen & PR_SEER_BOTH) == PR_SEER_BOTH)
+		if ((pending->seen & PR_SEER_FENTRY) &&
+		    (pending->seen & (PR_SEER_KPROBE | PR_SEER_WAITER)))
 			bpf_map_delete_elem(&pr_pendings, &id);
 		return 0;
 	}
@@ -358,6 +364,10 @@ __noinline int pr_end(__u64 command, __u32 kind, __u32 result, __u32 seer)
 		return pr_put_test(&end);
 	pr_count_own(&end);
 	end.sequence = pr_next_sequence();
+	if (!end.sequence) {
+		pr_note_loss(end.device, 0, &end.nexus, PR_STAT_MISSED);
+		return 0;
+	}
 	pr_add(PR_STAT_SEEN, 1);
 	want = pr_data_length(&end);
 	if (want <= PR_DATA_SMALL)

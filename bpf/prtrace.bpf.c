@@ -108,12 +108,6 @@ int BPF_KPROBE(pr_submit_nowait, struct request *rq)
 	return pr_on_submit(rq, PR_ISSUE_NOWAIT);
 }
 
-SEC("kprobe/blk_end_sync_rq")
-int BPF_KPROBE(pr_over_waited_for, struct request *rq, __u8 error)
-{
-	return pr_on_over(rq, error, PR_SEER_KPROBE);
-}
-
 SEC("kprobe/sg_rq_end_io")
 int BPF_KPROBE(pr_over_sg, struct request *rq, __u8 error)
 {
@@ -132,28 +126,54 @@ int BPF_KPROBE(pr_over_pscsi, struct request *rq, __u8 error)
 	return pr_on_over(rq, error, PR_SEER_KPROBE);
 }
 
-SEC("fentry/blk_end_sync_rq")
-int BPF_PROG(pr_over_waited_for_too, struct request *rq, __u8 error)
+/*
+ * bpf_get_func_arg() gives the request as a number.  As an argument it has a BTF type, which pr_number
+ * would have to take from it, for half as much as the rest costs whoever sends another command.
+ */
+static __always_inline int pr_on_over_too(__u64 *ctx)
 {
-	return pr_on_over((void *)pr_number(rq), error, PR_SEER_FENTRY);
+	__u64 rq = 0;
+
+	bpf_get_func_arg(ctx, 0, &rq);
+	return pr_on_over((void *)rq, ctx[1], PR_SEER_FENTRY);
+}
+
+/*
+ * Whoever waits for a request does so in this function: its return is a second look at the end, at
+ * half the price of a kprobe.
+ */
+SEC("fexit/blk_execute_rq")
+int pr_over_waited_for(__u64 *ctx)
+{
+	__u64 rq = 0, error = 0;
+
+	bpf_get_func_arg(ctx, 0, &rq);
+	bpf_get_func_ret(ctx, &error);
+	return pr_on_over((void *)rq, error, PR_SEER_WAITER);
+}
+
+SEC("fentry/blk_end_sync_rq")
+int pr_over_waited_for_too(__u64 *ctx)
+{
+	return pr_on_over_too(ctx);
 }
 
 SEC("fentry/sg_rq_end_io")
-int BPF_PROG(pr_over_sg_too, struct request *rq, __u8 error)
+int pr_over_sg_too(__u64 *ctx)
 {
-	return pr_on_over((void *)pr_number(rq), error, PR_SEER_FENTRY);
+	return pr_on_over_too(ctx);
 }
 
 SEC("fentry/scsi_bsg_uring_cmd_done")
-int BPF_PROG(pr_over_bsg_uring_too, struct request *rq, __u8 error)
+int pr_over_bsg_uring_too(__u64 *ctx)
 {
-	return pr_on_over((void *)pr_number(rq), error, PR_SEER_FENTRY);
+	return pr_on_over_too(ctx);
 }
 
 SEC("fentry/pscsi_req_done")
-int BPF_PROG(pr_over_pscsi_too, struct request *rq, __u8 error)
+int pr_over_pscsi_too(__u64 *ctx)
 {
-	return pr_on_over((void *)pr_number(rq), error, PR_SEER_FENTRY);
+	return pr_on_over_too(ctx);
 }
 
 /*

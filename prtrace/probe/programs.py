@@ -64,7 +64,9 @@ class Door:
         return frozenset(point.program for point in self.points)
 
 
-def _door(whose: str, program: str, function: str, module: str, sign: str = "") -> Door:
+def _door(
+    whose: str, program: str, function: str, module: str, sign: str = "", twin: str = ""
+) -> Door:
     lost = f"the ends of commands of {whose}"
     return Door(
         whose,
@@ -72,14 +74,15 @@ def _door(whose: str, program: str, function: str, module: str, sign: str = "") 
         module,
         sign or function,
         (
-            Point(program, f"kprobe/{function}", lost),
+            Point(program, twin or f"kprobe/{function}", lost),
             Point(f"{program}_too", f"fentry/{function}", lost),
         ),
     )
 
 
 DOORS: Final = (
-    _door("SG_IO, IOC_PR and bsg", "pr_over_waited_for", "blk_end_sync_rq", _BLOCK_LAYER),
+    _door("SG_IO, IOC_PR and bsg", "pr_over_waited_for", "blk_end_sync_rq", _BLOCK_LAYER,
+          twin="fexit/blk_execute_rq"),
     _door("sg nodes", "pr_over_sg", "sg_rq_end_io", "sg"),
     _door("bsg by io_uring", "pr_over_bsg_uring", "scsi_bsg_uring_cmd_done", "scsi_mod",
           "scsi_bsg_uring_cmd"),
