@@ -25,6 +25,38 @@ static __always_inline __u64 pr_stat(__u32 stat)
 	return value ? *value : 0;
 }
 
+#ifdef PR_NO_FETCH
+
+/*
+ * Until Linux 5.12 an addition did not return what was there before.  So a number is taken by being
+ * the first to put it into a map.  pr_sequence counts the numbers that were taken, and lags behind by
+ * those that other processors are just taking: that many are tried in vain, at most.
+ */
+static __always_inline __u64 pr_next_sequence(void)
+{
+	__u32 zero = 0;
+	__u64 *taken = bpf_map_lookup_elem(&pr_sequence, &zero), number, old;
+	__u8 mark = 0;
+	int i;
+
+	if (!taken)
+		return 0;
+	number = *taken;
+	_Pragma("unroll")
+	for (i = 0; i < 64; i++) {
+		number++;
+		if (bpf_map_update_elem(&pr_numbers, &number, &mark, BPF_NOEXIST))
+			continue;
+		__sync_fetch_and_add(taken, 1);
+		old = number - PR_NUMBERS / 2;
+		bpf_map_delete_elem(&pr_numbers, &old);
+		return number;
+	}
+	return 0;
+}
+
+#else
+
 static __always_inline __u64 pr_next_sequence(void)
 {
 	__u32 zero = 0;
@@ -32,6 +64,8 @@ static __always_inline __u64 pr_next_sequence(void)
 
 	return value ? __sync_fetch_and_add(value, 1) + 1 : 0;
 }
+
+#endif
 
 /*
  * Count a record that is lost.  stat: PR_STAT_RING_FULL or PR_STAT_MISSED.  The unit is told by the

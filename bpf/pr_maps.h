@@ -39,6 +39,11 @@ BPF_ARRAY(pr_stats, __u64, PR_STATS);
 BPF_ARRAY(pr_sequence, __u64, 1);
 BPF_ARRAY(pr_active, __u64, PR_ACTIVE_ENTRIES);
 
+#ifdef PR_NO_FETCH
+#define PR_NUMBERS 4096
+BPF_TABLE("hash", __u64, __u8, pr_numbers, PR_NUMBERS);	/* the last numbers of records: pr_next_sequence */
+#endif
+
 #define pr_generation ((__u32)PR_GENERATION)
 #define pr_tracepoint (PR_TRACEPOINT_ENDS | PR_TRACEPOINT_SENSE)
 

@@ -55,6 +55,8 @@ _PARTS: Final = (
 _SUBMITTED: Final = re.compile(r"bpf_ringbuf_reserve\(&(\w+)")
 _OLD_REQUEST: Final = "scsi_request.h"
 """The header of struct scsi_request, which requests had until Linux 5.18."""
+_FETCH: Final = "BPF_FETCH"
+"""What a kernel can do whose atomic additions return what was there before, since Linux 5.12."""
 _FIRST_ARGUMENTS: Final = (("request_queue", 2), ("gendisk", 1))
 """What blk_execute_rq() began with until Linux 5.12 and 5.17, and where the request was."""
 _POINTS: Final = (
@@ -150,6 +152,8 @@ def _shape(headers: Path) -> list[str]:
     """
     include = _common(headers) / "include"
     flags = ["-DPR_SCSI_REQUEST"] if (include / "scsi" / _OLD_REQUEST).exists() else []
+    if _FETCH not in (include / "uapi" / "linux" / "bpf.h").read_text(errors="replace"):
+        flags.append("-DPR_NO_FETCH")
     declared = "".join(
         path.read_text(errors="replace")
         for path in (include / "linux" / "blkdev.h", include / "linux" / "blk-mq.h")

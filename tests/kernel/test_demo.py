@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 
 import pytest
-from labkit.kernels import SERIES
+from labkit.kernels import OLD, SERIES
 
 pytestmark = pytest.mark.machine(luns=1, nexuses=2)
 
@@ -32,4 +32,11 @@ def test_demo() -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.machine(needs=("headers",))
 def test_demo_with_bcc() -> None:
+    demonstrated("bcc")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.machine(kernels=(OLD,), needs=("headers",))
+def test_demo_on_debian_11() -> None:
     demonstrated("bcc")
