@@ -74,7 +74,7 @@ class _Work:
             if what == _CLAIMED:
                 return {"claimed": pins.claimed(self.attached.epoch, name)}
             if what == _CLAIM:
-                pins.claim(self.attached.epoch, name)
+                self.attached.claim(name)
                 return {}
         raise PrtraceError("the keeper knows no such request")
 
@@ -134,7 +134,7 @@ class Keeper:
         return bool(self._ask(f"{_CLAIMED} {store}")["claimed"])
 
     def claim(self, store: str) -> None:
-        """See prtrace.probe.pins.claim."""
+        """See prtrace.probe.attach.Attached.claim."""
         self._ask(f"{_CLAIM} {store}")
 
     def _ask(self, request: str) -> dict[str, Any]:
@@ -151,11 +151,11 @@ class Keeper:
         return told
 
 
-def descriptors(attached: Attached, lock: int) -> set[int]:
+def descriptors(attached: Attached) -> set[int]:
     """What the keeper needs of the agent's."""
     programs = attached.programs
     held = attached.misses.descriptors
-    return {*programs.maps.values(), *programs.links.values(), *held, lock}
+    return {*programs.maps.values(), *programs.links.values(), *held, attached.lock.descriptor}
 
 
 def _gone() -> KeeperGoneError:

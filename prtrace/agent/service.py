@@ -124,12 +124,10 @@ def run(options: AgentOptions) -> None:
         stack.callback(listener.socket.close)
         engine = None if options.engine == "auto" else Engine(options.engine)
         pins.require_bpffs()
-        programs_lock = pins.lock()
-        stack.callback(os.close, programs_lock)
-        attached = attach(engine, options.ring_size)
+        attached = attach(engine, options.ring_size, stack.enter_context(pins.Lock()))
         libbpf.trim()
         tested = _NOT_TESTED if options.read_in_doubt is False else selftest.run(attached.programs)
-        staff = _hire(options, admin_gid, attached, programs_lock, listener)
+        staff = _hire(options, admin_gid, attached, listener)
         stack.callback(staff.end)
         _let_go(attached)
         stack.callback(attached.programs.close)
@@ -166,11 +164,10 @@ def _hire(
     options: AgentOptions,
     admin_gid: int | None,
     attached: Attached,
-    programs_lock: int,
     listener: Listener,
 ) -> _Staff:
     """Fork the processes that keep privileges, each with what it needs and nothing else."""
-    needed = keeper.descriptors(attached, programs_lock)
+    needed = keeper.descriptors(attached)
     return _Staff(
         Child.start(
             "keeper",
@@ -397,8 +394,12 @@ class Agent:
         happened to the units we know is unknown.  The store is told before the claim: an
         agent killed in between does it again.
         """
-        if self._keeper.claimed(self._name):
-            return
+        if not self._keeper.claimed(self._name):
+            self._tell_unwatched()
+        self._keeper.claim(self._name)
+
+    def _tell_unwatched(self) -> None:
+        """Put every unit that is known in doubt: nobody was watching."""
         now, at = time.time_ns(), time.monotonic_ns()
         unknown = tuple(
             Event(
@@ -413,7 +414,6 @@ class Agent:
         )
         if not self._watch.tell(unknown, CounterReading(unknown, {_NAME: self._name})):
             raise StoreError(self._watch.stalled, hint="nothing is read before it can be stored")
-        self._keeper.claim(self._name)
 
     def _meet_units(self) -> None:
         """Tell the paths of every unit that is here; one that was never seen is read once."""

@@ -26,15 +26,12 @@ def command(*, yes: bool) -> None:
     read every unit anew.
     """
     # Loads ctypes: only here.
-    import os
-
     from prtrace.probe import attach, pins
 
     if not pins.BASE.is_dir():
         line("nothing of prtrace's is in the kernel")
         return
-    lock = pins.lock()
-    try:
+    with pins.Lock() as lock:
         found = pins.epochs()
         for epoch in found:
             programs = sum(len(list(each.path.iterdir())) for each in epoch.generations)
@@ -44,7 +41,5 @@ def command(*, yes: bool) -> None:
             return
         if not yes and not click.confirm("Detach them, and lose what no agent has read?"):
             raise click.Abort
-        attach.detach()
+        attach.detach(lock)
         line("detached")
-    finally:
-        os.close(lock)

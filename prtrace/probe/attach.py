@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from prtrace.errors import UnavailableError
 from prtrace.probe import core, libbpf, objectfile, pins, requirements
@@ -39,19 +38,28 @@ class Attached:
     note: str
     """For the log: what was found and done."""
     misses: Misses
+    lock: pins.Lock
+    store: str = ""
+    """Whose records they are, once somebody has claimed them."""
+
+    def claim(self, store: str) -> None:
+        """Let store be the one that gets the records from now on."""
+        pins.claim(self.epoch, store)
+        self.store = store
 
 
-def attach(engine: Engine | None, ring_size: int, base: Path = pins.BASE) -> Attached:
-    """Adopt, replace or start; see the module docstring.  Raises UnavailableError.
-
-    The caller holds pins.lock(base).
-    """
+def attach(engine: Engine | None, ring_size: int, lock: pins.Lock) -> Attached:
+    """Adopt, replace or start; see the module docstring.  Raises UnavailableError."""
+    base = lock.base
     pins.sweep(base)
     found = pins.epochs(base)
-    usable = [epoch for epoch in found if epoch.abi == ABI and epoch.generations]
-    unlike = pins.unlike(usable[-1]) if usable else ""
-    if not usable or unlike:
-        return _start(engine, ring_size, base, found, unlike)
+    known = [epoch for epoch in found if epoch.abi == ABI]
+    usable = [epoch for epoch in known if epoch.generations]
+    if not usable:
+        why = "the pinned programs are gone" if known else ""
+        return _start(engine, ring_size, lock, found, why)
+    if unlike := pins.unlike(usable[-1]):
+        return _start(engine, ring_size, lock, found, unlike)
     epoch = usable[-1]
     # An agent killed before it had removed what it replaced leaves more than one.
     for other in (each for each in found if each is not epoch):
@@ -62,11 +70,11 @@ def attach(engine: Engine | None, ring_size: int, base: Path = pins.BASE) -> Att
     if newest.engine is chosen and newest.digest == _digest(chosen):
         gone = pins.gone(newest)
         if not gone:
-            return _adopt(epoch)
+            return _adopt(epoch, lock)
         why = f"that lacked {', '.join(gone)}"
     if chosen is Engine.BCC:
-        return _start(chosen, ring_size, base, found, "bcc cannot share maps")
-    return _replace(epoch, why)
+        return _start(chosen, ring_size, lock, found, "bcc cannot share maps")
+    return _replace(epoch, why, lock)
 
 
 def _digest(engine: Engine) -> str:
@@ -106,20 +114,20 @@ def _load(engine: Engine | None, ring_size: int) -> Programs:
 
 
 def _start(
-    engine: Engine | None, ring_size: int, base: Path, found: list[pins.Epoch], why: str
+    engine: Engine | None, ring_size: int, lock: pins.Lock, found: list[pins.Epoch], why: str
 ) -> Attached:
     programs = _load(engine, ring_size)
-    epoch = pins.create(base, programs)
+    epoch = pins.create(lock.base, programs)
     for old in found:
         pins.remove(old.path)
     note = f"started with {programs.engine.value}"
     if found:
         note += f"; {why or 'what was pinned is of another version'}:"
         note += " what was recorded and nobody had read is gone"
-    return Attached(programs, epoch, note, Misses.of(epoch))
+    return Attached(programs, epoch, note, Misses.of(epoch), lock)
 
 
-def _adopt(epoch: pins.Epoch) -> Attached:
+def _adopt(epoch: pins.Epoch, lock: pins.Lock) -> Attached:
     newest = epoch.generations[-1]
     links = pins.open_links(newest)
     fallback = "a function could not be hooked when the programs were loaded"
@@ -142,7 +150,7 @@ def _adopt(epoch: pins.Epoch) -> Attached:
         missing,
         fallback if FALLBACK.program in links else "",
     )
-    attached = Attached(programs, epoch, "adopted the running programs", Misses.of(epoch))
+    attached = Attached(programs, epoch, "adopted the running programs", Misses.of(epoch), lock)
     meet_doors(attached)
     return attached
 
@@ -182,11 +190,14 @@ def meet_doors(attached: Attached) -> list[str]:
 def keep(attached: Attached) -> list[str]:
     """Look after attached programs, once a second: what came, and what somebody took away.
 
-    Returns what was done, for the log.
+    Returns what was done, and what could not be done, for the log.
     """
     done = [f"attached to {name}(), which is new" for name in meet_doors(attached)]
     try:
-        lost = pins.restore(attached.epoch, attached.programs)
+        attached.lock.renew()
+        lost = pins.restore(attached.epoch, attached.programs, attached.store)
+    except UnavailableError as error:
+        return [*done, f"the programs are not pinned: {error.message}"]
     except OSError as error:
         return [*done, f"pins are gone and cannot be made again: {error}"]
     return [*done, *(f"{name} was unpinned, and is pinned again" for name in lost)]
@@ -200,19 +211,16 @@ def forget_ended(attached: Attached) -> None:
         libbpf.bpf_map_delete_elem(fd, key)
 
 
-def detach(base: Path = pins.BASE) -> int:
-    """Take every program out of the kernel, and what it recorded with it; how many epochs.
-
-    The caller holds pins.lock(base).
-    """
-    found = pins.epochs(base)
+def detach(lock: pins.Lock) -> int:
+    """Take every program out of the kernel, and what it recorded with it; how many epochs."""
+    found = pins.epochs(lock.base)
     for epoch in found:
         pins.remove(epoch.path)
-    pins.sweep(base)
+    pins.sweep(lock.base)
     return len(found)
 
 
-def _replace(epoch: pins.Epoch, why: str) -> Attached:
+def _replace(epoch: pins.Epoch, why: str, lock: pins.Lock) -> Attached:
     number = epoch.generations[-1].number + 1
     shared = pins.open_maps(epoch)
     try:
@@ -222,7 +230,7 @@ def _replace(epoch: pins.Epoch, why: str) -> Attached:
             os.close(fd)
     epoch = pins.add(epoch, programs)
     activate(programs.maps, number)
-    return Attached(programs, epoch, f"replaced programs {why}", Misses.of(epoch))
+    return Attached(programs, epoch, f"replaced programs {why}", Misses.of(epoch), lock)
 
 
 def retire(attached: Attached) -> bool:

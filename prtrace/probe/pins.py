@@ -15,12 +15,13 @@ import ctypes
 import fcntl
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from prtrace.errors import UnavailableError
+from prtrace.linux.closing import Closing
 from prtrace.probe import libbpf
 from prtrace.probe.programs import (
     DOORS,
@@ -82,12 +83,48 @@ def require_bpffs(base: Path = BASE) -> None:
         raise UnavailableError(f"{base}: {error.strerror}", hint="run it as root") from None
 
 
-def lock(base: Path = BASE) -> int:
-    """Keep other agents away from the programs; returns the descriptor that holds the lock.
+class Lock(Closing):
+    """What keeps other agents away from the programs.
 
-    Two readers of one ring would take each other's records.  The kernel drops the lock when
-    the process ends.  Raises UnavailableError where another process holds it.
+    Two readers of one ring would take each other's records.  The kernel drops the lock when the
+    process ends.  Raises UnavailableError where another process holds it.
     """
+
+    __slots__ = ("_fd", "base")
+
+    def __init__(self, base: Path = BASE) -> None:
+        self.base = base
+        self._fd = _locked(base)
+
+    def renew(self) -> None:
+        """Take the lock of the file system that is mounted there now, if that is another one.
+
+        Raises UnavailableError where none is, or where an agent that started meanwhile holds it.
+        """
+        try:
+            now = os.stat(self.base)
+        except FileNotFoundError:
+            require_bpffs(self.base)
+            now = os.stat(self.base)
+        held = os.fstat(self._fd)
+        if (now.st_dev, now.st_ino) != (held.st_dev, held.st_ino):
+            fd = _locked(self.base)
+            self.close()
+            self._fd = fd
+
+    @property
+    def descriptor(self) -> int:
+        """What holds the lock, in every process that has it."""
+        return self._fd
+
+    def close(self) -> None:
+        """Give the lock up; a second call does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def _locked(base: Path) -> int:
     try:
         fd = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -162,13 +199,29 @@ def _pin_links(epoch: Path, programs: Programs) -> None:
 
 
 def open_maps(epoch: Epoch) -> Mapping[str, int]:
-    """Descriptors of the epoch's maps, the caller's to close."""
-    return {name: libbpf.bpf_obj_get(str(epoch.path / "maps" / name)) for name in MAPS}
+    """Descriptors of the epoch's maps, the caller's to close.  Raises OSError."""
+    return _opened(epoch.path / "maps" / name for name in MAPS)
+
+
+def _opened(paths: Iterable[Path]) -> Mapping[str, int]:
+    """What is pinned at each path, by its name; none stays open where one cannot be opened."""
+    held: dict[str, int] = {}
+    try:
+        for path in paths:
+            held[path.name] = libbpf.bpf_obj_get(str(path))
+    except OSError:
+        for fd in held.values():
+            os.close(fd)
+        raise
+    return held
 
 
 def unlike(epoch: Epoch) -> str:
-    """Which pinned map is not made as this version's, and how; "" where all are."""
-    maps = open_maps(epoch)
+    """Which pinned map is gone, or not made as this version's, and how; "" where all are."""
+    try:
+        maps = open_maps(epoch)
+    except FileNotFoundError:
+        return "a pinned map is gone"
     try:
         for name, shape in MAPS.items():
             told = libbpf.bpf_map_get_info(maps[name])
@@ -185,8 +238,8 @@ def unlike(epoch: Epoch) -> str:
 
 
 def open_links(generation: Generation) -> Mapping[str, int]:
-    """Descriptors of a generation's links, the caller's to close."""
-    return {path.name: libbpf.bpf_obj_get(str(path)) for path in generation.path.iterdir()}
+    """Descriptors of a generation's links, the caller's to close.  Raises OSError."""
+    return _opened(generation.path.iterdir())
 
 
 def gone(generation: Generation) -> list[str]:
@@ -211,10 +264,10 @@ def extend(epoch: Epoch, programs: Programs) -> None:
         libbpf.bpf_obj_pin(fd, str(generation.path / name))
 
 
-def restore(epoch: Epoch, programs: Programs) -> list[str]:
+def restore(epoch: Epoch, programs: Programs, store: str) -> list[str]:
     """Pin again what somebody has unpinned while its descriptors are held; the names.
 
-    Raises OSError where that cannot be done.
+    store: whose records they are, "" for nobody's yet.  Raises OSError where that cannot be done.
     """
     made = []
     for folder, wanted in (
@@ -229,6 +282,8 @@ def restore(epoch: Epoch, programs: Programs) -> list[str]:
         for name in lost:
             libbpf.bpf_obj_pin(wanted[name], str(folder / name))
         made += sorted(lost)
+    if store and not claimed(epoch, store):
+        claim(epoch, store)
     return made
 
 

@@ -42,7 +42,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """One function that ends passthrough requests, and the two programs that see it called."""
+    """One function that ends passthrough requests, and the two programs that see each end."""
 
     whose: str
     """Whose commands it ends."""

@@ -1,0 +1,218 @@
+"""What somebody with root's rights can do to attached programs: each with what becomes of it."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from lab.agent import STATE_DIR, Agent
+from lab.load import check_oracle, counters, drain, fresh, pr_out
+from labkit import needs, pace
+from labkit.target import Unit
+
+from prtrace.linux.sgio import SgDevice
+from prtrace.probe import pins
+
+pytestmark = [
+    pytest.mark.machine(nexuses=2, needs=("load",)),
+    pytest.mark.timeout(400),
+    pytest.mark.slow,
+]
+
+_BPFFS = Path("/sys/fs/bpf")
+_ELSEWHERE = Path("/run/prtrace-second")
+_KEY = (0xA77).to_bytes(8, "big")
+_TURNS = 8
+_UNPINNED = "the programs are not pinned"
+_DOORS_TOLD = "attached to sg_rq_end_io(), which is new"
+
+
+def await_that(what: str, holds: Callable[[], object], seconds: float = 20) -> None:
+    end = time.monotonic() + pace.limit(seconds)
+    while not holds():
+        assert time.monotonic() < end, what
+        time.sleep(0.2)
+
+
+def command(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+
+
+def prtrace(*words: str) -> subprocess.CompletedProcess[str]:
+    return command(sys.executable, "-m", "prtrace", *words)
+
+
+def register(agent: Agent, node: str) -> dict[str, object]:
+    """Send a REGISTER over a node; its event."""
+    since = max((event["seq"] for event in agent.events(last=1)), default=0)
+    with SgDevice(node) as device:
+        drain(device)
+        pr_out(device, 6, sa_key=_KEY).expect_good("REGISTER")
+    (told,) = (e for e in agent.events(since_seq=since) if e["command"] == "PR OUT")
+    return told
+
+
+def second_agent() -> subprocess.CompletedProcess[str]:
+    """An agent with a store and a socket of its own, and what it says."""
+    return prtrace(
+        *("agent", "--state-dir", str(_ELSEWHERE), "--socket", str(_ELSEWHERE / "socket")),
+    )
+
+
+def kernel_complaints() -> list[str]:
+    found = command("dmesg").stdout.splitlines()
+    return [line for line in found if "BUG:" in line or "WARNING:" in line or "Oops" in line]
+
+
+def test_attached_and_detached_at_any_moment_under_load(unit: Unit, seed: int) -> None:
+    """Killed, detached and started anew while commands are under way on both paths."""
+    chance = random.Random(seed)
+    fresh()
+    loads = [
+        subprocess.Popen(
+            [needs.load(), "out", path.block, str(number), str(number)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        for number, path in enumerate(unit.paths, 1)
+    ]
+    for load in loads:
+        assert load.stdin is not None
+        load.stdin.write("100000000\n")
+        load.stdin.flush()
+    try:
+        with Agent("--read-in-doubt", "no") as agent:
+            for turn in range(_TURNS):
+                if turn % 2:
+                    agent.start(wait=False)
+                    time.sleep(chance.uniform(0, pace.limit(6)))
+                elif turn:
+                    agent.start(timeout=200)
+                    assert prtrace("detach", "--yes").returncode == 1
+                agent.kill()
+                done = prtrace("detach", "--yes")
+                assert done.returncode == 0, done
+                assert not pins.epochs()
+    finally:
+        for load in loads:
+            load.kill()
+            load.wait()
+    with Agent() as agent:
+        [shown] = agent.settled(60)
+        check_oracle(shown, unit)
+        assert "Traceback" not in agent.log
+    assert not kernel_complaints()
+
+
+def test_sg_is_unloaded_and_loaded(unit: Unit) -> None:
+    """It cannot be while programs are attached to it; what comes later is attached to."""
+    path = unit.paths[0]
+    fresh()
+    with Agent() as agent:
+        agent.settled(60)
+        refused = command("modprobe", "-r", "sg")
+        print(refused)
+        assert register(agent, path.sg)["path"] == "sg node"
+        agent.kill()
+        assert prtrace("detach", "--yes").returncode == 0
+        assert command("modprobe", "-r", "sg").returncode == 0
+        agent.start()
+        assert command("modprobe", "sg").returncode == 0
+        await_that("the programs are attached to sg", lambda: _DOORS_TOLD in agent.log)
+        await_that("the sg node", Path(path.sg).exists)
+        told = register(agent, path.sg)
+        assert told["path"] == "sg node", told
+        assert told["head"] == told["data"], told
+        assert counters(agent)["missed"] == 0
+        # The next agent adopts these, too.
+        agent.kill()
+        agent.start()
+        assert agent.status()["status"]["note"] == "adopted the running programs"
+        assert register(agent, path.sg)["path"] == "sg node"
+        [shown] = agent.settled(60)
+        check_oracle(shown, unit)
+        assert "Traceback" not in agent.log
+
+
+def test_a_second_agent_is_refused(unit: Unit) -> None:
+    fresh()
+    with Agent() as agent:
+        agent.settled(60)
+        refused = second_agent()
+        assert refused.returncode == 1, refused
+        assert "another agent reads this host's events" in refused.stderr, refused
+        register(agent, unit.paths[0].block)
+
+
+@pytest.mark.parametrize(
+    ("gone", "note"),
+    [
+        ("maps/pr_counts", "a pinned map is gone"),
+        ("maps", "a pinned map is gone"),
+        ("PROGRAMS", "the pinned programs are gone"),
+        ("PROGRAMS/pr_over_sg", "replaced programs that lacked pr_over_sg"),
+        ("PROGRAMS/pr_on_timeout", "adopted the running programs"),
+    ],
+)
+def test_pins_are_half_removed_while_no_agent_runs(unit: Unit, gone: str, note: str) -> None:
+    fresh()
+    with Agent() as agent:
+        agent.settled(60)
+        register(agent, unit.paths[0].block)
+        agent.kill()
+        epoch = pins.epochs()[-1]
+        path = epoch.path / gone.replace("PROGRAMS", epoch.generations[-1].path.name)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+        agent.start()
+        status = agent.status()["status"]
+        assert note in status["note"], status["note"]
+        absent = {each["program"] for each in status["attach"] if not each["attached"]}
+        assert absent == ({"pr_on_timeout"} if "timeout" in gone else set()), absent
+        [shown] = agent.settled(60)
+        check_oracle(shown, unit)
+        register(agent, unit.paths[0].block)
+        assert len(pins.epochs()) == 1
+        assert "Traceback" not in agent.log
+
+
+@pytest.mark.machine(alone=True)
+def test_bpffs_is_unmounted_and_mounted_while_an_agent_runs(unit: Unit) -> None:
+    """The agent goes on, says so once, and pins all of it again as soon as it can."""
+    block = unit.paths[0].block
+    fresh()
+    with Agent() as agent:
+        agent.settled(60)
+        epoch = pins.epochs()[-1]
+        assert command("umount", "--lazy", str(_BPFFS)).returncode == 0
+        await_that("the agent says so", lambda: _UNPINNED in agent.log)
+        register(agent, block)
+        refused = second_agent()
+        assert refused.returncode == 1, refused
+        assert "is not a bpf file system" in refused.stderr, refused
+        time.sleep(pace.limit(4))
+        assert agent.log.count(_UNPINNED) == 1, agent.log
+        assert command("mount", "-t", "bpf", "bpf", str(_BPFFS)).returncode == 0
+        await_that("all is pinned again", lambda: "pr_submit was unpinned" in agent.log)
+        refused = second_agent()
+        assert refused.returncode == 1, refused
+        assert "another agent reads this host's events" in refused.stderr, refused
+        register(agent, block)
+        agent.kill()
+        agent.start()
+        assert agent.status()["status"]["note"] == "adopted the running programs"
+        assert [each.name for each in pins.epochs()] == [epoch.name]
+        [shown] = agent.show(unit.lu)
+        assert not shown["doubt"], shown["doubt"]
+        check_oracle(shown, unit)
+        assert "Traceback" not in agent.log
+    shutil.rmtree(STATE_DIR)
