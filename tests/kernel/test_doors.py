@@ -6,17 +6,16 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
-from lab.agent import STATE_DIR, Agent
+from lab.agent import Agent
 from lab.load import check_certain, check_oracle, counters, drain, fresh, pr_out
+from lab.objects import without
 from labkit import needs, pace
 from labkit.target import Unit
 
 from prtrace.linux.sgio import SgDevice
-from prtrace.probe import objectfile
 from prtrace.probe.programs import FALLBACK
 
 pytestmark = [
@@ -26,7 +25,6 @@ pytestmark = [
 
 _NO_SUCH_WAY = 2
 _RACES = 60
-_DOOR, _NO_DOOR = b"fentry/sg_rq_end_io", b"fentry/sg_nowhere__"
 
 
 def send(way: str, node: str, key: int, *more: object) -> bool:
@@ -68,6 +66,8 @@ def test_each_way_is_told(unit: Unit) -> None:
         ("send", path.block, "SCSI_IOCTL_SEND_COMMAND"),
         ("packet", path.block, "CDROM_SEND_PACKET"),
         ("uring", path.bsg, "bsg"),
+        ("fixed", path.bsg, "bsg"),
+        ("fixed_over", path.bsg, "bsg"),
     ]
     fresh()
     with Agent() as agent:
@@ -114,9 +114,7 @@ def test_a_list_that_changes_under_way_is_never_taken_at_its_word(unit: Unit) ->
 @pytest.mark.machine(kernels=("7",))
 def test_the_fallback_sees_the_same(unit: Unit, monkeypatch: pytest.MonkeyPatch) -> None:
     """With an object that finds one of the doors under no name."""
-    changed = Path(f"{STATE_DIR}-fallback.o")
-    changed.write_bytes(objectfile.object_path().read_bytes().replace(_DOOR, _NO_DOOR))
-    monkeypatch.setenv("PRTRACE_BPF_OBJECT", os.fspath(changed))
+    monkeypatch.setenv("PRTRACE_BPF_OBJECT", os.fspath(without("fentry/sg_rq_end_io")))
     path = unit.paths[0]
     fresh()
     with Agent() as agent:

@@ -11,6 +11,8 @@
  *   send         SCSI_IOCTL_SEND_COMMAND
  *   packet       CDROM_SEND_PACKET
  *   uring        bsg by io_uring (Linux 7)
+ *   fixed        the same, the list inside the second page of a registered buffer
+ *   fixed_over   the same, the list on both sides of that page's end
  *   race         as straddling, COUNT times with KEY, KEY + 0x100, …; a second thread changes the
  *                last byte of the key under way, to nothing but KEY's own and KEY's own + 1
  *
@@ -166,8 +168,10 @@ static void *part(int ring, size_t size, off_t at)
 	return found;
 }
 
-static int uring(uint64_t key)
+/* list: of registered, a buffer of the size below, or on its own. */
+static int uring(unsigned char *list, unsigned char *registered)
 {
+	struct iovec { void *base; size_t length; } buffer = { registered, 3 * 4096 };
 	struct io_uring_params p = { .flags = IORING_SETUP_SQE128 | IORING_SETUP_CQE32 };
 	struct {	/* struct bsg_uring_cmd, include/uapi/linux/bsg.h */
 		uint64_t request;
@@ -179,8 +183,8 @@ static int uring(uint64_t key)
 		uint8_t reserved[12];
 	} *command;
 	int ring = syscall(__NR_io_uring_setup, 1, &p);
-	unsigned char list[LIST], sense[64];
 	struct io_uring_sqe *entry;
+	unsigned char sense[64];
 	struct io_uring_cqe *end;
 	char *sq, *cq;
 
@@ -189,9 +193,13 @@ static int uring(uint64_t key)
 	sq = part(ring, p.sq_off.array + 4, IORING_OFF_SQ_RING);
 	cq = part(ring, p.cq_off.cqes + 32 * p.cq_entries, IORING_OFF_CQ_RING);
 	entry = part(ring, 128, IORING_OFF_SQES);
-	put(list, key);
 	entry->opcode = IORING_OP_URING_CMD;
 	entry->fd = fd;
+	if (registered) {
+		if (syscall(__NR_io_uring_register, ring, IORING_REGISTER_BUFFERS, &buffer, 1))
+			return 1;
+		entry->uring_cmd_flags = IORING_URING_CMD_FIXED;
+	}
 	command = (void *)((char *)entry + 48);
 	command->request = (uintptr_t)cdb;
 	command->request_len = sizeof(cdb);
@@ -275,7 +283,14 @@ int main(int argc, char **argv)
 	if (!strcmp(way, "packet"))
 		return packet(key);
 	if (!strcmp(way, "uring"))
-		return uring(key);
+		return uring(list, 0);
+	if (!strcmp(way, "fixed") || !strcmp(way, "fixed_over")) {
+		unsigned char *pages = low();
+
+		list = pages + (strcmp(way, "fixed") ? 2 * 4096 - LIST / 2 : 4096 + 2000);
+		put(list, key);
+		return uring(list, pages);
+	}
 	if (!strcmp(way, "race") && argc == 5)
 		return race(list, key, atol(argv[4]));
 	return 1;
