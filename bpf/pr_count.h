@@ -31,6 +31,8 @@ static __always_inline __u64 pr_stat(__u32 stat)
  * Until Linux 5.12 an addition did not return what was there before.  So a number is taken by being
  * the first to put it into a map.  pr_sequence counts the numbers that were taken, and lags behind by
  * those that other processors are just taking: that many are tried in vain, at most.
+ * Old numbers leave the map.  A processor that is held up between its look at pr_sequence and its
+ * turn, for longer than they stay there, would take a number again: it takes none.
  */
 static __always_inline __u64 pr_next_sequence(void)
 {
@@ -47,6 +49,10 @@ static __always_inline __u64 pr_next_sequence(void)
 		number++;
 		if (bpf_map_update_elem(&pr_numbers, &number, &mark, BPF_NOEXIST))
 			continue;
+		if (*(volatile __u64 *)taken > number + PR_NUMBERS / 4) {
+			bpf_map_delete_elem(&pr_numbers, &number);
+			return 0;
+		}
 		__sync_fetch_and_add(taken, 1);
 		old = number - PR_NUMBERS / 2;
 		bpf_map_delete_elem(&pr_numbers, &old);

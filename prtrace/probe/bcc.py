@@ -152,16 +152,16 @@ def _shape(headers: Path) -> list[str]:
     """
     include = _common(headers) / "include"
     flags = ["-DPR_SCSI_REQUEST"] if (include / "scsi" / _OLD_REQUEST).exists() else []
-    if _FETCH not in (include / "uapi" / "linux" / "bpf.h").read_text(errors="replace"):
+    if _FETCH not in _text(include / "uapi" / "linux" / "bpf.h"):
         flags.append("-DPR_NO_FETCH")
-    declared = "".join(
-        path.read_text(errors="replace")
-        for path in (include / "linux" / "blkdev.h", include / "linux" / "blk-mq.h")
-        if path.exists()
-    )
+    declared = "".join(_text(include / "linux" / name) for name in ("blkdev.h", "blk-mq.h"))
     match = re.search(r"\bblk_execute_rq\(\s*struct (\w+)", declared)
     argument = dict(_FIRST_ARGUMENTS).get(match[1], 0) if match else 0
     return [*flags, f"-DPR_REQUEST_ARGUMENT={argument}"]
+
+
+def _text(header: Path) -> str:
+    return header.read_text(errors="replace") if header.exists() else ""
 
 
 def _common(headers: Path) -> Path:
