@@ -1,8 +1,10 @@
 """Names that others choose: below /dev, and nowhere else."""
 
 import os
+import resource
 import stat
 import subprocess
+from itertools import islice
 
 import pytest
 
@@ -29,11 +31,49 @@ def test_a_node_and_a_link_to_one():
         "/dev/nu\0ll",
         "/dev/\ud800",
         "/dev/" + "x" * 5000,
+        "/dev/" + "./" * 30_000 + "nothing",
     ],
 )
 def test_nothing_else(name):
     with pytest.raises(NoSuchDeviceError, match="no node below /dev"):
         stat_below_dev(name)
+
+
+@pytest.fixture
+def room_for():
+    """Called with a number: this process can open so many descriptors more, and no others."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def limit(more):
+        taken = {int(fd) for fd in os.listdir("/proc/self/fd")}
+        free = (fd for fd in range(soft) if fd not in taken)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (list(islice(free, more))[-1] + 1, hard))
+
+    yield limit
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_way_up_and_down_holds_no_descriptors(tmp_path, room_for):
+    """As many folders as a name may visit, with room for as many as it is deep."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "sda").touch()
+    name = f"{tmp_path}/" + "disk/../" * 31 + "sda"
+    room_for(4)
+    assert stat_below_dev(name, str(tmp_path)).st_ino == (tmp_path / "sda").stat().st_ino
+    with pytest.raises(NoSuchDeviceError):
+        stat_below_dev(f"{tmp_path}/" + "disk/../" * 32 + "sda", str(tmp_path))
+
+
+def test_what_is_found_or_not_leaves_nothing_open(tmp_path):
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/b/sda").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    before = os.listdir("/proc/self/fd")
+    stat_below_dev(f"{tmp_path}/a/b/sda", str(tmp_path))
+    for name in ("a/b/nothing", "a/b/sda/x", "a/../../x", "loop", "a/b/" * 70):
+        with pytest.raises(NoSuchDeviceError):
+            stat_below_dev(f"{tmp_path}/{name}", str(tmp_path))
+    assert os.listdir("/proc/self/fd") == before
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount")
