@@ -14,8 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from prtrace.errors import PrtraceError
 from prtrace.linux import capabilities
@@ -27,8 +26,7 @@ _IGNORED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _log = logging.getLogger("prtrace.child")
 
 
-@dataclass(frozen=True, slots=True)
-class Child:
+class Child(NamedTuple):
     """One of them.  link: the agent's end of the socket, of whole messages (SOCK_SEQPACKET)."""
 
     name: str

@@ -15,9 +15,8 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from prtrace.errors import StoreError, UnavailableError, UsageError
 from prtrace.linux import capabilities, landlock, seccomp
@@ -65,8 +64,7 @@ _ERRORS: Final = {"clone3": errno.ENOSYS}
 """Its flags are in memory, where no filter can look; the C library then takes clone."""
 
 
-@dataclass(frozen=True, slots=True)
-class AgentUser:
+class AgentUser(NamedTuple):
     """Who the agent becomes."""
 
     name: str

@@ -22,9 +22,8 @@ import struct
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from prtrace.agent.child import receive
 from prtrace.errors import (
@@ -233,8 +232,7 @@ def _refused(error: PrtraceError) -> bytes:
     return _ANSWER.pack(kind, 0, 0, 0, 0, 0, len(text)) + text
 
 
-@dataclass(frozen=True, slots=True)
-class HeldDevice:
+class HeldDevice(NamedTuple):
     """A device that the helper has open for the agent: prtrace.linux.reader.Device."""
 
     path: str

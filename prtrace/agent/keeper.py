@@ -13,7 +13,7 @@ import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from prtrace.agent.child import receive
 from prtrace.errors import PrtraceError
@@ -98,8 +98,7 @@ def serve(link: socket.socket, attached: Attached, listener: Listener) -> None:
     listener.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(NamedTuple):
     """What a look came to.  said: for the log.  links: the programs that are attached.
 
     missing: why others are not.

@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from prtrace.agent.child import receive
 from prtrace.api.address import INTERFACE, MAX_CHANGE_CALL
@@ -278,8 +278,7 @@ class _Inner(Client):
         return connection
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
+class _Known(NamedTuple):
     """What the agent knows: prtrace.api.source.Observed."""
 
     inner: _Inner

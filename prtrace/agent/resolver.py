@@ -21,8 +21,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from prtrace.agent.schedule import Candidate, ReadingLimits, ReadOrder, Result, Schedule
 from prtrace.errors import PrtraceError
@@ -63,8 +62,7 @@ class Host(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
+class _Asked(NamedTuple):
     """What a reading came to.  sent: commands.  problem: for the log, "" for none.
 
     other: the unit that is at the address instead of the one that was to be read.

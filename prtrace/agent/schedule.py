@@ -17,6 +17,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from zlib import crc32
 
 from prtrace.model import Nexus
@@ -25,8 +26,7 @@ _DUE_AT_ONCE = 64
 """Units that one call of begin looks at: looking at paths reads files."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReadingLimits:
+class ReadingLimits(NamedTuple):
     """Times in seconds, rates in readings a second; a reading is three or four commands."""
 
     rate: float = 100.0
@@ -71,8 +71,7 @@ class Result(enum.Enum):
     """ILLEGAL REQUEST to READ KEYS."""
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A path that takes commands, as it is now.
 
     target: names the target port.  host: the SCSI host's number.  reluctance: how much is to be
@@ -86,8 +85,7 @@ class Candidate:
     reluctance: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ReadOrder:
+class ReadOrder(NamedTuple):
     """Read unit lu over a path, now."""
 
     number: int

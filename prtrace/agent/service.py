@@ -18,8 +18,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 from prtrace.agent import confinement, helper, keeper, mover
 from prtrace.agent.answers import Answers
@@ -81,8 +81,7 @@ _NAME: Final = "store"
 _log = logging.getLogger("prtrace.agent")
 
 
-@dataclass(frozen=True, slots=True)
-class _Staff:
+class _Staff(NamedTuple):
     """The processes that do for the agent what it may not (docs/security.md)."""
 
     keeper: Child
@@ -145,7 +144,7 @@ def _let_go(attached: Attached) -> None:
     programs = attached.programs
     for fd in programs.links.values():
         os.close(fd)
-    attached.programs = replace(programs, links=dict.fromkeys(programs.links, _KEPT_ELSEWHERE))
+    attached.programs = programs._replace(links=dict.fromkeys(programs.links, _KEPT_ELSEWHERE))
 
 
 def _import_the_rest() -> None:
@@ -600,8 +599,7 @@ class Agent:
         else:
             said = kept.said
             if kept.links != self._attached.programs.links.keys():
-                self._attached.programs = replace(
-                    self._attached.programs,
+                self._attached.programs = self._attached.programs._replace(
                     links=dict.fromkeys(kept.links, _KEPT_ELSEWHERE),
                     missing=kept.missing,
                 )

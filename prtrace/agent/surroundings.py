@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from prtrace.agent.claims import Claims, sent_by_proxy
 from prtrace.errors import MalformedError
@@ -49,8 +49,7 @@ _COMM_LIMIT: Final = 64
 _log = logging.getLogger("prtrace.surroundings")
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """Who asked.  exe, unit: the issuer's program file and systemd unit, "" where it is gone.
 
     cdb, parameter: what the issuer's client wanted, where that is not what was issued.
@@ -245,8 +244,8 @@ def _for_client(asked: Asked, issuer: Issuer, claim: Attribution, record: Record
     if out:
         same = same and record.data == claim.parameter[: len(record.data)]
     if same:
-        return replace(asked, issuer=issuer)
-    return replace(asked, issuer=issuer, cdb=claim.cdb, parameter=claim.parameter)
+        return asked._replace(issuer=issuer)
+    return asked._replace(issuer=issuer, cdb=claim.cdb, parameter=claim.parameter)
 
 
 def _path(issue: int, ioctl: int, major: int) -> IssuePath:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import prtrace
 from prtrace.api import idl
@@ -54,8 +53,7 @@ _compact: Final = json.JSONEncoder(separators=(",", ":")).encode
 """JSON without blanks; json.dumps() would make an encoder for each event."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """A call that its peer may make.
 
     method: the full name.  parameters: checked against the interface's declaration.  oneway:
@@ -131,7 +129,7 @@ class Calls:
             # No number that this interface takes is below 0.
             if isinstance(value, int) and value < 0:
                 raise _refuse(call, Fault.INVALID_PARAMETER, parameter=parameter)
-        return replace(call, parameters=parameters, peer_may=self._most(peer))
+        return call._replace(parameters=parameters, peer_may=self._most(peer))
 
     def describe(self, call: Call) -> dict[str, Any]:
         """The answer to a method of org.varlink.service; Refusal for an unknown interface."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn, assert_never
+from typing import Any, Final, NamedTuple, NoReturn, assert_never
 
 from prtrace.errors import MalformedError
 
@@ -78,16 +78,14 @@ class Choice:
 Type = Scalar | Optional | Array | Dictionary | Struct | Choice
 
 
-@dataclass(frozen=True, slots=True)
-class Method:
+class Method(NamedTuple):
     """What a method takes and gives."""
 
     takes: Struct
     gives: Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Definition:
+class Definition(NamedTuple):
     """An interface."""
 
     name: str

@@ -14,8 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 _NICE: Final = 10
 """What is asked of the past never competes with what happens now."""
@@ -24,8 +23,7 @@ Done = Callable[[Any], None]
 """Called on the loop with what a step gave, or with the exception that it raised."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Step:
+class _Step(NamedTuple):
     work: Callable[[], Any]
     done: Done
 

@@ -20,8 +20,8 @@ import logging
 import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
 
 from prtrace.api.address import INTERFACE
 from prtrace.api.calls import Call, Calls, Refusal, refusal, reply
@@ -48,8 +48,7 @@ _SCARCE_RETRY: Final = 1.0
 _NEWEST: Final = (1 << 63) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
+class ConnectionLimits(NamedTuple):
     """Connections at once.
 
     others: of all uids but 0 together; each: of one such uid; process: of one process of it.

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from prtrace.state.event import Event
 from prtrace.store.history import EventQuery
 
 
-@dataclass(frozen=True, slots=True)
-class Resolution:
+class Resolution(NamedTuple):
     """What a name stands for.  nexus: "" where it names the unit over all its nexuses."""
 
     lu: str
@@ -19,8 +17,7 @@ class Resolution:
     devices: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """A unit that newer knowledge is wanted of.
 
     asked: its knowledge was older than wanted.  problem: why nobody asks the device.

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import re
 import stat
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from prtrace.errors import NoSuchDeviceError, UnavailableError
 from prtrace.linux.sysfs import names, read_text, target
@@ -27,16 +26,14 @@ _BY_NUMBER: Final = re.compile(r"(block|char)/(\d+:\d+)")
 _HOW: Final = "name a disk, sg or multipath node, an address H:C:T:L, or a designator (naa.…)"
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
+class Resolved(NamedTuple):
     """nexus is None where the name stands for the logical unit over all its nexuses."""
 
     lu: LogicalUnit
     nexus: LocalNexus | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Directory:
+class Directory(NamedTuple):
     """Every name of the scanned devices.  block, char: "MAJOR:MINOR" to "H:C:T:L"."""
 
     sys: Path

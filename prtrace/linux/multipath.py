@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from prtrace.linux.sysfs import names, read_text
 
@@ -14,8 +13,7 @@ if TYPE_CHECKING:
 _MULTIPATHD: Final = "mpath-"
 
 
-@dataclass(frozen=True, slots=True)
-class MultipathMap:
+class MultipathMap(NamedTuple):
     """A map.  lu: the designator that all its paths share, "" where they disagree or have none."""
 
     name: str
@@ -36,7 +34,7 @@ class MultipathMap:
 
     def over(self, lu_of_disk: Mapping[str, str]) -> Self:
         """The same map, its disks being these units' now."""
-        return replace(self, lu=_shared(self.disks, lu_of_disk))
+        return self._replace(lu=_shared(self.disks, lu_of_disk))
 
 
 def is_multipath(directory: Path) -> bool:

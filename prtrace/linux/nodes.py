@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from prtrace.linux.sysfs import names, read_text
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceNodes:
+class DeviceNodes(NamedTuple):
     """disk, sg, bsg: kernel names, "" where there is none.  other: tape and changer names.
 
     block: "MAJOR:MINOR" of the disk or "".  chars: those of all character nodes.

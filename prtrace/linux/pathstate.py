@@ -6,9 +6,8 @@ The midlayer emits no uevent when a device goes from blocked to running
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from prtrace.errors import PrtraceError
 from prtrace.linux.sysfs import SYS, read_bytes, read_text
@@ -28,8 +27,7 @@ _TAKES_PR_IN: Final = 2
 _RMB: Final = 0x80
 
 
-@dataclass(frozen=True, slots=True)
-class PathState:
+class PathState(NamedTuple):
     """state: the midlayer's word, "" where the device is gone.
 
     access: the ALUA state of the target port, "" where the device has none.

@@ -9,8 +9,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 _UCRED: Final = struct.Struct("iII")
 """struct ucred (include/linux/socket.h): pid, uid, gid; user and group ids have no sign."""
@@ -18,8 +17,7 @@ _SO_PEERGROUPS: Final = 59  # include/uapi/asm-generic/socket.h, since Linux 4.1
 _GROUPS_SIZE: Final = 1024  # the most that Python's getsockopt takes: 256 groups
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(NamedTuple):
     """A process as the kernel saw it when it connected.
 
     pid is 0 where the process is in a foreign PID namespace.  A pid may be reused: it is for

@@ -14,9 +14,8 @@ None means unknown, and is never a guess: an iSCSI name without its ISID is not 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from prtrace.linux.sysfs import SYS, names, read_text
 from prtrace.scsi.transportid import FcPort, IscsiPort, SasPort, SrpPort
@@ -30,8 +29,7 @@ _LOGIN_BY_ISCSID: Final = frozenset({"iscsi_tcp", "iscsi_iser"})
 _GID: Final = re.compile(r"[0-9a-f]{4}(?::[0-9a-f]{4}){7}")
 
 
-@dataclass(frozen=True, slots=True)
-class InitiatorPort:
+class InitiatorPort(NamedTuple):
     """transport: "fc", "sas", "iscsi", "srp", "loop" or "".  text: None where unknown."""
 
     transport: str = ""

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from prtrace.errors import UnavailableError
 from prtrace.linux.qemu import GuestIdentity, guest_of
@@ -32,8 +31,7 @@ _STAT_LIMIT: Final = 4096
 _START_FIELD: Final = 19  # field 22 of /proc/PID/stat, counted from the state behind comm
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessIdentity:
+class ProcessIdentity(NamedTuple):
     """One process.  All text is cleaned and bounded; it was chosen by the process.
 
     start_ns: nanoseconds since boot (CLOCK_BOOTTIME), as it was asked for.  exe: ""

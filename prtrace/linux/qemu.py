@@ -10,8 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from prtrace.linux.text import clean
 
@@ -24,8 +23,7 @@ UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NAME_LIMIT: Final = 256
 
 
-@dataclass(frozen=True, slots=True)
-class GuestIdentity:
+class GuestIdentity(NamedTuple):
     """name: cleaned, as the command line gives it.  uuid: lower case.  "" where not given."""
 
     name: str

@@ -23,7 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeVar, assert_never
+from typing import Final, NamedTuple, Protocol, TypeVar, assert_never
 
 from prtrace.errors import (
     ConflictError,
@@ -88,8 +88,7 @@ class Device(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class ReadPolicy:
+class ReadPolicy(NamedTuple):
     """How far a Reader goes."""
 
     attentions: int = 8
@@ -107,6 +106,10 @@ class ReadPolicy:
 
     VPD page 83h is read before and after each reading, and after 3F/03 and 3F/0E: an array can map
     another unit to an address and raise no unit attention.  "": not checked."""
+
+
+POLITE: Final = ReadPolicy()
+"""The policy of a caller that wishes for nothing else."""
 
 
 class FailureKind(enum.Enum):
@@ -136,8 +139,7 @@ class FailureKind(enum.Enum):
     """The reply does not fit into the longest that a PR IN command can ask for."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReadFailure:
+class ReadFailure(NamedTuple):
     """The device did not answer a command as it should.
 
     command: the standard's name of it.  problem: what happened, for people.  sense: what the
@@ -181,8 +183,7 @@ class ReadFailure:
         assert_never(self.kind)
 
 
-@dataclass(frozen=True, slots=True)
-class ReportedRegistration:
+class ReportedRegistration(NamedTuple):
     """One registration.  A None is what the target does not tell."""
 
     key: int
@@ -209,8 +210,7 @@ class ByteOrder(enum.Enum):
     """Every key reads the same both ways, or there is no registration: STANDARD is assumed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Replies:
+class Replies(NamedTuple):
     """The replies of one round as they came."""
 
     keys: ReadKeys
@@ -230,8 +230,7 @@ class Replies:
         return frozenset(reply.generation for reply in told if reply is not None)
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
+class Way(NamedTuple):
     """What happened on the way to a result."""
 
     attentions: tuple[Sense, ...] = ()
@@ -242,8 +241,7 @@ class Way:
     """Commands that the device does not know."""
 
 
-@dataclass(frozen=True, slots=True)
-class PrState:
+class PrState(NamedTuple):
     """The reservation state of a unit at one PRGENERATION; the replies agree on it."""
 
     generation: int
@@ -258,8 +256,7 @@ class PrState:
     way: Way
 
 
-@dataclass(frozen=True, slots=True)
-class Disagreement:
+class Disagreement(NamedTuple):
     """The replies contradict each other; nothing may be concluded from them."""
 
     reasons: tuple[str, ...]
@@ -267,8 +264,7 @@ class Disagreement:
     way: Way
 
 
-@dataclass(frozen=True, slots=True)
-class Unread:
+class Unread(NamedTuple):
     """There is no result, for failure's reason."""
 
     failure: ReadFailure
@@ -294,7 +290,7 @@ class Reader:
     """
 
     device: Device
-    policy: ReadPolicy = ReadPolicy()
+    policy: ReadPolicy = POLITE
     sleep: Callable[[float], None] = time.sleep
     _order: ByteOrder = ByteOrder.UNPROVEN
     _attentions: list[Sense] = field(default_factory=list)

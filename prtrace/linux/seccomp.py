@@ -14,8 +14,7 @@ import os
 import platform
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from prtrace.errors import UnavailableError
 
@@ -39,8 +38,7 @@ _X32: Final = 0x40000000
 """Numbers from here on are those of x86-64's second set of system calls."""
 
 
-@dataclass(frozen=True, slots=True)
-class CallRule:
+class CallRule(NamedTuple):
     """A call that is allowed where one argument is right.
 
     argument: its place, from 0.  values: what its lower 32 bits may be, after mask.
@@ -51,8 +49,7 @@ class CallRule:
     mask: int = 0xFFFFFFFF
 
 
-@dataclass(frozen=True, slots=True)
-class _Machine:
+class _Machine(NamedTuple):
     """audit: the kernel's name of the architecture.  column: of _CALLS."""
 
     audit: int

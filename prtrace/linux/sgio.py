@@ -23,8 +23,7 @@ import signal
 import stat
 import struct
 import threading
-from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 from prtrace.errors import (
     ConflictError,
@@ -101,8 +100,7 @@ class SgIoHdr(ctypes.Structure):
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """What came back for one command.
 
     status: SAM status byte.  host_status, driver_status: the kernel's DID_* and DRIVER_*

@@ -10,8 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from prtrace.errors import UnavailableError
 from prtrace.linux.closing import Closing
@@ -44,8 +43,7 @@ _SUBSYSTEMS: Final = frozenset(
 _OF_MANY: Final = frozenset({"fc_remote_ports", "iscsi_session"})
 
 
-@dataclass(frozen=True, slots=True)
-class Uevent:
+class Uevent(NamedTuple):
     """action: "add", "remove", "change", "move", "bind", ….  devpath: below /sys.
 
     device_type: DEVTYPE ("disk", "partition", "scsi_device", …).  name: DEVNAME ("sda").
@@ -76,8 +74,7 @@ class Uevent:
         return self.subsystem in _SUBSYSTEMS and self.device_type != "partition"
 
 
-@dataclass(frozen=True, slots=True)
-class Uevents:
+class Uevents(NamedTuple):
     """What one read gave.  overflow: events were lost, scan everything again."""
 
     events: tuple[Uevent, ...] = ()

@@ -7,10 +7,10 @@ device was found (sysfs vpd_pg83), so that no unit attention is collected on the
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from sys import intern
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from prtrace.errors import MalformedError
 from prtrace.linux.directory import ADDRESS, Directory, Resolved
@@ -45,8 +45,7 @@ _KINDS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Inventory:
+class Inventory(NamedTuple):
     """What scan found.  units: by designator, in the order of their lowest address."""
 
     units: Mapping[str, LogicalUnit]
@@ -102,8 +101,7 @@ class Inventory:
         return self.directory.block_name(number)
 
 
-@dataclass(frozen=True, slots=True)
-class ScsiDevice:
+class ScsiDevice(NamedTuple):
     """One SCSI device: its nexus and nodes, and the unit as this path describes it."""
 
     nexus: LocalNexus

@@ -13,9 +13,8 @@ from __future__ import annotations
 import enum
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from prtrace.errors import PrtraceError
 from prtrace.linux.process import PROC
@@ -37,8 +36,7 @@ class Use(enum.IntEnum):
     OPENED = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Users:
+class Users(NamedTuple):
     """What a look at the users of all devices came to.
 
     opened: the "H:C:T:L" of devices that were seen in use.  unseen: what could not be looked at,
@@ -55,8 +53,7 @@ class Users:
         return Use.NOT_KNOWN if self.unseen else Use.NOT_OPENED
 
 
-@dataclass(frozen=True, slots=True)
-class Nodes:
+class Nodes(NamedTuple):
     """Nodes in use: ("block" or "char", "MAJOR:MINOR").  unseen: as in Users."""
 
     found: frozenset[tuple[str, str]]

@@ -230,7 +230,7 @@ class Paths(Closing):
 
     def _reader(self, path: LocalPath) -> Reader:
         reader = self._readers.get(path.nexus.nexus)
-        policy = replace(_POLICY, lu=self.side.lu, timeout_ms=self._limit_ms)
+        policy = _POLICY._replace(lu=self.side.lu, timeout_ms=self._limit_ms)
         if reader is None:
             reader = self._readers[path.nexus.nexus] = Reader(self._device(path), policy)
         reader.policy = policy

@@ -11,9 +11,8 @@ from __future__ import annotations
 import os
 import stat
 from collections import deque
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from prtrace.prhelper.attribution import LATE_NS, LINE_BEGINNING, Attribution, parse_lines
 from prtrace.prhelper.attribution_log import NAME, ROTATE_SIZE
@@ -44,8 +43,7 @@ _HEAD: Final = PR_OUT_CDB.size
 Key = tuple[int, int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
+class _File(NamedTuple):
     """A file that may be open, and which one it is."""
 
     fd: int

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from prtrace.errors import UnavailableError
 from prtrace.probe import core, libbpf, objectfile, pins, requirements
@@ -176,8 +176,7 @@ def meet_doors(attached: Attached) -> list[str]:
     more = core.load_doors(programs.generation, programs.maps, new)
     for fd in more.maps.values():
         os.close(fd)
-    attached.programs = replace(
-        programs,
+    attached.programs = programs._replace(
         links={**programs.links, **more.links},
         missing={**programs.missing, **more.missing},
     )

@@ -8,8 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from ctypes import byref, c_int, c_size_t, c_uint32, c_uint64, c_void_p
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from prtrace.probe.libbpf import bpf_prog_load_opts, check, lib, pointer
 
@@ -52,8 +51,7 @@ class libbpf_prog_handler_opts(ctypes.Structure):  # noqa: N801 - named as in C
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """What a program attaches to: the number of a type, and of whose types it is one.
 
     btf_fd: 0 for the kernel proper, else a descriptor of a module's types.

@@ -9,7 +9,7 @@ import re
 import struct
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from prtrace.errors import UnavailableError
 from prtrace.probe import btf, libbpf, objectfile, requirements
@@ -66,8 +66,7 @@ class _Plan:
         self.missing[program] = why
 
 
-@dataclass(frozen=True, slots=True)
-class _Load:
+class _Load(NamedTuple):
     """What every attempt to load is given."""
 
     generation: int
@@ -111,8 +110,7 @@ def load_doors(generation: int, shared: Mapping[str, int], doors: Collection[Doo
         return _loaded(_Load(generation, 0, shared), plan)[0]
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
+class _Known(NamedTuple):
     """What this object wants to attach to, and what of it this kernel has."""
 
     sections: Mapping[str, str]

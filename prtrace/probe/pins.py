@@ -16,9 +16,8 @@ import fcntl
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from prtrace.errors import UnavailableError
 from prtrace.linux.closing import Closing
@@ -45,8 +44,7 @@ _UNFINISHED: Final = "-new"
 """bpffs keeps names with a dot for itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class Generation:
+class Generation(NamedTuple):
     """One set of attached programs, by the folder that holds their links."""
 
     path: Path
@@ -55,8 +53,7 @@ class Generation:
     digest: str
 
 
-@dataclass(frozen=True, slots=True)
-class Epoch:
+class Epoch(NamedTuple):
     """One set of maps and the generations attached to it, oldest first."""
 
     path: Path

@@ -5,9 +5,8 @@ from __future__ import annotations
 import enum
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from prtrace.probe import libbpf
 from prtrace.probe.record import COUNT, LOSS, NEXUS, PENDING
@@ -25,8 +24,7 @@ class Engine(enum.Enum):
     """Compiled on this host by the distribution's bcc."""
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(NamedTuple):
     """One program and where it attaches."""
 
     program: str
@@ -40,8 +38,7 @@ class Point:
         return self.section.partition("/")[2]
 
 
-@dataclass(frozen=True, slots=True)
-class Door:
+class Door(NamedTuple):
     """One function that ends passthrough requests, and the two programs that see each end."""
 
     whose: str
@@ -128,8 +125,7 @@ WITHOUT_BTF: Final = Point("pr_on_start", "tp_btf/scsi_dispatch_cmd_start")
 """bcc only: what stands in for the submission where nothing attaches to it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(NamedTuple):
     """How many bytes a map's keys and values have; both 0 for a ring."""
 
     key: int
@@ -168,8 +164,7 @@ def _set_active(maps: Mapping[str, int], which: int, value: int) -> None:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Programs:
+class Programs(NamedTuple):
     """Loaded and attached programs.  The descriptors belong to whoever holds this value."""
 
     engine: Engine

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import construct as cs
 
@@ -205,8 +205,7 @@ class Cause(enum.IntEnum):
     INFORMATION_LOST = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One record of the ring."""
 
     header: Any
@@ -328,8 +327,7 @@ class Loss:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
+class Pending(NamedTuple):
     """What pr_pendings remembers of a request, as far as anybody outside needs it."""
 
     start_ns: int

@@ -12,9 +12,8 @@ import platform
 import re
 import resource
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from prtrace.errors import PrtraceError, UnavailableError
 from prtrace.linux.sysfs import names, read_text
@@ -45,8 +44,7 @@ class Part(enum.Enum):
     BCC = "bcc"
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(NamedTuple):
     """One thing: what it is, how it is here, and the command that changes that ("" for none)."""
 
     name: str

@@ -13,9 +13,8 @@ import mmap
 import os
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from prtrace.errors import PrtraceError
 from prtrace.linux.sgio import SG_IO, SgDevice
@@ -42,8 +41,7 @@ _V4_STATUS: Final = 23
 _GUARD: Final = ord("Q")
 
 
-@dataclass(frozen=True, slots=True)
-class SelfTestResult:
+class SelfTestResult(NamedTuple):
     """How the test went."""
 
     result: str
@@ -51,8 +49,7 @@ class SelfTestResult:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Sent:
+class _Sent(NamedTuple):
     """One INQUIRY that was answered."""
 
     node: Path

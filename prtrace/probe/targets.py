@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from prtrace.probe import btf
 from prtrace.probe.btf import Target
@@ -20,8 +19,7 @@ _BTF: Final = Path("/sys/kernel/btf")
 _TRACEPOINT: Final = "tp_btf"
 
 
-@dataclass(frozen=True, slots=True)
-class Targets:
+class Targets(NamedTuple):
     """What the kernel has to attach to."""
 
     found: dict[str, Target]

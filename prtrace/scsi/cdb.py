@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from prtrace.errors import MalformedError
 from prtrace.model import Action, ReservationType
@@ -51,8 +50,7 @@ def service_action(cdb: bytes) -> int:
     return cdb[1] & forms.SERVICE_ACTION
 
 
-@dataclass(frozen=True, slots=True)
-class PrOutCdb:
+class PrOutCdb(NamedTuple):
     """PERSISTENT RESERVE OUT (SPC-4 6.16)."""
 
     action: Action | ReservedCode
@@ -75,8 +73,7 @@ class PrOutCdb:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class PrInCdb:
+class PrInCdb(NamedTuple):
     """PERSISTENT RESERVE IN (SPC-4 6.15)."""
 
     action: InAction | ReservedCode
@@ -95,8 +92,7 @@ class PrInCdb:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class LegacyCdb:
+class LegacyCdb(NamedTuple):
     """RESERVE or RELEASE of SPC-2."""
 
     release: bool
@@ -139,8 +135,7 @@ class LegacyCdb:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class OtherCdb:
+class OtherCdb(NamedTuple):
     """Any other command, byte for byte."""
 
     raw: bytes

@@ -7,8 +7,7 @@ Linux include/scsi/scsi_status.h for the host byte.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from prtrace.model import Action, ReservationType
 
@@ -89,8 +88,7 @@ _STATUS_TITLES: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ReservedCode:
+class ReservedCode(NamedTuple):
     """A code that the standard reserves or has made obsolete: its number is kept and shown."""
 
     field: str

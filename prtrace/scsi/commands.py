@@ -9,14 +9,12 @@ this is not known here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from prtrace.model import Access
 
 
-@dataclass(frozen=True, slots=True)
-class MediumCommand:
+class MediumCommand(NamedTuple):
     """A command as a CDB names it."""
 
     name: str

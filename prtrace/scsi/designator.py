@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from prtrace.errors import MalformedError
 from prtrace.scsi import forms
@@ -43,8 +42,7 @@ class Kind(enum.IntEnum):
     UUID = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Designator:
+class Designator(NamedTuple):
     """One designation descriptor."""
 
     association: Association
@@ -114,8 +112,7 @@ _RANKS: dict[int, int] = {
 _NONE = 9
 
 
-@dataclass(frozen=True, slots=True)
-class IdentificationPage:
+class IdentificationPage(NamedTuple):
     """VPD page 83h."""
 
     designators: tuple[Designator, ...]

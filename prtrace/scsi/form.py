@@ -22,7 +22,7 @@ import struct
 from collections import namedtuple
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import construct as cs
 
@@ -35,8 +35,7 @@ _CODES: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 """struct's codes of unsigned numbers, by size in bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bits:
+class Bits(NamedTuple):
     """A field of bits inside a field of bytes."""
 
     name: str

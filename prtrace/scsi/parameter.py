@@ -7,8 +7,7 @@ behind them is cut off or damaged.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from prtrace.errors import MalformedError
 from prtrace.model import Action
@@ -20,8 +19,7 @@ from prtrace.scsi.transportid import TransportId, parse_contained, parse_transpo
 _MAY_SPECIFY: Final = (Action.REGISTER, Action.REGISTER_AND_IGNORE)
 
 
-@dataclass(frozen=True, slots=True)
-class BasicList:
+class BasicList(NamedTuple):
     """The parameter list of every service action but REGISTER AND MOVE (SPC-4 6.16.3)."""
 
     key: int
@@ -79,8 +77,7 @@ class BasicList:
         return fixed + length + ports
 
 
-@dataclass(frozen=True, slots=True)
-class MoveList:
+class MoveList(NamedTuple):
     """The parameter list of REGISTER AND MOVE (SPC-4 6.16.4).
 
     The I_T nexus of transport_id and relative_target_port gets sa_key and the reservation.

@@ -7,8 +7,7 @@ allocation length minus the residual.  Bytes behind the claimed length are ignor
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Final, Self, assert_never
+from typing import Any, Final, NamedTuple, Self, assert_never
 
 from prtrace.errors import MalformedError
 from prtrace.model import ReservationType
@@ -25,8 +24,7 @@ _LONGEST_DESCRIPTOR: Final = (
 _KEY_SIZE: Final = 8
 
 
-@dataclass(frozen=True, slots=True)
-class ReadKeys:
+class ReadKeys(NamedTuple):
     """One reservation key for each registered I_T nexus, in no order, repeats included."""
 
     generation: int
@@ -72,8 +70,7 @@ class ReadKeys:
         return header + b"".join(key.to_bytes(_KEY_SIZE, "big") for key in self.keys)
 
 
-@dataclass(frozen=True, slots=True)
-class ReservationDescriptor:
+class ReservationDescriptor(NamedTuple):
     """The reservation that is held."""
 
     key: int
@@ -82,8 +79,7 @@ class ReservationDescriptor:
     scope: int = SCOPE_LU
 
 
-@dataclass(frozen=True, slots=True)
-class ReadReservation:
+class ReadReservation(NamedTuple):
     """Whether something is reserved, and how."""
 
     generation: int
@@ -123,8 +119,7 @@ class ReadReservation:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class ReportCapabilities:
+class ReportCapabilities(NamedTuple):
     """What the device server can do."""
 
     rlr_c: bool = False
@@ -188,8 +183,7 @@ class ReportCapabilities:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class FullStatusDescriptor:
+class FullStatusDescriptor(NamedTuple):
     """One registration."""
 
     key: int
@@ -217,8 +211,7 @@ class FullStatusDescriptor:
         return fixed + port
 
 
-@dataclass(frozen=True, slots=True)
-class ReadFullStatus:
+class ReadFullStatus(NamedTuple):
     """Every registration with its I_T nexus."""
 
     generation: int

@@ -7,7 +7,7 @@ reservations", SBC-3 table of the same name.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prtrace.model import Access, Nexus, ReservationType
 from prtrace.state.unit import Fact, LuState
@@ -22,8 +22,7 @@ class Standing(enum.Enum):
     UNKNOWN = "may be registered or not"
 
 
-@dataclass(frozen=True, slots=True)
-class Ruling:
+class Ruling(NamedTuple):
     """Whether a command is let in."""
 
     allowed: bool | None

@@ -121,30 +121,29 @@ class Anonymous:
     def _list(self, given: BasicList | MoveList) -> bytes:
         if given.truncated or given.problem:
             return b""
-        given = replace(given, key=self.key(given.key), sa_key=self.key(given.sa_key))
+        given = given._replace(key=self.key(given.key), sa_key=self.key(given.sa_key))
         if isinstance(given, MoveList):
             port = given.transport_id
             named = None if port is None else self._transport_id(port)
-            return replace(given, transport_id=named).build()
+            return given._replace(transport_id=named).build()
         ports = tuple(map(self._transport_id, given.transport_ids))
-        return replace(given, transport_ids=ports).build()
+        return given._replace(transport_ids=ports).build()
 
     def _reply(
         self, given: ReadKeys | ReadReservation | ReportCapabilities | ReadFullStatus
     ) -> bytes:
         if isinstance(given, ReadKeys):
-            return replace(given, keys=tuple(map(self.key, given.keys))).build()
+            return given._replace(keys=tuple(map(self.key, given.keys))).build()
         if isinstance(given, ReadReservation):
             held = given.reservation
             if held is not None:
-                held = replace(held, key=self.key(held.key))
-            return replace(given, reservation=held).build()
+                held = held._replace(key=self.key(held.key))
+            return given._replace(reservation=held).build()
         if isinstance(given, ReadFullStatus):
             if given.truncated:
                 return b""
             named = [
-                replace(
-                    each,
+                each._replace(
                     key=self.key(each.key),
                     transport_id=self._transport_id(each.transport_id),
                 )

@@ -11,9 +11,9 @@ Observations come in the order of their completion; the spans in them say which 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 from prtrace.model import (
     Action,
@@ -54,8 +54,7 @@ _OUTCOMES = (PrOut, UnreadablePrOut, ReadFailed, LegacyReserve)
 _REGISTERS = (Action.REGISTER, Action.REGISTER_AND_IGNORE)
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """The state after an observation, and in a few words what the observation changed."""
 
     state: LuState

@@ -8,7 +8,7 @@ commands that overlap, or where targets are not known to agree.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prtrace.model import Action, Outcome, PrOut
 from prtrace.state.doubt import NONE
@@ -19,8 +19,7 @@ _REGISTRATIONS = frozenset({Fact.REGISTRATIONS})
 _BOTH = frozenset({Fact.REGISTRATIONS, Fact.RESERVATION})
 
 
-@dataclass(frozen=True, slots=True)
-class _Forecast:
+class _Forecast(NamedTuple):
     """Whether the command is carried out, and the facts which that rests on."""
 
     done: bool

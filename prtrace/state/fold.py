@@ -4,8 +4,7 @@ the event with its words and the next state out (pure).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from prtrace.model import AnyObservation
 from prtrace.state.apply import apply, new_state
@@ -17,8 +16,7 @@ from prtrace.state.unit import LuState
 FORGOTTEN: Final = "forgotten: the unit is not on this host for long"
 
 
-@dataclass(frozen=True, slots=True)
-class Folded:
+class Folded(NamedTuple):
     """What an event led to.
 
     event: with the words, the effect and the reason that its bytes give.  state: None where

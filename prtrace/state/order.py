@@ -10,7 +10,7 @@ commands in any order.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prtrace.model import Action, Observation, PrOut
 from prtrace.state.doubt import ALL
@@ -32,8 +32,7 @@ class Order(enum.Enum):
     """It overlaps some of them, and the result may depend on the order."""
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(NamedTuple):
     """A command's place: its order, and what is in doubt for it."""
 
     order: Order

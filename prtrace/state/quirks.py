@@ -12,12 +12,11 @@ list of April 2026 (a PREEMPT of one's own key without a reservation keeps the s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
+class Profile(NamedTuple):
     """What one kind of target does where targets differ.
 
     unregister_adds, idle_register_adds: what PRGENERATION gains by an unregistration, and by
@@ -141,7 +140,7 @@ SCST = Profile(
     lists_every_port=True,
 )
 
-SPDK = replace(GENERIC, name="SPDK", raises_attentions=False, turns_full_status=True)
+SPDK = GENERIC._replace(name="SPDK", raises_attentions=False, turns_full_status=True)
 """SPDK names itself INTEL 0001, which other products may do as well.
 
 So only what is harmless when wrong is taken from its source: it raises no unit attentions, and
@@ -150,8 +149,7 @@ stays unknown.
 """
 
 
-@dataclass(frozen=True, slots=True)
-class _Identity:
+class _Identity(NamedTuple):
     vendor: str
     product: str
     revision: str

@@ -13,9 +13,8 @@ import os
 import sqlite3
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 from urllib.parse import quote
 
 from prtrace.errors import MalformedError, StoreError
@@ -43,8 +42,7 @@ _ASIDE: Final = 1000
 """Records that could not be digested and are kept, the newest ones."""
 
 
-@dataclass(frozen=True, slots=True)
-class Aside:
+class Aside(NamedTuple):
     """A record as the ring held it, that could not be digested.
 
     time: when that was found, nanoseconds since the epoch.  problem: what went wrong.
@@ -57,8 +55,7 @@ class Aside:
     epoch: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Size:
+class Size(NamedTuple):
     """What the store holds: events, the first and last number among them, and bytes on disk."""
 
     events: int

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from prtrace.errors import StoreError
 from prtrace.store.failure import damaged
@@ -16,8 +15,7 @@ _APPLICATION: Final = slice(68, 72)
 _HEADER: Final = 100
 
 
-@dataclass(frozen=True, slots=True)
-class File:
+class File(NamedTuple):
     """The file behind a path, as it was when the database was opened."""
 
     device: int

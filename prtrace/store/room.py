@@ -12,7 +12,6 @@ whatever there is.
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 KEEP_EVENTS: Final = 1_000_000
@@ -38,8 +37,7 @@ class Extent(NamedTuple):
     pruned: int
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryLimits:
+class HistoryLimits(NamedTuple):
     """How much is kept.  size: bytes of the database in use, without its log."""
 
     events: int

@@ -237,7 +237,7 @@ def test_nothing_is_read_before_it_was_looked_who_uses_what(tree: Tree) -> None:
 
     async def play() -> None:
         nonlocal users
-        resolver = made.resolver(replace(QUICK, look_every_s=0.05))
+        resolver = made.resolver(QUICK._replace(look_every_s=0.05))
         resolver.resolve(LU, fresh=True)
         await came_true(lambda: resolver.sent >= 3 * QUICK.futile)
         assert told[0] == "look"
@@ -271,7 +271,7 @@ def test_a_look_that_takes_too_long(tree: Tree, caplog: pytest.LogCaptureFixture
     made.look = look
 
     async def play() -> None:
-        resolver = made.resolver(replace(QUICK, look_every_s=0.05, look_takes_s=0.3))
+        resolver = made.resolver(QUICK._replace(look_every_s=0.05, look_takes_s=0.3))
         while not hangs:
             resolver.resolve(LU, fresh=True)
             await asyncio.sleep(0.02)
@@ -303,7 +303,7 @@ def test_a_look_that_fails(tree: Tree, caplog: pytest.LogCaptureFixture) -> None
     made.look = look
 
     async def play() -> None:
-        resolver = made.resolver(replace(QUICK, look_every_s=0.0))
+        resolver = made.resolver(QUICK._replace(look_every_s=0.0))
         resolver.resolve(LU, fresh=True)
         await came_true(lambda: resolver.sent >= 3 * QUICK.futile)
         assert looks > 1
@@ -321,7 +321,7 @@ def test_an_answer_is_not_news_for_long(tree: Tree) -> None:
 
     async def play(just_s: float) -> str:
         made.opened.clear()
-        resolver = made.resolver(replace(QUICK, just_s=just_s))
+        resolver = made.resolver(QUICK._replace(just_s=just_s))
         resolver.resolve(LU, "2:0:0:0", fresh=True)
         await came_true(lambda: bool(made.opened))
         resolver.close()

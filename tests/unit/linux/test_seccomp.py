@@ -46,7 +46,9 @@ def verdict(code: bytes, number: int, arguments: tuple[int, ...], audit: int = A
     calls=st.sets(NUMBERS, max_size=60),
     rules=st.dictionaries(
         NUMBERS,
-        st.builds(CallRule, st.integers(0, 5), st.lists(WORDS, min_size=1, max_size=5).map(tuple)),
+        st.tuples(st.integers(0, 5), st.lists(WORDS, min_size=1, max_size=5).map(tuple)).map(
+            lambda rule: CallRule(*rule)
+        ),
         max_size=5,
     ),
     errors=st.dictionaries(NUMBERS, st.just(errno.ENOSYS), max_size=2),

@@ -27,6 +27,18 @@ from prtrace.scsi.transportid import (
 )
 
 
+def made(form, *given, **named):
+    """What form makes of the drawn values, and of its own defaults for the rest.
+
+    st.builds(form) would draw the rest of a NamedTuple's fields, too.
+    """
+
+    def make(*args, **kwargs):
+        return form(*args, **kwargs)
+
+    return st.builds(make, *given, **named)
+
+
 def bits(count):
     return st.integers(0, (1 << count) - 1)
 
@@ -42,16 +54,16 @@ unknown_ports = st.tuples(
     st.sampled_from([2, 3, 7, 8, 9, 11, 15]), bits(2), st.binary(min_size=23, max_size=23)
 ).map(lambda t: UnknownPort(bytes([t[0] | t[1] << 6]) + t[2]))
 transport_ids = st.one_of(
-    st.builds(FcPort, bits(64)),
-    st.builds(SpiPort, bits(16), bits(16)),
-    st.builds(SrpPort, bits(128)),
-    st.builds(IscsiPort, iscsi_names, st.none() | bits(48)),
-    st.builds(SasPort, bits(64)),
-    st.builds(SopPort, bits(16)),
+    made(FcPort, bits(64)),
+    made(SpiPort, bits(16), bits(16)),
+    made(SrpPort, bits(128)),
+    made(IscsiPort, iscsi_names, st.none() | bits(48)),
+    made(SasPort, bits(64)),
+    made(SopPort, bits(16)),
     unknown_ports,
 )
 
-basic_lists = st.builds(
+basic_lists = made(
     BasicList,
     bits(64),
     bits(64),
@@ -60,7 +72,7 @@ basic_lists = st.builds(
     flag,
     obsolete_address=bits(32),
     obsolete_extent=bits(16),
-) | st.builds(
+) | made(
     BasicList,
     bits(64),
     bits(64),
@@ -69,19 +81,19 @@ basic_lists = st.builds(
     flag,
     transport_ids=st.lists(transport_ids, max_size=4).map(tuple),
 )
-move_lists = st.builds(MoveList, bits(64), bits(64), bits(16), transport_ids, flag, flag)
+move_lists = made(MoveList, bits(64), bits(64), bits(16), transport_ids, flag, flag)
 
 read_keys = st.builds(
     lambda generation, keys: ReadKeys.of(generation, *keys),
     bits(32),
     st.lists(bits(64), max_size=20),
 )
-read_reservations = st.builds(
+read_reservations = made(
     ReadReservation,
     bits(32),
-    st.none() | st.builds(ReservationDescriptor, bits(64), types, bits(4)),
+    st.none() | made(ReservationDescriptor, bits(64), types, bits(4)),
 )
-capabilities = st.builds(
+capabilities = made(
     ReportCapabilities,
     rlr_c=flag,
     crh=flag,
@@ -93,9 +105,7 @@ capabilities = st.builds(
     ptpl_a=flag,
     types=st.frozensets(st.sampled_from(ReservationType)),
 )
-descriptors = st.builds(
-    FullStatusDescriptor, bits(64), bits(16), transport_ids, all_tg_pt=flag
-) | st.builds(
+descriptors = made(FullStatusDescriptor, bits(64), bits(16), transport_ids, all_tg_pt=flag) | made(
     FullStatusDescriptor,
     bits(64),
     bits(16),
@@ -110,11 +120,11 @@ full_statuses = st.builds(
     bits(32),
     st.lists(descriptors, max_size=6),
 )
-senses = st.builds(Sense, st.sampled_from([0x70, 0x71, 0x72, 0x73]), bits(4), bits(8), bits(8))
+senses = made(Sense, st.sampled_from([0x70, 0x71, 0x72, 0x73]), bits(4), bits(8), bits(8))
 pages = st.builds(
     lambda each: IdentificationPage(tuple(each)),
     st.lists(
-        st.builds(
+        made(
             Designator,
             st.sampled_from(Association),
             st.sampled_from(Kind),

@@ -1,14 +1,14 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scsi_forms import bits, flag, parses_or_refuses, types
+from scsi_forms import bits, flag, made, parses_or_refuses, types
 
 from prtrace.errors import MalformedError
 from prtrace.model import Action, ReservationType
 from prtrace.scsi.cdb import LegacyCdb, OtherCdb, PrInCdb, PrOutCdb, parse_cdb
 from prtrace.scsi.codes import InAction, ReservedCode
 
-pr_out = st.builds(
+pr_out = made(
     PrOutCdb,
     st.sampled_from(Action)
     | st.integers(9, 31).map(lambda code: ReservedCode("PR OUT service action", code)),
@@ -17,14 +17,14 @@ pr_out = st.builds(
     bits(32),
     bits(8),
 )
-pr_in = st.builds(
+pr_in = made(
     PrInCdb,
     st.sampled_from(InAction)
     | st.integers(4, 31).map(lambda code: ReservedCode("PR IN service action", code)),
     bits(16),
     bits(8),
 )
-legacy = st.builds(
+legacy = made(
     LegacyCdb,
     flag,
     st.just(6),
@@ -34,7 +34,7 @@ legacy = st.builds(
     reservation_id=bits(8),
     parameter_length=bits(16),
     control=bits(8),
-) | st.builds(
+) | made(
     LegacyCdb,
     flag,
     st.just(10),
