@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from labkit.sysfs import await_that
 from unit.explain import story
 
 from incidents.browser import Browser
@@ -157,7 +158,8 @@ def test_dark_light_and_print(browser: Browser, tmp_path: Path) -> None:
     assert "255,255,255" in ground["light"]
     assert "255,255,255" not in ground["dark"]
     browser.chrome("Emulation.setEmulatedMedia", media="print", features=[feature])
-    assert "255,255,255" in drawn(browser, 0, 5)
+    # The page hears of it after the command has been answered.
+    await_that("the chart is drawn for paper", lambda: "255,255,255" in drawn(browser, 0, 5))
     hidden = browser.run(
         "return getComputedStyle(document.getElementById('keys')).display === 'none'"
     )
