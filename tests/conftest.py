@@ -39,8 +39,6 @@ if not INSIDE:  # where importing hypothesis takes ten seconds
 NOT_SEEN_YET = (
     "tests/agent/test_siege.py",
     "tests/agent/test_taken_over.py",
-    "tests/incidents/test_incidents.py",
-    "tests/kernel/test_journal.py",
     "tests/kernel/test_attach.py::test_bcc_on_a_kernel_without_btf",
     "tests/kernel/test_demo.py::test_demo_with_bcc",
     "tests/kernel/test_deviations.py",

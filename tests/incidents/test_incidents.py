@@ -1,7 +1,8 @@
 """Incidents as they happen on a real kernel and target: what `prtrace explain` says of each.
 
 Each test is one story of tests/unit/explain/stories with its real parts: real commands on the
-paths of one logical unit, another host that is an iSCSI initiator in user space, one agent.
+paths of one logical unit, another host that is an iSCSI initiator in user space, one agent.  Those
+that differ least from another one are slow.
 """
 
 from __future__ import annotations
@@ -168,6 +169,7 @@ def test_a_clear_by_a_nexus_that_is_not_registered(scene: Scene) -> None:
     scene.says("refused PERSISTENT RESERVE", ("inferred", "this nexus is not registered"))
 
 
+@pytest.mark.slow
 def test_a_register_that_gives_the_wrong_key(scene: Scene) -> None:
     scene.persist(scene.one, "-I", "-S", "0x1")
     scene.persist(scene.one, "-G", "-S", "0x2", status=CONFLICT)
@@ -178,6 +180,7 @@ def test_a_register_that_gives_the_wrong_key(scene: Scene) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_release_that_ends_it_for_all_registrants(scene: Scene) -> None:
     scene.persist(scene.one, "-G", "-S", "0xa1")
     scene.persist(scene.two, "-G", "-S", "0xb1")
@@ -190,6 +193,7 @@ def test_a_release_that_ends_it_for_all_registrants(scene: Scene) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_preempt_that_changes_the_type(scene: Scene) -> None:
     scene.persist(scene.one, "-G", "-S", "0xa1")
     scene.persist(scene.two, "-G", "-S", "0xb1")
@@ -263,6 +267,7 @@ def test_a_path_that_is_added_to_a_reserved_unit(scene: Scene) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_holder_s_path_is_gone(scene: Scene) -> None:
     scene.persist(scene.two, "-G", "-S", "0xb1")
     scene.persist(scene.two, "-R", "-K", "0xb1", "-T", "3")
@@ -280,6 +285,7 @@ def test_the_holder_s_path_is_gone(scene: Scene) -> None:
         scene.persist(scene.two, "-C", "-K", "0xb1")
 
 
+@pytest.mark.slow
 def test_a_register_that_lio_answers_with_not_ready(scene: Scene) -> None:
     """LIO without its folder for APTPL registers, and says that it did not."""
     folder = Path("/sys/kernel/config/target/dbroot")
