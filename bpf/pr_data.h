@@ -151,10 +151,11 @@ static __always_inline int pr_copy_step(__u8 *to, volatile struct pr_walk *walk,
 		return located;
 	part = walk->part;
 	copied = walk->copied;
-	PR_OPAQUE(part);
-	PR_OPAQUE(copied);
-	if (part > chunk || copied >= cap ||
-	    bpf_probe_read_kernel(to + copied, part, (void *)walk->from))
+	if (copied >= cap)
+		return 0;
+	PR_AT_MOST(copied, cap - 1);
+	PR_AT_MOST(part, chunk);
+	if (bpf_probe_read_kernel(to + copied, part, (void *)walk->from))
 		return 0;
 	walk->copied = copied + part;
 	return 1;

@@ -208,6 +208,13 @@ struct pr_kernel {
  * the verifier cannot.
  */
 #define PR_OPAQUE(x) asm volatile("" : "+r"(x))
+/*
+ * x (__u64) becomes at most max, in a form that the verifier follows everywhere: a compiler may put a
+ * variable on the stack before it compares it, and 6.1's verifier does not know then that what it
+ * takes from the stack was compared.  clang 19 does so.
+ */
+#define PR_AT_MOST(x, max) \
+	asm volatile("if %0 <= %1 goto +1\n%0 = %1" : "+r"(x) : "r"((__u64)(max)))
 
 /* include/linux/sched.h: threads without system calls of their own. */
 #define PR_PF_IO_WORKER 0x00000010
