@@ -52,8 +52,7 @@ def remedies(unit: Mapping[str, Any]) -> list[Remedy]:
                 f"Register {name} with its cluster's key, if its cluster wants it in.  Let the "
                 "cluster software do it (unfence the node, start its resource), not by hand.",
                 f"sg_persist --out --register --param-sark=KEY {name}",
-                "nobody loses access; this path may then write beside the others, which is what "
-                "fencing was to prevent if this node was fenced",
+                _registering(held["type"]),
             )
         )
     if held["type"] in ("WEAR", "EAAR"):
@@ -80,6 +79,19 @@ def remedies(unit: Mapping[str, Any]) -> list[Remedy]:
         )
     )
     return found
+
+
+def _registering(kind: str) -> str:
+    """What it costs that one more path registers, under a reservation of that type."""
+    if kind in ("WE", "EA"):
+        return (
+            f"nobody loses access, and this path gains none: under {kind} the holder alone may "
+            "write, whoever else is registered"
+        )
+    return (
+        "nobody loses access; this path may then write beside the others, which is what fencing "
+        "was to prevent if this node was fenced"
+    )
 
 
 _TYPES: Final = {"WE": 1, "EA": 3, "WERO": 5, "EARO": 6, "WEAR": 7, "EAAR": 8}

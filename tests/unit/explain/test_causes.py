@@ -88,6 +88,19 @@ def test_a_remedy_that_takes_access_away_says_from_whom():
             assert "/dev/sda loses its registration" in each["costs"]
 
 
+@pytest.mark.parametrize(
+    ("name", "gains"), [("other-process-of-this-host", True), ("a-scan-by-lvm", False)]
+)
+def test_registering_gives_access_where_registrants_have_it(name, gains):
+    (remedy,) = [
+        each
+        for each in told(story_of(name))["remedies"]
+        if "--register " in (each["command"] or "")
+    ]
+    assert ("may then write beside the others" in remedy["costs"]) is gains
+    assert ("the holder alone may write" in remedy["costs"]) is not gains
+
+
 def newest_alone(name, count):
     """The account of what an agent gives that has the newest events of a story, and its state."""
     events = story_of(name).hosts[""]
