@@ -34,6 +34,8 @@ done
 mkdir -p "$R/etc/libvirt/hooks/qemu.d"
 install -m 755 "$CHECKOUT/prtrace/libvirt/qemu-hook" "$R/etc/libvirt/hooks/qemu.d/prtrace"
 [ -z "$LOCK" ] || install -D "$LOCK" "$R/usr/lib/x86_64-linux-gnu/libvirt/lock-driver/prtrace.so"
+# As whom the agent reads what others send.
+chroot "$R" useradd --system --shell /usr/sbin/nologin prtrace
 hostname "$NAME"
 echo "$NAME" >"$R/etc/hostname"
 printf '127.0.0.1 localhost\n10.9.0.1 a\n10.9.0.2 b\n' >"$R/etc/hosts"

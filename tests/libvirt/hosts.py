@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
@@ -145,18 +146,35 @@ class Host:
         daemon.wait()
 
     def log(self, name: str) -> str:
-        """What a daemon has said."""
-        return (HOSTS / "shared" / f"{name}.{self.name}").read_text(errors="replace")
+        """What a daemon has said since the last clean-up."""
+        file = HOSTS / "shared" / f"{name}.{self.name}"
+        return file.read_text(errors="replace") if file.exists() else ""
+
+    def await_daemon(self, name: str, answers: Callable[[], bool], seconds: float) -> None:
+        """Wait until a daemon answers; AssertionError at once where it has ended."""
+
+        def there() -> bool:
+            status = self.daemons[name].poll()
+            assert status is None, f"{name} on {self.name} ended with {status}\n{self.log(name)}"
+            return answers()
+
+        await_that(f"{name} on {self.name}", there, seconds)
 
     def start_libvirtd(self) -> None:
         self.start("libvirtd", "/usr/sbin/libvirtd", "--listen")
-        await_that("libvirtd", lambda: "QEMU" in self.run("virsh", "version", expect=None), 240)
+        self.await_daemon(
+            "libvirtd", lambda: "QEMU" in self.run("virsh", "version", expect=None), 240
+        )
 
     def start_agent(self) -> None:
         self.start("agent", "python3", "-m", "prtrace", "agent")
-        await_that("the agent", lambda: self.prtrace("status", expect=None).find("events") > 0)
+        self.await_daemon(
+            "agent", lambda: self.prtrace("status", expect=None).find("events") > 0, 120
+        )
 
     def start_service(self, *options: str) -> None:
+        connected = "connected to libvirt"
+        connections = self.log("service").count(connected)
         self.start(
             "service",
             "python3",
@@ -167,8 +185,9 @@ class Host:
             str(DEADLINE_S),
             *options,
         )
-        socket = self.root / "run/prtrace-libvirt/io.prtrace.libvirt"
-        await_that("the service", socket.exists, 60)
+        self.await_daemon(
+            "service", lambda: self.log("service").count(connected) > connections, 120
+        )
 
     def prtrace(self, *words: str, expect: int | None = 0) -> str:
         return self.run("python3", "-m", "prtrace", *words, expect=expect)
@@ -184,7 +203,7 @@ class Host:
     def console(self) -> str:
         """What the guest has said on this host's newest QEMU."""
         file = self.root / "run/guest.console"
-        return file.read_text() if file.exists() else ""
+        return file.read_text(errors="replace") if file.exists() else ""
 
     def await_note(self) -> None:
         """Wait until the guest's metadata have a note with a file."""
@@ -233,10 +252,10 @@ class Hosts:
             host.virsh("destroy", "waldi", expect=None)
             host.virsh("undefine", "waldi", expect=None)
             for name in ("service", "agent"):
-                if name not in host.daemons:
-                    continue
-                host.kill(name)
+                if name in host.daemons:
+                    host.kill(name)
                 print(f"== {name} on {host.name}\n{host.log(name)}")
+                (HOSTS / "shared" / f"{name}.{host.name}").unlink(missing_ok=True)
             # What the lock-manager plugin made stays, like its libvirtd.
             for name in ("var/lib/prtrace", "var/lib/prtrace-libvirt", "run/prtrace"):
                 shutil.rmtree(host.root / name, ignore_errors=True)
