@@ -50,6 +50,7 @@ from prtrace.libvirt.server import MoveServer
 from prtrace.libvirt.server import Reply as ReplyTo
 from prtrace.linux import systemd
 from prtrace.linux.unixsocket import Listener
+from prtrace.move.journal import boot_id
 
 RUN_DIR: Final = Path("/run/prtrace-libvirt")
 STATE_DIR: Final = Path("/var/lib/prtrace-libvirt")
@@ -62,7 +63,6 @@ _AGENT_S: Final = 5.0
 _NOTES_APART_S: Final = 2.0
 """Between two notes of a guest: each of its commands may want another one, and each is saved."""
 _LONGEST_WAIT_S: Final = 60.0
-_BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 _UNANSWERED: Final = "prtrace-libvirt has no file of the move"
 _log = logging.getLogger(__name__)
 
@@ -381,7 +381,7 @@ class MoveService:
         return notes.Note(
             guest.uuid,
             socket.gethostname(),
-            _BOOT.read_text(encoding="ascii").strip(),
+            boot_id(),
             guest.count + 1,
             disks,
             file,

@@ -69,11 +69,19 @@ def identify(pid: int, start_ns: int, program: str = "") -> ProcessIdentity | No
     start_ns: nanoseconds since boot, as the kernel gives them, or from start_of.  program: its
     program file, where somebody knows it: who is not root may not read it of another user's.
     """
-    if not _is_start(start_of(pid), start_ns):
+    if not same_start(start_of(pid), start_ns):
         return None
     found = _read(pid, start_ns, program)
     # Everything between the two looks at the start was about this very process.
-    return found if _is_start(start_of(pid), start_ns) else None
+    return found if same_start(start_of(pid), start_ns) else None
+
+
+def same_start(one: int | None, other: int) -> bool:
+    """Whether two starts of processes with one id, ns since boot, are the same process's.
+
+    One may come from the kernel and the other from /proc, which counts ticks; None is no start.
+    """
+    return one is not None and abs(one // _TICK_NS - other // _TICK_NS) <= 1
 
 
 class ProcessCache:
@@ -117,10 +125,6 @@ def unit_of_cgroup(text: str) -> str:
                 if part.endswith((".service", ".scope")):
                     return clean(part, _PATH_LIMIT)
     return ""
-
-
-def _is_start(now: int | None, start_ns: int) -> bool:
-    return now is not None and abs(now // _TICK_NS - start_ns // _TICK_NS) <= 1
 
 
 def _read(pid: int, start_ns: int, program: str) -> ProcessIdentity | None:

@@ -22,13 +22,15 @@ class Sender:
     """Somebody who sent a reservation command.
 
     guest is "" where no guest is known.  helpers: of a guest, the processes that send its
-    commands for it, and nobody else's.
+    commands for it, and nobody else's.  start_ns: when the process started, ns since boot;
+    0 where that is not known.
     """
 
     pid: int
     comm: str
     guest: str = ""
     helpers: frozenset[int] = frozenset()
+    start_ns: int = 0
 
     @property
     def text(self) -> str:
@@ -117,6 +119,11 @@ def _registered(each: Mapping[str, Any]) -> Registered:
         at=str(each["at"]),
         by=None
         if by is None
-        else Sender(int(by["pid"]), str(by["comm"]), str(by.get("guest") or "")),
+        else Sender(
+            int(by["pid"]),
+            str(by["comm"]),
+            str(by.get("guest") or ""),
+            start_ns=int(by.get("process_start_ns") or 0),
+        ),
         maybe_local=bool(each.get("maybe_local", False)),
     )

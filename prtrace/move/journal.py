@@ -20,6 +20,7 @@ from typing import Any, Final, Self
 from prtrace.errors import MalformedError, PrtraceError, StoreError
 from prtrace.linux.closing import Closing
 from prtrace.linux.lockfile import HeldError, LockFile
+from prtrace.linux.process import same_start, start_of
 from prtrace.move.lines import Lines
 from prtrace.move.machine import Newest
 from prtrace.move.table import Verb
@@ -30,10 +31,37 @@ STATE_DIR: Final = Path("/var/lib/prtrace")
 SCHEMA: Final = "prtrace.journal/2"
 SOURCE, DESTINATION = "source", "destination"
 _FOLDER: Final = "move"
+_BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
+_MOST_CARRIERS: Final = 64
+"""Processes that a journal remembers; commands of those before count as somebody else's again."""
 
 
 class UnderWayError(PrtraceError):
     """Another process moves the same logical unit now."""
+
+
+@dataclass(frozen=True, slots=True)
+class CarrierProcess:
+    """A process that sent the commands of a move.  start_ns: since the boot called boot."""
+
+    pid: int
+    start_ns: int
+    boot: str
+
+    @classmethod
+    def own(cls) -> Self:
+        """This process."""
+        pid = os.getpid()
+        return cls(pid, start_of(pid) or 0, boot_id())
+
+    def is_process(self, pid: int, start_ns: int) -> bool:
+        """Whether it is the process with this id and start, ns since this boot."""
+        return pid == self.pid and same_start(start_ns, self.start_ns) and self.boot == boot_id()
+
+
+def boot_id() -> str:
+    """Names the time since this host's kernel started."""
+    return _BOOT.read_text(encoding="ascii").strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +70,8 @@ class Entry:
 
     order, move: as in the file.  verb: None where the file was only saved or stored.  end: None
     while the verb runs or when it was killed.  device: what this side used for the unit.
+    carriers: who sent commands of moves over this side's nexuses, this move's and earlier ones':
+    a guest that came by a move has its registration from one of them.
     """
 
     lu: str
@@ -53,6 +83,7 @@ class Entry:
     lines: Lines = field(default_factory=Lines)
     device: str = ""
     time: str = ""
+    carriers: tuple[CarrierProcess, ...] = ()
 
     @property
     def newest(self) -> Newest:
@@ -72,6 +103,10 @@ class Entry:
             "lines": self.lines.to_json(),
             "device": self.device,
             "time": self.time,
+            "carriers": [
+                {"pid": each.pid, "start_ns": each.start_ns, "boot": each.boot}
+                for each in self.carriers
+            ],
         }
 
     @classmethod
@@ -91,8 +126,12 @@ class Entry:
                 lines=Lines.from_json(given["lines"]),
                 device=str(given["device"]),
                 time=str(given["time"]),
+                carriers=tuple(
+                    CarrierProcess(int(each["pid"]), int(each["start_ns"]), str(each["boot"]))
+                    for each in given.get("carriers", ())
+                ),
             )
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise MalformedError("journal", f"{type(error).__name__}: {error}"[:200]) from None
 
 
@@ -139,8 +178,12 @@ class Journal(Closing):
 
     def write(self, entry: Entry, time: int) -> None:
         """Make entry the newest line of its side, on disk; time in nanoseconds since the epoch."""
-        entry = replace(entry, time=rfc3339(time))
         known = self.entries.get(entry.side)
+        carriers = () if known is None else known.carriers
+        if entry.verb is not None:
+            own = CarrierProcess.own()
+            carriers = (*(each for each in carriers if each != own), own)[-_MOST_CARRIERS:]
+        entry = replace(entry, time=rfc3339(time), carriers=carriers)
         path = self._path(entry.side)
         raw = json.dumps(entry.to_json(), separators=(",", ":")).encode() + b"\n"
         try:

@@ -19,7 +19,6 @@ from prtrace.state.event import Command, Event
 LAST: Final = 1000
 """How many events of a unit an Observer is asked for."""
 
-_OURSELVES: Final = "prtrace"
 _GOOD = "GOOD"
 
 
@@ -111,8 +110,9 @@ def _users(changes: Iterable[Event], since: str) -> tuple[Sender, ...]:
     for event in changes:
         issuer = event.issuer
         recent = not since or event.to_json()["time"] >= since
-        if issuer is not None and recent and issuer.comm != _OURSELVES:
-            found[Sender(issuer.pid, issuer.comm, issuer.guest)] = None
+        if issuer is not None and recent:
+            start = issuer.start_ns
+            found[Sender(issuer.pid, issuer.comm, issuer.guest, start_ns=start)] = None
     return tuple(found)
 
 

@@ -357,9 +357,17 @@ class Moves:
             facts = Facts(side.lu, doubts=(("registrations", "never seen, never read"),))
         else:
             facts = Facts.from_show(shown)
+        entries = tuple(entries)
+        facts = replace(
+            facts,
+            registrations=tuple(
+                replace(each, by=None) if _carried(each.by, entries) else each
+                for each in facts.registrations
+            ),
+        )
         left = self._left_by(entries)
         unsettled = tuple(("move", words) for entry in entries if (words := _unsettled(entry)))
-        users = known.users.get(side.lu, ())
+        users = tuple(user for user in known.users.get(side.lu, ()) if not _carried(user, entries))
         if asked is None:
             mine = own_registrations(side, facts).values()
             itself = itself_of((*(each.by for each in mine if each.by is not None), *users))
@@ -597,6 +605,18 @@ def moves_view(found: Iterable[Entry]) -> dict[str, Any]:
             for entry in found
         ],
     }
+
+
+def _carried(sender: Sender | None, entries: Iterable[Entry]) -> bool:
+    """Whether sender is a process that carried moves out here.
+
+    What it sent it sent for the guest that moved: it is no user of its own beside it.
+    """
+    return sender is not None and any(
+        carrier.is_process(sender.pid, sender.start_ns)
+        for entry in entries
+        for carrier in entry.carriers
+    )
 
 
 def _unsettled(entry: Entry) -> str:

@@ -177,6 +177,7 @@ def _by(fact: Registration | Reservation) -> dict[str, Any] | None:
     return {
         "pid": issuer.pid,
         "comm": issuer.comm,
+        "process_start_ns": issuer.start_ns or None,
         "guest": issuer.guest or None,
         "uuid": issuer.uuid or None,
         "client_pid": issuer.client_pid or None,

@@ -1,14 +1,18 @@
 """What is on disk before a command goes out, read back after a crash."""
 
+import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from prtrace.errors import MalformedError, StoreError
 from prtrace.model import ReservationType
 from prtrace.move import journal as journals
-from prtrace.move.journal import DESTINATION, SOURCE, Entry, Journal, UnderWayError
+from prtrace.move.journal import DESTINATION, SOURCE, CarrierProcess, Entry, Journal, UnderWayError
 from prtrace.move.lines import Lines, Worth
 from prtrace.move.table import Verb
 from prtrace.move.word import Word
@@ -21,7 +25,12 @@ ENTRY = Entry(LU, DESTINATION, 7, MOVE, Verb.PREPARE, lines=LINES, device="/dev/
 def last(folder, side=DESTINATION):
     with Journal(folder, LU) as journal:
         entry = journal.entries.get(side)
-    return None if entry is None else replace(entry, time="")
+    return None if entry is None else plain(entry)
+
+
+def plain(entry):
+    """What was written, without when and by whom."""
+    return replace(entry, time="", carriers=())
 
 
 def test_goes_on_where_it_was(tmp_path):
@@ -35,7 +44,7 @@ def test_goes_on_where_it_was(tmp_path):
         journal.write(ended, 3)
     assert last(tmp_path) == ended
     assert last(tmp_path, SOURCE) is None
-    assert [replace(each, time="") for each in journals.entries(tmp_path)] == [ended]
+    assert [plain(each) for each in journals.entries(tmp_path)] == [ended]
 
 
 def test_begins_anew_with_each_move(tmp_path):
@@ -44,6 +53,57 @@ def test_begins_anew_with_each_move(tmp_path):
         journal.write(replace(ENTRY, move="cd" * 16), 2)
     (path,) = (tmp_path / "move").glob("*.journal")
     assert path.read_bytes().count(b"\n") == 1
+
+
+def carriers(folder, side=DESTINATION):
+    (entry,) = (each for each in journals.read(folder, LU) if each.side == side)
+    return entry.carriers
+
+
+def test_knows_whose_commands_were_a_moves(tmp_path):
+    """By the process, not by its name: anybody may be called prtrace."""
+    own = CarrierProcess.own()
+    with Journal(tmp_path, LU) as journal:
+        journal.write(replace(ENTRY, verb=None), 1)
+    assert carriers(tmp_path) == ()  # a file that was stored sends nothing
+    with Journal(tmp_path, LU) as journal:
+        journal.write(ENTRY, 2)
+        journal.write(replace(ENTRY, end=Word.PREPARED), 3)
+    assert carriers(tmp_path) == (own,)
+    assert own.is_process(own.pid, own.start_ns)
+    assert not own.is_process(own.pid + 1, own.start_ns)
+    assert not own.is_process(own.pid, own.start_ns + 10**9)
+    assert not own.is_process(own.pid, 0)
+    assert not replace(own, boot="another").is_process(own.pid, own.start_ns)
+
+
+def test_carriers_outlive_the_move(tmp_path):
+    """The guest's registration is theirs until it is made anew, whatever is saved meanwhile."""
+    code = (
+        "from pathlib import Path; from tests.unit.move.test_journal import *\n"
+        f"with Journal(Path({str(tmp_path)!r}), LU) as journal: journal.write(ENTRY, 1)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
+    (other,) = carriers(tmp_path)
+    assert other != CarrierProcess.own()
+    with Journal(tmp_path, LU) as journal:
+        journal.write(replace(ENTRY, move="cd" * 16, verb=None), 2)
+        assert carriers(tmp_path) == (other,)
+        journal.write(replace(ENTRY, move="cd" * 16, verb=Verb.COMMIT), 3)
+    assert carriers(tmp_path) == (other, CarrierProcess.own())
+
+
+def test_a_journal_of_before_there_were_carriers_is_read(tmp_path):
+    with Journal(tmp_path, LU) as journal:
+        journal.write(ENTRY, 1)
+    (path,) = (tmp_path / "move").glob("*.journal")
+    line = json.loads(path.read_bytes())
+    del line["carriers"]
+    path.write_text(json.dumps(line) + "\n")
+    assert last(tmp_path) == ENTRY
+    path.write_text(json.dumps({**line, "carriers": [7]}) + "\n")
+    with pytest.raises(MalformedError):
+        last(tmp_path)
 
 
 @pytest.mark.parametrize("cut", [1, 20, 100])

@@ -58,9 +58,9 @@ def unit(*registrations):
         (out(seconds=-1), []),  # before what is registered now was registered
         (out(nexus=ELSEWHERE), []),
         (out(status="RESERVATION CONFLICT"), []),
-        (out(comm="prtrace"), []),
+        (out(comm="prtrace"), ["prtrace"]),  # a name proves nothing: the journal does
     ],
-    ids=["used", "earlier", "another nexus", "refused", "ourselves"],
+    ids=["used", "earlier", "another nexus", "refused", "called as we are"],
 )
 def test_who_used_the_nexus(event, users):
     known = learn((SIDE,), Observed(event, units=[unit(AT)]))

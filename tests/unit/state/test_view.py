@@ -70,6 +70,7 @@ def test_a_local_nexus_has_its_device_and_ports_from_sysfs():
         "by": {
             "pid": 4711,
             "comm": "qemu-kvm",
+            "process_start_ns": 1,
             "guest": "web1",
             "uuid": None,
             "client_pid": None,
