@@ -7,17 +7,12 @@ before the agents start: that is whom they find registered, and nobody else has 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Self
 
 import pytest
-from labkit.oracle import oracle
-from labkit.target import UnitPath
-from libvirt.hosts import KEY, PEER, Host, Hosts, await_that, errors, register
+from libvirt.hosts import PEER, Hosts, await_that, register
+from libvirt.moving import Peer, arrived, migrate, runs_well, start, stayed
 
-from prtrace.linux.sgio import SgDevice
 from prtrace.model import Outcome, ReservationType
 
 pytestmark = [
@@ -25,57 +20,6 @@ pytestmark = [
     pytest.mark.machine(nexuses=3, memory="3G", cpus=2, needs=("libvirt",)),
     pytest.mark.timeout(1500),
 ]
-
-WRITE_10 = bytes((0x2A, 0, 0, 0, 0, 128, 0, 0, 1, 0))
-URI = "qemu+tcp://b/system"
-
-
-class Peer:
-    """A third nexus that writes all the time, and the device's own view meanwhile."""
-
-    def __init__(self, hosts: Hosts) -> None:
-        self._path: UnitPath = hosts.third
-        self._directory = hosts.unit.directory
-        self.outcomes: set[Outcome] = set()
-        self.tries = 0
-        self.without_key = 0
-        self.samples = 0
-        self._over = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._write),
-            threading.Thread(target=self._watch),
-        ]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
-        print(f"third nexus: {self.tries} writes, {self.outcomes}; {self.samples} samples")
-
-    def _write(self) -> None:
-        with SgDevice(self._path.block) as node:
-            while not self._over.is_set():
-                reply = node.send(WRITE_10, bytes(512))
-                if not reply.attention:
-                    self.outcomes.add(reply.outcome)
-                    self.tries += 1
-                time.sleep(0.02)
-
-    def _watch(self) -> None:
-        while not self._over.is_set():
-            self.samples += 1
-            self.without_key += KEY not in oracle(self._directory).keys().values()
-            time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -90,47 +34,26 @@ def hosts(both: Hosts) -> Iterator[Hosts]:
     both.clean()
 
 
-def start(hosts: Hosts, *options: str) -> None:
-    """Agents, services, and the guest on a."""
-    hosts.start(*options)
-    hosts.a.virsh("define", "/shared/guest.xml")
-    hosts.a.virsh("start", "waldi")
-    await_that("the guest writes", lambda: hosts.a.console().count("w") > 20)
-    hosts.a.await_note()
-
-
-def runs_well(host: Host) -> None:
-    """The guest goes on writing, and none of its writes ever failed."""
-    done = host.console().count("w")
-    await_that("the guest writes", lambda: host.console().count("w") > done + 20)
-
-
-def migrate(hosts: Hosts, *options: str, expect: int = 0) -> str:
-    return hosts.a.virsh("migrate", "--live", *options, "waldi", URI, expect=expect)
-
-
-def arrived(hosts: Hosts, kind: ReservationType | None, *, holds: bool) -> None:
-    assert hosts.b.state() == "running"
-    runs_well(hosts.b)
-    await_that("finish", lambda: hosts.is_at(hosts.b, kind, holds=holds))
-    assert errors(hosts.a.console()) == errors(hosts.b.console()) == []
-
-
-def stayed(hosts: Hosts, kind: ReservationType | None, *, holds: bool) -> None:
-    """As if nobody had tried."""
-    assert hosts.a.state() == "running"
-    runs_well(hosts.a)
-    await_that("withdrawn", lambda: hosts.is_at(hosts.a, kind, holds=holds))
-    assert errors(hosts.a.console()) == []
-    assert hosts.b.state() != "running"
-
-
 def test_a_holder_of_wero_moves(hosts: Hosts) -> None:
     register(hosts.a.path, ReservationType.WERO)
     start(hosts, "--late-commit", "warn")
     with Peer(hosts) as peer:
         migrate(hosts)
         arrived(hosts, ReservationType.WERO, holds=True)
+    assert peer.outcomes == {Outcome.CONFLICT}
+    assert peer.without_key == 0
+
+
+def test_a_guest_that_came_goes_back(hosts: Hosts) -> None:
+    """Its registration is one that prtrace made, and still the guest's."""
+    register(hosts.a.path, ReservationType.WERO)
+    start(hosts, "--late-commit", "warn")
+    with Peer(hosts) as peer:
+        migrate(hosts)
+        arrived(hosts, ReservationType.WERO, holds=True)
+        hosts.b.await_note()
+        hosts.b.virsh("migrate", "--live", "waldi", "qemu+tcp://a/system")
+        stayed(hosts, ReservationType.WERO, holds=True)
     assert peer.outcomes == {Outcome.CONFLICT}
     assert peer.without_key == 0
 
