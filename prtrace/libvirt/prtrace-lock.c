@@ -90,6 +90,7 @@ struct guest {
 static char run_dir[SETTING_SIZE] = "/run/prtrace-libvirt";
 static long deadline_s = 30;
 static struct driver *other;
+static int loaded = -1;
 
 /* What libvirt shows to the user.  The function is libvirt's own and has no promise, so it is used in
  * the versions in which it was read only; without it libvirt says that the cause is unknown. */
@@ -129,6 +130,31 @@ static bool marked(const char *folder, const struct guest *guest)
 	/* A mark that cannot be looked for counts as one: asking is the safe side. */
 	return !path_of(path, sizeof(path), folder, guest->uuid) || stat(path, &status) == 0 ||
 	       (errno != ENOENT && errno != ENOTDIR);
+}
+
+/* Says in run_dir that this daemon has loaded the plugin, for as long as it lives: the kernel drops
+ * the lock with the process.  The process id in the file is for people; another process may have it
+ * later.  A read lock: a daemon that is about to end may hold one, too. */
+static int say_loaded(void)
+{
+	struct flock lock = { .l_type = F_RDLCK, .l_whence = SEEK_SET };
+	char path[PATH_SIZE];
+
+	if (loaded >= 0)
+		return 0;
+	if (!path_of(path, sizeof(path), "", "plugin"))
+		return -1;
+	/* Never closed, nor is another descriptor of the file: either would drop the lock. */
+	loaded = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (loaded < 0)
+		return -1;
+	if (fcntl(loaded, F_SETLK, &lock) < 0 || ftruncate(loaded, 0) < 0 ||
+	    dprintf(loaded, "%ld\n", (long)getpid()) < 0) {
+		close(loaded);
+		loaded = -1;
+		return -1;
+	}
+	return 0;
 }
 
 static int write_file(const char *folder, const char *name, const char *text)
@@ -337,7 +363,7 @@ static int load_other(const char *name, const char *config, unsigned int version
 
 static int plugin_init(unsigned int version, const char *config, unsigned int flags)
 {
-	char forward[64] = "", pid[32], path[PATH_SIZE];
+	char forward[64] = "", path[PATH_SIZE];
 
 	if (version / 1000000 != ABI_MAJOR)
 		return refuse("this libvirt has another interface for lock managers");
@@ -349,8 +375,7 @@ static int plugin_init(unsigned int version, const char *config, unsigned int fl
 	mkdir(run_dir, 0755);
 	if (path_of(path, sizeof(path), "", "outgoing"))
 		mkdir(path, 0700);
-	snprintf(pid, sizeof(pid), "%ld\n", (long)getpid());
-	if (write_file("", "plugin", pid) < 0)
+	if (say_loaded() < 0)
 		return refuse("its run_dir cannot be written");
 	return 0;
 }

@@ -49,6 +49,7 @@ from prtrace.libvirt.machine import (
 from prtrace.libvirt.server import MoveServer
 from prtrace.libvirt.server import Reply as ReplyTo
 from prtrace.linux import systemd
+from prtrace.linux.lockfile import record_lock_holder
 from prtrace.linux.unixsocket import Listener
 from prtrace.move.journal import boot_id
 
@@ -56,7 +57,7 @@ RUN_DIR: Final = Path("/run/prtrace-libvirt")
 STATE_DIR: Final = Path("/var/lib/prtrace-libvirt")
 SOCKET: Final = "io.prtrace.libvirt"
 PLUGIN: Final = "plugin"
-"""The file in RUN_DIR in which a libvirtd that has loaded the plugin says its process id."""
+"""The file in RUN_DIR on which a libvirtd that has loaded the plugin holds a lock."""
 _PAUSED, _POSTCOPY = 0x20, 0x8000  # VIR_MIGRATE_PAUSED, VIR_MIGRATE_POSTCOPY
 _ROUND_S: Final = 1.0
 _AGENT_S: Final = 5.0
@@ -147,9 +148,8 @@ class MoveService:
     def _plugin(self) -> bool:
         """Whether the libvirtd that runs has loaded the plugin."""
         try:
-            text = (self._options.run_dir / PLUGIN).read_text(encoding="ascii")
-            return text.strip().isdecimal() and Path("/proc", text.strip()).exists()
-        except (OSError, UnicodeDecodeError):
+            return record_lock_holder(self._options.run_dir / PLUGIN) is not None
+        except OSError:
             return False
 
     # The machine

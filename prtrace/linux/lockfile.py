@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import struct
 from typing import TYPE_CHECKING, Final
 
 from prtrace.linux.closing import Closing
@@ -13,6 +14,26 @@ if TYPE_CHECKING:
 
 _LONGEST: Final = 32
 """Bytes of a process number and the end of its line, and room."""
+
+
+_FLOCK: Final = "hhqqi"
+"""struct flock of fcntl(2): type, whence, start, length, process id; padded as C does it."""
+
+
+def record_lock_holder(path: Path) -> int | None:
+    """The process that holds a record lock (fcntl(2), F_SETLK) on a file, None where none does.
+
+    The kernel says it, and drops the lock when that process dies: it is never another process
+    that has its number by now.  A lock of this process's own does not count.  OSError where the
+    file cannot be opened.
+    """
+    wanted = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, wanted))
+    finally:
+        os.close(fd)
+    return None if kind == fcntl.F_UNLCK else int(pid)
 
 
 class HeldError(Exception):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 
 from prtrace.libvirt.server import MoveServer, Reply
+from prtrace.linux.lockfile import record_lock_holder
 from prtrace.linux.unixsocket import Listener
 
 SOURCE = Path(__file__).parents[3] / "prtrace/libvirt/prtrace-lock.c"
@@ -157,9 +160,52 @@ def asked(tmp_path: Path) -> Iterator[Answerer]:
     listener.close()
 
 
-def test_it_says_that_it_is_there(plugin: Plugin) -> None:
+DAEMON = """
+import ctypes, sys, time
+driver = ctypes.cast(ctypes.CDLL(sys.argv[1]).virLockDriverImpl, ctypes.POINTER(ctypes.c_void_p))
+init = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_uint, ctypes.c_char_p, ctypes.c_uint)(driver[1])
+print(init(1_000_000, sys.argv[2].encode(), 0), flush=True)
+time.sleep(60)
+"""
+"""A process that loads the plugin; its init() comes after two 32-bit numbers."""
+
+
+def daemon(plugin: Plugin) -> subprocess.Popen[str]:
+    words = [sys.executable, "-c", DAEMON, plugin.run_dir / "prtrace.so"]
+    started = subprocess.Popen(
+        [*words, plugin.run_dir / "qemu-prtrace.conf"], stdout=subprocess.PIPE, text=True
+    )
+    assert started.stdout is not None
+    assert started.stdout.readline() == "0\n"
+    return started
+
+
+def test_it_says_that_it_is_there_while_its_daemon_lives(plugin: Plugin) -> None:
     assert plugin.started == 0
-    assert (plugin.run_dir / "plugin").read_text().strip().isdecimal()
+    said = plugin.run_dir / "plugin"
+    assert said.read_text() == f"{os.getpid()}\n"
+    first, second = daemon(plugin), daemon(plugin)
+    assert said.read_text() == f"{second.pid}\n"
+    assert record_lock_holder(said) in (first.pid, second.pid)
+    for each, left in ((second, first.pid), (first, None)):
+        each.kill()
+        each.communicate()
+        assert record_lock_holder(said) == left
+
+
+def test_a_second_init_keeps_the_lock(plugin: Plugin) -> None:
+    started = daemon(plugin)
+    assert plugin.init() == 0
+    assert record_lock_holder(plugin.run_dir / "plugin") == started.pid
+    started.kill()
+    started.communicate()
+
+
+def test_a_run_dir_that_cannot_be_written_is_refused(plugin: Plugin, built: Path) -> None:
+    folder = plugin.run_dir / "another"
+    folder.mkdir()
+    (folder / "plugin").mkdir()
+    assert Plugin(folder, built, "").started == REFUSED
 
 
 def test_another_interface_is_refused(plugin: Plugin) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -87,6 +90,34 @@ def test_a_holder_does_not_come_unless_something_commits(options: ServiceOptions
     assert not allowed
     assert "late-commit" in why
     assert phase(options) is Phase.HOME
+
+
+@pytest.mark.parametrize("says", ["", f"{os.getpid()}\n", "1\n"])
+def test_a_process_number_is_no_plugin(options: ServiceOptions, says: str) -> None:
+    """The daemon that wrote it has ended, and another process has its number by now."""
+    service = MoveService(options)
+    (options.run_dir / "plugin").write_text(says)
+    text = xml(note(ReservationType.WERO))
+    allowed, why = hook(service, "started", text, incoming=True, flags=1)
+    assert not allowed
+    assert "late-commit" in why
+    assert "post-copy" in hook(service, "started", xml(note()), incoming=True, flags=0x8001)[1]
+
+
+def test_a_plugin_that_is_loaded_will_ask(options: ServiceOptions) -> None:
+    service = MoveService(options)
+    held = options.run_dir / "plugin"
+    hold = (
+        "import fcntl, sys, time; file = open(sys.argv[1], 'a+');"
+        "fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB); print(flush=True); time.sleep(60)"
+    )
+    words = [sys.executable, "-c", hold, held]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as libvirtd:
+        assert libvirtd.stdout is not None
+        libvirtd.stdout.readline()
+        text = xml(note(ReservationType.WERO))
+        assert "no agent" in hook(service, "started", text, incoming=True, flags=1)[1]
+        libvirtd.kill()
 
 
 @pytest.mark.parametrize("text", ["x", "{}", '{"version": 9}'])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from prtrace.linux.lockfile import HeldError, LockFile
+from prtrace.linux.lockfile import HeldError, LockFile, record_lock_holder
 
 
 def test_a_second_one_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
@@ -54,3 +56,22 @@ def test_closed_twice_it_closes_nobody_elses_descriptor(tmp_path: Path) -> None:
     other = os.open(tmp_path, os.O_RDONLY)
     lock.close()
     os.close(other)
+
+
+def test_the_kernel_says_who_holds_a_record_lock(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    with pytest.raises(FileNotFoundError):
+        record_lock_holder(file)
+    file.write_text(f"{os.getpid()}\n")
+    assert record_lock_holder(file) is None
+    hold = (
+        "import fcntl, sys, time; file = open(sys.argv[1], 'a+');"
+        "fcntl.lockf(file, fcntl.LOCK_SH); print(flush=True); time.sleep(60)"
+    )
+    words = [sys.executable, "-c", hold, file]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        assert record_lock_holder(file) == holder.pid
+        holder.kill()
+    assert record_lock_holder(file) is None
