@@ -30,7 +30,9 @@ class Guest:
     move: what the calls are about; at HOME the newest file that was saved here.  coming: the one
     that a hook brought.  late: no commit in the pause will come.  count: of notes.  epoch: of
     what was heard from hooks and plugin; what libvirt said of an earlier one is old.  note_due:
-    time.monotonic() of the next note at the earliest.  lock: for everything else here.
+    time.monotonic() of the next note at the earliest.  missed: something was heard of it and it
+    could not be looked at; left: one of these times libvirt had said that it left by migration.
+    lock: for everything else here.
     """
 
     uuid: str
@@ -44,6 +46,8 @@ class Guest:
     wait: float = 0.0
     due: float = 0.0
     note_due: float = 0.0
+    missed: bool = False
+    left: bool = False
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def to_json(self) -> dict[str, Any]:
@@ -95,7 +99,10 @@ class Guests:
             for folder in (state, self._incoming, self._outgoing):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for file in sorted(state.glob("*.json")):
-                self._guests[file.stem] = _read(file)
+                guest = self._guests[file.stem] = _read(file)
+                if guest.record.incoming or guest.broken:
+                    # The run folder may be new; without its mark the plugin would not ask.
+                    (self._incoming / file.stem).touch(mode=0o600)
         except OSError as error:
             raise _unusable(error) from error
 
@@ -116,7 +123,8 @@ class Guests:
         try:
             if guest.record.incoming:
                 mark.touch(mode=0o600)
-            if guest.record == GuestRecord() and guest.move is None and not guest.count:
+            if guest.record == GuestRecord() and guest.move is None:
+                # Its move is over.  The count of notes begins anew with the next restart.
                 file.unlink(missing_ok=True)
             else:
                 _write(file, json.dumps(guest.to_json()))
@@ -124,6 +132,25 @@ class Guests:
                 mark.unlink(missing_ok=True)
         except OSError as error:
             raise _unusable(error) from error
+
+    def forget(self, guest: Guest) -> bool:
+        """Remove what is stored of a guest that libvirt does not know; guest.lock is held.
+
+        Not while a call about it is under way or something may be left here of its move: False
+        then.  StoreError where it cannot be removed.
+        """
+        record = guest.record
+        idle = record.phase is Phase.HOME and record.asked is None and record.caller is None
+        if guest.broken or guest.missed or not idle:
+            return False
+        guest.record, guest.move, guest.coming = GuestRecord(), None, None
+        guest.late, guest.count = False, 0
+        try:
+            self.store(guest)
+            self.stays(guest.uuid)
+        except OSError as error:
+            raise _unusable(error) from error
+        return True
 
     def outgoing(self, uuid: str) -> bool:
         """Whether a migration from here began since the guest last went on."""

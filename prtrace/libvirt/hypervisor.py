@@ -81,6 +81,13 @@ class Hypervisor:
         except self._libvirt.libvirtError as error:
             raise HypervisorError(f"the guests cannot be listed: {error}") from error
 
+    def known(self) -> list[str]:
+        """The UUIDs of all guests that libvirt knows here, those that are only defined, too."""
+        try:
+            return [each.UUIDString() for each in self._connection.listAllDomains(0)]
+        except self._libvirt.libvirtError as error:
+            raise HypervisorError(f"the guests cannot be listed: {error}") from error
+
     def sight(self, uuid: str) -> GuestState:
         """How a guest is now."""
         try:

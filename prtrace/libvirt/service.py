@@ -64,6 +64,9 @@ _AGENT_S: Final = 5.0
 _NOTES_APART_S: Final = 2.0
 """Between two notes of a guest: each of its commands may want another one, and each is saved."""
 _LONGEST_WAIT_S: Final = 60.0
+_CENSUS_S: Final = 300.0
+"""How long libvirt must not have known a guest before it is forgotten: `migrate begin` comes
+before libvirt knows it, and the event that it left may come after."""
 _UNANSWERED: Final = "prtrace-libvirt has no file of the move"
 _log = logging.getLogger(__name__)
 
@@ -93,6 +96,9 @@ class MoveService:
         self._unnoted: set[str] = set()
         self._wake_notes = threading.Event()
         self._units: dict[str, set[str]] = {}
+        self._said = ""
+        self._census_due = 0.0
+        self._unknown: set[str] = set()
 
     # Hook and plugin
 
@@ -257,7 +263,7 @@ class MoveService:
         guest = self._guests.get(uuid)
         epoch, hypervisor = guest.epoch, self._hypervisor
         if hypervisor is None:
-            return False
+            raise HypervisorError(f"guest {uuid}: libvirt cannot be reached")
         sight = hypervisor.sight(uuid)
         with guest.lock:
             if guest.epoch != epoch:
@@ -278,15 +284,57 @@ class MoveService:
             self._connect()
         now = time.monotonic()
         for guest in self._guests.all():
-            unfinished = guest.record.phase is not Phase.HOME
+            unfinished = guest.missed or guest.record.phase is not Phase.HOME
             if unfinished and now >= guest.due:
                 guest.wait = min(_LONGEST_WAIT_S, guest.wait * 2 or _ROUND_S)
                 guest.due = now + guest.wait
-                if not self.look(guest.uuid):
-                    with guest.lock:
-                        self._give(guest, Tick(), None)
+                self._look_safely(guest.uuid, ticks=True)
         if self._unnoted:
             self._wake_notes.set()
+        if now >= self._census_due and self._hypervisor is not None:
+            self._census_due = now + _CENSUS_S
+            self._forget_unknown(self._hypervisor)
+
+    def _look_safely(self, uuid: str, *, migrated: bool = False, ticks: bool = False) -> None:
+        """Look at a guest; what could not be seen or done now is not lost, and stops no other.
+
+        ticks: what could not be done before is tried again, too.
+        """
+        guest = self._guests.get(uuid)
+        guest.left = guest.left or migrated
+        guest.missed = True
+        try:
+            asked = self.look(uuid, migrated=guest.left)
+            guest.missed = guest.left = False
+            if guest.record.phase is Phase.HOME:
+                guest.wait = guest.due = 0.0
+            if ticks and not asked:
+                with guest.lock:
+                    self._give(guest, Tick(), None)
+        except UnavailableError:
+            raise
+        except PrtraceError as error:
+            self._warn(error)
+        except Exception:
+            _log.exception("guest %s: it could not be looked at", uuid)
+
+    def _warn(self, error: PrtraceError) -> None:
+        """Say an error; once, where it is the same again and again."""
+        if error.message != self._said:
+            _log.warning("%s", error.message)
+        self._said = error.message
+
+    def _forget_unknown(self, hypervisor: Hypervisor) -> None:
+        """Forget guests that libvirt knows neither now nor knew the last time."""
+        known = set(hypervisor.known())
+        unknown = {guest.uuid for guest in self._guests.all()} - known
+        for uuid in unknown & self._unknown:
+            guest = self._guests.get(uuid)
+            with guest.lock:
+                if self._guests.forget(guest):
+                    self._unnoted.discard(uuid)
+                    self._units.pop(uuid, None)
+        self._unknown = unknown
 
     def _connect(self) -> None:
         if self._hypervisor is not None:
@@ -296,29 +344,24 @@ class MoveService:
         _log.info("connected to libvirt")
         known = {guest.uuid for guest in self._guests.all()}
         for uuid in known | set(self._hypervisor.active()):
-            self.look(uuid)
+            self._look_safely(uuid)
 
     def watch(self) -> None:
         """Look at guests, for ever."""
-        said = ""
         while True:
             try:
+                uuid, migrated = self._heard.get(timeout=_ROUND_S)
+            except queue.Empty:
                 try:
-                    uuid, migrated = self._heard.get(timeout=_ROUND_S)
-                except queue.Empty:
                     self._round()
-                else:
-                    self.look(uuid, migrated=migrated)
-            except UnavailableError:
-                raise
-            except PrtraceError as error:
-                if error.message != said:
-                    _log.warning("%s", error.message)
-                said = error.message
-                time.sleep(_ROUND_S)
-            except Exception:
-                # One guest's trouble is not the others'.
-                _log.exception("a guest could not be looked at")
+                except UnavailableError:
+                    raise
+                except PrtraceError as error:
+                    self._warn(error)
+                except Exception:
+                    _log.exception("a round was cut short")
+            else:
+                self._look_safely(uuid, migrated=migrated)
 
     # Notes
 
