@@ -29,6 +29,7 @@ from labkit.foreign import fence_scsi
 from move.bed import THIRD, Bed, K, dies_at
 from prtrace.model import Action, Outcome, ReservationType
 from prtrace.move.savefile import SaveFile
+from prtrace.move.verbs import Moves, Report
 
 MOVES = 1000
 BUDGET_S = 480
@@ -76,12 +77,12 @@ class Fence:
         return False
 
     def _fence_scsi(self) -> bool:
-        folder = Path("/run/cluster")
-        folder.mkdir(exist_ok=True)
         node = self.bed.paths[THIRD].block
+        agent = fence_scsi()
         # The node's own key, as fence_scsi's "on" leaves it there.
-        Path("/run/cluster/fence_scsi.key").write_text(f"{HOST_KEY:x}\n")
-        command = f"{fence_scsi().command} --action=off --devices={node} --key={K:x}"
+        agent.key_file.parent.mkdir(parents=True, exist_ok=True)
+        agent.key_file.write_text(f"{HOST_KEY:x}\n")
+        command = f"{agent.command} --action=off --devices={node} --key={K:x}"
         done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=120)
         self.said = done.stdout + done.stderr
         return done.returncode == 0
@@ -136,7 +137,7 @@ class Move:
     kills: int = 0
     ends: Counter[str] = field(default_factory=Counter)
 
-    def verb(self, name: str, call: Callable[..., object], *, deadly: bool = True) -> str:
+    def verb(self, name: str, call: Callable[[Moves], Report], *, deadly: bool = True) -> str:
         """Run a verb in a process that may die; its first unit's word, "" where it was killed."""
         number = self.chance.randrange(1, 12) if deadly and self.chance.random() < 0.4 else 0
         options = {"checkpoint": dies_at(number)} if number else {}
@@ -164,26 +165,33 @@ class Move:
         self.ends[f"{name}: {words[0]}"] += 1
         return words[0]
 
+    @property
+    def forward(self) -> dict[str, Callable[[Moves], Report]]:
+        """The verbs of a move that goes well, in their order."""
+        return {
+            "prepare": lambda moves: moves.prepare(self.file, self.there),
+            "load": lambda moves: moves.load(self.file, self.there),
+            "finish": lambda moves: moves.finish(self.file),
+        }
+
     def go(self) -> None:
-        prepare = lambda moves: moves.prepare(self.file, self.there)  # noqa: E731
-        load = lambda moves: moves.load(self.file, self.there)  # noqa: E731
-        finish = lambda moves: moves.finish(self.file)  # noqa: E731
-        if self._until("prepare", prepare) == "prepared" and (
-            self._until("load", load) == "may run on the destination"
+        verbs = self.forward
+        if self._until("prepare", verbs["prepare"]) == "prepared" and (
+            self._until("load", verbs["load"]) == "may run on the destination"
         ):
-            self._until("finish", finish)
+            self._until("finish", verbs["finish"])
         else:
             self.abort()
         # What comes late.
-        for name, call in (("load", load), ("prepare", prepare), ("finish", finish)):
+        for name in ("load", "prepare", "finish"):
             if self.chance.random() < 0.3 and not (name == "finish" and not self._on_d):
-                self.verb(f"late {name}", call)
+                self.verb(f"late {name}", verbs[name])
 
     @property
     def _on_d(self) -> bool:
         return any(name.endswith("load") for name, _ in self.told)
 
-    def _until(self, name: str, call: Callable[..., object]) -> str:
+    def _until(self, name: str, call: Callable[[Moves], Report]) -> str:
         for _ in range(4):
             word = self.verb(name, call)
             if word or self.chance.random() < 0.3:
@@ -241,6 +249,9 @@ def test_fenced_stays_fenced_at_any_moment(seed):
         assert not early, f"the key was nowhere {len(early)} times: {what}"
         assert bed.lio().keys().get(bed.paths[THIRD].initiator) == HOST_KEY, what
         fences["fence_scsi" if real else "PREEMPT"] += fence.success
+        fences["fence_scsi says no"] += real and not fence.success
+        if real:
+            print(f"move {number}, {kind}, follows {follows}: {fence.success}, {fence.said}")
         fences["already off"] += "off" in fence.said.casefold() and not real
         samples += sampler.samples
         kills += move.kills
@@ -250,3 +261,29 @@ def test_fenced_stays_fenced_at_any_moment(seed):
     print(*(f"{count:5} {name}" for name, count in sorted(ends.items())), sep="\n")
     assert done >= LEAST
     assert fences["PREEMPT"]
+
+
+@pytest.mark.parametrize("follows", [False, True], ids=["holder", "follower"])
+@pytest.mark.parametrize("done", range(4), ids=["saved", "prepared", "loaded", "finished"])
+def test_fence_scsi_says_success_and_the_guest_runs_nowhere(done, follows):
+    """Between any two verbs: it finds the key, takes it everywhere, and nothing brings it back."""
+    bed = Bed()
+    bed.reset()
+    bed.guest((0,), None if follows else ReservationType.WERO, peer=True)
+    if follows:
+        outcome = bed.send(THIRD, Action.RESERVE, HOST_KEY, 0, ReservationType.WERO)
+        assert outcome is Outcome.DONE
+    there = {bed.unit.lu: bed.paths[2].block}
+    move = Move(bed, random.Random(0), bed.save(bed.paths[0].block), there)
+    verbs = list(move.forward.items())
+    for name, call in verbs[:done]:
+        assert move.verb(name, call, deadly=False)
+    fence = Fence(bed, True, ReservationType.WERO, 0.0)
+    fence()
+    assert fence.success, fence.said
+    assert K not in bed.lio().keys().values()
+    for name, call in verbs:
+        move.verb(name, call, deadly=False)
+    move.abort()
+    assert not [name for name, at in move.told if at > fence.ended]
+    assert bed.lio().keys() == {bed.paths[THIRD].initiator: HOST_KEY}

@@ -8,12 +8,14 @@ promtool comes with the server of Prometheus.
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from labkit import places
+from labkit.failure import LabError
 from labkit.mirror import Archive, unpack
 
 
@@ -28,6 +30,17 @@ class FenceScsi:
     def command(self) -> str:
         """How a shell in the lab's machine calls it."""
         return f"PYTHONPATH={self.library} /usr/bin/python3 {self.program}"
+
+    @property
+    def key_file(self) -> Path:
+        """Where it keeps the node's own key, with which it fences; its "on" writes it.
+
+        The folder is chosen when fence-agents is built, and differs between distributions.
+        """
+        found = re.search(r'^STORE_PATH = "(.+)"$', self.program.read_text(), re.MULTILINE)
+        if found is None:
+            raise LabError(f"{self.program} does not say where it keeps the node's key")
+        return Path(f"{found[1]}.key")
 
 
 def _unpacked(name: str, packages: list[str], *, newer: bool = False) -> Path:
