@@ -1,8 +1,10 @@
 """The guest whose reservation is to move, who sends its commands, and whether QEMU moves it.
 
 A guest's commands come from its QEMU, or from a qemu-pr-helper that QEMU asks over a socket;
-libvirt starts one for each guest (<reservations managed='yes'>).  Which guest a helper acts for is
-known where one running QEMU alone names its socket.
+libvirt starts one for each guest (<reservations managed='yes'>) and puts it into the guest's
+control group, which is how it is known for whom it acts: the group is root's to give, while names
+and command lines are what each process says of itself.  A helper outside of such a group may act
+for several guests, and counts as nobody's.
 
 QEMU 11.0 and later do for scsi-block devices with migrate-pr=on, the default of machine types
 from 11.0 on (QEMU docs/system/devices/scsi/migrate-pr.rst).  Both must never do it.
@@ -11,12 +13,14 @@ from 11.0 on (QEMU docs/system/devices/scsi/migrate-pr.rst).  Both must never do
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from prtrace.errors import NoSuchDeviceError, UnavailableError, UsageError
+from prtrace.linux.guestgroup import guest_group_path
 from prtrace.linux.process import PROC, ProcessIdentity, identify, start_of
 from prtrace.linux.qemu import options, settings
 
@@ -64,35 +68,52 @@ def find_process(pid: int) -> ProcessIdentity:
 
 
 def helpers_of(pid: int) -> frozenset[int]:
-    """The running qemu-pr-helpers that act for the guest of this QEMU, and for no other."""
-    running = tuple(_processes())
-    asks = {process.pid: _asked_sockets(process.pid) for process in running if process.guest}
-    others = {socket for each, sockets in asks.items() if each != pid for socket in sockets}
-    own = asks.get(pid, frozenset()) - others
-    return frozenset(each.pid for each in running if _served_socket(each) in own)
+    """The running qemu-pr-helpers that are known to act for the guest of this QEMU alone."""
+    group = _group(pid)
+    if not group:
+        return frozenset()
+    return frozenset(
+        each.pid for each in _processes() if is_helper(each) and _group(each.pid) == group
+    )
+
+
+def is_helper(process: ProcessIdentity) -> bool:
+    """Whether the program that the process executes, as the kernel names it, is qemu-pr-helper."""
+    return os.path.basename(process.exe.removesuffix(" (deleted)")) == HELPER
 
 
 def guests_of(pid: int) -> tuple[int, ...]:
-    """The QEMUs whose commands process pid sends: itself, or those that ask it for them."""
+    """The QEMUs whose commands process pid may send: itself, or those that may ask it for them.
+
+    Those of its control group, and those that say that they ask it: one too many is looked at
+    for nothing, one too few would be overlooked.
+    """
     start = start_of(pid)
     process = None if start is None else identify(pid, start)
     if process is None:
         return ()
     if process.guest is not None:
         return (pid,)
-    socket = _served_socket(process)
-    if not socket:
+    if not (is_helper(process) or process.comm == HELPER):
         return ()
+    group, socket = _group(pid), helper_socket(process.cmdline)
     return tuple(
-        each.pid for each in _processes() if each.guest and socket in _asked_sockets(each.pid)
+        each.pid
+        for each in _processes()
+        if each.guest
+        and ((group and _group(each.pid) == group) or socket in _asked_sockets(each.pid))
     )
 
 
-def _served_socket(process: ProcessIdentity) -> str:
-    """The socket that a qemu-pr-helper listens on; "" for another process."""
-    if process.comm != HELPER:
+def _group(pid: int) -> str:
+    """The control group of the guest whose process this is; "" where it is in no such group."""
+    try:
+        text = (PROC / str(pid) / "cgroup").read_text(encoding="utf-8", errors="surrogateescape")
+    except (FileNotFoundError, ProcessLookupError):
         return ""
-    return helper_socket(process.cmdline)
+    except OSError as error:
+        raise UnavailableError(f"process {pid} may not be read", hint="run as root") from error
+    return guest_group_path(text)
 
 
 def helper_socket(arguments: Sequence[str]) -> str:

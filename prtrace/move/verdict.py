@@ -255,10 +255,17 @@ def _user_reasons(
     return [
         Reason(
             Obstacle.OTHER_USER,
-            f"{text} changed reservations on the same nexus, which is to move with {main.text}",
+            f"{text} changed reservations on the same nexus, which is to move with {main.text}"
+            + (_WHOSE if others[text].comm == HELPER else ""),
         )
         for text in sorted(others)
     ]
+
+
+_WHOSE: Final = (
+    "; for whom it acts is known only of a helper in its guest's control group (libvirt's "
+    "managed='yes'): name the helper with --pid to move what it did"
+)
 
 
 def _same(one: Sender, other: Sender) -> bool:

@@ -5,10 +5,7 @@ cannot choose, in the order in which it is believed here:
 
 socket  the guest has a listening socket of its own (--guest-socket, FileDescriptorName=), and
         the administrator let nobody else connect to it.
-machine the outermost systemd unit of its cgroup: only root's service manager makes units there.
-        systemd-machined names the scope "machine-qemu\\x2d3\\x2dvm.scope", libvirt without it
-        makes a group "qemu-3-vm.libvirt-qemu", Proxmox VE a scope "100.scope" below qemu.slice,
-        and a container runtime a scope for each container (KubeVirt has one guest in each).
+machine its control group (prtrace.linux.guestgroup).
 label   SO_PEERSEC: SELinux gives each guest of libvirt two categories of its own
         (svirt_t:s0:c1,c2), AppArmor a profile "libvirt-UUID".
 process none of these: the process itself.  Two processes of one other unit, a login session say,
@@ -21,13 +18,8 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-_ESCAPED: Final = re.compile(r"\\x([0-9a-f]{2})")
-_NUMBERED: Final = re.compile(r"(?:qemu|lxc)-\d+-(.+)", re.DOTALL)
-_CONTAINER: Final = re.compile(
-    r"(?:cri-containerd|crio|docker|libpod|nerdctl)-[0-9a-f]{12,64}\.scope"
-)
-_PROXMOX: Final = re.compile(r"(\d+)\.scope")
-_LIBVIRT: Final = ".libvirt-qemu"
+from prtrace.linux.guestgroup import guest_group
+
 _SVIRT: Final = re.compile(r"[^:]*:[^:]*:svirt[^:]*:s\d+(?:-s\d+)?:(c\d+,c\d+)")
 _APPARMOR: Final = re.compile(
     r"libvirt-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?: \(\w+\))?"
@@ -58,7 +50,7 @@ def vouched(socket: str, cgroup: str, unit: str, label: str, process: str) -> Vo
     cgroup: /proc/PID/cgroup.  unit: the outermost systemd unit in it, "" for none.  label: what
     SO_PEERSEC says.  process: names the process and no other one.
     """
-    machine, machine_name = _machine(cgroup, unit)
+    machine, machine_name = guest_group(cgroup, unit)
     security, uuid = _security(label)
     names = tuple(dict.fromkeys(name for name in (socket, machine_name, uuid) if name))
     if socket:
@@ -70,30 +62,6 @@ def vouched(socket: str, cgroup: str, unit: str, label: str, process: str) -> Vo
     return Vouched(f"process:{process}", "process", names)
 
 
-def _machine(cgroup: str, unit: str) -> tuple[str, str]:
-    """The group that holds one guest only, and the guest's name in it; "" for neither."""
-    if unit.startswith("machine-") and unit.endswith(".scope"):
-        name = _unescaped(unit.removeprefix("machine-").removesuffix(".scope"))
-        numbered = _NUMBERED.fullmatch(name)
-        return unit, numbered[1] if numbered else name
-    if _CONTAINER.fullmatch(unit):
-        return unit, ""
-    for line in cgroup.splitlines():
-        parts = line.rpartition(":")[2].split("/")
-        if unit and unit in parts:
-            place = parts.index(unit)
-            proxmox = _PROXMOX.fullmatch(unit)
-            if proxmox and parts[:place] == ["", "qemu.slice"]:
-                return unit, proxmox[1]
-            parts = parts[:place]
-        for part in parts:
-            if part.endswith(_LIBVIRT):
-                name = part.removesuffix(_LIBVIRT)
-                numbered = _NUMBERED.fullmatch(name)
-                return part, numbered[1] if numbered else name
-    return "", ""
-
-
 def _security(label: str) -> tuple[str, str]:
     """The part of the label that one guest alone has, and its UUID in it; "" for neither."""
     if selinux := _SVIRT.fullmatch(label):
@@ -101,12 +69,3 @@ def _security(label: str) -> tuple[str, str]:
     if apparmor := _APPARMOR.fullmatch(label):
         return apparmor[1], apparmor[1]
     return "", ""
-
-
-def _unescaped(name: str) -> str:
-    """The name that systemd-escape made of it; what is not valid UTF-8 stays as it is."""
-    try:
-        raw = _ESCAPED.sub(lambda found: chr(int(found[1], 16)), name).encode("latin-1")
-        return raw.decode()
-    except UnicodeError:
-        return name

@@ -3,12 +3,21 @@
 import contextlib
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 
 from prtrace.errors import UsageError
+from prtrace.linux.process import ProcessIdentity
 from prtrace.move.facts import Sender
-from prtrace.move.guest import find_guest, guests_of, helper_socket, helpers_of, pr_sockets
+from prtrace.move.guest import (
+    find_guest,
+    guests_of,
+    helper_socket,
+    helpers_of,
+    is_helper,
+    pr_sockets,
+)
 from prtrace.move.verdict import _same
 
 
@@ -46,16 +55,31 @@ def processes(tmp_path):
         yield Processes()
 
 
-def test_a_managed_helper_acts_for_its_guest_alone(processes, tmp_path):
+def test_a_name_and_a_command_line_make_no_helper(processes, tmp_path):
+    """Both are the process's own choice; tests/move/test_helper_groups.py has those that are."""
     qemu = processes.qemu("waldi", tmp_path / "waldi.sock")
     other = processes.qemu("bello", tmp_path / "bello.sock")
     helper = processes.helper(tmp_path / "waldi.sock")
-    assert helpers_of(qemu) == {helper}
-    assert helpers_of(other) == set()
-    assert guests_of(helper) == (qemu,)
+    assert helpers_of(qemu) == helpers_of(other) == set()
+    assert guests_of(helper) == (qemu,)  # whose QEMU is looked at, to be sure
     assert guests_of(qemu) == (qemu,)
     asked = Sender(qemu, "qemu-system-x86", "waldi", helpers_of(qemu))
-    assert _same(Sender(helper, "qemu-pr-helper"), asked)
+    assert not _same(Sender(helper, "qemu-pr-helper"), asked)
+    assert _same(Sender(helper, "qemu-pr-helper"), replace(asked, helpers=frozenset({helper})))
+
+
+@pytest.mark.parametrize(
+    ("exe", "found"),
+    [
+        ("/usr/bin/qemu-pr-helper", True),
+        ("/usr/bin/qemu-pr-helper (deleted)", True),  # it was upgraded
+        ("/bin/sh", False),
+        ("", False),
+        ("/usr/bin/qemu-pr-helper-of-mine", False),
+    ],
+)
+def test_the_program_makes_the_helper(exe, found):
+    assert is_helper(ProcessIdentity(7, 1, "qemu-pr-helper", exe)) is found
 
 
 def test_a_guest_that_two_processes_claim_to_run_is_neither(processes):
