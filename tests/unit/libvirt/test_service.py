@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +92,14 @@ def test_a_holder_does_not_come_unless_something_commits(options: ServiceOptions
     assert phase(options) is Phase.HOME
 
 
-@pytest.mark.parametrize("says", ["", f"{os.getpid()}\n", "1\n"])
-def test_a_process_number_is_no_plugin(options: ServiceOptions, says: str) -> None:
+@pytest.mark.parametrize("process", [0, os.getpid, 1], ids=["none", "this one", "init"])
+def test_a_process_number_is_no_plugin(
+    options: ServiceOptions, process: int | Callable[[], int]
+) -> None:
     """The daemon that wrote it has ended, and another process has its number by now."""
     service = MoveService(options)
-    (options.run_dir / "plugin").write_text(says)
+    number = process if isinstance(process, int) else process()
+    (options.run_dir / "plugin").write_text(f"{number}\n" if number else "")
     text = xml(note(ReservationType.WERO))
     allowed, why = hook(service, "started", text, incoming=True, flags=1)
     assert not allowed
