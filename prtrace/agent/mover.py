@@ -37,8 +37,8 @@ from prtrace.linux.peer import Peer
 from prtrace.state.event import Event
 
 if TYPE_CHECKING:
+    from prtrace.agent.moves import AgentMoves
     from prtrace.api.source import MoveCalls, Observed, Step
-    from prtrace.move.service import AgentMoves
 
 KEPT: Final = (Capability.DAC_READ_SEARCH, Capability.SYS_PTRACE, Capability.SYS_RAWIO)
 """To send commands, and to see which guest a process is and whether its QEMU moves by itself."""
@@ -67,7 +67,7 @@ def serve(link: socket.socket, state_dir: Path, admin_gid: int | None) -> None:
 
 def _moves(state_dir: Path) -> AgentMoves:
     # Most agents are never asked to move anything: what that takes is loaded when one is.
-    from prtrace.move.service import AgentMoves
+    from prtrace.agent.moves import AgentMoves
 
     return AgentMoves(state_dir)
 

@@ -11,10 +11,10 @@ import click
 
 from prtrace.api.client import Client
 from prtrace.cli.given import (
-    PORTS_FOLDER,
     before,
     find_unit,
     moment,
+    names_options,
     read_keys,
     read_ports,
     read_recording,
@@ -49,22 +49,7 @@ Examples:
 @click.argument("device")
 @click.argument("recordings", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--at", metavar="TIME", help="as if nothing had happened after that time")
-@click.option(
-    "--ports",
-    "ports_folder",
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    default=PORTS_FOLDER,
-    show_default=True,
-    help="files of prtrace ports --json of the hosts that may use the disk",
-)
-@click.option(
-    "--keys",
-    "keys_file",
-    metavar="FILE",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="names of reservation keys: a JSON object of key and name",
-)
+@names_options
 @json_option
 @socket_option
 def command(

@@ -7,10 +7,12 @@ import lzma
 import os
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+import click
 
 from prtrace.api.client import Client
 from prtrace.cli.rebuild import Rebuilt
@@ -29,6 +31,29 @@ _LONGEST_FILE: Final = 1 << 30
 _LONGEST_LOG: Final = 64 << 20
 """Bytes of one file of a sosreport that are read."""
 PORTS_FOLDER: Final = Path("/etc/prtrace/ports.d")
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def names_options(function: _Function) -> _Function:
+    """--ports DIR and --keys FILE: whose the initiator ports and the reservation keys are."""
+    ports = click.option(
+        "--ports",
+        "ports_folder",
+        metavar="DIR",
+        type=click.Path(path_type=Path),
+        default=PORTS_FOLDER,
+        show_default=True,
+        help="files of prtrace ports --json of the hosts that may use the disks",
+    )
+    keys = click.option(
+        "--keys",
+        "keys_file",
+        metavar="FILE",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        help="names of reservation keys: a JSON object of key and name",
+    )
+    return ports(keys(function))
 
 
 def read_recording(file: Path) -> Recording:

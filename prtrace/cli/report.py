@@ -13,8 +13,8 @@ import click
 
 from prtrace.api.client import Client
 from prtrace.cli.given import (
-    PORTS_FOLDER,
     find_unit,
+    names_options,
     read_keys,
     read_ports,
     read_recording,
@@ -68,22 +68,7 @@ Examples:
     show_default=True,
     help="a page, or trace events as JSON",
 )
-@click.option(
-    "--ports",
-    "ports_folder",
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    default=PORTS_FOLDER,
-    show_default=True,
-    help="files of prtrace ports --json of the hosts that may use the disks",
-)
-@click.option(
-    "--keys",
-    "keys_file",
-    metavar="FILE",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="names of reservation keys: a JSON object of key and name",
-)
+@names_options
 @socket_option
 def command(
     words: tuple[str, ...],

@@ -1,7 +1,7 @@
 """What is known of the units that are to move: what was observed, and by whom it was done.
 
 An Observer answers for the agent: the commands ask it over its socket
-(prtrace.cli.knowledge), the agent's own calls ask it directly (prtrace.move.service).
+(prtrace.cli.knowledge), the agent's own calls ask it directly (prtrace.agent.moves).
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from prtrace.model import ReservationType
 from prtrace.paste.seen import Seen
+from prtrace.scsi.codes import ReservedCode, reservation_type
 
 SOURCE: Final = "LIO"
 
@@ -103,7 +103,7 @@ def _key(text: str) -> str:
 
 def _type(text: str) -> str:
     try:
-        kind = ReservationType(int(text, 16))
+        kind = reservation_type(int(text, 16))
     except ValueError:
         return text
-    return f"{kind.value} ({kind.title})"
+    return text if isinstance(kind, ReservedCode) else f"{kind.value} ({kind.title})"

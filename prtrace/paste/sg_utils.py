@@ -12,13 +12,12 @@ from dataclasses import replace
 from typing import Final
 
 from prtrace.errors import MalformedError
-from prtrace.model import ReservationType
 from prtrace.paste.hexdump import parse_hex
 from prtrace.paste.seen import GOOD, Seen, SenseTriple
 from prtrace.paste.sense_words import additional_sense, sense_key
 from prtrace.scsi import forms
 from prtrace.scsi.cdb import service_action
-from prtrace.scsi.codes import InCode, Opcode, Status
+from prtrace.scsi.codes import InCode, Opcode, Status, titled_type
 from prtrace.scsi.reply import ReadKeys, ReadReservation, ReservationDescriptor
 
 SOURCE: Final = "sg3_utils"
@@ -77,7 +76,6 @@ _STATUSES: Final = {
     "reservation conflict": Status.RESERVATION_CONFLICT,
     "task set full": Status.TASK_SET_FULL,
 }
-_TYPES: Final = {re.sub("[^a-z]", "", kind.title.lower()): kind for kind in ReservationType}
 _SCOPES: Final = {"LU_SCOPE": 0}
 _KINDS: Final = {
     InCode.READ_KEYS: "keys",
@@ -247,18 +245,13 @@ class _Step:
                 f"line {self._number}: the reservation's key, scope or type is missing",
             )
         self.at += 2
-        kind = reservation_type(scope["type"])
+        kind = titled_type(scope["type"])
         if kind is None or scope["scope"] not in _SCOPES:
             raise MalformedError(
                 "sg_persist", f"line {self._number}: reservation {scope[0].strip()!r} is unknown"
             )
         held = ReservationDescriptor(int(key["key"], 16), kind, _SCOPES[scope["scope"]])
         return self._reply(seen, ReadReservation(generation, held).build(), "reservation")
-
-
-def reservation_type(words: str) -> ReservationType | None:
-    """The type as sg_persist writes it, None where it is no type's title."""
-    return _TYPES.get(re.sub("[^a-z]", "", words.lower()))
 
 
 def _kind(seen: Seen) -> str:

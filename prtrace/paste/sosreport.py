@@ -18,10 +18,9 @@ from prtrace.errors import PrtraceError
 from prtrace.paste.reader import read_text
 from prtrace.paste.recorded import Import
 from prtrace.paste.seen import Seen
-from prtrace.paste.sg_utils import reservation_type
 from prtrace.paste.stamp import Clock, parse_zone
 from prtrace.scsi.cdb import PrInCdb
-from prtrace.scsi.codes import InAction, Status, status_title
+from prtrace.scsi.codes import InAction, Status, status_title, titled_type
 from prtrace.scsi.reply import FullStatusDescriptor, ReadFullStatus
 from prtrace.scsi.transportid import IscsiPort, SasPort, TransportId
 from prtrace.state.decode import NOT_WATCHED
@@ -183,7 +182,7 @@ def _full_status(seen: Seen) -> bytes:
     for group in filter(None, groups):
         port = _port(group.get("transportid", ""))
         holder = group.get("r_holder") == "1"
-        kind = reservation_type(group.get("type", "")) if holder else None
+        kind = titled_type(group.get("type", "")) if holder else None
         if port is None or (holder and kind is None):
             return b""
         found.append(

@@ -37,7 +37,6 @@ from prtrace.errors import DeviceError
 from prtrace.linux.reader import PrState, Reader
 from prtrace.linux.sgio import Reply
 from prtrace.linux.units import scan
-from prtrace.model import Action
 from prtrace.prhelper.answer import (
     COMMUNICATION_FAILURE,
     INVALID_CDB,
@@ -49,7 +48,7 @@ from prtrace.prhelper.answer import (
 from prtrace.prhelper.descriptor import Node, open_path
 from prtrace.prhelper.protocol import CDB_SIZE, CLEANUP, Request, Response
 from prtrace.scsi.cdb import PrOutCdb
-from prtrace.scsi.codes import Opcode, OutCode, Status, type_code
+from prtrace.scsi.codes import Opcode, OutCode, Status, out_action, type_code
 from prtrace.scsi.forms import APTPL, BASIC_PARAMETER_LIST, PR_OUT_CDB, SCOPE_SHIFT
 
 if TYPE_CHECKING:
@@ -145,7 +144,7 @@ class MapExecution:
         if request.opcode == Opcode.PR_IN:
             return self._ask(request, fd, node).response
         if request.opcode == CLEANUP:
-            request = _register(request, Action.REGISTER_AND_IGNORE, 0, 0)
+            request = _register(request, OutCode.REGISTER_AND_IGNORE, 0, 0)
         if request.action > OutCode.REGISTER_AND_IGNORE:
             return check(INVALID_CDB)
         if len(request.parameter) < BASIC_PARAMETER_LIST.size:
@@ -179,7 +178,7 @@ class MapExecution:
             same = self._ours(request, fd, node) == request.cdb[_SCOPE_TYPE_AT]
             return Response(Status.GOOD) if same else response
         if action in _PREEMPTIONS and response.status == Status.GOOD and sa_key in (0, key):
-            again = _register(request, Action.REGISTER_AND_IGNORE, 0, key)
+            again = _register(request, OutCode.REGISTER_AND_IGNORE, 0, key)
             for path in paths:
                 if path is not used:
                     self._insist(path, again)
@@ -194,10 +193,10 @@ class MapExecution:
         missed = set(node.nexuses) - {path.nexus for path in paths if not path.dead}
         if missed:
             key, sa_key = _keys(request)
-            again = _register(request, Action.REGISTER_AND_IGNORE, 0, sa_key)
+            again = _register(request, OutCode.REGISTER_AND_IGNORE, 0, sa_key)
             if not sa_key and request.action == OutCode.REGISTER:
                 # Not by IGNORE: another's registration may be there when the path is back.
-                again = _register(request, Action.REGISTER, key, 0)
+                again = _register(request, OutCode.REGISTER, key, 0)
             self._owed[node.number] = _Owed(again, sa_key, missed)
 
     def _settle(self, owed: _Owed, node: Node) -> None:
@@ -220,7 +219,7 @@ class MapExecution:
         owed.nexuses.discard(path.nexus)
         if not path.good or not owed.key:
             return True
-        proof = _register(owed.request, Action.REGISTER, owed.key, owed.key)
+        proof = _register(owed.request, OutCode.REGISTER, owed.key, owed.key)
         fenced = False
         for other in _open(node):
             try:
@@ -231,7 +230,7 @@ class MapExecution:
                     fenced = fenced or other.conflict
             finally:
                 os.close(other.fd)
-        self._insist(path, _register(owed.request, Action.REGISTER, owed.key, 0))
+        self._insist(path, _register(owed.request, OutCode.REGISTER, owed.key, 0))
         if not fenced:
             # Nobody can tell now: later.
             owed.nexuses.add(path.nexus)
@@ -304,16 +303,16 @@ class MapExecution:
         """Give the paths that did not accept the guest's old key the new one."""
         _, key = _keys(request)
         for path in refused:
-            self._insist(path, _register(request, Action.REGISTER_AND_IGNORE, 0, key))
+            self._insist(path, _register(request, OutCode.REGISTER_AND_IGNORE, 0, key))
         response = next((p.response for p in refused if not p.good and not p.dead), good.response)
         if not key:
             return response
-        self._insist(good, _register(request, Action.REGISTER, key, key))
+        self._insist(good, _register(request, OutCode.REGISTER, key, key))
         if not good.conflict:
             return response
         for path in refused:
             if path.good:
-                self._insist(path, _register(request, Action.REGISTER, key, 0))
+                self._insist(path, _register(request, OutCode.REGISTER, key, 0))
         return good.response
 
     def _release(self, request: Request, paths: list[_Path], fd: int, node: Node) -> Response:
@@ -373,7 +372,7 @@ def _keys(request: Request) -> tuple[int, int]:
     return given.reservation_key, given.service_action_reservation_key
 
 
-def _register(request: Request, action: Action, key: int, sa_key: int) -> Request:
+def _register(request: Request, action: int, key: int, sa_key: int) -> Request:
     """A registration of the proxy's own, with the guest's APTPL where it gave one."""
     flags = 0
     if request.action in _REGISTRATIONS and request.parameter:
@@ -381,7 +380,7 @@ def _register(request: Request, action: Action, key: int, sa_key: int) -> Reques
     parameter = BASIC_PARAMETER_LIST.build(
         reservation_key=key, service_action_reservation_key=sa_key, flags=flags
     )
-    cdb = PrOutCdb(action, parameter_length=len(parameter)).build()
+    cdb = PrOutCdb(out_action(action), parameter_length=len(parameter)).build()
     return Request(cdb.ljust(CDB_SIZE, b"\0"), parameter)
 
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final, NamedTuple, Self
 
 import construct as cs
 
 from prtrace.errors import MalformedError
-from prtrace.model import target_text
 from prtrace.scsi.cdb import as_device_reads
 from prtrace.scsi.form import Form
 from prtrace.scsi.forms import INQUIRY_NAMES
+from prtrace.scsi.inquiry import target_in
 
 ABI: Final = 3
 
@@ -258,7 +257,7 @@ class Record(NamedTuple):
     @property
     def target(self) -> str:
         """VENDOR/PRODUCT/REVISION of INQUIRY, printable ASCII."""
-        return target_of(self.header.inquiry)
+        return target_in(self.header.inquiry)
 
     @property
     def exe(self) -> str:
@@ -274,16 +273,6 @@ class Record(NamedTuple):
         """The issuing task's name; it is the task's own choice, so escape it for people."""
         comm: bytes = self.header.comm
         return comm.split(b"\0")[0].decode("utf-8", "replace")
-
-
-@lru_cache(256)
-def target_of(inquiry: bytes) -> str:
-    """VENDOR/PRODUCT/REVISION from 28 bytes of INQUIRY data (bytes 8 to 35)."""
-    vendor, product, revision = (
-        "".join(chr(c) if 0x20 <= c < 0x7F else "?" for c in raw.rstrip(b"\0 "))
-        for raw in INQUIRY_NAMES.parse(inquiry.ljust(INQUIRY_NAMES.size, b"\0"))
-    )
-    return target_text(vendor, product, revision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,7 +310,7 @@ class Loss:
     def parse(cls, key: bytes, value: bytes) -> Self:
         """Take a key and a value of pr_losses."""
         c = LOSS.parse(value)
-        target = target_of(c.inquiry)
+        target = target_in(c.inquiry)
         return cls(
             nexus_text(key), c.count, c.missed, c.last_ns, target, c.page83[: c.page83_length]
         )

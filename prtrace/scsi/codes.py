@@ -163,6 +163,18 @@ def reservation_type(code: int) -> ReservationType | ReservedCode:
     return _TYPES.get(code) or ReservedCode("TYPE", code)
 
 
+def titled_type(words: str) -> ReservationType | None:
+    """The type of that title, whatever its case and punctuation; None where it is no type's."""
+    return _TITLED.get(_letters(words))
+
+
+def _letters(words: str) -> str:
+    return "".join(filter(str.isalpha, words.lower()))
+
+
+_TITLED = {_letters(kind.title): kind for kind in ReservationType}
+
+
 def type_code(kind: ReservationType | ReservedCode | None) -> int:
     """The TYPE field's value; None is 0, which is what commands without a type carry."""
     if kind is None:

@@ -86,7 +86,7 @@ ELSEWHERE = {
     "move/multipathd": "move/test_verbs.py",
     "move/parallel": "move/test_verbs.py",
     "move/saving": "move/test_verbs.py",
-    "move/service": "move/test_verbs.py",
+    "agent/moves": "move/test_verbs.py",
     "move/side": "unit/move/test_knowledge.py",
     "move/sight": "explore/test_exploration.py",
     "move/verbs": "move/test_verbs.py",

@@ -12,6 +12,7 @@ from prtrace.scsi.codes import (
     out_action,
     reservation_type,
     status_title,
+    titled_type,
     type_code,
 )
 
@@ -78,6 +79,21 @@ def test_reservation_type(code, name):
 def test_other_types_are_reserved_and_keep_their_code(code):
     assert reservation_type(code) == ReservedCode("TYPE", code)
     assert type_code(reservation_type(code)) == code
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("Write Exclusive", ReservationType.WE),
+        ("write exclusive, registrants only", ReservationType.WERO),
+        ("Exclusive Access All Registrants", ReservationType.EAAR),
+        ("", None),
+        ("write exclusive?!", ReservationType.WE),
+        ("write exclusively", None),
+    ],
+)
+def test_a_type_is_known_by_its_title(words, kind):
+    assert titled_type(words) is kind
 
 
 def test_no_type_is_code_0():
