@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from prtrace.explain import links
-from prtrace.explain.elsewhere import TAKES_AWAY, Elsewhere
+from prtrace.explain.elsewhere import CHANGES_RESERVATION, TAKES_AWAY, Elsewhere
 from prtrace.explain.incident import Certainty, Incident, IncidentKind, Link
 from prtrace.explain.links import observed, who
 from prtrace.explain.timeline import Step
@@ -23,7 +23,6 @@ from prtrace.model import (
     Nexus,
     NotWatched,
     Outcome,
-    PathsSeen,
     PrOut,
     RecordsLost,
 )
@@ -262,7 +261,7 @@ def _lost_registrations(
     for at in range(_doubtful_since(steps, number, Fact.REGISTRATIONS), number + 1):
         then = steps[at]
         # A path that goes leaves its registration behind, under the names of its ports.
-        if then.before.registrations is then.after.registrations or _paths_changed(then):
+        if then.before.registrations is then.after.registrations or then.renames:
             continue
         for nexus, was in then.before.registrations.items():
             mine = was.local or nexus in then.before.paths
@@ -309,17 +308,18 @@ def _lost_reservation(steps: Sequence[Step], number: int) -> Iterator[Incident]:
         title = f"the reservation changed from {was.type.name} to {now.type.name}"
     else:
         title = f"{was.type.name} ended"
-    told = _changing(steps[since : number + 1]) or step
+    told = _changing(steps[since : number + 1])
+    if told is None:
+        return
+    between = _that_may_have(steps[since : number + 1])
     command = links.pr_out(told)
+    alone = len(mine) == 1 and {each.nexus for _, each in between} == set(mine)
+    if alone and (now is None or now.holder in mine):
+        return  # its holder gave it up, or changed it
     if command is not None:
-        others = [nexus for nexus in mine if nexus != command.nexus]
-        if now is None and not others:
-            return  # its holder gave it up
-        if now is not None and was.type is not now.type and not mine:
-            return
         what = f"{command.action.value} on {command.nexus} by {who(told.event)} did it"
         chain = [observed(told, what), *links.lost_abort(told, command)]
-        if now is None and was.type.all_registrants:
+        if command.action is Action.RELEASE and was.type.all_registrants:
             chain.append(
                 observed(told, f"a RELEASE by one registrant ends {was.type.name} for all of them")
             )
@@ -329,9 +329,12 @@ def _lost_reservation(steps: Sequence[Step], number: int) -> Iterator[Incident]:
         chain = [observed(told, f"a reading shows {holder(step.after) or 'nothing reserved'}")]
         for nexus in mine:
             chain += links.attention(steps, number, nexus)
-        chain.append(
-            Link("which command it was and who sent it was not recorded here", Certainty.UNKNOWN)
-        )
+        for each, seen in between:
+            text = f"{seen.action.value} on {seen.nexus} by {who(each.event)} can have done it"
+            chain.append(Link(text, Certainty.INFERRED, each.event.time, each.event.seq))
+        if not between:
+            text = "which command it was and who sent it was not recorded here"
+            chain.append(Link(text, Certainty.UNKNOWN))
     for nexus in mine[:1]:
         yield replace(
             _incident(told, IncidentKind.LOST_RESERVATION, title, chain),
@@ -340,16 +343,26 @@ def _lost_reservation(steps: Sequence[Step], number: int) -> Iterator[Incident]:
         )
 
 
+def _that_may_have(steps: Sequence[Step]) -> list[tuple[Step, PrOut]]:
+    """The commands of this host that may have changed the reservation."""
+    return [
+        (step, seen)
+        for step in steps
+        for seen in step.seen
+        if isinstance(seen, PrOut)
+        and seen.action in CHANGES_RESERVATION
+        and seen.outcome in (Outcome.DONE, Outcome.UNKNOWN)
+    ]
+
+
 def _changing(steps: Sequence[Step]) -> Step | None:
-    """The newest of the steps that changed the reservation."""
+    """The newest of the steps that changed the reservation itself."""
     for step in reversed(steps):
-        if step.before.reservation is not step.after.reservation:
+        was, now = step.before.reservation, step.after.reservation
+        same = was is now or (was and (was.type, was.holder)) == (now and (now.type, now.holder))
+        if not same and not step.renames:
             return step
     return None
-
-
-def _paths_changed(step: Step) -> bool:
-    return any(isinstance(seen, PathsSeen) for seen in step.seen)
 
 
 def _incident(step: Step, kind: IncidentKind, title: str, chain: Iterable[Link]) -> Incident:

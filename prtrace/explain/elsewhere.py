@@ -18,6 +18,7 @@ from prtrace.state.event import nanoseconds
 from prtrace.state.unit import Fact, Source
 
 TAKES_AWAY: Final = (Action.PREEMPT, Action.PREEMPT_AND_ABORT, Action.CLEAR)
+CHANGES_RESERVATION: Final = (*TAKES_AWAY, Action.RESERVE, Action.RELEASE)
 _RESERVES: Final = (Action.RESERVE, Action.PREEMPT, Action.PREEMPT_AND_ABORT)
 
 

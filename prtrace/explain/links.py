@@ -69,6 +69,9 @@ def how_reserved(steps: Sequence[Step], number: int, others: Elsewhere) -> Itera
         was = step.before.reservation
         if was is not None and (was.type, was.holder) == (held.type, held.holder):
             continue
+        if was is not None and step.renames:
+            held = was
+            continue
         command = pr_out(step)
         now = holder(step.after)
         if command is not None:
@@ -79,8 +82,8 @@ def how_reserved(steps: Sequence[Step], number: int, others: Elsewhere) -> Itera
         break
     else:
         yield from _reserved_earlier(held, steps[0].event.time, others)
-    if held.holder is not None:
-        yield from former_nexus(steps, number, held.holder)
+    if state.reservation is not None and state.reservation.holder is not None:
+        yield from former_nexus(steps, number, state.reservation.holder)
 
 
 def _how_reserved_by_spc2(steps: Sequence[Step], number: int) -> Iterator[Link]:
@@ -159,7 +162,9 @@ def how_unregistered(steps: Sequence[Step], number: int, nexus: Nexus) -> Iterat
         if nexus in step.before.registrations and nexus not in step.after.registrations:
             command = pr_out(step)
             what = "a reading showed that it is not"
-            if command is not None:
+            if step.renames:
+                what = "the path that was there went away"
+            elif command is not None:
                 what = f"{command.action.value} by {who(step.event)} ended it"
             yield observed(step, f"{nexus} was registered until then: {what}")
             return
@@ -181,7 +186,9 @@ def how_registered(steps: Sequence[Step], number: int, nexus: Nexus) -> Iterator
         if was is not None and was.key == each.key:
             continue
         command = pr_out(step)
-        if command is None:
+        if step.renames:
+            yield observed(step, f"{nexus} appeared then, and had {key_text(each.key)} already")
+        elif command is None:
             yield observed(step, f"a reading showed {nexus} registered with {key_text(each.key)}")
         else:
             yield observed(

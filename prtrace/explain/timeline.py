@@ -30,6 +30,11 @@ class Step:
     seen: tuple[AnyObservation, ...]
 
     @property
+    def renames(self) -> bool:
+        """Whether paths came or went: a nexus has the name of its ports without its path."""
+        return any(isinstance(seen, PathsSeen) for seen in self.seen)
+
+    @property
     def told(self) -> int | None:
         """The PRGENERATION that a reply had, None where the event is no reply with one."""
         for each in self.seen:

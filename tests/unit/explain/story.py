@@ -14,6 +14,7 @@
     quiet                            nothing went wrong
     harmless                         every conflict is a scan's
     never: text                      no link that is observed or inferred says so
+    no KIND                          nothing of that kind happened
 
 Commands:  REGISTER old new | IGNORE new | RESERVE key TYPE | RELEASE key TYPE | CLEAR key
            PREEMPT key victim TYPE | FULL generation [port,rtp:key[*TYPE]]…
@@ -53,6 +54,7 @@ class Story:
     lines: list[tuple[str, str]] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
     never: list[str] = field(default_factory=list)
+    no: list[str] = field(default_factory=list)
     quiet: bool = False
     harmless: bool = False
 
@@ -89,6 +91,8 @@ def read(file: Path) -> Story:
             events.append(_event(events, Command.PATHS, _seconds(words[0]), paths=told))
         elif words[0] == "never:":
             story.never.append(line.split("never:")[1].strip())
+        elif words[0] == "no":
+            story.no.append(" ".join(words[1:]))
         elif words[0] in ("quiet", "harmless"):
             setattr(story, words[0], True)
         else:

@@ -63,6 +63,7 @@ def test_the_story(file):
     for text in story.never:
         assert not [link for link in links if text in link[2] and link[1] != "not known"]
     printed = [" ".join(text.split()) for text in unwrapped(account_lines(document))]
+    assert not {each["kind"] for each in document["incidents"]} & set(story.no)
     for label, text in story.lines:
         assert any(each.startswith(label) and text in each for each in printed), printed
     if story.quiet:
