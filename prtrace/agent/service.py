@@ -434,10 +434,14 @@ class Agent:
             nexus=hctl,
             problem=f"{OTHER_UNIT}{found}",
         )
-        self._or_end(lambda: self._follow(hctl, found, (believed, found), told))
+        self._or_end(lambda: self._follow(hctl, believed, found, told))
 
-    def _follow(self, hctl: str, found: str, units: tuple[str, ...], told: Event) -> None:
-        if self._watch.tell(tuple(told._replace(lu=lu) for lu in units)):
+    def _follow(self, hctl: str, believed: str, found: str, told: Event) -> None:
+        follows = self._surroundings.believes(hctl, found)
+        units = (believed, found) if follows else (believed,)
+        if not follows:
+            self._say_once(f"{hctl} says that it is another unit each time it is asked")
+        if self._watch.tell(tuple(told._replace(lu=lu) for lu in units)) and follows:
             self._surroundings.correct(hctl, found)
             self._meet_units()
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from prtrace.agent.claims import Claims, sent_by_proxy
+from prtrace.agent.remapped import Remapped
 from prtrace.errors import MalformedError
 from prtrace.linux.nodes import bsg_major
 from prtrace.linux.process import ProcessCache
@@ -62,15 +63,6 @@ class Asked(NamedTuple):
     parameter: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class _OtherUnit:
-    """A scsi_device that leads to another unit than the kernel remembers."""
-
-    life: int
-    remembered: str
-    found: str
-
-
 class Surroundings:
     """What sysfs and /proc know, kept up to date by rescan(), and what proxies say.
 
@@ -81,7 +73,7 @@ class Surroundings:
 
     def __init__(self, claims: Iterable[Path] = (), opened: Opened | None = None) -> None:
         self.inventory: Inventory
-        self._other: dict[str, _OtherUnit] = {}
+        self._remapped = Remapped()
         self.scanned_at = self.scanned_ns = 0
         self.rescan()
         self._names: dict[bytes, str | None] = {}
@@ -94,33 +86,23 @@ class Surroundings:
 
     def refresh(self, addresses: Iterable[str], *, maps: bool) -> None:
         """Look at the devices with these addresses again; maps: at device-mapper nodes too."""
-        # What was corrected is looked at as well: the kernel may remember otherwise by now.
-        looked = {*addresses, *self._other}
+        # The kernel may by now remember the unit that a device says it is.
+        looked = {*addresses, *self._remapped.addresses}
         self._scanned(self.inventory.refreshed(looked, maps=maps))
 
-    def correct(self, hctl: str, lu: str) -> None:
-        """Believe a device that says which unit it is, and not what the kernel remembers of it.
+    def believes(self, hctl: str, lu: str) -> bool:
+        """Whether the device at an address is believed that it is the unit lu."""
+        return self._remapped.believes(hctl, lu)
 
-        An array can map another unit to an address; the kernel asks no device a second time by
-        itself.  It holds for one life of the scsi_device, until the kernel remembers otherwise.
-        """
-        before, known = self._other.pop(hctl, None), self.inventory.nexus(hctl)
+    def correct(self, hctl: str, lu: str) -> None:
+        """Believe a device that says which unit it is, and not what the kernel remembers of it."""
+        known = self.inventory.nexus(hctl)
         if known is not None:
-            remembered = known.lu if before is None else before.remembered
-            if remembered != lu:
-                self._other[hctl] = _OtherUnit(known.life, remembered, lu)
-        self.rescan()
+            self._remapped.note(known, lu)
+        self.refresh((hctl,), maps=False)
 
     def _scanned(self, inventory: Inventory) -> None:
-        self._other = {
-            hctl: each
-            for hctl, each in self._other.items()
-            if (now := inventory.nexus(hctl)) is not None
-            and (now.life, now.lu) == (each.life, each.remembered)
-        }
-        if self._other:
-            found = {hctl: each.found for hctl, each in self._other.items()}
-            inventory = inventory.leading_to(found)
+        inventory = self._remapped.applied(inventory)
         self.inventory = inventory
         self.scanned_at, self.scanned_ns = time.time_ns(), time.monotonic_ns()
 
@@ -132,8 +114,7 @@ class Surroundings:
         """
         name = self._named(page83)
         if name is not None:
-            other = self._other.get(hctl)
-            return name if other is None or other.remembered != name else other.found
+            return self._remapped.unit(hctl, name)
         nexus = self.nexus(hctl)
         return local_name(hctl) if nexus is None else nexus.lu
 
