@@ -2,7 +2,8 @@
 
 prtrace.agent.schedule decides who is asked next, this module asks: each reading has a thread of
 its own, which the agent does not wait for when it stops.  What a reading brings is not looked at
-here: it comes back up through the kernel as records like everybody else's.
+here: it comes back up through the kernel as records like everybody else's.  Only a reply that is
+longer than a record is handed on, by which its record is completed (prtrace.agent.longreply).
 
 A PR IN takes the unit attention that its nexus was to get.  A unit is therefore read over the
 nexus that just had a command answered, else over one on which no unit attention is expected, that
@@ -23,13 +24,23 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from prtrace.agent.longreply import LongReply
 from prtrace.agent.schedule import Candidate, ReadingLimits, ReadOrder, Result, Schedule
 from prtrace.errors import PrtraceError
 from prtrace.linux.pathstate import PathState, is_removable, path_state
-from prtrace.linux.reader import Device, FailureKind, Reader, Reading, ReadPolicy, Unread
-from prtrace.linux.sgio import SgDevice
+from prtrace.linux.reader import (
+    FIRST_ROOM,
+    Device,
+    FailureKind,
+    Reader,
+    Reading,
+    ReadPolicy,
+    Unread,
+)
+from prtrace.linux.sgio import Reply, SgDevice
 from prtrace.linux.users import Use, Users, users_of
 from prtrace.model import LOCAL_NAME
+from prtrace.scsi.codes import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,12 +77,34 @@ class _Asked(NamedTuple):
     """What a reading came to.  sent: commands.  problem: for the log, "" for none.
 
     other: the unit that is at the address instead of the one that was to be read.
+    long: the replies that no record holds whole.
     """
 
     result: Result
     sent: int
     problem: str = ""
     other: str = ""
+    long: tuple[LongReply, ...] = ()
+
+
+class _Listening:
+    """A device that keeps the long replies which it gives."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self.long: list[LongReply] = []
+
+    @property
+    def path(self) -> str:
+        return self._device.path
+
+    def send(self, cdb: bytes, data_out: bytes, room: int, timeout_ms: int) -> Reply:
+        """See Device."""
+        begun = time.monotonic_ns()
+        reply = self._device.send(cdb, data_out, room, timeout_ms)
+        if reply.status == Status.GOOD and len(reply.received) > FIRST_ROOM:
+            self.long.append(LongReply(cdb, reply.received, begun, time.monotonic_ns()))
+        return reply
 
 
 class Resolver:
@@ -79,7 +112,8 @@ class Resolver:
 
     state: gives the present state of a unit.  opened: opens a node to send commands to.
     look: finds out who uses which device.  misled: is told that a nexus leads to another unit
-    than the inventory says, with both units' names.  sent: commands so far.
+    than the inventory says, with both units' names.  completed: is told the replies over a nexus
+    that no record holds whole.  sent: commands so far.
     """
 
     def __init__(
@@ -90,12 +124,14 @@ class Resolver:
         opened: Callable[[str], AbstractContextManager[Device]] = SgDevice,
         look: Callable[[Directory], Users] = users_of,
         misled: Callable[[str, str, str], None] = lambda _nexus, _lu, _found: None,
+        completed: Callable[[str, Sequence[LongReply]], None] = lambda _nexus, _replies: None,
     ) -> None:
         self._host = host
         self._state = state
         self._open = opened
         self._look_at = look
         self._misled = misled
+        self._completed = completed
         self._polite: set[str] = set()
         """Read only where no unit attention can be taken from anybody."""
         self._limits = ReadingLimits() if limits is None else limits
@@ -226,7 +262,8 @@ class Resolver:
         try:
             # sg first: its wait ends when the process is killed, a block node's does not.
             with self._open(nexus.sg or nexus.device or nexus.bsg) as device:
-                reader = Reader(device, policy)
+                listening = _Listening(device)
+                reader = Reader(listening, policy)
                 reading = reader.read()
                 sent = reading.way.sent
                 if capabilities and not isinstance(reading, Unread):
@@ -235,7 +272,7 @@ class Resolver:
         except PrtraceError as error:
             return _Asked(Result.PATH_FAILED, 0, error.message)
         other = reading.failure.found if isinstance(reading, Unread) else ""
-        return _Asked(_result(reading), sent, _problem(reading), other)
+        return _Asked(_result(reading), sent, _problem(reading), other, tuple(listening.long))
 
     def _lacks_capabilities(self, lu: str, state: LuState) -> bool:
         """Whether REPORT CAPABILITIES tells what nobody has told; asked with a reading, once."""
@@ -251,6 +288,8 @@ class Resolver:
             self._tell(order.lu, order.path.nexus, asked.problem)
         if asked.other:
             self._misled(order.path.nexus, order.lu, asked.other)
+        elif asked.long:
+            self._completed(order.path.nexus, asked.long)
         self._schedule.end(order, asked.result, time.monotonic())
         self._turn()
 

@@ -17,7 +17,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -30,6 +30,7 @@ from prtrace.agent.entries import Entries
 from prtrace.agent.freshness import Freshness, Now
 from prtrace.agent.helper import Helper
 from prtrace.agent.keeper import Keeper, KeeperGoneError
+from prtrace.agent.longreply import LongReply
 from prtrace.agent.mover import Mover, ReadersMoves
 from prtrace.agent.options import AgentOptions
 from prtrace.agent.resolver import Resolver
@@ -254,6 +255,7 @@ class Agent:
             self._surroundings,
             lambda lu: self._freshness.state(lu, time.monotonic_ns()),
             misled=self._misled,
+            completed=self._completed,
             opened=helping.open,
             look=helping.users,
         )
@@ -444,6 +446,15 @@ class Agent:
         if self._watch.tell(tuple(told._replace(lu=lu) for lu in units)) and follows:
             self._surroundings.correct(hctl, found)
             self._meet_units()
+
+    def _completed(self, nexus: str, replies: Sequence[LongReply]) -> None:
+        """Whole replies that no record holds: their records are in the ring, or were read."""
+        self._or_end(lambda: self._complete(nexus, replies))
+
+    def _complete(self, nexus: str, replies: Sequence[LongReply]) -> None:
+        self._watch.drain()
+        if events := self._tracker.complete(nexus, replies):
+            self._watch.tell(events)
 
     def _verify(self) -> None:
         """Have units read that the device has not confirmed for as long as --verify says."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from prtrace.agent.longreply import LongReply, completed
 from prtrace.agent.surroundings import Surroundings
 from prtrace.linux.units import Inventory
 from prtrace.model import AttentionSeen, LogicalUnit, PrOut
@@ -48,7 +49,8 @@ class Proposal:
     lost: how many records had found no room when the newest of these was made.
     own: how many of the commands this process sent.  numbers: of the records.  idle: of
     those that are readings which told nothing new.  met: the inventory whose paths are in the
-    states.  forgotten: units of which nothing is known any more.
+    states.  forgotten: units of which nothing is known any more.  cut: by nexus and
+    CDB, the newest commands of this agent whose replies were longer than a record.
     """
 
     events: list[Event] = field(default_factory=list)
@@ -60,6 +62,7 @@ class Proposal:
     idle: set[int] = field(default_factory=set)
     met: Inventory | None = None
     forgotten: set[str] = field(default_factory=set)
+    cut: dict[tuple[str, bytes], Event] = field(default_factory=dict)
 
 
 class Tracker:
@@ -78,6 +81,7 @@ class Tracker:
         self.surroundings = surroundings
         self._own = frozenset({os.getpid()}) if own is None else own
         self._met: Inventory | None = None
+        self._cut: dict[tuple[str, bytes], Event] = {}
 
     @property
     def unmet(self) -> bool:
@@ -145,6 +149,8 @@ class Tracker:
                 event = event._replace(effect=f"{event.effect}; {TAKEN}")
         if event.command is Command.PR_IN and event.record and _same(before, folded.state):
             proposal.idle.add(event.record)
+        if event.command is Command.PR_IN and event.truncated and self.is_own(event):
+            proposal.cut[event.nexus, event.cdb] = event
         if folded.forgotten:
             proposal.states.pop(event.lu, None)
             proposal.forgotten.add(event.lu)
@@ -152,6 +158,12 @@ class Tracker:
             proposal.forgotten.discard(event.lu)
             proposal.states[event.lu] = folded.state
         proposal.events.append(event)
+
+    def complete(self, nexus: str, replies: Sequence[LongReply]) -> tuple[Event, ...]:
+        """The events of whole replies to commands of this agent over nexus; see longreply."""
+        cut = [self._cut.pop((nexus, cdb), None) for cdb in {reply.cdb for reply in replies}]
+        whole = [event for each in cut if (event := completed(each, replies)) is not None]
+        return tuple(sorted(whole, key=lambda event: event.done_ns))
 
     def gone_for_long(self, now: int) -> list[str]:
         """Units that have had no path to this host since FORGET_AFTER_NS before now."""
@@ -182,6 +194,7 @@ class Tracker:
         for lu in proposal.forgotten:
             self.states.pop(lu, None)
         self._met = proposal.met or self._met
+        self._cut |= proposal.cut
 
     def _event(self, record: Record, skew: int) -> Event:
         header = record.header

@@ -15,7 +15,7 @@ from prtrace.model import FullStatus, FullStatusRead, LocalNexus, Nexus, Reserva
 from prtrace.state.binding import Bound, bind
 from prtrace.state.doubt import ALL
 from prtrace.state.draft import GENERATION_MASK, MAX_REGISTRATIONS, Draft
-from prtrace.state.order import overlaps
+from prtrace.state.order import another_overlaps
 from prtrace.state.partial import all_seen, contradicts, note_generation, only_whose_hold
 from prtrace.state.paths import by_address
 from prtrace.state.unit import Census, Fact, Registration, Reservation, Source
@@ -26,7 +26,7 @@ ONE_LOOK_NS = 1_000_000_000
 
 def learn_full_status(draft: Draft, seen: FullStatusRead) -> None:
     """Learn from a READ FULL STATUS reply."""
-    if overlaps(draft, seen):
+    if another_overlaps(draft, seen):
         draft.say(f"not learned: overlapped a command on {draft.settled_by}")
         return
     if seen.truncated:

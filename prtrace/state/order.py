@@ -49,6 +49,19 @@ def overlaps(draft: Draft, seen: Observation) -> bool:
     return seen.start_ns != 0 and seen.start_ns < draft.settled_ns
 
 
+def another_overlaps(draft: Draft, reply: Observation) -> bool:
+    """Whether a command other than reply's own overlaps, as overlaps() says.
+
+    A long reply is observed twice, as far as a record holds and whole: one command, one span.
+    """
+    if not overlaps(draft, reply):
+        return False
+    own = reply.nexus, reply.done_ns
+    met = (each for each in draft.recent if each.done_ns > reply.start_ns)
+    # Before the floor only times are remembered, and nobody's names.
+    return reply.start_ns < draft.floor_ns or any((e.nexus, e.done_ns) != own for e in met)
+
+
 def place(draft: Draft, seen: PrOut) -> Placed:
     """Return where seen lies among the commands that are part of draft."""
     if not overlaps(draft, seen):

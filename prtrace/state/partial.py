@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from prtrace.model import KeysRead, Nexus, ReservationRead
 from prtrace.state.draft import GENERATION_MASK, MAX_REGISTRATIONS, Draft
-from prtrace.state.order import overlaps
+from prtrace.state.order import another_overlaps
 from prtrace.state.registering import UNMATCHED
 from prtrace.state.unit import Census, Fact, Reservation, Source
 
@@ -23,7 +23,7 @@ _WHOSE_HOLD = "holder: which nexus has key"
 
 def learn_keys(draft: Draft, seen: KeysRead) -> None:
     """Learn from a READ KEYS reply."""
-    if overlaps(draft, seen):
+    if another_overlaps(draft, seen):
         draft.say(f"not learned: overlapped a command on {draft.settled_by}")
         return
     if seen.truncated:
@@ -92,7 +92,7 @@ def learn_keys(draft: Draft, seen: KeysRead) -> None:
 
 def learn_reservation(draft: Draft, seen: ReservationRead) -> None:
     """Learn from a READ RESERVATION reply."""
-    if overlaps(draft, seen):
+    if another_overlaps(draft, seen):
         draft.say(f"not learned: overlapped a command on {draft.settled_by}")
         return
     held = draft.reservation
