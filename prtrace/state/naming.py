@@ -75,7 +75,8 @@ def move(draft: Draft, seen: PrOut) -> None:
 def specify(draft: Draft, seen: PrOut) -> None:
     """Apply what a REGISTER with SPEC_I_PT that was done does beside registering its sender.
 
-    The named initiator ports are registered with SARK on the target port that the command went to.
+    The named initiator ports are registered with SARK on the target port that the command went to,
+    on targets that are known to keep to that.
     To be called with the sender registered already.
     """
     path = draft.paths.get(seen.nexus)
@@ -85,7 +86,8 @@ def specify(draft: Draft, seen: PrOut) -> None:
     named = [to for to in found if to is not None]
     fresh = [to for to in named if to not in draft.registrations]
     whole = (
-        bool(named)
+        draft.profile.specifies_here is True
+        and bool(named)
         and len(fresh) == len(found) == len(set(fresh))
         and seen.sa_key != 0
         and not seen.all_tg_pt

@@ -23,7 +23,9 @@ class Profile(NamedTuple):
     a REGISTER with key 0 on a nexus that is not registered.  counts_removed: CLEAR and
     PREEMPT add one for every registration they remove instead of one in all.
     counts_specified: a REGISTER with SPEC_I_PT adds one for every nexus that it registers instead
-    of one in all.  move_rekeys: REGISTER AND MOVE to a nexus that is registered gives it the new
+    of one in all.  specifies_here: it registers them on the target port that the command went to;
+    LIO takes the first target port of the unit at which the initiator is known
+    (drivers/target/target_core_pr.c, core_scsi3_decode_spec_i_port).  move_rekeys: REGISTER AND MOVE to a nexus that is registered gives it the new
     key.
     own_key_unreserved, own_key_reserved, own_key_shared: whether a PREEMPT of the sender's
     own key removes the sender too while nothing is reserved; while another key holds the
@@ -50,6 +52,7 @@ class Profile(NamedTuple):
     idle_register_adds: int | None
     counts_removed: bool | None
     counts_specified: bool | None
+    specifies_here: bool | None
     move_rekeys: bool | None
     own_key_unreserved: bool | None
     own_key_reserved: bool | None
@@ -74,6 +77,7 @@ GENERIC = Profile(
     idle_register_adds=None,
     counts_removed=None,
     counts_specified=None,
+    specifies_here=None,
     move_rekeys=None,
     own_key_unreserved=None,
     own_key_reserved=None,
@@ -100,6 +104,7 @@ LIO = Profile(
     idle_register_adds=0,
     counts_removed=False,
     counts_specified=True,
+    specifies_here=False,
     move_rekeys=None,
     own_key_unreserved=True,
     own_key_reserved=True,
@@ -123,6 +128,7 @@ SCST = Profile(
     idle_register_adds=1,
     counts_removed=False,
     counts_specified=None,
+    specifies_here=True,
     move_rekeys=None,
     own_key_unreserved=False,
     own_key_reserved=True,
