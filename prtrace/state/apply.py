@@ -40,7 +40,7 @@ from prtrace.state.draft import MAX_UNDER_WAY, Draft, draft_of
 from prtrace.state.evidence import contradicted
 from prtrace.state.learning import learn_full_status
 from prtrace.state.naming import move, specify
-from prtrace.state.order import Order, commutes, could_touch, place
+from prtrace.state.order import Order, another_overlaps, commutes, could_touch, place
 from prtrace.state.partial import give_names_up, learn_keys, learn_reservation, take_names_up
 from prtrace.state.paths import is_former, note_paths
 from prtrace.state.preempting import preempt
@@ -165,7 +165,9 @@ def apply(state: LuState, seen: AnyObservation) -> Change:
 def _learn_capabilities(draft: Draft, seen: CapabilitiesRead) -> None:
     told = seen.capabilities != draft.capabilities
     draft.capabilities = seen.capabilities
-    draft.aptpl = seen.capabilities.ptpl_a
+    if draft.aptpl is not seen.capabilities.ptpl_a:
+        # A reply that overlaps a REGISTER may be older than its APTPL bit.
+        draft.aptpl = None if another_overlaps(draft, seen) else seen.capabilities.ptpl_a
     draft.say("read: capabilities" if told else "confirmed by reading")
 
 
@@ -324,8 +326,7 @@ def _done(draft: Draft, seen: PrOut) -> None:
 
 
 def _take_effect(draft: Draft, seen: PrOut) -> None:
-    if seen.sa_key and seen.action in (*_REGISTERS, Action.REGISTER_AND_MOVE):
-        draft.aptpl = seen.aptpl
+    _take_aptpl(draft, seen)
     match seen.action:
         case Action.REGISTER | Action.REGISTER_AND_IGNORE:
             specifies = seen.spec_i_pt and seen.nexus not in draft.registrations
@@ -351,6 +352,20 @@ def _take_effect(draft: Draft, seen: PrOut) -> None:
             _doubt(draft, doubt.ALL, f"{seen.action.value} on {seen.nexus}")
         case _:
             assert_never(seen.action)
+
+
+def _take_aptpl(draft: Draft, seen: PrOut) -> None:
+    """Note what the APTPL bit of a command that was done leaves of the setting.
+
+    LIO ends each REGISTER on a registered nexus with core_scsi3_update_and_write_aptpl, the one
+    that unregisters too; SPC-6 5.14.7 speaks of registering alone.
+    """
+    if seen.action not in (*_REGISTERS, Action.REGISTER_AND_MOVE) or draft.aptpl is seen.aptpl:
+        return
+    if seen.sa_key or (seen.nexus in draft.registrations and draft.profile.unregister_takes_aptpl):
+        draft.aptpl = seen.aptpl
+    elif seen.nexus in draft.registrations or not draft.known(Fact.REGISTRATIONS):
+        draft.aptpl = None
 
 
 def _changes(draft: Draft, seen: PrOut) -> frozenset[Fact]:

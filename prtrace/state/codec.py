@@ -83,6 +83,7 @@ def _but_recent(state: LuState) -> dict[str, Any]:
             list(state.census.keys),
             state.census.done_ns,
             state.census.pid,
+            _written_confirmation(state.census.confirmation),
         ],
         "seq": state.seq,
         "supported": state.supported,
@@ -219,6 +220,10 @@ def _paths(fields: dict[str, Any]) -> dict[str, Path]:
     return found
 
 
+def _written_confirmation(each: Confirmation | None) -> list[Any] | None:
+    return None if each is None else [each.at, each.by, each.nexus, each.start_ns]
+
+
 def _read_confirmation(value: Any, start_ns: int) -> Confirmation:
     at, by, nexus = _typed(value, list)
     return Confirmation(_int(at), _typed(by, str), _typed(nexus, str), start_ns)
@@ -242,8 +247,13 @@ def _names(facts: frozenset[Fact]) -> list[str]:
 def _census(value: Any) -> Census | None:
     if value is None:
         return None
-    generation, keys, done_ns, pid = _typed(value, list)
-    return Census(_int(generation), _list(keys, _int), _int(done_ns), _int(pid))
+    # Of an agent before 1.0.0rc2 without the last one.
+    generation, keys, done_ns, pid, *confirmation = _typed(value, list)
+    told = None
+    if confirmation and confirmation != [None]:
+        at, by, nexus, start_ns = _typed(confirmation[0], list)
+        told = _read_confirmation([at, by, nexus], _int(start_ns))
+    return Census(_int(generation), _list(keys, _int), _int(done_ns), _int(pid), told)
 
 
 def _read_expected(value: Any) -> Expected:

@@ -67,8 +67,12 @@ NOT_WATCHED: Final = "nobody was watching"
 OTHER_UNIT: Final = "another logical unit is at this address: "
 """How the problem of a LOST event begins that stands for commands which met another unit."""
 
-_UNKNOWN_COMMAND: Final = ((5, 0x20, 0x00), (5, 0x24, 0x00))
-"""ILLEGAL REQUEST with INVALID COMMAND OPERATION CODE, or with INVALID FIELD IN CDB."""
+_UNKNOWN_OPERATION: Final = (5, 0x20, 0x00)
+"""ILLEGAL REQUEST, INVALID COMMAND OPERATION CODE."""
+_INVALID_FIELD: Final = (5, 0x24, 0x00)
+"""ILLEGAL REQUEST, INVALID FIELD IN CDB."""
+_SHORTEST_REPLY: Final = 8
+"""Bytes of PRGENERATION and ADDITIONAL LENGTH."""
 _GOOD: Final = status_title(Status.GOOD)
 _CONFLICT: Final = status_title(Status.RESERVATION_CONFLICT)
 _CHECK_CONDITION: Final = status_title(Status.CHECK_CONDITION)
@@ -301,7 +305,7 @@ def _pr_in(
     if (
         cdb.action in (InAction.READ_KEYS, InAction.READ_FULL_STATUS)
         and isinstance(sense, Sense)
-        and (sense.key, sense.asc, sense.ascq) in _UNKNOWN_COMMAND
+        and _is_unknown(event.cdb, cdb, sense)
     ):
         return event, Unsupported(
             **_seen(event), full_status=cdb.action is InAction.READ_FULL_STATUS
@@ -340,6 +344,18 @@ def _pr_in(
             return event, _full_status(event, reply, cut)
         case _:
             return event, failed
+
+
+def _is_unknown(raw: bytes, cdb: PrInCdb, sense: Sense) -> bool:
+    """Whether the device does not know the command; an invalid field may be another one's fault.
+
+    LIO answers so to an ALLOCATION LENGTH of less than 8, anybody to a reserved bit that is set.
+    """
+    told = sense.key, sense.asc, sense.ascq
+    if told == _UNKNOWN_OPERATION:
+        return True
+    plain = raw == cdb.build() and not cdb.control
+    return told == _INVALID_FIELD and plain and cdb.allocation_length >= _SHORTEST_REPLY
 
 
 def _capabilities(reply: ReportCapabilities) -> Capabilities:

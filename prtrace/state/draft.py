@@ -100,15 +100,11 @@ class Draft:
     def confirm(self, by: str, *facts: Fact) -> None:
         """Note that the device itself said what facts are, in answer to the command by.
 
-        It did so at some time after the submission; not before is all that can be said.
+        See confirmation_of.
         """
-        seen = self.seen
-        if seen.start_ns == LONG_AGO:
-            return
-        at = seen.time - (seen.done_ns - seen.start_ns if seen.start_ns else 0)
-        for fact in facts:
-            start_ns = seen.start_ns or seen.done_ns
-            self.confirmed[fact] = Confirmation(at, by, seen.nexus, start_ns)
+        confirmation = confirmation_of(self.seen, by)
+        if confirmation is not None:
+            self.confirmed.update(dict.fromkeys(facts, confirmation))
 
     def say(self, words: str) -> None:
         """Add to the effect's text."""
@@ -251,6 +247,17 @@ class Draft:
             under_way=self.under_way,
             gone_since=self.gone_since,
         )
+
+
+def confirmation_of(seen: Observation, by: str) -> Confirmation | None:
+    """When the device said what it did in answer to the command by; None where nobody knows.
+
+    It did so at some time after the submission; not before is all that can be said.
+    """
+    if seen.start_ns == LONG_AGO:
+        return None
+    at = seen.time - (seen.done_ns - seen.start_ns if seen.start_ns else 0)
+    return Confirmation(at, by, seen.nexus, seen.start_ns or seen.done_ns)
 
 
 def draft_of(state: LuState, seen: Observation) -> Draft:

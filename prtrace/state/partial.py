@@ -8,11 +8,10 @@ that the same nexuses have them, unless PRGENERATION says that nothing happened 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import replace
 
 from prtrace.model import KeysRead, Nexus, ReservationRead
-from prtrace.state.draft import GENERATION_MASK, MAX_REGISTRATIONS, Draft
+from prtrace.state.draft import GENERATION_MASK, MAX_REGISTRATIONS, Draft, confirmation_of
 from prtrace.state.order import another_overlaps
 from prtrace.state.registering import UNMATCHED
 from prtrace.state.unit import Census, Fact, Reservation, Source
@@ -47,7 +46,7 @@ def learn_keys(draft: Draft, seen: KeysRead) -> None:
     unchanged = anchor == seen.generation
     expected = note_generation(draft, seen.generation, "READ KEYS")
     if not draft.names_nexuses and not unchanged and not (sure and expected):
-        _strip(draft, seen.keys)
+        _strip(draft, draft.census)
         return
     listed = Counter(seen.keys)
     gone = [nexus for nexus, each in draft.registrations.items() if each.key not in listed]
@@ -80,7 +79,7 @@ def learn_keys(draft: Draft, seen: KeysRead) -> None:
     if not draft.names_nexuses:
         draft.confirm("READ KEYS", Fact.REGISTRATIONS)
         if too_few:
-            _strip(draft, seen.keys)
+            _strip(draft, draft.census)
         else:
             draft.resolve(Fact.REGISTRATIONS)
             _drop_whose_hold(draft)
@@ -132,7 +131,7 @@ def give_names_up(draft: Draft) -> None:
     doubts = [each for each in draft.doubts if each.what is Fact.REGISTRATIONS]
     if all(each.reason == WHOSE_KEYS for each in doubts):
         if doubts:
-            _strip(draft, draft.census.keys)
+            _strip(draft, draft.census)
         _drop_whose_hold(draft)
 
 
@@ -149,14 +148,14 @@ def take_names_up(draft: Draft) -> None:
         draft.doubt((Fact.RESERVATION,), f"{_WHOSE_HOLD} {named} is not known")
 
 
-def _strip(draft: Draft, keys: Iterable[int]) -> None:
+def _strip(draft: Draft, census: Census) -> None:
     """State keys, and of no nexus that it has one of them: the device does not tell.
 
     An equal key is no sign of its nexus: another host may have taken the registration away and
     registered the same key.  Whoever sends a command with its key shows that it has it.
     """
     draft.registrations = {}
-    draft.unattributed = tuple(sorted(keys))[:MAX_REGISTRATIONS]
+    draft.unattributed = census.keys[:MAX_REGISTRATIONS]
     draft.anchor = None
     draft.ordered = False
     draft.legacy_holder = None
@@ -164,7 +163,9 @@ def _strip(draft: Draft, keys: Iterable[int]) -> None:
     if held is not None:
         draft.reservation = replace(held, holder=None, designated=None)
     draft.resolve(Fact.REGISTRATIONS)
-    draft.confirm("READ KEYS", Fact.REGISTRATIONS)
+    # As of when the keys were listed, which may be long ago when somebody asks whose they are.
+    if census.confirmation is not None:
+        draft.confirmed[Fact.REGISTRATIONS] = census.confirmation
     _drop_whose_hold(draft)
     noun = "key" if len(draft.unattributed) == 1 else "keys"
     draft.say(f"read: {len(draft.unattributed)} {noun} of unknown nexuses")
@@ -208,7 +209,8 @@ def note_generation(
 
 def _census(seen: KeysRead) -> Census:
     pid = 0 if seen.issuer is None else seen.issuer.pid
-    return Census(seen.generation, tuple(sorted(seen.keys)), seen.done_ns, pid)
+    keys = tuple(sorted(seen.keys))
+    return Census(seen.generation, keys, seen.done_ns, pid, confirmation_of(seen, "READ KEYS"))
 
 
 def _repeats(before: Census | None, now: Census) -> bool:

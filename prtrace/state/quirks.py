@@ -17,58 +17,59 @@ from typing import NamedTuple
 
 
 class Profile(NamedTuple):
-    """What one kind of target does where targets differ.
-
-    unregister_adds, idle_register_adds: what PRGENERATION gains by an unregistration, and by
-    a REGISTER with key 0 on a nexus that is not registered.  counts_removed: CLEAR and
-    PREEMPT add one for every registration they remove instead of one in all.
-    counts_specified: a REGISTER with SPEC_I_PT adds one for every nexus that it registers instead
-    of one in all.  specifies_here: it registers them on the target port that the command went to;
-    LIO takes the first target port of the unit at which the initiator is known
-    (drivers/target/target_core_pr.c, core_scsi3_decode_spec_i_port).  move_rekeys: REGISTER AND MOVE to a nexus that is registered gives it the new
-    key.
-    own_key_unreserved, own_key_reserved, own_key_shared: whether a PREEMPT of the sender's
-    own key removes the sender too while nothing is reserved; while another key holds the
-    reservation; under an all-registrants reservation.
-    self_preempt_clears: a holder's PREEMPT of its own key removes the other registrations
-    with that key.  unmatched_conflicts: a PREEMPT of a key that nobody has is refused.
-    zero_is_refused: a PREEMPT of key 0 is refused unless all registrants hold.
-    designates: one registrant is the holder of an all-registrants reservation, and a PREEMPT
-    of its key replaces the reservation as if the type were another.
-    release_shared: a RELEASE of an all-registrants reservation releases it.
-    release_checks_key: a RELEASE by a registrant that does not hold is refused when its key
-    is wrong.  holder_key_follows: READ RESERVATION shows the holder's new key after the
-    holder registered another one.  raises_attentions: the target establishes the standard's
-    unit attentions.  attention_clears_all: delivering one unit attention drops the others
-    that wait for the same nexus.  attentions_shared: a unit attention is raised for an
-    initiator port's name, whatever the ISID, and delivered on one of its sessions.
-    lists_every_port: READ FULL STATUS has one descriptor per target port of an ALL_TG_PT
-    registration, not one in all.  turns_full_status: READ FULL STATUS may give numbers in
-    the wrong byte order.
-    """
+    """What one kind of target does where targets differ; None: it is not known."""
 
     name: str
     unregister_adds: int | None
+    """What PRGENERATION gains by an unregistration."""
     idle_register_adds: int | None
+    """What it gains by a REGISTER with key 0 on a nexus that is not registered."""
     counts_removed: bool | None
+    """CLEAR and PREEMPT add one for every registration they remove instead of one in all."""
     counts_specified: bool | None
+    """A REGISTER with SPEC_I_PT adds one for each nexus that it registers, not one in all."""
     specifies_here: bool | None
+    """SPEC_I_PT registers the initiator ports on the target port that the command went to.
+
+    LIO takes the first target port of the unit at which the initiator is known
+    (drivers/target/target_core_pr.c, core_scsi3_decode_spec_i_port)."""
+    unregister_takes_aptpl: bool | None
+    """An unregistration replaces the APTPL setting by its bit, as a registration does."""
     move_rekeys: bool | None
+    """REGISTER AND MOVE to a nexus that is registered gives it the new key."""
     own_key_unreserved: bool | None
+    """A PREEMPT of the sender's own key removes the sender too while nothing is reserved."""
     own_key_reserved: bool | None
+    """The same while another key holds the reservation."""
     own_key_shared: bool | None
+    """The same under an all-registrants reservation."""
     self_preempt_clears: bool | None
+    """A holder's PREEMPT of its own key removes the other registrations with that key."""
     unmatched_conflicts: bool | None
+    """A PREEMPT of a key that nobody has is refused."""
     zero_is_refused: bool | None
+    """A PREEMPT of key 0 is refused unless all registrants hold."""
     designates: bool | None
+    """One registrant is the holder of an all-registrants reservation, and a PREEMPT of its key
+    replaces the reservation as if the type were another."""
     release_shared: bool | None
+    """A RELEASE of an all-registrants reservation releases it."""
     release_checks_key: bool | None
+    """A RELEASE by a registrant that does not hold is refused when its key is wrong."""
     holder_key_follows: bool | None
+    """READ RESERVATION shows the holder's new key after the holder registered another one."""
     raises_attentions: bool
+    """The target establishes the standard's unit attentions."""
     attention_clears_all: bool
+    """Delivering one unit attention drops the others that wait for the same nexus."""
     attentions_shared: bool
+    """A unit attention is raised for an initiator port's name, whatever the ISID, and delivered on
+    one of its sessions."""
     lists_every_port: bool
+    """READ FULL STATUS has one descriptor per target port of an ALL_TG_PT registration, not one in
+    all."""
     turns_full_status: bool = False
+    """READ FULL STATUS may give numbers in the wrong byte order."""
 
 
 GENERIC = Profile(
@@ -78,6 +79,7 @@ GENERIC = Profile(
     counts_removed=None,
     counts_specified=None,
     specifies_here=None,
+    unregister_takes_aptpl=None,
     move_rekeys=None,
     own_key_unreserved=None,
     own_key_reserved=None,
@@ -105,6 +107,7 @@ LIO = Profile(
     counts_removed=False,
     counts_specified=True,
     specifies_here=False,
+    unregister_takes_aptpl=True,
     move_rekeys=None,
     own_key_unreserved=True,
     own_key_reserved=True,
@@ -129,6 +132,7 @@ SCST = Profile(
     counts_removed=False,
     counts_specified=None,
     specifies_here=True,
+    unregister_takes_aptpl=None,
     move_rekeys=None,
     own_key_unreserved=False,
     own_key_reserved=True,

@@ -20,7 +20,7 @@ def reserve(draft: Draft, seen: PrOut) -> None:
     shared = seen.type.all_registrants
     if held is not None and held.type is seen.type and (shared or held.holder == seen.nexus):
         if not shared and held.key != seen.key and not draft.known(Fact.RESERVATION):
-            draft.reservation = replace(held, key=seen.key)
+            draft.reservation = replace(held, key=_shown_key(draft, seen))
         draft.say("none: held already")
         return
     # Under an all-registrants type the first to reserve stays the designated holder, and
@@ -30,13 +30,24 @@ def reserve(draft: Draft, seen: PrOut) -> None:
         seen.type,
         seen.scope,
         holder=None if shared else seen.nexus,
-        key=0 if shared else seen.key,
+        key=0 if shared else _shown_key(draft, seen),
         source=Source.OBSERVED,
         at=seen.time,
         by=seen.issuer,
         designated=seen.nexus if shared and first and draft.profile.designates else None,
     )
     draft.say(f"reserved {seen.type.name}")
+
+
+def _shown_key(draft: Draft, seen: PrOut) -> int | None:
+    """The key by which the target names the sender as the holder; None where that is not known.
+
+    A RESERVE by who holds already changes nothing, and a target may keep to the key of before.
+    """
+    if draft.profile.holder_key_follows:
+        return seen.key
+    fresh = draft.reservation is None and draft.known(Fact.RESERVATION)
+    return seen.key if fresh else None
 
 
 def release(draft: Draft, seen: PrOut) -> None:

@@ -168,9 +168,9 @@ def note_other_unit(draft: Draft, seen: OtherUnit) -> None:
 
 def note_loss(draft: Draft, seen: RecordsLost) -> None:
     """Records that never came: anything may have happened meanwhile."""
-    # The end of a timed-out command may have been among them, and what PRGENERATION does not
-    # count: an unregistration.
-    draft.over(seen.nexus)
+    # What PRGENERATION does not count, an unregistration, may have been among them.  A timed-out
+    # command stays under way, though the record of its end may be lost too: the doubt about it
+    # ends with the scsi_device then.
     draft.anchor = None
     noun = "record" if seen.count == 1 else "records"
     _doubt(draft, f"{seen.count} {noun} of {seen.nexus} lost ({seen.cause})")

@@ -118,13 +118,14 @@ class Census:
     """What a READ KEYS reply listed.
 
     keys: in ascending order.  done_ns: its completion (CLOCK_MONOTONIC).  pid: who asked, 0
-    where that was not seen.
+    where that was not seen.  confirmation: as of when, None where that is not known.
     """
 
     generation: int
     keys: tuple[int, ...]
     done_ns: int
     pid: int
+    confirmation: Confirmation | None = None
 
 
 class Expected(NamedTuple):

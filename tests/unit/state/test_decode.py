@@ -39,6 +39,7 @@ PREEMPT_WERO = bytes.fromhex("5f040500000000001800")
 READ_KEYS = bytes.fromhex("5e000000000000200000")
 UA_2A05 = bytes.fromhex("70000600000000 0a 00000000 2a05 00000000")
 ILLEGAL_OPCODE = bytes.fromhex("70000500000000 0a 00000000 2000 00000000")
+INVALID_FIELD = bytes.fromhex("700005000000000a00000000240000000000")
 NOT_READY = bytes.fromhex("70000200000000 0a 00000000 0408 00000000")
 
 
@@ -210,6 +211,26 @@ def test_a_cut_reply_is_marked() -> None:
 def test_a_device_without_reservations() -> None:
     seen = told(READ_KEYS, status="CHECK CONDITION", sense_bytes=ILLEGAL_OPCODE)
     assert isinstance(seen, Unsupported)
+
+
+@pytest.mark.parametrize(
+    ("cdb", "unknown"),
+    [
+        ("5e000000000000200000", True),
+        ("5e030000000000200000", True),
+        ("5e000000000000000400", False),
+        ("5e000000000000200004", False),
+        ("5e000001000000200000", False),
+        ("5e200000000000200000", False),
+    ],
+    ids=["plain", "full status", "short", "CONTROL", "reserved byte", "reserved bits"],
+)
+def test_an_invalid_field_may_be_another_one_than_the_service_action(
+    cdb: str, unknown: bool
+) -> None:
+    """5/24/00: LIO answers so to an ALLOCATION LENGTH of 4, and knows reservations well."""
+    seen = told(bytes.fromhex(cdb), status="CHECK CONDITION", sense_bytes=INVALID_FIELD)
+    assert isinstance(seen, Unsupported if unknown else ReadFailed)
 
 
 def test_capabilities() -> None:

@@ -191,3 +191,19 @@ def test_a_holder_that_preempts_the_key_it_reserved_with_may_remove_others() -> 
     assert doubted(state) == frozenset()
     state = send(state, A, Action.PREEMPT, 7, 1, EA, start_ns=3400, done_ns=3401).state
     assert Fact.REGISTRATIONS in doubted(state)
+
+
+@pytest.mark.parametrize(("target", "shown"), [(ACME, None), (TARGET, 2)])
+def test_a_holder_that_reserves_again_is_not_named_by_its_present_key(
+    target: str, shown: int | None
+) -> None:
+    """READ RESERVATION shows a key of before; a RESERVE by who holds already changes nothing."""
+    state = told(target, by="")
+    met = send(state, B, Action.PREEMPT, 2, 7, WERO, outcome=Outcome.CONFLICT).state
+    state = apply(met, reserved(3)).state
+    state = send(state, A, Action.RESERVE, 1, 0, WERO, start_ns=5000, done_ns=5001).state
+    assert holder(state) == A
+    assert state.reservation.key == (None if shown is None else 1)
+    if shown is None:
+        state = send(state, B, Action.PREEMPT, 2, 1, WERO, start_ns=6000, done_ns=6001).state
+        assert Fact.RESERVATION in doubted(state)

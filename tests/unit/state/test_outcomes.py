@@ -148,13 +148,21 @@ def test_a_command_that_timed_out_is_under_way_until_its_request_is_over() -> No
 @pytest.mark.parametrize(
     "end",
     [
-        RecordsLost(lu=LU, nexus=A, cause="the ring was full", start_ns=300, done_ns=301),
         PathsSeen(lu=LU, nexus="", paths=(), start_ns=300, done_ns=301),
         NotWatched(lu=LU, nexus="", start_ns=300, done_ns=301),
     ],
-    ids=["record lost", "device gone", "not watched"],
+    ids=["device gone", "not watched"],
 )
 def test_an_end_that_will_never_be_told_is_waited_for_no_longer(end) -> None:
     state = timed_out(start({A: 1}), A, REGISTER, 1, 5)
     assert state.under_way
     assert not apply(state, end).state.under_way
+
+
+def test_a_lost_record_ends_no_command() -> None:
+    """It may have been the record of any command: this one may be carried out yet."""
+    state = timed_out(start({A: 1}), A, REGISTER, 1, 5)
+    lost = RecordsLost(lu=LU, nexus=A, cause="the ring was full", start_ns=300, done_ns=301)
+    state = apply(apply(state, lost).state, reading(500)).state
+    assert state.under_way
+    assert state.doubts

@@ -6,15 +6,19 @@ asked again as every unit in doubt is, not "rarely": how often is the resolver's
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from reference_target import LU, TARGET, port_of
-from test_effects import OTHER, SPDK, A, B, doubted, held, keys, send, start
+from test_effects import OTHER, SPDK, A, B, C, doubted, held, keys, send, start
 from test_learning import descriptor
 
 from prtrace.model import (
     Action,
+    Capabilities,
+    CapabilitiesRead,
     FullStatusRead,
     KeysRead,
     LocalNexus,
@@ -27,6 +31,8 @@ from prtrace.model import (
     Unsupported,
 )
 from prtrace.state.apply import apply, new_state
+from prtrace.state.codec import from_json, to_json
+from prtrace.state.draft import LONG_AGO
 from prtrace.state.unit import Fact, LuState, Source
 from prtrace.state.view import unit_view
 
@@ -295,6 +301,23 @@ def test_losing_sight_of_names_takes_away_doubts_about_names_only() -> None:
     assert Fact.REGISTRATIONS in doubted(state)
 
 
+def test_keys_that_nobody_names_are_as_of_when_they_were_listed() -> None:
+    """READ FULL STATUS is refused hours after READ KEYS: nothing was confirmed then."""
+    hour = 3600 * 10**9
+    listed = replace(keys_read(3, 5, at=hour), time=hour + 1)
+    state = apply(new_state(LU, OTHER), listed).state
+    refused = Unsupported(
+        lu=LU, nexus=A, full_status=True, time=10 * hour, start_ns=10 * hour - 5, done_ns=10 * hour
+    )
+    state = apply(state, refused).state
+    assert Fact.REGISTRATIONS not in doubted(state)
+    told = state.confirmed[Fact.REGISTRATIONS]
+    assert (told.by, told.at, told.start_ns) == ("READ KEYS", hour, hour)
+    assert from_json(to_json(state)) == state
+    state = apply(new_state(LU, OTHER), replace(listed, start_ns=LONG_AGO)).state
+    assert Fact.REGISTRATIONS not in apply(state, refused).state.confirmed
+
+
 def test_what_a_power_loss_will_do_is_not_known_after_a_register_that_went_unseen() -> None:
     """Each REGISTER replaces the APTPL bit of the logical unit, whoever sends it."""
     state = send(start({}, None), A, Action.REGISTER, 0, 1, aptpl=True).state
@@ -308,6 +331,32 @@ def test_what_a_power_loss_will_do_is_not_known_after_a_register_that_went_unsee
     assert same.aptpl is True
     failed = send(state, A, Action.REGISTER, 1, 2, outcome=Outcome.UNKNOWN, aptpl=False).state
     assert failed.aptpl is None
+
+
+@pytest.mark.parametrize(("target", "left"), [(TARGET, False), (OTHER, None)])
+def test_an_unregistration_may_switch_aptpl_off(target: str, left: bool | None) -> None:
+    state = send(start({}, None, target), A, Action.REGISTER, 0, 1, aptpl=True).state
+    state = send(state, B, Action.REGISTER, 0, 2, aptpl=True).state
+    assert send(state, B, Action.REGISTER, 2, 0, aptpl=True).state.aptpl is True
+    assert send(state, B, Action.REGISTER, 2, 0, aptpl=False).state.aptpl is left
+    # Nobody's: nothing is changed.
+    assert send(state, C, Action.REGISTER_AND_IGNORE, 0, 0, aptpl=False).state.aptpl is True
+
+
+def test_capabilities_that_overlap_a_register_do_not_tell_what_it_left() -> None:
+    state = start({}, None)
+    registered = send(
+        state, A, Action.REGISTER, 0, 1, aptpl=True, start_ns=5000, done_ns=5010
+    ).state
+    told = Capabilities(
+        rlr_c=False, crh=True, sip_c=True, atp_c=True, ptpl_c=True, ptpl_a=False,
+        allow_commands=0, types=None,
+    )  # fmt: skip
+    late = CapabilitiesRead(lu=LU, nexus=B, start_ns=5005, done_ns=5020, capabilities=told)
+    state = apply(registered, late).state
+    assert (state.capabilities, state.aptpl) == (told, None)
+    again = replace(late, start_ns=6000, done_ns=6001)
+    assert apply(registered, again).state.aptpl is False
 
 
 @pytest.mark.parametrize(
