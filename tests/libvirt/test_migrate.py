@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from labkit.kernels import SERIES
 from libvirt.hosts import PEER, Hosts, await_that, register
 from libvirt.moving import Peer, arrived, migrate, runs_well, start, stayed
 
@@ -34,6 +35,7 @@ def hosts(both: Hosts) -> Iterator[Hosts]:
     both.clean()
 
 
+@pytest.mark.machine(kernels=SERIES)
 def test_a_holder_of_wero_moves(hosts: Hosts) -> None:
     register(hosts.a.path, ReservationType.WERO)
     start(hosts, "--late-commit", "warn")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +44,18 @@ def test_the_plugin_finds_a_mark_while_the_guest_may_not_just_go_on(
         guest.record = GuestRecord(now)
         guests.store(guest)
         assert (places[1] / "incoming" / UUID).exists() is GuestRecord(now).incoming
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_a_run_folder_that_is_new_has_its_marks_again(
+    places: tuple[Path, Path], phase: Phase
+) -> None:
+    guest = Guests(*places).get(UUID)
+    guest.record = GuestRecord(phase, announced=True)
+    Guests(*places).store(guest)
+    shutil.rmtree(places[1])
+    Guests(*places)
+    assert (places[1] / "incoming" / UUID).exists() is GuestRecord(phase).incoming
 
 
 def test_a_guest_of_which_nothing_is_known_leaves_no_file(places: tuple[Path, Path]) -> None:
