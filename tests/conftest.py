@@ -57,10 +57,6 @@ NOT_SEEN_YET = (
     "tests/move/test_interfaces.py::test_the_agents_calls",
     "tests/move/test_verbs.py",
     "tests/package/test_machines.py",
-    "tests/proxy/test_guard.py",
-    "tests/proxy/test_latency.py",
-    "tests/proxy/test_multipath.py",
-    "tests/proxy/test_sandbox.py",
 )
 """Tests that were rewritten, or whose subject was, and that nobody has seen pass since on the tree
 as it is.  They count as slow, so that CI tells of what is known to work; a line goes when its test

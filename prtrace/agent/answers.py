@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 import threading
@@ -11,6 +12,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from prtrace import __version__
+from prtrace.agent.backlog import Backlog
 from prtrace.agent.counters import Counters
 from prtrace.agent.freshness import Freshness, Now
 from prtrace.agent.resolver import Resolver
@@ -33,6 +35,8 @@ from prtrace.state.view import show_view, unit_view
 from prtrace.store.database import Store
 from prtrace.store.history import EventQuery
 
+BEHIND: Final = "not current: records of what happened since wait to be taken"
+"""The doubt about every unit while the agent is behind."""
 _LOOKED_LATELY_NS: Final = 5_000_000_000
 STATUS_SCHEMA: Final = "prtrace.status/1"
 
@@ -52,6 +56,7 @@ class Answers:
         surroundings: Surroundings,
         resolver: Resolver,
         freshness: Freshness,
+        backlog: Backlog,
         catch_up: Callable[[], None],
         ask: Callable[[str], bool],
         self_test: Callable[[], tuple[str, str]],
@@ -65,6 +70,7 @@ class Answers:
         self._surroundings = surroundings
         self._resolver = resolver
         self._freshness = freshness
+        self._backlog = backlog
         self._catch_up = catch_up
         self._ask = ask
         self._self_test = self_test
@@ -72,16 +78,20 @@ class Answers:
         self._history: Store | None = None
         self._reading = threading.Lock()
 
-    def show(self, names: Sequence[str]) -> dict[str, Any]:
-        """The prtrace.show/1 object; what has happened to commands and paths by now is in it."""
+    def caught_up(self) -> asyncio.Future[bool] | None:
+        """See AgentSource.caught_up."""
+        return self._backlog.caught_up()
+
+    def show(self, names: Sequence[str], *, behind: bool) -> dict[str, Any]:
+        """The prtrace.show/1 object; what has happened to paths by now is in it."""
         self._catch_up()
-        self._watch.drain()
         now = time.time_ns()
         chosen = [self.resolve(name).lu for name in names] or self._all()
         views = []
         for lu in dict.fromkeys(chosen):
             unit, alua = self._as_it_is(self._surroundings.inventory.units.get(lu))
-            views.append(unit_view(self._state(lu, now), unit, now, alua))
+            state = self._state(lu, now, behind=behind)
+            views.append(unit_view(state, unit, now, alua))
         return show_view(views, platform.node())
 
     def _as_it_is(self, unit: LogicalUnit | None) -> tuple[LogicalUnit | None, dict[str, str]]:
@@ -96,12 +106,10 @@ class Answers:
         return replace(unit, nexuses=paths), {nexus: each.access for nexus, each in now.items()}
 
     def events(self, query: EventQuery) -> Iterator[list[Event]]:
-        """Stored events, whatever is over by now included; to be iterated on any one thread."""
-        self._watch.drain()
-        return self._portions(query)
+        """Stored events, to be iterated on any one thread.
 
-    def _portions(self, query: EventQuery) -> Iterator[list[Event]]:
-        """A step at a time, over a connection of its own: the writer waits for no reader."""
+        A step at a time, over a connection of its own: the writer waits for no reader.
+        """
         portions: Iterator[list[Event]] | None = None
         while True:
             with self._reading:
@@ -165,6 +173,7 @@ class Answers:
         size = self._store.size()
         units = self._all()
         now = time.time_ns()
+        behind = self._backlog.behind
         return {
             "schema": STATUS_SCHEMA,
             "version": __version__,
@@ -210,7 +219,7 @@ class Answers:
             },
             "units": len(units),
             "nexuses": sum(len(self._surroundings.paths(lu)) for lu in units),
-            "in_doubt": sum(bool(self._state(lu, now).doubts) for lu in units),
+            "in_doubt": sum(bool(self._state(lu, now, behind=behind).doubts) for lu in units),
             "rss_bytes": _resident(),
             "memory_bytes": _charged(),
         }
@@ -225,12 +234,14 @@ class Answers:
         )
         return [*here, *gone]
 
-    def _state(self, lu: str, now: int) -> LuState:
+    def _state(self, lu: str, now: int, *, behind: bool) -> LuState:
         unit = self._surroundings.inventory.units.get(lu)
         state = self._tracker.state(lu, target_of(unit), now)
         if self._watch.stalled:
             # What happened since cannot be shown before it is stored.
             return in_doubt(state, f"events wait to be stored: {self._watch.stalled}", now)
+        if behind:
+            return in_doubt(state, BEHIND, now)
         return state
 
 

@@ -23,6 +23,7 @@ from typing import Final, NamedTuple
 
 from prtrace.agent import confinement, helper, keeper, mover
 from prtrace.agent.answers import Answers
+from prtrace.agent.backlog import Backlog
 from prtrace.agent.child import Child
 from prtrace.agent.confinement import AgentUser
 from prtrace.agent.counters import CounterReading, Counters, Told
@@ -250,6 +251,7 @@ class Agent:
             self._published,
             self._still_well,
         )
+        self._backlog = Backlog(self._watch, self._or_end)
         self._freshness = Freshness(self._tracker.states)
         self._resolver = Resolver(
             self._surroundings,
@@ -270,6 +272,7 @@ class Agent:
                 surroundings=self._surroundings,
                 resolver=self._resolver,
                 freshness=self._freshness,
+                backlog=self._backlog,
                 catch_up=self._catch_up,
                 ask=self._ask_for_caller,
                 self_test=self.self_test,
@@ -303,22 +306,16 @@ class Agent:
                 "a program runs for every SCSI command: %s", self._attached.programs.fallback
             )
         self._claim()
-        self._watch.drain()
-        self._watch.count(all_nexuses=True)
-        self._meet_units()
-        loop.add_reader(self._events.fd, self._or_end, self._pump)
-        loop.add_reader(self._samples.fd, self._or_end, self._sampled)
-        loop.add_reader(self._devices.fileno(), self._or_end, self._device_event)
         # Nobody is answered before what a killed move left in question has been settled.
         await loop.run_in_executor(None, self._mover.await_settled)
         # Its path is removed by the keeper, in whose power it is.
         self._server.start(Listener(listener.socket, listener.path, None))
         systemd.notify("READY=1", f"STATUS={self._attached.note}")
         _log.info("listening on %s", self._options.socket)
-        ticking = loop.create_task(self._tick(), name="tick")
+        ticking = loop.create_task(self._work(), name="work")
         try:
             stopping = loop.create_task(self._stop.wait(), name="stop")
-            # A tick that ends is a tick that failed: fail with it.
+            # Work that ends is work that failed: fail with it.
             await asyncio.wait((stopping, ticking), return_when=asyncio.FIRST_COMPLETED)
             if ticking.done():
                 ticking.result()
@@ -332,8 +329,20 @@ class Agent:
             self._resolver.close()
             await self._server.close()
             if self._failure is None and not ticking.done():
-                self._watch.drain()
+                self._watch.drain_all()
             self._journal.close()
+
+    async def _work(self) -> None:
+        """Adopt what happened before, beside callers who are told so; then go on for ever."""
+        await self._backlog.adopt(self._still_well)
+        self._watch.count(all_nexuses=True)
+        self._meet_units()
+        self._backlog.adopted()
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._events.fd, self._or_end, self._pump)
+        loop.add_reader(self._samples.fd, self._or_end, self._sampled)
+        loop.add_reader(self._devices.fileno(), self._or_end, self._device_event)
+        await self._tick()
 
     def _moves(self) -> MoveCalls:
         """For a job's thread."""
@@ -495,6 +504,7 @@ class Agent:
 
     def _pump(self) -> None:
         self._watch.pump()
+        self._backlog.look()
         if self._watch.stalled:
             # The ring stays readable: the tick tries again, and callers are answered meanwhile.
             asyncio.get_running_loop().remove_reader(self._events.fd)

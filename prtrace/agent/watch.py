@@ -34,6 +34,8 @@ _BATCH: Final = 256
 _LEAST: Final = 16
 _RESPONSIVE: Final = 0.1
 """Seconds that a batch should take: between two of them callers are answered."""
+_SLICE: Final = 0.05
+"""Seconds that a drain takes of the loop's time, about: one batch more than that at most."""
 GAP: Final = "their numbers are missing"
 """The problem of a LOST event for records that never came and were not counted as lost."""
 
@@ -47,7 +49,8 @@ class _UncountedError(PrtraceError):
 class Watch:
     """Moves records from the kernel to the store and tells followers.
 
-    publish: gets each batch's stored events.  still_well: called between two batches of a drain.
+    publish: gets each batch's stored events.  still_well: called between two batches of
+    drain_all.
     Every method raises what is no fault of a single record: nothing is lost by it, but the agent
     cannot go on.
     """
@@ -79,6 +82,8 @@ class Watch:
         self._damaged = ""
         self._unstored = ""
         self._uncounted = ""
+        self._owed = 0
+        self._rests_until = 0.0
         self.consumed = 0
         self.own = 0
         self.aside = 0
@@ -118,14 +123,47 @@ class Watch:
             self._go_back()
             raise
 
+    @property
+    def behind(self) -> bool:
+        """Whether records wait that a drain did not come to: what is known is not current."""
+        return not self.reached(self._owed)
+
+    @property
+    def end(self) -> int:
+        """Where the newest record ends, in bytes since the ring was made."""
+        return self._events.position + self._events.unread
+
+    def reached(self, end: int) -> bool:
+        """Whether everything up to there is taken, or nothing can be taken now: see stalled."""
+        return bool(self.stalled) or self._events.position >= end
+
     def drain(self) -> None:
-        """Take everything that has happened up to now, losses included.
+        """Take what has happened up to now, losses included, for a bounded time.
 
         A command's record is in the ring before its issuer hears of its end, so an answer
-        given after this takes every command into account that the asker knows to be over.
+        given after this takes every command into account that the asker knows to be over;
+        where the time is over before, behind says so.
         """
+        begun = time.monotonic()
         # Not further: others may write faster than this reads.
-        end = self._events.position + self._events.unread
+        end = self.end
+        if begun < self._rests_until and not self.reached(end):
+            self._owed = end
+            return  # many ask at once, and each of them would hold up the loop for a slice
+        while self._events.position < end and self.pump():
+            now = time.monotonic()
+            if now - begun >= _SLICE and self._events.position < end:
+                self._owed = end
+                self._rests_until = now + (now - begun)
+                return
+        self.count()
+
+    def drain_all(self) -> None:
+        """Take everything that has happened up to now, however long it takes.
+
+        For when nobody is answered: callers, and the loop, wait meanwhile.
+        """
+        end = self.end
         while self._events.position < end and self.pump():
             # A full ring takes seconds, a great one minutes: that is no hang.
             self._still_well()
@@ -133,7 +171,9 @@ class Watch:
 
     def sample(self) -> None:
         """Take the samples that arrived; what they stand for is counted by count()."""
-        while raws := self._samples.read(_BATCH):
+        # Not those that arrive meanwhile: they may come faster than this reads.
+        end = self._samples.position + self._samples.unread
+        while self._samples.position < end and (raws := self._samples.read(_BATCH)):
             for raw in raws:
                 try:
                     record = Record.parse(raw)

@@ -58,7 +58,8 @@ class Call(NamedTuple):
 
     method: the full name.  parameters: checked against the interface's declaration.  oneway:
     no reply is wanted.  more: several replies may come.  peer_may: the most that its peer may
-    do, whatever this method needs.
+    do, whatever this method needs.  behind: the agent has not yet come to all that had happened
+    when the call came, and the call waited long enough.
     """
 
     method: str
@@ -66,6 +67,7 @@ class Call(NamedTuple):
     oneway: bool
     more: bool
     peer_may: Right
+    behind: bool = False
 
 
 class Refusal(Exception):  # noqa: N818 - an answer for the peer, not a fault of ours

@@ -7,10 +7,12 @@ or that does not read, loses its connection; nobody else notices.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import logging
 import select
 import socket
+from collections.abc import Callable, Iterator
 from typing import Final, Protocol, cast
 
 from prtrace.api.calls import Call, Calls, Refusal
@@ -45,6 +47,9 @@ class Service(Protocol):
     calls: Calls
     turns: Turns
 
+    def caught_up(self, call: Call) -> asyncio.Future[bool] | None:
+        """What to wait for before call is carried out, None for nothing."""
+
     def require_room(self, call: Call, peer: Peer) -> None:
         """Refusal where too much waits to be sent for one more answer to peer."""
 
@@ -59,6 +64,26 @@ class Service(Protocol):
 
     def closed(self, connection: Connection) -> None:
         """The connection is gone."""
+
+
+class Waiting:
+    """The stream of a call that is not carried out yet.  current: see AgentSource.caught_up."""
+
+    live = False
+
+    def __init__(self, current: asyncio.Future[bool]) -> None:
+        self.current = current
+
+    def pump(self) -> None:
+        """There is nothing to send."""
+
+    def give_up(self) -> bool:
+        """Nobody can go on later with what has not begun."""
+        return False
+
+    def stop(self) -> None:
+        """The connection is gone."""
+        self.current.cancel()
 
 
 class Connection(asyncio.Protocol):
@@ -150,8 +175,7 @@ class Connection(asyncio.Protocol):
                 message = bytes(self._received[:end])
                 del self._received[: end + 1]
                 self._deadline = None
-                self._queued = True
-                self._service.turns.take(self.peer.uid, lambda: self._answer_in_turn(message))
+                self._in_turn(lambda: self._answer(message))
             elif self._eof:
                 self._transport.close()
         if len(self._received) <= self._longest and not self._eof:
@@ -163,32 +187,63 @@ class Connection(asyncio.Protocol):
         """Whether a call is being answered: the next one has to wait."""
         return self._queued or self._stream is not None
 
-    def _answer_in_turn(self, message: bytes) -> None:
-        self._queued = False
-        if not self._transport.is_closing():
-            self._answer(message)
-            # One at a time, so that a peer with many calls delays nobody else's.
-            asyncio.get_running_loop().call_soon(self._work)
+    def _in_turn(self, answer: Callable[[], None]) -> None:
+        """Have answer called when it is the peer's turn, if it is there then."""
+
+        def turn() -> None:
+            self._queued = False
+            if not self._transport.is_closing():
+                answer()
+                # One at a time, so that a peer with many calls delays nobody else's.
+                asyncio.get_running_loop().call_soon(self._work)
+
+        self._queued = True
+        self._service.turns.take(self.peer.uid, turn)
 
     def _answer(self, message: bytes) -> None:
-        try:
+        with self._refusing(message):
             call = self._service.calls.parse(message, self.peer)
-            self._service.require_room(call, self.peer)
-            self._stream = self._service.open_stream(call, self)
-            if self._stream is not None:
-                self._stream.pump()
+            current = self._service.caught_up(call)
+            if current is None:
+                self._carry_out(call)
                 return
-            reply = self._service.answer(call)
+            self._stream = waiting = Waiting(current)
+            current.add_done_callback(lambda _: self._waited(waiting, message, call))
+
+    def _waited(self, waiting: Waiting, message: bytes, call: Call) -> None:
+        """The agent knows what had happened when the call came, or has no time to find out."""
+        if self._stream is not waiting:
+            return  # the connection is gone
+        self._stream = None
+        late = call._replace(behind=not waiting.current.result())
+
+        def answer() -> None:
+            with self._refusing(message):
+                self._carry_out(late)
+
+        self._in_turn(answer)
+
+    @contextlib.contextmanager
+    def _refusing(self, message: bytes) -> Iterator[None]:
+        """Whatever is wrong, the peer gets an answer, and goes on."""
+        try:
+            yield
         except Refusal as refusal:
             self.write(refusal.reply)
         except Exception:
-            # Whatever it is, the peer gets an answer, and goes on.
             _log.exception("a call failed: %.200r", message)
             self._drop_stream()
             self.write(FAULT)
-        else:
-            if not call.oneway:
-                self.write(reply)
+
+    def _carry_out(self, call: Call) -> None:
+        self._service.require_room(call, self.peer)
+        self._stream = self._service.open_stream(call, self)
+        if self._stream is not None:
+            self._stream.pump()
+            return
+        reply = self._service.answer(call)
+        if not call.oneway:
+            self.write(reply)
 
     def _drop_stream(self) -> None:
         if self._stream is not None:

@@ -7,8 +7,8 @@ stop it, and neither does an agent that is told to stop.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
@@ -16,9 +16,9 @@ from prtrace.api.calls import Refusal, refusal, reply, steps_reply
 from prtrace.api.interface import Fault
 from prtrace.api.moving import Work
 from prtrace.api.rights import Right
-from prtrace.api.source import AgentSource, Step
+from prtrace.api.source import HISTORY_BEHIND, AgentSource, Step
 from prtrace.api.stream import PORTION, Sink
-from prtrace.errors import PrtraceError
+from prtrace.errors import PrtraceError, UnavailableError
 from prtrace.state.event import Event
 from prtrace.store.history import EventQuery
 
@@ -32,7 +32,6 @@ _PATIENCE: Final = 60.0
 """Seconds for the loop to answer a job; it runs until the last one has ended."""
 _ANSWER_SECONDS: Final = 20.0
 """For a device to confirm what is known; less than the time that a client waits for a reply."""
-_LOOK_SECONDS: Final = 0.05
 FAULT: Final = refusal(PrtraceError("the call failed", hint="see the agent's log")).reply
 """For what should not happen; the loop logs what it was."""
 
@@ -132,31 +131,64 @@ async def _run(pool: ThreadPoolExecutor, work: Work, step: Step, job: Job) -> No
         job.end(message)
 
 
-class SourceForThreads:
-    """The AgentSource for other threads: each question is answered on the loop's thread."""
+class News:
+    """Wakes those who wait for the agent to learn something.  For the loop's thread."""
 
-    def __init__(self, source: AgentSource, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self) -> None:
+        self._came = asyncio.Event()
+
+    def came(self) -> None:
+        """Wake all who wait now."""
+        self._came.set()
+        self._came = asyncio.Event()
+
+    async def wait(self) -> None:
+        """Until came() is called."""
+        await self._came.wait()
+
+
+class SourceForThreads:
+    """The AgentSource for other threads: each question is answered on the loop's thread.
+
+    news: comes whenever a state may have changed.
+    """
+
+    def __init__(self, source: AgentSource, news: News, loop: asyncio.AbstractEventLoop) -> None:
         self._source = source
+        self._news = news
         self._loop = loop
 
     def show(self, names: Sequence[str]) -> dict[str, Any]:
-        """As AgentSource.show."""
-        return self._there(lambda: self._source.show(names))
+        """As Observed.show."""
+
+        async def shown() -> dict[str, Any]:
+            return self._source.show(names, behind=not await self._current())
+
+        return self._there(shown())
 
     def changes(self, lu: str, last: int) -> Iterator[Event]:
         """As Observed.changes."""
         query = EventQuery(lus=(lu,), last=last, changes=True)
-        for portion in self._there(lambda: self._source.events(query)):
+
+        async def stored() -> Iterator[list[Event]]:
+            if not await self._current():
+                raise UnavailableError(HISTORY_BEHIND, hint="ask again later")
+            return self._source.events(query)
+
+        for portion in self._there(stored()):
             yield from portion
 
     def refresh(self, names: Sequence[str], max_age: int) -> list[dict[str, Any]]:
         """Have the devices confirm what is older than max_age seconds, and wait for it."""
-        wanted = self._there(lambda: self._source.want(names, max_age))
+        return self._there(self._refreshed(names, max_age))
+
+    async def _refreshed(self, names: Sequence[str], max_age: int) -> list[dict[str, Any]]:
+        wanted = self._source.want(names, max_age)
         waiting = [each.lu for each in wanted if each.asked and not each.problem]
-        end = time.monotonic() + _ANSWER_SECONDS
-        while waiting and time.monotonic() < end:
-            time.sleep(_LOOK_SECONDS)
-            waiting = self._unconfirmed(waiting)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                while waiting := list(self._source.unconfirmed(waiting)):
+                    await self._news.wait()
         late = f"the device has not confirmed it within {_ANSWER_SECONDS:g} s"
         return [
             {
@@ -167,14 +199,12 @@ class SourceForThreads:
             for each in wanted
         ]
 
-    def _unconfirmed(self, lus: Sequence[str]) -> list[str]:
-        return self._there(lambda: [*self._source.unconfirmed(lus)])
+    async def _current(self) -> bool:
+        waiting = self._source.caught_up()
+        return waiting is None or await waiting
 
-    def _there(self, question: Callable[[], Answer]) -> Answer:
-        async def answer() -> Answer:
-            return question()
-
+    def _there(self, answer: Coroutine[Any, Any, Answer]) -> Answer:
         try:
-            return asyncio.run_coroutine_threadsafe(answer(), self._loop).result(_PATIENCE)
+            return asyncio.run_coroutine_threadsafe(answer, self._loop).result(_PATIENCE)
         except TimeoutError:
             raise PrtraceError("the agent is too busy to say what it knows") from None

@@ -27,11 +27,11 @@ from prtrace.api.address import INTERFACE
 from prtrace.api.calls import Call, Calls, Refusal, refusal, reply
 from prtrace.api.connection import Connection
 from prtrace.api.interface import Fault
-from prtrace.api.jobs import Job, Jobs, SourceForThreads
+from prtrace.api.jobs import Job, Jobs, News, SourceForThreads
 from prtrace.api.moving import NAMING, Work, work_of
 from prtrace.api.queries import Queries
 from prtrace.api.recent import Recent
-from prtrace.api.source import AgentSource, MoveCalls, Resolution
+from prtrace.api.source import HISTORY_BEHIND, AgentSource, MoveCalls, Resolution
 from prtrace.api.stream import PORTION, EventStream, Stream
 from prtrace.api.turns import Turns
 from prtrace.errors import PrtraceError, UsageError
@@ -46,6 +46,8 @@ _log: Final = logging.getLogger(__name__)
 _SCARCE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _SCARCE_RETRY: Final = 1.0
 _NEWEST: Final = (1 << 63) - 1
+_CURRENT: Final = (f"{INTERFACE}.Show", f"{INTERFACE}.Events")
+"""The calls whose answers are to know what has happened by now."""
 
 
 class ConnectionLimits(NamedTuple):
@@ -92,6 +94,7 @@ class ApiServer:
         self._recent = Recent()
         self._queries = Queries()
         self.turns = Turns()
+        self._news = News()
         self._refused = 0
         self._listener: Listener | None = None
         self._accepting: asyncio.Task[None] | None = None
@@ -115,7 +118,11 @@ class ApiServer:
             self._listener.close()
 
     def publish(self, events: Sequence[Event]) -> None:
-        """Tell followers of events that were just stored; each is serialised once, if at all."""
+        """Tell followers of events that were just stored; each is serialised once, if at all.
+
+        Whoever waits for a state to change looks again.
+        """
+        self._news.came()
         if not self._followers:
             self._recent.skip(len(events))
             return
@@ -131,6 +138,15 @@ class ApiServer:
         for follower in tuple(self._followers):
             if follower.live:
                 follower.pump()
+
+    def caught_up(self, call: Call) -> asyncio.Future[bool] | None:
+        """What to wait for before call is carried out, None for nothing.
+
+        Its result is whether the answer is current.  Status and what is looked up wait for
+        nothing, and a follower hears the rest later.
+        """
+        follows = call.parameters.get("follow")
+        return self._source.caught_up() if call.method in _CURRENT and not follows else None
 
     def require_room(self, call: Call, peer: Peer) -> None:
         """Refusal where too much waits to be sent for one more answer to peer."""
@@ -175,7 +191,7 @@ class ApiServer:
             # Not on a thread: a name that leads out of /dev may never come back.
             for name in given["devices"]:
                 self._resolve(name)
-        seen = SourceForThreads(self._source, asyncio.get_running_loop())
+        seen = SourceForThreads(self._source, self._news, asyncio.get_running_loop())
         if call.method == f"{INTERFACE}.Refresh":
             names = tuple(given.get("devices") or ())
             return lambda _: {"units": seen.refresh(names, given["max_age"])}
@@ -196,6 +212,12 @@ class ApiServer:
                 {"message": f"at most {MOST_UNITS} devices", "hint": "leave devices out for all"},
             )
         lus = tuple(self._resolve(name).lu for name in devices) if devices else None
+        follow = bool(asked.get("follow")) and asked.get("limit") != 0
+        if call.behind and not follow:
+            # Whoever took it for all that happened would be misled.
+            raise Refusal(
+                Fault.BUSY, {"message": HISTORY_BEHIND, "hint": "ask again later, or follow"}
+            )
         try:
             query = EventQuery(
                 lus=lus,
@@ -213,7 +235,7 @@ class ApiServer:
                 lambda since: self._source.events(
                     query if since is None else replace(query, since_seq=since, last=None)
                 ),
-                follow=bool(asked.get("follow")) and query.limit != 0,
+                follow=follow,
                 lus=None if lus is None else frozenset(lus),
                 limit=query.limit,
                 since_seq=query.since_seq,
@@ -241,7 +263,8 @@ class ApiServer:
     def _parameters(self, call: Call) -> dict[str, Any]:
         match call.method.rpartition("."):
             case (interface, _, "Show") if interface == INTERFACE:
-                return self._source.show(tuple(call.parameters.get("devices") or ()))
+                names = tuple(call.parameters.get("devices") or ())
+                return self._source.show(names, behind=call.behind)
             case (interface, _, "Status") if interface == INTERFACE:
                 return {"status": self._source.status()}
             case (interface, _, "Resolve") if interface == INTERFACE:

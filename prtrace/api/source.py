@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from prtrace.state.event import Event
 from prtrace.store.history import EventQuery
@@ -27,6 +28,8 @@ class Wanted(NamedTuple):
     asked: bool
     problem: str = ""
 
+
+HISTORY_BEHIND: Final = "records of what happened wait to be taken: the history is not current"
 
 Step = Callable[[str, str], None]
 """Called with a logical unit and a few words about what was done to it."""
@@ -84,15 +87,25 @@ class AgentSource(Protocol):
     events go to ApiServer.publish(), after they were stored.
     """
 
-    def show(self, names: Sequence[str]) -> dict[str, Any]:
+    def caught_up(self) -> asyncio.Future[bool] | None:
+        """Return None where all that has happened by now is known.
+
+        Otherwise what is done once it is (True), or when a caller should not wait any longer
+        (False): what is answered then is not current.
+        """
+
+    def show(self, names: Sequence[str], *, behind: bool) -> dict[str, Any]:
         """Return the prtrace.show/1 object of the units that names stand for; all for none.
 
-        Raises NoSuchDeviceError for a name that is neither here nor in the state.
+        To be called once caught_up() says so; behind: it said that the answer is not current,
+        so every unit is in doubt.  Raises NoSuchDeviceError for a name that is neither here
+        nor in the state.
         """
 
     def events(self, query: EventQuery) -> Iterator[list[Event]]:
         """Return portions of stored events, some of them empty, in the order of their numbers.
 
+        To be called once caught_up() says so, where what has happened by now is to be in it.
         They are taken on other threads, by one at a time; each takes a bounded time.  Raises
         StoreError, then or while iterated.
         """

@@ -20,8 +20,6 @@ from lab.load import (
 )
 from labkit.target import Target, Unit
 
-from prtrace.api.client import Client
-
 pytestmark = pytest.mark.machine(luns=2, nexuses=4, needs=("load",))
 
 _SMALL = ("--ring-size", "65536")
@@ -88,7 +86,7 @@ def stopped(built: Unit, seed: int, commands: int) -> None:
         total = load.end()
         agent.send(signal.SIGCONT)
         begun = time.monotonic()
-        Client(str(agent.socket), timeout=1500).call("Show", devices=[])
+        agent.caught_up(1500)
         drained = time.monotonic() - begun
         print(f"{load.sent} PR OUTs took {took:.1f} s, drained in {drained:.1f} s, {dict(total)}")
         units = {unit["lu"]: unit for unit in agent.settled(60)}

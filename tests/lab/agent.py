@@ -122,6 +122,14 @@ class Agent:
         """The prtrace.status/1 object."""
         return self.call("Status")
 
+    def caught_up(self, timeout: float = 60.0) -> None:
+        """Until the agent has taken all that had happened; fails after timeout seconds."""
+        end = time.monotonic() + pace.limit(timeout)
+        while any(
+            "not current" in doubt["reason"] for unit in self.show() for doubt in unit["doubt"]
+        ):
+            assert time.monotonic() < end, f"still behind after {timeout} s"
+
     def settled(self, timeout: float = 5.0) -> list[dict[str, Any]]:
         """The units, once nothing is in doubt any more; fails after timeout seconds."""
         end = time.monotonic() + pace.limit(timeout)

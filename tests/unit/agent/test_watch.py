@@ -110,7 +110,7 @@ def test_a_long_drain_says_that_it_is_well(agent: Agent, monkeypatch) -> None:
     monkeypatch.setattr(agent.watch, "_portion", 10)
     monkeypatch.setattr(agent.watch, "count", lambda: None)  # there is no kernel here
     agent.put(*(register(n, 0x700 + n) for n in range(1, 41)))
-    agent.watch.drain()
+    agent.watch.drain_all()
     assert [event.record for event in agent.store.events()][-1] == 40
     assert len(set(agent.well)) >= 2
 

@@ -46,13 +46,22 @@ class StoreSource:
         self.path = path
         self.names = {"/dev/sda": "naa.1", "naa.1": "naa.1", "/dev/sdb": "naa.2"}
         self.failing = self.refusal = ""
+        self.waiting = []
+        self.behind = False
 
     def open(self):
         self.store = Store.open(self.path)
 
-    def show(self, names):
+    def caught_up(self):
+        if not self.behind:
+            return None
+        self.waiting.append(asyncio.get_running_loop().create_future())
+        return self.waiting[-1]
+
+    def show(self, names, *, behind):
         units = [self.resolve(name).lu for name in names] or ["naa.1", "naa.2"]
-        return {"schema": "prtrace.show/1", "host": "here", "units": [{"lu": lu} for lu in units]}
+        views = [{"lu": lu, "doubt": "behind"} if behind else {"lu": lu} for lu in units]
+        return {"schema": "prtrace.show/1", "host": "here", "units": views}
 
     def events(self, query):
         if self.failing:

@@ -12,6 +12,7 @@ from labkit import pace
 
 from api.conftest import wait_for
 from api.declaration import Interface
+from prtrace.api import jobs
 from prtrace.api.calls import Refusal
 from prtrace.api.interface import Fault
 from prtrace.api.jobs import Job, Jobs
@@ -210,3 +211,29 @@ def test_another_varlink_client_agrees(served):
     assert checked["verdict"] == "clear"
     assert [list(reply) for reply in steps] == [["steps"], ["steps"], ["report"]]
     assert steps[-1]["report"]["file"] == saved["file"]
+
+
+def test_a_unit_is_refreshed_once_the_agent_has_learned_of_it(served):
+    """Nothing is looked at again and again meanwhile."""
+    looks = []
+    unconfirmed = served.source.unconfirmed
+
+    def looked(lus):
+        looks.append(lus)
+        return unconfirmed(lus)
+
+    served.source.unconfirmed = looked
+    with ThreadPoolExecutor(1) as others:
+        refresh = others.submit(served.client().call, "Refresh", devices=["naa.1"], max_age=0)
+        wait_for(lambda: looks)
+        time.sleep(0.2)
+        assert (len(looks), refresh.done()) == (1, False)
+        served.happen(1)
+        assert refresh.result(20) == {"units": [{"lu": "naa.1", "asked": True, "problem": ""}]}
+        assert len(looks) == 2
+
+
+def test_a_device_that_confirms_nothing_is_waited_for_no_longer(served, monkeypatch):
+    monkeypatch.setattr(jobs, "_ANSWER_SECONDS", 0.2)
+    (unit,) = served.client().call("Refresh", devices=["naa.1"], max_age=0)["units"]
+    assert unit["problem"] == "the device has not confirmed it within 0.2 s"
