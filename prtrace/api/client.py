@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -77,7 +78,9 @@ class Client:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
             connection.connect(self._path)
             connection.settimeout(self._timeout)
-            connection.sendall(json.dumps(call).encode() + b"\0")
+            # Who closes before it has read all of a call may have said why.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                connection.sendall(json.dumps(call).encode() + b"\0")
         except OSError as error:
             connection.close()
             raise self._unreachable(error) from error

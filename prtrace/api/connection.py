@@ -27,6 +27,9 @@ _HIGH_WATER: Final = 32 << 10
 _SEND_BUFFER: Final = 32 << 10
 """The kernel's buffer, which it doubles; it counts into the agent's memory limit."""
 
+_READ_AWAY: Final = 16 << 20
+"""Bytes that a peer may still send after it was told that it sends too much."""
+
 _log = logging.getLogger("prtrace.api")
 
 
@@ -34,7 +37,7 @@ class Deadline(enum.Enum):
     """What a connection is waiting for, and for how many seconds at most."""
 
     PARTIAL = 5.0
-    """The rest of a message, from its first byte."""
+    """The rest of a message, from its first byte; the end of what is read away."""
     STALLED = 30.0
     """The peer to read a reply."""
     IDLE = 600.0
@@ -100,6 +103,7 @@ class Connection(asyncio.Protocol):
         self._queued = False
         self._made = False
         self._eof = False
+        self._leaving = 0
         self._deadline: Deadline | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -112,6 +116,11 @@ class Connection(asyncio.Protocol):
         self._wait()
 
     def data_received(self, data: bytes) -> None:
+        if self._leaving:
+            self._leaving -= len(data)
+            if self._leaving <= 0:
+                self._transport.abort()
+            return
         self._received += data
         if len(self._received) > self._longest:
             self._transport.pause_reading()
@@ -120,7 +129,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """A peer that has sent all its calls may still want the replies."""
         self._eof = True
-        if _hung_up(self._transport.get_extra_info("socket").fileno()):
+        if self._leaving or _hung_up(self._transport.get_extra_info("socket").fileno()):
             return False
         return self._busy or b"\0" in self._received
 
@@ -165,6 +174,8 @@ class Connection(asyncio.Protocol):
 
     def _work(self) -> None:
         """Answer one call, where one is there and its turn has come."""
+        if self._leaving:
+            return
         if not self._busy and not self._full and not self._transport.is_closing():
             end = self._received.find(0, self._scanned)
             self._scanned = len(self._received) if end < 0 else 0
@@ -255,7 +266,13 @@ class Connection(asyncio.Protocol):
         text = f"a call has at most {self._longest} bytes"
         refused = Refusal(Fault.INVALID_ARGUMENT, {"message": text, "hint": ""})
         self.write(refused.reply)
-        self._transport.close()
+        # Whoever closes with bytes unread resets the connection, and the peer, who is still
+        # sending, never reads why.
+        self._received.clear()
+        self._leaving = _READ_AWAY
+        self._transport.write_eof()
+        self._transport.resume_reading()
+        self._wait()
 
     def _wait(self) -> None:
         """Set the deadline for what is waited for now; one that runs for it goes on."""
@@ -277,6 +294,8 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def _waiting_for(self) -> Deadline | None:
+        if self._leaving:
+            return Deadline.PARTIAL
         if self._stream is not None:
             # A follower may be slow: what waits for it is bounded by its stream.
             return Deadline.STALLED if self._full and not self._stream.live else None
