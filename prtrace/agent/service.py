@@ -77,6 +77,10 @@ _PATIENCE: Final = 10.0
 """Seconds for the loop to take a connection over."""
 _KEPT_ELSEWHERE: Final = -1
 """In the place of a descriptor that the keeper has."""
+_NO_RELOAD: Final = (
+    "SIGHUP changes nothing: options are read at the start; restart the agent to change them, and "
+    "what happens meanwhile is not missed"
+)
 _NAME: Final = "store"
 """The meta entry with the name by which a store claims records."""
 
@@ -104,6 +108,7 @@ class _Staff(NamedTuple):
 def run(options: AgentOptions) -> None:
     """Run until SIGTERM or SIGINT.  Raises PrtraceError where it cannot start."""
     logs.set_up(options.log_level, options.log_format)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the loop says that it changes nothing
     capabilities.name_process("prtrace")
     admin_gid = _gid(options.admin_group)
     with contextlib.ExitStack() as stack:
@@ -298,6 +303,7 @@ class Agent:
         loop = self._loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, _log.warning, _NO_RELOAD)
         _log.info("%s (%s)", self._attached.note, self._attached.programs.engine.value)
         for program, why in self._attached.programs.missing.items():
             _log.warning("%s is not attached: %s", program, why)

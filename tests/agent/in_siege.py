@@ -127,6 +127,14 @@ def newest() -> int:
     return last
 
 
+BEGUN = time.monotonic()
+
+
+def say(what: str) -> None:
+    """Progress, for whoever reads why it failed."""
+    print(f"{time.monotonic() - BEGUN:.0f} s: {what}", file=sys.stderr, flush=True)
+
+
 def main() -> None:
     seconds, commands = float(sys.argv[1]), int(sys.argv[2])
     nodes = sorted(f"/dev/{path.name}" for path in Path("/sys/block").glob("sd*"))[:2]
@@ -137,18 +145,23 @@ def main() -> None:
     with siege(seconds + 300):
         asking.start()
         time.sleep(2)
+        say("the clients do their worst")
         sent = send(devices, commands, end)
         # One registration, and nothing reserved: what a move can carry.
         register(devices[1], 0)
         register(devices[0], KEY)
         sent += 2
+        say(f"{sent} commands were sent; {len(asking.took)} statuses until now")
         words = moved(*nodes)
+        say(f"moved: {words}")
         while time.monotonic() < end:
             time.sleep(0.5)
         asking.stop.set()
         asking.join()
+    say("the clients are gone")
     took = sorted(asking.took)
     status = Client(SOCKET, timeout=60).call("Status")["status"]
+    say("asked for the status alone")
     figures = {
         "sent": sent,
         "recorded": recorded(before),

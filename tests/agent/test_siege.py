@@ -51,11 +51,16 @@ def figures(seconds: float, commands: int) -> tuple[dict[str, Any], str]:
         begun = machine.run(f"sh -c {shlex.quote(START)}", timeout=pace.limit(300))
         assert begun.status == 0, begun.output[-4000:]
         script = RUN.format(seconds=seconds, commands=commands)
-        done = machine.run(f"sh -c {shlex.quote(script)}", timeout=pace.limit(seconds + 600))
-        print(done.output)
+        limit = pace.limit(seconds + 300)
+        done = machine.run(f"sh -c {shlex.quote(script)}", timeout=limit, sink=_shown)
         assert done.status == 0, done.output[-4000:]
     told: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return told, done.stderr
+
+
+def _shown(_: str, octets: bytes) -> None:
+    """As it comes: what the last thing was before it hung, say."""
+    print(octets.decode(errors="replace"), end="", flush=True)
 
 
 def check(told: dict[str, Any], journal: str) -> None:
@@ -68,7 +73,7 @@ def check(told: dict[str, Any], journal: str) -> None:
     assert "ActiveState=active" in journal
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_minute() -> None:
     told, journal = figures(60, 300)
     check(told, journal)
