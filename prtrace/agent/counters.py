@@ -40,12 +40,14 @@ _UNCOUNTED: Final = -1
 """In the place of a generation: signs for which no counter had room."""
 MAY_HAVE_ENDED: Final = "a program was busy, so that it may have ended unseen"
 
+_KINDS: Final = frozenset({"count", "loss", "skipped", "signs", "unplaced", "newest", "missing"})
+
 
 @dataclass(slots=True)
 class Told:
     """How far each counter has been told: nexus -> counts, nexus -> losses by cause,
     generation -> how often its programs were skipped.  newest: the greatest number of a
-    record that is stored, None for none.
+    record that is stored, None for none.  missing, no_room: see Sequence.
     """
 
     counts: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -54,6 +56,8 @@ class Told:
     signs: dict[int, int] = field(default_factory=dict)
     unplaced: int = 0
     newest: int | None = None
+    missing: list[tuple[int, int]] = field(default_factory=list)
+    no_room: int | None = None
 
     @classmethod
     def from_meta(cls, epoch: str, meta: Mapping[str, str]) -> Told:
@@ -61,7 +65,7 @@ class Told:
         told = cls()
         for name, text in meta.items():
             kind, _, of = name.partition("/")
-            if kind not in ("count", "loss", "skipped", "signs", "unplaced", "newest"):
+            if kind not in _KINDS:
                 continue
             of_epoch, value = json.loads(text)
             if of_epoch != epoch:
@@ -76,6 +80,9 @@ class Told:
                 told.signs[int(of)] = value
             elif kind == "newest":
                 told.newest = value
+            elif kind == "missing":
+                told.no_room = value[0]
+                told.missing = [(first, last) for first, last in value[1]]
             else:
                 told.unplaced = value
         return told
@@ -132,12 +139,24 @@ class Counters:
 
     @property
     def no_room(self) -> int:
-        """How many records are told to have found no room."""
+        """How many records are told to have found no room; see Sequence."""
+        if self._told.no_room is not None:
+            return self._told.no_room
         return sum(full for full, _ in self._told.losses.values()) + self._told.unplaced
 
-    def newest_meta(self, number: int) -> dict[str, str]:
-        """What keeps number in the store as newest."""
-        return {"newest/": self._told_text(max(number, self._told.newest or 0))}
+    @property
+    def missing(self) -> list[tuple[int, int]]:
+        """The numbers of records that a former agent still waited for; see Sequence."""
+        return self._told.missing
+
+    def numbers_meta(
+        self, newest: int, no_room: int, missing: list[tuple[int, int]]
+    ) -> dict[str, str]:
+        """What keeps in the store which numbers have come; see Sequence."""
+        return {
+            "newest/": self._told_text(newest),
+            "missing/": self._told_text([no_room, missing]),
+        }
 
     def resume(self, meta: Mapping[str, str]) -> None:
         """Be as the store says, whatever was read meanwhile."""
@@ -302,7 +321,7 @@ class Counters:
         for lu in self._surroundings.inventory.units:
             yield self._lost(lu, "", SIGN_UNSEEN)
 
-    def _told_text(self, value: int | tuple[int, ...]) -> str:
+    def _told_text(self, value: object) -> str:
         """With the epoch, because the next one's counters begin anew."""
         return json.dumps([self._epoch, value])
 

@@ -3,13 +3,18 @@
 The programs number a record before they look for room for it, so a number that never comes
 is a record that found no room, which they count, or one that was lost on this side.  Records
 of several processors come a little out of order: a number counts as gone when it was
-missing at two looks, a second or so apart.
+missing at two looks, a second or so apart.  What is missing is stored with the newest number, so
+that the next agent looks for it too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
+
+MOST_STORED: Final = 64
+"""Gaps that are kept for the next agent; with more, the oldest become one that is too wide."""
 
 
 @dataclass(slots=True)
@@ -26,15 +31,33 @@ class Sequence:
 
     newest: the greatest one that a former agent had; what comes below it is late, not new.
     None where nobody had any: the first one to come is taken as it is.
-    no_room: how many records had found no room by then.
+    no_room: how many records had found no room by then.  missing: what that agent still waited
+    for: the first and the last number of each gap.
     """
 
-    def __init__(self, newest: int | None, no_room: int) -> None:
+    def __init__(
+        self, newest: int | None, no_room: int, missing: Iterable[tuple[int, int]] = ()
+    ) -> None:
         self.newest = newest
         self._no_room = no_room
         self._gone = 0
         self._told = 0
-        self._gaps: list[_Gap] = []
+        self._gaps = [_Gap(first, last) for first, last in missing]
+
+    @property
+    def no_room(self) -> int:
+        """For the next agent: what it is to take for no_room, with what is told or gone here."""
+        return self._no_room + self._gone - self._told
+
+    def missing_after(self, numbers: Iterable[int]) -> list[tuple[int, int]]:
+        """What is missing once these numbers have come too, for the next agent."""
+        then = Sequence(self.newest, 0, ((gap.first, gap.last) for gap in self._gaps))
+        then.came(numbers)
+        gaps = [(gap.first, gap.last) for gap in then._gaps]
+        early = gaps[: max(0, len(gaps) - MOST_STORED + 1)]
+        if len(early) < 2:
+            return gaps
+        return [(early[0][0], early[-1][1]), *gaps[len(early) :]]
 
     def came(self, numbers: Iterable[int]) -> None:
         """These numbers are stored, or what they stand for is."""

@@ -72,7 +72,7 @@ class Watch:
         self._store = store
         self._publish = publish
         self._still_well = still_well
-        self._sequence = Sequence(counters.newest, counters.no_room)
+        self._sequence = Sequence(counters.newest, counters.no_room, counters.missing)
         self._idle = Idle(tracker.is_own)
         self._replaying = True
         self._all_nexuses = False
@@ -360,8 +360,12 @@ class Watch:
     ) -> list[Event] | None:
         """Store a proposal and accept it; None where the store does not take it."""
         meta = {} if reading is None else dict(reading.meta)
-        if proposal.numbers:
-            meta |= self._counters.newest_meta(max(proposal.numbers))
+        if proposal.numbers or self._sequence.newest is not None:
+            meta |= self._counters.numbers_meta(
+                max([*proposal.numbers, self._sequence.newest or 0]),
+                self._sequence.no_room,
+                self._sequence.missing_after(proposal.numbers),
+            )
         try:
             stored = self._store.commit(
                 self._tracker.epoch,

@@ -22,7 +22,6 @@ ELSEWHERE = {
     "agent/keeper": "agent/test_taken_over.py",
     "agent/aside": "unit/agent/test_watch.py",
     "agent/idle": "unit/agent/test_watch.py",
-    "agent/sequence": "unit/agent/test_watch.py",
     "agent/answers": "kernel/test_attach.py",
     "agent/counters": "kernel/test_ring.py",
     "agent/options": "unit/cli/test_main.py",
