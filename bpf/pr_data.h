@@ -101,8 +101,12 @@ __noinline int pr_locate(volatile struct pr_walk *walk, __u32 chunk)
 	if (walk->place != PR_PLACE_BIO || !bio)
 		return PR_LOCATED_NOTHING;
 	PR_GET(segments, bio, bi_vcnt);
-	if (walk->index >= segments) {
-		PR_GET(next, bio, bi_next);
+	PR_GET(next, bio, bi_next);
+	/*
+	 * A bio over a buffer that is registered with io_uring borrows its segments, and Linux 7 does not
+	 * count those.  It is its request's only bio, and so ends where there is nothing left to copy.
+	 */
+	if (walk->index >= segments && (segments || next)) {
 		walk->at = (__u64)next;
 		walk->index = 0;
 		walk->inside = 0;
