@@ -1,4 +1,4 @@
-"""A kernel that preempts BPF programs: who asked is known all the same.  preempted.py COMMANDS
+"""A kernel that preempts BPF programs: who asked is known all the same.
 
 Processes on one processor submit without a pause.  Now and then one is preempted while its
 request is remembered, and stays so for some hundred commands of the others.
