@@ -127,15 +127,34 @@ int BPF_KPROBE(pr_over_pscsi, struct request *rq, __u8 error)
 }
 
 /*
- * bpf_get_func_arg() gives the request as a number.  As an argument it has a BTF type, which pr_number
- * would have to take from it, for half as much as the rest costs whoever sends another command.
+ * Whether the end of a request can be one to tell of, for a program whose first argument is the
+ * request.  Whoever sends another command pays for no more than this.
  */
-static __always_inline int pr_on_over_too(__u64 *ctx)
+static __always_inline int pr_may_matter(__u64 *ctx)
+{
+	__u8 opcode = 0;
+
+	bpf_probe_read_kernel(&opcode, 1, (void *)pr_cdb(pr_command((void *)ctx[0])));
+	return (opcode & PR_OPCODE_INQUIRY) == PR_OPCODE_INQUIRY;	/* all that are ours, too */
+}
+
+/* The request as a number: as an argument it has a BTF type, and is no key for a map. */
+static __always_inline struct request *pr_first_argument(__u64 *ctx)
 {
 	__u64 rq = 0;
 
 	bpf_get_func_arg(ctx, 0, &rq);
-	return pr_on_over((void *)rq, ctx[1], PR_SEER_FENTRY);
+	return (void *)rq;
+}
+
+/* error: of conflicts of other commands, too. */
+static __always_inline int pr_on_over_too(__u64 *ctx)
+{
+	__u8 error = ctx[1];
+
+	if (!error && !pr_may_matter(ctx))
+		return 0;
+	return pr_on_over(pr_first_argument(ctx), error, PR_SEER_FENTRY);
 }
 
 /*
@@ -145,11 +164,12 @@ static __always_inline int pr_on_over_too(__u64 *ctx)
 SEC("fexit/blk_execute_rq")
 int pr_over_waited_for(__u64 *ctx)
 {
-	__u64 rq = 0, error = 0;
+	__u64 error = 0;
 
-	bpf_get_func_arg(ctx, 0, &rq);
+	if (!pr_may_matter(ctx))
+		return 0;
 	bpf_get_func_ret(ctx, &error);
-	return pr_on_over((void *)rq, error, PR_SEER_WAITER);
+	return pr_on_over(pr_first_argument(ctx), error, PR_SEER_WAITER);
 }
 
 SEC("fentry/blk_end_sync_rq")

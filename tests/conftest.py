@@ -43,7 +43,6 @@ NOT_SEEN_YET = (
     "tests/agent/test_taken_over.py",
     "tests/kernel/test_attach.py::test_bcc_on_a_kernel_without_btf",
     "tests/kernel/test_demo.py::test_demo_with_bcc",
-    "tests/kernel/test_doors.py",
     "tests/kernel/test_truth.py",
     "tests/libvirt/test_migrate.py::test_a_guest_that_came_goes_back",
     "tests/libvirt/test_migrate.py::test_a_holder_of_wero_moves[6.12]",
