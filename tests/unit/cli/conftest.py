@@ -82,9 +82,12 @@ class UnitSource(StoreSource):
         self.states = {"naa.1": (KNOWN, UNIT), "naa.2": (UNKNOWN, None)}
         self.report = dict(STATUS)
 
-    def show(self, names):
+    def show(self, names, *, behind):
         chosen = [self.resolve(name).lu for name in names] or list(self.states)
         return show_view([unit_view(*self.states[lu], NOW) for lu in chosen], "here")
+
+    def unconfirmed(self, lus):
+        return []
 
     def status(self):
         return self.report

@@ -1,6 +1,5 @@
 """Exit statuses, messages, and never a traceback."""
 
-import json
 import os
 import signal
 import subprocess
@@ -10,7 +9,6 @@ import pytest
 from click.testing import CliRunner
 from labkit import pace
 
-from cli.conftest import valid
 from prtrace.cli import main
 from prtrace.cli.main import cli
 
@@ -131,19 +129,3 @@ def test_reading_commands_do_not_load_the_agent():
     )
     loaded = set(done.stdout.split())
     assert not loaded & {"asyncio", "sqlite3", "psutil", "ctypes"}
-
-
-def test_doctor_says_what_is_missing(prtrace):
-    done = prtrace("doctor", "--json", "--socket", "/nope")
-    found = valid(json.loads(done.stdout), "doctor.1")
-    can = found["engines"]
-    assert done.returncode == (0 if can["core"] or can["bcc"] else 1)
-    verdicts = {check["name"]: check for check in found["checks"]}
-    assert verdicts["agent"]["verdict"] == "warn"
-    assert verdicts["agent"]["fix"] == "prtrace agent"
-    assert all(check["fix"] for check in found["checks"] if check["verdict"] == "missing")
-    text = prtrace("doctor", "--socket", "/nope")
-    assert text.returncode == done.returncode
-    assert all(len(line) <= 80 for line in text.stdout.splitlines())
-    for check in found["checks"]:
-        assert check["name"] in text.stdout

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prtrace.errors import MalformedError
 from prtrace.model import (
     Action,
     Attention,
@@ -198,38 +196,3 @@ def test_restart_and_external_doubt(sequence) -> None:
     assert not any(each.local for each in fresh.registrations.values())
     assert not fresh.paths
     assert from_json(to_json(fresh)) == fresh
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=4),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
-    max_leaves=8,
-)
-
-
-@given(st.lists(observations, max_size=6), st.data())
-def test_damaged_documents_are_declared_malformed(sequence, data) -> None:
-    state = new_state("naa.6", "", 1)
-    for each in sequence:
-        state = apply(state, each).state
-    document = to_json(state)
-    document[data.draw(st.sampled_from(sorted(document)))] = data.draw(json_values)
-    with contextlib.suppress(MalformedError):
-        assert to_json(from_json(document)) == document
-
-
-@pytest.mark.parametrize("times", [{}, {"generation": 1}, {"registrations": 1, "moon": 2}])
-def test_a_confirmation_has_its_time(times) -> None:
-    seen = KeysRead(lu="naa.6", nexus="2:0:0:1", generation=1, keys=(), truncated=False)
-    document = to_json(apply(new_state("naa.6", "", 1), seen).state)
-    assert len(document["confirmed"]) == len(document["confirmed_ns"]) == 3
-    with pytest.raises(MalformedError):
-        from_json(document | {"confirmed_ns": times})
-    del document["confirmed_ns"]
-    assert set(from_json(document).confirmed) == set(Fact)
-
-
-@pytest.mark.parametrize("garbage", [None, 3, "x", [], {}, {"format": 2}, {"format": 1}])
-def test_garbage_is_declared_malformed(garbage) -> None:
-    with pytest.raises(MalformedError):
-        from_json(garbage)

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from reference_target import LU, TARGET, port_of
+from test_binding import descriptor
 from test_effects import OTHER, SPDK, A, B, C, doubted, held, keys, send, start
-from test_learning import descriptor
 
 from prtrace.model import (
     Action,
