@@ -8,12 +8,9 @@ from move.image import snapshot
 SPEC = {"nexuses": 5, "memory": "3G"}
 
 
-def others() -> list[object]:
-    return [pytest.param(each, marks=pytest.mark.slow) for each in SERIES if each != "6.1"]
-
-
+@pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kernel", ["6.1", *others()])
+@pytest.mark.parametrize("kernel", SERIES)
 def test_a_guest_migrates_with_its_reservation(inside, kernel) -> None:
     inside("guest.py", str(snapshot()), "plain", kernel=kernel, timeout=800, **SPEC)
 
