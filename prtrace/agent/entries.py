@@ -2,13 +2,14 @@
 
 One for each PERSISTENT RESERVE OUT, each local registration that went away without its nexus
 asking for it, each new doubt, and the first conflict of a nexus: a later one is told only when the
-reservation is another one.  This module sends nothing.
+reservation is another one.  And one for each unit that a verb of a move was carried out for.  This
+module sends nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 from prtrace.linux.text import clean
 from prtrace.model import Action, Issuer
@@ -19,6 +20,7 @@ PR_OUT: Final = "985e927a5e8b4672ba074b521ffa07c4"
 CONFLICT: Final = "e626c96e2f3743e8b9a59491ceac871d"
 LOST_REGISTRATION: Final = "804184c26c564c8183d0d7ad1f11f54f"
 IN_DOUBT: Final = "4485c6d4de994e9f9db06250b7b0aee2"
+MOVE: Final = "23a9ee58b0b74b178218d1e53130ff79"
 """MESSAGE_IDs; prtrace/systemd/prtrace.catalog explains them."""
 
 A_SECOND: Final = 10
@@ -118,6 +120,25 @@ class Entries:
             entry["PRTRACE_UNTOLD"] = str(untold)
             entry["MESSAGE"] += f" ({untold} more before this: see prtrace events)"
         yield entry
+
+
+def moved(report: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    """The entries for what became of a verb, a prtrace.move/2 object; none for a dry run."""
+    if report["dry_run"]:
+        return
+    for unit in report["units"]:
+        why = f": {unit['why']}" if unit["why"] else ""
+        yield _entry(
+            MOVE,
+            _NOTICE if report["good"] else _WARNING,
+            f"{unit['lu']}: {report['verb']} of the move {report['id']}: {unit['result']}{why}",
+            lu=unit["lu"],
+            device=unit["device"],
+            verb=report["verb"],
+            move=report["id"],
+            result=unit["result"],
+            may_run="yes" if unit["may_run"] else "no",
+        )
 
 
 def _entry(kind: str, priority: str, message: str, **fields: object) -> dict[str, str]:

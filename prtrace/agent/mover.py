@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from prtrace.agent.child import receive
+from prtrace.agent.entries import moved
 from prtrace.api.address import INTERFACE, MAX_CHANGE_CALL
 from prtrace.api.calls import Call, Calls, Refusal, refusal, reply, steps_reply
 from prtrace.api.client import Client
@@ -33,6 +34,7 @@ from prtrace.api.rights import Right, may
 from prtrace.errors import PrtraceError
 from prtrace.linux.capabilities import Capability
 from prtrace.linux.devnode import stat_below_dev
+from prtrace.linux.journal import SystemJournal
 from prtrace.linux.peer import Peer
 from prtrace.state.event import Event
 
@@ -62,7 +64,8 @@ def serve(link: socket.socket, state_dir: Path, admin_gid: int | None) -> None:
     """Settle what is in question, then serve connections until the agent is gone."""
     threading.stack_size(_STACK)
     settle(state_dir)
-    serve_connections(link, lambda: _moves(state_dir), admin_gid)
+    journal = SystemJournal.of_service()
+    serve_connections(link, lambda: _moves(state_dir), admin_gid, journal)
 
 
 def _moves(state_dir: Path) -> AgentMoves:
@@ -83,10 +86,13 @@ def settle(state_dir: Path) -> None:
 
 
 def serve_connections(
-    link: socket.socket, moves: Callable[[], MoveCalls], admin_gid: int | None
+    link: socket.socket,
+    moves: Callable[[], MoveCalls],
+    admin_gid: int | None,
+    journal: SystemJournal,
 ) -> None:
     """Serve what comes over link, until the other end is closed."""
-    mover = _Mover(moves, admin_gid)
+    mover = _Mover(moves, admin_gid, journal)
     link.send(_READY)
     while True:
         kind, descriptors = receive(link, 2, 4)
@@ -106,8 +112,11 @@ def serve_connections(
 
 
 class _Mover:
-    def __init__(self, moves: Callable[[], MoveCalls], admin_gid: int | None) -> None:
+    def __init__(
+        self, moves: Callable[[], MoveCalls], admin_gid: int | None, journal: SystemJournal
+    ) -> None:
         self.moves = moves
+        self.journal = journal
         self._admin_gid = admin_gid
         self.calls = Calls(admin_gid)
         self._moving: set[threading.Thread] = set()
@@ -251,7 +260,11 @@ class _Conversation:
         work = work_of(call, self.mover.moves, _Known(_Inner(self.agent)))
         if work is None:
             raise LookupError(call.method)
-        return work(self._teller(call))
+        done = work(self._teller(call))
+        if self.mover.journal and (report := done.get("report")) is not None:
+            for entry in moved(report):
+                self.mover.journal.send(entry)
+        return done
 
     def _teller(self, call: Call) -> Step:
         def step(lu: str, what: str) -> None:

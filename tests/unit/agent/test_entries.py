@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prtrace.agent import entries
-from prtrace.agent.entries import A_SECOND, CONFLICT, IN_DOUBT, LOST_REGISTRATION, PR_OUT, Entries
+from prtrace.agent.entries import (
+    A_SECOND,
+    CONFLICT,
+    IN_DOUBT,
+    LOST_REGISTRATION,
+    MOVE,
+    PR_OUT,
+    Entries,
+)
 from prtrace.model import IssuePath, Issuer, LocalNexus, ReservationType
 from prtrace.state.event import Command, Event
 from prtrace.state.unit import Doubt, Fact, LuState, Path, Registration, Reservation, Source
@@ -177,9 +185,46 @@ def test_hostile_names_stay_text_in_their_fields(lu, name, command):
         assert all(value.isprintable() and len(value) < 500 for value in entry.values())
 
 
+def report(**changes):
+    """What a load says that met another key (prtrace.move/2), as far as an entry tells it."""
+    unit = {
+        "lu": LU,
+        "device": "/dev/sda",
+        "result": "another key is registered here",
+        "may_run": False,
+        "why": "key 0xb1 is on 2:0:0:1\x1b[2J",
+    }
+    return {
+        "verb": "commit",
+        "id": "m1",
+        "good": False,
+        "dry_run": False,
+        "units": [unit],
+    } | changes
+
+
+def test_what_became_of_a_move():
+    (entry,) = entries.moved(report())
+    assert entry == {
+        "MESSAGE": "naa.6: commit of the move m1: another key is registered here: "
+        "key 0xb1 is on 2:0:0:1\\x1b[2J",
+        "MESSAGE_ID": MOVE,
+        "PRIORITY": "4",
+        "SYSLOG_IDENTIFIER": "prtrace",
+        "PRTRACE_LU": LU,
+        "PRTRACE_DEVICE": "/dev/sda",
+        "PRTRACE_VERB": "commit",
+        "PRTRACE_MOVE": "m1",
+        "PRTRACE_RESULT": "another key is registered here",
+        "PRTRACE_MAY_RUN": "no",
+    }
+    assert next(entries.moved(report(good=True)))["PRIORITY"] == "5"
+    assert not [*entries.moved(report(dry_run=True))]
+
+
 def test_the_catalogue_explains_every_kind():
     explained = re.findall(r"^-- ([0-9a-f]{32})$", CATALOG.read_text(), re.MULTILINE)
-    assert sorted(explained) == sorted([PR_OUT, CONFLICT, LOST_REGISTRATION, IN_DOUBT])
+    assert sorted(explained) == sorted([PR_OUT, CONFLICT, LOST_REGISTRATION, IN_DOUBT, MOVE])
 
 
 def test_a_change_of_what_is_known_of_another_unit_tells_nothing():

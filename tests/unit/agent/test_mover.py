@@ -15,10 +15,13 @@ from typing import Any
 import pytest
 from api.conftest import Served, WaitingMoves, wait_for
 
+from agent.test_entries import report
 from prtrace.agent import mover
+from prtrace.agent.entries import MOVE
 from prtrace.agent.mover import Mover, ReadersMoves
 from prtrace.api.server import ApiServer
 from prtrace.errors import NoSuchDeviceError, PrtraceError, UnavailableError
+from prtrace.linux.journal import SystemJournal
 from prtrace.linux.peer import Peer
 from prtrace.linux.unixsocket import Listener
 from prtrace.state.event import Command
@@ -30,13 +33,17 @@ NOBODY = Peer(0, 65534, 65534)
 class ByMover(Served):
     """A server whose connections of those who may change things are a mover's."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, journal: bool = False) -> None:
         super().__init__(directory, None)
         self.link, self.far_link = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.mover = Mover(self.link)
         self.moved = WaitingMoves()
+        self.told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self.told.bind(str(directory / "journal"))
+        self.journal = SystemJournal(str(directory / "journal") if journal else "")
         self.thread = threading.Thread(
-            target=mover.serve_connections, args=(self.far_link, lambda: self.moved, os.getegid())
+            target=mover.serve_connections,
+            args=(self.far_link, lambda: self.moved, os.getegid(), self.journal),
         )
         self.thread.start()
 
@@ -56,15 +63,35 @@ class ByMover(Served):
         self.server.start(Listener.bind(self.path))
 
 
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[ByMover]:
-    made = ByMover(tmp_path)
+@contextlib.contextmanager
+def serving(made: ByMover) -> Iterator[ByMover]:
     with made.running():
         yield made
     made.link.close()
     made.thread.join(20)
     made.far_link.close()
+    made.journal.close()
+    made.told.close()
     assert not made.thread.is_alive()
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[ByMover]:
+    with serving(ByMover(tmp_path)) as made:
+        yield made
+
+
+def test_the_journal_is_told_what_became_of_a_verb(tmp_path: Path) -> None:
+    class Moving(WaitingMoves):
+        def carry_out(self, verb: str, given: Any, step: Any) -> dict[str, Any]:
+            return report(verb=verb)
+
+    with serving(ByMover(tmp_path, journal=True)) as made:
+        made.moved = Moving()
+        made.client().call("Finish", file=FILE)
+        entry = made.told.recv(65536)
+    assert MOVE.encode() in entry
+    assert b"another key is registered here" in entry
 
 
 def test_what_moves_is_carried_out_by_the_mover(served: ByMover) -> None:
