@@ -188,7 +188,12 @@ print(json.dumps({"twice": twice, "storm": storm, "last": last}))
 def downgrade_is_refused(host: Host) -> None:
     """An older package leaves a newer one's store alone, and says what to do."""
     store = "/var/lib/prtrace/prtrace.db"
-    form = 'python3 -c \'import sqlite3; sqlite3.connect("%s").execute("PRAGMA user_version=%s")\''
+    # By its owner: Linux lets nobody else create files in a sticky folder, not even root, over
+    # those that are there (fs.protected_regular), and SQLite opens as if it created.
+    form = (
+        "runuser -u prtrace -- python3 -c"
+        ' \'import sqlite3; sqlite3.connect("%s").execute("PRAGMA user_version=%s")\''
+    )
     known = host.run(
         f'python3 -c \'import sqlite3; print(sqlite3.connect("{store}")'
         '.execute("PRAGMA user_version").fetchone()[0])\''
