@@ -11,7 +11,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
 class BpfBuildHook(BuildHookInterface):  # type: ignore[misc]  # hatchling is not here
-    """Without clang the build stops: a wheel that cannot watch is no wheel."""
+    """The build stops where clang is missing: an agent cannot watch without the object."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Build the object of this machine's architecture beside the package's source.

@@ -4,8 +4,8 @@ What ties a registration to another nexus than the guest's own cannot be moved w
 so it is hidden: REPORT CAPABILITIES says that SPEC_I_PT and ALL_TG_PT are not supported (SIP_C,
 ATP_C), and commands that use them, or that move or replace a reservation, get the sense data of
 a target without them.  SPC-4 6.16.3: a SPEC_I_PT or ALL_TG_PT bit that the device server does
-not support is INVALID FIELD IN PARAMETER LIST (26/00); SPC-4, Service action: an unsupported
-service action is INVALID FIELD IN CDB (24/00).  Other service actions ignore the two bits, on a
+not support is INVALID FIELD IN PARAMETER LIST (5/26/00); SPC-4, Service action: an unsupported
+service action is INVALID FIELD IN CDB (5/24/00).  Other service actions ignore the two bits, on a
 target with the capability too, and are left alone.
 """
 

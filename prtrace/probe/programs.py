@@ -91,6 +91,8 @@ SUBMISSION: Final = (
     Point("pr_submit", "kprobe/blk_execute_rq"),
     Point("pr_submit_nowait", "kprobe/blk_execute_rq_nowait"),
 )
+"""Who asks.  SG_IO on a disk, a partition or a bsg node comes to the first, as IOC_PR does; SG_IO
+and write() on an sg node come to the second.  A partition's request is its disk's."""
 
 RETRY: Final = Point(
     "pr_on_retry", "fentry/scsi_queue_insert", "attempts that the midlayer repeated"

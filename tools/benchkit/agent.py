@@ -53,7 +53,7 @@ class Agent:
 
     def __init__(self, *options: str) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="bench-", dir="/run"))
-        # The agent gives root up: its user has to reach what is in here.
+        # The agent gives root up: its user has to reach the files in this folder.
         self._folder.chmod(0o711)
         self.socket = str(self._folder / "socket")
         self._ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -85,7 +85,7 @@ class Agent:
             pins.remove(epoch.path)
 
     def await_ready(self) -> None:
-        """Until it says that it is attached and listens."""
+        """Wait until the agent says that it is attached and listens."""
         ended = os.pidfd_open(self.pid)
         # No deadline: a clock driven by instructions jumps while the disk works.
         ready = select.select([self._ready.fileno(), ended], [], [])[0]
@@ -99,7 +99,7 @@ class Agent:
         return status
 
     def await_self_test(self) -> None:
-        """Until its own command was seen coming back up, and nothing is in doubt."""
+        """Wait until the agent has seen a command of its own, and nothing is in doubt."""
         status: dict[str, Any] = {}
         for _ in range(_STEPS):
             status = self.status()

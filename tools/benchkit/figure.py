@@ -36,7 +36,7 @@ class Series:
 class Ratio:
     """value is measured / peer; aim is what it should not exceed, None for a figure to know.
 
-    at_least turns the aim round.
+    at_least: the aim is what the ratio should reach, not what it should not exceed.
     """
 
     value: float

@@ -46,7 +46,7 @@ def _prtrace() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _fallback() -> Iterator[None]:
-    """With an object that knows one of the doors by another name."""
+    """With an object in which one end function has a name that no kernel has."""
     with tempfile.NamedTemporaryFile(suffix=".o") as changed:
         changed.write(objectfile.object_path().read_bytes().replace(_DOOR, _NO_DOOR))
         changed.flush()
@@ -57,7 +57,7 @@ def _fallback() -> Iterator[None]:
         programs.close()
 
 
-# Each in a process of its own: links are given back to the kernel by its end.
+# Each runs in a process of its own: the kernel closes its links when it ends.
 _ARMS: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
     "no program": _nothing,
     "prtrace": _prtrace,

@@ -86,7 +86,7 @@ def by_api(units: tuple[Unit, ...], found: dict[str, list[int]]) -> tuple[int, i
 
 
 def settle(agent: Agent) -> None:
-    """Until the agent knows what was prepared."""
+    """Wait until the agent knows what was prepared."""
     client = Client(agent.socket, timeout=_SETTLE_S)
     end = time.monotonic() + _SETTLE_S
     while any(unit["doubt"] for unit in client.call("Show")["units"]):
@@ -131,8 +131,8 @@ def timed(work: Callable[[], None]) -> int:
 def used(work: Callable[[], None]) -> int:
     """Processor time of work and of the programs that it runs.
 
-    Not the clock's: one that is driven by instructions jumps while a program is fetched from the
-    host's disk.  What the kernel's own threads do for them is missing.
+    The wall clock is not used: a clock driven by instructions jumps while a program is fetched
+    from the host's disk.  What the kernel's own threads do for the programs is not counted.
     """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     begun = time.process_time_ns()

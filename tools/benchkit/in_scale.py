@@ -63,7 +63,7 @@ def main() -> None:
     units, paths = int(sys.argv[1]), int(sys.argv[2])
     pid = os.getpid()
     started = start_of(pid) or 0
-    # What is loaded at first use is not the nexuses'.
+    # Modules that are imported at first use are not to be counted as memory of the nexuses.
     surroundings = Surroundings()
     _tell(Tracker("", {}, surroundings), 1, 1, started)
     gc.collect()

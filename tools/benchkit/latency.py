@@ -1,10 +1,10 @@
 """From a command's completion to its event on the socket, in round trips of a PR OUT.
 
-Two processors, no clock by instructions: both figures come from the same run and the same
-commands, one at a time, so that the slowness of the machine cancels out.  It does not cancel
-out whole: a round trip is mostly waiting for wake-ups, which emulation hardly slows down, an
-event is mostly the agent's Python.  How much of that there is, a clock by instructions says.
-The follower is Python too: what it needs to read its event is in the first figure, and named.
+The machine has two processors and an ordinary clock.  Both figures come from the same run and
+the same commands, one at a time, so that most of the machine's slowness cancels out.  A part of it
+stays: a round trip mostly waits for wake-ups, which emulation hardly slows down, and an event
+mostly is the agent's Python.  A clock driven by instructions says how large that part is.  The
+follower is Python, too: what it takes to read its event is in the first figure, and is named.
 """
 
 from __future__ import annotations

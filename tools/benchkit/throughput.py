@@ -95,7 +95,7 @@ def _parse(raws: list[bytes]) -> None:
 
 
 def _track(raws: list[bytes], path: Path) -> list[Event]:
-    """What Watch does with a batch, but for the ring."""
+    """What Watch does with a batch, without the ring."""
     stored: list[Event] = []
     with Store.open(path) as store:
         tracker = Tracker(_EPOCH, store.states(), Surroundings())

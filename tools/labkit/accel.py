@@ -15,7 +15,7 @@ from pathlib import Path
 from labkit import places
 from labkit.kernels import Kernel
 
-# Where it works at all it takes two seconds.
+# A KVM guest that starts at all starts within two seconds.
 _PROBE_SECONDS = 15
 _PASSED = b"lab-probe-passed"
 

@@ -110,7 +110,7 @@ def _multipath(name: str, paths: tuple[UnitPath, ...], *, udev: bool) -> str:
     sectors = (blocks[0] / "size").read_text().strip()
     devices = " ".join(f"{(block / 'dev').read_text().strip()} 1" for block in blocks)
     table = f"0 {sectors} multipath 0 0 1 1 round-robin 0 {len(blocks)} 1 {devices}"
-    # Left to itself, dmsetup waits for a device manager to make the node, or makes it itself.
+    # Without udev nobody would make the node that dmsetup waits for: dmsetup makes it itself.
     env = os.environ if udev else {**os.environ, "DM_DISABLE_UDEV": "1"}
     done = subprocess.run(
         ["dmsetup", "create", name],

@@ -189,7 +189,7 @@ def _down(asked: argparse.Namespace) -> int:
 
 def main() -> int:
     """Do what the command line asks; the exit status."""
-    # A polite end runs the clean-up of every with statement above, as Ctrl-C does.
+    # SIGTERM raises SystemExit, so that every with statement cleans up, as after Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_LOST_STATUS))
     asked = parser().parse_args()
     verbs = {

@@ -87,7 +87,7 @@ class Control:
         """Send a request and wait up to timeout seconds for its last reply.
 
         Raises DeadlineError when the command had to be ended, LostMachineError when the machine
-        ended or did not even do that.
+        ended or could not end the command.
         """
         self.send(operation, **fields)
         return self.reply(timeout, sink)

@@ -1,6 +1,6 @@
-"""Programs of other people that no package here installs: fetched once, unpacked in the cache.
+"""Programs that others wrote and tools/setup does not install: fetched once, kept in the cache.
 
-fence-agents depends on 2 GB of libraries of agents that nobody wants; the one agent that
+fence-agents depends on 2 GB of libraries for agents that no test uses; the one agent that
 speaks PERSISTENT RESERVE needs python3-pexpect and python3-pycurl, which tools/setup installs.
 blkpr is newer than Debian 12: it comes from the next release, with that one's C library.
 promtool comes with the server of Prometheus.
@@ -21,7 +21,7 @@ from labkit.mirror import Archive, unpack
 
 @dataclass(frozen=True, slots=True)
 class FenceScsi:
-    """Where fence_scsi is, and what its Python has to be told."""
+    """The program fence_scsi, and the folder of the modules that it imports."""
 
     program: Path
     library: Path

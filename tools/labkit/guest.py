@@ -77,7 +77,7 @@ class Port:
 def run(port: Port, request: Message) -> None:
     """Run one command, its output sent as it comes; it ends when the client stops it or goes."""
     if request["fresh"]:
-        # Files that changed on the host since they were read here would be seen as they were.
+        # The machine caches what it reads: it would see old content where a file has changed.
         Path("/proc/sys/vm/drop_caches").write_text("3\n")
     with tempfile.TemporaryFile() as given:
         given.write(channel.unpack(request["stdin"]))
@@ -112,7 +112,7 @@ def run(port: Port, request: Message) -> None:
                 if not port.send(reply):
                     signal.pidfd_send_signal(end, signal.SIGKILL)
             if port.fd in ready and (not port.receive() or port.waiting()):
-                # Nobody waits for this command any more.
+                # The client has gone: nobody waits for this command.
                 os.killpg(process.pid, signal.SIGKILL)
                 waiter.unregister(port.fd)
     os.close(end)

@@ -36,7 +36,8 @@ def _iscsiadm(*arguments: str) -> None:
 
 
 def _initiator(nexus: int, *, remote: bool) -> str:
-    # Session numbers, of which iscsid makes ISIDs, start alike in every machine: names must not.
+    # iscsid makes ISIDs of session numbers, which begin alike in every machine: without another
+    # name two machines would have the same initiator port.
     return f"iqn.2026-11.lab.prtrace:{'remote' if remote else 'host'}{nexus}"
 
 

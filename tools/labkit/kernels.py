@@ -24,7 +24,7 @@ OLD = "5.10"
 FLAVOURS = ("6.1-rt", "6.1-cloud", "7-rt", "7-cloud")
 """The same releases, built otherwise."""
 
-# Three numbers at least: linux-image-6.12-amd64 names no kernel but whichever is newest.
+# A release has three numbers at least: linux-image-6.12-amd64 depends on the newest kernel.
 _RELEASE = re.compile(r"\d+\.\d+\.\d+[^-]*(-\d+)?(-rt|-cloud)?-amd64")
 
 # The modules of a target, its devices and its initiators: loaded in every machine, so

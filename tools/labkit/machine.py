@@ -73,13 +73,13 @@ def _serve(server: list[str], folder: Path) -> None:
 
 
 def compile_checkout() -> None:
-    """Compile the checkout's Python for the machine: slow at it, and unable to keep the result."""
+    """Compile the checkout's Python here: the machine is slow, and cannot keep the result."""
     trees = [places.CHECKOUT / name for name in ("prtrace", "tests", "tools")]
     subprocess.run(
         [sys.executable, "-m", "compileall", "-q", *(tree for tree in trees if tree.is_dir())],
         env={"PYTHONPYCACHEPREFIX": str(places.cache() / "pycache")},
         stdout=subprocess.DEVNULL,
-        check=False,  # a file with a syntax error is for the command to complain about
+        check=False,  # the command reports a file with a syntax error
     )
 
 

@@ -47,12 +47,12 @@ def program(source: Path) -> Path:
 
 
 def load() -> Path:
-    """The program that sends PERSISTENT RESERVE OUT flat out."""
+    """The program that sends PERSISTENT RESERVE OUT as fast as it can."""
     return program(places.CHECKOUT / "tests" / "lab" / "load.c")
 
 
 def doors() -> Path:
-    """The program that sends a REGISTER by ways that Python has no words for."""
+    """The program that sends a REGISTER by calls that Python does not have (io_uring, …)."""
     return program(places.CHECKOUT / "tests" / "lab" / "doors.c")
 
 

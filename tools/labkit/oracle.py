@@ -1,4 +1,4 @@
-"""LIO's own view of a logical unit's reservations: what every decoder of ours is held against.
+"""LIO's own view of a logical unit's reservations: tests compare every decoder with it.
 
 From configfs; the texts are those of drivers/target/target_core_configfs.c, target_pr_*_show,
 the same in 6.1, 6.12 and 7.3.  Standard library only: runs in the guest.

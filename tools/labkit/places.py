@@ -32,7 +32,7 @@ def kernels() -> Path:
 def standing(name: str) -> Path:
     """The folder of the standing machine called name.
 
-    Not under the cache: a Unix socket's path may be 107 bytes long, and a cache path is anybody's.
+    Not under the cache: a Unix socket's path has 107 bytes at most, and the user names the cache.
     """
     base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
     return Path(base) / f"prtrace-lab-{os.getuid()}" / name

@@ -184,7 +184,7 @@ class _Group:
             if "report" in message and message["report"]["nodeid"] == item.nodeid:
                 fields = message["report"]
                 if isinstance(fields["longrepr"], list):
-                    # Where and why a test was skipped: a tuple, which JSON has not.
+                    # Where and why a test was skipped is a tuple, and JSON made a list of it.
                     fields["longrepr"] = tuple(fields["longrepr"])
                 yield pytest.TestReport._from_json(fields)
             elif message.get("finish") == item.nodeid:
@@ -233,7 +233,7 @@ class Machines:
         if session.config.option.collectonly:
             return
         for series, need in sorted({each for item in session.items for each in _needed(item)}):
-            # Where it cannot be had, those that need it say so, and the others run.
+            # Where a need cannot be met, the tests that have it fail and say why; the others run.
             with contextlib.suppress(LabError):
                 if need:
                     needs.meet(need, series)
@@ -329,7 +329,7 @@ def _key(item: pytest.Item, wanted: Wanted | None) -> Any:
 
 
 def _failed(item: pytest.Item, error: LabError, begun: float) -> pytest.TestReport:
-    """A test of which nothing is known but that its machine failed it."""
+    """The report of a test whose machine failed; nothing else is known of that test."""
     what = "LOST MACHINE" if isinstance(error, LostMachineError) else "LAB"
     hint = f"\nhint: {error.hint}" if error.hint else ""
     return pytest.TestReport(

@@ -10,7 +10,7 @@ from pathlib import Path
 from labkit import accel, channel, places
 from labkit.kernels import Kernel
 
-# Stall detectors count the emulator's slowness, not the kernel's faults.
+# The stall detectors would report that the emulator is slow.
 _KERNEL_ARGUMENTS = (
     "panic=-1 loglevel=4 rcupdate.rcu_cpu_stall_suppress=1 watchdog_thresh=60 "
     "tsc=reliable no_timer_check net.ifnames=0"
@@ -141,7 +141,7 @@ def _by_virtiofs(tag: str, folder: Path) -> list[str]:
 def _network(link: Link) -> list[str]:
     end = "on" if link.listens else "off"
     backend = f"stream,id=link,server={end},addr.type=unix,addr.path={link.socket}"
-    # Left to itself QEMU gives both ends the same address.  Nobody starts from the network.
+    # QEMU gives both ends the same address by default.  No machine starts from the network.
     card = f"virtio-net-pci,netdev=link,romfile=,mac=52:54:00:00:00:0{1 if link.listens else 2}"
     return ["-netdev", backend, "-device", card]
 

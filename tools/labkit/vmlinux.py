@@ -55,5 +55,5 @@ def _unlz4(stream: bytes) -> bytes:
 
 
 def _unpacked(program: str, stream: bytes) -> bytes:
-    # It complains about what follows the stream, after it has written what the stream holds.
+    # The program writes what the stream holds, then complains about the bytes behind it.
     return subprocess.run([program, "-dcq"], input=stream, capture_output=True, check=False).stdout
