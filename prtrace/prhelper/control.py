@@ -184,8 +184,11 @@ class _Conversation:
             finally:
                 del self._unanswered[command]
 
-        self._say({"watch": number})
-        self._ends.append(self._gate.watch(named, changed))
+        # Whoever reads that the watch is there misses no command from then on, and is told of none
+        # before: a command that ends meanwhile waits for the lock.
+        with self._sending:
+            self._ends.append(self._gate.watch(named, changed))
+            _send(self._sock, {"watch": number})
 
     def _count(self) -> None:
         if len(self._holds) + len(self._ends) >= _MOST_EACH:
