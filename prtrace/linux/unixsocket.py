@@ -27,7 +27,31 @@ _FIRST_HANDED_OVER: Final = 3  # SD_LISTEN_FDS_START
 _LOCK_WAIT_S: Final = 5.0
 _LOCK_STEP_S: Final = 0.02
 
+_READ_AWAY: Final = 16 << 20
+_READ_AWAY_S: Final = 5.0
+_CHUNK: Final = 64 << 10
+
 _Inode = tuple[int, int]
+
+
+def read_away(
+    connection: socket.socket, *, most: int = _READ_AWAY, seconds: float = _READ_AWAY_S
+) -> None:
+    """Say nothing more on a blocking connection, and take what the other end still sends.
+
+    Whoever closes with bytes unread resets the connection, and the other end, which is still
+    sending, never reads what it was told.  Ends with the other end, after so many bytes, or after
+    so many seconds; what comes then is reset.
+    """
+    end = time.monotonic() + seconds
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_WR)
+        while most > 0 and (left := end - time.monotonic()) > 0:
+            connection.settimeout(left)
+            taken = len(connection.recv(_CHUNK))
+            if not taken:
+                return
+            most -= taken
 
 
 class Listener:

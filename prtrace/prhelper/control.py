@@ -30,6 +30,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from prtrace.errors import UsageError
+from prtrace.linux.unixsocket import read_away
 from prtrace.prhelper.client import HelperClient, client_of
 from prtrace.prhelper.gate import MOST_HOLD_SECONDS, Gate, Hold, Named
 
@@ -110,6 +111,7 @@ class _Conversation:
                 while line := lines.readline(_MOST_LINE):
                     if not line.endswith(b"\n"):
                         self._say({"error": f"a line has at most {_MOST_LINE} bytes"})
+                        read_away(self._sock)
                         return
                     try:
                         self._do(line)

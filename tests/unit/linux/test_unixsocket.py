@@ -6,6 +6,7 @@ import socket
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,7 @@ def test_a_lock_that_is_no_file_of_ours_is_refused(path):
 
 _RACE = """
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from prtrace.errors import UnavailableError
 from prtrace.linux.unixsocket import Listener
@@ -286,3 +288,26 @@ def test_several_sockets_keep_their_names(tmp_path):
             timeout=20,
         )
     assert done.stdout.splitlines() == ["control a", "guest-vm1 b", " c"], done.stderr
+
+
+def test_what_was_told_is_read_by_who_still_sends():
+    ours, theirs = socket.socketpair()
+    with ours, theirs, ThreadPoolExecutor(1) as other:
+        ours.sendall(b"too much")
+        leaving = other.submit(unixsocket.read_away, ours)
+        theirs.sendall(b"x" * (4 << 20))
+        assert theirs.recv(100) == b"too much"
+        assert theirs.recv(100) == b""
+        theirs.close()
+        leaving.result(20)
+
+
+@pytest.mark.parametrize("bound", [{"most": 1 << 20}, {"seconds": 0.2}], ids=str)
+def test_nobody_is_read_away_for_ever(bound):
+    ours, theirs = socket.socketpair()
+    with ours, theirs, ThreadPoolExecutor(1) as other:
+        leaving = other.submit(unixsocket.read_away, ours, **bound)
+        with contextlib.suppress(TimeoutError):
+            theirs.settimeout(2)
+            theirs.sendall(b"x" * (2 << 20))
+        leaving.result(20)

@@ -128,7 +128,7 @@ def test_what_is_no_sense(talk: Talk, line: bytes, words: str) -> None:
 
 
 def test_a_line_without_end(talk: Talk) -> None:
-    talk.sock.sendall(b"x" * 5000)
+    talk.sock.sendall(b"x" * (1 << 20))
     assert "at most 4096 bytes" in str(talk.hear()["error"])
 
 
