@@ -40,7 +40,6 @@ NOT_SEEN_YET = (
     "tests/agent/test_backlog.py::test_a_unit_is_shown",
     "tests/agent/test_faults.py",
     "tests/agent/test_siege.py",
-    "tests/agent/test_taken_over.py",
     "tests/kernel/test_attach.py::test_bcc_on_a_kernel_without_btf",
     "tests/kernel/test_demo.py::test_demo_with_bcc",
     "tests/kernel/test_truth.py",

@@ -71,11 +71,16 @@ class Sequence:
             elif self._gaps:
                 self._fill(number)
 
-    def look(self, no_room: int) -> int:
+    def look(self, no_room: int, made: int | None = None) -> int:
         """How many records are gone that nobody has told of and no lack of room explains.
 
-        no_room: how many records have found no room by now.  told() ends it.
+        no_room: how many records have found no room by now.  made: how many were numbered by
+        now, where all that came is read; None where more may wait.  told() ends it.
         """
+        if made is not None and self.newest is not None and made > self.newest:
+            # Nothing behind them says so: a store that is older than the programs' ring.
+            self._gaps.append(_Gap(self.newest + 1, made))
+            self.newest = made
         for gap in self._gaps:
             gap.looks += 1
             if gap.looks > 1:

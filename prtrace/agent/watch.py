@@ -204,7 +204,9 @@ class Watch:
         """Tell of records that should have come by now; to be called about once a second."""
         if self.stalled:
             return  # what waits in the ring is not gone
-        gone = self._sequence.look(self._counters.stats()["ring_full"])
+        drained = not self._events.unread
+        figures = self._counters.stats()
+        gone = self._sequence.look(figures["ring_full"], figures["seen"] if drained else None)
         if not gone:
             return
         _log.error("%d records never came: every unit is in doubt", gone)

@@ -79,7 +79,7 @@ def adopted(unit: Unit, seed: int, commands: int, *options: str) -> None:
 
 @pytest.mark.timeout(200)
 def test_callers_are_answered_while_a_storm_is_adopted(unit: Unit, seed: int) -> None:
-    adopted(unit, seed, 4000)
+    adopted(unit, seed, 3000)
 
 
 @pytest.mark.slow

@@ -23,7 +23,8 @@ from labkit.target import Unit
 from prtrace.agent import helper, keeper, mover
 from prtrace.linux.capabilities import Capability
 
-pytestmark = [pytest.mark.machine(kernels=("6.1", "7"), nexuses=2), pytest.mark.timeout(240)]
+KERNELS = ("6.1", pytest.param("7", marks=pytest.mark.slow))
+pytestmark = [pytest.mark.machine(kernels=KERNELS, nexuses=2), pytest.mark.timeout(240)]
 
 REFUSED = {"EACCES", "EPERM", "ENOSYS"}
 

@@ -70,3 +70,33 @@ def test_a_death_at_any_moment_changes_nothing(numbers: list[int], at: int, look
         living.came([number])
         dying.came([number])
     assert lost(living) == lost(dying)
+
+
+def test_the_last_ones_are_missed_too() -> None:
+    """Nothing behind them came: a store was put back that is older than the ring."""
+    sequence = Sequence(4, 0)
+    assert sequence.look(0, 7) == 0
+    assert sequence.look(0, 7) == 3
+    sequence.told(3)
+    assert lost(successor(sequence)) == 0
+    sequence.came([8])
+    assert [sequence.look(0, 8) for _ in range(3)] == [0, 0, 0]
+
+
+def test_the_first_agent_of_all_misses_nothing() -> None:
+    sequence = Sequence(None, 0)
+    assert [sequence.look(0, 7) for _ in range(3)] == [0, 0, 0]
+
+
+@given(st.data())
+def test_what_comes_within_a_look_is_never_gone(data: st.DataObject) -> None:
+    """A record is counted as it is numbered, and comes before the next look but one."""
+    sequence, made = Sequence(0, 0), 0
+    on_their_way: list[int] = []
+    for size in data.draw(st.lists(st.integers(0, 9), max_size=8)):
+        new = data.draw(st.permutations(range(made + 1, made + size + 1)))
+        made += size
+        early = data.draw(st.integers(0, size))
+        sequence.came(data.draw(st.permutations([*on_their_way, *new[:early]])))
+        on_their_way = new[early:]
+        assert sequence.look(0, made) == 0

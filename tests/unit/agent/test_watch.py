@@ -238,8 +238,11 @@ class TestGaps:
 
     @pytest.fixture(autouse=True)
     def no_losses_in_the_kernel(self, agent: Agent, monkeypatch) -> None:
-        self.full = 0
-        monkeypatch.setattr(agent.counters, "stats", lambda: {"ring_full": self.full})
+        self.full = self.made = 0
+        monkeypatch.setattr(agent.counters, "stats", self.stats)
+
+    def stats(self) -> dict[str, int]:
+        return {"ring_full": self.full, "seen": self.made}
 
     def test_a_gap_puts_everybody_in_doubt(self, agent: Agent) -> None:
         agent.put(register(1, 0x700), register(5, 0x701, unit=2))
@@ -274,12 +277,30 @@ class TestGaps:
         agent.put(register(1, 0x700))
         agent.pump()
         agent.restart()
-        monkeypatch.setattr(agent.counters, "stats", lambda: {"ring_full": 0})
+        monkeypatch.setattr(agent.counters, "stats", self.stats)
         agent.put(register(3, 0x701))
         agent.pump()
         agent.watch.look_for_gaps()
         agent.watch.look_for_gaps()
         assert [event.count for event in self.told(agent)] == [1]
+
+    def test_a_store_that_is_older_than_the_ring(self, agent: Agent, monkeypatch) -> None:
+        """Put back from a copy: what was stored since is gone, and nothing may come behind it."""
+        agent.put(register(1, 0x700))
+        agent.pump()
+        agent.restart()
+        monkeypatch.setattr(agent.counters, "stats", self.stats)
+        self.made = 4
+        agent.put(register(5, 0x701))  # not read yet: what is numbered may be in the ring
+        agent.watch.look_for_gaps()
+        agent.watch.look_for_gaps()
+        assert not self.told(agent)
+        agent.pump()
+        self.made = 7
+        agent.watch.look_for_gaps()
+        agent.watch.look_for_gaps()
+        assert [event.count for event in self.told(agent)] == [5]
+        assert agent.tracker.states[lu(1)].doubts
 
     def told(self, agent: Agent) -> list[Event]:
         return [event for event in agent.store.events() if event.command is Command.LOST]
