@@ -88,6 +88,11 @@ class Sequence:
         self._gaps = [gap for gap in self._gaps if gap.looks < 2]
         return max(0, self._gone - (no_room - self._no_room) - self._told)
 
+    @property
+    def missing(self) -> bool:
+        """Whether numbers are missing that may still come."""
+        return bool(self._gaps)
+
     def told(self, count: int) -> None:
         """So many are told of."""
         self._told += count

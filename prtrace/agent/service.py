@@ -343,6 +343,11 @@ class Agent:
         await self._backlog.adopt(self._still_well)
         self._watch.count(all_nexuses=True)
         self._meet_units()
+        if self._watch.look_for_gaps():
+            # Nothing is told as current before it is certain that nothing is missing.
+            await asyncio.sleep(_TICK)
+            self._watch.drain()
+            self._watch.look_for_gaps()
         self._backlog.adopted()
         loop = asyncio.get_running_loop()
         loop.add_reader(self._events.fd, self._or_end, self._pump)

@@ -200,20 +200,24 @@ class Watch:
             return
         self._all_nexuses = False
 
-    def look_for_gaps(self) -> None:
-        """Tell of records that should have come by now; to be called about once a second."""
+    def look_for_gaps(self) -> bool:
+        """Tell of records that should have come by now; to be called about once a second.
+
+        Returns whether records are missing that may still come.
+        """
         if self.stalled:
-            return  # what waits in the ring is not gone
+            return False  # what waits in the ring is not gone
         drained = not self._events.unread
         figures = self._counters.stats()
         gone = self._sequence.look(figures["ring_full"], figures["seen"] if drained else None)
         if not gone:
-            return
+            return self._sequence.missing
         _log.error("%d records never came: every unit is in doubt", gone)
         now, at = time.time_ns(), time.monotonic_ns()
         lost = Event(Command.LOST, time=now, start_ns=at, done_ns=at, problem=GAP, count=gone)
         if self.tell(tuple(lost._replace(lu=lu) for lu in self._tracker.everybody())):
             self._sequence.told(gone)
+        return self._sequence.missing
 
     def look_at_store(self) -> None:
         """Notice a file that was damaged: nothing is given to it any more, until a restart.
