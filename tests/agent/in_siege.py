@@ -59,7 +59,8 @@ class Asking(threading.Thread):
     """Root, who asks for the status all the time."""
 
     def __init__(self) -> None:
-        super().__init__()
+        # Where the siege fails nobody stops it.
+        super().__init__(daemon=True)
         self.stop = threading.Event()
         self.took: list[float] = []
 
