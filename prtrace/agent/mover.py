@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import select
 import socket
 import threading
@@ -77,7 +78,14 @@ def _moves(state_dir: Path) -> AgentMoves:
 
 def settle(state_dir: Path) -> None:
     """Finish what a move left in question when it was killed, before anybody is answered."""
-    if not any((state_dir / "move").glob("*.journal")):
+    try:
+        # Path.glob() takes a folder that may not be read for an empty one.
+        if not any(name.endswith(".journal") for name in os.listdir(state_dir / "move")):
+            return
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        _log.warning("whether a move left anything in question is not known: %s", error)
         return
     try:
         _moves(state_dir).settle()

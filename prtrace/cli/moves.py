@@ -17,7 +17,7 @@ from prtrace.move.verbs import Moves, moves_view, next_step
     "moves",
     epilog="""\b
 Exit status: 0 nothing is unfinished here; 4 something is, or a journal
-cannot be read.
+cannot be read; 1 this user may not look.
 \b
 Examples:
   prtrace moves

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from prtrace.linux.lockfile import HeldError, LockFile
 from prtrace.linux.process import same_start, start_of
 from prtrace.move.lines import Lines
 from prtrace.move.machine import Newest
+from prtrace.move.savefile import parse_order
 from prtrace.move.table import Verb
 from prtrace.move.word import Word
 from prtrace.state.event import rfc3339
@@ -119,7 +121,7 @@ class Entry:
             return cls(
                 lu=str(given["lu"]),
                 side=str(given["side"]),
-                order=int(given["order"]),
+                order=parse_order(str(given["order"])),
                 move=str(given["move"]),
                 verb=None if verb is None else Verb(verb),
                 end=None if end is None else Word(end),
@@ -215,18 +217,28 @@ def read(state_dir: Path, lu: str) -> tuple[Entry, ...]:
 
 
 def entries(state_dir: Path) -> Iterator[Entry | MalformedError]:
-    """The newest line of every journal, or what is wrong with the journal; takes no lock."""
-    with contextlib.suppress(FileNotFoundError):
-        for path in sorted((state_dir / _FOLDER).glob("*.journal")):
-            try:
-                entry = _last(path)
-            except MalformedError as error:
-                yield error
-                continue
-            except OSError as error:
-                raise _unusable(path, error) from error
-            if entry is not None:
-                yield entry
+    """The newest line of every journal, or what is wrong with the journal; takes no lock.
+
+    Raises StoreError where this process may not look: that is not the same as no journal.
+    """
+    folder = state_dir / _FOLDER
+    try:
+        # Path.glob() takes a folder that may not be read for an empty one.
+        names = sorted(name for name in os.listdir(folder) if name.endswith(".journal"))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _unusable(folder, error) from error
+    for name in names:
+        try:
+            entry = _last(folder / name)
+        except MalformedError as error:
+            yield error
+            continue
+        except OSError as error:
+            raise _unusable(folder / name, error) from error
+        if entry is not None:
+            yield entry
 
 
 def store_file(state_dir: Path, move: str, text: str) -> Path:
@@ -242,9 +254,17 @@ def store_file(state_dir: Path, move: str, text: str) -> Path:
 
 
 def stored_file(state_dir: Path, move: str) -> Path | None:
-    """Where the file of a move is, None where there is none."""
+    """Where the file of a move is, None where there is none; StoreError where nobody may look."""
+    if not re.fullmatch("[0-9a-f]{32}", move):
+        return None
     path = state_dir / _FOLDER / f"{move}.json"
-    return path if move.isalnum() and path.exists() else None
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unusable(path, error) from error
+    return path
 
 
 def forget_file(state_dir: Path, move: str) -> None:

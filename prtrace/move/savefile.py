@@ -22,6 +22,8 @@ from prtrace.state.event import key_text, nanoseconds, rfc3339
 
 SCHEMA: Final = "prtrace.save/2"
 MAX_SIZE: Final = 16 << 20
+MAX_ORDER: Final = 10**20 - 1
+"""Twenty digits: the time in nanoseconds since the epoch has nineteen until the year 2286."""
 _FAMILY: Final = "prtrace.save/"
 _WHAT: Final = "save file"
 
@@ -83,9 +85,10 @@ class SaveFile:
     id: str
     """32 hex digits that name this move."""
     order: int
-    """Orders moves of a logical unit: greater than that of every move that the source knew, and
-    at least the time in nanoseconds since the epoch.  So a clock that is behind does no harm
-    where the hosts know of each other's moves, nor a lost journal where clocks are right."""
+    """Orders moves of a logical unit, and is at most MAX_ORDER: greater than that of every move
+    that the source knew, and at least the time in nanoseconds since the epoch.  So a clock that is
+    behind does no harm where the hosts know of each other's moves, nor a lost journal where clocks
+    are right."""
     time: int
     """Nanoseconds since the epoch."""
     host: str
@@ -202,11 +205,9 @@ def _from_json(document: Mapping[str, Any]) -> SaveFile:
     name, order = _text(document["id"]), _text(document["order"])
     if not re.fullmatch("[0-9a-f]{32}", name):
         raise ValueError("id is not 32 hex digits")
-    if not re.fullmatch("[0-9]{1,20}", order):
-        raise ValueError("order is not a number of at most 20 digits")
     return SaveFile(
         name,
-        int(order),
+        parse_order(order),
         nanoseconds(_text(document["time"])),
         _text(document["host"]),
         _text_or_none(document.get("guest")) or "",
@@ -222,6 +223,13 @@ def _unit(value: object) -> SavedUnit:
         device=_text(given["device"]),
         target=_text(given["target"]),
         key=key,
+def parse_order(text: str) -> int:
+    """The order that text says; ValueError where it is none."""
+    if not re.fullmatch("[0-9]{1,20}", text):
+        raise ValueError("order is not a number of at most 20 digits")
+    return int(text)
+
+
         type=None if given["type"] is None else ReservationType[_text(given["type"])],
         held=_flag(given["held"]),
         generation=_number(given["generation"], 32),

@@ -168,7 +168,7 @@ class Moves:
             known, asked, verdicts = self._judged(sides, entries, guest, pid, read)
             name = asked.guest if asked is not None else ""
             orders = [entry.order for one in opened.values() for entry in one.entries.values()]
-            order = max([time.time_ns(), *(known_order + 1 for known_order in orders)])
+            order = _next_order(orders)
             file = saving.save(known.units, verdicts, host=host, guest=name, order=order)
             journals.store_file(self._options.state_dir, file.id, file.dump())
             for unit in file.units:
@@ -400,8 +400,8 @@ class Moves:
 
     def _stored(self, move: str) -> SaveFile | None:
         """The file of a move that is kept here; None where it is gone or cannot be read."""
-        path = journals.stored_file(self._options.state_dir, move)
         try:
+            path = journals.stored_file(self._options.state_dir, move)
             return None if path is None else savefile.parse(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, PrtraceError):
             return None
@@ -584,6 +584,19 @@ class Moves:
             off=off,
             unasked=unasked,
         )
+
+
+def _next_order(orders: Iterable[int]) -> int:
+    """Greater than the orders of every move that is known here; StoreError where none is left."""
+    order = max([time.time_ns(), *(known + 1 for known in orders)])
+    if order > savefile.MAX_ORDER:
+        raise StoreError(
+            f"a move that this host knows has order {order - 1}, and no move can be newer",
+            hint="no clock makes such an order, so its file was made by hand: when prtrace moves "
+            "--all shows nothing unfinished of it, remove the unit's journals, which have that "
+            "order in them",
+        )
+    return order
 
 
 def moves_view(found: Iterable[Entry]) -> dict[str, Any]:

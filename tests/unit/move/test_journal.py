@@ -178,3 +178,48 @@ def test_a_file_that_no_journal_is_about_goes(tmp_path):
     broken.unlink()
     journals.forget_unheard(tmp_path, [MOVE])
     assert journals.stored_file(tmp_path, MOVE) is None
+
+
+def test_a_state_directory_that_is_none(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(StoreError, match="Not a directory"):
+        list(journals.entries(file))
+    with pytest.raises(StoreError, match="Not a directory"):
+        journals.stored_file(file, MOVE)
+    assert list(journals.entries(tmp_path / "never made")) == []
+    assert journals.stored_file(tmp_path / "never made", MOVE) is None
+
+
+def test_who_may_not_look_does_not_hear_that_nothing_is_there(tmp_path):
+    with Journal(tmp_path, LU) as journal:
+        journal.write(ENTRY, 1)
+    journals.store_file(tmp_path, MOVE, "{}")
+    (tmp_path / "move").chmod(0)
+    child = os.fork()
+    if not child:
+        refused = 0
+        try:
+            if os.getuid() == 0:
+                os.setgroups([])
+                os.setuid(65534)
+            for look in (
+                lambda: list(journals.entries(tmp_path)),
+                lambda: journals.stored_file(tmp_path, MOVE),
+            ):
+                try:
+                    look()
+                except StoreError:
+                    refused += 1
+        finally:
+            os._exit(refused)
+    _, status = os.waitpid(child, 0)
+    (tmp_path / "move").chmod(0o700)
+    assert os.waitstatus_to_exitcode(status) == 2
+
+
+@pytest.mark.parametrize("order", ["-1", "1" * 21, "1e3", "", "x"])
+def test_an_order_that_no_save_wrote(tmp_path, order):
+    given = ENTRY.to_json() | {"order": order}
+    with pytest.raises(MalformedError, match="order"):
+        Entry.from_json(given)

@@ -3,7 +3,9 @@
 import pytest
 from small_hosts import LU, PEER, S1, Host, K, Target
 
+from prtrace.errors import StoreError
 from prtrace.model import FullStatusRead, ReservationType
+from prtrace.move import savefile
 from prtrace.move.journal import DESTINATION, SOURCE, Entry, Journal
 from prtrace.move.lines import Lines, Worth
 from prtrace.move.saving import DoubtError
@@ -71,3 +73,18 @@ def test_check_and_save(tmp_path, monkeypatch, side, verb, end, lines):
         (saved,) = [each for each in moves.moves() if each.side == SOURCE]
         assert saved.move == file.id
         assert file.order > 7
+
+
+def test_a_move_after_the_last_order_there_is(tmp_path, monkeypatch):
+    """A file with more digits would be one that nobody can read."""
+    target = Target({S1: K}, S1, ReservationType.WERO)
+    source = Host(target, {"1:0:0:0": S1}, tmp_path, monkeypatch)
+    for order, readable in ((savefile.MAX_ORDER - 1, True), (savefile.MAX_ORDER, False)):
+        with Journal(tmp_path, LU) as journal:
+            journal.write(Entry(LU, DESTINATION, order, f"{order:032x}"), 1)
+        if readable:
+            saved = source.moves(source.observer()).save(["/dev/sda"])
+            assert savefile.parse(saved.dump()).order == savefile.MAX_ORDER
+        else:
+            with pytest.raises(StoreError, match="no move can be newer"):
+                source.moves(source.observer()).save(["/dev/sda"])
