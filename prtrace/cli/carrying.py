@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from prtrace.cli.text import document, labelled, line, plain
+from prtrace.cli.text import document, flush, labelled, line, lose_output, plain, warn
 from prtrace.errors import PrtraceError, UsageError
 from prtrace.move import savefile
 from prtrace.move.carry import MoveOptions
@@ -118,10 +118,25 @@ def say(lu: str, words: str) -> None:
 
 
 def print_report(report: Report, *, as_json: bool) -> int:
-    """Print how it ended; the exit status."""
-    if as_json:
-        document(report.to_json())
-        return report.exit_code
+    """Print how it ended; the exit status, also where the output cannot be written.
+
+    Any other status would tell a script that waits for it something that is not so: 1 is
+    "refused", and the guest may run, or its key is in question.
+    """
+    try:
+        if as_json:
+            document(report.to_json())
+        else:
+            _print_units(report)
+        flush()
+    except OSError as error:
+        lose_output()
+        warn(f"prtrace: the report could not be written: {error.strerror}")
+        warn("hint: the exit status tells how it ended; prtrace moves --all tells it again")
+    return report.exit_code
+
+
+def _print_units(report: Report) -> None:
     for unit in report.units:
         for text in unit.planned:
             say(unit.lu, f"would {text}")
@@ -136,4 +151,3 @@ def print_report(report: Report, *, as_json: bool) -> int:
             unit.lu,
             f"{unit.word.value}{' (' if unit.why else ''}{unit.why}{')' if unit.why else ''}",
         )
-    return report.exit_code

@@ -7,6 +7,7 @@ reader of the output went away.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from typing import Final, NoReturn
 import click
 
 from prtrace import __version__
-from prtrace.cli.text import warn
+from prtrace.cli.text import flush, lose_output, warn
 from prtrace.errors import PrtraceError
 
 COMMANDS: Final = {
@@ -52,6 +53,8 @@ COMMANDS: Final = {
 _MODULES: Final = {"import": "import_"}
 """The modules of commands whose names are words of Python."""
 
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""How a write of the output fails, which names no file."""
 _INTERRUPTED: Final = 130
 _READER_GONE: Final = 141
 DEBUG_VARIABLE: Final = "PRTRACE_DEBUG"
@@ -106,7 +109,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         with cli.make_context("prtrace", list(arguments)) as context:
             status = cli.invoke(context)
-        sys.stdout.flush()
+        flush()
     except click.exceptions.Exit as end:
         return end.exit_code
     except click.ClickException as error:
@@ -118,16 +121,30 @@ def main(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return _INTERRUPTED
     except BrokenPipeError:
-        # Python would complain about the lost output once more when it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        lose_output()
         return _READER_GONE
+    except OSError as error:
+        if error.filename is not None or error.errno not in _NO_ROOM:
+            return _internal(error)
+        lose_output()
+        _report(
+            PrtraceError(
+                f"the output cannot be written: {error.strerror}",
+                hint="make room where it goes to, and call again",
+            )
+        )
+        return PrtraceError.exit_code
     except Exception as error:  # a fault of ours: never a traceback, unless asked for
-        if os.environ.get(DEBUG_VARIABLE):
-            raise
-        warn(f"prtrace: internal error: {type(error).__name__}: {error}")
-        warn(f"hint: {DEBUG_VARIABLE}=1 shows where; please report it")
-        return 1
+        return _internal(error)
     return status if isinstance(status, int) else 0
+
+
+def _internal(error: Exception) -> int:
+    if os.environ.get(DEBUG_VARIABLE):
+        raise error
+    warn(f"prtrace: internal error: {type(error).__name__}: {error}")
+    warn(f"hint: {DEBUG_VARIABLE}=1 shows where; please report it")
+    return PrtraceError.exit_code
 
 
 def _report(error: PrtraceError) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -32,8 +34,21 @@ def line(text: str = "") -> None:
 
 
 def warn(text: str) -> None:
-    """Print one line on stderr."""
-    click.echo("\n".join(plain(part) for part in text.splitlines()), err=True)
+    """Print one line on stderr; where that cannot be written, nobody can be told."""
+    with contextlib.suppress(OSError):
+        click.echo("\n".join(plain(part) for part in text.splitlines()), err=True)
+
+
+def flush() -> None:
+    """Have what was printed written; OSError where that fails."""
+    if sys.stdout is not None:  # it is None where the caller closed it
+        sys.stdout.flush()
+
+
+def lose_output() -> None:
+    """Nothing more can be printed: Python would complain of what is left when it exits."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def document(value: Any) -> None:

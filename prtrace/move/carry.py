@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -53,6 +54,12 @@ class MoveOptions:
     hands_over: bool | None = None
     """Whether the target keeps a registrant that preempts the holder's key, which it has, too;
     None: as far as prtrace knows the target."""
+
+    def say(self, lu: str, words: str) -> None:
+        """Report progress.  That nobody reads it, or that its disk is full, ends no verb between
+        two commands: the report at the end is what somebody relies on."""
+        with contextlib.suppress(OSError):
+            self.progress(lu, words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,7 +333,7 @@ class Carrier:
         took = (time.monotonic() - begun) * 1000
         self.options.checkpoint(f"after {request.do.value}")
         self.sent.append(SentCommand(request, aptpl, outcome, took))
-        self.options.progress(self.side.lu, f"{title(request)}: {outcome.value}")
+        self.options.say(self.side.lu, f"{title(request)}: {outcome.value}")
         if outcome is Outcome.NOT_EXECUTED:
             # As often as a device may be busy; the machine tries another path or gives up.
             outcome = Outcome.UNKNOWN
@@ -337,7 +344,7 @@ class Carrier:
         if end.word not in (Word.SUPERSEDED, Word.REFUSED) or self.sent:
             self._write(end.word)
         self._tell_multipathd(end.word)
-        self.options.progress(self.side.lu, end.word.value)
+        self.options.say(self.side.lu, end.word.value)
 
     def _write(self, end: Word | None) -> None:
         if self.journal is None:

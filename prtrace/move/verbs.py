@@ -522,7 +522,7 @@ class Moves:
             ]
         for carrier in carriers:
             for words in carrier.planned:
-                options.progress(carrier.side.lu, f"plan: {words}")
+                options.say(carrier.side.lu, f"plan: {words}")
         if any(carrier.planned for carrier in carriers) and not options.approve():
             return [
                 carrier.hold_back(Word.REFUSED, "it was not agreed to") for carrier in carriers

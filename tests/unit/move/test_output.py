@@ -1,0 +1,81 @@
+"""A verb whose output nobody takes goes on to its end, and its exit status is the end's."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+from small_hosts import D1, S1, Host, K, Target
+
+from prtrace.cli import load, prepare
+from prtrace.cli.main import main
+from prtrace.model import ReservationType
+from prtrace.move.word import Word
+
+WERO = ReservationType.WERO
+
+
+def lost(*_: object) -> None:
+    raise BrokenPipeError(32, "Broken pipe")
+
+
+def pair(tmp_path, monkeypatch):
+    target = Target({S1: K}, S1, WERO)
+    source = Host(target, {"1:0:0:0": S1}, tmp_path / "s", monkeypatch)
+    there = Host(target, {"2:0:0:0": D1}, tmp_path / "d", monkeypatch)
+    return target, source.file(WERO, held=True), there
+
+
+def test_progress_that_nobody_reads(tmp_path, monkeypatch):
+    target, file, there = pair(tmp_path, monkeypatch)
+    report = there.moves(progress=lost).prepare(file)
+    assert [unit.word for unit in report.units] == [Word.PREPARED]
+    (entry,) = there.moves().moves()
+    assert (entry.end, entry.lines.in_question) == (Word.PREPARED, ())
+    assert there.moves(progress=lost).load(file).may_run
+    assert target.holder == D1
+
+
+@pytest.mark.parametrize("json", [[], ["--json"]], ids=["text", "JSON"])
+def test_a_log_on_a_disk_that_is_full(tmp_path, monkeypatch, capfd, json):
+    target, file, there = pair(tmp_path, monkeypatch)
+    path = tmp_path / "file.json"
+    path.write_text(file.dump())
+    for command in (prepare, load):
+        monkeypatch.setattr(command, "Moves", lambda how: there.moves(**options_of(how)))
+    arguments = [str(path), "--state-dir", str(there.folder), "-y", *json]
+    for verb in ("prepare", "load"):
+        with open("/dev/full", "w", encoding="ascii") as full:
+            monkeypatch.setattr(sys, "stdout", full)
+            status = main([verb, *arguments])
+        assert status == 0
+        assert "No space left" in capfd.readouterr().err
+    assert target.holder == D1
+    # Spent: what nobody could read does not change the status either.
+    with open("/dev/full", "w", encoding="ascii") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(["prepare", *arguments]) == 24
+
+
+def options_of(how):
+    names = ("dry_run", "approve", "progress", "hands_over")
+    return {name: getattr(how, name) for name in names}
+
+
+@pytest.mark.parametrize(
+    "command", [["decode", "--as", "cdb", "5e000000000000010000"], ["prepare", "--help"]]
+)
+def test_other_output_that_cannot_be_written(monkeypatch, capfd, command):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as gone, open("/dev/full", "w", encoding="ascii") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(command) == 1
+        said = capfd.readouterr().err
+        assert "cannot be written: No space left" in said
+        assert "internal error" not in said
+        monkeypatch.setattr(sys, "stdout", gone)
+        assert main(command) == 141
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(command) == 0
