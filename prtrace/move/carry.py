@@ -281,9 +281,13 @@ class Carrier:
             word, lacking = self._fenced(request.word), request.remains
             self.why = self.why or ("" if request.row is None else request.row.value)
         unusable = [path.nexus.nexus for path in self.side.paths if not path.usable]
-        remains = [f"{nexus} could not be served" for nexus in lacking]
+        gone = [nexus.nexus for nexus in self.side.gone]
+        remains = [
+            f"{nexus} could not be served" for nexus in lacking if nexus not in (*unusable, *gone)
+        ]
         if self.sent or lacking or not word.good or word in (Word.PREPARED, Word.COMMITTED):
             remains += [f"{nexus} takes no commands" for nexus in unusable]
+            remains += [f"{nexus} is not on this host any more" for nexus in gone]
         return UnitReport(
             self.side.lu,
             self.side.name,

@@ -116,7 +116,7 @@ class Paths(Closing):
         Raises ConflictError where an SPC-2 RESERVE is active, DeviceError and others where no
         path answers, InDoubtError where the replies contradict each other.
         """
-        own = [path.nexus for path in self.side.paths]
+        own = self.side.nexuses
         state = self._any_path(self._state)
         held = state.reservation
         kind = None if held is None else _known(held.type)

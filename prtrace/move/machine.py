@@ -23,7 +23,7 @@ Rules that the table relies on:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
@@ -54,7 +54,9 @@ class Plan:
     released for this commit.  runs, off: for RECLAIM; the guest runs on the source; the
     destination's host is off, or its guest was seen dead, which is proof from outside.
     settles: only what is in question is verified or taken away; nothing else is sent or told.
-    unasked: on the source, nexuses that had the key and take no commands now.
+    unasked: on the source, nexuses that had the key and take no commands now, or are gone; looks
+    name them as the source's all the same.  left_here: this is the destination, and a nexus of
+    it may be one of the view's leftovers.
     """
 
     verb: Verb
@@ -69,6 +71,7 @@ class Plan:
     off: bool = False
     settles: bool = False
     unasked: tuple[Nexus, ...] = ()
+    left_here: bool = False
 
     @property
     def key(self) -> int:
@@ -274,6 +277,11 @@ def _ask_next(plan: Plan, position: Position) -> Position | None:
 
 
 def _decide(plan: Plan, position: Position, sight: Sight) -> Position:
+    if sight.repeated:
+        # Not even the journal's lines: which of them are still registered is not known.
+        row = find_row(plan, position, sight)
+        cell = TABLE[row][plan.verb]
+        return _ended(position, cell.word or Word.IN_DOUBT, row)
     mine = sight.with_key(plan.key)
     lines = position.lines.only(mine)
     killed = position.first and plan.verb is Verb.RECLAIM and bool(lines.in_question)
@@ -317,7 +325,7 @@ def _carry_out(plan: Plan, position: Position, sight: Sight, row: Row, cell: Cel
                 position = replace(position, lines=replace(lines, told=True))
             return _ended(position, word, row, _unserved(plan, position, sight, word))
         case Do.REGISTER | Do.REGISTER_ONE:
-            nexus = _best(position, _lacking(plan, position, sight))
+            nexus = _best(plan, position, _lacking(plan, position, sight))
             if nexus is None:
                 return _ended(position, Word.IN_DOUBT, row, plan.paths)
             lines = lines.with_line(nexus, Worth.IN_QUESTION)
@@ -326,7 +334,8 @@ def _carry_out(plan: Plan, position: Position, sight: Sight, row: Row, cell: Cel
             position = replace(position, lines=replace(lines, counted=counted))
             return _send(plan, position, cell.do, nexus, None)
         case Do.PREEMPT:
-            nexus = _best(position, (each for each in mine if each not in lines.in_question))
+            proven = (each for each in mine if each not in lines.in_question)
+            nexus = _best(plan, position, proven)
             if nexus is None:
                 return _ended(position, Word.IN_DOUBT, row, mine)
             position = replace(position, lines=replace(lines, preempted=True))
@@ -335,7 +344,7 @@ def _carry_out(plan: Plan, position: Position, sight: Sight, row: Row, cell: Cel
             position = replace(position, leaving=cell.word)
             return _leave(plan, position, sight, cell.word or Word.IN_DOUBT, row)
         case Do.TOUCH | Do.RELEASE | Do.RESERVE:
-            nexus = _best(position, mine)
+            nexus = _best(plan, position, mine)
             if nexus is None:
                 return _ended(position, Word.IN_DOUBT, row, mine)
             kind = sight.type
@@ -361,10 +370,10 @@ def _leave(
         return _ended(replace(position, leaving=None), word, row)
     if sight.held is Held.HERE:
         return _ended(replace(position, leaving=None), Word.IN_DOUBT, row, mine)
-    nexus = _best(position, mine)
+    nexus = _best(plan, position, mine)
     if nexus is None:
-        word = word if plan.verb is Verb.FINISH else Word.IN_DOUBT
-        return _ended(replace(position, leaving=None), word, row, mine)
+        # Whoever brings one of these nexuses back can write with the key.
+        return _ended(replace(position, leaving=None), Word.IN_DOUBT, row, mine)
     return _send(plan, position, Do.UNREGISTER, nexus, None)
 
 
@@ -401,12 +410,14 @@ def _unserved(plan: Plan, position: Position, sight: Sight, word: Word) -> tuple
     """The nexuses that should have the key after a good end, and have not."""
     if word not in (Word.PREPARED, Word.COMMITTED, Word.RESTORED, Word.RESTORED_BESIDE):
         return ()
-    return tuple(nexus for nexus in plan.paths if nexus not in sight.with_key(plan.key))
+    return tuple(
+        nexus for nexus in (*plan.paths, *plan.unasked) if nexus not in sight.with_key(plan.key)
+    )
 
 
 def _tried(position: Position, nexus: Nexus) -> tuple[tuple[Nexus, int], ...]:
     tries = dict(position.tries)
-    tries[nexus] = tries.get(nexus, 0) + 1
+    tries[nexus] = min(tries.get(nexus, 0) + 1, TRIES)
     return tuple(sorted(tries.items()))
 
 
@@ -414,10 +425,11 @@ def _failed(position: Position, nexus: Nexus) -> bool:
     return dict(position.tries).get(nexus, 0) >= TRIES
 
 
-def _best(position: Position, nexuses: object) -> Nexus | None:
-    """The nexus with the fewest failures; None where each has failed too often."""
+def _best(plan: Plan, position: Position, nexuses: Iterable[Nexus]) -> Nexus | None:
+    """The nexus with the fewest failures; None where each failed too often, or is not asked."""
     tries = dict(position.tries)
-    usable = [nexus for nexus in nexuses if tries.get(nexus, 0) < TRIES]  # type: ignore[attr-defined]
+    asked = (nexus for nexus in nexuses if nexus not in plan.unasked)
+    usable = [nexus for nexus in asked if tries.get(nexus, 0) < TRIES]
     return min(usable, key=lambda nexus: tries.get(nexus, 0), default=None)
 
 
@@ -494,11 +506,14 @@ class _Seen:
 _Condition = Callable[[_Seen], bool]
 
 _DESTINATION: Final[tuple[tuple[Row, _Condition], ...]] = (
+    (Row.REPEATED, lambda s: s.sight.repeated),
     (Row.UNTOLD, lambda s: s.sight.blind or not s.position.lines.told),
     (Row.FOREIGN, lambda s: s.foreign),
     (Row.OTHER_KEY, lambda s: s.other_key),
+    (Row.LEFT_HERE, lambda s: s.plan.left_here),
     (Row.TOLD, lambda s: s.verified and s.position.lines.told),
     (Row.THIRD, lambda s: s.sight.third),
+    (Row.UNCLEAR, lambda s: s.sight.unclear),
     (Row.LOST, lambda s: s.sight.there and not s.here and s.position.lines.prepared),
     (
         Row.NO_PROOF,
@@ -586,6 +601,7 @@ _DESTINATION: Final[tuple[tuple[Row, _Condition], ...]] = (
 
 _SOURCE: Final[tuple[tuple[Row, _Condition], ...]] = (
     (Row.RUNS, lambda s: s.plan.runs),
+    (Row.S_REPEATED, lambda s: s.sight.repeated),
     (Row.S_TOLD, lambda s: s.verified and s.position.lines.told),
     (Row.S_OTHER_KEY, lambda s: s.other_key and not s.here),
     (Row.S_QUESTION_HOLDS, lambda s: s.question and s.sight.held is Held.HERE),
@@ -628,6 +644,12 @@ _SOURCE: Final[tuple[tuple[Row, _Condition], ...]] = (
         lambda s: bool(s.here) and not s.sight.there and s.sight.held is Held.HERE,
     ),
     (Row.S_ALONE, lambda s: bool(s.here) and not s.sight.there),
+    (
+        Row.S_DEAF_UNCLEAR,
+        lambda s: (
+            s.verified and s.sight.unclear and s.sight.held is Held.HERE and not s.plan.hands_over
+        ),
+    ),
     (
         Row.S_DEAF,
         lambda s: (

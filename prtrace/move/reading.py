@@ -43,7 +43,8 @@ class Reading:
     """own: key by nexus.  type: of the reservation, None where nothing is reserved.
 
     own_holds: one of the side's own nexuses holds it; None where a blind reading cannot say.
-    holder_key: the key that READ RESERVATION shows, of a blind reading only.
+    holder_key: the key that READ RESERVATION shows, of a blind reading only.  repeated: nexuses
+    that the reply names more than once: which key each has is not known.
     """
 
     generation: int
@@ -53,6 +54,7 @@ class Reading:
     own_holds: bool | None
     blind: bool = False
     holder_key: int | None = None
+    repeated: tuple[Nexus, ...] = ()
 
     def elsewhere(self, key: int) -> tuple[OtherRegistration, ...]:
         """The registrations with key that are not this side's own."""
@@ -98,6 +100,7 @@ def of_full_status(
         tuple(others),
         kind,
         any(each.holder for each in mine.values()),
+        repeated=tuple(bound.repeated),
     )
 
 

@@ -44,6 +44,14 @@ class SavedPath:
         loopback has it since Linux 6.5."""
         return self.initiator_port is not None and self.relative_target_port is not None
 
+    @property
+    def name(self) -> str:
+        """What the nexus is called where its address may be another's by now: by its ports, as
+        readings name a nexus that is not of this host."""
+        if self.named:
+            return f"{self.initiator_port},{self.relative_target_port}"
+        return f"{self.nexus} (as it was saved)"
+
     def as_path(self, lu: str, name: Nexus) -> LocalNexus:
         """The nexus in the form that readings are matched with, called name."""
         return LocalNexus(
@@ -215,6 +223,13 @@ def _from_json(document: Mapping[str, Any]) -> SaveFile:
     )
 
 
+def parse_order(text: str) -> int:
+    """The order that text says; ValueError where it is none."""
+    if not re.fullmatch("[0-9]{1,20}", text):
+        raise ValueError("order is not a number of at most 20 digits")
+    return int(text)
+
+
 def _unit(value: object) -> SavedUnit:
     given = _object(value)
     key = None if given["key"] is None else _key(given["key"])
@@ -223,13 +238,6 @@ def _unit(value: object) -> SavedUnit:
         device=_text(given["device"]),
         target=_text(given["target"]),
         key=key,
-def parse_order(text: str) -> int:
-    """The order that text says; ValueError where it is none."""
-    if not re.fullmatch("[0-9]{1,20}", text):
-        raise ValueError("order is not a number of at most 20 digits")
-    return int(text)
-
-
         type=None if given["type"] is None else ReservationType[_text(given["type"])],
         held=_flag(given["held"]),
         generation=_number(given["generation"], 32),

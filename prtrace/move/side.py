@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prtrace.errors import NoSuchDeviceError, UsageError
 from prtrace.linux.units import Inventory
 from prtrace.model import LocalNexus, LogicalUnit, Nexus
-from prtrace.move.savefile import SavedUnit, SaveFile
+from prtrace.move.savefile import SavedPath, SavedUnit, SaveFile
+from prtrace.state.binding import port_names
 
 _RUNNING = "running"
 
@@ -35,13 +36,20 @@ class LocalPath:
 @dataclass(frozen=True, slots=True)
 class Side:
     """name: as the user named it.  target: "VENDOR/PRODUCT/REVISION".  maps: names of the
-    multipath maps that stand on the paths."""
+    multipath maps that stand on the paths.  gone: of a side that was saved, the nexuses whose
+    device is not on this host any more; the key can still be on them."""
 
     name: str
     lu: str
     target: str
     paths: tuple[LocalPath, ...]
     maps: tuple[str, ...] = ()
+    gone: tuple[LocalNexus, ...] = ()
+
+    @property
+    def nexuses(self) -> tuple[LocalNexus, ...]:
+        """What a look takes for this side's own."""
+        return (*(path.nexus for path in self.paths), *self.gone)
 
     def path(self, nexus: Nexus) -> LocalPath | None:
         """The path with this nexus."""
@@ -166,12 +174,10 @@ def find_saved_sides(
 def _saved_side(inventory: Inventory, unit: SavedUnit, *, by_address: bool) -> Side:
     here = inventory.units.get(unit.lu)
     nexuses = () if here is None else here.nexuses
-    ports = {(path.initiator_port, path.relative_target_port) for path in unit.paths if path.named}
+    ports = {port_names(path.as_path(unit.lu, path.nexus)) for path in unit.paths if path.named}
     addresses = {path.nexus for path in unit.paths if not path.named and by_address}
     found = tuple(
-        nexus
-        for nexus in nexuses
-        if (nexus.initiator_port, nexus.relative_target_port) in ports or nexus.nexus in addresses
+        nexus for nexus in nexuses if port_names(nexus) in ports or nexus.nexus in addresses
     )
     if here is None or not found:
         raise NoSuchDeviceError(
@@ -179,4 +185,18 @@ def _saved_side(inventory: Inventory, unit: SavedUnit, *, by_address: bool) -> S
             hint="finish, release and the source's rollback need the source's paths: bring the "
             "same session back (a new login of iSCSI has a new port name)",
         )
-    return _side(inventory, unit.device, here, found, through_sg=False)
+    side = _side(inventory, unit.device, here, found, through_sg=False)
+    present = {names for nexus in found for names in (port_names(nexus), nexus.nexus)}
+    gone = (path for path in unit.paths if _names(path) not in present)
+    # A nexus without port names may be any that a look finds, which blinds the look: one that had
+    # no key is not worth it.
+    return replace(
+        side,
+        gone=tuple(
+            path.as_path(unit.lu, path.name) for path in gone if path.named or path.registered
+        ),
+    )
+
+
+def _names(path: SavedPath) -> tuple[str, int | None] | Nexus:
+    return port_names(path.as_path("", path.nexus)) if path.named else path.nexus

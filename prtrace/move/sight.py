@@ -27,10 +27,12 @@ class Sight:
     """One atomic look.
 
     mine: the key of each of this side's nexuses that has one.  there: the guest's key is
-    registered on the other side.  rekeyed: the source's nexuses have another key, and none
+    registered on the other side; for the source that is everywhere else, for it does not know
+    the destination's nexuses.  rekeyed: the source's nexuses have another key, and none
     has the guest's; False on the source.  third: it is registered where neither side
-    is, and no leftover is known; False on the source, which does not know the
-    destination's nexuses.
+    is, and no leftover is known; False on the source.  unclear: the other side may not have
+    it, because what an earlier move left may be all that there is of it.  repeated: the reply
+    names a nexus twice, and nothing here is to be relied on.
     """
 
     generation: int
@@ -41,6 +43,8 @@ class Sight:
     type: ReservationType | None
     held: Held
     blind: bool = False
+    unclear: bool = False
+    repeated: bool = False
 
     def with_key(self, key: int) -> tuple[Nexus, ...]:
         """This side's nexuses that have key."""
@@ -56,8 +60,9 @@ class Viewpoint:
     """What a side must know of a move to make sense of a look.
 
     source: this is the source.  registered: how many of the source's nexuses had the key when
-    the file was saved.  leftovers: nexuses that are known to have the key since an earlier
-    move, as readings name them.
+    the file was saved.  leftovers: nexuses that had the key since an earlier move when the
+    file was saved, as readings name them.  One of them can give the key up late and be
+    registered anew by this move: the name does not tell what it has the key from.
     """
 
     key: int
@@ -73,7 +78,7 @@ def sight_of(view: Viewpoint, reading: Reading) -> Sight:
     held = _held_here(reading)
     for entry in reading.others:
         if view.source:
-            there |= entry.key == view.key and entry.nexus not in view.leftovers
+            there |= entry.key == view.key
             if entry.holder and held is None and entry.key == view.key:
                 held = Held.THERE
         elif entry.other_side:
@@ -85,7 +90,18 @@ def sight_of(view: Viewpoint, reading: Reading) -> Sight:
             third = True
     if held is None:
         held = Held.ELSE
-    return Sight(reading.generation, mine, there, another and not there, third, reading.type, held)
+    elsewhere = {entry.nexus for entry in reading.others if entry.key == view.key}
+    return Sight(
+        reading.generation,
+        mine,
+        there,
+        another and not there,
+        third,
+        reading.type,
+        held,
+        unclear=view.source and bool(elsewhere) and elsewhere <= view.leftovers,
+        repeated=bool(reading.repeated),
+    )
 
 
 def blind_sight(
@@ -107,7 +123,10 @@ def blind_sight(
             held = Held.HERE if held_before else Held.THERE
         else:
             held = Held.HERE if mine else Held.THERE
-    most = view.registered + len(view.leftovers)
+    left = len(view.leftovers)
+    # Of fewer keys than there were, the source's may be the ones that are gone.
+    enough = left + 1 if view.source else left + view.registered
+    most = view.registered + left
     return Sight(
         reading.generation,
         mine,
@@ -117,6 +136,7 @@ def blind_sight(
         type=reading.type,
         held=held,
         blind=True,
+        unclear=bool(left) and 0 < elsewhere < enough,
     )
 
 

@@ -81,11 +81,14 @@ class Row(enum.Enum):
     """
 
     # Seen from the destination.
+    REPEATED = "the target lists a nexus twice"
     UNTOLD = "blind, or no commit has said that the guest may run"
     FOREIGN = "D has K without a line in the journal"
     OTHER_KEY = "D has another key"
+    LEFT_HERE = "an earlier move left K on a nexus of D, as the file says"
     TOLD = "D, and this commit has said that the guest may run"
     THIRD = "a third nexus has K"
+    UNCLEAR = "blind, K is on fewer nexuses than S and an earlier move had it on"
     LOST = "S, not D, where D was verified before"
     NO_PROOF = "S, only D?, and the PREEMPT went out"
     STALE = "S, type or holder not as in the file"
@@ -119,6 +122,7 @@ class Row(enum.Enum):
 
     # Seen from the source.
     RUNS = "the guest runs on S"
+    S_REPEATED = "the target lists a nexus twice, seen from S"
     S_TOLD = "S, and this abort has said that the guest may run"
     S_OTHER_KEY = "S has another key, and not K"
     S_QUESTION_HOLDS = "S?, S holds"
@@ -130,6 +134,9 @@ class Row(enum.Enum):
     S_PARTLY = "S holds, no K elsewhere, a path of S lacks K"
     S_ALONE_HOLDS = "S holds, no K elsewhere"
     S_ALONE = "S, no K elsewhere, S does not hold"
+    S_DEAF_UNCLEAR = (
+        "S holds, K elsewhere only as an earlier move left it, the target cannot hand over"
+    )
     S_DEAF = "S, D, S holds, the target cannot hand over, seen from S"
     S_DEAF_OFF = "S, D, S holds, the target cannot hand over, D's host is off"
     S_DEAF_BESIDE = "S, D, S holds, the target cannot hand over, D's host is not known to be off"
@@ -165,6 +172,7 @@ _NOTHING = _end(Word.NOTHING)
 _DOUBT = _end(Word.IN_DOUBT)
 
 TABLE: Final[Mapping[Row, Mapping[Verb, Cell]]] = {
+    Row.REPEATED: {_P: _DOUBT, _C: _DOUBT, _L: _ALARM, _W: _DOUBT, _E: _DOUBT},
     Row.UNTOLD: {_E: _end(Word.REFUSED)},
     Row.FOREIGN: {
         _P: _end(Word.KEY_HERE),
@@ -177,8 +185,12 @@ TABLE: Final[Mapping[Row, Mapping[Verb, Cell]]] = {
         _C: _end(Word.OTHER_KEY),
         _L: _ALARM,
     },
+    # A file that says so is older than the end of that move: what D registers now would pass for
+    # what is left, on the source and on every other destination of the file.
+    Row.LEFT_HERE: {_P: _undo(Word.REFUSED), _C: _undo(Word.REFUSED), _L: _ALARM},
     Row.TOLD: {_C: _MAY, _L: _DONE},
     Row.THIRD: {_P: _undo(Word.THIRD), _C: _end(Word.THIRD), _E: _end(Word.THIRD)},
+    Row.UNCLEAR: {_P: _undo(Word.IN_DOUBT), _C: _DOUBT, _L: _ALARM},
     Row.LOST: {
         _P: _end(Word.TAKEN_BACK),
         _C: _end(Word.TAKEN_BACK),
@@ -268,6 +280,7 @@ TABLE: Final[Mapping[Row, Mapping[Verb, Cell]]] = {
     # One command that takes S's key and leaves D's is there for the holder only.
     Row.LEFT_THERE: {_E: _end(Word.REFUSED)},
     Row.RUNS: {_A: _end(Word.GUEST_RUNS)},
+    Row.S_REPEATED: {_A: _DOUBT, _F: _DOUBT, _R: _DOUBT},
     Row.S_TOLD: {_A: _end(Word.RESTORED)},
     Row.S_OTHER_KEY: {_A: _end(Word.RESTORED_CHANGED), _F: _DONE, _R: _end(Word.CHANGED)},
     Row.S_QUESTION_HOLDS: {_A: _VERIFY},
@@ -287,6 +300,7 @@ TABLE: Final[Mapping[Row, Mapping[Verb, Cell]]] = {
         _F: _undo(Word.DONE),
         _R: _end(Word.NOT_PREPARED),
     },
+    Row.S_DEAF_UNCLEAR: {_R: _DOUBT},
     Row.S_DEAF: {_R: Cell(Do.RELEASE)},
     Row.S_DEAF_OFF: {_A: _end(Word.RESTORED_BESIDE)},
     # D can have said that the guest may run: after a release D held, and its guest can release.

@@ -58,6 +58,7 @@ from prtrace.move.table import Verb
 from prtrace.move.verdict import UnitVerdict, judge, own_registrations
 from prtrace.move.word import Word
 from prtrace.state.apply import new_state
+from prtrace.state.binding import may_be
 from prtrace.state.quirks import profile_of
 from prtrace.state.view import unit_view
 
@@ -390,11 +391,7 @@ class Moves:
             file = self._stored(entry.move)
             unit = None if file is None else file.unit(entry.lu)
             if unit is not None:
-                names = [
-                    f"{path.initiator_port},{path.relative_target_port}"
-                    for path in unit.paths
-                    if path.registered and path.named
-                ]
+                names = [path.name for path in unit.paths if path.registered and path.named]
                 found |= dict.fromkeys((*names, *unit.leftovers), entry.move)
         return found
 
@@ -558,10 +555,12 @@ class Moves:
             raise UsageError(f"{side.name}: none of its paths takes commands")
         unasked: tuple[str, ...] = ()
         if verb.on_source:
-            had = {_ports(path): path.nexus for path in unit.paths if path.registered}
-            usable = [path for path in usable if _local_ports(path.nexus) & had.keys()]
-            reached = {ports for path in usable for ports in _local_ports(path.nexus)}
-            unasked = tuple(nexus for ports, nexus in had.items() if ports not in reached)
+            had = {_ports(path) for path in unit.paths if path.registered}
+            usable = [path for path in usable if _local_ports(path.nexus) & had]
+            deaf = [path.nexus for path in side.paths if not path.usable]
+            unasked = tuple(
+                nexus.nexus for nexus in (*deaf, *side.gone) if _was_among(nexus, unit)
+            )
         elif verb is not Verb.WITHDRAW:
             # An abort touches nothing but what the journal lists.
             _refuse_source_paths(unit, side)
@@ -583,6 +582,7 @@ class Moves:
             runs=runs,
             off=off,
             unasked=unasked,
+            left_here=not verb.on_source and _left_here(unit, side),
         )
 
 
@@ -671,7 +671,7 @@ def next_step(entry: Entry) -> str:
             return (
                 f"prepare and load it on the destination, or prtrace rollback {move} --as source"
             )
-        case Verb.FINISH, None | Word.WAIT:
+        case Verb.FINISH, None | Word.WAIT | Word.IN_DOUBT:
             return f"prtrace finish {move}"
         case Verb.RELEASE, _:
             return f"load --released on the destination, or prtrace rollback {move} --as source"
@@ -765,6 +765,8 @@ def _joined(verb: Verb, unit: SavedUnit, paths: Paths) -> tuple[Word, str]:
         reading = paths.look(() if verb.on_source else _source_paths(unit))
     except PrtraceError as error:
         return Word.IN_DOUBT, error.message
+    if reading.repeated:
+        return Word.IN_DOUBT, f"the target lists a nexus twice: {', '.join(reading.repeated)}"
     if reading.blind and reading.others:
         keys = ", ".join(f"{one.key:#x}" for one in reading.others)
         return Word.IN_DOUBT, f"the target does not tell whether the guest registered: {keys}"
@@ -796,6 +798,22 @@ def _ports(path: savefile.SavedPath) -> Ports:
 def _local_ports(nexus: LocalNexus) -> set[Ports]:
     named = (nexus.initiator_port or "").casefold(), nexus.relative_target_port
     return {named, (nexus.nexus, None)}
+
+
+def _was_among(nexus: LocalNexus, unit: SavedUnit) -> bool:
+    """Whether a nexus of the source had the key when the file was saved."""
+    had = [path for path in unit.paths if path.registered]
+    return any(nexus.nexus == path.name or _ports(path) in _local_ports(nexus) for path in had)
+
+
+def _left_here(unit: SavedUnit, side: Side) -> bool:
+    """Whether a nexus of the destination may be one that an earlier move left with the key."""
+    for name in unit.leftovers:
+        port, _, relative = name.rpartition(",")
+        number = int(relative) if relative.isdecimal() else None
+        if any(may_be(port, number, path.nexus) for path in side.paths):
+            return True
+    return False
 
 
 def _refuse_source_paths(unit: SavedUnit, side: Side) -> None:

@@ -18,11 +18,11 @@ from dataclasses import dataclass, field, replace
 
 from small_target import CHARACTERS, Target, send
 
-from prtrace.model import Action, Outcome, ReservationType
+from prtrace.model import Action, FullStatus, LocalNexus, Outcome, ReservationType
 from prtrace.move import machine
 from prtrace.move.lines import Lines
 from prtrace.move.machine import End, Look, Newest, Plan, answered, looked, start
-from prtrace.move.reading import OTHER_SIDE, OtherRegistration, Reading
+from prtrace.move.reading import OTHER_SIDE, OtherRegistration, Reading, of_full_status
 from prtrace.move.sight import Viewpoint
 from prtrace.move.table import Verb
 from prtrace.move.word import Word
@@ -37,7 +37,12 @@ WERO = ReservationType.WERO
 PREPARED, ABORTED, MAY_COMMIT, TOLD_D, FINISHABLE, GAVE_UP = 1, 2, 4, 8, 16, 32
 TOLD_S, D_OFF, LEFT, RELEASED, SUSPENDED, LATE_DONE = 128, 256, 512, 1024, 2048, 4096
 TYPE_FREE, PREPARED_E, TOLD_E, FINISHED, ALARMED = 16384, 32768, 65536, 131072, 262144
-EVICTING = 524288
+EVICTING, VANISHED, LATE_FINISH = 524288, 1048576, 2097152
+PLANNED_ANEW, REST = ("finish", "reclaim"), " over the rest"
+"""The source's verbs, and what they are called when one of its paths is gone."""
+TARGET = "LIO-ORG/explored/1"
+TWIN = "D0"
+"""Another session of D's host, which the target lists by D1's names."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,9 @@ class Setting:
     early: finish may come before anything was committed.  evicts: the destination may take the
     source's key away, after its guest went on.  careless: the guest may go on on the
     destination without prepare and commit, so that only what ends claim counts.
+    left: the nexus that has the key since an earlier move, whose finish may come at any moment
+    before this move has begun there ("D1": the move goes back to where the guest came from); ""
+    for none.  vanishes: the source's last path may go away for ever at any moment.
     """
 
     character: str = "LIO"
@@ -77,6 +85,8 @@ class Setting:
     early: bool = False
     evicts: bool = False
     careless: bool = False
+    left: str = ""
+    vanishes: bool = False
 
     def __str__(self):
         held = (
@@ -89,9 +99,13 @@ class Setting:
         words += ["guest " + "+".join(self.guest)] if self.guest else []
         words += [
             name
-            for name in ("off", "two", "old", "running", "forgets", "early", "evicts", "careless")
+            for name in (
+                "off", "two", "old", "running", "forgets", "early", "evicts", "careless",
+                "vanishes",
+            )
             if getattr(self, name)
-        ]
+        ]  # fmt: skip
+        words += [f"{self.left} left"] if self.left else []
         return ", ".join(words)
 
 
@@ -138,8 +152,11 @@ class Pool:
 
 
 class Explorer:
-    def __init__(self, setting, *, journal=True, admit=machine.admit, hands_over=None):
+    def __init__(
+        self, setting, *, journal=True, admit=machine.admit, hands_over=None, knows_gone=True
+    ):
         self.set = setting
+        self.knows_gone = knows_gone
         self.character = CHARACTERS[setting.character]
         self.journal, self.admit = journal, admit
         known = self.character.hands_over
@@ -162,14 +179,17 @@ class Explorer:
     def _plans(self):
         held = self.set.holder == "S" and self.set.kind is not None
         kind = self.set.kind
-        there = Viewpoint(K, source=False, registered=self.set.paths)
-        here = Viewpoint(K, source=True)
+        left = frozenset({_listed_as(self.set.left)} if self.set.left else ())
+        there = Viewpoint(K, False, self.set.paths, left)
+        here = Viewpoint(K, True, self.set.paths, left)
         hands = self.hands_over
         generation = self.first().generation if self.set.flow == "counted" else None
 
         def plan(verb, host, **more):
             view = here if verb.on_source else there
-            return host, Plan(verb, view, self.own[host], kind, held, hands_over=hands, **more)
+            more = {"left_here": self.set.left in self.own[host], **more}
+            paths = more.pop("paths", self.own[host])
+            return host, Plan(verb, view, paths, kind, held, hands_over=hands, **more)
 
         plans = {
             "prepare": plan(Verb.PREPARE, D),
@@ -178,6 +198,11 @@ class Explorer:
             "finish": plan(Verb.FINISH, S),
             "reclaim": plan(Verb.RECLAIM, S),
         }
+        if self.set.vanishes:
+            *still, gone = self.own[S]
+            for name in PLANNED_ANEW:
+                verb = plans[name][1].verb
+                plans[f"{name}{REST}"] = plan(verb, S, paths=tuple(still), unasked=(gone,))
         if self.set.off:
             plans["reclaim off"] = plan(Verb.RECLAIM, S, off=True)
         if self.set.evicts:
@@ -215,6 +240,8 @@ class Explorer:
     def first(self):
         keys = dict.fromkeys(self.own[S], K)
         keys[P] = PEER
+        if self.set.left:
+            keys[self.set.left] = K
         kind = self.set.kind
         holder = None if kind is None else ("S1" if self.set.holder == "S" else P)
         return Target(tuple(sorted(keys.items())), holder, kind, 0)
@@ -325,7 +352,11 @@ class Explorer:
     def _may_start(self, state, name):
         _target, guest, _key, _fenced, flags, _hosts, _budgets, _peer, _todo = state
         paused = guest == "P"
-        match name:
+        if name in PLANNED_ANEW and flags & VANISHED:
+            return False
+        if name.endswith(REST) and not flags & VANISHED:
+            return False
+        match name.removesuffix(REST):
             case "prepare" | "prepare E":
                 return True
             case "commit":
@@ -369,7 +400,8 @@ class Explorer:
             if late and not extra:
                 continue
             # What was asked for once may begin again, late, whatever the orchestrator thinks now.
-            if not self._may_start(state, name) and not (late and flags & ASKED.get(name, 0)):
+            asked = ASKED.get(name.removesuffix(REST), 0)
+            if not self._may_start(state, name) and not (late and flags & asked):
                 continue
             side = 0 if plan.verb.on_source else 1
             old = name.startswith("old")
@@ -429,6 +461,8 @@ class Explorer:
         changed, outcome = send(
             self.character, target, sent.nexus, sent.action, sent.key, sent.sa_key, sent.type
         )
+        if flags & VANISHED and sent.nexus == self.own[S][-1]:
+            changed, outcome = target, Outcome.NOT_EXECUTED
         text = f"{who} sends {sent.do.value} over {sent.nexus}"
         following = self._answer(name, place, outcome)
         yield (
@@ -462,6 +496,8 @@ class Explorer:
         return after
 
     def _answer(self, name, place, outcome):
+        if outcome is Outcome.NOT_EXECUTED:
+            outcome = Outcome.UNKNOWN  # as prtrace.move.carry has it
         known = (name, place, outcome)
         after = self.memo_look.get(known)
         if after is None:
@@ -470,14 +506,17 @@ class Explorer:
         return after
 
     def reading(self, number, name, target):
-        known = (number, name.startswith("old"), self.plans[name][1].verb.on_source, target)
+        known = (number, name, target)
         reading = self.memo_reading.get(known)
         if reading is None:
             reading = self.memo_reading[known] = self._read(*known)
         return reading
 
-    def _read(self, number, old, on_source, target):
+    def _read(self, number, name, target):
+        old, on_source = name.startswith("old"), self.plans[name][1].verb.on_source
         own = set(self.own[number])
+        if name.endswith(REST) and not self.knows_gone:
+            own.remove(self.own[number][-1])
         if self.set.blind:
             holder_key = None
             if target.type is not None:
@@ -487,18 +526,14 @@ class Explorer:
                 target.generation, {}, entries, target.type, None, blind=True,
                 holder_key=holder_key,
             )  # fmt: skip
-        other = self.own[D] if old and number == S else self.own[S]
-        entries, mine, held = [], {}, False
-        for nexus, key in target.keys:
-            holds = target.type is not None and (target.shared or target.holder == nexus)
-            if nexus in own:
-                mine[nexus] = key
-                held |= holds
-            elif not on_source and nexus in other:
-                entries.append(OtherRegistration(OTHER_SIDE + nexus, key, holds))
-            else:
-                entries.append(OtherRegistration(nexus, key, holds))
-        return Reading(target.generation, mine, tuple(entries), target.type, held)
+        other = () if on_source else self.own[D] if old and number == S else self.own[S]
+        return of_full_status(
+            target.generation,
+            [_listed(target, nexus, key) for nexus, key in target.keys],
+            [_local(nexus, nexus) for nexus in sorted(own)],
+            [_local(nexus, OTHER_SIDE + nexus) for nexus in other],
+            TARGET,
+        )
 
     def _put(self, state, number, side, name, place, position, *, durable=True):
         """The state with a process's position; its lines are on disk before it goes on."""
@@ -550,11 +585,11 @@ class Explorer:
                     flags |= ALARMED
             case "release" if word is Word.RELEASED:
                 flags |= RELEASED
-            case "finish" if word is Word.DONE:
+            case "finish" | "finish over the rest" if word is Word.DONE:
                 flags |= FINISHED
             case "evict" if word is Word.DONE:
                 flags &= ~EVICTING
-            case "reclaim" | "reclaim off":
+            case "reclaim" | "reclaim off" | "reclaim over the rest":
                 if word.may_run:
                     flags |= TOLD_S
         return flags
@@ -589,6 +624,8 @@ class Explorer:
             yield then("an abort is asked for", flags=flags | ABORTED)
         if guest == "P" and flags & TOLD_S:
             yield then("the guest goes on on S", guest="S")
+        if self.set.vanishes and not flags & VANISHED:
+            yield then(f"{self.own[S][-1]} goes away", flags=flags | VANISHED)
         if self.set.off and flags & ABORTED and not flags & D_OFF:
             off = _with_host(hosts, D, (*hosts[D][:4], None))
             yield then("D's host is fenced by its power switch", flags=flags | D_OFF, hosts=off)
@@ -600,6 +637,20 @@ class Explorer:
             left = todo if used is None else (_without(todo[0], used), todo[1])
             return label, (target, guest, key, fenced, flags, hosts, budgets, peer, left)
 
+        left = self.set.left
+        # An older move ends as superseded where this one has begun.
+        begun = any(
+            host[3] is not None for place, host in enumerate(hosts) if left in self.own[place]
+        )
+        if left and not flags & LATE_FINISH and not begun:
+            after, outcome = send(self.character, target, left, Action.REGISTER, K, 0)
+            if outcome is Outcome.DONE:
+                yield then(
+                    f"{left}: the finish of the earlier move comes late",
+                    after,
+                    fenced,
+                    flags=flags | LATE_FINISH,
+                )
         kind = target.type or WERO
         if peer:
             after, outcome = send(self.character, target, P, Action.PREEMPT, PEER, key, kind)
@@ -658,6 +709,10 @@ class Explorer:
                     if there and (flags & TOLD_D or guest == "D"):
                         yield then("multipathd registers the key on S again", after, fenced,
                                    used=what)  # fmt: skip
+                case "twin":
+                    after, _ = send(self.character, target, TWIN, Action.REGISTER, 0, 0x66)
+                    yield then("another session of D's host registers, listed as D1", after,
+                               fenced, used=what)  # fmt: skip
                 case "same key":
                     after, _ = send(self.character, target, T, Action.REGISTER, 0, K)
                     yield then("a third node registers the same key", after, fenced, used=what)
@@ -758,7 +813,8 @@ class Explorer:
         own = self.own[NAMES.index(guest)]
         if flags & (SUSPENDED | ALARMED):
             return
-        lacking = [nexus for nexus in own if target.key(nexus) != key]
+        there = own[:-1] if flags & VANISHED and guest == "S" else own
+        lacking = [nexus for nexus in there if target.key(nexus) != key]
         if lacking and not self._rekeyed(state):
             raise BrokenError("g", f"{lacking[0]} of the running guest has not its key")
         held = self.set.holder == "S" and self.set.kind is not None and not self.first().shared
@@ -777,8 +833,11 @@ class Explorer:
             if host[4] is not None:
                 quiet = False
                 self._alone(number, *host[4], target)
-        lost = fenced or flags & (LEFT | TYPE_FREE | D_OFF | FINISHABLE | TOLD_E) or key != K
-        shared = {"same key", "here, the key", "here, takes"} & {*self.set.peers} or self.set.two
+        ended = LEFT | TYPE_FREE | D_OFF | FINISHABLE | TOLD_E | VANISHED
+        lost = fenced or flags & ended or key != K
+        # What else has the key, or whether D1 has it, only somebody outside can tell.
+        others = {"same key", "here, the key", "here, takes", "twin"}
+        shared = others & {*self.set.peers} or self.set.two or self.set.left
         if not quiet or guest != "P" or lost or shared:
             return
         after, _ = self._run(D, "withdraw", hosts[D][1], target)
@@ -807,9 +866,7 @@ class Explorer:
             if isinstance(request, End):
                 return target, request.word
             if isinstance(request, Look):
-                position = looked(plan, position, self._read(
-                    number, name.startswith("old"), plan.verb.on_source, target
-                ))  # fmt: skip
+                position = looked(plan, position, self.reading(number, name, target))
                 continue
             target, outcome = send(
                 self.character, target, request.nexus, request.action, request.key,
@@ -824,7 +881,8 @@ class Explorer:
         word, remains = position.request.word, position.request.remains
         own = self.own[number]
         lacking = [each for each in own if target.key(each) != K]
-        if self.set.lost:  # a path whose answers were lost twice is left out, and named
+        # A path that has gone, or whose answers were lost twice, is left out, and named.
+        if self.set.lost or flags & VANISHED:
             lacking = [each for each in lacking if each not in remains]
         claims = {
             Verb.PREPARE: (Word.PREPARED,),
@@ -843,7 +901,7 @@ class Explorer:
             there = target.having(K)
             if not any(each in there for each in self.own[S]):
                 raise BrokenError("d", "prepared, and the source has not the key", label)
-            known = {each for host in (S, number) for each in self.own[host]}
+            known = {each for host in (S, number) for each in self.own[host]} | {self.set.left}
             if set(there) - known:
                 raise BrokenError("d", "prepared, and another nexus has the key", label)
             changed = target.type is not self.set.kind
@@ -911,12 +969,41 @@ class Explorer:
         clean = (
             clean and word not in (Word.SUPERSEDED, Word.KEY_HERE) and not name.startswith("old")
         )
-        clean = clean or (word is Word.DONE and plan.verb is Verb.FINISH)
         evicted = word is Word.DONE and plan.verb is Verb.EVICT
         if evicted and any(target.key(each) == K for each in self.own[S]):
             raise BrokenError("d", "done, and the source has the key", label)
-        if clean and not remains and any(nexus in own for nexus in target.having(K)):
+        here = any(nexus in own for nexus in target.having(K))
+        # Only an end that says less may leave a nexus to be named.
+        finished = word is Word.DONE and plan.verb is Verb.FINISH
+        if here and (finished or (clean and not remains)):
             raise BrokenError("d", f"{word.value}, and the key is left here", label)
+
+
+def _names(nexus):
+    """The port names by which the target lists a nexus: all its paths lead to one target port."""
+    return f"naa.{'D1' if nexus == TWIN else nexus}", 1
+
+
+def _listed_as(nexus):
+    """What a reading calls a nexus that is not of its own host."""
+    return ",".join(map(str, _names(nexus)))
+
+
+def _local(nexus, name):
+    port, relative = _names(nexus)
+    return LocalNexus(name, "unit", initiator_port=port, relative_target_port=relative)
+
+
+def _listed(target, nexus, key):
+    port, relative = _names(nexus)
+    holds = target.type is not None and (target.shared or target.holder == nexus)
+    return FullStatus(
+        initiator_port=port,
+        relative_target_port=relative,
+        key=key,
+        holder=holds,
+        type=target.type if holds else None,
+    )
 
 
 ASKED = {

@@ -105,6 +105,24 @@ SETTINGS = [
     Setting(peers=("here, takes",), extra=0),
     Setting(peers=("here, another key",), flow="late", careless=True),
     Setting(peers=("here, the key",), flow="late", careless=True),
+    # An earlier move left the key, and its finish comes late.
+    *(Setting(left=left, holder=holder, peers=("preempt",), extra=0)
+      for left in ("D1", "L1") for holder in "SP"),
+    Setting(left="L1", kind=None, paths=2, extra=0),
+    Setting(left="L1", guest=("leave",), extra=0),
+    Setting(left="L1", flow="counted", holder="P", extra=0),
+    Setting(left="L1", character="SPDK", flow="release", extra=0),
+    Setting(left="E1", two=True, holder="P", crashes=0, extra=0, peers=()),
+    # A path of the source goes away for ever.
+    Setting(vanishes=True, paths=2, extra=0),
+    Setting(vanishes=True, paths=2, holder="P"),
+    Setting(vanishes=True, paths=2, kind=R.WEAR, peers=()),
+    Setting(vanishes=True, paths=2, character="SPDK", flow="release", extra=0),
+    Setting(vanishes=True, paths=2, holder="P", flow="give up", extra=0),
+    # The target lists two nexuses by one name.
+    *(Setting(peers=("twin", "preempt"), holder=holder, extra=0) for holder in "SP"),
+    Setting(peers=("twin",), character="SPDK", flow="release", extra=0),
+    Setting(peers=("twin",), flow="late", extra=0),
     # Targets without READ FULL STATUS.
     Setting(blind=True, extra=0),
     Setting(blind=True, holder="P"),
@@ -112,6 +130,9 @@ SETTINGS = [
     Setting(blind=True, kind=None, character="SCST"),
     Setting(blind=True, flow="late", extra=0),
     Setting(blind=True, character="SPDK", flow="release", extra=0),
+    Setting(blind=True, left="L1", holder="P", guest=("leave",), extra=0),
+    Setting(blind=True, left="L1", extra=0),
+    Setting(blind=True, vanishes=True, paths=2, holder="P", crashes=0, extra=0),
 ]  # fmt: skip
 
 LARGER = [
@@ -171,6 +192,13 @@ class Patch:
                 (each, fits if each is row else known) for each, known in getattr(machine, name)
             )
             self.monkeypatch.setattr(machine, name, rows)
+
+    def sight(self, seen):
+        """Another reading than the device's, made from it by seen(view, reading)."""
+        real = machine.sight_of
+        self.monkeypatch.setattr(
+            machine, "sight_of", lambda view, reading: real(view, seen(view, reading))
+        )
 
 
 def _end(word):
@@ -240,6 +268,24 @@ def p16(patch):
         patch.monkeypatch.setattr(*change)
 
 
+def p17(patch):
+    """The source takes a key where an earlier move left one for what that move left."""
+    patch.sight(lambda view, reading: replace(reading, others=tuple(
+        each for each in reading.others if not view.source or each.nexus not in view.leftovers
+    )))  # fmt: skip
+    patch.condition(Row.LEFT_HERE, lambda _seen: False)
+
+
+def p18(patch):
+    """Where an earlier move left the key may be a destination of this one."""
+    patch.condition(Row.LEFT_HERE, lambda _seen: False)
+
+
+def p20(patch):
+    """Of two registrations that are listed by one name the first counts."""
+    patch.sight(lambda _view, reading: replace(reading, repeated=()))
+
+
 def nothing(_patch):
     """The machine is as it is; the setting does what is wrong."""
 
@@ -269,6 +315,14 @@ COUNTEREXAMPLES = {
         Setting(paths=2, peers=("preempt", "there, the key"), extra=0, crashes=2),
         {},
     ),
+    "P17": (p17, Setting(left="D1", peers=(), extra=0), {}),
+    "P18": (p18, Setting(left="E1", two=True, holder="P", crashes=0, extra=0, peers=()), {}),
+    "P19": (
+        nothing,
+        Setting(vanishes=True, paths=2, holder="P", peers=(), extra=0),
+        {"knows_gone": False},
+    ),
+    "P20": (p20, Setting(peers=("twin",), extra=0), {}),
 }
 
 
@@ -279,3 +333,10 @@ def test_counterexample_is_found(name, monkeypatch):
     found = Explorer(setting, **given).explore()
     print(name, change.__doc__, found, sep="\n")
     assert found.story is not None
+
+
+@pytest.mark.parametrize("holder", ["S", "P"])
+def test_the_source_by_itself_sees_through_a_key_that_was_left(holder, monkeypatch):
+    """Where the destination is of a form that does not refuse, as in P18."""
+    Patch(monkeypatch).condition(Row.LEFT_HERE, lambda _seen: False)
+    explored(Setting(left="D1", holder=holder, extra=0))

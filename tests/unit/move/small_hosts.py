@@ -143,9 +143,12 @@ class Host:
                 if target.blind:
                     held = None if target.kind is None else target.keys[target.holder]
                     return of_keys(target.generation, target.keys.values(), target.kind, held)
-                own = [path.nexus for path in self.side.paths]
                 return of_full_status(
-                    target.generation, target.statuses(), own, other, self.side.target
+                    target.generation,
+                    target.statuses(),
+                    self.side.nexuses,
+                    other,
+                    self.side.target,
                 )
 
             def send(self, command, *, aptpl):

@@ -69,3 +69,11 @@ def test_a_registration_without_isid_of_somebody_else_blinds_nobody() -> None:
     # This side's own registration is listed by its whole name.
     both = listed(NAME, 1), listed(SESSION, 2)
     assert told(reading(*both, own=path("1:0:0:0", SESSION)))[0] == {"1:0:0:0": 2}
+
+
+def test_a_nexus_that_is_listed_twice_is_no_nexus_with_the_first_key() -> None:
+    own = path("1:0:0:0", SESSION)
+    answer = reading(listed(SESSION, 1), listed(NAME + "z", 8), listed(NAME + "z", 7), own=own)
+    assert answer.repeated == (f"{NAME}z,1",)
+    assert reading(listed(SESSION, 1), listed(SESSION, 2), own=own).repeated == ("1:0:0:0",)
+    assert reading(listed(SESSION, 1), listed(ELSEWHERE, 1), own=own).repeated == ()
