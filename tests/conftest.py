@@ -43,8 +43,6 @@ NOT_SEEN_YET = (
     "tests/kernel/test_attach.py::test_bcc_on_a_kernel_without_btf",
     "tests/kernel/test_demo.py::test_demo_with_bcc",
     "tests/kernel/test_truth.py",
-    "tests/libvirt/test_migrate.py::test_a_guest_that_came_goes_back",
-    "tests/libvirt/test_migrate.py::test_a_holder_of_wero_moves[6.12]",
     "tests/libvirt/test_migrate.py::test_a_holder_of_wero_moves[7]",
     "tests/move/test_guest.py::test_a_guest_migrates_behind_proxies",
     "tests/move/test_guest.py::test_a_guest_migrates_with_its_reservation[6.12]",
