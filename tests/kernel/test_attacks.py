@@ -7,13 +7,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from lab.agent import STATE_DIR, Agent
 from lab.load import check_oracle, counters, drain, fresh, pr_out
-from labkit import needs, pace
+from labkit import needs, pace, sysfs
 from labkit.target import Unit
 
 from prtrace.linux.sgio import SgDevice
@@ -33,10 +32,11 @@ _UNPINNED = "the programs are not pinned"
 _DOORS_TOLD = "attached to sg_rq_end_io(), which is new"
 
 
-def await_that(what: str, holds: Callable[[], object], seconds: float = 20) -> None:
-    end = time.monotonic() + pace.limit(seconds)
-    while not holds():
-        assert time.monotonic() < end, what
+def await_said(agent: Agent, text: str) -> None:
+    """Until the agent's log has a text."""
+    end = time.monotonic() + pace.limit(20)
+    while text not in agent.log:
+        assert time.monotonic() < end, (text, agent.log)
         time.sleep(0.2)
 
 
@@ -70,6 +70,7 @@ def kernel_complaints() -> list[str]:
     return [line for line in found if "BUG:" in line or "WARNING:" in line or "Oops" in line]
 
 
+@pytest.mark.timeout(1500)
 def test_attached_and_detached_at_any_moment_under_load(unit: Unit, seed: int) -> None:
     """Killed, detached and started anew while commands are under way on both paths."""
     chance = random.Random(seed)
@@ -88,13 +89,13 @@ def test_attached_and_detached_at_any_moment_under_load(unit: Unit, seed: int) -
         load.stdin.write("100000000\n")
         load.stdin.flush()
     try:
-        with Agent("--read-in-doubt", "no") as agent:
+        with Agent("--read-in-doubt", "no", patience=300) as agent:
             for turn in range(_TURNS):
                 if turn % 2:
                     agent.start(wait=False)
                     time.sleep(chance.uniform(0, pace.limit(6)))
                 elif turn:
-                    agent.start(timeout=200)
+                    agent.start()
                     assert prtrace("detach", "--yes").returncode == 1
                 agent.kill()
                 done = prtrace("detach", "--yes")
@@ -125,8 +126,8 @@ def test_sg_is_unloaded_and_loaded(unit: Unit) -> None:
         assert command("modprobe", "-r", "sg").returncode == 0
         agent.start()
         assert command("modprobe", "sg").returncode == 0
-        await_that("the programs are attached to sg", lambda: _DOORS_TOLD in agent.log)
-        await_that("the sg node", Path(path.sg).exists)
+        await_said(agent, _DOORS_TOLD)
+        sysfs.await_that("the sg node", Path(path.sg).exists)
         told = register(agent, path.sg)
         assert told["path"] == "sg node", told
         assert told["head"] == told["data"], told
@@ -194,7 +195,7 @@ def test_bpffs_is_unmounted_and_mounted_while_an_agent_runs(unit: Unit) -> None:
         agent.settled(60)
         epoch = pins.epochs()[-1]
         assert command("umount", "--lazy", str(_BPFFS)).returncode == 0
-        await_that("the agent says so", lambda: _UNPINNED in agent.log)
+        await_said(agent, _UNPINNED)
         register(agent, block)
         refused = second_agent()
         assert refused.returncode == 1, refused
@@ -202,7 +203,7 @@ def test_bpffs_is_unmounted_and_mounted_while_an_agent_runs(unit: Unit) -> None:
         time.sleep(pace.limit(4))
         assert agent.log.count(_UNPINNED) == 1, agent.log
         assert command("mount", "-t", "bpf", "bpf", str(_BPFFS)).returncode == 0
-        await_that("all is pinned again", lambda: "pr_submit was unpinned" in agent.log)
+        await_said(agent, "pr_submit was unpinned")
         refused = second_agent()
         assert refused.returncode == 1, refused
         assert "another agent reads this host's events" in refused.stderr, refused

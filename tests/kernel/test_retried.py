@@ -14,10 +14,11 @@ import pytest
 from lab.agent import Agent
 from lab.load import check_oracle, fresh
 from labkit import pace
+from labkit.kernels import SERIES
 from labkit.target import Unit
 
 pytestmark = [
-    pytest.mark.machine(nexuses=1, transport="iscsi"),
+    pytest.mark.machine(kernels=SERIES, nexuses=1, transport="iscsi"),
     pytest.mark.timeout(300),
     pytest.mark.slow,
 ]
