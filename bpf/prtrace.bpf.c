@@ -7,7 +7,7 @@
  *                                             list, before the device sees it; where the data lies
  *   an attempt  scsi_dispatch_cmd_timeout     the timer ran out
  *               scsi_dispatch_cmd_error       the driver refused it
- *               scsi_queue_insert()           it ended, and the midlayer tries again
+ *               __scsi_queue_insert()         it ended, and the midlayer tries again
  *   the end     rq->end_io()                  CDB, list or reply, status, sense: one record
  *   the others  scsi_check_sense()            unit attentions, the error handler's included
  *               block_rq_error                conflicts of READ and WRITE
@@ -216,7 +216,11 @@ int BPF_PROG(pr_on_error, struct scsi_cmnd *cmd)
 	return pr_end(pr_number(cmd), PR_KIND_ERROR, cmd->result, 0);
 }
 
-SEC("fentry/scsi_queue_insert")
+/*
+ * scsi_queue_insert(), which is this with one argument less, is what the error handler calls.  Where a
+ * command ends (scsi_complete()), the compiler puts this function's call in its place.
+ */
+SEC("fentry/__scsi_queue_insert")
 int BPF_PROG(pr_on_retry, struct scsi_cmnd *cmd)
 {
 	if (!pr_is_ours(cmd->cmnd[0]))

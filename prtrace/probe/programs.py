@@ -95,7 +95,7 @@ SUBMISSION: Final = (
 and write() on an sg node come to the second.  A partition's request is its disk's."""
 
 RETRY: Final = Point(
-    "pr_on_retry", "fentry/scsi_queue_insert", "attempts that the midlayer repeated"
+    "pr_on_retry", "fentry/__scsi_queue_insert", "attempts that the midlayer repeated"
 )
 
 ATTEMPTS: Final = (
