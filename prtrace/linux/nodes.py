@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from prtrace.linux.sysfs import names, read_text
+from prtrace.linux.sysfs import SYS, inode, names, read_text, target
 
 
 class DeviceNodes(NamedTuple):
@@ -38,6 +40,23 @@ class DeviceNodes(NamedTuple):
             block=block,
             chars=(*sgs.values(), *bsgs.values(), *others.values()),
         )
+
+
+def is_node_of(fd: int, hctl: str, life: int, sys: Path = SYS) -> bool:
+    """Whether an open node is of the scsi_device that had this address and life at a scan.
+
+    life: see LocalNexus; 0, which is not known, is never the same.  A node's name and an
+    address are given to another device as soon as the first one is removed.
+    """
+    directory = target(sys / "bus/scsi/devices" / hctl)
+    if not life or directory is None:
+        return False
+    nodes = DeviceNodes.of(directory)
+    status = os.fstat(fd)
+    number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+    fits = number == nodes.block if stat.S_ISBLK(status.st_mode) else number in nodes.chars
+    # Looked at last: it was the same device while its numbers were read.
+    return fits and inode(directory) == life
 
 
 def _numbers(directory: Path) -> dict[str, str]:

@@ -313,12 +313,27 @@ class Reader:
         return self._reading(self._short)
 
     def capabilities(self) -> ReportCapabilities | ReadFailure:
-        """REPORT CAPABILITIES.  Raises as read."""
+        """REPORT CAPABILITIES, of the unit that the policy names.  Raises as read."""
         self._begin()
         try:
-            return self._command(InAction.REPORT_CAPABILITIES, ReportCapabilities.parse)
+            self._require_unit()
+            found = self._command(InAction.REPORT_CAPABILITIES, ReportCapabilities.parse)
+            self._require_unit()
         except _FailedError as error:
             return error.failure
+        return found
+
+    def other_unit(self) -> ReadFailure | None:
+        """Why a command sent now may not meet the unit that the policy names; None where it will.
+
+        One INQUIRY, right before the command.  Raises as read.
+        """
+        self._begin()
+        try:
+            self._require_unit()
+        except _FailedError as error:
+            return error.failure
+        return None
 
     @property
     def way(self) -> Way:

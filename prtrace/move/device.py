@@ -11,8 +11,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final, TypeVar
 
-from prtrace.errors import ConflictError, DeviceError, InDoubtError, PrtraceError
+from prtrace.errors import (
+    ConflictError,
+    DeviceError,
+    InDoubtError,
+    NoSuchDeviceError,
+    PrtraceError,
+)
 from prtrace.linux.closing import Closing
+from prtrace.linux.nodes import is_node_of
 from prtrace.linux.reader import (
     Disagreement,
     FailureKind,
@@ -95,20 +102,50 @@ class Paths(Closing):
         self._open.clear()
 
     def send(self, command: Send, *, aptpl: bool) -> Outcome:
-        """Send a handover's command; UNKNOWN where the device or its driver failed."""
+        """Send a handover's command; UNKNOWN where the device or its driver failed.
+
+        NOT_EXECUTED, besides what the device says, where nothing was sent: the path is gone, its
+        node is another device's by now, or it leads to another unit.
+        """
         path = self.side.path(command.nexus)
         if path is None:
-            return Outcome.UNKNOWN
+            return Outcome.NOT_EXECUTED
         cdb = PrOutCdb(command.action, type=command.type).build()
         parameter = BasicList(command.key, command.sa_key, aptpl=aptpl).build()
-        outcome = Outcome.UNKNOWN
-        try:
-            outcome = self._executed(path, cdb, parameter).outcome
-        except PrtraceError as error:
-            self.attentions.append(f"{command.nexus}: {error.message}")
-        if outcome is Outcome.UNKNOWN:
-            self._silent.add(command.nexus)
-        return outcome
+        for attempt in range(ATTEMPTS):
+            try:
+                self._prove(path)
+            except PrtraceError as error:
+                self._fault(path, error)
+                return Outcome.NOT_EXECUTED
+            self.writes += 1
+            try:
+                reply = self._device(path).send(cdb, parameter, timeout_ms=self._limit_ms)
+            except PrtraceError as error:
+                self._fault(path, error)
+                return Outcome.UNKNOWN
+            if reply.outcome is Outcome.UNKNOWN:
+                self._silent.add(command.nexus)
+            last = attempt == ATTEMPTS - 1 or self.late
+            if reply.outcome is not Outcome.NOT_EXECUTED or last:
+                return reply.outcome
+            self._wait(path, reply)
+        raise AssertionError("unreachable")
+
+    def _prove(self, path: LocalPath) -> None:
+        """Make sure that a command over path meets this unit; what is raised says why it may not.
+
+        An array can map another unit to an address and raise no unit attention, and a look goes
+        over one path only.  The time between INQUIRY and the command stays: where the array does
+        raise one meanwhile, the command is not executed, and this is asked again.
+        """
+        failure = self._reader(path).other_unit()
+        if failure is not None:
+            raise failure.error(path.node)
+
+    def _fault(self, path: LocalPath, error: PrtraceError) -> None:
+        self.attentions.append(f"{path.nexus.nexus}: {error.message}")
+        self._silent.add(path.nexus.nexus)
 
     def look(self, other: Iterable[LocalNexus]) -> Reading:
         """One atomic look, over any path that answers.
@@ -214,19 +251,13 @@ class Paths(Closing):
                     break
         raise failure
 
-    def _executed(self, path: LocalPath, cdb: bytes, parameter: bytes) -> Reply:
-        for attempt in range(ATTEMPTS):
-            self.writes += 1
-            reply = self._device(path).send(cdb, parameter, timeout_ms=self._limit_ms)
-            last = attempt == ATTEMPTS - 1 or self.late
-            if reply.outcome is not Outcome.NOT_EXECUTED or last:
-                return reply
-            if reply.attention:
-                self.attentions.append(f"{path.nexus.nexus}: {Sense.parse(reply.sense).text}")
-            else:
-                # BUSY or TASK SET FULL: the device says "later", and not when.
-                time.sleep(_BUSY_WAIT_S)
-        raise AssertionError("unreachable")
+    def _wait(self, path: LocalPath, reply: Reply) -> None:
+        """Before a command is sent again that was not executed."""
+        if reply.attention:
+            self.attentions.append(f"{path.nexus.nexus}: {Sense.parse(reply.sense).text}")
+        else:
+            # BUSY or TASK SET FULL: the device says "later", and not when.
+            time.sleep(_BUSY_WAIT_S)
 
     def _reader(self, path: LocalPath) -> Reader:
         reader = self._readers.get(path.nexus.nexus)
@@ -243,7 +274,14 @@ class Paths(Closing):
     def _device(self, path: LocalPath) -> SgDevice:
         device = self._open.get(path.nexus.nexus)
         if device is None:
-            device = self._open[path.nexus.nexus] = SgDevice(path.node)
+            device = SgDevice(path.node)
+            if not is_node_of(device.fileno(), path.nexus.nexus, path.nexus.life):
+                device.close()
+                raise NoSuchDeviceError(
+                    f"{path.node} is not the node of {path.nexus.nexus} any more",
+                    hint="the device was removed, and another may have its name: try again",
+                )
+            self._open[path.nexus.nexus] = device
         return device
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prtrace.linux.nodes import DeviceNodes, bsg_major
+from prtrace.linux.nodes import DeviceNodes, bsg_major, is_node_of
 
 
 def made(device: Path, **nodes: str) -> Path:
@@ -50,3 +50,25 @@ def test_a_node_that_vanishes_meanwhile_is_left_out(tmp_path: Path) -> None:
 def test_the_major_number_of_bsg_is_this_kernels() -> None:
     text = Path("/proc/devices").read_text("ascii", "replace")
     assert (f" {bsg_major()} bsg\n" in f" {text}".replace("\n", "\n ")) == ("bsg" in text)
+
+
+def test_a_node_of_the_device_that_was_found(tmp_path: Path) -> None:
+    """An open node by its number, and the life of the device at its address."""
+    folder = tmp_path / "bus/scsi/devices/1:0:0:0"
+    fd = os.open("/dev/null", os.O_RDONLY)
+    try:
+        status = os.fstat(fd)
+        number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+        assert not is_node_of(fd, "1:0:0:0", 7, tmp_path)
+        made(folder, scsi_generic__sg0=number)
+        life = folder.stat().st_ino
+        assert is_node_of(fd, "1:0:0:0", life, tmp_path)
+        assert not is_node_of(fd, "1:0:0:0", life + 1, tmp_path)
+        assert not is_node_of(fd, "1:0:0:0", 0, tmp_path)
+        (folder / "scsi_generic/sg0/dev").write_text("21:99\n")
+        assert not is_node_of(fd, "1:0:0:0", life, tmp_path)
+        # A disk with a character node's number is no such node.
+        made(folder, block__sda=number)
+        assert not is_node_of(fd, "1:0:0:0", life, tmp_path)
+    finally:
+        os.close(fd)

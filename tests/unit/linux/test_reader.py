@@ -421,6 +421,28 @@ def test_capabilities() -> None:
     assert asking.way.attentions == ()
 
 
+def test_capabilities_of_another_unit_are_nobodys() -> None:
+    target = ScriptedTarget(page=page_83(NAA[:-1] + "b"))
+    found = reader(target, lu=f"naa.{NAA}").capabilities()
+    assert isinstance(found, ReadFailure)
+    assert found.kind is FailureKind.OTHER_UNIT
+
+
+def test_which_unit_a_command_would_meet() -> None:
+    target = ScriptedTarget(page=page_83(NAA))
+    asking = reader(target, lu=f"naa.{NAA}")
+    assert asking.other_unit() is None
+    assert (target.sent, asking.way.sent) == (["INQUIRY"], 0)
+    target.page = page_83(NAA[:-1] + "b")
+    found = asking.other_unit()
+    assert found is not None
+    assert found.kind is FailureKind.OTHER_UNIT
+    gone = Reader(NoDevice(NoSuchDeviceError("it is gone")), ReadPolicy(lu=f"naa.{NAA}"))
+    found = gone.other_unit()
+    assert found is not None
+    assert found.kind is FailureKind.GONE
+
+
 @given(st.lists(st.binary(max_size=80), min_size=1, max_size=24), st.booleans())
 def test_whatever_a_device_answers_is_a_reading(replies: list[bytes], full: bool) -> None:
     given_back = deque(Reply(0, 0, 0, b"", raw, 1) for raw in replies)
