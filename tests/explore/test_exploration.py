@@ -113,6 +113,9 @@ SETTINGS = [
     Setting(left="L1", flow="counted", holder="P", extra=0),
     Setting(left="L1", character="SPDK", flow="release", extra=0),
     Setting(left="E1", two=True, holder="P", crashes=0, extra=0, peers=()),
+    Setting(left="D1", flow="counted", holder="P", crashes=0, extra=0),
+    Setting(left="D1", flow="late", careless=True, crashes=0, extra=0, peers=()),
+    Setting(blind=True, left="L1", flow="late", holder="P", crashes=0, extra=0),
     # A path of the source goes away for ever.
     Setting(vanishes=True, paths=2, extra=0),
     Setting(vanishes=True, paths=2, holder="P"),
@@ -123,6 +126,7 @@ SETTINGS = [
     *(Setting(peers=("twin", "preempt"), holder=holder, extra=0) for holder in "SP"),
     Setting(peers=("twin",), character="SPDK", flow="release", extra=0),
     Setting(peers=("twin",), flow="late", extra=0),
+    Setting(peers=("twin", "there, the key"), evicts=True, crashes=0, extra=0),
     # Targets without READ FULL STATUS.
     Setting(blind=True, extra=0),
     Setting(blind=True, holder="P"),
