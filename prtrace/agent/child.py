@@ -8,6 +8,7 @@ need, and no signal meant for the agent ends them in the middle of a command.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -48,6 +49,11 @@ class Child(NamedTuple):
         other one is closed.  Call it before the first thread is started.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # Nothing that exists now is collected in either process.  Where no memory may be made
+        # executable, as under the agent's unit, libffi keeps the callbacks of ctypes in a mapped
+        # file, which a fork shares: the second process to free one there is ended by abort().
+        gc.collect()
+        gc.freeze()
         pid = os.fork()
         if pid:
             theirs.close()
@@ -94,6 +100,20 @@ def receive(link: socket.socket, size: int, most: int = 0) -> tuple[bytes, list[
     except ConnectionResetError:  # it is, and has not read what was sent to it
         return b"", []
     return message, descriptors
+
+
+def sockets(descriptors: Iterable[int]) -> list[socket.socket]:
+    """The descriptors as blocking sockets; what is no socket is closed, and is not among them."""
+    found = []
+    for descriptor in descriptors:
+        try:
+            connection = socket.socket(fileno=descriptor)
+        except OSError:
+            os.close(descriptor)
+            continue
+        connection.setblocking(True)
+        found.append(connection)
+    return found
 
 
 def _close_all_but(kept: set[int]) -> None:

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from prtrace.agent.child import receive
+from prtrace.agent.child import receive, sockets
 from prtrace.errors import (
     DeviceError,
     NoSuchDeviceError,
@@ -86,11 +86,12 @@ def serve(link: socket.socket, directories: Sequence[Path] = ()) -> None:
         message, descriptors = receive(link, _REQUEST.size + 1, 4)
         if not message:
             return
-        if len(message) != _REQUEST.size or len(descriptors) != 1:
-            for descriptor in descriptors:
-                os.close(descriptor)
+        connections = sockets(descriptors)
+        if len(message) != _REQUEST.size or len(connections) != 1:
+            for each in connections:
+                each.close()
             continue
-        connection = socket.socket(fileno=descriptors[0])
+        (connection,) = connections
         if not places.acquire(blocking=False):
             connection.close()
             continue
@@ -111,7 +112,6 @@ def _answer(
     what, block, major, minor = _REQUEST.unpack(message)
     try:
         with connection:
-            connection.setblocking(True)
             if what == _DEVICE:
                 _serve_device(connection, block=block, major=major, minor=minor)
             elif what == _NODES:

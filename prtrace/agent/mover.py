@@ -3,8 +3,9 @@
 A connection of somebody who may change things (uid 0, or a member of the admin group) is the
 mover's from its first byte: the agent, which accepts it, reads nothing of it, and the mover asks
 the kernel itself who is at the other end.  Calls that move are carried out here; others are passed
-on to the agent, and its replies back.  So nothing that the agent may have become can cause a
-PERSISTENT RESERVE OUT.
+on to the agent, and its replies back.  The agent hands the connections over, so the mover takes
+only those that the service's own socket has accepted: of the end that connects, SO_PEERCRED names
+who listens, and root listens at many a socket.
 
 For others the agent asks for Check and Moves, which send nothing and change nothing, and for which
 the journals and the guests' processes have to be read.
@@ -24,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from prtrace.agent.child import receive
+from prtrace.agent.child import receive, sockets
 from prtrace.agent.entries import moved
 from prtrace.api.address import INTERFACE, MAX_CHANGE_CALL
 from prtrace.api.calls import Call, Calls, Refusal, refusal, reply, steps_reply
@@ -61,12 +62,15 @@ _log = logging.getLogger("prtrace.mover")
 # ---- In the mover ----
 
 
-def serve(link: socket.socket, state_dir: Path, admin_gid: int | None) -> None:
-    """Settle what is in question, then serve connections until the agent is gone."""
+def serve(link: socket.socket, state_dir: Path, admin_gid: int | None, name: str) -> None:
+    """Settle what is in question, then serve connections until the agent is gone.
+
+    name: of the service's listening socket.
+    """
     threading.stack_size(_STACK)
     settle(state_dir)
     journal = SystemJournal.of_service()
-    serve_connections(link, lambda: _moves(state_dir), admin_gid, journal)
+    serve_connections(link, lambda: _moves(state_dir), admin_gid, journal, name)
 
 
 def _moves(state_dir: Path) -> AgentMoves:
@@ -98,17 +102,23 @@ def serve_connections(
     moves: Callable[[], MoveCalls],
     admin_gid: int | None,
     journal: SystemJournal,
+    name: str,
 ) -> None:
     """Serve what comes over link, until the other end is closed."""
-    mover = _Mover(moves, admin_gid, journal)
-    link.send(_READY)
+    mover = _Mover(moves, admin_gid, journal, name)
+    try:
+        link.send(_READY)
+        _take_connections(link, mover)
+    finally:
+        mover.wait()
+
+
+def _take_connections(link: socket.socket, mover: _Mover) -> None:
     while True:
         kind, descriptors = receive(link, 2, 4)
         if not kind:
-            break
-        connections = [socket.socket(fileno=fd) for fd in descriptors]
-        for connection in connections:
-            connection.setblocking(True)
+            return
+        connections = sockets(descriptors)
         if kind == _CHANGER and len(connections) == 2:
             mover.begin(*connections)
         elif kind == _READER and len(connections) == 2:
@@ -116,13 +126,17 @@ def serve_connections(
         else:
             for connection in connections:
                 connection.close()
-    mover.wait()
 
 
 class _Mover:
     def __init__(
-        self, moves: Callable[[], MoveCalls], admin_gid: int | None, journal: SystemJournal
+        self,
+        moves: Callable[[], MoveCalls],
+        admin_gid: int | None,
+        journal: SystemJournal,
+        name: str,
     ) -> None:
+        self._name = name
         self.moves = moves
         self.journal = journal
         self._admin_gid = admin_gid
@@ -131,10 +145,7 @@ class _Mover:
 
     def begin(self, client: socket.socket, agent: socket.socket, *, reads: bool = False) -> None:
         """Serve a connection on a thread of its own."""
-        try:
-            peer = _NOBODY if reads else Peer.of(client)
-        except OSError:
-            peer = _NOBODY
+        peer = _NOBODY if reads else self._peer(client)
         if not reads and not may(peer, Right.CHANGE, self._admin_gid):
             client.close()
             agent.close()
@@ -146,6 +157,18 @@ class _Mover:
             _log.warning("a client is sent away: %s", error)
             client.close()
             agent.close()
+
+    def _peer(self, client: socket.socket) -> Peer:
+        """Who has connected to the service; nobody, of a socket that the service did not accept.
+
+        What was accepted has the listening socket's name.  The agent can give it to no other: the
+        name is taken, in a folder that is not the agent's.
+        """
+        try:
+            client.getpeername()  # a listening socket has the name, too
+            return Peer.of(client) if client.getsockname() == self._name else _NOBODY
+        except OSError:
+            return _NOBODY
 
     @contextlib.contextmanager
     def under_way(self) -> Iterator[None]:

@@ -184,7 +184,9 @@ def _hire(
         Child.start("helper", lambda link: helper.serve(link, options.claims), kept=helper.KEPT),
         Child.start(
             "mover",
-            lambda link: mover.serve(link, options.state_dir, admin_gid),
+            lambda link: mover.serve(
+                link, options.state_dir, admin_gid, listener.socket.getsockname()
+            ),
             kept=mover.KEPT,
         ),
     )

@@ -20,7 +20,7 @@ TESTS = TOP / "tests"
 
 TESTED_BY = {
     # In machines.
-    "agent/test_taken_over.py": ("agent/child", "agent/keeper"),
+    "agent/test_taken_over.py": ("agent/keeper",),
     "incidents/test_incidents.py": ("cli/anonymise", "cli/gather"),
     "kernel/test_attach.py": (
         "agent/answers",

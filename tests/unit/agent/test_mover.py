@@ -43,7 +43,13 @@ class ByMover(Served):
         self.journal = SystemJournal(str(directory / "journal") if journal else "")
         self.thread = threading.Thread(
             target=mover.serve_connections,
-            args=(self.far_link, lambda: self.moved, os.getegid(), self.journal),
+            args=(
+                self.far_link,
+                lambda: self.moved,
+                os.getegid(),
+                self.journal,
+                str(self.path),
+            ),
         )
         self.thread.start()
 
@@ -234,3 +240,52 @@ def test_who_is_at_the_other_end_is_what_the_kernel_says(served: ByMover) -> Non
         with contextlib.suppress(ConnectionResetError):
             assert ours.recv(1) == b""
     assert not served.moved.begun
+
+
+LOAD = json.dumps(
+    {"method": "io.prtrace.Load", "more": True, "parameters": {"file": FILE}}
+).encode()
+
+
+def hand_over(made: ByMover, *descriptors: int) -> None:
+    socket.send_fds(made.link, [b"C"], descriptors)
+
+
+def test_the_end_that_connects_moves_nothing(served: ByMover, tmp_path: Path) -> None:
+    """Of that end the kernel names who listens: a taken-over agent finds a socket of root's."""
+    with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as connecting:
+        listening.bind(str(tmp_path / "roots"))
+        listening.listen()
+        connecting.connect(str(tmp_path / "roots"))
+        ours, theirs = socket.socketpair()
+        accepted, _ = listening.accept()
+        with ours, theirs, accepted:
+            hand_over(served, connecting.fileno(), theirs.fileno())
+            connecting.close()
+            accepted.settimeout(20)
+            with contextlib.suppress(OSError):
+                accepted.sendall(LOAD + b"\0")
+            with contextlib.suppress(ConnectionResetError):
+                assert accepted.recv(100) == b""
+    assert served.moved.done == []
+
+
+@pytest.mark.parametrize("what", ["pair", "file"])
+def test_what_the_service_did_not_accept_moves_nothing(served: ByMover, what: str) -> None:
+    """And the mover serves others afterwards."""
+    left, right = socket.socketpair()
+    ours, theirs = socket.socketpair()
+    with left, right, ours, theirs, open(os.devnull) as file:
+        handed = {"pair": right, "file": file}[what].fileno()
+        hand_over(served, handed, theirs.fileno())
+        right.close()
+        theirs.close()
+        for each in (left, ours):
+            each.settimeout(20)
+            with contextlib.suppress(OSError):
+                each.sendall(LOAD + b"\0")
+        with contextlib.suppress(ConnectionResetError):
+            assert ours.recv(100) == b""
+    assert served.moved.done == []
+    served.client().call("Finish", file=FILE)
+    assert served.moved.done == ["finish"]
