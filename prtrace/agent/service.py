@@ -174,6 +174,7 @@ def _hire(
 ) -> _Staff:
     """Fork the processes that keep privileges, each with what it needs and nothing else."""
     needed = keeper.descriptors(attached)
+    name = listener.socket.getsockname()
     return _Staff(
         Child.start(
             "keeper",
@@ -184,9 +185,7 @@ def _hire(
         Child.start("helper", lambda link: helper.serve(link, options.claims), kept=helper.KEPT),
         Child.start(
             "mover",
-            lambda link: mover.serve(
-                link, options.state_dir, admin_gid, listener.socket.getsockname()
-            ),
+            lambda link: mover.serve(link, options.state_dir, admin_gid, name),
             kept=mover.KEPT,
         ),
     )
