@@ -257,7 +257,8 @@ _NO_NOTE = (
 )
 _LATE = (
     "the guest holds a reservation that cannot be taken over before it goes on: migrate with"
-    " --suspend, use the lock plugin, or allow it (late-commit = warn)"
+    " --suspend, use the lock plugin, or allow it with PRTRACE_LIBVIRT_LATE_COMMIT=warn in"
+    " /etc/default/prtrace-libvirt"
 )
 _POSTCOPY = "post-copy lets the guest go on before its reservation can follow: leave it out"
 

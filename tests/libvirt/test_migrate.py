@@ -116,7 +116,7 @@ def test_a_holder_of_we_moves_suspended_only(hosts: Hosts) -> None:
 def test_a_holder_is_refused_where_nobody_allowed_a_late_commit(hosts: Hosts) -> None:
     register(hosts.a.path, ReservationType.WERO)
     start(hosts)
-    assert "late-commit" in migrate(hosts, expect=1)
+    assert "LATE_COMMIT=warn" in migrate(hosts, expect=1)
     stayed(hosts, ReservationType.WERO, holds=True)
 
 

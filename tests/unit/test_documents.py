@@ -108,3 +108,15 @@ def check_prtrace(words: list[str]) -> None:
 
 def check_lab(words: list[str]) -> None:
     lab_cli.parser().parse_args([word for word in words if word != "…"])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=named)
+def test_the_proxys_socket_is_its_units(document: Path) -> None:
+    units = sorted((CHECKOUT / "prtrace/systemd").glob("*.socket"))
+    listening = {
+        line.removeprefix("ListenStream=")
+        for unit in units
+        for line in unit.read_text().splitlines()
+    }
+    for path in re.findall(r"path='(/run/prtrace[^']*)'", document.read_text()):
+        assert path in listening, f"no unit listens on {path}"

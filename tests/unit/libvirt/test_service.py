@@ -88,7 +88,7 @@ def test_a_holder_does_not_come_unless_something_commits(options: ServiceOptions
     text = xml(note(ReservationType.WERO))
     allowed, why = hook(service, "started", text, incoming=True, flags=1)
     assert not allowed
-    assert "late-commit" in why
+    assert "LATE_COMMIT=warn" in why
     assert phase(options) is Phase.HOME
 
 
@@ -103,7 +103,7 @@ def test_a_process_number_is_no_plugin(
     text = xml(note(ReservationType.WERO))
     allowed, why = hook(service, "started", text, incoming=True, flags=1)
     assert not allowed
-    assert "late-commit" in why
+    assert "LATE_COMMIT=warn" in why
     assert "post-copy" in hook(service, "started", xml(note()), incoming=True, flags=0x8001)[1]
 
 
