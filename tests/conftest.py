@@ -54,8 +54,6 @@ NOT_SEEN_YET = (
     "tests/move/test_guest.py::test_a_guest_migrates_with_its_reservation[7]",
     "tests/move/test_guest.py::test_a_guest_outlives_every_accident_of_the_destination",
     "tests/move/test_verbs.py::test_elsewhere",
-    # It passes alone.  Beside machines its worker had not torn the item before it down.
-    "tests/proxy/test_sandbox.py::test_the_units",
 )
 """Tests that were rewritten, or whose subject was, and that nobody has seen pass since on the tree
 as it is.  They count as slow, so that CI tells of what is known to work; a line goes when its test

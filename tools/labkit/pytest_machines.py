@@ -257,6 +257,8 @@ class Machines:
             item.ihook.pytest_runtest_logreport(report=report)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         self._finished.add(item.nodeid)
+        # A test of this module that ran here, before, left the module set up for this one.
+        item.session._setupstate.teardown_exact(nextitem)
         if nextitem is None or _key(nextitem, Wanted.by(nextitem)) != self._of:
             self._end()
             self._lost = 0
