@@ -36,6 +36,7 @@ WANTED = {
     "/usr/lib/sysusers.d/prtrace-proxy.conf",
     "/usr/share/bash-completion/completions/prtrace",
     "/usr/share/prtrace/prometheus/prtrace.rules.yml",
+    "/usr/share/prtrace/systemd/prtrace-proxy-multipath.conf",
 }
 
 
