@@ -47,10 +47,25 @@ def raised() -> Iterator[tuple[str, str]]:
                     yield f"{path.relative_to(TOP)}:{node.lineno}", text(message)
 
 
+def refused() -> Iterator[tuple[str, str]]:
+    """(message, where) of each sentence with which libvirt is refused, by service and plugin."""
+    machine = TOP / "prtrace" / "libvirt" / "machine.py"
+    for node in ast.parse(machine.read_text()).body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str(message))):
+                yield message, f"{machine.name}: {name}"
+    plugin = TOP / "prtrace" / "libvirt" / "prtrace-lock.c"
+    for message in re.findall(r'refuse\((?:\*why \? why : )?"([^"]+)"', plugin.read_text()):
+        yield message, plugin.name
+
+
 def test_every_error_has_its_line() -> None:
     lines = re.findall(r"^\| `(.+?)` \|", DOCUMENT.read_text(), re.MULTILINE)
     wanted = {message: where for where, message in raised() if message.strip("…:; ")}
     assert len(wanted) > 50  # the walk finds them
+    said = dict(refused())
+    assert len(said) > 15
+    wanted |= said
     missing = {where: message for message, where in wanted.items() if message not in lines}
     assert not missing, "docs/messages.md lacks: " + "\n".join(map(str, missing.items()))
     stale = set(lines) - set(wanted)
