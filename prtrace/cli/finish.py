@@ -20,8 +20,8 @@ from prtrace.move.verbs import Moves
 @click.command(
     "finish",
     epilog="""\b
-Exit status: 0 done; 4 the source holds the reservation still, or something
-is in doubt; 24 superseded by a newer move.
+Exit status: 0 done; 1 refused; 4 the source holds the reservation still,
+or something is in doubt; 24 gone, changed since, or superseded.
 \b
 Examples:
   prtrace finish db1.json                         after load
