@@ -202,7 +202,9 @@ class _Conversation:
                 document = _document(message)
                 if document.get("method") in MOVING:
                     self._answer(message)
-                elif not self._pass_on(message, wanted=document.get("oneway") is not True):
+                elif document.get("oneway") is True:
+                    continue  # it wants no answer, and changes nothing
+                elif not self._pass_on(message):
                     return
 
     def _messages(self) -> Iterator[bytes]:
@@ -219,7 +221,7 @@ class _Conversation:
             scanned = len(self._received)
             if scanned > MAX_CHANGE_CALL:
                 # The agent says so.
-                self._pass_on(bytes(self._received), wanted=True)
+                self._pass_on(bytes(self._received))
                 return
             chunk = self._chunk()
             if not chunk:
@@ -232,12 +234,18 @@ class _Conversation:
         for connection in (self.client, self.agent):
             poll.register(connection, select.POLLIN)
         ready = dict(poll.poll())
-        # Between two calls the agent has nothing to say but that it has closed its end.
-        return self.client.recv(_CHUNK) if self.client.fileno() in ready else b""
+        return b"" if self.agent.fileno() in ready else self.client.recv(_CHUNK)
 
-    def _pass_on(self, message: bytes, *, wanted: bool) -> bool:
+    def _pass_on(self, message: bytes) -> bool:
         """Have the agent answer; returns whether the conversation goes on."""
+        poll = select.poll()
+        poll.register(self.agent, select.POLLIN)
+        if poll.poll(0):
+            # Between two calls it has nothing to say but that it has closed its end.  An answer
+            # that nobody waited for would pass for that of the next call.
+            return False
         self.agent.sendall(message + b"\0")
+        wanted = True
         answers = bytearray()
         poll = select.poll()
         poll.register(self.client, 0)

@@ -151,14 +151,16 @@ def test_several_calls_are_answered_in_their_order(served: ByMover) -> None:
         {"method": "io.prtrace.Finish", "parameters": {"file": FILE}, "oneway": True},
         {"method": "io.prtrace.Nothing"},
         {"method": "io.prtrace.Status", "oneway": True},
+        {"method": "io.prtrace.Status", "oneway": True, "more": True},
+        {"method": "io.prtrace.Status"},
         {"method": "io.prtrace.Moves"},
     ]
     with served.connect() as connection:
         connection.sendall(b"".join(json.dumps(each).encode() + b"\0" for each in calls))
         connection.sendall(b'{"garbage\0[]\0')
-        told = replies(connection, 6)
+        told = replies(connection, 7)
     kinds = [next(iter(each.get("parameters", {})), each.get("error")) for each in told]
-    assert kinds == ["status", "report", "method", "schema", "message", "message"]
+    assert kinds == ["status", "report", "method", "status", "schema", "message", "message"]
     assert served.moved.done == ["finish", "finish", "moves"]
 
 
