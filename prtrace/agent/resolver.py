@@ -271,8 +271,10 @@ class Resolver:
                     sent += reader.way.sent
         except PrtraceError as error:
             return _Asked(Result.PATH_FAILED, 0, error.message)
-        other = reading.failure.found if isinstance(reading, Unread) else ""
-        return _Asked(_result(reading), sent, _problem(reading), other, tuple(listening.long))
+        if isinstance(reading, Unread):
+            # Nobody knows that its replies are this unit's: the last INQUIRY did not say so.
+            return _Asked(_result(reading), sent, reading.failure.text, reading.failure.found)
+        return _Asked(_result(reading), sent, long=tuple(listening.long))
 
     def _lacks_capabilities(self, lu: str, state: LuState) -> bool:
         """Whether REPORT CAPABILITIES tells what nobody has told; asked with a reading, once."""
@@ -404,7 +406,3 @@ def _result(reading: Reading) -> Result:
     if kind is FailureKind.UNSUPPORTED:
         return Result.REFUSED
     return Result.UNIT_FAILED if kind in _UNIT_FAILED else Result.PATH_FAILED
-
-
-def _problem(reading: Reading) -> str:
-    return reading.failure.text if isinstance(reading, Unread) else ""
