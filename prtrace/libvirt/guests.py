@@ -98,7 +98,9 @@ class Guests:
         try:
             for folder in (state, self._incoming, self._outgoing):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for file in sorted(state.glob("*.json")):
+            # Path.glob() takes a folder that may not be read for an empty one.
+            names = sorted(name for name in os.listdir(state) if name.endswith(".json"))
+            for file in (state / name for name in names):
                 guest = self._guests[file.stem] = _read(file)
                 if guest.record.incoming or guest.broken:
                     # The run folder may be new; without its mark the plugin would not ask.
