@@ -142,6 +142,11 @@ def _clocks(each: Mapping[str, Any], first: Mapping[str, Any]) -> str:
     """How far the clock of a recording is from the first one's, by PRGENERATION."""
     least, most = each["ahead"]["least_s"], each["ahead"]["most_s"]
     name, other = each["host"] or "this host", first["host"] or "the first host"
+    if each["ahead"]["contradict"]:
+        return (
+            f"no difference of {name}'s and {other}'s clocks fits PRGENERATION: one was set "
+            "meanwhile, or the disk began to count anew; do not compare their times"
+        )
     if least is None and most is None:
         return f"nothing tells how far {name}'s clock is from {other}'s"
     between = {
@@ -149,7 +154,10 @@ def _clocks(each: Mapping[str, Any], first: Mapping[str, Any]) -> str:
         (True, False): f"at least {least} s ahead of",
         (False, True): f"at most {most} s ahead of",
     }[least is not None, most is not None]
-    return f"by PRGENERATION {name}'s is {between} {other}'s (negative: behind)"
+    return (
+        f"by PRGENERATION {name}'s is {between} {other}'s (negative: behind), if neither was set "
+        "meanwhile"
+    )
 
 
 def _now(told: Mapping[str, Any]) -> Iterator[str]:

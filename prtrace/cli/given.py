@@ -154,13 +154,16 @@ def paths_of(unit: Mapping[str, Any]) -> tuple[LocalNexus, ...]:
 
 
 def find_unit(device: str, recordings: Sequence[Recording]) -> str:
-    """The unit that device names in a recording; NoSuchDeviceError names those that are there."""
+    """The unit that device names; NoSuchDeviceError names those that are there.
+
+    A designator is the same everywhere; a node or an address is the first recording's.
+    """
     units: dict[str, None] = {}
-    for recording in recordings:
+    for number, recording in enumerate(recordings):
         for event in recording.events:
             # As the kernel's log has it: without /dev/.
-            named = (event.lu, event.nexus, event.device, event.device.removeprefix("/dev/"))
-            if device in named:
+            named = (event.nexus, event.device, event.device.removeprefix("/dev/"))
+            if device == event.lu or (number == 0 and device in named):
                 return event.lu
             units.setdefault(event.lu)
     there = ", ".join(list(units)[:4]) or "none"

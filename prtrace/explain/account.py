@@ -123,7 +123,11 @@ def _recorded(host: str, steps: Sequence[Step], first: Sequence[Step]) -> dict[s
         "last": rfc3339(steps[-1].event.time) if steps else None,
         "ahead": None
         if bounds is None
-        else {"least_s": _seconds(bounds.least), "most_s": _seconds(bounds.most)},
+        else {
+            "least_s": _seconds(bounds.least),
+            "most_s": _seconds(bounds.most),
+            "contradict": bounds.contradict,
+        },
     }
 
 

@@ -81,9 +81,10 @@ class Recording:
             try:
                 given = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise MalformedError(
-                    f"{name}, line {number}", f"this is not JSON: {error}"
-                ) from None
+                what = f"this is not JSON: {error}"
+                if not events and not host:
+                    what += "; prtrace import makes a recording of a log or of what tools printed"
+                raise MalformedError(f"{name}, line {number}", what) from None
             if isinstance(given, dict) and given.get("schema") == SCHEMA:
                 host, ports, paths = _header(given, f"{name}, line {number}")
                 continue

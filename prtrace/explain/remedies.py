@@ -59,21 +59,33 @@ def remedies(unit: Mapping[str, Any]) -> list[Remedy]:
         losing = _list(sorted(nexus for each in by_key.values() for nexus in each))
     else:
         losing = _list(by_key.get(holder or "", []))
-    if holder and holder != "0x0000000000000000":
+    sender, first = _sender(unit)
+    own = [each["nexus"] for each in unit["registrations"] if each["local"]]
+    ours = bool(held["holders"]) and set(held["holders"]) <= set(own)
+    if holder and holder != "0x0000000000000000" and not ours:
         found.append(
             Remedy(
-                "Preempt the holder, only when you know that its host is off or must not write.",
+                "Preempt the holder, only when you know whose it is, and that its host is off or "
+                f"must not write.{first}",
                 f"sg_persist --out --preempt --param-rk=YOURKEY --param-sark={holder} "
-                f"--prout-type={_TYPES[held['type']]} {node or 'DEVICE'}",
+                f"--prout-type={_TYPES[held['type']]} {sender}",
                 f"{losing or 'every nexus with that key'} loses its registration and its access; "
                 + _AGAIN,
+            )
+        )
+    if ours:
+        found.append(
+            Remedy(
+                "The holder is a path of this host: have the program that reserved it release it.",
+                "",
+                "that program alone its reservation",
             )
         )
     everybody = _list(sorted(nexus for each in by_key.values() for nexus in each))
     found.append(
         Remedy(
-            "Clear everything, only for a disk that no cluster uses any more.",
-            f"sg_persist --out --clear --param-rk=YOURKEY {node or 'DEVICE'}",
+            f"Clear everything, only for a disk that no cluster uses any more.{first}",
+            f"sg_persist --out --clear --param-rk=YOURKEY {sender}",
             f"{everybody or 'every registered nexus'} loses its registration, and nothing "
             "protects the disk; " + _AGAIN,
         )
@@ -102,6 +114,20 @@ def _by_key(unit: Mapping[str, Any]) -> dict[str, list[str]]:
     for each in unit["registrations"]:
         found.setdefault(each["key"], []).append(each["device"] or each["nexus"])
     return found
+
+
+def _sender(unit: Mapping[str, Any]) -> tuple[str, str]:
+    """The path to send a PREEMPT or CLEAR over, and what is to be said where none may.
+
+    The device refuses both over a path that is not registered (SPC-6 5.14.11.3).
+    """
+    for path in unit["nexuses"]:
+        if path.get("registered") and path["device"]:
+            return path["device"], ""
+    return (
+        _node(unit) or "DEVICE",
+        "  Only a path that is registered, with YOURKEY, may send it; none here is known to be.",
+    )
 
 
 def _node(unit: Mapping[str, Any]) -> str:

@@ -20,6 +20,8 @@ class Bounds:
 
     least: int | None
     most: int | None
+    contradict: bool = False
+    """No difference fits: a clock was set meanwhile, or the target began to count anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,7 @@ class _Counts:
 def apart(one: Sequence[Step], other: Sequence[Step]) -> Bounds:
     """The bounds of other's clock against one's.
 
-    None where nothing bounds it; both None where the bounds contradict each other, as after a
-    target that began to count anew.
+    None where nothing bounds it.
     """
     first, second = _counts(one), _counts(other)
     if first is None or second is None:
@@ -45,7 +46,7 @@ def apart(one: Sequence[Step], other: Sequence[Step]) -> Bounds:
     gap = _least_gap(second.not_above, first.reached)
     least = None if gap is None else -gap
     if least is not None and most is not None and least > most:
-        return Bounds(None, None)
+        return Bounds(None, None, contradict=True)
     return Bounds(least, most)
 
 

@@ -1,6 +1,7 @@
 """Incidents as stories: what must be said of each, and what must not."""
 
 import json
+import re
 from importlib import resources
 from pathlib import Path
 
@@ -80,13 +81,23 @@ def test_it_fits_a_terminal(file):
 
 
 def test_a_remedy_that_takes_access_away_says_from_whom():
-    story = story_of("other-process-of-this-host")
-    remedies = told(story)["remedies"]
-    taking = [each for each in remedies if "--preempt" in each["command"]]
-    assert taking
-    for each in remedies:
-        if "--preempt" in (each["command"] or "") or "--clear" in (each["command"] or ""):
-            assert "/dev/sda loses its registration" in each["costs"]
+    remedies = told(story_of("fenced-by-another-host"))["remedies"]
+    taking = [each for each in remedies if re.search("--(preempt|clear)", each["command"] or "")]
+    assert len(taking) == 2
+    for each in taking:
+        assert "loses its registration" in each["costs"]
+        # The path of this host was fenced: the device would refuse it.
+        assert "Only a path that is registered" in each["what"]
+
+
+def test_a_holder_of_this_host_is_not_to_be_preempted_by_it():
+    remedies = told(story_of("other-process-of-this-host"))["remedies"]
+    assert not [each for each in remedies if "--preempt" in (each["command"] or "")]
+    assert any("have the program that reserved it release it" in each["what"] for each in remedies)
+    (clear,) = [each for each in remedies if "--clear" in (each["command"] or "")]
+    assert "/dev/sda loses its registration" in clear["costs"]
+    assert clear["command"].endswith("/dev/sda")
+    assert "Only a path" not in clear["what"]
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from prtrace.explain.owners import owners
 @pytest.mark.parametrize(
     ("key", "name"),
     [
-        (0x666E0001, "fence_scsi, node 1 of the cluster 666e"),
-        (0x36830000, "fence_scsi, node 0 of the cluster 3683"),
+        (0x666E0001, "fence_scsi, node 0001 of the cluster 666e"),
+        (0x36830000, "fence_scsi, node 0000 of the cluster 3683"),
         (0x0100000000000000, "the pNFS server (nfsd)"),
         (0x1000000000000001, "LVM, host id 1"),
         (0x4150475230303031, "Veritas VxVM, node 0"),
@@ -26,7 +26,7 @@ def test_forms_that_show(key, name):
     assert owner.why
 
 
-@pytest.mark.parametrize("key", [0, 1, 0xFFFF, 0x1000000000000000, 0x8877665544332211])
+@pytest.mark.parametrize("key", [0, 1, 0xFFFF, 0x123ABC, 0x1000000000000000, 0x8877665544332211])
 def test_other_keys_have_no_owner(key):
     assert owners(key) == ()
 

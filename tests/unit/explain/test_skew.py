@@ -75,3 +75,14 @@ def test_a_target_that_counts_anew_bounds_nothing():
     after = recorded([(2, "READ"), (2, "REGISTER")], 2, -(10**6) * SECOND)
     bounds = apart(before, after)
     assert bounds.least is None or bounds.most is None or bounds.least <= bounds.most
+
+
+def test_clocks_that_no_difference_fits_are_said_to_contradict():
+    """Host 2's clock is set back by a minute between its two readings."""
+    one = recorded([(1, "READ"), (1, "REGISTER"), (1, "READ"), (1, "REGISTER"), (1, "READ")], 1, 0)
+    happened = [(2, "READ"), (1, "REGISTER"), (2, "READ"), (1, "REGISTER"), (2, "READ")]
+    early = recorded(happened[:1], 2, 60 * SECOND)
+    late = recorded(happened, 2, 0)[1:]
+    bounds = apart(one, early + late)
+    assert bounds.contradict
+    assert (bounds.least, bounds.most) == (None, None)

@@ -1,13 +1,15 @@
 """A sosreport and nothing else: what it says of a disk, and what it does not."""
 
 import tarfile
+from dataclasses import replace
 
 import pytest
 
 from prtrace.cli.explain import account_lines
 from prtrace.cli.given import find_unit, read_recording, rebuilt_unit
-from prtrace.errors import MalformedError, UsageError
+from prtrace.errors import MalformedError, NoSuchDeviceError, UsageError
 from prtrace.explain.account import account
+from prtrace.explain.recording import Recording
 from prtrace.explain.timeline import timeline
 from prtrace.paste.sosreport import SosFile, is_wanted, read_report
 
@@ -151,3 +153,15 @@ def test_other_archives_are_refused(tmp_path):
 def test_only_what_is_needed_is_read():
     assert is_wanted("sos_commands/scsi/sg_persist_--in_-k_-d_.dev.sda")
     assert not is_wanted("etc/shadow")
+
+
+def test_a_node_is_the_first_hosts_and_a_designator_everybodys(tmp_path):
+    first = read_recording(archive(tmp_path, FILES))
+    other = replace(
+        first, host="node2",
+        events=tuple(each._replace(device="/dev/sdq", nexus="9:0:0:0") for each in first.events),
+    )  # fmt: skip
+    assert find_unit("/dev/sdq", [other, first]) == LU
+    assert find_unit(LU, [Recording("node3", ()), other]) == LU
+    with pytest.raises(NoSuchDeviceError, match="no logical unit"):
+        find_unit("/dev/sdq", [first, other])
