@@ -202,7 +202,8 @@ def _incident(incident: Mapping[str, Any]) -> Iterator[str]:
     host = f" on {incident['host']}" if incident["host"] else ""
     yield plain(f"{_clock(incident['last'])}  {where}{host}  {incident['kind']}{times}")
     for link in incident["chain"]:
-        when = f"{_clock(link['at'])}  " if link["at"] else ""
+        by = f" by {link['host']}'s clock" if link["host"] != incident["host"] else ""
+        when = f"{_clock(link['at'])}{by}  " if link["at"] else ""
         mark = "" if link["certainty"] == "observed" else f"[{link['certainty']}] "
         yield from labelled("-", plain(f"{when}{mark}{link['text']}"), column=4)
 
