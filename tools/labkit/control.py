@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import select
 import socket
 import time
@@ -15,6 +16,8 @@ from labkit.target import Target, TargetSpec
 
 _STOP_SECONDS = 15.0
 _CONSOLE_LINES = 40
+_DYING_WORDS = re.compile(r"\] (BUG: |Oops|Kernel panic|general protection|kernel BUG|sysrq: )")
+"""What a kernel writes first when it dies: the line after which its own account begins."""
 
 Sink = Callable[[str, bytes], None]
 
@@ -193,9 +196,25 @@ class Running:
 
 
 def console_tail(folder: Path) -> str:
-    """The last lines that the machine's kernel wrote."""
+    """The last lines that the machine's kernel wrote, and before them the account of its death.
+
+    The registers and the stack of a panic are longer than what is worth reading, and grow by what
+    the dying kernel was in the middle of.  So the account is shown from its beginning.
+    """
     console = folder / "console"
     if not console.exists():
         return "(no console)"
     lines = console.read_bytes().decode(errors="replace").splitlines()
-    return "\n".join(f"  | {line}" for line in lines[-_CONSOLE_LINES:])
+    begin = max(0, len(lines) - _CONSOLE_LINES)
+    account = next(
+        (
+            n
+            for n in range(max(0, begin - 10 * _CONSOLE_LINES), begin)
+            if _DYING_WORDS.search(lines[n])
+        ),
+        begin,
+    )
+    shown = lines[account : min(account + _CONSOLE_LINES, begin)]
+    if account + _CONSOLE_LINES < begin:
+        shown.append("...")
+    return "\n".join(f"  | {line}" for line in [*shown, *lines[begin:]])
