@@ -160,7 +160,8 @@ class Sense:
     def build(self) -> bytes:
         """18 bytes of fixed or 8 bytes of descriptor format, by response_code.
 
-        An absent asc or ascq cannot be left out, so it is sent as 0.
+        Fixed format ends before an absent asc or ascq; descriptor format cannot leave it out, and
+        has 0 there.
         """
         fields: dict[str, Any] = {
             "byte_0": self.response_code,
@@ -169,8 +170,12 @@ class Sense:
         }
         if self.response_code in (DESCRIPTOR, DESCRIPTOR + 1):
             return forms.DESCRIPTOR_SENSE.build(byte_1=self.key, **fields)
-        length = forms.FIXED_SENSE.size - _COUNTED
-        return forms.FIXED_SENSE.build(byte_2=self.key, additional_sense_length=length, **fields)
+        end = forms.FIXED_SENSE.size
+        if self.ascq is None:
+            end = _FIXED[-1] + (self.asc is not None)
+        length = end - _COUNTED
+        whole = forms.FIXED_SENSE.build(byte_2=self.key, additional_sense_length=length, **fields)
+        return whole[:end]
 
 
 def attention(sense: Sense) -> Attention | None:
@@ -185,3 +190,9 @@ def attention(sense: Sense) -> Attention | None:
     if sense.asc == Attention.RESET.value[0]:
         return Attention.RESET
     return _ATTENTIONS.get((sense.asc, sense.ascq))
+
+
+def may_be_attention(sense: Sense) -> bool:
+    """Whether the qualifier is absent with which it may be one that attention() knows."""
+    codes = {attention.value[0] for attention in Attention}
+    return sense.key == UNIT_ATTENTION and sense.ascq is None and sense.asc in codes
