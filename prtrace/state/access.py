@@ -10,6 +10,7 @@ import enum
 from typing import NamedTuple
 
 from prtrace.model import Access, Nexus, ReservationType
+from prtrace.state.binding import may_be
 from prtrace.state.unit import Fact, LuState
 
 
@@ -68,8 +69,14 @@ def standing(state: LuState, nexus: Nexus) -> Standing:
         return Standing.UNKNOWN
     if nexus in state.registrations:
         return Standing.HOLDER if nexus in state.holders else Standing.REGISTERED
-    if any(each.maybe_local for each in state.registrations.values()):
-        return Standing.UNKNOWN
+    path = state.paths.get(nexus)
+    for each in state.registrations.values():
+        # A path whose initiator port is another one is not that registration's, whatever else is
+        # not known of it.
+        if each.maybe_local and (
+            path is None or may_be(each.initiator_port, each.relative_target_port, path.local)
+        ):
+            return Standing.UNKNOWN
     return Standing.NOT_REGISTERED
 
 

@@ -5,10 +5,10 @@ from types import MappingProxyType
 
 import pytest
 
-from prtrace.model import ReservationType
+from prtrace.model import LocalNexus, ReservationType
 from prtrace.scsi.commands import Access
 from prtrace.state.access import Standing, may, ruling, standing
-from prtrace.state.unit import Doubt, Fact, LuState, Registration, Reservation, Source
+from prtrace.state.unit import Doubt, Fact, LuState, Path, Registration, Reservation, Source
 
 # SPC-4, "commands that are allowed in the presence of various reservations", by type:
 # (not registered reads, writes; registered and not the holder reads, writes).
@@ -78,6 +78,25 @@ def test_what_is_in_doubt_rules_nothing():
     reserved = replace(doubted, doubts=(Doubt(Fact.RESERVATION, "lost", 1),))
     assert may(reserved, ME, Access.READ).allowed is None
     assert standing(state(ReservationType.WERO, OTHER, unattributed=(7,)), ME) is Standing.UNKNOWN
+
+
+def test_a_registration_that_may_be_one_path_s_is_not_another_port_s():
+    """Where the target port of a path is not known, its initiator port tells whose it is not."""
+    port, other = "naa.1", "naa.2"
+    paths = {
+        nexus: Path(LocalNexus(nexus, "naa.6", initiator_port=each))
+        for nexus, each in ((ME, port), (OTHER, other))
+    }
+    one = Registration(
+        f"{port},1", 1, initiator_port=port, relative_target_port=1,
+        local=False, maybe_local=True, source=Source.READ, at=1,
+    )  # fmt: skip
+    known = LuState(
+        "naa.6", registrations=MappingProxyType({one.nexus: one}), paths=MappingProxyType(paths)
+    )
+    assert standing(known, ME) is Standing.UNKNOWN
+    assert standing(known, OTHER) is Standing.NOT_REGISTERED
+    assert standing(known, "9:0:0:0") is Standing.UNKNOWN, "no path that is known"
 
 
 def test_an_spc2_reservation_refuses_everybody_else():
