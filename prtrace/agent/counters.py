@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from prtrace.agent.surroundings import Surroundings
+from prtrace.errors import MalformedError
 from prtrace.model import Attention
 from prtrace.probe import libbpf
 from prtrace.probe.record import NEXUS, Cause, Counts, Loss, Pending, Record, Stat
 from prtrace.scsi.codes import Opcode, Status, status_title
+from prtrace.scsi.sense import Sense, attention
 from prtrace.state.draft import LONG_AGO
 from prtrace.state.event import Command, Event
 
@@ -129,7 +131,8 @@ class Counters:
         self._epoch = epoch
         self._told = told
         self._surroundings = surroundings
-        self._samples: dict[str, Record] = {}
+        self._samples: dict[str, dict[Cause | None, Record]] = {}
+        """By nexus and by what was counted: another cause's command is no example of it."""
         self._busy: dict[str, float] = {}
 
     @property
@@ -173,7 +176,7 @@ class Counters:
 
     def note(self, record: Record) -> None:
         """A sample: its nexus has something to count, and its CDB serves as an example."""
-        self._samples[record.nexus] = record
+        self._samples.setdefault(record.nexus, {})[_cause(record)] = record
         self._busy[record.nexus] = time.monotonic()
 
     def read(self, *, all_nexuses: bool = False) -> CounterReading:
@@ -238,8 +241,9 @@ class Counters:
         return found
 
     def _counted(self, counts: Counts, cause: Cause, grown: int, skew: int) -> Event:
-        sample = self._samples.get(counts.nexus)
-        page83 = b"" if sample is None else sample.page83
+        samples = self._samples.get(counts.nexus, {})
+        sample = samples.get(cause)
+        page83 = next((each.page83 for each in samples.values()), b"")
         nexus = self._surroundings.nexus(counts.nexus)
         conflict = cause is Cause.CONFLICT
         return Event(
@@ -343,7 +347,18 @@ class Counters:
         )
 
 
-def _sense(attention: Attention) -> bytes:
-    """Fixed format sense data that says attention; a counter keeps no ASCQ of 29h."""
-    asc, ascq = attention.value
+def _cause(record: Record) -> Cause | None:
+    """What a sample is of, None where its sense data are of nothing that is counted."""
+    if record.header.result & 0xFF == Status.RESERVATION_CONFLICT:
+        return Cause.CONFLICT
+    try:
+        told = attention(Sense.parse(record.sense))
+    except MalformedError:
+        return None
+    return next((cause for cause, each in _ATTENTIONS.items() if each is told), None)
+
+
+def _sense(told: Attention) -> bytes:
+    """Fixed format sense data that says told; a counter keeps no ASCQ of 29h."""
+    asc, ascq = told.value
     return bytes((0x70, 0, 6, 0, 0, 0, 0, 10, 0, 0, 0, 0, asc, ascq or 0, 0, 0, 0, 0))
