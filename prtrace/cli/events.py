@@ -13,7 +13,7 @@ from typing import Any, Final
 import click
 
 from prtrace.api.client import Client
-from prtrace.cli.given import find_unit, read_recording, split
+from prtrace.cli.given import find_unit, read_recordings, split
 from prtrace.cli.options import json_option, parse_since, socket_option
 from prtrace.cli.text import cut, labelled, line, plain, width
 from prtrace.errors import UsageError
@@ -104,7 +104,7 @@ def command(
 
 def _recorded(files: list[Path], devices: list[str]) -> Iterator[Mapping[str, Any]]:
     """The events of recordings by their times, each with the host that recorded it."""
-    recordings = [read_recording(file) for file in files]
+    recordings = read_recordings(files)
     wanted = {find_unit(device, recordings) for device in devices}
     each_host = (
         ((event.time, number, event.seq), each.host, event)

@@ -17,7 +17,7 @@ from prtrace.cli.given import (
     names_options,
     read_keys,
     read_ports,
-    read_recording,
+    read_recordings,
     rebuilt_unit,
     stored,
 )
@@ -72,7 +72,7 @@ def command(
     until = moment(at) if at else None
     ports, keys = read_ports(ports_folder), read_keys(keys_file)
     if recordings:
-        given = [read_recording(file) for file in recordings]
+        given = read_recordings(recordings)
         lu = find_unit(device, given)
         unit = rebuilt_unit(given[0], lu, until)
         ports += [Ports(each.host, frozenset(each.ports)) for each in given if each.ports]

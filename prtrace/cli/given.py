@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import lzma
 import os
+import re
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,6 +31,8 @@ _LONGEST_FILE: Final = 1 << 30
 """Bytes of a recording."""
 _LONGEST_LOG: Final = 64 << 20
 """Bytes of one file of a sosreport that are read."""
+_COLLECTED: Final = re.compile(r"[^/]*sosreport-[^/]+\.tar(?:\.(?:xz|gz|bz2))?")
+"""A host's report in what sos collect made, by its name in the folder there."""
 PORTS_FOLDER: Final = Path("/etc/prtrace/ports.d")
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -56,35 +59,56 @@ def names_options(function: _Function) -> _Function:
     return ports(keys(function))
 
 
-def read_recording(file: Path) -> Recording:
-    """A recording, a gathered file or a sosreport; UsageError where it cannot be read.
+def read_recordings(files: Iterable[Path]) -> list[Recording]:
+    """What files have, in their order: see read_recording().
 
-    A sosreport is its archive or the folder that it was unpacked to.
+    What sos collect made has several hosts.
+    """
+    return [each for file in files for each in read_recording(file)]
+
+
+def read_recording(file: Path) -> list[Recording]:
+    """A recording, a gathered file or sosreports; UsageError where it cannot be read.
+
+    A sosreport is its archive or the folder that it was unpacked to, or lies in the archive of
+    several hosts that sos collect makes.
     """
     try:
         if file.is_dir() or tarfile.is_tarfile(file):
-            return _sosreport(file)
+            return _sosreports(file)
         if file.stat().st_size > _LONGEST_FILE:
             raise UsageError(f"{file} is larger than {_LONGEST_FILE >> 30} GiB")
         with file.open("rb") as opened:
-            return Recording.parse(opened, str(file))
+            return [Recording.parse(opened, str(file))]
     except OSError as error:
         raise UsageError(f"{file}: {os.strerror(error.errno or 0)}") from error
     except (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise MalformedError(str(file), f"the archive cannot be read: {error}") from error
 
 
-def _sosreport(file: Path) -> Recording:
-    found = dict(_unpacked(file) if file.is_dir() else _archived(file))
-    report = sosreport.read_report(found)
-    for note in report.notes:
-        warn(f"prtrace: {file}: {note}")
-    if not report.events:
+def _sosreports(file: Path) -> list[Recording]:
+    if file.is_dir():
+        each_host = [dict(_unpacked(file))]
+        for path in sorted(file.iterdir()):
+            if _COLLECTED.fullmatch(path.name) and path.is_file():
+                with tarfile.open(path) as archive:
+                    each_host += _archived(archive)
+    else:
+        with tarfile.open(file) as archive:
+            each_host = list(_archived(archive, collected=True))
+    found = []
+    for files in each_host:
+        report = sosreport.read_report(files)
+        for note in report.notes:
+            warn(f"prtrace: {file}: {report.host}: {note}")
+        if report.events:
+            found.append(Recording(report.host, tuple(report.events)))
+    if not found:
         raise UsageError(
             f"{file}: there is no sosreport in it that says anything of reservations",
             hint="sos report --enable-plugins scsi,logs",
         )
-    return Recording(report.host, tuple(report.events))
+    return found
 
 
 def _unpacked(folder: Path) -> Iterator[tuple[str, sosreport.SosFile]]:
@@ -98,17 +122,28 @@ def _unpacked(folder: Path) -> Iterator[tuple[str, sosreport.SosFile]]:
             yield name, sosreport.SosFile(text, int(status.st_mtime))
 
 
-def _archived(file: Path) -> Iterator[tuple[str, sosreport.SosFile]]:
-    with tarfile.open(file) as archive:
-        for member in archive:
-            # Everything lies in a folder that has the report's name.
-            name = member.name.removeprefix("./").partition("/")[2]
-            if not member.isfile() or not sosreport.is_wanted(name):
-                continue
-            opened = archive.extractfile(member)
-            if opened is not None:
-                text = opened.read(_LONGEST_LOG).decode(errors="replace")
-                yield name, sosreport.SosFile(text, int(member.mtime))
+def _archived(
+    archive: tarfile.TarFile, *, collected: bool = False
+) -> Iterator[dict[str, sosreport.SosFile]]:
+    """The files of the report that an archive is.
+
+    collected: whether reports may lie in it as archives; theirs come, too.
+    """
+    files = {}
+    for member in archive:
+        opened = archive.extractfile(member) if member.isfile() else None
+        if opened is None:
+            continue
+        # Everything lies in a folder that has the report's name.
+        name = member.name.removeprefix("./").partition("/")[2]
+        if sosreport.is_wanted(name):
+            text = opened.read(_LONGEST_LOG).decode(errors="replace")
+            files[name] = sosreport.SosFile(text, int(member.mtime))
+        elif collected and _COLLECTED.fullmatch(name):
+            with tarfile.open(fileobj=opened) as inner:
+                yield from _archived(inner)
+    if files:
+        yield files
 
 
 def read_ports(folder: Path) -> list[Ports]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from datetime import datetime
@@ -14,6 +13,7 @@ import click
 from prtrace.cli.decode import read_file
 from prtrace.cli.text import line, plain, warn
 from prtrace.errors import InDoubtError, UsageError
+from prtrace.explain.recording import Recording
 from prtrace.paste.reader import read_text
 from prtrace.paste.recorded import Import
 from prtrace.paste.stamp import Clock, parse_zone
@@ -30,7 +30,7 @@ Exit status 4: lines about reservations were left out, and named.
 \b
 Examples:
   prtrace import kernel.log -o kernel.jsonl   (journalctl -k -o short-iso)
-  prtrace replay kernel.jsonl
+  prtrace explain 2:0:1:0 kernel.jsonl
   prtrace import dmesg.txt --boot 2026-11-27T18:00:00Z -o events.jsonl
   prtrace import vmkernel.log messages --year 2026 --zone +01:00 -o all.jsonl
   prtrace import kernel.log --unit sdb=naa.6001405... -o events.jsonl
@@ -60,9 +60,9 @@ def command(
     """Turn other programs' log lines into recorded events.
 
     Lines that carry a time, a device and a command or its outcome become
-    events as `prtrace events --json` prints them, for `prtrace replay`.
-    What a line does not tell stays absent.  The lines are the kernel's log,
-    its SCSI tracepoints, and ESXi's vmkernel log.
+    events, in a recording of the host that the log names: explain, events,
+    report and replay take it.  What a line does not tell stays absent.  The
+    lines are the kernel's log, its SCSI tracepoints, and ESXi's vmkernel log.
     """
     clock = Clock(_boot(boot), year, None if zone is None else parse_zone(zone))
     named = dict(_unit(each) for each in units)
@@ -84,7 +84,8 @@ def command(
     events = found.numbered()
     if not events:
         raise UsageError("no line has a time, a device and a command or its outcome")
-    _write(output, "".join(f"{json.dumps(event.to_json())}\n" for event in events))
+    recording = Recording(found.host, tuple(events))
+    _write(output, "".join(f"{text}\n" for text in recording.lines()))
     line(f"{len(events)} events in {plain(str(output))}, {len(found.refused)} lines left out")
     if found.repeated:
         line(f"{found.repeated} lines told of a conflict that a line before had told of")

@@ -17,7 +17,7 @@ from prtrace.cli.given import (
     names_options,
     read_keys,
     read_ports,
-    read_recording,
+    read_recordings,
     rebuilt_unit,
     split,
     stored,
@@ -88,7 +88,7 @@ def command(
     devices, files = split(words)
     ports, keys = read_ports(ports_folder), read_keys(keys_file)
     if files:
-        recordings = [read_recording(file) for file in files]
+        recordings = read_recordings(files)
         told = list(_recorded(recordings, devices))
         ports += [Ports(each.host, frozenset(each.ports)) for each in recordings if each.ports]
     else:

@@ -138,6 +138,8 @@ def _conflict(steps: Sequence[Step], number: int, seen: ConflictSeen, others: El
             chain.append(Link(step.event.problem, Certainty.UNKNOWN))
         chain += links.how_reserved(steps, number, others)
         chain += links.how_unregistered(steps, number, seen.nexus)
+        if step.before.doubts:
+            chain += links.attention(steps, number, seen.nexus, links.ABOUT_RESERVATIONS)
         chain += _may_be_a_scan(step, seen)
         return replace(
             _incident(step, IncidentKind.CONFLICT, title, chain),

@@ -6,7 +6,7 @@ yields the facts that led to it, the nearest first.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from prtrace.explain.elsewhere import Elsewhere
@@ -26,10 +26,19 @@ from prtrace.model import (
     RecordsLost,
 )
 from prtrace.state.event import Event, key_text
-from prtrace.state.refusal import holder
+from prtrace.state.refusal import command_name, holder
 from prtrace.state.unit import Fact, LuState, Reservation
 
 _ANOTHER_UNIT: Final = (Attention.INQUIRY_CHANGED, Attention.LUNS_CHANGED)
+ABOUT_RESERVATIONS: Final = (
+    Attention.RESERVATIONS_PREEMPTED,
+    Attention.RESERVATIONS_RELEASED,
+    Attention.REGISTRATIONS_PREEMPTED,
+    *_ANOTHER_UNIT,
+)
+"""What tells a nexus that it may have lost its access."""
+_SOME_PARAMETERS: Final = "UNIT ATTENTION 2A/??"
+"""What the kernel's log has of a unit attention 2A: not which (prtrace.paste.kernel)."""
 _DISK_MAJORS: Final = {8, *range(65, 72), *range(128, 136), 259}
 """Block majors of SCSI disks and of partitions (Documentation/admin-guide/devices.txt)."""
 
@@ -199,21 +208,49 @@ def how_registered(steps: Sequence[Step], number: int, nexus: Nexus) -> Iterator
         return
 
 
-def attention(steps: Sequence[Step], number: int, nexus: Nexus) -> Iterator[Link]:
-    """The newest unit attention on the nexus before the step, and who was told."""
+def attention(
+    steps: Sequence[Step],
+    number: int,
+    nexus: Nexus,
+    wanted: Iterable[Attention] = tuple(Attention),
+) -> Iterator[Link]:
+    """The newest of the wanted unit attentions on the nexus before the step, and who was told."""
+    on = f" on {nexus}" if nexus else ""
     for step in reversed(steps[:number]):
+        if step.event.nexus != nexus:
+            continue
         for seen in step.seen:
-            if isinstance(seen, AttentionSeen) and seen.nexus == nexus:
-                told = f"a unit attention on {nexus} told of it: {step.event.sense}"
-                if step.event.issuer is not None:
-                    told += f"; it went to {who(step.event)}, and nobody else is told again"
+            if isinstance(seen, AttentionSeen) and seen.attention in wanted:
+                told = f"a unit attention{on} told of it: {step.event.sense}{_taker(step.event)}"
                 if seen.attention in _ANOTHER_UNIT:
                     told = (
-                        f"a unit attention on {nexus} said {step.event.sense}: another logical "
+                        f"a unit attention{on} said {step.event.sense}: another logical "
                         "unit may be behind this address since then"
                     )
                 yield observed(step, told)
                 return
+        if step.event.sense == _SOME_PARAMETERS:
+            yield Link(
+                f'the kernel logged "Parameters changed" for a unit attention{on}: 2A/03, 2A/04 '
+                "and 2A/05, of preempted or released reservations, are logged so, and so "
+                "are a few others",
+                Certainty.INFERRED,
+                step.event.time,
+                step.event.seq,
+            )
+            return
+
+
+def _taker(event: Event) -> str:
+    """Which command met a unit attention and whose it was: nobody else is told of it again."""
+    if event.issuer is not None:
+        return f"; it went to {who(event)}, and nobody else is told again"
+    if not event.cdb:
+        return ""
+    name = command_name(event.cdb)
+    # libmultipath/checkers/tur.c, the checker that most maps have.
+    sender = ", as multipathd's checker sends it" if name == "TEST UNIT READY" else ""
+    return f"; it went to a {name} of a process that is not recorded{sender}"
 
 
 def author(

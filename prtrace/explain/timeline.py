@@ -14,7 +14,7 @@ from prtrace.model import (
     ReservationRead,
 )
 from prtrace.state.apply import apply, new_state
-from prtrace.state.event import Event
+from prtrace.state.event import Command, Event
 from prtrace.state.fold import fold
 from prtrace.state.unit import LuState
 
@@ -66,9 +66,12 @@ def timeline(events: Iterable[Event], lu: str, paths: tuple[LocalNexus, ...] = (
         folded = fold(state, event)
         if folded.forgotten:
             state = None
-        if folded.state is None:
-            continue
         before = state or new_state(event.lu, event.target, event.time)
+        if folded.state is None:
+            if event.command is Command.UNIT_ATTENTION:
+                # One of which the log does not tell what it says: a hint, and no observation.
+                steps.append(Step(folded.event, before, before, ()))
+            continue
         steps.append(Step(folded.event, before, folded.state, folded.observations))
         state = folded.state
     return steps

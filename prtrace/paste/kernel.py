@@ -23,6 +23,7 @@ from prtrace.paste.seen import Seen, SenseTriple
 from prtrace.paste.sense_words import additional_sense, sense_key
 from prtrace.paste.stamp import Stamp, split_stamp
 from prtrace.scsi.codes import Status
+from prtrace.scsi.sense import UNIT_ATTENTION
 
 SOURCE: Final = "Linux kernel"
 TRACE: Final = "Linux tracepoint"
@@ -42,6 +43,14 @@ _CDB: Final = re.compile(r"CDB: .*?(?P<bytes>\b[0-9a-f]{2}(?: [0-9a-f]{2})*)\s*"
 _SENT: Final = re.compile(r"Send: scmd\b")
 """With scsi_logging_level: the command goes out; its CDB follows, and again at its end."""
 _RESULT: Final = re.compile(r".*\bResult: hostbyte=(?P<host>\w+)")
+_NEWS: Final = {
+    "Parameters changed": SenseTriple(UNIT_ATTENTION, 0x2A),
+    "Inquiry data has changed": SenseTriple(UNIT_ATTENTION, 0x3F, 0x03),
+    "LUN assignments on this target have changed": SenseTriple(UNIT_ATTENTION, 0x3F, 0x0E),
+    "Power-on or device reset occurred": SenseTriple(UNIT_ATTENTION, 0x29),
+}
+"""Unit attentions that scsi_report_sense() (drivers/scsi/scsi_error.c) names, by how a
+line begins.  2A/01, 2A/06 and 2A/09 have words of their own, all others of 2A are "Parameters changed"."""
 _HOLE: Final = re.compile(
     r"\bprintk messages? dropped\b|\bmissed \d+ kernel messages\b|\bsuppressed \d+ messages\b",
     re.IGNORECASE,
@@ -138,6 +147,10 @@ class _Log:
         place = seen.host, seen.nexus, tag
         if words.lower() == "reservation conflict":
             self.found.append(_Open(replace(seen, status=Status.RESERVATION_CONFLICT)))
+            return
+        news = next((news for said, news in _NEWS.items() if words.startswith(said)), None)
+        if news is not None:
+            self.found.append(_Open(replace(seen, triple=news, status=Status.CHECK_CONDITION)))
             return
         if _SENT.match(words):
             self._begin(place, _Open(seen, sent=True))

@@ -15,7 +15,7 @@ from prtrace.paste.seen import Seen
 from prtrace.paste.stamp import Clock
 from prtrace.scsi.codes import Opcode, Status, status_title
 from prtrace.scsi.commands import medium_command
-from prtrace.scsi.sense import FIXED, UNIT_ATTENTION, Sense, attention
+from prtrace.scsi.sense import FIXED, UNIT_ATTENTION, Sense, attention, may_be_attention
 from prtrace.state.decode import TIMEOUT
 from prtrace.state.event import Command, Event
 
@@ -33,6 +33,9 @@ _COMMANDS: Final[Mapping[int, Command]] = {
 class Import:
     """What became of the lines of all files."""
 
+    host: str = ""
+    """The host whose log it is, "" where no line names it."""
+
     events: list[Event] = field(default_factory=list)
     refused: list[tuple[Seen, str]] = field(default_factory=list)
     """Lines about reservations that lack what an event needs, and what that is."""
@@ -47,12 +50,13 @@ class Import:
         UsageError where the file has the lines of several hosts, whose disks have the same names.
         """
         listed = tuple(seen)
-        hosts = sorted({each.host for each in listed if each.host})
+        hosts = sorted({self.host, *(each.host for each in listed)} - {""})
         if len(hosts) > 1:
             raise UsageError(
                 f"the log is of several hosts: {', '.join(hosts[:4])}",
                 hint="import the lines of each host on their own: their disks have the same names",
             )
+        self.host = next(iter(hosts), "")
         names = _Names(listed)
         for each in listed:
             command = _command(each)
@@ -114,15 +118,21 @@ class _Names:
 
 def _command(seen: Seen) -> Command | None:
     """What kind of event it is, None where it says nothing about reservations."""
-    opcode = seen.cdb[0] if seen.cdb else seen.opcode
-    if opcode is not None and opcode in _COMMANDS:
-        return _COMMANDS[opcode]
+    if seen.cdb and seen.cdb[0] in _COMMANDS:
+        return _COMMANDS[seen.cdb[0]]
     if seen.status == Status.RESERVATION_CONFLICT:
         return Command.CONFLICT
     sense = _sense(seen)
-    if sense is not None and attention(sense) is not None and sense.key == UNIT_ATTENTION:
+    if sense is not None and sense.key == UNIT_ATTENTION and _tells(sense):
         return Command.UNIT_ATTENTION
+    if seen.opcode is not None and seen.opcode != Opcode.PR_IN:
+        return _COMMANDS.get(seen.opcode)
     return None
+
+
+def _tells(sense: Sense) -> bool:
+    """Whether a unit attention speaks of reservations, or may do so."""
+    return attention(sense) is not None or may_be_attention(sense)
 
 
 def _event(
@@ -132,8 +142,13 @@ def _event(
     units: Mapping[str, str],
     names: _Names,
 ) -> Event:
+    if not seen.cdb and command in _COMMANDS.values():
+        # What it asked for decides what it can have changed.
+        raise UsageError(f"of the CDB it has only the operation code, {seen.opcode or 0:#04x}")
     if seen.stamp is None:
-        raise UsageError("there is no time in it")
+        raise UsageError(
+            "there is no time in it", hint="prtrace decode says what it means without one"
+        )
     nexus, device = names.nexus(seen), names.device(seen)
     lu = seen.lu or units.get(nexus) or units.get(device) or (f"hctl.{nexus}" if nexus else "")
     if not lu:
@@ -151,7 +166,7 @@ def _event(
         status=_status(seen),
         host_byte=seen.host_byte,
         problem=_absent(seen, command, names.perhaps(seen)),
-        cdb=seen.cdb,
+        cdb=seen.cdb or (b"" if seen.opcode is None else bytes((seen.opcode,))),
         data=seen.parameter_list or seen.reply,
         sense_bytes=b"" if sense is None else seen.sense or sense.build(),
     )

@@ -55,11 +55,21 @@ _STATED: Final = (
     (re.compile(r"(<< Reservation holder >>|not reservation holder)"), "r_holder"),
     (re.compile(r"scope: (.+?),\s+type: .*"), "scope"),
     (re.compile(r"scope: .+?,\s+type: (.+)"), "type"),
-    (re.compile(r"(?:SAS address|iSCSI world wide (?:name|unique port id)|FCP-2 World Wide Name|"
-                r"Parallel SCSI initiator SCSI address|IEEE 1394 EUI-64 name): (\S+)"),
+    (re.compile(r"(?:SAS address|iSCSI (?:name|world wide (?:name|unique port id))): (\S+)"),
      "transportid"),
+    (re.compile(r"Parallel SCSI initiator SCSI address: (0x[0-9a-f]{1,4})"), "scsi address"),
+    (re.compile(r"relative port number \(of corresponding target\): (0x[0-9a-f]{1,4})"),
+     "relative target port of the address"),
+    (re.compile(r"SOP Routing ID: (0x[0-9a-f]{1,4})"), "routing id"),
 )  # fmt: skip
 """What a registration of READ FULL STATUS says, line by line, and the fields' names."""
+_DUMPED_PORTS: Final = {
+    "FCP-2 World Wide Name:": ("naa.", 8),
+    "RDMA initiator port identifier:": ("srp.", 16),
+}
+"""TransportIDs of which sg_decode_transportid_str() (lib/sg_lib.c) dumps so many bytes into the
+next line, and how prtrace begins the port's name."""
+_DUMPED_PORT: Final = re.compile(r"\s+[0-9a-f]{2}(?:\s+[0-9a-f]{2})+\s*", re.IGNORECASE)
 _STATUS: Final = re.compile(r"SCSI Status: (?P<status>[A-Za-z ]+?)\s*")
 _ENDED: Final = re.compile(r"PR (?:in|out)(?: \([^)]*\))?: (?P<words>.+)", re.IGNORECASE)
 _DUMPED: Final = re.compile(
@@ -214,12 +224,20 @@ class _Step:
     def _full(self, generation: int) -> tuple[tuple[str, str], ...]:
         """What sg_persist -s says in words."""
         facts = [("prgeneration", str(generation))]
-        while self.at < len(self._lines) and self._lines[self.at].startswith("    "):
+        while self.at < len(self._lines):
             text = self._lines[self.at].strip()
+            if text and not self._lines[self.at].startswith("    "):
+                break
+            self.at += 1
             for form, name in _STATED:
                 if (found := form.fullmatch(text)) is not None:
                     facts.append((name, _value(name, found[1])))
-            self.at += 1
+            if text in _DUMPED_PORTS and self.at < len(self._lines):
+                beginning, size = _DUMPED_PORTS[text]
+                line = self._lines[self.at]
+                raw = bytes.fromhex(line.strip()) if _DUMPED_PORT.fullmatch(line) else b""
+                if len(raw) == size:
+                    facts.append(("transportid", f"{beginning}{raw.hex()}"))
         return tuple(facts)
 
     def _capabilities(self) -> tuple[tuple[str, str], ...]:
@@ -286,7 +304,7 @@ def _value(name: str, text: str) -> str:
             return "1" if text == "set" else "0"
         case "r_holder":
             return "0" if text.startswith("not") else "1"
-        case "relative target port identifier":
+        case "relative target port identifier" | "relative target port of the address":
             return str(int(text, 16))
         case _:
             return text

@@ -22,9 +22,9 @@ from prtrace.paste.stamp import Clock, parse_zone
 from prtrace.scsi.cdb import PrInCdb
 from prtrace.scsi.codes import InAction, Status, status_title, titled_type
 from prtrace.scsi.reply import FullStatusDescriptor, ReadFullStatus
-from prtrace.scsi.transportid import IscsiPort, SasPort, TransportId
+from prtrace.scsi.transportid import FcPort, IscsiPort, SasPort, SrpPort, TransportId
 from prtrace.state.decode import NOT_WATCHED
-from prtrace.state.event import Command, Event
+from prtrace.state.event import Command, Event, path_from_json
 
 _ASKED: Final = re.compile(
     r"sos_commands/scsi/sg_persist_--in_-(?P<what>[krs])_-d_\.dev\.(?P<disk>sd[a-z]+)"
@@ -37,6 +37,17 @@ _ACTIONS: Final = {
 _BY_ID: Final = re.compile(
     r"\bwwn-0x(?P<naa>[0-9a-f]{16,32}) -> \S*/(?P<disk>sd[a-z]+)$", re.MULTILINE
 )
+_MAP: Final = re.compile(
+    r"^(?:\S+ \()?3(?P<naa>[0-9a-f]{16,32})\)? dm-\d+ .*\n"
+    r"(?P<lines>(?:[^\n]*\n)*?)(?=^\S+ .*dm-\d+ |\Z)",
+    re.MULTILINE,
+)
+"""A map of multipath -ll: 3 and the NAA name of its unit, then its paths."""
+_PATH: Final = re.compile(
+    r"^[ |`+-]+ (?P<nexus>\d+:\d+:\d+:\d+) +(?P<disk>sd[a-z]+) ", re.MULTILINE
+)
+_FC_PORT: Final = re.compile(r"sys/(?:class|devices/.+)/fc_host/host(?P<host>\d+)/port_name")
+_PORT_NAME: Final = re.compile(r"0x(?P<name>[0-9a-f]{16})\s*")
 _LISTED: Final = re.compile(
     r"^\[(?P<nexus>\d+:\d+:\d+:\d+)\]\s+disk\s.*\s/dev/(?P<disk>sd[a-z]+)\b", re.MULTILINE
 )
@@ -51,10 +62,13 @@ _LOGS: Final = (
 _NAMES: Final = ("hostname", "sos_commands/host/hostname", "etc/hostname")
 _WANTED: Final = re.compile(
     r"sos_commands/(?:scsi/(?:sg_persist_--in_-[krs]_-d_|lsscsi$)|block/ls_-la|"
-    r"systemd/timedatectl$|host/(?:hostname|timedatectl)$|logs/journalctl_--no-pager)"
+    r"systemd/timedatectl$|host/(?:hostname|timedatectl)$|logs/journalctl_--no-pager|"
+    r"multipath/multipath_(?:-v\d_)?-ll$)"
 )
 _SAS: Final = re.compile(r"0x[2356][0-9a-f]{15}")
 """A SAS address: 64 bits that begin with an NAA; a parallel SCSI address is shorter."""
+_FC_DIGITS: Final = 16
+_SRP_DIGITS: Final = 32
 _ALLOCATION: Final = 8192
 """sg_persist's ALLOCATION LENGTH where nobody gives one."""
 _NS: Final = 1_000_000_000
@@ -80,7 +94,8 @@ class SosReport:
 
 def is_wanted(name: str) -> bool:
     """Whether a file of a report, by its path in it, is worth reading."""
-    return name in (*_LOGS, *_NAMES) or _WANTED.match(name) is not None
+    listed = name in (*_LOGS, *_NAMES)
+    return listed or any(form.match(name) for form in (_WANTED, _FC_PORT))
 
 
 def read_report(files: Mapping[str, SosFile]) -> SosReport:
@@ -92,10 +107,9 @@ def read_report(files: Mapping[str, SosFile]) -> SosReport:
     _logged(report, files, disks, found)
     events = list(found.events)
     first = min((files[name].time for name in files if _ASKED.fullmatch(name)), default=0)
-    events += (
-        Event(command=Command.LOST, lu=lu, time=first * _NS, problem=NOT_WATCHED)
-        for lu in dict.fromkeys(disks.lu(name) for name in disks.asked)
-    )
+    for lu in dict.fromkeys(disks.lu(name) for name in disks.asked):
+        lost = Event(command=Command.LOST, lu=lu, time=first * _NS, problem=NOT_WATCHED)
+        events += (lost, disks.paths(lu)._replace(time=lost.time))
     for name in sorted(files, key=lambda each: files[each].time):
         asked = _ASKED.fullmatch(name)
         if asked is not None:
@@ -111,6 +125,8 @@ class _Disks:
     def __init__(self, files: Mapping[str, SosFile]) -> None:
         self.nexuses: dict[str, str] = {}
         self.units: dict[str, str] = {}
+        self.ports: dict[str, str] = {}
+        """By the number of a SCSI host."""
         self.asked = sorted({asked["disk"] for name in files if (asked := _ASKED.fullmatch(name))})
         for name, file in files.items():
             if name == "sos_commands/scsi/lsscsi":
@@ -121,6 +137,33 @@ class _Disks:
                 self.units |= {
                     each["disk"]: f"naa.{each['naa']}" for each in _BY_ID.finditer(file.text)
                 }
+            elif name.startswith("sos_commands/multipath/"):
+                self._mapped(file.text)
+            elif (host := _FC_PORT.fullmatch(name)) is not None:
+                port = _PORT_NAME.fullmatch(file.text)
+                if port is not None:
+                    self.ports[host["host"]] = f"naa.{port['name']}"
+
+    def _mapped(self, text: str) -> None:
+        """The units and addresses of the paths that multipath -ll lists."""
+        for each in _MAP.finditer(text):
+            for path in _PATH.finditer(each["lines"]):
+                self.units.setdefault(path["disk"], f"naa.{each['naa']}")
+                self.nexuses.setdefault(path["disk"], path["nexus"])
+
+    def paths(self, lu: str) -> Event:
+        """The unit's paths that have an address; the target port of one is not told."""
+        found = (
+            {
+                "nexus": nexus,
+                "device": f"/dev/{disk}",
+                "initiator_port": self.ports.get(nexus.partition(":")[0]),
+            }
+            for disk, nexus in sorted(self.nexuses.items())
+            if self.lu(disk) == lu
+        )
+        paths = tuple(path_from_json(lu, path) for path in found)
+        return Event(command=Command.PATHS, lu=lu, paths=paths)
 
     def nexus(self, disk: str) -> str:
         """Its address, "" where it is not told."""
@@ -153,6 +196,10 @@ def _answered(
     for seen in () if isinstance(read, bytes) else read:
         reply = _full_status(seen) if what == "s" else seen.reply
         if not reply:
+            if what == "s" and seen.facts:
+                report.notes.append(
+                    f"sg_persist -s {disk}: a registration is not told in words that are known"
+                )
             continue
         yield Event(
             command=Command.PR_IN,
@@ -183,7 +230,7 @@ def _full_status(seen: Seen) -> bytes:
         port = _port(group.get("transportid", ""))
         holder = group.get("r_holder") == "1"
         kind = titled_type(group.get("type", "")) if holder else None
-        if port is None or (holder and kind is None):
+        if port is None or "reservation key" not in group or (holder and kind is None):
             return b""
         found.append(
             FullStatusDescriptor(
@@ -199,11 +246,17 @@ def _full_status(seen: Seen) -> bytes:
 
 
 def _port(text: str) -> TransportId | None:
+    """The port as prtrace.paste.sg_utils names it, None where it is another protocol's."""
     name, mark, isid = text.partition(",i,0x")
+    kind, _, digits = text.partition(".")
     try:
         if _SAS.fullmatch(text):
             return SasPort(int(text, 16))
-        if text.startswith(("iqn.", "eui.", "naa.")):
+        if kind == "naa" and len(digits) == _FC_DIGITS:
+            return FcPort(int(digits, 16))
+        if kind == "srp" and len(digits) == _SRP_DIGITS:
+            return SrpPort(int(digits, 16))
+        if kind in ("iqn", "eui", "naa"):
             return IscsiPort(name.encode(), int(isid, 16) if mark else None)
     except ValueError:
         pass

@@ -40,6 +40,11 @@ def refusal(state: LuState, seen: object, cdb: bytes, *, block: bool = True) -> 
             return ""
 
 
+def command_name(cdb: bytes) -> str:
+    """The command as the standard writes it: by its operation code."""
+    return medium_command(cdb).name
+
+
 def holder(state: LuState) -> str:
     """Who holds what, in words; "" where nothing is known to be reserved."""
     if state.legacy_holder is not None:

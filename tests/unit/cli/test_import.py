@@ -14,7 +14,8 @@ def test_a_recording_that_replay_takes(prtrace, tmp_path):
     done = prtrace("import", log, "-o", recording)
     assert done.returncode == 0, done.stderr
     assert "2 events" in done.stdout
-    events = [json.loads(line) for line in recording.read_text().splitlines()]
+    header, *events = [json.loads(line) for line in recording.read_text().splitlines()]
+    assert header["host"] == "host"
     assert [event["seq"] for event in events] == [1, 2]
     assert events[1]["cdb"] == "5f010500000000001800"
     shown = prtrace("replay", recording)
@@ -35,7 +36,8 @@ def test_lines_that_lack_something_are_named(prtrace, tmp_path):
     boot = ("--boot", "2026-11-27T11:59:00Z")
     done = prtrace("import", log, "-o", tmp_path / "b.jsonl", *boot)
     assert done.returncode == 0
-    times = [json.loads(line)["time"] for line in (tmp_path / "b.jsonl").read_text().splitlines()]
+    lines = (tmp_path / "b.jsonl").read_text().splitlines()[1:]
+    times = [json.loads(line)["time"] for line in lines]
     assert times == sorted(times)
     assert times[0].startswith("2026-11-27T11:59:05.5")
 

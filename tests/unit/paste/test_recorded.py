@@ -7,6 +7,7 @@ from importlib import resources
 import jsonschema
 import pytest
 
+from prtrace.cli.rebuild import Rebuilt
 from prtrace.errors import UsageError
 from prtrace.model import ConflictSeen, Outcome, PrOut, UnreadablePrOut
 from prtrace.paste.reader import read_text
@@ -106,12 +107,69 @@ def test_esxi():
     assert found.silent == 1
     assert {event.lu for event in (conflict, out, news)} == {"naa.6001"}
     assert {event.nexus for event in (conflict, out, news)} == {""}
-    assert (conflict.command, conflict.cdb) == (Command.CONFLICT, b"")
+    assert (conflict.command, conflict.cdb) == (Command.CONFLICT, b"\x28")
     assert "only the operation code, 0x28" in conflict.problem
-    (seen,) = decode(out)[1]
-    assert isinstance(seen, UnreadablePrOut)
-    assert seen.outcome is Outcome.CONFLICT
+    # Zeros behind the operation code would make it a REGISTER.
+    assert (out.command, out.cdb) == (Command.CONFLICT, b"\x5f")
     assert news.command is Command.UNIT_ATTENTION
+
+
+@pytest.mark.parametrize("opcode", range(256))
+@pytest.mark.parametrize(
+    "ended", ["D:0x18 P:0x0", "D:0x2 P:0x0 Valid sense data: 0x6 0x2a 0x5", "D:0x0 P:0x1"]
+)
+def test_what_is_imported_can_be_explained(opcode, ended):
+    """An operation code alone is no command whose effect could be told."""
+    found = imported(f"{ESXI.format(f'0x{opcode:x}')}H:0x0 {ended}\n")
+    rebuilt = Rebuilt()
+    for event in found.numbered():
+        told = rebuilt.add(event)
+        assert not told.action, "the operation code does not tell the service action"
+    if not found.events:
+        assert bool(found.refused) is (opcode in (0x16, 0x17, 0x56, 0x57, 0x5F))
+
+
+def test_both_lines_of_one_command_of_esxi_are_one_conflict():
+    one = '2026-11-27T11:00:00.102Z cpu1:1)NMP: 2: Cmd 0x2a (0x45b9, 33) to dev "naa.6" on path '
+    other = (
+        '2026-11-27T11:00:00.{}Z cpu1:1)ScsiDeviceIO: 4: Cmd(0x45b9) 0x2a, CmdSN 1 to dev "naa.6" '
+    )
+    ended = "H:0x0 D:0x18 P:0x0\n"
+    broken = f'{one}"vmhba2:C0:T1:L4" Failed:\n2026-11-27T11:00:00.102Z cpu1:1)NMP: 3: {ended}'
+    for first in (f'{one}"vmhba2:C0:T1:L4" Failed: {ended}', broken):
+        found = imported(f"{first}{other.format(102)}failed {ended}")
+        assert ([event.lu for event in found.events], found.repeated) == (["naa.6"], 1)
+        found = imported(f"{first}{other.format(902)}failed {ended}")
+        assert (len(found.events), found.repeated) == (2, 0), "the memory is another command's"
+
+
+def test_a_log_names_its_host_and_files_of_two_hosts_are_not_mixed():
+    line = "2026-11-27T12:00:01Z {} kernel: sd 6:0:0:1: reservation conflict"
+    found = imported(line.format("a"))
+    assert found.host == "a"
+    with pytest.raises(UsageError, match="several hosts: a, b"):
+        found.add(read_text(line.format("b")), Clock(), {})
+
+
+@pytest.mark.parametrize(
+    ("words", "sense"),
+    [
+        ("Parameters changed", "UNIT ATTENTION 2A/??"),
+        ("Inquiry data has changed", "UNIT ATTENTION 3F/03 INQUIRY DATA HAS CHANGED"),
+        ("LUN assignments on this target have changed. The Linux SCSI layer does not automatically "
+         "remap LUN assignments.", "UNIT ATTENTION 3F/0E REPORTED LUNS DATA HAS CHANGED"),
+        ("Power-on or device reset occurred", "UNIT ATTENTION 29/??"),
+        ("Mode parameters changed", None),
+        ("Asymmetric access state changed", None),
+        ("Capacity data has changed", None),
+    ],
+)  # fmt: skip
+def test_unit_attentions_that_the_kernel_names(words, sense):
+    found = imported(
+        f"2026-11-27T12:00:01Z a kernel: sd 6:0:0:1: {words}\n" + KERNEL.replace(" host ", " a ")
+    )
+    told = [event for event in found.numbered() if event.command is Command.UNIT_ATTENTION]
+    assert [decode(event)[0].sense for event in told] == ([] if sense is None else [sense])
 
 
 def test_a_whole_command_of_a_tracepoint_with_its_time():
@@ -136,6 +194,7 @@ def test_a_whole_command_of_a_tracepoint_with_its_time():
         ("[Fri Nov 27 13:00:00 2026] sd 1:0:0:0: reservation conflict", "--zone"),
         ("2026-11-27T12:00:00Z h kernel: critical nexus error, dev sdq, sector 1", "--unit"),
         ("scsi_generic_send_command Command: data= 0x16 0x00 0x00 0x00 0x00 0x00", "no time"),
+        (ESXI.format("0x5f") + "H:0x5 D:0x0 P:0x0", "only the operation code, 0x5f"),
     ],
 )
 def test_what_lacks_a_fact_is_refused_with_the_reason(line, reason):
@@ -155,7 +214,7 @@ def test_a_parameter_list_is_kept():
     )
     found = imported(text)
     ((seen, why),) = found.refused
-    assert why == "there is no time in it"
+    assert why.startswith("there is no time in it")
     event = Event(command=Command.PR_OUT, lu="naa.1", nexus="1:0:0:0", status="GOOD",
                   cdb=seen.cdb, data=seen.parameter_list)  # fmt: skip
     (told,) = decode(event)[1]

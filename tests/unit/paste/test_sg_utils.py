@@ -4,6 +4,7 @@ Registered are 0x666e0001 and 0x4150475230303031 (READ KEYS), 0x666e0001 holds W
 STATUS has the two registrations of two-nexuses.full-status.hex.
 """
 
+import ctypes
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from prtrace.paste import sg_utils
 from prtrace.paste.reader import read_text
 from prtrace.paste.seen import SenseTriple
 from prtrace.paste.shown import shown
+from prtrace.scsi.transportid import FcPort, IscsiPort, SasPort, SrpPort
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 VERSIONS = ("1.46", "1.48")
@@ -105,6 +107,47 @@ def test_replies_in_words(version):
     ]
     assert [value for name, value in full if name == "r_holder"] == ["1", "0"]
     assert ("compatible reservation handling", "1") in only(printed["c"]).facts
+
+
+def printed_by_sg_utils(port):
+    """A TransportID as the library of sg3_utils that is on this machine prints it."""
+    (file,) = Path("/usr/lib").glob("*/libsgutils2*.so.?")
+    library = ctypes.CDLL(str(file))
+    room = ctypes.create_string_buffer(4096)
+    raw = port.build()
+    call = library.sg_decode_transportid_str
+    call.restype = ctypes.c_char_p
+    return call(b"      ", raw, len(raw), True, len(room), room).decode()
+
+
+@pytest.mark.parametrize(
+    ("port", "named"),
+    [
+        (FcPort(0x2100000000000AAA), "naa.2100000000000aaa"),
+        (SasPort(0x5001405AABBCCDDE), "0x5001405aabbccdde"),
+        (IscsiPort(b"iqn.2004-10.com.x:host"), "iqn.2004-10.com.x:host"),
+        (
+            IscsiPort(b"iqn.2004-10.com.x:host", 0x23D000001),
+            "iqn.2004-10.com.x:host,i,0x00023d000001",
+        ),
+        (SrpPort(0x000102030405060708090A0B0C0D0E0F), "srp.000102030405060708090a0b0c0d0e0f"),
+    ],
+)
+@pytest.mark.parametrize("blank", ["", "\n"])
+def test_the_port_of_every_protocol(port, named, blank):
+    registration = (
+        "    Key={}\n      All target ports bit clear\n      Relative port address: 0x1\n"
+        "      not reservation holder\n"
+    )
+    text = "  PR generation=0x7\n" + "".join(
+        registration.format(key) + printed_by_sg_utils(port) + blank for key in ("0x1", "0x2")
+    )
+    facts = only(text).facts
+    assert [value for name, value in facts if name == "transportid"] == [named] * 2
+    assert [value for name, value in facts if name == "reservation key"] == [
+        "0x0000000000000001",
+        "0x0000000000000002",
+    ]
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -68,13 +68,13 @@ def report(**changed):
 
 def told(found):
     """The account that explain gives of it."""
-    unit = rebuilt_unit(found, LU)
+    unit = rebuilt_unit(Recording(found.host, tuple(found.events)), LU)
     return account(unit, [(found.host, timeline(found.events, LU))])
 
 
 def test_who_holds_and_that_nobody_watched(tmp_path):
     file = archive(tmp_path, FILES)
-    recording = read_recording(file)
+    (recording,) = read_recording(file)
     assert recording.host == "node1"
     assert find_unit("/dev/sda", [recording]) == LU
     document = told(recording)
@@ -105,10 +105,32 @@ def archive(folder, files):
 
 def test_the_folder_says_the_same(tmp_path):
     file = archive(tmp_path, FILES)
-    folder = read_recording(tmp_path / "sosreport-node1")
+    (folder,) = read_recording(tmp_path / "sosreport-node1")
+    (archived,) = read_recording(file)
     assert [event.command for event in folder.events] == [
-        event.command for event in read_recording(file).events
+        event.command for event in archived.events
     ]
+
+
+def test_what_sos_collect_made_has_every_host(tmp_path):
+    made = tmp_path / "sos-collector-case-2026"
+    made.mkdir()
+    for host in ("node1", "node2"):
+        folder = tmp_path / host
+        archive(folder, {**FILES, "hostname": f"{host}\n"}).rename(
+            made / f"sosreport-{host}-2026.tar.xz"
+        )
+    (made / "sos_logs").mkdir()
+    (made / "sosreport-broken.txt").write_text("no archive")
+    whole = tmp_path / "sos-collector-case-2026.tar.xz"
+    with tarfile.open(whole, "w:xz") as tar:
+        tar.add(made, arcname=made.name)
+    for file in (whole, made):
+        assert [each.host for each in read_recording(file)] == ["node1", "node2"], file
+    torn = made / "sosreport-node1-2026.tar.xz"
+    torn.write_bytes(torn.read_bytes()[:200])
+    with pytest.raises(MalformedError, match="cannot be read"):
+        read_recording(made)
 
 
 @pytest.mark.parametrize(
@@ -136,9 +158,54 @@ def test_a_line_of_another_year_is_left_out():
 
 
 def test_a_full_status_whose_ports_are_not_words_is_not_guessed():
-    fibre = FULL.replace("SAS address: 0x5001405aabbccdde", "FCP-2 World Wide Name:")
-    found = report(**{"sos_commands/scsi/sg_persist_--in_-s_-d_.dev.sda": fibre})
+    other = FULL.replace("SAS address: 0x5001405aabbccdde", "SOP Routing ID: 0x102")
+    found = report(**{"sos_commands/scsi/sg_persist_--in_-s_-d_.dev.sda": other})
     assert [event.cdb[1] for event in found.events if event.cdb] == [0, 1]
+    assert any("sg_persist -s sda" in note for note in found.notes)
+
+
+MAPPED = f"""\
+mpatha (3{LU.removeprefix("naa.")}) dm-2 LIO-ORG,RAMDISK-MCP
+size=500G features='1 queue_if_no_path' hwhandler='1 alua' wp=rw
+|-+- policy='service-time 0' prio=50 status=active
+| `- 1:0:0:0 sda 8:0  active ready running
+`-+- policy='service-time 0' prio=50 status=enabled
+  `- 2:0:0:0 sdb 8:16 active ready running
+360014050000000020000000000000002 dm-3 LIO-ORG,RAMDISK-MCP
+size=500G features='0' hwhandler='0' wp=rw
+`-+- policy='service-time 0' prio=50 status=active
+  `- 1:0:0:1 sdc 8:32 active ready running
+"""
+FC_HOST = "sys/devices/pci0000:00/0000:00:03.0/host1/fc_host/host1/port_name"
+FIBRE = FULL.replace(
+    "SAS address: 0x5001405aabbccdde",
+    "FCP-2 World Wide Name:\n      10 00 00 10 9b 5a 11 01\n",
+)
+
+
+@pytest.mark.parametrize("links", ["", FILES["sos_commands/block/ls_-lanR_.dev"]])
+def test_which_path_of_a_map_is_not_registered(links):
+    """By the maps and the host's Fibre Channel ports."""
+    found = report(**{
+        "sos_commands/block/ls_-lanR_.dev": links,
+        "sos_commands/scsi/lsscsi": "",
+        "sos_commands/multipath/multipath_-ll": MAPPED,
+        FC_HOST: "0x100000109b5a1101\n",
+        "sys/class/fc_host/host2/port_name": "0x100000109b5a1102\n",
+        "sos_commands/scsi/sg_persist_--in_-s_-d_.dev.sda": FIBRE,
+    })  # fmt: skip
+    paths = {path["device"]: path["may_write"] for path in told(found)["paths"]}
+    # Through which target port sda goes is not told: whether the registration is its own is not.
+    assert paths == {"/dev/sda": None, "/dev/sdb": False}
+
+
+def test_what_tells_of_paths_is_read():
+    for name in (
+        "sys/class/fc_host/host2/port_name",
+        FC_HOST,
+        "sos_commands/multipath/multipath_-v4_-ll",
+    ):
+        assert is_wanted(name), name
 
 
 def test_other_archives_are_refused(tmp_path):
@@ -156,7 +223,7 @@ def test_only_what_is_needed_is_read():
 
 
 def test_a_node_is_the_first_hosts_and_a_designator_everybodys(tmp_path):
-    first = read_recording(archive(tmp_path, FILES))
+    (first,) = read_recording(archive(tmp_path, FILES))
     other = replace(
         first, host="node2",
         events=tuple(each._replace(device="/dev/sdq", nexus="9:0:0:0") for each in first.events),
