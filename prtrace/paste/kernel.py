@@ -50,7 +50,7 @@ _NEWS: Final = {
     "Power-on or device reset occurred": SenseTriple(UNIT_ATTENTION, 0x29),
 }
 """Unit attentions that scsi_report_sense() (drivers/scsi/scsi_error.c) names, by how a
-line begins.  2A/01, 2A/06 and 2A/09 have words of their own, all others of 2A are "Parameters changed"."""
+line begins.  2A/01, 2A/06 and 2A/09 have other words; "Parameters changed" is any other of 2A."""
 _HOLE: Final = re.compile(
     r"\bprintk messages? dropped\b|\bmissed \d+ kernel messages\b|\bsuppressed \d+ messages\b",
     re.IGNORECASE,
