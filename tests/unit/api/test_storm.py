@@ -90,13 +90,13 @@ def test_roots_calls_are_answered_while_everybody_queries(open_to_all):
 
 
 def test_slow_followers_cost_a_bounded_amount(open_to_all, monkeypatch):
-    """192 megabytes happen; 32 followers read nothing of it."""
+    """96 megabytes happen; 32 followers read nothing of it."""
     monkeypatch.setattr(recent, "MAX_BYTES", 4 << 20)
     served = open_to_all
     children = [begin(served, call("Events", follow=True), 8) for _ in range(4)]
     wait_for(lambda: served.run(served.server.statistics)["followers"] == 32)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for _ in range(60):
+    for _ in range(30):
         served.happen(200, data=bytes(8192))
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     end(children)

@@ -308,6 +308,6 @@ def test_nobody_is_read_away_for_ever(bound):
     with ours, theirs, ThreadPoolExecutor(1) as other:
         leaving = other.submit(unixsocket.read_away, ours, **bound)
         with contextlib.suppress(TimeoutError):
-            theirs.settimeout(2)
+            theirs.settimeout(0.3)
             theirs.sendall(b"x" * (2 << 20))
         leaving.result(20)

@@ -118,8 +118,8 @@ def test_the_client_leaves(served: Served) -> None:
 
 
 def test_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "GREETING_SECONDS", 0.2)
-    monkeypatch.setattr(module, "MESSAGE_SECONDS", 0.2)
+    monkeypatch.setattr(module, "GREETING_SECONDS", 0.05)
+    monkeypatch.setattr(module, "MESSAGE_SECONDS", 0.05)
     assert Served().ended()
     for parts in ([READ_KEYS[:15]], [REGISTER], [REGISTER, bytes(23)]):
         late = Served()
@@ -129,7 +129,7 @@ def test_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
         assert late.ended()
     idle = Served()
     idle.send(bytes(4))
-    idle.thread.join(0.5)
+    idle.thread.join(0.2)
     idle.send(READ_KEYS, NULL)
     assert idle.reply()
     idle.sock.close()
