@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import click
 
+from prtrace.cli.options import json_option
 from prtrace.cli.text import document, flush, labelled, line, lose_output, plain, warn
 from prtrace.errors import PrtraceError, UsageError
 from prtrace.move import savefile
 from prtrace.move.carry import MoveOptions
 from prtrace.move.journal import STATE_DIR, stored_file
 from prtrace.move.savefile import SaveFile
-from prtrace.move.verbs import Report
+from prtrace.move.verbs import Moves, Report
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -32,17 +34,74 @@ def state_dir_option(function: _Function) -> _Function:
     )(function)
 
 
-def verb_options(function: _Function) -> _Function:
-    """--yes, --hands-over and --state-dir, for verbs that send commands."""
-    function = click.option(
+class VerbCall(NamedTuple):
+    """What every verb that sends commands is called with."""
+
+    file: str
+    state_dir: Path
+    yes: bool
+    hands_over: bool
+    as_json: bool
+
+    @property
+    def saved(self) -> SaveFile:
+        """The save file that it names."""
+        return read_file(self.file, self.state_dir)
+
+    def moves(self, question: str, *, dry_run: bool = False) -> Moves:
+        """The verbs, as this call wants them; somebody at a terminal is asked question."""
+        return Moves(
+            MoveOptions(
+                state_dir=self.state_dir,
+                dry_run=dry_run,
+                approve=lambda: _agreed(question, yes=self.yes),
+                progress=(lambda _lu, _words: None) if self.as_json else say,
+                hands_over=True if self.hands_over else None,
+            )
+        )
+
+
+def verb(function: Callable[..., Report]) -> Callable[..., int]:
+    """FILE and the options that all verbs have; prints the report that the verb ends with.
+
+    function: takes a VerbCall, then its own options by name.
+    """
+
+    @click.argument("file")
+    @state_dir_option
+    @click.option("-y", "--yes", is_flag=True, help="do not ask, on a terminal either")
+    @click.option(
         "--hands-over",
         is_flag=True,
         help="the array is known to keep a registrant that preempts its own key",
-    )(function)
-    function = click.option("-y", "--yes", is_flag=True, help="do not ask, on a terminal either")(
-        function
     )
-    return state_dir_option(function)
+    @json_option
+    @wraps(function)
+    def command(
+        *,
+        file: str,
+        state_dir: Path,
+        yes: bool,
+        hands_over: bool,
+        as_json: bool,
+        **own: object,
+    ) -> int:
+        call = VerbCall(file, state_dir, yes, hands_over, as_json)
+        return print_report(function(call, **own), as_json=as_json)
+
+    return command
+
+
+def _mapping(
+    _context: click.Context, _option: click.Parameter, pairs: tuple[str, ...]
+) -> dict[str, str]:
+    found = {}
+    for pair in pairs:
+        old, equals, new = pair.partition("=")
+        if not (old and equals and new):
+            raise UsageError(f"{pair} is not OLD=NEW", hint="--device /dev/sda=/dev/sdb")
+        found[old] = new
+    return found
 
 
 def device_option(function: _Function) -> _Function:
@@ -52,30 +111,12 @@ def device_option(function: _Function) -> _Function:
         "mapped",
         metavar="OLD=NEW",
         multiple=True,
+        callback=_mapping,
         help="the path or map to use for a unit; OLD as in the file, or a designator",
     )(function)
 
 
-def options(
-    state_dir: Path,
-    question: str,
-    *,
-    yes: bool,
-    as_json: bool,
-    hands_over: bool,
-    dry_run: bool = False,
-) -> MoveOptions:
-    """How the verb is carried out; somebody at a terminal is asked question."""
-    return MoveOptions(
-        state_dir=state_dir,
-        dry_run=dry_run,
-        approve=lambda: agreed(question, yes=yes),
-        progress=(lambda _lu, _words: None) if as_json else say,
-        hands_over=True if hands_over else None,
-    )
-
-
-def agreed(question: str, *, yes: bool) -> bool:
+def _agreed(question: str, *, yes: bool) -> bool:
     """Ask whoever sits at a terminal; a script has decided when it called."""
     if yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return True
@@ -99,17 +140,6 @@ def read_file(name: str, state_dir: Path = STATE_DIR) -> SaveFile:
         ) from error
     except UnicodeDecodeError as error:
         raise PrtraceError(f"{name} is not text", hint="copy it again, or save anew") from error
-
-
-def mapping(pairs: tuple[str, ...]) -> dict[str, str]:
-    """What --device says."""
-    found = {}
-    for pair in pairs:
-        old, equals, new = pair.partition("=")
-        if not (old and equals and new):
-            raise UsageError(f"{pair} is not OLD=NEW", hint="--device /dev/sda=/dev/sdb")
-        found[old] = new
-    return found
 
 
 def say(lu: str, words: str) -> None:
@@ -147,7 +177,4 @@ def _print_units(report: Report) -> None:
             say(unit.lu, f"removed {text}")
         for text in unit.remains:
             say(unit.lu, f"note: {text}")
-        say(
-            unit.lu,
-            f"{unit.word.value}{' (' if unit.why else ''}{unit.why}{')' if unit.why else ''}",
-        )
+        say(unit.lu, f"{unit.word.value} ({unit.why})" if unit.why else unit.word.value)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from prtrace.cli.carrying import device_option, mapping, read_file, state_dir_option
+from prtrace.cli.carrying import device_option, read_file, state_dir_option
 from prtrace.cli.knowledge import guest_options, observed_moves, read_option
 from prtrace.cli.options import json_option, max_age_option, socket_option
 from prtrace.cli.text import document, labelled, line, plain
@@ -46,7 +46,7 @@ def command(
     guest: str | None,
     pid: int | None,
     read: str,
-    mapped: tuple[str, ...],
+    mapped: dict[str, str],
     late: bool,
     state_dir: Path,
     max_age: int | None,
@@ -64,7 +64,7 @@ def command(
         if len(devices) > 1 or guest or pid is not None:
             raise UsageError("a file of prtrace save stands alone", hint="check devices apart")
         file = read_file(devices[0], state_dir)
-        verdicts = Moves(MoveOptions(state_dir)).check_arrival(file, mapping(mapped), late=late)
+        verdicts = Moves(MoveOptions(state_dir)).check_arrival(file, mapped, late=late)
     else:
         if mapped or late:
             raise UsageError("--device and --late are about a file of prtrace save")

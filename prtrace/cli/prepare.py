@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from prtrace.cli.carrying import (
-    device_option,
-    mapping,
-    options,
-    print_report,
-    read_file,
-    verb_options,
-)
-from prtrace.cli.options import json_option
-from prtrace.move.verbs import Moves
+from prtrace.cli.carrying import VerbCall, device_option, verb
+from prtrace.move.verbs import Report
 
 
 @click.command(
@@ -29,23 +19,11 @@ Examples:
   prtrace prepare db1.json --device /dev/sda=/dev/mapper/mpathb
 """,
 )
-@click.argument("file")
 @device_option
 @click.option("--late", is_flag=True, help="the guest will go on before anything is loaded")
 @click.option("--dry-run", is_flag=True, help="look, say what comes next, send nothing")
-@verb_options
-@json_option
-def command(
-    file: str,
-    *,
-    mapped: tuple[str, ...],
-    late: bool,
-    dry_run: bool,
-    yes: bool,
-    hands_over: bool,
-    state_dir: Path,
-    as_json: bool,
-) -> int:
+@verb
+def command(call: VerbCall, *, mapped: dict[str, str], late: bool, dry_run: bool) -> Report:
     """Register the guest's key on the destination, beside the source.
 
     The guest goes on on the source meanwhile. A prepare that fails leaves
@@ -53,13 +31,5 @@ def command(
     FILE is what prtrace save wrote, "-" standard input, or a move that
     prtrace moves lists.
     """
-    how = options(
-        state_dir,
-        "Register the guest's key here?",
-        yes=yes,
-        as_json=as_json,
-        hands_over=hands_over,
-        dry_run=dry_run,
-    )
-    report = Moves(how).prepare(read_file(file, state_dir), mapping(mapped), late=late)
-    return print_report(report, as_json=as_json)
+    moves = call.moves("Register the guest's key here?", dry_run=dry_run)
+    return moves.prepare(call.saved, mapped, late=late)

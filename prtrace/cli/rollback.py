@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from prtrace.cli.carrying import (
-    options,
-    print_report,
-    read_file,
-    verb_options,
-)
-from prtrace.cli.options import json_option
-from prtrace.move.verbs import Moves
+from prtrace.cli.carrying import VerbCall, verb
+from prtrace.move.verbs import Report
 
 
 @click.command(
@@ -28,7 +20,6 @@ Examples:
   prtrace rollback db1.json --destination-is-off  its host was fenced
 """,
 )
-@click.argument("file")
 @click.option(
     "--as",
     "side",
@@ -41,19 +32,8 @@ Examples:
     is_flag=True,
     help="its host was fenced or its guest seen dead: what is left there is named",
 )
-@verb_options
-@json_option
-def command(
-    file: str,
-    *,
-    side: str | None,
-    runs: bool,
-    destination_is_off: bool,
-    yes: bool,
-    hands_over: bool,
-    state_dir: Path,
-    as_json: bool,
-) -> int:
+@verb
+def command(call: VerbCall, *, side: str | None, runs: bool, destination_is_off: bool) -> Report:
     """Abort a move: this host's part of it.
 
     On the destination the guest must not run; what the move registered
@@ -62,12 +42,7 @@ def command(
     FILE is what prtrace save wrote, "-" standard input, or a move that
     prtrace moves lists.
     """
-    question = "Does the guest run nowhere, and may the move be undone here?"
-    how = options(state_dir, question, yes=yes, as_json=as_json, hands_over=hands_over)
-    report = Moves(how).rollback(
-        read_file(file, state_dir),
-        side=side or "",
-        runs=runs,
-        destination_is_off=destination_is_off,
+    moves = call.moves("Does the guest run nowhere, and may the move be undone here?")
+    return moves.rollback(
+        call.saved, side=side or "", runs=runs, destination_is_off=destination_is_off
     )
-    return print_report(report, as_json=as_json)

@@ -12,7 +12,7 @@ from prtrace.cli.main import run
 from prtrace.move.carry import MoveOptions
 
 verb, _, fatal = os.environ.get("FAULT", "").partition(":")
-plain = carrying.options
+plain = carrying.MoveOptions
 
 
 def checkpoint(point: str) -> None:
@@ -24,6 +24,5 @@ def options(*given: object, **more: object) -> MoveOptions:
     return replace(plain(*given, **more), checkpoint=checkpoint)  # type: ignore[arg-type]
 
 
-# Before a command's module takes the name over.
-carrying.options = options  # type: ignore[assignment]
+carrying.MoveOptions = options  # type: ignore[assignment,misc]
 run()
