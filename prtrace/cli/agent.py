@@ -6,7 +6,7 @@ import gc
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import cast
+from typing import Any, cast
 
 import click
 
@@ -80,7 +80,6 @@ Examples:
     "--state-dir",
     type=click.Path(path_type=Path),
     default=STATE_DIR,
-    show_default=True,
     help="where history and state are kept",
 )
 @click.option(
@@ -89,7 +88,6 @@ Examples:
     type=click.Path(path_type=Path),
     default=Path(SOCKET),
     envvar=SOCKET_VARIABLE,
-    show_default=True,
     help="where to listen (LISTEN_FDS is used where it is set)",
 )
 @click.option(
@@ -97,25 +95,32 @@ Examples:
     metavar="OCTAL",
     callback=_parse_mode,
     default="0660",
-    show_default=True,
     help="who may connect, and so read",
 )
-@click.option("--socket-group", metavar="GROUP", default="", help="the group of the socket")
 @click.option(
-    "--admin-group", metavar="GROUP", default="", help="who may change things, beside root"
+    "--socket-group",
+    metavar="GROUP",
+    default="",
+    show_default=False,
+    help="the group of the socket",
+)
+@click.option(
+    "--admin-group",
+    metavar="GROUP",
+    default="",
+    show_default=False,
+    help="who may change things, beside root",
 )
 @click.option(
     "--engine",
     type=click.Choice(ENGINES),
     default="auto",
-    show_default=True,
     help="auto: core where the kernel has what it needs, else bcc",
 )
 @click.option(
     "--read-in-doubt",
     type=click.Choice(("yes", "no")),
     default="yes",
-    show_default=True,
     help="whether PR IN may be sent to clear doubt up",
 )
 @click.option(
@@ -136,7 +141,6 @@ Examples:
     "--keep-events",
     type=click.IntRange(min=1000),
     default=KEEP_EVENTS,
-    show_default=True,
     help="how many events the history keeps",
 )
 @click.option(
@@ -151,7 +155,6 @@ Examples:
     "--user",
     metavar="NAME",
     default=USER,
-    show_default=True,
     help="as whom it reads what devices, processes and callers send",
 )
 @click.option(
@@ -160,28 +163,11 @@ Examples:
     type=click.Path(path_type=Path),
     multiple=True,
     default=(CLAIMS_DIR,),
-    show_default=True,
     help="run directory of a prtrace proxy; can be given more than once",
 )
 @log_options
 def command(
-    devices: tuple[str, ...],
-    *,
-    state_dir: Path,
-    socket: Path,
-    socket_mode: int,
-    socket_group: str,
-    admin_group: str,
-    engine: str,
-    read_in_doubt: str,
-    verify: int | None,
-    ring_size: int,
-    keep_events: int,
-    keep_bytes: int,
-    user: str,
-    claims: tuple[Path, ...],
-    log_level: str,
-    log_format: str,
+    devices: tuple[str, ...], *, read_in_doubt: str, verify: int | None, **others: Any
 ) -> None:
     """Watch this host in the foreground, keep the state, and serve it.
 
@@ -193,22 +179,7 @@ def command(
     if verify is not None and read_in_doubt == "no":
         raise UsageError("--verify reads, and --read-in-doubt no forbids it", hint="drop one")
     options = AgentOptions(
-        state_dir=state_dir,
-        socket=socket,
-        socket_mode=socket_mode,
-        socket_group=socket_group,
-        admin_group=admin_group,
-        engine=engine,
-        read_in_doubt=read_in_doubt == "yes",
-        ring_size=ring_size,
-        keep_events=keep_events,
-        keep_bytes=keep_bytes,
-        user=user,
-        claims=claims,
-        verify=verify or 0,
-        verified=devices,
-        log_level=log_level,
-        log_format=log_format,
+        read_in_doubt=read_in_doubt == "yes", verify=verify or 0, verified=devices, **others
     )
     _prepare_imports()
     # Loads the engine's libraries: not before the options are known to be right.

@@ -29,7 +29,6 @@ def state_dir_option(function: _Function) -> _Function:
         metavar="DIR",
         type=click.Path(path_type=Path),
         default=STATE_DIR,
-        show_default=True,
         help="where the journals are kept",
     )(function)
 

@@ -46,7 +46,6 @@ def names_options(function: _Function) -> _Function:
         metavar="DIR",
         type=click.Path(path_type=Path),
         default=PORTS_FOLDER,
-        show_default=True,
         help="files of prtrace ports --json of the hosts that may use the disks",
     )
     keys = click.option(

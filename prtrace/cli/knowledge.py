@@ -25,7 +25,6 @@ def read_option(function: _Function) -> _Function:
         "--read",
         type=click.Choice(["auto", "yes", "no"]),
         default="auto",
-        show_default=True,
         help="ask the devices too; auto: only where there is no agent",
     )(function)
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from prtrace.api.address import SOCKET, SOCKET_VARIABLE
-from prtrace.cli.options import log_options
+from prtrace.cli.options import log_options, socket_option
 from prtrace.libvirt.machine import MovePolicy
 from prtrace.libvirt.service import RUN_DIR, STATE_DIR, ServiceOptions, run
 from prtrace.linux import logs
@@ -22,26 +21,17 @@ Examples:
   prtrace libvirt --without-note warn  from hosts without prtrace, too
 """,
 )
-@click.option(
-    "--socket",
-    metavar="PATH",
-    default=SOCKET,
-    envvar=SOCKET_VARIABLE,
-    show_default=True,
-    help="where the agent listens",
-)
+@socket_option
 @click.option(
     "--run-dir",
     type=click.Path(path_type=Path),
     default=RUN_DIR,
-    show_default=True,
     help="where hook and plugin find this service",
 )
 @click.option(
     "--state-dir",
     type=click.Path(path_type=Path),
     default=STATE_DIR,
-    show_default=True,
     help="what is remembered of moves",
 )
 @click.option(
@@ -49,14 +39,12 @@ Examples:
     metavar="SECONDS",
     type=click.FloatRange(0.5, 600),
     default=4.0,
-    show_default=True,
     help="that a call of the agent may take: libvirt holds the guest's lock meanwhile",
 )
 @click.option(
     "--late-commit",
     type=click.Choice(("refuse", "warn")),
     default="refuse",
-    show_default=True,
     help="whether a reservation that the guest alone holds may be taken over after it went on,"
     " without the lock plugin",
 )
@@ -64,7 +52,6 @@ Examples:
     "--without-note",
     type=click.Choice(("refuse", "warn")),
     default="refuse",
-    show_default=True,
     help="whether a guest with a LUN may come from a source that wrote no note",
 )
 @log_options

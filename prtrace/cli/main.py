@@ -82,6 +82,7 @@ class _Commands(click.Group):
     context_settings={
         "help_option_names": ["-h", "--help"],
         "max_content_width": 80,
+        "show_default": True,
         # Every option has an environment name: PRTRACE_AGENT_ENGINE for agent --engine.
         "auto_envvar_prefix": "PRTRACE",
     },

@@ -26,7 +26,6 @@ def socket_option(function: _Function) -> _Function:
         metavar="PATH",
         default=SOCKET,
         envvar=SOCKET_VARIABLE,
-        show_default=True,
         show_envvar=True,
         help="the agent's socket",
     )(function)
@@ -38,14 +37,12 @@ def log_options(function: _Function) -> _Function:
         "--log-level",
         type=click.Choice(logs.LEVELS),
         default="info",
-        show_default=True,
         help="what is logged, to standard error",
     )
     form = click.option(
         "--log-format",
         type=click.Choice(logs.FORMATS),
         default="text",
-        show_default=True,
         help="text has the journal's priorities where the journal reads",
     )
     return level(form(function))

@@ -44,9 +44,7 @@ def _guest_socket(
 
 
 def _limit(name: str, most: int, words: str) -> Callable[[_Function], _Function]:
-    return click.option(
-        name, type=click.IntRange(1, 65536), default=most, show_default=True, help=words
-    )
+    return click.option(name, type=click.IntRange(1, 65536), default=most, help=words)
 
 
 @click.command(
@@ -89,43 +87,27 @@ Examples:
     help="where to say which guest a command is sent for (the agent reads it there), and to"
     " remember who uses which nexus",
 )
-@click.option("--socket-mode", default="0600", callback=_mode, help="octal  [default: 0600]")
+@click.option("--socket-mode", default="0600", callback=_mode, help="octal")
 @_limit("--connections", DEFAULT.connections, "clients at a time")
 @_limit("--connections-of-user", DEFAULT.of_user, "of one user id")
 @_limit("--connections-of-unit", DEFAULT.of_unit, "of one systemd unit (a guest, a login)")
 @_limit("--connections-of-process", DEFAULT.of_process, "of one process")
 @log_options
 def command(
+    *,
     listen: Path | None,
-    guest_sockets: tuple[tuple[str, Path], ...],
-    control: Path | None,
     upstream: Path | None,
-    policy: Path | None,
-    run_dir: Path | None,
-    socket_mode: int,
     connections: int,
     connections_of_user: int,
     connections_of_unit: int,
     connections_of_process: int,
-    *,
     log_level: str,
     log_format: str,
+    **others: Any,
 ) -> None:
     """Stand between QEMU's pr-manager-helper and the device, in qemu-pr-helper's place."""
     if listen is not None and upstream is not None and listen.resolve() == upstream.resolve():
         raise UsageError("--listen and --upstream are the same socket")
     logs.set_up(log_level, log_format)
-    run(
-        ProxyOptions(
-            socket=listen,
-            guest_sockets=guest_sockets,
-            control=control,
-            upstream=upstream,
-            policy=policy,
-            run_dir=run_dir,
-            socket_mode=socket_mode,
-            limits=Limits(
-                connections, connections_of_user, connections_of_unit, connections_of_process
-            ),
-        )
-    )
+    limits = Limits(connections, connections_of_user, connections_of_unit, connections_of_process)
+    run(ProxyOptions(socket=listen, upstream=upstream, limits=limits, **others))

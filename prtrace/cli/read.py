@@ -61,7 +61,6 @@ Examples:
     metavar="SECONDS",
     type=click.FloatRange(min=1, max=600),
     default=60.0,
-    show_default=True,
     help="how long a command may take; the kernel aborts it then",
 )
 @json_option

@@ -65,7 +65,6 @@ Examples:
     "form",
     type=click.Choice(("html", "perfetto")),
     default="html",
-    show_default=True,
     help="a page, or trace events as JSON",
 )
 @names_options
