@@ -51,7 +51,7 @@ from prtrace.scsi.reply import (
     ReportCapabilities,
     parse_reply,
 )
-from prtrace.scsi.sense import UNIT_ATTENTION, Sense, attention
+from prtrace.scsi.sense import UNIT_ATTENTION, Sense, attention, may_be_attention
 from prtrace.state.event import Command, Event
 
 TIMEOUT: Final = "TIMEOUT"
@@ -100,11 +100,7 @@ def decode(event: Event) -> tuple[Event, tuple[AnyObservation, ...]]:
             return event, (seen,)
         case Command.UNIT_ATTENTION:
             sense = _sense(event.sense_bytes)
-            news = attention(sense) if isinstance(sense, Sense) else None
-            told = () if news is None else (
-                AttentionSeen(**_seen(event), attention=news, count=event.count),
-            )  # fmt: skip
-            return event._replace(sense=_sense_text(sense)), told
+            return event._replace(sense=_sense_text(sense)), _attention(event, sense)
         case Command.LOST:
             if event.problem == NOT_WATCHED:
                 return event, (NotWatched(**_seen(event)),)
@@ -120,6 +116,18 @@ def decode(event: Event) -> tuple[Event, tuple[AnyObservation, ...]]:
             return _command(event)
         case _:
             assert_never(event.command)
+
+
+def _attention(event: Event, sense: Sense | str | None) -> tuple[AttentionSeen | RecordsLost, ...]:
+    """What a unit attention tells; one whose ASCQ is not known may have told of anything."""
+    if not isinstance(sense, Sense):
+        return ()
+    if (news := attention(sense)) is not None:
+        return (AttentionSeen(**_seen(event), attention=news, count=event.count),)
+    if may_be_attention(sense):
+        cause = f"{_sense_text(sense)}: it may have told of reservations"
+        return (RecordsLost(**_seen(event), cause=cause, count=event.count),)
+    return ()
 
 
 def _seen(event: Event) -> dict[str, Any]:
@@ -148,10 +156,7 @@ def _command(event: Event) -> tuple[Event, tuple[AnyObservation, ...]]:
     sense = _sense(event.sense_bytes) if event.sense_bytes else None
     outcome, why = _outcome(event, sense)
     event = _worded(event, sense=_sense_text(sense))
-    extra: tuple[AnyObservation, ...] = ()
-    news = attention(sense) if isinstance(sense, Sense) else None
-    if news is not None:
-        extra = (AttentionSeen(**_seen(event), attention=news),)
+    extra: tuple[AnyObservation, ...] = _attention(event, sense)
     try:
         cdb = parse_cdb(as_device_reads(event.cdb, len(event.cdb)))
     except MalformedError as error:

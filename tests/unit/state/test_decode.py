@@ -30,6 +30,7 @@ from prtrace.model import (
     UnreadablePrOut,
     Unsupported,
 )
+from prtrace.scsi.sense import FIXED, UNIT_ATTENTION, Sense
 from prtrace.state.decode import NOT_WATCHED, decode
 from prtrace.state.event import Command, Event, nanoseconds, rfc3339
 
@@ -151,6 +152,18 @@ def test_a_unit_attention_in_place_of_an_answer() -> None:
     assert out.outcome is Outcome.NOT_EXECUTED
     assert isinstance(attention, AttentionSeen)
     assert attention.attention is Attention.REGISTRATIONS_PREEMPTED
+
+
+def test_a_unit_attention_without_its_qualifier_may_have_told_of_reservations() -> None:
+    cut = Sense(FIXED, UNIT_ATTENTION, 0x2A, None).build()
+    own = Event(command=Command.UNIT_ATTENTION, lu="naa.1", nexus="1:0:0:0", sense_bytes=cut)
+    in_place = event(REGISTER, data=LIST, status="CHECK CONDITION", sense_bytes=cut)
+    for each in (own, in_place):
+        *_, lost = decode(each)[1]
+        assert isinstance(lost, RecordsLost)
+        assert "2A/??" in lost.cause
+    other = Sense(FIXED, UNIT_ATTENTION, 0x28, None).build()
+    assert decode(own._replace(sense_bytes=other))[1] == ()
 
 
 def test_a_list_that_changed_under_way_is_not_believed() -> None:
