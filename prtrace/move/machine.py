@@ -79,6 +79,14 @@ class Plan:
         return self.view.key
 
 
+Tries = tuple[tuple[tuple[Nexus, str], int], ...]
+"""How often a nexus failed, by the nexus and what failed.
+
+"": nobody answered for the path, whatever the command was.  Else the command that met RESERVATION
+CONFLICT: the path works, and what it refused says nothing of another command.
+"""
+
+
 class Look:
     """Read the device, atomically, over any path."""
 
@@ -114,7 +122,7 @@ class Position:
     """lines: of the journal.  The rest lives as long as the run.
 
     touched: a touch was answered GOOD.  leaving: registrations are being taken away, towards
-    that word.  tries: failed commands by nexus.  expected: PRGENERATION as the first look and
+    that word.  tries: see Tries.  expected: PRGENERATION as the first look and
     the own commands since make it, for a blind target; None when that is not known.
     answers, counted: what touches found on a blind target, and the PRGENERATION they make.
     """
@@ -123,7 +131,7 @@ class Position:
     request: Look | Send | End = LOOK
     touched: bool = False
     leaving: Word | None = None
-    tries: tuple[tuple[Nexus, int], ...] = ()
+    tries: Tries = ()
     sent: int = 0
     expected: int | None = None
     first: bool = True
@@ -200,7 +208,8 @@ def answered(plan: Plan, position: Position, outcome: Outcome) -> Position:
     if outcome is Outcome.NOT_EXECUTED:
         return replace(position, request=sent)
     done = outcome is Outcome.DONE
-    tries = position.tries if done else _tried(position, sent.nexus)
+    refused = sent.do.value if outcome is Outcome.CONFLICT else ""
+    tries = position.tries if done else _tried(position, sent.nexus, refused)
     if outcome is Outcome.CONFLICT and sent.do is Do.TOUCH:
         tries = position.tries
     registers = sent.action is Action.REGISTER and sent.sa_key != 0
@@ -325,7 +334,7 @@ def _carry_out(plan: Plan, position: Position, sight: Sight, row: Row, cell: Cel
                 position = replace(position, lines=replace(lines, told=True))
             return _ended(position, word, row, _unserved(plan, position, sight, word))
         case Do.REGISTER | Do.REGISTER_ONE:
-            nexus = _best(plan, position, _lacking(plan, position, sight))
+            nexus = _best(plan, position, _lacking(plan, position, sight), cell.do)
             if nexus is None:
                 return _ended(position, Word.IN_DOUBT, row, plan.paths)
             lines = lines.with_line(nexus, Worth.IN_QUESTION)
@@ -335,7 +344,7 @@ def _carry_out(plan: Plan, position: Position, sight: Sight, row: Row, cell: Cel
             return _send(plan, position, cell.do, nexus, None)
         case Do.PREEMPT:
             proven = (each for each in mine if each not in lines.in_question)
-            nexus = _best(plan, position, proven)
+            nexus = _best(plan, position, proven, cell.do)
             if nexus is None:
                 return _ended(position, Word.IN_DOUBT, row, mine)
             position = replace(position, lines=replace(lines, preempted=True))
@@ -344,7 +353,7 @@ def _carry_out(plan: Plan, position: Position, sight: Sight, row: Row, cell: Cel
             position = replace(position, leaving=cell.word)
             return _leave(plan, position, sight, cell.word or Word.IN_DOUBT, row)
         case Do.TOUCH | Do.RELEASE | Do.RESERVE:
-            nexus = _best(plan, position, mine)
+            nexus = _best(plan, position, mine, cell.do)
             if nexus is None:
                 return _ended(position, Word.IN_DOUBT, row, mine)
             kind = sight.type
@@ -370,7 +379,7 @@ def _leave(
         return _ended(replace(position, leaving=None), word, row)
     if sight.held is Held.HERE:
         return _ended(replace(position, leaving=None), Word.IN_DOUBT, row, mine)
-    nexus = _best(plan, position, mine)
+    nexus = _best(plan, position, mine, Do.UNREGISTER)
     if nexus is None:
         # Whoever brings one of these nexuses back can write with the key.
         return _ended(replace(position, leaving=None), Word.IN_DOUBT, row, mine)
@@ -415,27 +424,30 @@ def _unserved(plan: Plan, position: Position, sight: Sight, word: Word) -> tuple
     )
 
 
-def _tried(position: Position, nexus: Nexus) -> tuple[tuple[Nexus, int], ...]:
+def _tried(position: Position, nexus: Nexus, refused: str) -> Tries:
     tries = dict(position.tries)
-    tries[nexus] = min(tries.get(nexus, 0) + 1, TRIES)
+    tries[nexus, refused] = min(tries.get((nexus, refused), 0) + 1, TRIES)
     return tuple(sorted(tries.items()))
 
 
-def _failed(position: Position, nexus: Nexus) -> bool:
-    return dict(position.tries).get(nexus, 0) >= TRIES
-
-
-def _best(plan: Plan, position: Position, nexuses: Iterable[Nexus]) -> Nexus | None:
-    """The nexus with the fewest failures; None where each failed too often, or is not asked."""
+def _failures(position: Position, nexus: Nexus, do: Do) -> int:
+    """How often nexus failed, as far as it matters for a command; TRIES is too often."""
     tries = dict(position.tries)
-    asked = (nexus for nexus in nexuses if nexus not in plan.unasked)
-    usable = [nexus for nexus in asked if tries.get(nexus, 0) < TRIES]
-    return min(usable, key=lambda nexus: tries.get(nexus, 0), default=None)
+    return max(tries.get((nexus, ""), 0), tries.get((nexus, do.value), 0))
+
+
+def _best(plan: Plan, position: Position, nexuses: Iterable[Nexus], do: Do) -> Nexus | None:
+    """The nexus with the fewest failures; None where each failed too often, or is not asked."""
+    asked = [nexus for nexus in nexuses if nexus not in plan.unasked]
+    best = min(asked, key=lambda nexus: _failures(position, nexus, do), default=None)
+    return None if best is None or _failures(position, best, do) >= TRIES else best
 
 
 def _lacking(plan: Plan, position: Position, sight: Sight) -> tuple[Nexus, ...]:
     return tuple(
-        nexus for nexus in plan.paths if sight.free(nexus) and not _failed(position, nexus)
+        nexus
+        for nexus in plan.paths
+        if sight.free(nexus) and _failures(position, nexus, Do.REGISTER) < TRIES
     )
 
 

@@ -38,8 +38,8 @@ GOOD = {
 }
 DECIDES = {
     machine: (
-        "admit", "_after", "answered", "looked", "_decide", "_carry_out", "_leave", "_failed",
-        "_best", "_lacking", "_DESTINATION", "_SOURCE", "_Seen",
+        "admit", "_after", "answered", "looked", "_decide", "_carry_out", "_leave",
+        "_failures", "_best", "_lacking", "_DESTINATION", "_SOURCE", "_Seen",
     ),
     sight: ("sight_of", "blind_sight", "_held_here", "Sight"),
     lines: ("Lines",),

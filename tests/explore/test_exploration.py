@@ -55,6 +55,7 @@ SETTINGS = [
     Setting(crashes=2, extra=0),
     Setting(crashes=2, holder="P", paths=2),
     Setting(lost=1, extra=0),
+    Setting(lost=1, paths=2, crashes=0, extra=0),
     Setting(lost=2, holder="P"),
     # Other orders.
     *(Setting(flow="late", kind=kind) for kind in (R.WERO, R.EARO)),
