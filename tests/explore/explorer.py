@@ -152,13 +152,12 @@ class Pool:
 
 
 class Explorer:
-    def __init__(
-        self, setting, *, journal=True, admit=machine.admit, hands_over=None, knows_gone=True
-    ):
+    def __init__(self, setting, *, journal=True, admit=None, hands_over=None, knows_gone=True):
         self.set = setting
         self.knows_gone = knows_gone
         self.character = CHARACTERS[setting.character]
-        self.journal, self.admit = journal, admit
+        # As the machine has it now: a mutant may have taken its place.
+        self.journal, self.admit = journal, machine.admit if admit is None else admit
         known = self.character.hands_over
         self.hands_over = known if hands_over is None else hands_over
         self.positions, self.lines = Pool(), Pool()
