@@ -12,8 +12,9 @@ from prtrace.move.verbs import Report
 @click.command(
     "finish",
     epilog="""\b
-Exit status: 0 done; 1 refused; 4 the source holds the reservation still,
-or something is in doubt; 24 gone, changed since, or superseded.
+Exit status: 0 done; 1 refused; 4 the destination has not taken the
+reservation yet, or something is in doubt; 24 gone, changed since, or
+superseded.
 \b
 Examples:
   prtrace finish db1.json                         after load

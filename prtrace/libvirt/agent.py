@@ -25,7 +25,9 @@ _IN_STEPS: Final = frozenset({"Prepare", "Load", "LateCommit", "Rollback"})
 _TELLS: Final = frozenset({MoveCall.COMMIT, MoveCall.RECLAIM})
 """Calls whose good answer is that the guest may run, and nothing less."""
 _MAY_MOVE: Final = frozenset({"movable", "clear"})
-_LATER: Final = frozenset({Word.SOURCE_FIRST.value, Word.WAIT.value, Word.ONLY_HERE.value})
+_LATER: Final = frozenset(
+    each.value for each in (Word.SOURCE_FIRST, Word.WAIT, Word.UNTAKEN, Word.ONLY_HERE)
+)
 _MARGIN_S: Final = 2.0
 """How much longer than its own deadline an answer is waited for."""
 

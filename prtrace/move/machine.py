@@ -160,6 +160,10 @@ _RANK: Final = {
 }
 
 
+_NOT_YET: Final = frozenset({Word.WAIT, Word.UNTAKEN, Word.ONLY_HERE, Word.GUEST_RUNS})
+"""Ends of finish and of the abort on the source behind which the other may still begin."""
+
+
 @dataclass(frozen=True, slots=True)
 class Newest:
     """The journal's line "newest move here" of a logical unit.
@@ -188,9 +192,7 @@ def admit(newest: Newest | None, order: int, move: str, verb: Verb) -> Word | No
     if newest.verb in (Verb.FINISH, Verb.RECLAIM) and verb in (Verb.FINISH, Verb.RECLAIM):
         # Both end the move on the source.  Where the one came to no end that lets the guest
         # run or that gave the key up, the other may still be what is needed.
-        return (
-            None if newest.end in (Word.WAIT, Word.ONLY_HERE, Word.GUEST_RUNS) else _after(newest)
-        )
+        return None if newest.end in _NOT_YET else _after(newest)
     return Word.SUPERSEDED if _RANK[verb] < _RANK[newest.verb] else None
 
 
@@ -563,7 +565,9 @@ _DESTINATION: Final[tuple[tuple[Row, _Condition], ...]] = (
     ),
     (
         Row.D_HOLDS_DEAF,
-        lambda s: s.sight.held is Held.HERE and s.verified and not s.plan.hands_over,
+        lambda s: (
+            s.sight.held is Held.HERE and s.verified and s.sight.there and not s.plan.hands_over
+        ),
     ),
     (Row.D_HOLDS, lambda s: s.sight.held is Held.HERE and s.verified),
     (Row.QUESTION, lambda s: s.sight.there and s.question),
@@ -690,9 +694,7 @@ _SOURCE: Final[tuple[tuple[Row, _Condition], ...]] = (
     ),
     (
         Row.D_HOLDS_BESIDE_QUESTION,
-        lambda s: (
-            s.question and s.sight.there and s.sight.held is Held.THERE and s.plan.hands_over
-        ),
+        lambda s: s.question and s.sight.there and s.sight.held is Held.THERE,
     ),
     (
         Row.D_HOLDS_BESIDE,
@@ -713,9 +715,7 @@ _SOURCE: Final[tuple[tuple[Row, _Condition], ...]] = (
     (Row.BESIDE, lambda s: bool(s.here) and s.sight.there),
     (
         Row.S_GONE_D_HOLDS,
-        lambda s: (
-            not s.here and s.sight.there and s.sight.held is Held.THERE and s.plan.hands_over
-        ),
+        lambda s: not s.here and s.sight.there and s.sight.held is Held.THERE,
     ),
     (Row.S_GONE, lambda s: not s.here and s.sight.there),
     (Row.S_NOWHERE, lambda s: not s.here),

@@ -100,7 +100,7 @@ class Row(enum.Enum):
     D_HOLDS_BOTH_DEAF = "S, D, D holds, the target cannot hand over"
     D_HOLDS_BOTH = "S, D, D holds, seen from D"
     D_HOLDS_PARTLY = "D holds, a path of D lacks K"
-    D_HOLDS_DEAF = "D holds, the target cannot hand over"
+    D_HOLDS_DEAF = "S, D, D holds, the target cannot hand over, seen from D"
     D_HOLDS = "D holds"
     QUESTION = "S, D?"
     PARTLY_COUNTED = "S, D, a path of D lacks K, load registers without prepare"
@@ -145,7 +145,7 @@ class Row(enum.Enum):
     D_HOLDS_BESIDE = "S, D, D holds"
     QUESTION_BESIDE = "S?, D, D does not hold"
     OFF = "S, D, neither holds, D's host is off"
-    BESIDE = "S, D, neither holds"
+    BESIDE = "S, D, neither holds, or D holds and the target cannot hand over"
     S_GONE_D_HOLDS = "D, not S, D holds"
     S_GONE = "D, not S, D does not hold, seen from S"
     S_NOWHERE = "K is nowhere"
@@ -284,9 +284,11 @@ TABLE: Final[Mapping[Row, Mapping[Verb, Cell]]] = {
     Row.S_TOLD: {_A: _end(Word.RESTORED)},
     Row.S_OTHER_KEY: {_A: _end(Word.RESTORED_CHANGED), _F: _DONE, _R: _end(Word.CHANGED)},
     Row.S_QUESTION_HOLDS: {_A: _VERIFY},
-    Row.S_RELEASED_BESIDE: {_A: _DOUBT, _R: _end(Word.RELEASED)},
-    Row.S_RELEASED: {_A: Cell(Do.RESERVE), _R: _end(Word.RELEASED)},
-    Row.S_RESERVED_BETWEEN: {_A: _DOUBT, _R: _DOUBT},
+    # Whether D has not reserved yet, or its guest has released since, nothing tells: before, S is
+    # the guest's only way back.
+    Row.S_RELEASED_BESIDE: {_A: _DOUBT, _F: _end(Word.UNTAKEN), _R: _end(Word.RELEASED)},
+    Row.S_RELEASED: {_A: Cell(Do.RESERVE), _F: _end(Word.ONLY_HERE), _R: _end(Word.RELEASED)},
+    Row.S_RESERVED_BETWEEN: {_A: _DOUBT, _F: _end(Word.UNTAKEN), _R: _DOUBT},
     Row.S_UNTOUCHED: {_A: _TOUCH},
     Row.S_PARTLY: {_A: _REGISTER},
     Row.S_ALONE_HOLDS: {

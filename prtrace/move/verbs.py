@@ -671,7 +671,7 @@ def next_step(entry: Entry) -> str:
             return (
                 f"prepare and load it on the destination, or prtrace rollback {move} --as source"
             )
-        case Verb.FINISH, None | Word.WAIT | Word.IN_DOUBT:
+        case Verb.FINISH, None | Word.WAIT | Word.UNTAKEN | Word.IN_DOUBT:
             return f"prtrace finish {move}"
         case Verb.RELEASE, _:
             return f"load --released on the destination, or prtrace rollback {move} --as source"

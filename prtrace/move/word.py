@@ -31,6 +31,8 @@ class Word(enum.Enum):
     SOURCE_FIRST = "the source first"
     """The destination holds the reservation: the source takes it back."""
     WAIT = "wait: the source holds"
+    UNTAKEN = "wait: the destination has not reserved"
+    """The source has released the reservation, and nobody has it."""
     ONLY_HERE = "the key is only here"
     IN_DOUBT = "in doubt"
     ALARM = "alarm"
@@ -73,6 +75,7 @@ class Word(enum.Enum):
 _EXIT_CODES: Final = {
     Word.SOURCE_FIRST: 4,
     Word.WAIT: 4,
+    Word.UNTAKEN: 4,
     Word.ONLY_HERE: 4,
     Word.IN_DOUBT: 4,
     Word.ALARM: 4,

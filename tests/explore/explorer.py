@@ -56,9 +56,10 @@ class Setting:
     kind, holder: the reservation: "S", "P" (the peer), or kind None.
     peers: what peers may do, each once for every time that it is named.  guest: what the guest may
     do while it runs, likewise.  extra: how many verbs may begin once more than asked for.
-    early: finish may come before anything was committed.  evicts: the destination may take the
-    source's key away, after its guest went on.  careless: the guest may go on on the
-    destination without prepare and commit, so that only what ends claim counts.
+    early: finish may come before anything was committed; apart: never while another verb runs.
+    evicts: the destination may take the source's key away, after its guest went on.  careless:
+    the guest may go on on the destination without prepare and commit, so that only what ends
+    claim counts.
     left: the nexus that has the key since an earlier move, whose finish may come at any moment
     before this move has begun there ("D1": the move goes back to where the guest came from); ""
     for none.  vanishes: the source's last path may go away for ever at any moment.
@@ -83,6 +84,7 @@ class Setting:
     running: bool = False
     forgets: bool = False
     early: bool = False
+    apart: bool = False
     evicts: bool = False
     careless: bool = False
     left: str = ""
@@ -100,7 +102,7 @@ class Setting:
         words += [
             name
             for name in (
-                "off", "two", "old", "running", "forgets", "early", "evicts", "careless",
+                "off", "two", "old", "running", "forgets", "early", "apart", "evicts", "careless",
                 "vanishes",
             )
             if getattr(self, name)
@@ -391,9 +393,12 @@ class Explorer:
         if number == D and flags & D_OFF:
             return
         crashes, lost, extra, starts = budgets
+        running = {other[4][0] for other in hosts if other[4] is not None}
         for place, name in enumerate(self.names):
             host, plan = self.plans[name]
             if host != number:
+                continue
+            if self.set.apart and running and (name == "finish" or "finish" in running):
                 continue
             late = starts[place] == 0
             if late and not extra:
@@ -839,8 +844,10 @@ class Explorer:
         shared = others & {*self.set.peers} or self.set.two or self.set.left
         if not quiet or guest != "P" or lost or shared:
             return
-        after, _ = self._run(D, "withdraw", hosts[D][1], target)
-        _, word = self._run(S, "reclaim", hosts[S][0], after)
+        there, here = hosts[D][1], hosts[S][0]
+        for _ in range(2):  # D that is told "the source first" comes second
+            target, _, there = self._run(D, "withdraw", there, target)
+            target, word, here = self._run(S, "reclaim", here, target)
         if not word.may_run:
             raise BrokenError("e", f"the paused guest is stuck: rollback says {word.value}")
 
@@ -863,7 +870,7 @@ class Explorer:
         for _ in range(40):
             request = position.request
             if isinstance(request, End):
-                return target, request.word
+                return target, request.word, self.lines.put(position.lines)
             if isinstance(request, Look):
                 position = looked(plan, position, self.reading(number, name, target))
                 continue

@@ -92,6 +92,10 @@ SETTINGS = [
     Setting(flow="late", careless=True, holder="P", guest=("rekey",)),
     Setting(flow="release", extra=0),
     Setting(flow="release", early=True, extra=0),
+    Setting(flow="release", character="SPDK", early=True, apart=True),
+    Setting(flow="release", character="hostile", early=True, apart=True, paths=2, extra=0),
+    Setting(flow="release", character="SPDK", early=True, apart=True, crashes=2, extra=0),
+    Setting(flow="release", character="SPDK", early=True, apart=True, peers=("reserve",), extra=0),
     Setting(flow="release", guest=("release", "rekey"), extra=0),
     Setting(flow="release", peers=("here, takes",), extra=0),
     Setting(flow="late", character="SPDK", extra=0),
@@ -328,6 +332,7 @@ COUNTEREXAMPLES = {
         {"knows_gone": False},
     ),
     "P20": (p20, Setting(peers=("twin",), extra=0), {}),
+    "P21": (nothing, Setting(character="SPDK", flow="release", early=True, extra=0), {}),
 }
 
 
