@@ -1,0 +1,166 @@
+"""tools/migrate-vm where the way to the destination's QEMU breaks: what it concludes from that.
+
+Two real QEMUs without disks, on this host, and a relay between the tool and the destination's QMP
+as a tunnel between hosts is.  The verbs of prtrace are `sh` here: they say 0 and write themselves
+down.  What the verbs do is tested elsewhere; this is about who is told to run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+
+from qemu.qmp import ConnectError, QMPClient
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "migrate-vm"
+LIMIT_S = 120
+
+
+class Qemu:
+    """A QEMU with nothing in it; it runs its firmware.  A context manager."""
+
+    def __init__(self, socket: Path, *more: str) -> None:
+        self.socket = socket
+        self.process = subprocess.Popen(
+            ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-m", "16", "-accel", "tcg",
+             "-qmp", f"unix:{socket},server=on,wait=off",
+             "-qmp", f"unix:{socket}.own,server=on,wait=off", *more],
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def __enter__(self) -> Qemu:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def status(self) -> str:
+        """What it says over a monitor of the test's own."""
+
+        async def ask() -> str:
+            async with asyncio.timeout(LIMIT_S):
+                while True:
+                    client = QMPClient()
+                    try:
+                        await client.connect(f"{self.socket}.own")
+                        return (await client.execute("query-status"))["status"]
+                    except ConnectError:
+                        await asyncio.sleep(0.1)
+                    finally:
+                        await client.disconnect()
+
+        return asyncio.run(ask())
+
+
+class Tunnel:
+    """Passes QMP on from socket to qemu; breaks as soon as the command called last went through,
+    before any answer to it can come back."""
+
+    def __init__(self, socket_path: Path, qemu: Qemu, last: str) -> None:
+        self._last = f'"{last}"'.encode()
+        self._qemu = qemu
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.bind(str(socket_path))
+        self._listening.listen()
+        self.broken = threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> Tunnel:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Wakes the thread where nobody has ever connected.
+        with suppress(OSError), socket.socket(socket.AF_UNIX) as knock:
+            knock.connect(self._listening.getsockname())
+        self._thread.join(LIMIT_S)
+        self._listening.close()
+
+    def _serve(self) -> None:
+        with closing(self._listening.accept()[0]) as near, socket.socket(socket.AF_UNIX) as far:
+            far.connect(str(self._qemu.socket))
+            back = threading.Thread(target=self._back, args=(far, near))
+            back.start()
+            while octets := near.recv(65536):
+                if self._last in octets:
+                    self.broken.set()
+                far.sendall(octets)
+                if self.broken.is_set():
+                    break
+            with suppress(OSError):
+                near.shutdown(socket.SHUT_RDWR)
+            back.join(1)
+            # Not before QEMU has read what was sent.
+            self._qemu.status()
+            with suppress(OSError):
+                far.shutdown(socket.SHUT_RDWR)
+            back.join(LIMIT_S)
+
+    def _back(self, far: socket.socket, near: socket.socket) -> None:
+        with suppress(OSError):
+            while octets := far.recv(65536):
+                if not self.broken.is_set():
+                    near.sendall(octets)
+
+
+class Run:
+    """One run of the tool through a tunnel that breaks; what it said, called and left."""
+
+    def __init__(self, folder: Path, last: str) -> None:
+        calls = folder / "calls"
+        calls.touch()
+        with ExitStack() as stack:
+            source = stack.enter_context(Qemu(folder / "s.qmp"))
+            there = stack.enter_context(Qemu(folder / "d.qmp", "-incoming", "defer"))
+            assert (source.status(), there.status()) == ("running", "inmigrate")
+            stack.enter_context(Tunnel(folder / "tunnel.qmp", there, last))
+            done = subprocess.run(
+                [sys.executable, TOOL, "--source", source.socket,
+                 "--destination", folder / "tunnel.qmp", "--uri", f"unix:{folder}/migration",
+                 "/dev/nothing"],
+                env={**os.environ, "PRTRACE": f"sh {self._verb(folder, calls)}"},
+                capture_output=True, text=True, timeout=LIMIT_S,
+            )  # fmt: skip
+            print(done.stdout, done.stderr, sep="\n")
+            self.status, self.said = done.returncode, done.stdout + done.stderr
+            self.source, self.there = source.status(), _status(there)
+        self.calls = [json.loads(line) for line in calls.read_text().splitlines()]
+
+    @staticmethod
+    def _verb(folder: Path, calls: Path) -> Path:
+        script = folder / "verb.sh"
+        script.write_text(f'printf \'"%s"\\n\' "$*" >>{calls}\n')
+        return script
+
+
+def _status(qemu: Qemu) -> str:
+    return qemu.status() if qemu.process.poll() is None else "ended"
+
+
+def test_a_tunnel_that_breaks_behind_cont_starts_the_guest_nowhere_else(tmp_path: Path) -> None:
+    run = Run(tmp_path, "cont")
+    assert run.status == 1
+    assert "cont was sent" in run.said
+    assert "Traceback" not in run.said
+    # The destination has it, and the source was not touched any more.
+    assert run.there == "running"
+    assert run.source == "postmigrate"
+    assert not [call for call in run.calls if call.startswith("rollback")]
+
+
+def test_a_tunnel_that_breaks_before_the_transfer_leaves_the_guest_on_the_source(
+    tmp_path: Path,
+) -> None:
+    run = Run(tmp_path, "migrate-incoming")
+    assert run.status == 1
+    assert run.source == "running"
+    assert run.there != "running"
+    assert [call for call in run.calls if call.startswith("rollback - --as destination")]
