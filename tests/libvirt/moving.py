@@ -7,13 +7,20 @@ import time
 from types import TracebackType
 from typing import Self
 
+import pytest
 from labkit.oracle import oracle
 from labkit.target import UnitPath
-from libvirt.hosts import KEY, Host, Hosts, await_that, errors
+from libvirt.hosts import KEY, PEER, Host, Hosts, await_that, errors, register
 
 from prtrace.linux.sgio import SgDevice
 from prtrace.model import Outcome, ReservationType
 
+MARKS = [
+    pytest.mark.slow,
+    pytest.mark.machine(kernels=("6.12",), nexuses=3, memory="3G", cpus=2, needs=("libvirt",)),
+    pytest.mark.timeout(1500),
+]
+"""Of every module here."""
 WRITE_10 = bytes((0x2A, 0, 0, 0, 0, 128, 0, 0, 1, 0))
 
 
@@ -92,6 +99,18 @@ def arrived(hosts: Hosts, kind: ReservationType | None, *, holds: bool) -> None:
     runs_well(hosts.b)
     await_that("finish", lambda: hosts.is_at(hosts.b, kind, holds=holds))
     assert errors(hosts.a.console()) == errors(hosts.b.console()) == []
+
+
+def follows(hosts: Hosts) -> None:
+    """A guest that is registered beside another node's reservation moves."""
+    register(hosts.third, ReservationType.WERO, key=PEER)
+    register(hosts.a.path, None)
+    start(hosts)
+    with Peer(hosts) as peer:
+        migrate(hosts)
+        arrived(hosts, ReservationType.WERO, holds=False)
+    assert peer.without_key == 0
+    assert hosts.lio().holder == hosts.third.initiator
 
 
 def stayed(hosts: Hosts, kind: ReservationType | None, *, holds: bool) -> None:

@@ -11,28 +11,18 @@ from collections.abc import Iterator
 
 import pytest
 from labkit.kernels import SERIES
-from libvirt.hosts import PEER, Hosts, await_that, register
-from libvirt.moving import Peer, arrived, migrate, runs_well, start, stayed
+from libvirt.hosts import Hosts, await_that, register
+from libvirt.moving import MARKS, Peer, arrived, follows, migrate, runs_well, start, stayed
 
 from prtrace.model import Outcome, ReservationType
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.machine(nexuses=3, memory="3G", cpus=2, needs=("libvirt",)),
-    pytest.mark.timeout(1500),
-]
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
 def both() -> Iterator[Hosts]:
     with Hosts() as hosts:
         yield hosts
-
-
-@pytest.fixture
-def hosts(both: Hosts) -> Iterator[Hosts]:
-    yield both
-    both.clean()
 
 
 @pytest.mark.machine(kernels=SERIES)
@@ -61,14 +51,7 @@ def test_a_guest_that_came_goes_back(hosts: Hosts) -> None:
 
 
 def test_a_follower_moves(hosts: Hosts) -> None:
-    register(hosts.third, ReservationType.WERO, key=PEER)
-    register(hosts.a.path, None)
-    start(hosts)
-    with Peer(hosts) as peer:
-        migrate(hosts)
-        arrived(hosts, ReservationType.WERO, holds=False)
-    assert peer.without_key == 0
-    assert hosts.lio().holder == hosts.third.initiator
+    follows(hosts)
 
 
 def test_one_of_all_registrants_moves(hosts: Hosts) -> None:

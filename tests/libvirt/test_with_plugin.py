@@ -14,15 +14,11 @@ from pathlib import Path
 import pytest
 from labkit import places
 from libvirt.hosts import KEY, PEER, Hosts, await_that, register, send
-from libvirt.moving import Peer, arrived, migrate, runs_well, start, stayed
+from libvirt.moving import MARKS, Peer, arrived, follows, migrate, runs_well, start, stayed
 
 from prtrace.model import Action, Outcome, ReservationType
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.machine(nexuses=3, memory="3G", cpus=2, needs=("libvirt",)),
-    pytest.mark.timeout(1500),
-]
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +28,6 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     subprocess.run(["gcc", "-shared", "-fPIC", "-O2", "-o", plugin, source], check=True)
     with Hosts(plugin) as hosts:
         yield hosts
-
-
-@pytest.fixture
-def hosts(both: Hosts) -> Iterator[Hosts]:
-    yield both
-    both.clean()
 
 
 @pytest.mark.parametrize("kind", list(ReservationType), ids=lambda kind: kind.name)
@@ -52,14 +42,7 @@ def test_a_reservation_moves(hosts: Hosts, kind: ReservationType) -> None:
 
 
 def test_a_follower_moves(hosts: Hosts) -> None:
-    register(hosts.third, ReservationType.WERO, key=PEER)
-    register(hosts.a.path, None)
-    start(hosts)
-    with Peer(hosts) as peer:
-        migrate(hosts)
-        arrived(hosts, ReservationType.WERO, holds=False)
-    assert peer.without_key == 0
-    assert hosts.lio().holder == hosts.third.initiator
+    follows(hosts)
 
 
 @pytest.fixture
