@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
@@ -22,6 +23,7 @@ from labkit import pace, places, roots
 from labkit.oracle import OracleState, oracle
 from labkit.target import Target, UnitPath
 
+from prtrace.api.address import SOCKET
 from prtrace.linux.sgio import SgDevice
 from prtrace.model import Action, Outcome, ReservationType
 from prtrace.scsi.cdb import PrOutCdb
@@ -168,6 +170,8 @@ class Host:
 
     def start_agent(self) -> None:
         self.start("agent", "python3", "-m", "prtrace", "agent")
+        # A prtrace that asks in vain takes seconds of what the agent needs to start.
+        self.await_daemon("agent", (self.root / SOCKET.lstrip("/")).exists, 120)
         self.await_daemon(
             "agent", lambda: self.prtrace("status", expect=None).find("events") > 0, 120
         )
@@ -242,25 +246,36 @@ class Hosts:
 
     def start(self, *options: str) -> None:
         """Agents and services on both."""
-        for host in (self.a, self.b):
+
+        def start(host: Host) -> None:
             host.start_agent()
             host.start_service(*options)
 
+        self.on_both(start)
+
+    def on_both(self, work: Callable[[Host], None]) -> None:
+        """Both hosts work at once: the machine has a processor for each."""
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(work, (self.a, self.b)))
+
     def clean(self) -> None:
         """End guests and daemons but libvirtd; forget every move, and clear the device."""
-        for host in (self.a, self.b):
-            host.virsh("destroy", "waldi", expect=None)
-            host.virsh("undefine", "waldi", expect=None)
-            for name in ("service", "agent"):
-                if name in host.daemons:
-                    host.kill(name)
-                print(f"== {name} on {host.name}\n{host.log(name)}")
-                (HOSTS / "shared" / f"{name}.{host.name}").unlink(missing_ok=True)
-            # What the lock-manager plugin made stays, like its libvirtd.
-            for name in ("var/lib/prtrace", "var/lib/prtrace-libvirt", "run/prtrace"):
-                shutil.rmtree(host.root / name, ignore_errors=True)
+        self.on_both(self._clean)
         send(self.third, Action.REGISTER_AND_IGNORE, 0, PEER)
         send(self.third, Action.CLEAR, PEER)
+
+    @staticmethod
+    def _clean(host: Host) -> None:
+        host.virsh("destroy", "waldi", expect=None)
+        host.virsh("undefine", "waldi", expect=None)
+        for name in ("service", "agent"):
+            if name in host.daemons:
+                host.kill(name)
+            print(f"== {name} on {host.name}\n{host.log(name)}")
+            (HOSTS / "shared" / f"{name}.{host.name}").unlink(missing_ok=True)
+        # What the lock-manager plugin made stays, like its libvirtd.
+        for name in ("var/lib/prtrace", "var/lib/prtrace-libvirt", "run/prtrace"):
+            shutil.rmtree(host.root / name, ignore_errors=True)
 
     def lio(self) -> OracleState:
         """The device's own view."""

@@ -23,8 +23,9 @@ from labkit.target import TargetSpec, Unit, UnitPath
 KEY = 0x4B4B
 PRTRACE = ("python3", "-m", "prtrace")
 PORTAL = "10.0.0.1"
-LOOP = 0
-WERO = 5
+LOOP, ISCSI = 0, 1
+OTHER_KEY = 0xC3C3
+WE, WERO, WEAR = 1, 5, 7
 IN_DOUBT = 4
 pytestmark = pytest.mark.timeout(600)
 
@@ -202,3 +203,53 @@ def test_both_agents_know_of_a_rollback(hosts: Hosts, upto: str) -> None:
     truth = hosts.truth(here)
     assert hosts.a.says() == truth
     assert hosts.b.says() == truth
+
+
+@pytest.mark.slow
+def test_what_qemus_own_move_did_to_the_others_is_told(hosts: Hosts) -> None:
+    """QEMU 11 moves a reservation of type 7: its two commands, and what both agents saw.
+
+    No QEMU of that version is here: sg_persist sends what it sends, under its name.  The guest's
+    QEMU on the source only goes; another node holds, too, as every registrant of type 7 does.
+    """
+    here, other = hosts.a.unit.paths[LOOP], hosts.a.unit.paths[ISCSI]
+    for path, words in (
+        (here, f"--register-ignore --param-sark={KEY:x}"),
+        (here, f"--clear --param-rk={KEY:x}"),
+        (here, f"--register --param-sark={KEY:x}"),
+        (other, f"--register --param-sark={OTHER_KEY:x}"),
+        (here, f"--reserve --param-rk={KEY:x} --prout-type={WEAR}"),
+    ):
+        # A unit attention of what was before may come first.
+        for _ in range(3):
+            if not hosts.a.run(
+                "sg_persist", "--out", *words.split(), path.block, expect=None
+            ).status:
+                break
+    reserved = hosts.a.says()["reservation"]
+    assert reserved[0] == WEAR
+    assert len(reserved[1]) == 2
+    hosts.b.run("sg_turs", hosts.there.sg, expect=None)
+    hosts.b.run("cp", "/usr/bin/sg_persist", "/run/qemu-system-x86")
+    for words in (
+        f"--register --param-sark={KEY:x}",
+        f"--preempt --param-rk={KEY:x} --param-sark={KEY:x} --prout-type={WE}",
+    ):
+        hosts.b.run("/run/qemu-system-x86", "--out", *words.split(), hosts.there.block)
+    hosts.b.shown()
+    hosts.a.run("sg_turs", here.sg, expect=None)
+    hosts.a.shown()
+    recordings = {host: host.prtrace("record").stdout for host in (hosts.a, hosts.b)}
+    for host, held in ((hosts.a, other.hctl), (hosts.b, other.initiator)):
+        for name, each in (("a", hosts.a), ("b", hosts.b)):
+            host.run("tee", f"/run/{name}.jsonl", stdin=recordings[each])
+        words = ("explain", host.unit.lu, "/run/a.jsonl", "/run/b.jsonl", "--json")
+        told = json.loads(host.prtrace(*words, expect=None).stdout)
+        moves = [each for each in told["incidents"] if each["kind"] == "moved reservation"]
+        links = [link["text"] for move in moves for link in move["chain"]]
+        assert any("the type was WEAR, and now it is WE" in text for text in links)
+        lost = [
+            text for text in links if "held the reservation, too, and does not any more" in text
+        ]
+        assert any(held in text for text in lost)
+        assert not any("the key is left" in text for text in links)
