@@ -42,6 +42,10 @@ class EndlessError(Exception):
     """A mutant does not come to an end."""
 
 
+_WRONG = (LookupError, TypeError, AttributeError, AssertionError, EndlessError)
+"""What a mutant may raise: it was relied on that this cannot happen."""
+
+
 @contextlib.contextmanager
 def ending() -> Iterator[None]:
     def ring(*_: object) -> None:
@@ -119,7 +123,7 @@ def caught(mutant: Mutant, settings: list[Reached]) -> str:
                     found = explorer.explore(limit=600_000)
                 lacking = each.ends - ends(found)
                 why = found.invariant or (lacking and f"no end any more: {sorted(lacking)}") or ""
-            except (LookupError, TypeError, AssertionError, EndlessError) as error:
+            except _WRONG as error:
                 why = f"{type(error).__name__}: {error}"
             states += explorer.found.states
             transitions += explorer.found.transitions

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
-from dataclasses import replace
 
 from prtrace.cli import carrying
 from prtrace.cli.main import run
 from prtrace.move.carry import MoveOptions
 
 verb, _, fatal = os.environ.get("FAULT", "").partition(":")
-plain = carrying.MoveOptions
 
 
 def checkpoint(point: str) -> None:
@@ -20,9 +19,5 @@ def checkpoint(point: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def options(*given: object, **more: object) -> MoveOptions:
-    return replace(plain(*given, **more), checkpoint=checkpoint)  # type: ignore[arg-type]
-
-
-carrying.MoveOptions = options  # type: ignore[assignment,misc]
+carrying.MoveOptions = functools.partial(MoveOptions, checkpoint=checkpoint)  # type: ignore[assignment, misc]
 run()

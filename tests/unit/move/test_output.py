@@ -8,7 +8,7 @@ import sys
 import pytest
 from small_hosts import D1, S1, Host, K, Target
 
-from prtrace.cli import load, prepare
+from prtrace.cli import carrying
 from prtrace.cli.main import main
 from prtrace.model import ReservationType
 from prtrace.move.word import Word
@@ -42,8 +42,7 @@ def test_a_log_on_a_disk_that_is_full(tmp_path, monkeypatch, capfd, json):
     target, file, there = pair(tmp_path, monkeypatch)
     path = tmp_path / "file.json"
     path.write_text(file.dump())
-    for command in (prepare, load):
-        monkeypatch.setattr(command, "Moves", lambda how: there.moves(**options_of(how)))
+    monkeypatch.setattr(carrying, "Moves", lambda how: there.moves(**options_of(how)))
     arguments = [str(path), "--state-dir", str(there.folder), "-y", *json]
     for verb in ("prepare", "load"):
         with open("/dev/full", "w", encoding="ascii") as full:
