@@ -23,14 +23,29 @@ MAX_XML: Final = 4 << 20
 class Domain:
     """A guest as its XML tells of it.
 
-    luns: the node of each disk with device='lun', by the target's name ("sda").  note: the text of
-    the note, "" where there is none.
+    luns: the node of each disk with device='lun', by the target's name ("sda"); "" where it has
+    none on the host, as of type='network' and type='volume'.  note: the text of the note, "" where
+    there is none.
     """
 
     uuid: str
     name: str
     luns: dict[str, str]
     note: str
+
+    @property
+    def nodes(self) -> list[str]:
+        """The LUNs' nodes, without those that have none."""
+        return [node for node in self.luns.values() if node]
+
+    @property
+    def without_node(self) -> str:
+        """Why the guest cannot move with its LUNs that have no node; "" where all have one."""
+        names = ", ".join(name for name, node in self.luns.items() if not node)
+        return names and (
+            f"the LUN {names} has no node on this host (type='network' or 'volume'): prtrace "
+            "cannot see its reservation; give it type='block'"
+        )
 
 
 def parse(xml: str) -> Domain:
@@ -52,7 +67,7 @@ def parse(xml: str) -> Domain:
         source, target = disk.find("source"), disk.find("target")
         node = source.get("dev") if source is not None else None
         name = target.get("dev") if target is not None else None
-        if node and name:
-            luns[name] = node
+        if name:
+            luns[name] = node or ""
     note = root.findtext(f"metadata/{{{NAMESPACE}}}note") or ""
     return Domain(uuid, root.findtext("name") or "", luns, note)

@@ -72,8 +72,23 @@ class Note:
     def devices(self, there: Domain) -> dict[str, str]:
         """The destination's node of each logical unit, by its designator."""
         return {
-            lu: there.luns[target] for target, lu in self.disks.items() if target in there.luns
+            lu: there.luns[target] for target, lu in self.disks.items() if there.luns.get(target)
         }
+
+    def unspoken(self, there: Domain) -> str:
+        """Why the file is not enough for the guest that comes with it; "" where it is.
+
+        A LUN that was plugged in after the note was written has a reservation of which the file
+        says nothing: it would stay behind.
+        """
+        if self.file is None:
+            return ""
+        names = ", ".join(name for name in there.luns if name not in self.disks)
+        return there.without_node or (
+            names
+            and f"the note does not speak of the LUN {names}, which was plugged in since: wait "
+            "for the source's prtrace-libvirt to write it anew, then migrate again"
+        )
 
     def element(self) -> str:
         """The element that virDomainSetMetadata takes."""

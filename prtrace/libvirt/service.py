@@ -121,7 +121,8 @@ class MoveService:
             if note is None:
                 given, why = Given.NO_NOTE, ""
             else:
-                given, why = note.given, note.why
+                unspoken = note.unspoken(there)
+                given, why = (Given.BLOCKED if unspoken else note.given), note.why or unspoken
             if note is not None and note.file is not None:
                 guest.coming = Move(note.fresh(time.time_ns()), note.devices(there))
             _log.info("guest %s: hook %s, %s", guest.uuid, operation, given.value)
@@ -395,7 +396,7 @@ class MoveService:
         if hypervisor.sight(uuid) not in (GuestState.RUNS, GuestState.WAITS):
             return True
         here = hypervisor.domain(uuid)
-        if not here.luns:
+        if not here.nodes:
             return True
         with guest.lock:
             # A new file makes older ones of this unit void: not while one of them may travel.
@@ -414,7 +415,9 @@ class MoveService:
         file, why, disks = None, "", {}
         self._units[guest.uuid] = set()
         try:
-            file = self._agent.save(list(here.luns.values()), guest.uuid)
+            why = here.without_node
+            if not why:
+                file = self._agent.save(here.nodes, guest.uuid)
         except PrtraceError as error:
             why = f"{error.message}; {error.hint}" if error.hint else error.message
         if file is not None:

@@ -292,7 +292,11 @@ def _name(lu: str) -> str:
 
 
 def _journal(folder: Path, lu: str, side: str) -> Path:
-    return folder / f"{_name(lu)}.{side}.journal"
+    return folder / _journal_name(lu, side)
+
+
+def _journal_name(lu: str, side: str) -> str:
+    return f"{_name(lu)}.{side}.journal"
 
 
 def _last(path: Path) -> Entry | None:
@@ -304,7 +308,10 @@ def _last(path: Path) -> Entry | None:
     whole, _, _cut = raw.rpartition(b"\n")
     try:
         # The first line is written with the file: one that is cut off is no crash of ours.
-        return Entry.from_json(json.loads(whole.rpartition(b"\n")[2]))
+        entry = Entry.from_json(json.loads(whole.rpartition(b"\n")[2]))
+        if path.name != _journal_name(entry.lu, entry.side):
+            # Restored or copied to a wrong name, it would make what is in question there proof.
+            raise ValueError(f"it speaks of the {entry.side} of {entry.lu}")  # noqa: TRY301
     except (ValueError, RecursionError, MalformedError) as error:
         raise MalformedError(
             f"journal {path}",
@@ -313,6 +320,7 @@ def _last(path: Path) -> Entry | None:
             "strength of that key, look who is registered (prtrace read, on both hosts), and keep "
             "the file until the move is settled by hand",
         ) from error
+    return entry
 
 
 def _append(path: Path, raw: bytes) -> None:

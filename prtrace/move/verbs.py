@@ -774,6 +774,13 @@ def _joined(verb: Verb, unit: SavedUnit, paths: Paths) -> tuple[Word, str]:
         joined = [f"{nexus} {key:#x}" for nexus, key in reading.own.items()]
     else:
         joined = [f"{one.nexus} {one.key:#x}" for one in reading.others if one.other_side]
+        maybe = [
+            f"{one.nexus} {one.key:#x}"
+            for one in reading.others
+            if not one.other_side and _may_be_one_of(one.nexus, _source_paths(unit))
+        ]
+        if maybe and not joined:
+            return Word.IN_DOUBT, f"it may be the source that registered {', '.join(maybe)}"
     if not joined:
         return Word.NO_KEY, ""
     why = f"registered since the file was saved: {', '.join(joined)}"
@@ -808,12 +815,16 @@ def _was_among(nexus: LocalNexus, unit: SavedUnit) -> bool:
 
 def _left_here(unit: SavedUnit, side: Side) -> bool:
     """Whether a nexus of the destination may be one that an earlier move left with the key."""
-    for name in unit.leftovers:
-        port, _, relative = name.rpartition(",")
-        number = int(relative) if relative.isdecimal() else None
-        if any(may_be(port, number, path.nexus) for path in side.paths):
-            return True
-    return False
+    nexuses = [path.nexus for path in side.paths]
+    return any(_may_be_one_of(name, nexuses) for name in unit.leftovers)
+
+
+def _may_be_one_of(name: Nexus, nexuses: Iterable[LocalNexus]) -> bool:
+    """Whether what a reading calls name, "<initiator port>,<relative target port>", may be one of
+    nexuses."""
+    port, _, relative = name.rpartition(",")
+    number = int(relative) if relative.isdecimal() else None
+    return any(may_be(port, number, nexus) for nexus in nexuses)
 
 
 def _refuse_source_paths(unit: SavedUnit, side: Side) -> None:

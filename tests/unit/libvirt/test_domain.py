@@ -23,7 +23,9 @@ XML = f"""<domain type='kvm'><name>waldi</name><uuid>{UUID}</uuid>
 def test_what_a_domain_tells() -> None:
     found = parse(XML)
     assert (found.uuid, found.name) == (UUID, "waldi")
-    assert found.luns == {"sda": "/dev/x"}
+    assert found.luns == {"sda": "/dev/x", "sdc": ""}
+    assert found.nodes == ["/dev/x"]
+    assert "sdc" in found.without_node
     assert found.note == '{"a": "<"}'
     assert "secret" not in repr(found)
 

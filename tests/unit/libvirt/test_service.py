@@ -157,3 +157,24 @@ def test_a_damaged_record_lets_nothing_happen(options: ServiceOptions) -> None:
         allowed, why = hook(service, operation, xml(note()), incoming=True)
         assert not allowed
         assert "damaged" in why
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ("<disk device='lun'><source dev='/dev/y'/><target dev='sdb'/></disk>", "LUN sdb"),
+        ("<disk type='volume' device='lun'><source dev=''/><target dev='sdb'/></disk>", "LUN sdb"),
+        ("<disk type='network' device='lun'><target dev='sdc'/></disk>", "LUN sdc"),
+    ],
+    ids=["plugged in since", "of a pool", "of the network"],
+)
+@pytest.mark.parametrize("operation", ["migrate", "started"])
+def test_a_guest_with_a_lun_that_its_note_does_not_speak_of_does_not_come(
+    options: ServiceOptions, operation: str, more: str, says: str
+) -> None:
+    service = MoveService(options)
+    text = xml(note()).replace("</devices>", f"{more}</devices>")
+    allowed, why = hook(service, operation, text, incoming=True, flags=1)
+    assert not allowed
+    assert says in why
+    assert phase(options) is Phase.HOME

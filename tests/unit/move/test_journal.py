@@ -141,6 +141,24 @@ def test_what_is_no_journal(tmp_path, text):
         Journal(tmp_path, LU)
 
 
+@pytest.mark.parametrize(("lu", "side"), [("naa.5", DESTINATION), (LU, SOURCE)])
+def test_what_another_units_or_the_other_sides_journal_was(tmp_path, lu, side):
+    """Restored to a wrong name, its proof would be taken for this one's."""
+    with Journal(tmp_path, LU) as journal:
+        journal.write(ENTRY, 1)
+    (path,) = (tmp_path / "move").glob("*.journal")
+    with Journal(tmp_path / "other", lu) as journal:
+        journal.write(replace(ENTRY, lu=lu, side=side), 1)
+    (other,) = (tmp_path / "other" / "move").glob("*.journal")
+    path.write_bytes(other.read_bytes())
+    with pytest.raises(MalformedError, match="it speaks of"):
+        Journal(tmp_path, LU)
+    with pytest.raises(MalformedError):
+        journals.read(tmp_path, LU)
+    (error,) = journals.entries(tmp_path)
+    assert isinstance(error, MalformedError)
+
+
 def test_no_place(tmp_path):
     (tmp_path / "move").write_text("a file")
     with pytest.raises(StoreError):

@@ -39,6 +39,19 @@ def test_the_guest_registered_after_the_file_was_saved(tmp_path, monkeypatch, bl
     assert target.log == []
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_whoever_registered_may_be_the_guest_on_the_source(tmp_path, monkeypatch, named):
+    """A source path without port names, or a target that lists iSCSI ports without ISID."""
+    listed = ("iqn.s", 1) if named else S1
+    target = Target({listed: K}, listed, WE)
+    source = Host(target, {"1:0:0:0": S1}, tmp_path / "s", monkeypatch, named=named)
+    there = Host(target, {"2:0:0:0": D1}, tmp_path / "d", monkeypatch)
+    file = source.file(key=None)
+    for report in (there.moves().prepare(file), there.moves().load(file)):
+        assert (words(report), report.may_run) == ([Word.IN_DOUBT], False)
+    assert target.log == []
+
+
 def test_nothing_registered(tmp_path, monkeypatch):
     target = Target({}, blind=True)
     source, there = pair(target, tmp_path, monkeypatch)
