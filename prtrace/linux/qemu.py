@@ -30,6 +30,12 @@ class GuestIdentity(NamedTuple):
     uuid: str
 
 
+def is_qemu(name: str) -> bool:
+    """Whether a program or a process of this name is a QEMU; the kernel cuts a process's name
+    after 15 characters."""
+    return _PROGRAM.fullmatch(name) is not None
+
+
 def options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Every option of a command line and its value: ("name", "guest=web1,debug-threads=on").
 

@@ -23,7 +23,7 @@ class Sender:
 
     guest is "" where no guest is known.  helpers: of a guest, the processes that send its
     commands for it, and nobody else's.  start_ns: when the process started, ns since boot;
-    0 where that is not known.
+    0 where that is not known.  uuid: the guest's, "" where none is known.
     """
 
     pid: int
@@ -31,6 +31,7 @@ class Sender:
     guest: str = ""
     helpers: frozenset[int] = frozenset()
     start_ns: int = 0
+    uuid: str = ""
 
     @property
     def text(self) -> str:
@@ -124,6 +125,7 @@ def _registered(each: Mapping[str, Any]) -> Registered:
             str(by["comm"]),
             str(by.get("guest") or ""),
             start_ns=int(by.get("process_start_ns") or 0),
+            uuid=str(by.get("uuid") or ""),
         ),
         maybe_local=bool(each.get("maybe_local", False)),
     )

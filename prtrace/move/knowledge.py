@@ -59,7 +59,9 @@ def asked_user(guest: str | None, pid: int | None) -> tuple[Sender | None, str]:
     identity = process.guest
     name = (identity.name or identity.uuid) if identity is not None else ""
     helpers = helpers_of(process.pid) if identity is not None else frozenset()
-    return Sender(process.pid, process.comm, name, helpers), moves_itself(process.pid)
+    uuid = identity.uuid if identity is not None else ""
+    sender = Sender(process.pid, process.comm, name, helpers, process.start_ns, uuid)
+    return sender, moves_itself(process.pid)
 
 
 def itself_of(users: Iterable[Sender]) -> str:
@@ -111,8 +113,14 @@ def _users(changes: Iterable[Event], since: str) -> tuple[Sender, ...]:
         issuer = event.issuer
         recent = not since or event.to_json()["time"] >= since
         if issuer is not None and recent:
-            start = issuer.start_ns
-            found[Sender(issuer.pid, issuer.comm, issuer.guest, start_ns=start)] = None
+            sender = Sender(
+                issuer.pid,
+                issuer.comm,
+                issuer.guest,
+                start_ns=issuer.start_ns,
+                uuid=issuer.uuid,
+            )
+            found[sender] = None
     return tuple(found)
 
 

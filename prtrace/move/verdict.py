@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
+from prtrace.linux.process import same_start
+from prtrace.linux.qemu import is_qemu
 from prtrace.model import Nexus, ReservationType
 from prtrace.move.facts import Facts, Registered, Sender
 from prtrace.move.guest import HELPER
@@ -251,7 +253,11 @@ def _user_reasons(
     main = asked or next(iter(sorted(registrants, key=lambda user: user.pid)), None)
     if main is None:
         return []
-    others = {user.text: user for user in (*registrants, *users) if not _same(user, main)}
+    others = {
+        user.text if user.text != main.text else f"another {user.text} [{user.pid}]": user
+        for user in (*registrants, *users)
+        if not _same(user, main)
+    }
     return [
         Reason(
             Obstacle.OTHER_USER,
@@ -269,17 +275,26 @@ _WHOSE: Final = (
 
 
 def _same(one: Sender, other: Sender) -> bool:
-    """Guests are told apart by name; programs of the host run once for each command.
+    """Guests are told apart by UUID and name; programs of the host run once for each command.
 
-    A qemu-pr-helper is neither: it stays, and acts for the guests that ask it.
+    A QEMU without either stays for its guest's life, and is told apart by its process.  A
+    qemu-pr-helper is neither: it stays, and acts for the guests that ask it.
     """
-    if one.pid and (one.pid == other.pid or one.pid in other.helpers):
+    if one.pid and (_same_process(one, other) or one.pid in other.helpers):
         return True
     if HELPER in (one.comm, other.comm):
         return False
+    if one.uuid and other.uuid:
+        return one.uuid == other.uuid
     if one.guest or other.guest:
         return one.guest == other.guest
-    return one.comm == other.comm
+    return one.comm == other.comm and not is_qemu(one.comm)
+
+
+def _same_process(one: Sender, other: Sender) -> bool:
+    """The kernel gives a number again."""
+    known = one.start_ns and other.start_ns
+    return one.pid == other.pid and (not known or same_start(one.start_ns, other.start_ns))
 
 
 def _notes(

@@ -98,6 +98,30 @@ def test_others_on_the_same_nexus():
     assert judge(one, mine, asked=QEMU).verdict is Verdict.BLOCKED
 
 
+VM = "qemu-system-x86"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (Sender(100, VM, start_ns=10**9), Sender(200, VM, start_ns=10**10), False),
+        (Sender(100, VM, start_ns=10**9), Sender(100, VM, start_ns=10**9), True),
+        (Sender(100, VM, start_ns=10**9), Sender(100, VM, start_ns=10**10), False),
+        (Sender(100, "kvm"), Sender(200, "kvm"), False),
+        (Sender(100, VM, "vm1", uuid="a"), Sender(200, VM, "vm1", uuid="b"), False),
+        (Sender(100, VM, "vm1", uuid="a"), Sender(200, VM, "vm1", uuid="a"), True),
+        (Sender(100, VM, "vm1", uuid="a"), Sender(200, VM, "vm1"), True),
+    ],
+    ids=["nameless", "itself", "number given again", "kvm", "clone", "restarted", "no UUID known"],
+)
+@pytest.mark.parametrize("asks", [False, True], ids=["", "asked"])
+def test_one_guest_is_not_another(one, other, same, asks):
+    facts = Facts("naa.6", registrations=(registered("1:0:0:0", by=one),))
+    side = Side("/dev/x", "naa.6", "", SIDE.paths[:1])
+    verdict = judge(side, facts, asked=one if asks else None, users=(other,))
+    assert (verdict.verdict is Verdict.MOVABLE) is same
+
+
 def test_what_is_good_to_know_stands_in_nobodys_way():
     lacking = judge(SIDE, Facts("naa.6", registrations=OURS[:1]))
     assert lacking.verdict is Verdict.MOVABLE
