@@ -13,7 +13,14 @@ from prtrace.errors import PrtraceError, StoreError
 from prtrace.model import Action, LocalNexus, Outcome
 from prtrace.move import multipathd
 from prtrace.move.device import Paths
-from prtrace.move.journal import DESTINATION, SOURCE, STATE_DIR, Entry, Journal
+from prtrace.move.journal import (
+    DESTINATION,
+    SOURCE,
+    STATE_DIR,
+    Entry,
+    Journal,
+    RegisteredNexus,
+)
 from prtrace.move.lines import Lines
 from prtrace.move.machine import (
     End,
@@ -365,6 +372,11 @@ class Carrier:
             end,
             self.position.lines,
             self.side.name,
+            nexuses=tuple(
+                RegisteredNexus.of(nexus)
+                for nexus in self.side.nexuses
+                if nexus.nexus in self.position.lines.listed
+            ),
         )
         self.journal.write(entry, time.time_ns())
 

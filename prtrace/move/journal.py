@@ -14,7 +14,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -22,6 +22,7 @@ from prtrace.errors import MalformedError, PrtraceError, StoreError
 from prtrace.linux.closing import Closing
 from prtrace.linux.lockfile import HeldError, LockFile
 from prtrace.linux.process import same_start, start_of
+from prtrace.model import LocalNexus, Nexus
 from prtrace.move.lines import Lines
 from prtrace.move.machine import Newest
 from prtrace.move.savefile import parse_order
@@ -67,13 +68,57 @@ def boot_id() -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class RegisteredNexus:
+    """What a nexus that the lines name was when they were written; see LocalNexus.
+
+    nexus: its address then, which another can have by now.
+    """
+
+    nexus: Nexus
+    initiator_port: str | None = None
+    relative_target_port: int | None = None
+    life: int = 0
+
+    @property
+    def named(self) -> bool:
+        """Whether both port names are known, which tell it from every other."""
+        return self.initiator_port is not None and self.relative_target_port is not None
+
+    def as_nexus(self, lu: str, name: Nexus) -> LocalNexus:
+        """In the form that readings are matched with, called name."""
+        return LocalNexus(
+            name,
+            lu,
+            initiator_port=self.initiator_port,
+            relative_target_port=self.relative_target_port,
+        )
+
+    @classmethod
+    def of(cls, nexus: LocalNexus) -> Self:
+        """What is to be remembered of a nexus."""
+        return cls(nexus.nexus, nexus.initiator_port, nexus.relative_target_port, nexus.life)
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, Any]) -> Self:
+        """Take back what asdict() gave; KeyError, TypeError or ValueError where it is not that."""
+        port, relative = given["initiator_port"], given["relative_target_port"]
+        return cls(
+            str(given["nexus"]),
+            None if port is None else str(port),
+            None if relative is None else int(relative),
+            int(given["life"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """The newest line of a journal.
 
     order, move: as in the file.  verb: None where the file was only saved or stored.  end: None
     while the verb runs or when it was killed.  device: what this side used for the unit.
     carriers: who sent commands of moves over this side's nexuses, this move's and earlier ones':
-    a guest that came by a move has its registration from one of them.
+    a guest that came by a move has its registration from one of them.  nexuses: what those that
+    the lines name were; journals of before have none.
     """
 
     lu: str
@@ -86,6 +131,12 @@ class Entry:
     device: str = ""
     time: str = ""
     carriers: tuple[CarrierProcess, ...] = ()
+    nexuses: tuple[RegisteredNexus, ...] = ()
+
+    @property
+    def boot(self) -> str:
+        """Names the time since the start of the kernel under which it was written; "" unknown."""
+        return self.carriers[-1].boot if self.carriers else ""
 
     @property
     def newest(self) -> Newest:
@@ -109,6 +160,7 @@ class Entry:
                 {"pid": each.pid, "start_ns": each.start_ns, "boot": each.boot}
                 for each in self.carriers
             ],
+            "nexuses": [asdict(each) for each in self.nexuses],
         }
 
     @classmethod
@@ -132,6 +184,7 @@ class Entry:
                     CarrierProcess(int(each["pid"]), int(each["start_ns"]), str(each["boot"]))
                     for each in given.get("carriers", ())
                 ),
+                nexuses=tuple(map(RegisteredNexus.from_json, given.get("nexuses", ()))),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise MalformedError("journal", f"{type(error).__name__}: {error}"[:200]) from None

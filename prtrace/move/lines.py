@@ -76,6 +76,11 @@ class Lines:
             return self
         return replace(self, nexuses=tuple(each for each in self.nexuses if each[0] in found))
 
+    def renamed(self, names: Mapping[Nexus, Nexus]) -> Self:
+        """The lines with other names for those nexuses that names has."""
+        lines = ((names.get(nexus, nexus), each) for nexus, each in self.nexuses)
+        return replace(self, nexuses=tuple(sorted(lines, key=lambda each: each[0])))
+
     def to_json(self) -> dict[str, Any]:
         """For the journal."""
         return {

@@ -34,11 +34,12 @@ from prtrace.errors import (
     ConflictError,
     InDoubtError,
     MalformedError,
+    NoSuchDeviceError,
     PrtraceError,
     StoreError,
     UsageError,
 )
-from prtrace.linux.units import scan
+from prtrace.linux.units import Inventory, scan
 from prtrace.model import LocalNexus, LogicalUnit, Nexus
 from prtrace.move import journal as journals
 from prtrace.move import savefile, saving
@@ -51,8 +52,15 @@ from prtrace.move.knowledge import Knowledge, Observer, asked_user, itself_of, l
 from prtrace.move.machine import End, Plan
 from prtrace.move.parallel import each
 from prtrace.move.reading import OTHER_SIDE
+from prtrace.move.rebinding import rebound, today
 from prtrace.move.savefile import SavedUnit, SaveFile
-from prtrace.move.side import Side, find_loading_sides, find_saved_sides, find_sides
+from prtrace.move.side import (
+    Side,
+    find_loading_sides,
+    find_saved_sides,
+    find_side,
+    find_sides,
+)
 from prtrace.move.sight import Viewpoint
 from prtrace.move.table import Verb
 from prtrace.move.verdict import UnitVerdict, judge, own_registrations
@@ -410,12 +418,12 @@ class Moves:
 
     def _there(self, file: SaveFile, devices: Mapping[str, str]) -> tuple[Side, ...]:
         """The destination's sides; where nothing is named, what an earlier verb used."""
-        names = dict(devices)
+        names, inventory = dict(devices), scan()
         for entry in self._entries(file):
             same = entry.move == file.id and entry.side == DESTINATION and entry.device
             if same and entry.lu not in names and not _named(file, entry.lu, devices):
-                names[entry.lu] = entry.device
-        return find_loading_sides(scan(), file, names)
+                names[entry.lu] = _device_now(inventory, entry)
+        return find_loading_sides(inventory, file, names)
 
     def _here(self, file: SaveFile, *, claimed: bool = False) -> tuple[Side, ...]:
         """The source's sides; claimed: somebody says that this host is the source.
@@ -470,14 +478,18 @@ class Moves:
             carriers = []
             reports = []
             opened: list[Journal] = []
-            for unit, side in pairs:
-                paths = stack.enter_context(Paths(side, options.until))
+            for unit, found in pairs:
+                side = found
                 journal, entries = None, journals.read(options.state_dir, unit.lu)
                 if not options.dry_run:
                     journal = stack.enter_context(Journal(options.state_dir, unit.lu))
                     entries = tuple(journal.entries.values())
                     opened.append(journal)
                 known = {entry.side: entry for entry in entries}
+                here = known.get(side_name(verb))
+                if here is not None and here.move == file.id:
+                    known[here.side], side = rebound(here, side, journals.boot_id())
+                paths = stack.enter_context(Paths(side, options.until))
                 if unit.key is None:
                     reports.append(
                         _without_key(verb, file, unit, paths, journal, known, runs=runs)
@@ -564,6 +576,8 @@ class Moves:
         elif verb is not Verb.WITHDRAW:
             # An abort touches nothing but what the journal lists.
             _refuse_source_paths(unit, side)
+        if not verb.on_source:
+            unasked = tuple(nexus.nexus for nexus in side.gone)
         view = Viewpoint(
             unit.key,
             verb.on_source,
@@ -786,6 +800,24 @@ def _joined(verb: Verb, unit: SavedUnit, paths: Paths) -> tuple[Word, str]:
     why = f"registered since the file was saved: {', '.join(joined)}"
     # On the source it is the guest's own doing, and stays where it is.
     return Word.RESTORED_CHANGED if verb is Verb.RECLAIM else Word.CHANGED, why
+
+
+def _device_now(inventory: Inventory, entry: Entry) -> str:
+    """What to use for a unit that entry is about: its device, whose node another path can have by
+    now; then the path that the move registered, or all paths where it registered several."""
+    unit = inventory.units.get(entry.lu)
+    nexuses = () if unit is None else unit.nexuses
+    boot = journals.boot_id()
+    now = [today(each, entry, nexuses, boot) for each in entry.nexuses]
+    mine = [nexus for nexus in now if nexus is not None]
+    try:
+        side = find_side(inventory, entry.device)
+        fits = side.lu == entry.lu and all(nexus in side.nexuses for nexus in mine)
+    except NoSuchDeviceError:
+        fits = False
+    if fits or not mine:
+        return entry.device
+    return (mine[0].device or mine[0].sg) if len(mine) == 1 else entry.lu
 
 
 def _named(file: SaveFile, lu: str, devices: Mapping[str, str]) -> bool:
