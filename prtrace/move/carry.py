@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from prtrace.errors import PrtraceError, StoreError
+from prtrace.errors import InDoubtError, PrtraceError, StoreError
 from prtrace.model import Action, LocalNexus, Outcome
 from prtrace.move import multipathd
 from prtrace.move.device import Paths
@@ -160,6 +160,12 @@ def refusal(entries: Mapping[str, Entry], file: SaveFile, verb: Verb) -> tuple[W
         )
     return None
 
+
+_MAY_PERSIST = (
+    "whether the registrations of this unit persist through power loss is not known: the device "
+    "does not know REPORT CAPABILITIES, and the source's agent saw no REGISTER; one without APTPL "
+    "would end it for everybody"
+)
 
 _TITLES = {
     Do.REGISTER: "register the guest's key on",
@@ -331,14 +337,11 @@ class Carrier:
     def _send(self, request: Send) -> None:
         self._write(None)
         self.options.checkpoint(f"before {request.do.value}")
-        aptpl = False
-        if request.action is Action.REGISTER:
-            try:
-                # The newest REGISTER decides for the whole logical unit.
-                aptpl = self.paths.persists()
-            except PrtraceError as error:
-                self._stop(Word.IN_DOUBT, error.message)
-                return
+        try:
+            aptpl = request.action is Action.REGISTER and self._persists()
+        except PrtraceError as error:
+            self._stop(Word.IN_DOUBT, error.message)
+            return
         begun = time.monotonic()
         outcome = self.paths.send(request, aptpl=aptpl)
         took = (time.monotonic() - begun) * 1000
@@ -349,6 +352,15 @@ class Carrier:
             # As often as a device may be busy; the machine tries another path or gives up.
             outcome = Outcome.UNKNOWN
         self.position = answered(self.plan, self.position, outcome)
+
+    def _persists(self) -> bool:
+        """APTPL of a REGISTER: the newest one decides for the whole logical unit."""
+        says = self.paths.persists()
+        unit = self.file.unit(self.side.lu)
+        known = unit.aptpl if says is None and unit is not None else says
+        if known is None:
+            raise InDoubtError(_MAY_PERSIST)
+        return known
 
     def _end(self, end: End) -> None:
         self.options.checkpoint("end")

@@ -200,21 +200,21 @@ class Paths(Closing):
         )
         return apply(apply(state, keys).state, reservation).state
 
-    def persists(self) -> bool:
+    def persists(self) -> bool | None:
         """Whether registrations persist through power loss (PTPL_A of REPORT CAPABILITIES).
 
-        False for a device that does not know the command.  Raises as look does.
+        None for a device that does not know the command.  Raises as look does.
         """
         return self._any_path(self._persists)
 
-    def _persists(self, path: LocalPath) -> bool:
+    def _persists(self, path: LocalPath) -> bool | None:
         reader = self._reader(path)
         found = reader.capabilities()
         self._count(path, reader)
         if not isinstance(found, ReadFailure):
             return found.ptpl_a
         if found.kind is FailureKind.UNSUPPORTED:
-            return False
+            return None
         raise found.error(path.node)
 
     def _state(self, path: LocalPath) -> PrState:

@@ -60,7 +60,8 @@ class Facts:
     type is None where nothing is reserved.  holders: nexuses; every registrant for the
     all-registrants types.  doubts: (fact, reason), those about PRGENERATION alone left out,
     for a move does not depend on it.  unplaced: keys whose nexus is not known.  unknowable:
-    (fact, reason) of what no command on this host can tell.
+    (fact, reason) of what no command on this host can tell.  aptpl: registrations persist through
+    power loss; None where that is not known.
     """
 
     lu: str
@@ -72,6 +73,7 @@ class Facts:
     holders: tuple[Nexus, ...] = ()
     unplaced: tuple[int, ...] = ()
     unknowable: tuple[tuple[str, str], ...] = ()
+    aptpl: bool | None = None
     legacy_holder: Nexus | None = None
     doubts: tuple[tuple[str, str], ...] = ()
 
@@ -97,6 +99,7 @@ def _from_show(unit: Mapping[str, Any]) -> Facts:
         unplaced=tuple(int(key, 16) for key in unit.get("unattributed_keys") or ()),
         legacy_holder=unit.get("legacy_reservation"),
         unknowable=_reasons(unit.get("unknowable") or ()),
+        aptpl=None if unit.get("aptpl") is None else bool(unit["aptpl"]),
         doubts=_reasons(unit["doubt"]),
     )
 

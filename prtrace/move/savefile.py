@@ -84,6 +84,9 @@ class SavedUnit:
     """The registrations of other nexuses, for people."""
     leftovers: tuple[Nexus, ...] = ()
     """Nexuses that an earlier move left with the key, as readings name them."""
+    aptpl: bool | None = None
+    """Whether registrations persisted through power loss, as the source knew it; for a device that
+    does not say it by itself.  None where it was not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +204,7 @@ def _unit_json(unit: SavedUnit) -> dict[str, Any]:
         ],
         "others": [{"nexus": nexus, "key": key_text(key)} for nexus, key in unit.others],
         "leftovers": list(unit.leftovers),
+        "aptpl": unit.aptpl,
     }
 
 
@@ -248,6 +252,7 @@ def _unit(value: object) -> SavedUnit:
             for each in map(_object, _list(given["others"]))
         ),
         leftovers=tuple(_text(each) for each in _list(given["leftovers"])),
+        aptpl=None if given.get("aptpl") is None else _flag(given["aptpl"]),
     )
     if unit.held and unit.type is None:
         raise ValueError("it contradicts itself")

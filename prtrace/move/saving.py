@@ -98,4 +98,5 @@ def _saved(verdict: UnitVerdict, facts: Facts) -> SavedUnit:
         ),
         others=others,
         leftovers=verdict.leftovers,
+        aptpl=facts.aptpl,
     )

@@ -99,8 +99,13 @@ class Report:
     @property
     def exit_code(self) -> int:
         """0; 24 fenced, gone, taken back, changed or superseded; 4 in doubt; 1 refused, and at
-        best 1 for a dry run of a verb whose 0 lets the guest run."""
+        best 1 for a dry run of a verb whose 0 lets the guest run.
+
+        1 says that nothing was done: where another unit has been served meanwhile, it is 4.
+        """
         codes = {unit.word.exit_code for unit in self.units}
+        if 1 in codes and any(unit.word.good and unit.sent for unit in self.units):
+            codes.add(InDoubtError.exit_code)
         if self.dry_run and self.verb in _TELLING:
             # 0 would say that the guest may run.
             codes.add(1)
@@ -126,7 +131,10 @@ class Report:
             "exit_status": self.exit_code,
             "dry_run": self.dry_run,
             "seconds": round(self.seconds, 6),
-            "units": [unit.to_json() | {"may_run": self._lets_run(unit)} for unit in self.units],
+            "units": [
+                unit.to_json() | {"may_run": self.may_run and self._lets_run(unit)}
+                for unit in self.units
+            ],
         }
 
 
@@ -510,7 +518,8 @@ class Moves:
             if options.dry_run:
                 reports = [_dry(report) for report in reports]
         report = Report(verb, file.id, tuple(reports), time.monotonic() - begun, options.dry_run)
-        if report.good and not options.dry_run and verb in _SPENT:
+        if report.good and not (options.dry_run or settles) and verb in _SPENT:
+            # What is settled is one unit of a move whose others may need the file still.
             journals.forget_file(options.state_dir, file.id)
         unheard = {move for one in opened for move in one.replaced}
         heard = {entry.move for one in opened for entry in one.entries.values()}

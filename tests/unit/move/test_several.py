@@ -6,13 +6,17 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from small_hosts import D1, LU, S1, Host, K, Target
+from small_hosts import D1, LU, PEER, S1, Host, K, Target
 
 from prtrace.errors import DeviceError, NoSuchDeviceError
+from prtrace.model import ReservationType
 from prtrace.move import savefile, verbs
+from prtrace.move.journal import DESTINATION, Journal, store_file, stored_file
 from prtrace.move.reading import of_full_status
+from prtrace.move.table import Verb
 from prtrace.move.word import Word
 
+WERO = ReservationType.WERO
 OTHER = LU[:-1] + "b"
 
 
@@ -159,3 +163,53 @@ def test_finish_gives_up_what_it_can(pair):
     report = source.moves().finish(file)
     assert words(report) == {LU: Word.DONE, OTHER: Word.CHANGED}
     assert S1 not in source.targets[LU].keys
+
+
+def test_refused_is_said_only_where_nothing_was_done(pair):
+    """The one unit's reservation is taken over, and then the other's key turns up elsewhere."""
+    source, there = pair
+    for target in source.targets.values():
+        target.holder, target.kind = S1, WERO
+    file = source.both()
+    file = savefile.parse(
+        replace(
+            file, units=tuple(replace(unit, type=WERO, held=True) for unit in file.units)
+        ).dump()
+    )
+    assert there.moves().prepare(file).good
+    second = source.targets[OTHER]
+
+    def late(_lu, _words):
+        second.keys[PEER] = K
+
+    report = there.moves(progress=late).load(file)
+    assert Word.THIRD in words(report).values()
+    assert Word.COMMITTED in words(report).values()
+    assert (report.exit_code, report.may_run) == (4, False)
+    assert not any(unit["may_run"] for unit in report.to_json()["units"])
+
+
+def test_settling_one_unit_leaves_the_file_to_the_other(pair):
+    source, there = pair
+    file = source.both()
+
+    class KilledError(BaseException):
+        pass
+
+    def killed(point):
+        if point == "after REGISTER":
+            raise KilledError
+
+    for unit in file.units:
+        only = replace(file, units=(unit,))
+        with pytest.raises(KilledError):
+            there.moves(checkpoint=killed).prepare(only)
+        # A rollback was begun, and killed as well.
+        with Journal(there.folder, unit.lu) as journal:
+            entry = journal.entries[DESTINATION]
+            journal.write(replace(entry, verb=Verb.WITHDRAW, end=None), 1)
+    stored_file(there.folder, file.id).unlink()
+    store_file(there.folder, file.id, file.dump())
+    settled = there.moves().settle()
+    assert [unit.word for report in settled for unit in report.units] == [Word.WITHDRAWN] * 2
+    assert all(set(target.keys) == {S1} for target in source.targets.values())
