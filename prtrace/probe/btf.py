@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -177,28 +178,43 @@ def attaching(targets: Mapping[str, Target]) -> Iterator[None]:
 
     See prtrace/probe/targets.py for why.
     """
-
-    def prepare(program: int, options: int, _cookie: int) -> int:
-        target = targets.get(lib().bpf_program__name(c_void_p(program)).decode())
-        if target is None:
-            return -errno.ENOENT
-        given = bpf_prog_load_opts.from_address(options)
-        given.attach_btf_id, given.attach_btf_obj_fd = target.btf_id, target.btf_fd
-        return 0
-
-    callback = _PREPARE(prepare)
-    handled = libbpf_prog_handler_opts(
-        sz=ctypes.sizeof(libbpf_prog_handler_opts),
-        prog_prepare_load_fn=ctypes.cast(callback, c_void_p),
-    )
-    numbers = []
+    _register()
+    _targets.update(targets)
     try:
-        for section, attach_type in _TRACING.items():
-            number = lib().libbpf_register_prog_handler(
-                section, _TRACING_PROGRAM, attach_type, byref(handled)
-            )
-            numbers.append(check(number, "register"))
         yield
     finally:
-        for number in numbers:
-            lib().libbpf_unregister_prog_handler(number)
+        _targets.clear()
+
+
+_targets: Final[dict[str, Target]] = {}
+
+
+def _prepared(program: int, options: int, _cookie: int) -> int:
+    target = _targets.get(lib().bpf_program__name(c_void_p(program)).decode())
+    if target is None:
+        return -errno.ENOENT
+    given = bpf_prog_load_opts.from_address(options)
+    given.attach_btf_id, given.attach_btf_obj_fd = target.btf_id, target.btf_fd
+    return 0
+
+
+# ctypes does not keep a callback alive: this name does.
+_prepare = _PREPARE(_prepared)
+
+
+@functools.cache
+def _register() -> None:
+    """Let libbpf ask _prepare, as long as this process lives.
+
+    With libbpf before 1.3, whoever unregisters the last section leaves a list that is freed
+    (libbpf_unregister_prog_handler, realloc() to nothing); the next to register frees it again.
+    """
+    handled = libbpf_prog_handler_opts(
+        sz=ctypes.sizeof(libbpf_prog_handler_opts),
+        prog_prepare_load_fn=ctypes.cast(_prepare, c_void_p),
+    )
+    for section, attach_type in _TRACING.items():
+        number = lib().libbpf_register_prog_handler(
+            section, _TRACING_PROGRAM, attach_type, byref(handled)
+        )
+        check(number, "register")
