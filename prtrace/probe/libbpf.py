@@ -316,10 +316,28 @@ def bpf_map_get_info(fd: int) -> bpf_map_info:
 
 def bpf_link_get_prog_fd(fd: int) -> int:
     """A descriptor of a link's program, the caller's to close; takes CAP_SYS_ADMIN."""
+    number = bpf_link_get_prog_id(fd)
+    return check(lib().bpf_prog_get_fd_by_id(c_uint32(number)), "program of a link")
+
+
+def bpf_link_get_prog_id(fd: int) -> int:
+    """The number of a link's program, which no other has as long as the kernel runs."""
     told = bpf_link_info()
     size = c_uint32(ctypes.sizeof(told))
     check(lib().bpf_obj_get_info_by_fd(c_int(fd), byref(told), byref(size)), "link info")
-    return check(lib().bpf_prog_get_fd_by_id(c_uint32(told.prog_id)), "program of a link")
+    return int(told.prog_id)
+
+
+def bpf_prog_exists(number: int) -> bool:
+    """Whether the kernel has a program of this number; takes CAP_SYS_ADMIN.  Raises OSError."""
+    try:
+        fd = check(lib().bpf_prog_get_fd_by_id(c_uint32(number)), "program")
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return False
+        raise
+    os.close(fd)
+    return True
 
 
 def bpf_prog_get_info(fd: int) -> bpf_prog_info:
