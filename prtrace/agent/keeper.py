@@ -47,18 +47,22 @@ class _Work:
     """What the keeper does, once a second."""
 
     attached: Attached
-    retiring: bool = True
     looks: int = 0
 
     def look(self) -> dict[str, Any]:
-        if self.retiring:
-            self.retiring = retire(self.attached)
         said = keep(self.attached)
+        retire(self.attached)
         self.looks += 1
         if self.looks % _FORGET_EVERY == 0:
             forget_ended(self.attached)
         programs = self.attached.programs
-        return {"said": said, "links": list(programs.links), "missing": dict(programs.missing)}
+        return {
+            "said": said,
+            "generation": programs.generation,
+            "links": list(programs.links),
+            "missing": dict(programs.missing),
+            "fallback": programs.fallback,
+        }
 
     def misses(self) -> dict[str, Any]:
         misses = self.attached.misses
@@ -99,14 +103,15 @@ def serve(link: socket.socket, attached: Attached, listener: Listener) -> None:
 
 
 class Kept(NamedTuple):
-    """What a look came to.  said: for the log.  links: the programs that are attached.
-
-    missing: why others are not.
-    """
+    """What a look came to."""
 
     said: list[str]
+    """For the log."""
+    generation: int
+    """Of the programs at work, and so for the next three: see Programs."""
     links: frozenset[str]
     missing: Mapping[str, str]
+    fallback: str
 
 
 class Keeper:
@@ -118,7 +123,13 @@ class Keeper:
     def look(self) -> Kept:
         """Look after the programs; PrtraceError says what is wrong with them."""
         told = self._ask(_LOOK)
-        return Kept(told["said"], frozenset(told["links"]), told["missing"])
+        return Kept(
+            told["said"],
+            told["generation"],
+            frozenset(told["links"]),
+            told["missing"],
+            told["fallback"],
+        )
 
     def counts(self) -> dict[int, int]:
         """See prtrace.probe.misses.Misses.counts."""

@@ -637,8 +637,10 @@ class Agent:
             said = kept.said
             if kept.links != self._attached.programs.links.keys():
                 self._attached.programs = self._attached.programs._replace(
+                    generation=kept.generation,
                     links=dict.fromkeys(kept.links, _KEPT_ELSEWHERE),
                     missing=kept.missing,
+                    fallback=kept.fallback,
                 )
         for text in said:
             if text not in self._kept:

@@ -9,9 +9,11 @@ happened before as unknown.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from dataclasses import dataclass
+from typing import Final
 
 from prtrace.errors import UnavailableError
 from prtrace.probe import core, libbpf, objectfile, pins, requirements
@@ -28,6 +30,10 @@ from prtrace.probe.programs import (
 )
 from prtrace.probe.record import ABI, Pending
 
+_DETACH_SECONDS: Final = 30.0
+_TRIES: Final = 3
+"""A module that has just become live may not be attachable to for an instant."""
+
 
 @dataclass(slots=True)
 class Attached:
@@ -41,6 +47,8 @@ class Attached:
     lock: pins.Lock
     store: str = ""
     """Whose records they are, once somebody has claimed them."""
+    refused: int = 0
+    """How often in a row doors that came could not be attached to."""
 
     def claim(self, store: str) -> None:
         """Let store be the one that gets the records from now on."""
@@ -151,15 +159,19 @@ def _adopt(epoch: pins.Epoch, lock: pins.Lock) -> Attached:
         fallback if FALLBACK.program in links else "",
     )
     attached = Attached(programs, epoch, "adopted the running programs", Misses.of(epoch), lock)
-    meet_doors(attached)
+    for _ in range(_TRIES):
+        with contextlib.suppress(UnavailableError):
+            meet_doors(attached)
+            break
     return attached
 
 
 def meet_doors(attached: Attached) -> list[str]:
     """Attach to the doors that came since the programs were loaded, as sg does with modprobe.
 
-    Returns their functions.  What was submitted through one of them before this may have ended
-    unseen: Misses tells.  Raises UnavailableError where they cannot be attached to.
+    Returns what was done, for the log.  What was submitted through one of them before this may
+    have ended unseen: Misses tells.  A door that cannot be hooked twice in _TRIES looks is left to
+    FALLBACK, in a generation of its own.  Raises UnavailableError until then.
     """
     programs = attached.programs
     if programs.engine is not Engine.CORE or programs.fallback:
@@ -173,17 +185,33 @@ def meet_doors(attached: Attached) -> list[str]:
     ]
     if not new:
         return []
-    more = core.load_doors(programs.generation, programs.maps, new)
+    # Before it is over: whoever is killed here leaves a doubt too many, not one too few.
+    pins.note_blindness(attached.epoch, programs.generation)
+    try:
+        more = core.load_doors(programs.generation, programs.maps, new)
+    except UnavailableError as error:
+        attached.refused += 1
+        if attached.refused < _TRIES:
+            raise
+        _take_over(attached, _replace(attached.epoch, f"since {error.message}", attached.lock))
+        return [attached.programs.fallback or error.message]
+    finally:
+        attached.misses.add(attached.epoch)
+    attached.refused = 0
     for fd in more.maps.values():
         os.close(fd)
-    attached.programs = programs._replace(
-        links={**programs.links, **more.links},
-        missing={**programs.missing, **more.missing},
-    )
+    attached.programs = programs._replace(links={**programs.links, **more.links})
     pins.extend(attached.epoch, more)
     attached.misses.add(attached.epoch)
-    attached.misses.note_blindness()
-    return [door.function for door in new]
+    return [f"attached to {door.function}(), which is new" for door in new]
+
+
+def _take_over(attached: Attached, newer: Attached) -> None:
+    """Let newer programs on the same maps be the ones at work; retire() detaches the others."""
+    attached.programs.close()
+    attached.programs, attached.epoch = newer.programs, newer.epoch
+    attached.misses.close()
+    attached.misses = newer.misses
 
 
 def keep(attached: Attached) -> list[str]:
@@ -191,7 +219,10 @@ def keep(attached: Attached) -> list[str]:
 
     Returns what was done, and what could not be done, for the log.
     """
-    done = [f"attached to {name}(), which is new" for name in meet_doors(attached)]
+    try:
+        done = meet_doors(attached)
+    except UnavailableError as error:
+        done = [f"ends of commands are not seen: {error.message}"]
     try:
         attached.lock.renew()
         lost = pins.restore(attached.epoch, attached.programs, attached.store)
@@ -211,11 +242,24 @@ def forget_ended(attached: Attached) -> None:
 
 
 def detach(lock: pins.Lock) -> int:
-    """Take every program out of the kernel, and what it recorded with it; how many epochs."""
+    """Take every program out of the kernel, and what it recorded with it; how many epochs.
+
+    Returns when they are out, and their modules can be unloaded: the kernel takes a while for it.
+    Raises UnavailableError where somebody else holds them.
+    """
     found = pins.epochs(lock.base)
+    left = {number for epoch in found for number in pins.program_numbers(epoch)}
     for epoch in found:
         pins.remove(epoch.path)
     pins.sweep(lock.base)
+    end = time.monotonic() + _DETACH_SECONDS
+    while left := {number for number in left if libbpf.bpf_prog_exists(number)}:
+        if time.monotonic() > end:
+            raise UnavailableError(
+                f"{len(left)} programs are unpinned, but a process holds them still",
+                hint="stop the agent and what it started; `bpftool link` names the processes",
+            )
+        time.sleep(0.05)
     return len(found)
 
 
@@ -232,22 +276,22 @@ def _replace(epoch: pins.Epoch, why: str, lock: pins.Lock) -> Attached:
     return Attached(programs, epoch, f"replaced programs {why}", Misses.of(epoch), lock)
 
 
-def retire(attached: Attached) -> bool:
+def retire(attached: Attached) -> None:
     """Detach generations older than the active one that no request needs any more.
 
-    Returns whether any of them is still needed; call it again, later.
+    The others are left to a later call.
     """
-    old = attached.epoch.generations[:-1]
+    *old, active = attached.epoch.generations
     if not old:
-        return False
+        return
     fd = attached.programs.maps["pr_pendings"]
     pendings = [Pending.parse(value) for _, value in libbpf.map_items(fd)]
     now = time.monotonic_ns()
     needed = {each.generation for each in pendings if each.may_end(now)}
-    waiting = False
+    kept = []
     for generation in old:
         if generation.number in needed:
-            waiting = True
+            kept.append(generation)
         elif generation.path.exists():
             pins.remove(generation.path)
             attached.misses.forget(generation.number)
@@ -260,4 +304,4 @@ def retire(attached: Attached) -> bool:
             ]
             for key in left:
                 libbpf.bpf_map_delete_elem(fd, key)
-    return waiting
+    attached.epoch = attached.epoch._replace(generations=(*kept, active))

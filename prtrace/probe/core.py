@@ -94,20 +94,33 @@ def load(generation: int, ring_size: int, reuse: Mapping[str, int]) -> Programs:
             plan.fallback = _unseen(doors, programs.links)
             if not plan.fallback:
                 return programs
-            # Links are dropped, not the records: nobody has been told of these programs.
-            programs.close()
-            for link in links:
-                libbpf.bpf_link__destroy(link)
+            _drop(programs, links)
         plan = _plan(known, doors, plan.fallback)
         return _loaded(job, plan)[0]
 
 
 def load_doors(generation: int, shared: Mapping[str, int], doors: Collection[Door]) -> Programs:
-    """Attach the programs of doors that came later, as a part of a running generation."""
+    """Attach the programs of doors that came later, as a part of a running generation.
+
+    Raises UnavailableError where one of them cannot be hooked twice; then none is.
+    """
     with _looked_up() as known:
         plan = _plan(known, doors)
         plan.wanted &= {name for door in doors for name in door.programs}
-        return _loaded(_Load(generation, 0, shared), plan)[0]
+        if why := _unhooked(doors, plan.wanted):
+            raise UnavailableError(why)
+        programs, links = _loaded(_Load(generation, 0, shared), plan)
+        if why := _unhooked(doors, programs.links):
+            _drop(programs, links)
+            raise UnavailableError(why)
+        return programs
+
+
+def _drop(programs: Programs, links: list[int]) -> None:
+    """Detach programs that nobody has been told of; no record is lost by it."""
+    programs.close()
+    for link in links:
+        libbpf.bpf_link__destroy(link)
 
 
 class _Known(NamedTuple):
@@ -118,8 +131,8 @@ class _Known(NamedTuple):
     targets: Targets
 
     def has(self, door: Door) -> bool:
-        """Whether the kernel has a door."""
-        return door.here and door.sign in self.targets.found
+        """Whether the kernel has a door; one that nothing is known of counts as there."""
+        return door.here and (door.untyped or door.sign in self.targets.found)
 
     def why_not(self, program: str) -> str:
         """Why a program cannot be attached, as far as that is known before it is tried."""
@@ -195,12 +208,19 @@ def _plan(known: _Known, doors: Collection[Door], fallback: str = "") -> _Plan:
 
 def _unseen(doors: Collection[Door], programs: Collection[str]) -> str:
     """Which end, or which sign of a reservation, programs would not see; "" for none."""
-    for door in doors:
-        if not door.programs <= set(programs):
-            return f"{door.function}() cannot be hooked twice, which ends commands of {door.whose}"
+    if why := _unhooked(doors, programs):
+        return why
     for point in SIGNS:
         if point.program not in programs:
             return f"{point.function} cannot be hooked, which tells of {point.lost}"
+    return ""
+
+
+def _unhooked(doors: Collection[Door], programs: Collection[str]) -> str:
+    """Which door is not hooked twice, as each has to be; "" for none."""
+    for door in doors:
+        if not door.programs <= set(programs):
+            return f"{door.function}() cannot be hooked twice, which ends commands of {door.whose}"
     return ""
 
 

@@ -33,7 +33,7 @@ class Misses:
     def __init__(self, programs: dict[int, dict[str, int]]) -> None:
         """Take descriptors of programs, by generation and name."""
         self._programs = programs
-        self._blind = 0
+        self._blind: dict[int, int] = {}
 
     @classmethod
     def of(cls, epoch: pins.Epoch) -> Self:
@@ -45,6 +45,7 @@ class Misses:
     def add(self, epoch: pins.Epoch) -> None:
         """Open the programs of epoch that are not open yet.  Raises UnavailableError."""
         for generation in epoch.generations:
+            self._blind[generation.number] = pins.blindness(epoch, generation.number)
             held = self._programs.setdefault(generation.number, {})
             links = pins.open_links(generation)
             try:
@@ -59,15 +60,13 @@ class Misses:
                 for fd in links.values():
                     os.close(fd)
 
-    def note_blindness(self) -> None:
-        """Count a time in which ends could not be seen, as if a program had been skipped."""
-        self._blind += 1
-
     def counts(self) -> dict[int, int]:
-        """How often an end of a PR command may have been missed, by generation; only grows."""
-        newest = max(self._programs, default=0)
+        """How often an end of a PR command may have been missed, by generation; only grows.
+
+        A time in which a generation could not see every end counts like a skipped program.
+        """
         return {
-            generation: self._count(generation, _ENDS) + self._blind * (generation == newest)
+            generation: self._count(generation, _ENDS) + self._blind.get(generation, 0)
             for generation in self._programs
         }
 
@@ -89,6 +88,7 @@ class Misses:
 
     def forget(self, generation: int) -> None:
         """Let go of a generation that is detached, so that the kernel can free it."""
+        self._blind.pop(generation, None)
         for fd in self._programs.pop(generation, {}).values():
             os.close(fd)
 

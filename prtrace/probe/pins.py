@@ -3,6 +3,7 @@
     /sys/fs/bpf/prtrace/abi<number>-<epoch>/maps/<map>
     /sys/fs/bpf/prtrace/abi<number>-<epoch>/<generation>-<engine>-<digest>/<program>
     /sys/fs/bpf/prtrace/abi<number>-<epoch>/store-<name>
+    /sys/fs/bpf/prtrace/abi<number>-<epoch>/blind-<generation>-<count>
 
 An epoch is the life of one set of maps, and so of one sequence of record numbers.  A
 generation is one set of programs attached to them.  Folders are filled under another name
@@ -40,6 +41,8 @@ _EPOCH: Final = re.compile(r"abi(\d+)-([0-9a-f]{16})")
 _GENERATION: Final = re.compile(r"(\d+)-(core|bcc)-([0-9a-f]{12})")
 _READER: Final = "store-"
 """An empty folder: whose records these are."""
+_BLIND: Final = "blind-"
+"""An empty folder for each time in which a generation could not see every end."""
 _UNFINISHED: Final = "-new"
 """bpffs keeps names with a dot for itself."""
 
@@ -239,6 +242,19 @@ def open_links(generation: Generation) -> Mapping[str, int]:
     return _opened(generation.path.iterdir())
 
 
+def program_numbers(epoch: Epoch) -> set[int]:
+    """The kernel's numbers of the programs behind an epoch's links.  Raises OSError."""
+    numbers = set()
+    for generation in epoch.generations:
+        links = open_links(generation)
+        try:
+            numbers |= {libbpf.bpf_link_get_prog_id(fd) for fd in links.values()}
+        finally:
+            for fd in links.values():
+                os.close(fd)
+    return numbers
+
+
 def gone(generation: Generation) -> list[str]:
     """Programs that prtrace cannot do without, and that somebody has unpinned."""
     pinned = {path.name for path in generation.path.iterdir()}
@@ -259,6 +275,17 @@ def extend(epoch: Epoch, programs: Programs) -> None:
     (generation,) = (each for each in epoch.generations if each.number == programs.generation)
     for name, fd in programs.links.items():
         libbpf.bpf_obj_pin(fd, str(generation.path / name))
+
+
+def note_blindness(epoch: Epoch, generation: int) -> None:
+    """Write down that there was a time in which a generation could not see every end."""
+    count = blindness(epoch, generation) + 1
+    (epoch.path / f"{_BLIND}{generation}-{count}").mkdir(mode=0o700)
+
+
+def blindness(epoch: Epoch, generation: int) -> int:
+    """How many times of a generation note_blindness() wrote down; only grows."""
+    return len(list(epoch.path.glob(f"{_BLIND}{generation}-*")))
 
 
 def restore(epoch: Epoch, programs: Programs, store: str) -> list[str]:

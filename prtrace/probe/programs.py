@@ -12,6 +12,7 @@ from prtrace.probe import libbpf
 from prtrace.probe.record import COUNT, LOSS, NEXUS, PENDING
 
 _MODULES: Final = Path("/sys/module")
+_BTF: Final = Path("/sys/kernel/btf")
 _BLOCK_LAYER: Final = ""
 
 
@@ -52,13 +53,36 @@ class Door(NamedTuple):
 
     @property
     def here(self) -> bool:
-        """Whether the module is loaded, or built in."""
-        return not self.module or (_MODULES / self.module).exists()
+        """Whether the module is live, or built in.
+
+        One that is being loaded has its folder already, but the kernel attaches to it by BTF only
+        once it is live (kernel/bpf/btf.c, btf_try_get_module).
+        """
+        if not self.module:
+            return True
+        state = _state(self.module)
+        if state:
+            return state == "live"
+        # Built in; or so new that it has no state yet: its types come before its folder.
+        return (_MODULES / self.module).exists() and not (_BTF / self.module).exists()
+
+    @property
+    def untyped(self) -> bool:
+        """Whether the module is here, but the kernel has no types of it, so that nobody knows."""
+        return bool(_state(self.module)) and not (_BTF / self.module).exists()
 
     @property
     def programs(self) -> frozenset[str]:
         """The names of both programs."""
         return frozenset(point.program for point in self.points)
+
+
+def _state(module: str) -> str:
+    """What the kernel says of a module; "" of one that is built in, or not there."""
+    try:
+        return (_MODULES / module / "initstate").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _door(
