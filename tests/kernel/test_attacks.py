@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from lab.agent import STATE_DIR, Agent
 from lab.load import check_oracle, counters, drain, fresh, pr_out
 from labkit import needs, pace, sysfs
+from labkit.kernels import SERIES
 from labkit.target import Unit
 
 from prtrace.linux.sgio import SgDevice
@@ -104,7 +106,7 @@ def test_attached_and_detached_at_any_moment_under_load(unit: Unit, seed: int) -
     finally:
         for load in loads:
             load.kill()
-            load.wait()
+            load.communicate()
     with Agent() as agent:
         [shown] = agent.settled(60)
         check_oracle(shown, unit)
@@ -112,14 +114,14 @@ def test_attached_and_detached_at_any_moment_under_load(unit: Unit, seed: int) -
     assert not kernel_complaints()
 
 
+@pytest.mark.machine(kernels=SERIES)
 def test_sg_is_unloaded_and_loaded(unit: Unit) -> None:
     """It cannot be while programs are attached to it; what comes later is attached to."""
     path = unit.paths[0]
     fresh()
     with Agent() as agent:
         agent.settled(60)
-        refused = command("modprobe", "-r", "sg")
-        print(refused)
+        assert command("modprobe", "-r", "sg").returncode
         assert register(agent, path.sg)["path"] == "sg node"
         agent.kill()
         assert prtrace("detach", "--yes").returncode == 0
@@ -140,6 +142,67 @@ def test_sg_is_unloaded_and_loaded(unit: Unit) -> None:
         [shown] = agent.settled(60)
         check_oracle(shown, unit)
         assert "Traceback" not in agent.log
+
+
+@pytest.fixture
+def _no_sg() -> Iterator[None]:
+    """The machine without the module sg, which a test may load."""
+    fresh()
+    sysfs.await_that("no sg", lambda: command("modprobe", "-r", "sg").returncode == 0)
+    yield
+    command("modprobe", "sg")
+
+
+@pytest.mark.machine(kernels=SERIES)
+@pytest.mark.usefixtures("_no_sg")
+def test_sg_is_loaded_while_nobody_watches(unit: Unit) -> None:
+    """What was sent through it meanwhile may have ended unseen: that is told once."""
+    path = unit.paths[0]
+    with Agent() as agent:
+        agent.settled(60)
+        agent.kill()
+        assert command("modprobe", "sg").returncode == 0
+        agent.start()
+        status = agent.status()["status"]
+        assert status["note"] == "adopted the running programs"
+        assert status["self_test"]["result"] == "passed", status["self_test"]
+        assert counters(agent)["skipped"] == 1
+        assert register(agent, path.sg)["path"] == "sg node"
+        agent.kill()
+        agent.start()
+        assert counters(agent)["skipped"] == 1
+        [shown] = agent.settled(60)
+        check_oracle(shown, unit)
+        assert "Traceback" not in agent.log
+
+
+@pytest.mark.machine(kernels=SERIES)
+@pytest.mark.usefixtures("_no_sg")
+def test_sg_is_loaded_and_cannot_be_hooked(unit: Unit) -> None:
+    """Its types are not told, so one of two programs has no place: the fallback sees its ends."""
+    path = unit.paths[0]
+    told = Path("/run/btf")
+    shutil.copytree("/sys/kernel/btf", told)
+    assert command("mount", "--bind", str(told), "/sys/kernel/btf").returncode == 0
+    try:
+        with Agent() as agent:
+            agent.settled(60)
+            before = agent.status()["status"]
+            assert not before["fallback"], before["fallback"]
+            assert command("modprobe", "sg").returncode == 0
+            await_said(agent, "sg_rq_end_io() cannot be hooked twice")
+            sysfs.await_that("the sg node", Path(path.sg).exists)
+            sysfs.await_that("the fallback", lambda: agent.status()["status"]["fallback"])
+            status = agent.status()["status"]
+            assert status["generation"] == before["generation"] + 1, status
+            assert register(agent, path.sg)["status"] == "GOOD"
+            sysfs.await_that("one generation", lambda: len(pins.epochs()[-1].generations) == 1)
+            assert register(agent, path.sg)["status"] == "GOOD"
+            [shown] = agent.settled(60)
+            check_oracle(shown, unit)
+            assert "Traceback" not in agent.log
+    finally:
+        command("umount", "/sys/kernel/btf")
 
 
 def test_a_second_agent_is_refused(unit: Unit) -> None:

@@ -53,7 +53,8 @@ def test_the_attempt_that_a_lost_session_ended_is_told(unit: Unit) -> None:
     """The network is away when the command is sent; the midlayer keeps it for the next login."""
     (path,) = unit.paths
     fresh()
-    with Agent("--read-in-doubt", "no") as agent, ThreadPoolExecutor(1) as pool:
+    with Agent() as agent, ThreadPoolExecutor(1) as pool:
+        agent.settled(60)
         network("down")
         try:
             sent = pool.submit(register, path.block)
@@ -71,6 +72,6 @@ def test_the_attempt_that_a_lost_session_ended_is_told(unit: Unit) -> None:
         # One program run takes the next attempt's start, and then the time of this one's end.
         assert first["start_ns"] < second["start_ns"] < second["done_ns"], told
         assert {int(each["sa_key"], 16) for each in told} == {_KEY}
-        [shown] = agent.show(unit.lu)
+        [shown] = agent.settled(60)
         check_oracle(shown, unit)
         assert "Traceback" not in agent.log
