@@ -7,6 +7,7 @@ has an agent with --read-in-doubt no: doubt then goes only when somebody happens
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -15,7 +16,7 @@ import shutil
 import subprocess
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -303,11 +304,21 @@ class Judge:
         self.certain: Counter[str] = Counter()
         self.checks = 0
         self.slowest = 0.0
+        self.seconds: Counter[str] = Counter()
+
+    @contextlib.contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Count what the time goes into."""
+        begun = time.monotonic()
+        yield
+        self.seconds[what] += time.monotonic() - begun
 
     def check(self, touched: Unit) -> list[str]:
         """All units; only the one that the step went to can have changed."""
-        shown = {each["lu"]: each for each in self.agent.show()}
-        self.walk.truth[touched.lu] = oracle(touched.directory)
+        with self.timed("show"):
+            shown = {each["lu"]: each for each in self.agent.show()}
+        with self.timed("oracle"):
+            self.walk.truth[touched.lu] = oracle(touched.directory)
         wrong = []
         for unit in self.walk.units:
             truth = self.walk.truth[unit.lu]
@@ -347,16 +358,19 @@ def walked(target: Target, seed: int, steps: int, *, passive: bool = False) -> N
         if not passive:
             assert not judge.settle(), agent.log
         for number in range(1, steps + 1):
-            unit, text = walk.step()
+            with judge.timed("step"):
+                unit, text = walk.step()
             history.append(f"{number} {unit.lu[-4:]} {text}")
             wrong = judge.check(unit)
             settles = number % SETTLE_EVERY == 0 or number == steps
             if settles and not passive and not wrong:
-                wrong = judge.settle()
+                with judge.timed("settle"):
+                    wrong = judge.settle()
             if wrong:
                 report(history, agent)
             assert not wrong, "\n".join(wrong)
         print(f"{steps} steps, {steps / (time.monotonic() - began):.1f} a second")
+        print("  seconds:", {what: round(spent, 1) for what, spent in judge.seconds.items()})
         for fact, count in sorted(judge.certain.items()):
             print(f"  {fact} without doubt: {count / judge.checks:.1%} of {judge.checks} looks")
         print(f"  doubt gone after at most {judge.slowest:.2f} s")
