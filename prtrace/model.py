@@ -332,10 +332,14 @@ class ConflictSeen(Observation):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordsLost(Observation):
-    """count records of this nexus never reached us; cause names the counter."""
+    """count records of this nexus never reached us; cause names the counter.
+
+    over: every request of the nexus is over by now.
+    """
 
     cause: str
     count: int = 1
+    over: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

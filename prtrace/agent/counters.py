@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from prtrace.agent.surroundings import Surroundings
 from prtrace.errors import MalformedError
-from prtrace.model import Attention
+from prtrace.model import Attention, Nexus
 from prtrace.probe import libbpf
 from prtrace.probe.record import NEXUS, Cause, Counts, Loss, Pending, Record, Stat
 from prtrace.scsi.codes import Opcode, Status, status_title
@@ -173,6 +173,18 @@ class Counters:
             "skipped": sum(self._misses.counts().values()),
             "signs_skipped": sum(self._misses.signs().values()),
         }
+
+    def idle(self, nexuses: Iterable[Nexus]) -> frozenset[Nexus]:
+        """Those of nexuses on which the kernel has no PR command under way; none if it lost count.
+
+        Raises OSError where pr_pendings cannot be read.
+        """
+        if self._stat(Stat.PENDING_FULL):
+            return frozenset()
+        now = time.monotonic_ns()
+        items = libbpf.map_items(self._maps["pr_pendings"])
+        pendings = (Pending.parse(value) for _, value in items)
+        return frozenset(nexuses) - {each.nexus for each in pendings if each.may_end(now)}
 
     def note(self, record: Record) -> None:
         """A sample: its nexus has something to count, and its CDB serves as an example."""

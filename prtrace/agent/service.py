@@ -67,6 +67,8 @@ _VERIFY_LOOKS: Final = 4
 """How often in the time that --verify gives it is looked which units are to be read."""
 _CHECK_EVERY_S: Final = 60.0
 _CHECK_BYTES_A_S: Final = 2 << 20
+_ENDS_EVERY: Final = 5
+"""Ticks between two looks for ends that were lost."""
 _FORGET_EVERY: Final = 60
 """Ticks between two looks for units that are gone for long."""
 _NOBODY: Final = Peer(0, 0xFFFF_FFFF, 0xFFFF_FFFF)
@@ -597,6 +599,8 @@ class Agent:
             self._staff.require_alive()
             self._keep()
             ticks += 1
+            if ticks % _ENDS_EVERY == 0:
+                self._watch.look_for_lost_ends()
             if ticks % _FORGET_EVERY == 0:
                 self._watch.forget()
 

@@ -25,7 +25,7 @@ from prtrace.state.decode import REFUSED, TAKEN, TIMEOUT
 from prtrace.state.draft import LONG_AGO
 from prtrace.state.event import Command, Event
 from prtrace.state.fold import fold
-from prtrace.state.unit import LuState
+from prtrace.state.unit import LuState, UnderWay
 
 _COMMANDS: Final[Mapping[int, Command]] = {
     Opcode.PR_IN: Command.PR_IN,
@@ -82,6 +82,16 @@ class Tracker:
         self._own = frozenset({os.getpid()}) if own is None else own
         self._met: Inventory | None = None
         self._cut: dict[tuple[str, bytes], Event] = {}
+
+    @property
+    def under_way(self) -> frozenset[tuple[str, UnderWay]]:
+        """The PR OUTs that timed out on a path that is here, with their units."""
+        return frozenset(
+            (lu, each)
+            for lu, state in self.states.items()
+            for each in state.under_way
+            if each.nexus in state.paths
+        )
 
     @property
     def unmet(self) -> bool:

@@ -20,11 +20,13 @@ from typing import Final
 from prtrace.agent.aside import put_aside
 from prtrace.agent.counters import CounterReading, Counters
 from prtrace.agent.idle import Idle
+from prtrace.agent.lostends import LostEnds
 from prtrace.agent.sequence import Sequence
 from prtrace.agent.tracker import Proposal, Tracker
 from prtrace.errors import MalformedError, PrtraceError, StoreError
 from prtrace.probe.record import Record, RecordKind
 from prtrace.probe.ring import Ring
+from prtrace.state.decode import END_LOST
 from prtrace.state.event import Command, Event
 from prtrace.store.database import Aside, Store
 from prtrace.store.file import ReplacedError
@@ -74,6 +76,7 @@ class Watch:
         self._still_well = still_well
         self._sequence = Sequence(counters.newest, counters.no_room, counters.missing)
         self._idle = Idle(tracker.is_own)
+        self._ends = LostEnds()
         self._replaying = True
         self._all_nexuses = False
         self._lost_told = 0
@@ -218,6 +221,24 @@ class Watch:
         if self.tell(tuple(lost._replace(lu=lu) for lu in self._tracker.everybody())):
             self._sequence.told(gone)
         return self._sequence.missing
+
+    def look_for_lost_ends(self) -> None:
+        """Tell of commands that timed out and are over, where no record told their ends."""
+        if not self._tracker.under_way:
+            return
+        try:
+            idle = self._counters.idle({each.nexus for _, each in self._tracker.under_way})
+        except (OSError, PrtraceError) as error:
+            _log.warning("what is under way cannot be read: %s", error)
+            return
+        self.drain()
+        if self.behind or self.stalled or self._sequence.missing:
+            return  # what tells of an end may be to come
+        now, at = time.time_ns(), time.monotonic_ns()
+        lost = Event(Command.LOST, time=now, start_ns=at, done_ns=at, problem=END_LOST)
+        found = self._ends.look(self._tracker.under_way, idle)
+        if found:
+            self.tell(tuple(lost._replace(lu=lu, nexus=nexus) for lu, nexus in found))
 
     def look_at_store(self) -> None:
         """Notice a file that was damaged: nothing is given to it any more, until a restart.

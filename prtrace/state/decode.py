@@ -67,6 +67,9 @@ NOT_WATCHED: Final = "nobody was watching"
 OTHER_UNIT: Final = "another logical unit is at this address: "
 """How the problem of a LOST event begins that stands for commands which met another unit."""
 
+END_LOST: Final = "it timed out, its request is over, and no record tells how it ended"
+"""The problem of a LOST event after which nothing is under way on the nexus any more."""
+
 _UNKNOWN_OPERATION: Final = (5, 0x20, 0x00)
 """ILLEGAL REQUEST, INVALID COMMAND OPERATION CODE."""
 _INVALID_FIELD: Final = (5, 0x24, 0x00)
@@ -107,7 +110,13 @@ def decode(event: Event) -> tuple[Event, tuple[AnyObservation, ...]]:
             if event.problem.startswith(OTHER_UNIT):
                 found = event.problem.removeprefix(OTHER_UNIT)
                 return event, (OtherUnit(**_seen(event), found=found),)
-            return event, (RecordsLost(**_seen(event), cause=event.problem, count=event.count),)
+            lost = RecordsLost(
+                **_seen(event),
+                cause=event.problem,
+                count=event.count,
+                over=event.problem == END_LOST,
+            )
+            return event, (lost,)
         case Command.PATHS:
             return event, (PathsSeen(**_seen(event), paths=event.paths),)
         case Command.FORGOTTEN:

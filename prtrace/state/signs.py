@@ -169,9 +169,10 @@ def note_other_unit(draft: Draft, seen: OtherUnit) -> None:
 def note_loss(draft: Draft, seen: RecordsLost) -> None:
     """Records that never came: anything may have happened meanwhile."""
     # What PRGENERATION does not count, an unregistration, may have been among them.  A timed-out
-    # command stays under way, though the record of its end may be lost too: the doubt about it
-    # ends with the scsi_device then.
+    # command stays under way, though the record of its end may be lost too, until that is known.
     draft.anchor = None
+    if seen.over:
+        draft.over(seen.nexus)
     noun = "record" if seen.count == 1 else "records"
     _doubt(draft, f"{seen.count} {noun} of {seen.nexus} lost ({seen.cause})")
 

@@ -31,7 +31,7 @@ from prtrace.model import (
     Unsupported,
 )
 from prtrace.scsi.sense import FIXED, UNIT_ATTENTION, Sense
-from prtrace.state.decode import NOT_WATCHED, decode
+from prtrace.state.decode import END_LOST, NOT_WATCHED, decode
 from prtrace.state.event import Command, Event, nanoseconds, rfc3339
 
 LIST = bytes.fromhex("0000000000123abc 0000000000000def 00000000 00000000")
@@ -277,6 +277,10 @@ def test_counted_events() -> None:
     (lost,) = decode(Event(command=Command.LOST, problem="the ring was full", **base))[1]
     assert isinstance(lost, RecordsLost)
     assert (lost.cause, lost.count) == ("the ring was full", 5)
+    assert not lost.over
+    (lost,) = decode(Event(command=Command.LOST, problem=END_LOST, **base))[1]
+    assert isinstance(lost, RecordsLost)
+    assert lost.over
     (gap,) = decode(Event(command=Command.LOST, problem=NOT_WATCHED, **base))[1]
     assert isinstance(gap, NotWatched)
     (attention,) = decode(Event(command=Command.UNIT_ATTENTION, sense_bytes=UA_2A05, **base))[1]

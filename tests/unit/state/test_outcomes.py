@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from reference_target import LU
 from test_effects import DOUBT, REGISTER, A, B, doubted, keys, send, start
@@ -16,6 +18,7 @@ from prtrace.model import (
     ReservationType,
 )
 from prtrace.state.apply import apply
+from prtrace.state.decode import END_LOST
 from prtrace.state.unit import Fact
 
 WE, EA = ReservationType.WE, ReservationType.EA
@@ -166,3 +169,14 @@ def test_a_lost_record_ends_no_command() -> None:
     state = apply(apply(state, lost).state, reading(500)).state
     assert state.under_way
     assert state.doubts
+
+
+def test_a_command_that_is_over_without_a_record_of_its_end_is_settled_by_a_reading() -> None:
+    state = timed_out(timed_out(start({A: 1, B: 2}), A, REGISTER, 1, 5), B, REGISTER, 2, 6)
+    over = RecordsLost(lu=LU, nexus=A, cause=END_LOST, over=True, start_ns=300, done_ns=301)
+    state = apply(state, over).state
+    assert [each.nexus for each in state.under_way] == [B]
+    state = apply(state, replace(over, nexus=B)).state
+    assert not state.under_way
+    assert state.doubts
+    assert not apply(state, reading(500)).state.doubts
