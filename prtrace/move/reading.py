@@ -75,7 +75,8 @@ def of_full_status(
     registrations, own, other = tuple(registrations), tuple(own), tuple(other)
     kind = next((each.type for each in registrations if each.holder), None)
     profile = profile_of(target)
-    bound = bind(registrations, (*own, *other), {}, each_port_listed=profile.lists_every_port)
+    each_listed = profile.lists_every_port
+    bound = bind(registrations, (*own, *other), {}, former={}, each_port_listed=each_listed)
     if _hides_own(bound, own):
         holder_key = next((each.key for each in registrations if each.holder), None)
         shared = kind is not None and kind.all_registrants

@@ -82,7 +82,7 @@ def standing(state: LuState, nexus: Nexus) -> Standing:
 
 def may(state: LuState, nexus: Nexus, access: Access) -> Ruling:
     """Whether nexus may read or write the unit now, as far as the state knows."""
-    if not state.supported:
+    if not state.supported and not state.doubted(Fact.RESERVATION):
         return _FREE
     if state.legacy_holder is not None and access is not Access.NONE:
         if state.legacy_holder == nexus:

@@ -18,6 +18,7 @@ from typing import NamedTuple, assert_never
 from prtrace.model import (
     Action,
     AnyObservation,
+    Attention,
     AttentionSeen,
     CapabilitiesRead,
     ConflictSeen,
@@ -46,11 +47,16 @@ from prtrace.state.paths import is_former, note_paths
 from prtrace.state.preempting import preempt
 from prtrace.state.registering import register
 from prtrace.state.reserving import clear, release, reserve
-from prtrace.state.unit import Fact, LuState, UnderWay
+from prtrace.state.unit import Doubt, Fact, LuState, UnderWay
 
 _PREEMPTS = (Action.PREEMPT, Action.PREEMPT_AND_ABORT)
 _ANSWERS = (CapabilitiesRead, KeysRead, ReservationRead, FullStatusRead, Unsupported)
 _OUTCOMES = (PrOut, UnreadablePrOut, ReadFailed, LegacyReserve)
+_OF_RESERVATIONS = (
+    Attention.RESERVATIONS_PREEMPTED,
+    Attention.RESERVATIONS_RELEASED,
+    Attention.REGISTRATIONS_PREEMPTED,
+)
 _REGISTERS = (Action.REGISTER, Action.REGISTER_AND_IGNORE)
 
 
@@ -105,7 +111,7 @@ def _unwatched(draft: Draft, state: LuState) -> LuState:
 def apply(state: LuState, seen: AnyObservation) -> Change:
     """Return what seen makes of state."""
     if not state.supported and _proves_support(seen):
-        state = new_state(state.lu, state.target, seen.time)
+        state = _anew(state, seen.time)
     draft = draft_of(state, seen)
     if isinstance(seen, PrOut | UnreadablePrOut) and not seen.timed_out:
         draft.over(seen.nexus, seen.start_ns)
@@ -150,7 +156,7 @@ def apply(state: LuState, seen: AnyObservation) -> Change:
         case UnreadablePrOut():
             signs.note_unreadable(draft, seen)
             if seen.timed_out:
-                _note_under_way(draft, seen, signs.unreadable(seen))
+                _note_under_way(draft, seen, signs.unreadable(seen), doubt.ALL)
         case NotWatched():
             return Change(_unwatched(draft, state), "in doubt: nobody was watching")
         case PathsSeen():
@@ -180,21 +186,32 @@ def _unsupported(draft: Draft, state: LuState, seen: Unsupported) -> Change:
         # It has known reservations before, and will again: they may all be there still.
         _doubt(draft, doubt.ALL, f"READ KEYS on {seen.nexus} is not known to the device any more")
         return Change(draft.freeze(state), "; ".join(draft.words))
-    none = replace(
-        new_state(state.lu, draft.target),
-        doubts=(),
-        seq=state.seq,
-        supported=False,
-        paths=state.paths,
-        gone_since=state.gone_since,
-    )
+    doubts: tuple[Doubt, ...] = ()
+    for each in state.under_way:
+        doubts = doubt.added(doubts, each.facts, each.reason, seen.time)
+    known = replace(state, target=draft.target)
+    none = replace(_anew(known, seen.time), doubts=doubts, supported=False)
     return Change(none, "the device has no persistent reservations")
 
 
+def _anew(state: LuState, time: int) -> LuState:
+    """Return the state of a unit of which nothing is known but what leads to it."""
+    return replace(
+        new_state(state.lu, state.target, time),
+        seq=state.seq,
+        paths=state.paths,
+        gone_since=state.gone_since,
+        under_way=state.under_way,
+    )
+
+
 def _proves_support(seen: AnyObservation) -> bool:
+    """Whether only a device that has persistent reservations, or SPC-2's, answers so."""
     if isinstance(seen, PrOut):
-        return seen.outcome is Outcome.DONE
-    return isinstance(seen, KeysRead | ReservationRead | FullStatusRead)
+        return seen.outcome in (Outcome.DONE, Outcome.CONFLICT)
+    if isinstance(seen, AttentionSeen):
+        return seen.attention in _OF_RESERVATIONS
+    return isinstance(seen, KeysRead | ReservationRead | FullStatusRead | ConflictSeen)
 
 
 def _settle_reply(draft: Draft, state: LuState) -> None:
@@ -271,7 +288,7 @@ def _unknown(draft: Draft, seen: PrOut) -> None:
     reason = f"{seen.action.value} on {seen.nexus}: {problem}"
     _doubt(draft, facts, reason)
     if seen.timed_out:
-        _note_under_way(draft, seen, reason)
+        _note_under_way(draft, seen, reason, facts)
     draft.settle(facts)
 
 
@@ -290,10 +307,13 @@ def _counts(draft: Draft, seen: PrOut) -> bool:
             assert_never(seen.action)
 
 
-def _note_under_way(draft: Draft, seen: PrOut | UnreadablePrOut, reason: str) -> None:
+def _note_under_way(
+    draft: Draft, seen: PrOut | UnreadablePrOut, reason: str, facts: frozenset[Fact]
+) -> None:
     """Nothing that is read before the request is over shows what the device will do yet."""
     if len(draft.under_way) < MAX_UNDER_WAY:
-        draft.under_way = (*draft.under_way, UnderWay(seen.nexus, seen.start_ns, reason))
+        new = UnderWay(seen.nexus, seen.start_ns, reason, facts)
+        draft.under_way = (*draft.under_way, new)
 
 
 def _done(draft: Draft, seen: PrOut) -> None:
@@ -315,7 +335,7 @@ def _done(draft: Draft, seen: PrOut) -> None:
             _doubt(draft, wrong, f"{seen.action.value} on {seen.nexus} should not have been done")
         # With an SPC-2 reservation active it would have met a conflict.
         draft.legacy_holder = None
-    _take_effect(draft, seen)
+    _take_effect(draft, seen, placed.order)
     if new and placed.order is not Order.AFTER:
         draft.ordered = False
     touched = could_touch(seen.action)
@@ -325,8 +345,9 @@ def _done(draft: Draft, seen: PrOut) -> None:
         draft.settle(touched)
 
 
-def _take_effect(draft: Draft, seen: PrOut) -> None:
-    _take_aptpl(draft, seen)
+def _take_effect(draft: Draft, seen: PrOut, order: Order) -> None:
+    _take_aptpl(draft, seen, order)
+    _note_what_it_rests_on(draft, seen)
     match seen.action:
         case Action.REGISTER | Action.REGISTER_AND_IGNORE:
             specifies = seen.spec_i_pt and seen.nexus not in draft.registrations
@@ -354,7 +375,23 @@ def _take_effect(draft: Draft, seen: PrOut) -> None:
             assert_never(seen.action)
 
 
-def _take_aptpl(draft: Draft, seen: PrOut) -> None:
+def _note_what_it_rests_on(draft: Draft, seen: PrOut) -> None:
+    """A fact that changes by what is known of another is as old as that one."""
+    match seen.action:
+        case Action.PREEMPT | Action.PREEMPT_AND_ABORT | Action.REGISTER_AND_MOVE:
+            draft.rest(Fact.REGISTRATIONS, Fact.RESERVATION)
+            draft.rest(Fact.RESERVATION, Fact.REGISTRATIONS)
+        case Action.REGISTER | Action.REGISTER_AND_IGNORE:
+            held = draft.reservation
+            if held is not None and held.type.all_registrants and not seen.sa_key:
+                draft.rest(Fact.RESERVATION, Fact.REGISTRATIONS)
+        case Action.RESERVE | Action.RELEASE | Action.CLEAR | Action.REPLACE_LOST:
+            pass
+        case _:
+            assert_never(seen.action)
+
+
+def _take_aptpl(draft: Draft, seen: PrOut, order: Order) -> None:
     """Note what the APTPL bit of a command that was done leaves of the setting.
 
     LIO ends each REGISTER on a registered nexus with core_scsi3_update_and_write_aptpl, the one
@@ -362,7 +399,12 @@ def _take_aptpl(draft: Draft, seen: PrOut) -> None:
     """
     if seen.action not in (*_REGISTERS, Action.REGISTER_AND_MOVE) or draft.aptpl is seen.aptpl:
         return
-    if seen.sa_key or (seen.nexus in draft.registrations and draft.profile.unregister_takes_aptpl):
+    if order is not Order.AFTER:
+        # Which of two bits came last is not known.
+        draft.aptpl = None
+    elif seen.sa_key or (
+        seen.nexus in draft.registrations and draft.profile.unregister_takes_aptpl
+    ):
         draft.aptpl = seen.aptpl
     elif seen.nexus in draft.registrations or not draft.known(Fact.REGISTRATIONS):
         draft.aptpl = None

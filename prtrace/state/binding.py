@@ -13,10 +13,12 @@ may be a new one, and the registration that of the session before the login.  LI
 lets no session at all use a registration without ISID (drivers/target/target_core_pr.c,
 __core_scsi3_locate_pr_reg, unless enforce_pr_isids is 0).
 
-ALL_TG_PT descriptors have no relative target port.  Targets that were examined list one per
-target port, alike in everything: as many local nexuses of that initiator port are bound as
-there are descriptors, if that leaves no choice; those of target ports that are not
-visible here are one registration "<initiator port>,*".
+ALL_TG_PT descriptors have no relative target port.  The standard has one for all the ports: every
+local nexus of that initiator port is bound, and those of target ports that are not visible here
+are one registration "<initiator port>,*", which may stand for none.  Targets that were examined
+list one per target port, alike in everything, and lose them one by one: which ports are left
+nobody can tell, so a local nexus is bound only if it was known to be registered with that key.
+The others are "<initiator port>,*" as well, which may be local then.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ from prtrace.model import FullStatus, LocalNexus, Nexus
 from prtrace.state.unit import Registration, Source
 
 _ISID = ",i,"
+WILD = ",*"
+"""How the name of a registration ends that stands for nexuses at any target ports."""
 
 
 @dataclass(slots=True)
@@ -54,12 +58,13 @@ def bind(
     paths: Iterable[LocalNexus],
     observed: Mapping[Nexus, Registration],
     *,
+    former: Mapping[Nexus, Registration],
     each_port_listed: bool,
 ) -> Bound:
     """Match descriptors with paths.
 
     observed: the registrations known before, for rule 2; pass none where they are in doubt.
-    each_port_listed: see Profile.lists_every_port.
+    former: those known before, in doubt or not.  each_port_listed: see Profile.lists_every_port.
     """
     descriptors = tuple(descriptors)
     paths = tuple({path.nexus: path for path in paths}.values())
@@ -73,13 +78,16 @@ def bind(
     _by_name(single, named, owner)
     rest = [path for path in paths if path.nexus not in owner.values()]
     bound = Bound(swappable=_by_observed_key(single, rest, observed, owner))
-    spread = _spread(descriptors, whole, set(owner.values()), each_port_listed)
+    taken = set(owner.values())
+    free = [path for path in whole if path.nexus not in taken]
+    spread = _spread(descriptors, free, former if each_port_listed else None)
     foreign: set[Nexus] = set()
     for index, each in enumerate(descriptors):
         if each.all_target_ports:
             names = spread.pop(_fold(each.initiator_port), None)
             if names is None:
                 continue
+            foreign.update(name for name in names if name.endswith(WILD))
             if not names:
                 bound.unplaced.extend(
                     other
@@ -146,32 +154,38 @@ def _by_observed_key(
 def _spread(
     descriptors: Iterable[FullStatus],
     whole: Iterable[LocalNexus],
-    taken: set[Nexus],
-    each_port_listed: bool,
+    former: Mapping[Nexus, Registration] | None,
 ) -> dict[str, list[Nexus]]:
-    """Return the nexuses of every ALL_TG_PT initiator port, or none where they are not known."""
+    """Return the nexuses of every ALL_TG_PT initiator port, or none where they are not known.
+
+    whole: paths with both names that no other descriptor is of.  former: None where one descriptor
+    stands for all target ports.
+    """
     groups: dict[str, list[FullStatus]] = defaultdict(list)
     for each in descriptors:
         if each.all_target_ports:
             groups[_fold(each.initiator_port)].append(each)
     result: dict[str, list[Nexus]] = {}
     for port, group in groups.items():
-        fitting = [
-            path
-            for path in whole
-            if path.nexus not in taken and _same_port(port, _fold(path.initiator_port))
-        ]
+        fitting = [path for path in whole if _same_port(port, _fold(path.initiator_port))]
         local = [path.nexus for path in fitting]
         alike = len({(each.key, each.holder) for each in group}) == 1
         # One side lacks the ISID: which session has registered is not known.
         partly = any(_fold(path.initiator_port) != port for path in fitting)
-        if not alike or partly or (each_port_listed and len(group) < len(local)):
+        wild = f"{group[0].initiator_port}{WILD}"
+        if not alike or partly or (former is not None and len(group) < len(local)):
             result[port] = []
+        elif former is None:
+            result[port] = [*local, wild]
         else:
-            elsewhere = each_port_listed and len(group) > len(local)
-            hidden = [f"{group[0].initiator_port},*"] if elsewhere or not local else []
-            result[port] = [*local, *hidden]
+            known = [nexus for nexus in local if _has(former, nexus, group[0].key)]
+            result[port] = [*known, wild] if len(group) > len(known) else known
     return result
+
+
+def _has(registrations: Mapping[Nexus, Registration], nexus: Nexus, key: int) -> bool:
+    own = registrations.get(nexus)
+    return own is not None and own.key == key
 
 
 def may_be(port: str | None, relative: int | None, path: LocalNexus) -> bool:
@@ -198,7 +212,18 @@ def _same_port(one: str, other: str) -> bool:
 
 
 def _may_be(each: FullStatus, path: LocalNexus) -> bool:
-    return may_be(each.initiator_port, each.relative_target_port, path)
+    relative = None if each.all_target_ports else each.relative_target_port
+    return may_be(each.initiator_port, relative, path)
+
+
+def is_wild(registration: Registration) -> bool:
+    """Whether it stands for the nexuses of one initiator port at any target ports."""
+    return (
+        not registration.local
+        and registration.initiator_port is not None
+        and registration.relative_target_port is None
+        and registration.nexus.endswith(WILD)
+    )
 
 
 def port_names(path: LocalNexus) -> tuple[str, int | None]:

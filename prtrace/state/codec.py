@@ -90,7 +90,7 @@ def _but_recent(state: LuState) -> dict[str, Any]:
         "aptpl": state.aptpl,
         "capabilities": None if state.capabilities is None else capabilities(state.capabilities),
         "names_nexuses": state.names_nexuses,
-        "under_way": [list(each) for each in state.under_way],
+        "under_way": [_under_way(each) for each in state.under_way],
         "gone_since": state.gone_since,
         "paths": [
             {**path_to_json(path.local), "since_ns": path.since_ns, "renewed": path.renewed}
@@ -204,9 +204,15 @@ def _read_capabilities(value: Any) -> Capabilities | None:
     return Capabilities(**flags, allow_commands=allow, types=named)
 
 
+def _under_way(each: UnderWay) -> list[Any]:
+    return [each.nexus, each.start_ns, each.reason, sorted(fact.value for fact in each.facts)]
+
+
 def _read_under_way(value: Any) -> UnderWay:
-    nexus, start_ns, reason = _typed(value, list)
-    return UnderWay(_typed(nexus, str), _int(start_ns), _typed(reason, str))
+    # Stores of before have no facts: then it is all of them.
+    nexus, start_ns, reason, *facts = _typed(value, list)
+    known = UnderWay(_typed(nexus, str), _int(start_ns), _typed(reason, str))
+    return known._replace(facts=frozenset(map(Fact, _typed(facts[0], list)))) if facts else known
 
 
 def _paths(fields: dict[str, Any]) -> dict[str, Path]:

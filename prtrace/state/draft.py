@@ -96,6 +96,23 @@ class Draft:
             self.spread = 0
         if self.doubts:
             self.doubts = cleared(self.doubts, facts, [each.reason for each in self.under_way])
+        # A bound kept some of them from being a doubt so far.
+        for each in self.under_way:
+            lasting = each.facts.intersection(facts)
+            self.doubts = added(self.doubts, lasting, each.reason, self.seen.time)
+
+    def explains(self, generation: int) -> bool:
+        """Whether the commands that were seen, and nothing else, make PRGENERATION this."""
+        return self.spread is not None and self.generation == generation
+
+    def rest(self, fact: Fact, on: Fact) -> None:
+        """Note that what is stated of fact rests on another fact: it is as old as that one."""
+        older = self.confirmed.get(on)
+        own = self.confirmed.get(fact)
+        if older is None:
+            self.confirmed.pop(fact, None)
+        elif own is not None and older.at < own.at:
+            self.confirmed[fact] = older
 
     def confirm(self, by: str, *facts: Fact) -> None:
         """Note that the device itself said what facts are, in answer to the command by.

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from prtrace.model import Action, Outcome, PrOut
+from prtrace.model import Action, Nexus, Outcome, PrOut
+from prtrace.state.binding import may_be
 from prtrace.state.doubt import NONE
 from prtrace.state.draft import Draft
 from prtrace.state.unit import Fact, Registration
@@ -40,8 +41,19 @@ def contradicted(draft: Draft, seen: PrOut) -> frozenset[Fact]:
 def unknown_nexus(draft: Draft, seen: PrOut) -> bool:
     """Whether the sender may be one of the registrations that are not matched to a nexus."""
     return seen.nexus not in draft.registrations and (
-        any(each.maybe_local for each in draft.registrations.values()) or bool(draft.unattributed)
+        bool(fitting(draft, seen.nexus)) or bool(draft.unattributed)
     )
+
+
+def fitting(draft: Draft, nexus: Nexus) -> list[Registration]:
+    """The registrations of elsewhere, as far as is known, that may be nexus's own."""
+    path = draft.paths.get(nexus)
+    return [
+        each
+        for each in draft.registrations.values()
+        if each.maybe_local
+        and (path is None or may_be(each.initiator_port, each.relative_target_port, path.local))
+    ]
 
 
 def _forecast(draft: Draft, seen: PrOut) -> _Forecast | None:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from prtrace.model import FullStatus, FullStatusRead, LocalNexus, Nexus, ReservationType
 from prtrace.state.binding import Bound, bind
 from prtrace.state.doubt import ALL
-from prtrace.state.draft import GENERATION_MASK, MAX_REGISTRATIONS, Draft
+from prtrace.state.draft import MAX_REGISTRATIONS, Draft
 from prtrace.state.order import another_overlaps
 from prtrace.state.partial import all_seen, contradicts, note_generation, only_whose_hold
 from prtrace.state.paths import by_address
@@ -49,13 +49,14 @@ def learn_full_status(draft: Draft, seen: FullStatusRead) -> None:
         seen.registrations,
         paths,
         draft.registrations if proven else {},
+        former=draft.registrations,
         each_port_listed=draft.profile.lists_every_port,
     )
     before = (draft.registrations, draft.reservation, draft.generation, draft.unattributed)
     known = {fact for fact in ALL if draft.known(fact)}
     unmoved = draft.spread == 0 and draft.generation == seen.generation
     told_key = unmoved and only_whose_hold(draft)
-    if not _counts(draft, seen.generation):
+    if not draft.explains(seen.generation):
         draft.aptpl = None
     draft.resolve(*ALL)
     local = {path.nexus for path in paths}
@@ -82,13 +83,6 @@ def learn_full_status(draft: Draft, seen: FullStatusRead) -> None:
         draft.say("corrected by reading: " + _summary(draft))
     else:
         draft.say("read: " + _summary(draft))
-
-
-def _counts(draft: Draft, generation: int) -> bool:
-    """Whether the commands that were seen explain this PRGENERATION."""
-    if draft.generation is None or draft.spread is None:
-        return False
-    return (generation - draft.generation) & GENERATION_MASK <= draft.spread
 
 
 def _disagreement(draft: Draft, seen: FullStatusRead) -> str:

@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import replace
 
 from prtrace.model import KeysRead, Nexus, ReservationRead
+from prtrace.state.binding import is_wild
 from prtrace.state.draft import GENERATION_MASK, MAX_REGISTRATIONS, Draft, confirmation_of
 from prtrace.state.order import another_overlaps
 from prtrace.state.registering import UNMATCHED
@@ -52,9 +53,12 @@ def learn_keys(draft: Draft, seen: KeysRead) -> None:
     gone = [nexus for nexus, each in draft.registrations.items() if each.key not in listed]
     for nexus in gone:
         _drop(draft, nexus)
-    ours = Counter(each.key for each in draft.registrations.values())
+    ours = Counter(each.key for each in draft.registrations.values() if not is_wild(each))
     too_few = sorted(key for key, count in ours.items() if count > listed[key])
-    draft.unattributed = tuple(sorted((listed - ours).elements()))[:MAX_REGISTRATIONS]
+    # One that is for any target ports is listed as often as the target likes, or not at all.
+    wild = {each.key for each in draft.registrations.values() if is_wild(each)}
+    unnamed = (key for key in (listed - ours).elements() if key not in wild)
+    draft.unattributed = tuple(sorted(unnamed))[:MAX_REGISTRATIONS]
     draft.legacy_holder = None
     if gone:
         draft.say("corrected by reading: not registered: " + ", ".join(gone[:8]))
@@ -184,6 +188,9 @@ def note_generation(
     commands that were seen explain the value, and nothing else can.
     """
     least, spread = draft.generation, draft.spread
+    if least is not None and not draft.explains(generation):
+        # A REGISTER may have gone unseen, and with it another APTPL bit.
+        draft.aptpl = None
     beyond: int | None = None
     if least is None or spread is None:
         # Anything fits, so the value shows nothing of what it counts.
@@ -197,7 +204,6 @@ def note_generation(
         expected = str(least) if not spread else f"{least} to {most}"
         reason = f"PRGENERATION is {generation}, expected {expected}"
         draft.doubt({Fact.REGISTRATIONS, Fact.RESERVATION} - told, reason)
-        draft.aptpl = None
         draft.say(reason)
     draft.generation = generation
     draft.resolve(Fact.GENERATION)
@@ -230,9 +236,10 @@ def contradicts(draft: Draft, listed: Counter[int]) -> bool:
     Every REGISTER counts, so none can have come.  Another host's may have left where the target
     does not count that; one of this host's would have been seen to leave.
     """
-    known = Counter(each.key for each in draft.registrations.values())
+    known = Counter(each.key for each in draft.registrations.values() if not is_wild(each))
     known.update(draft.unattributed)
-    if listed - known:
+    wild = {each.key for each in draft.registrations.values() if is_wild(each)}
+    if any(key not in wild for key in listed - known):
         return True
     if draft.profile.unregister_adds == 1:
         return bool(known - listed)
@@ -253,6 +260,8 @@ def _nobody(draft: Draft, seen: KeysRead) -> None:
     """No keys: nobody is registered, and nobody can hold a reservation."""
     was_known = draft.known(Fact.REGISTRATIONS) and draft.known(Fact.RESERVATION)
     had = bool(draft.registrations) or draft.reservation is not None
+    if not draft.explains(seen.generation):
+        draft.aptpl = None
     draft.registrations = {}
     draft.unattributed = ()
     draft.reservation = None

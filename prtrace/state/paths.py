@@ -191,17 +191,13 @@ def _mark_maybe_local(draft: Draft) -> None:
     """
     if not draft.paths:
         return
-    times = Counter(port_names(path.local) for path in draft.paths.values() if _named(path.local))
     free = [
         path.local for path in draft.paths.values() if path.local.nexus not in draft.registrations
     ]
-    blank = [path for path in free if not (_named(path) and times[port_names(path)] == 1)]
     for nexus, each in draft.registrations.items():
         if each.local:
             continue
-        # For all target ports: _arrive has put each path of that port in doubt.
-        fitting = blank if each.relative_target_port is None else free
-        maybe = any(may_be(each.initiator_port, each.relative_target_port, p) for p in fitting)
+        maybe = any(may_be(each.initiator_port, each.relative_target_port, p) for p in free)
         if maybe != each.maybe_local:
             draft.registrations[nexus] = replace(each, maybe_local=maybe)
 

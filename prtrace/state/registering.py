@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from prtrace.model import Action, Attention, Nexus, PrOut
+from prtrace.state.binding import is_wild, same_ports
 from prtrace.state.draft import Draft
-from prtrace.state.evidence import unknown_nexus
+from prtrace.state.evidence import fitting, unknown_nexus
 from prtrace.state.unit import Fact, Registration, Reservation, Source
 
 UNMATCHED = "a nexus registered that may have been one of those whose nexus is not known"
@@ -25,6 +26,7 @@ def register(draft: Draft, seen: PrOut) -> None:
     elif seen.action is Action.REGISTER_AND_IGNORE and unknown_nexus(draft, seen):
         _doubt_unmatched(draft)
     held = draft.reservation
+    alone = not seen.all_tg_pt and _of_all_ports(draft, seen.nexus)
     # Siblings of a registration made with ALL_TG_PT may change with it, the holder among them.
     spreads = seen.all_tg_pt and held is not None and seen.nexus in draft.registrations
     if seen.sa_key:
@@ -38,6 +40,27 @@ def register(draft: Draft, seen: PrOut) -> None:
         draft.doubt((Fact.REGISTRATIONS,), why)
         if spreads:
             draft.doubt((Fact.RESERVATION,), why)
+    elif alone:
+        why = (
+            f"{seen.nexus} was registered for all target ports, and what others have is not known"
+        )
+        draft.anchor = None
+        draft.doubt((Fact.REGISTRATIONS,), why)
+        if held is not None and (held.type.all_registrants or held.holder is None):
+            draft.doubt((Fact.RESERVATION,), why)
+
+
+def _of_all_ports(draft: Draft, nexus: Nexus) -> bool:
+    """Whether nexus shares one registration for all target ports with ports that are not here."""
+    own = draft.registrations.get(nexus)
+    return (
+        own is not None
+        and not draft.profile.lists_every_port
+        and any(
+            is_wild(each) and same_ports(each.initiator_port, own.initiator_port)
+            for each in draft.registrations.values()
+        )
+    )
 
 
 def span(adds: int | None) -> tuple[int, int]:
@@ -54,25 +77,23 @@ def prove(draft: Draft, nexus: Nexus, key: int) -> None:
     if own is not None:
         draft.put(replace(own, key=key, source=Source.OBSERVED, at=seen.time, by=None))
         return
-    fitting = [
-        each for each in draft.registrations.values() if each.maybe_local and each.key == key
-    ]
-    if len(fitting) == 1:
-        _rename(draft, fitting[0], nexus)
+    own_key = [each for each in fitting(draft, nexus) if each.key == key]
+    if len(own_key) == 1 and not is_wild(own_key[0]):
+        _rename(draft, own_key[0], nexus)
         return
-    if fitting:
+    if own_key:
         # Any of them can be the sender's; the holder, too.
         held = draft.reservation
         facts = {Fact.REGISTRATIONS}
         if held is not None and (
             held.type.all_registrants
             or held.holder is None
-            or any(each.nexus == held.holder for each in fitting)
+            or any(each.nexus == held.holder for each in own_key)
         ):
             facts.add(Fact.RESERVATION)
         draft.anchor = None
-        draft.doubt(facts, f"{nexus} is one of {len(fitting)} registrations with key 0x{key:x}")
-    if draft.unattributed and key not in draft.unattributed and not fitting:
+        draft.doubt(facts, f"{nexus} is one of {len(own_key)} registrations with key 0x{key:x}")
+    if draft.unattributed and key not in draft.unattributed and not own_key:
         draft.anchor = None
         draft.doubt((Fact.REGISTRATIONS,), f"{nexus} has key 0x{key:x}, which was not listed")
     if key in draft.unattributed:

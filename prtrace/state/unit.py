@@ -138,13 +138,14 @@ class Expected(NamedTuple):
 class UnderWay(NamedTuple):
     """A PR OUT that timed out here, and that the device may still carry out.
 
-    start_ns: its submission, by which its end is recognised.  reason: that of the doubts which
-    nothing takes away before that.
+    start_ns: its submission, by which its end is recognised.  reason: that of the doubts about
+    facts, which nothing takes away before that.
     """
 
     nexus: Nexus
     start_ns: int
     reason: str
+    facts: frozenset[Fact] = frozenset(Fact)
 
 
 class Settled(NamedTuple):

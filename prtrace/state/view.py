@@ -79,7 +79,7 @@ def in_doubt(view: dict[str, Any]) -> bool:
 
 def _undated(state: LuState, now_ns: int) -> list[Doubt]:
     """What the state knows that it does not know, where no doubt says it already."""
-    if not state.supported:
+    if not state.supported and not state.doubts:
         return []
     held = state.reservation
     unknown = held is not None and not held.type.all_registrants and held.holder is None

@@ -18,7 +18,9 @@ from prtrace.model import (
     ReservationType,
 )
 from prtrace.state.apply import apply
+from prtrace.state.codec import from_json, to_json
 from prtrace.state.decode import END_LOST
+from prtrace.state.doubt import MAX_PER_FACT
 from prtrace.state.unit import Fact
 
 WE, EA = ReservationType.WE, ReservationType.EA
@@ -160,6 +162,24 @@ def test_an_end_that_will_never_be_told_is_waited_for_no_longer(end) -> None:
     state = timed_out(start({A: 1}), A, REGISTER, 1, 5)
     assert state.under_way
     assert not apply(state, end).state.under_way
+
+
+def test_doubts_that_found_no_room_come_back_with_what_is_under_way() -> None:
+    """A list of doubts is bounded; what a command may still do is not forgotten for it."""
+    state = start({A: 1})
+    sent = range(100, 100 + MAX_PER_FACT + 1)
+    for at in sent:
+        state = send(
+            state, A, REGISTER, 1, at, outcome=Outcome.UNKNOWN, problem=f"TIMEOUT {at}",
+            timed_out=True, start_ns=at, done_ns=200,
+        ).state  # fmt: skip
+    for at in sent[:-1]:
+        state = send(
+            state, A, REGISTER, 1, at, outcome=Outcome.NOT_EXECUTED, start_ns=at, done_ns=300
+        ).state
+    assert len(state.under_way) == 1
+    state = apply(from_json(to_json(state)), reading(500)).state
+    assert doubted(state) >= {Fact.REGISTRATIONS}
 
 
 def test_a_lost_record_ends_no_command() -> None:

@@ -16,9 +16,13 @@ from test_binding import descriptor
 from test_effects import OTHER, SPDK, A, B, C, doubted, held, keys, send, start
 
 from prtrace.model import (
+    Access,
     Action,
+    Attention,
+    AttentionSeen,
     Capabilities,
     CapabilitiesRead,
+    ConflictSeen,
     FullStatusRead,
     KeysRead,
     LocalNexus,
@@ -30,13 +34,14 @@ from prtrace.model import (
     ReservationType,
     Unsupported,
 )
+from prtrace.state.access import may
 from prtrace.state.apply import apply, new_state
 from prtrace.state.codec import from_json, to_json
 from prtrace.state.draft import LONG_AGO
 from prtrace.state.unit import Fact, LuState, Source
 from prtrace.state.view import unit_view
 
-EA, WERO = ReservationType.EA, ReservationType.WERO
+EA, WERO, WEAR = ReservationType.EA, ReservationType.WERO, ReservationType.WEAR
 
 
 def keys_read(generation: int, *listed: int, at: int = 1000) -> KeysRead:
@@ -201,15 +206,27 @@ def test_who_registered_is_not_kept_where_it_may_have_been_made_anew() -> None:
 
 
 def test_one_descriptor_for_all_target_ports() -> None:
-    """B4: what SPC-4 6.15.5 describes; every local nexus of that initiator port is registered."""
+    """B4: what SPC-4 6.15.5 describes; every nexus of that initiator port is registered.
+
+    What others of them have is not known any more once one of them changes: a device may have
+    more target ports than are visible here, or none.
+    """
     paths = tuple(
         LocalNexus(nexus, LU, initiator_port="naa.1", relative_target_port=number)
         for number, nexus in enumerate((A, B), 1)
     )
     state = apply(new_state(LU, OTHER), PathsSeen(lu=LU, nexus="", paths=paths)).state
     state = apply(state, full(1, descriptor("naa.1", 5, 0, all_target_ports=True))).state
-    assert keys(state) == {A: 5, B: 5}
+    assert keys(state) == {A: 5, B: 5, "naa.1,*": 5}
     assert state.doubts == ()
+    # READ KEYS may list it once, or once for each port.
+    for listed in ((5,), (5, 5), (5, 5, 5, 5)):
+        assert not apply(state, keys_read(1, *listed, at=3000)).state.unattributed
+    left = send(state, A, Action.REGISTER, 5, 0).state
+    assert Fact.REGISTRATIONS in doubted(left)
+    holding = full(1, descriptor("naa.1", 5, 0, all_target_ports=True, holder=True, type=WEAR))
+    left = send(apply(state, holding).state, A, Action.REGISTER, 5, 0).state
+    assert {Fact.REGISTRATIONS, Fact.RESERVATION} <= doubted(left)
 
 
 def test_a_device_that_forgets_its_reservations_for_a_moment() -> None:
@@ -380,3 +397,84 @@ def test_what_is_not_counted_may_have_happened_at_the_same_generation(seen) -> N
     state = apply(state, full(6, descriptor("naa.2", 0xB))).state
     assert A not in state.registrations
     assert state.registrations["naa.2,1"].maybe_local
+
+
+APTPL = {"aptpl": True}
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [keys_read(13), keys_read(13, 1), full(13, descriptor(port_of(A), 1))],
+    ids=["no keys", "keys", "full status"],
+)
+def test_aptpl_does_not_outlive_a_register_that_went_unseen(reply) -> None:
+    state = send(start({}), A, Action.REGISTER, 0, 1, **APTPL).state
+    assert (state.generation, state.aptpl) == (11, True)
+    assert apply(state, reply).state.aptpl is None
+
+
+def test_aptpl_is_not_known_where_anything_fits() -> None:
+    """The reply of READ KEYS settles PRGENERATION: what comes after it explains nothing."""
+    state = send(start({}), A, Action.REGISTER, 0, 1, all_tg_pt=True, **APTPL).state
+    state = apply(state, keys_read(12, 1, 5)).state
+    state = apply(state, full(12, descriptor(port_of(A), 1), descriptor("naa.5", 5))).state
+    assert not state.doubts
+    assert state.aptpl is None
+
+
+def test_aptpl_of_two_registers_that_overlap_is_not_known() -> None:
+    state = send(start({}), A, Action.REGISTER, 0, 1, start_ns=5000, done_ns=5010).state
+    state = send(state, B, Action.REGISTER, 0, 2, start_ns=5001, done_ns=5011, **APTPL).state
+    assert not state.doubts
+    assert state.aptpl is None
+
+
+def test_what_a_preempt_left_is_as_old_as_the_reservation() -> None:
+    """Whether the sender stays depends on who held it, which another host can have changed."""
+    state = send(start({A: 1}), A, Action.REGISTER, 1, 1).state
+    state = apply(state, replace(keys_read(11, 1, at=3000), time=5000)).state
+    assert not state.doubts
+    old = state.confirmed[Fact.RESERVATION]
+    assert state.confirmed[Fact.REGISTRATIONS] is not old
+    state = send(state, A, Action.PREEMPT, 1, 1, WERO).state
+    assert state.confirmed[Fact.REGISTRATIONS] == old
+
+
+def test_a_key_is_not_taken_for_that_of_a_nexus_with_other_ports() -> None:
+    """Somebody registered the sender's nexus unseen, with the key of a stranger."""
+    paths = (
+        LocalNexus(A, LU, initiator_port="naa.1", relative_target_port=1),
+        LocalNexus(B, LU),
+    )
+    state = apply(new_state(LU, OTHER), PathsSeen(lu=LU, nexus="", paths=paths)).state
+    state = apply(state, full(5, descriptor("naa.9", 7))).state
+    assert state.registrations["naa.9,1"].maybe_local
+    reserved_by = send(state, A, Action.RESERVE, 7, 0, WERO).state
+    assert reserved_by.registrations.keys() == {A, "naa.9,1"}
+    assert Fact.REGISTRATIONS in doubted(reserved_by)
+    assert B in send(state, B, Action.RESERVE, 7, 0, WERO).state.registrations
+
+
+@pytest.mark.parametrize(
+    "sign",
+    [
+        ConflictSeen(lu=LU, nexus=A, access=Access.WRITE, start_ns=500, done_ns=501),
+        AttentionSeen(
+            lu=LU, nexus=A, attention=Attention.REGISTRATIONS_PREEMPTED, start_ns=500, done_ns=501
+        ),
+        PrOut(
+            lu=LU, nexus=A, action=Action.RESERVE, outcome=Outcome.CONFLICT, key=1, sa_key=0,
+            type=WERO, start_ns=500, done_ns=501,
+        ),
+    ],
+    ids=["conflict", "attention", "PR OUT"],
+)  # fmt: skip
+def test_what_was_said_to_have_none_has_reservations_once_it_answers_so(sign) -> None:
+    paths = (LocalNexus(A, LU, initiator_port="naa.1", relative_target_port=1),)
+    state = apply(new_state(LU, OTHER), PathsSeen(lu=LU, nexus="", paths=paths)).state
+    state = apply(state, Unsupported(lu=LU, nexus=A)).state
+    assert may(state, A, Access.WRITE).allowed
+    state = apply(state, sign).state
+    assert state.supported
+    assert may(state, A, Access.WRITE).allowed is None
+    assert state.paths.keys() == {A}
