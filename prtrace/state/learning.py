@@ -8,7 +8,7 @@ it agrees, for it may agree with what was true before.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from prtrace.model import FullStatus, FullStatusRead, LocalNexus, Nexus, ReservationType
@@ -18,6 +18,7 @@ from prtrace.state.draft import MAX_REGISTRATIONS, Draft
 from prtrace.state.order import another_overlaps
 from prtrace.state.partial import all_seen, contradicts, note_generation, only_whose_hold
 from prtrace.state.paths import by_address
+from prtrace.state.registering import FURTHER
 from prtrace.state.unit import Census, Fact, Registration, Reservation, Source
 
 ONE_LOOK_NS = 1_000_000_000
@@ -49,7 +50,7 @@ def learn_full_status(draft: Draft, seen: FullStatusRead) -> None:
         seen.registrations,
         paths,
         draft.registrations if proven else {},
-        former=draft.registrations,
+        former=_former(draft),
         each_port_listed=draft.profile.lists_every_port,
     )
     before = (draft.registrations, draft.reservation, draft.generation, draft.unattributed)
@@ -83,6 +84,15 @@ def learn_full_status(draft: Draft, seen: FullStatusRead) -> None:
         draft.say("corrected by reading: " + _summary(draft))
     else:
         draft.say("read: " + _summary(draft))
+
+
+def _former(draft: Draft) -> Mapping[Nexus, Registration]:
+    """The registrations known before, where no doubt is about one that is known.
+
+    What ALL_TG_PT adds puts their number in doubt, and none of those.
+    """
+    doubts = [each for each in draft.doubts if each.what is Fact.REGISTRATIONS]
+    return draft.registrations if all(each.reason.endswith(FURTHER) for each in doubts) else {}
 
 
 def _disagreement(draft: Draft, seen: FullStatusRead) -> str:

@@ -17,7 +17,7 @@ from prtrace.model import Nexus, PrOut
 from prtrace.state.binding import may_be, port_names, same_ports
 from prtrace.state.doubt import ALL
 from prtrace.state.draft import Draft
-from prtrace.state.registering import prove
+from prtrace.state.registering import FURTHER, prove
 from prtrace.state.unit import Fact, Registration, Source
 
 _REGISTRATIONS = frozenset({Fact.REGISTRATIONS})
@@ -94,7 +94,7 @@ def specify(draft: Draft, seen: PrOut) -> None:
         and draft.known(Fact.REGISTRATIONS)
     )
     if not whole:
-        why = f"{seen.action.value} on {seen.nexus} registered or unregistered further nexuses"
+        why = f"{seen.action.value} on {seen.nexus} {FURTHER}"
         draft.ordered = False
         draft.advance(0, None, why)
         draft.doubt(_REGISTRATIONS, why)

@@ -55,10 +55,11 @@ def learn_keys(draft: Draft, seen: KeysRead) -> None:
         _drop(draft, nexus)
     ours = Counter(each.key for each in draft.registrations.values() if not is_wild(each))
     too_few = sorted(key for key, count in ours.items() if count > listed[key])
+    unnamed = listed - ours
     # One that is for any target ports is listed as often as the target likes, or not at all.
-    wild = {each.key for each in draft.registrations.values() if is_wild(each)}
-    unnamed = (key for key in (listed - ours).elements() if key not in wild)
-    draft.unattributed = tuple(sorted(unnamed))[:MAX_REGISTRATIONS]
+    for key in {each.key for each in draft.registrations.values() if is_wild(each)}:
+        unnamed[key] = min(unnamed[key], draft.unattributed.count(key))
+    draft.unattributed = tuple(sorted(unnamed.elements()))[:MAX_REGISTRATIONS]
     draft.legacy_holder = None
     if gone:
         draft.say("corrected by reading: not registered: " + ", ".join(gone[:8]))

@@ -16,6 +16,8 @@ from prtrace.state.unit import Fact, Registration, Reservation, Source
 UNMATCHED = "a nexus registered that may have been one of those whose nexus is not known"
 """Why it is in doubt whether the newest REGISTER added a registration.  It names no nexus, so that
 it stands once in the list of doubts, which is bounded."""
+FURTHER = "registered or unregistered further nexuses"
+"""How the reason of a doubt ends that leaves the sender's own registration as it is stated."""
 _RO_ATTENTION = Attention.RESERVATIONS_RELEASED
 
 
@@ -34,7 +36,7 @@ def register(draft: Draft, seen: PrOut) -> None:
     else:
         _unregister(draft, seen)
     if seen.all_tg_pt and not seen.spec_i_pt:
-        why = f"{seen.action.value} on {seen.nexus} registered or unregistered further nexuses"
+        why = f"{seen.action.value} on {seen.nexus} {FURTHER}"
         draft.ordered = False
         draft.advance(0, None, why)
         draft.doubt((Fact.REGISTRATIONS,), why)

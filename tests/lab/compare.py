@@ -22,17 +22,33 @@ def compare(unit: Unit, shown: dict[str, Any], truth: OracleState) -> list[str]:
     if "generation" not in doubted:
         expect("generation", shown["generation"], truth.generation)
     if "registrations" not in doubted:
-        ours = Counter((each["nexus"], int(each["key"], 16)) for each in shown["registrations"])
-        theirs = Counter((hctl.get(r.initiator, r.initiator), r.key) for r in truth.registrations)
+        wild = _wild(shown)
+        certain = [each for each in shown["registrations"] if not each["nexus"].endswith(",*")]
+        ours = Counter((each["nexus"], int(each["key"], 16)) for each in certain)
+        theirs = Counter(
+            (hctl.get(r.initiator, r.initiator), r.key)
+            for r in truth.registrations
+            if (r.initiator.lower(), r.key) not in wild
+        )
         expect("registrations", _sorted(ours), _sorted(theirs))
-        if strangers := [each for each in shown["registrations"] if not each["local"]]:
+        if strangers := [each for each in certain if not each["local"]]:
             wrong.append(f"registrations of this host called foreign: {strangers}")
         if shown["unattributed_keys"]:
             wrong.append(f"unattributed keys without doubt: {shown['unattributed_keys']}")
     if "reservation" not in doubted:
         expect("SPC-2 reservation", shown["legacy_reservation"], _holder(hctl, truth.spc2_holder))
-        expect("reservation", _shown(shown, doubted), _true(hctl, truth, doubted))
+        hidden = doubted | ({"registrations"} if _wild(shown) else set())
+        expect("reservation", _shown(shown, hidden), _true(hctl, truth, hidden))
     return wrong
+
+
+def _wild(shown: dict[str, Any]) -> set[tuple[str, int]]:
+    """Initiator ports and keys that are said to be of any target ports, here or not."""
+    return {
+        (each["nexus"].removesuffix(",*").lower(), int(each["key"], 16))
+        for each in shown["registrations"]
+        if each["nexus"].endswith(",*") and each["maybe_local"]
+    }
 
 
 def _sorted(counted: Counter[tuple[str, int]]) -> list[str]:

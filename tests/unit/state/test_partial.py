@@ -229,6 +229,34 @@ def test_one_descriptor_for_all_target_ports() -> None:
     assert {Fact.REGISTRATIONS, Fact.RESERVATION} <= doubted(left)
 
 
+def test_a_key_that_is_for_all_target_ports_explains_no_other_port_s() -> None:
+    """Which of naa.1's two nexuses holds it is not known; READ KEYS does not say so either."""
+    paths = tuple(
+        LocalNexus(nexus, LU, initiator_port=port, relative_target_port=number)
+        for nexus, port, number in ((A, "naa.1", 1), (B, "naa.1", 2), (C, "naa.2", 1))
+    )
+    state = apply(new_state(LU, TARGET), PathsSeen(lu=LU, nexus="", paths=paths)).state
+    everywhere = {"all_target_ports": True}
+    one, two = descriptor("naa.1", 5, 0, **everywhere), descriptor("naa.2", 5, 0, **everywhere)
+    state = apply(state, full(1, two, two, one, replace(one, holder=True, type=EA))).state
+    assert {Fact.REGISTRATIONS, Fact.RESERVATION} <= doubted(state)
+    state = apply(state, keys_read(1, 5, 5, 5, 5, at=3000)).state
+    assert Fact.REGISTRATIONS in doubted(state)
+
+
+def test_a_registration_that_is_in_doubt_tells_no_target_port() -> None:
+    """Two REGISTERs of one nexus overlapped: which of its target ports is left is not known."""
+    path = LocalNexus(A, LU, initiator_port="naa.1", relative_target_port=1)
+    one = descriptor("naa.1", 5, 0, all_target_ports=True)
+    state = apply(new_state(LU, TARGET), PathsSeen(lu=LU, nexus="", paths=(path,))).state
+    state = apply(state, keys_read(0)).state
+    sure = send(state, A, Action.REGISTER, 0, 5, all_tg_pt=True, start_ns=1100, done_ns=1200).state
+    assert apply(sure, full(1, one)).state.registrations.keys() == {A}
+    other = send(sure, A, Action.REGISTER, 5, 5, start_ns=1150, done_ns=1250).state
+    (left,) = apply(other, full(2, one)).state.registrations.values()
+    assert left.maybe_local
+
+
 def test_a_device_that_forgets_its_reservations_for_a_moment() -> None:
     """A12: LIO with emulate_pr 0; the registrations are all there still."""
     state = start({A: 1})
