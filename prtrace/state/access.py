@@ -10,7 +10,7 @@ import enum
 from typing import NamedTuple
 
 from prtrace.model import Access, Nexus, ReservationType
-from prtrace.state.binding import may_be
+from prtrace.state.binding import may_be_own
 from prtrace.state.unit import Fact, LuState
 
 
@@ -70,13 +70,8 @@ def standing(state: LuState, nexus: Nexus) -> Standing:
     if nexus in state.registrations:
         return Standing.HOLDER if nexus in state.holders else Standing.REGISTERED
     path = state.paths.get(nexus)
-    for each in state.registrations.values():
-        # A path whose initiator port is another one is not that registration's, whatever else is
-        # not known of it.
-        if each.maybe_local and (
-            path is None or may_be(each.initiator_port, each.relative_target_port, path.local)
-        ):
-            return Standing.UNKNOWN
+    if may_be_own(state.registrations.values(), None if path is None else path.local):
+        return Standing.UNKNOWN
     return Standing.NOT_REGISTERED
 
 

@@ -216,6 +216,22 @@ def _may_be(each: FullStatus, path: LocalNexus) -> bool:
     return may_be(each.initiator_port, relative, path)
 
 
+def may_be_own(
+    registrations: Iterable[Registration], path: LocalNexus | None
+) -> list[Registration]:
+    """The registrations of elsewhere, as far as is known, that may be those of path's nexus.
+
+    A path whose names are other ones is not that registration's, whatever else is not known of it.
+    path: None where nobody has told it.
+    """
+    return [
+        each
+        for each in registrations
+        if each.maybe_local
+        and (path is None or may_be(each.initiator_port, each.relative_target_port, path))
+    ]
+
+
 def is_wild(registration: Registration) -> bool:
     """Whether it stands for the nexuses of one initiator port at any target ports."""
     return (

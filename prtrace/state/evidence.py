@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from prtrace.model import Action, Nexus, Outcome, PrOut
-from prtrace.state.binding import may_be
+from prtrace.state.binding import may_be_own
 from prtrace.state.doubt import NONE
 from prtrace.state.draft import Draft
 from prtrace.state.unit import Fact, Registration
@@ -48,12 +48,7 @@ def unknown_nexus(draft: Draft, seen: PrOut) -> bool:
 def fitting(draft: Draft, nexus: Nexus) -> list[Registration]:
     """The registrations of elsewhere, as far as is known, that may be nexus's own."""
     path = draft.paths.get(nexus)
-    return [
-        each
-        for each in draft.registrations.values()
-        if each.maybe_local
-        and (path is None or may_be(each.initiator_port, each.relative_target_port, path.local))
-    ]
+    return may_be_own(draft.registrations.values(), None if path is None else path.local)
 
 
 def _forecast(draft: Draft, seen: PrOut) -> _Forecast | None:
