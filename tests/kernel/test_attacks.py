@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -30,6 +31,8 @@ _BPFFS = Path("/sys/fs/bpf")
 _ELSEWHERE = Path("/run/prtrace-second")
 _KEY = (0xA77).to_bytes(8, "big")
 _TURNS = 8
+_KPROBES = Path("/sys/kernel/debug/kprobes/enabled")
+_LOCKDOWN = Path("/sys/kernel/security/lockdown")
 _UNPINNED = "the programs are not pinned"
 _DOORS_TOLD = "attached to sg_rq_end_io(), which is new"
 
@@ -58,6 +61,11 @@ def register(agent: Agent, node: str) -> dict[str, object]:
         pr_out(device, 6, sa_key=_KEY).expect_good("REGISTER")
     (told,) = (e for e in agent.events(since_seq=since) if e["command"] == "PR OUT")
     return told
+
+
+def self_test(agent: Agent) -> str:
+    result: str = agent.status()["status"]["self_test"]["result"]
+    return result
 
 
 def second_agent() -> subprocess.CompletedProcess[str]:
@@ -203,6 +211,55 @@ def test_sg_is_loaded_and_cannot_be_hooked(unit: Unit) -> None:
             assert "Traceback" not in agent.log
     finally:
         command("umount", "/sys/kernel/btf")
+
+
+def test_an_agent_is_interrupted_while_it_starts(seed: int) -> None:
+    """It ends, whether libbpf is loading or something else is done, and leaves no half of it."""
+    chance = random.Random(seed)
+    fresh()
+    for _ in range(_TURNS):
+        agent = Agent()
+        agent.start(wait=False)
+        time.sleep(chance.uniform(0, pace.limit(5)))
+        agent.kill(signal.SIGINT)
+        assert "Traceback" not in agent.log, agent.log
+        assert "Exception ignored" not in agent.log, agent.log
+    with Agent() as agent:
+        agent.settled(60)
+        assert agent.status()["status"]["self_test"]["result"] == "passed"
+
+
+def test_kprobes_are_switched_off_while_an_agent_runs(unit: Unit) -> None:
+    """Nobody tells an agent: its own readings do, and what it did not compare is in doubt."""
+    path = unit.paths[0]
+    fresh()
+    command("mount", "-t", "debugfs", "debugfs", "/sys/kernel/debug")
+    with Agent("--read-in-doubt", "no") as agent:
+        assert agent.status()["status"]["self_test"]["result"] == "passed"
+        _KPROBES.write_text("0")
+        try:
+            agent.kill()
+            agent.options = ()
+            agent.start()
+            agent.settled(60)
+            sysfs.await_that("a failed self-test", lambda: self_test(agent) == "failed")
+            assert register(agent, path.block)["comm"] is None
+        finally:
+            _KPROBES.write_text("1")
+        [shown] = agent.settled(60)
+        check_oracle(shown, unit)
+
+
+@pytest.mark.machine(alone=True)
+def test_a_kernel_that_is_locked_down_says_so() -> None:
+    fresh()
+    command("mount", "-t", "securityfs", "securityfs", "/sys/kernel/security")
+    _LOCKDOWN.write_text("confidentiality")
+    for words in (("agent",), ("doctor",)):
+        refused = prtrace(*words)
+        assert refused.returncode, refused
+        assert "lockdown" in refused.stderr + refused.stdout, refused
+        assert "confidentiality" in refused.stderr + refused.stdout, refused
 
 
 def test_a_second_agent_is_refused(unit: Unit) -> None:
