@@ -13,7 +13,7 @@ from typing import Any, Final
 import click
 
 from prtrace.api.client import Client
-from prtrace.cli.given import find_unit, read_recordings, split
+from prtrace.cli.given import find_unit, in_order, read_recordings, split
 from prtrace.cli.options import json_option, parse_since, socket_option
 from prtrace.cli.text import cut, labelled, line, plain, width
 from prtrace.errors import UsageError
@@ -90,7 +90,9 @@ def command(
         return
     columns = width()
     day = ""
-    for event in found if follow else _by_time(found):
+    if len(files) > 1:
+        line("-- each host's own times, in the order that PRGENERATION allows --")
+    for event in found if follow or files else _by_time(found):
         moment = _moment(event["time"])
         if moment.strftime("%x") != day:
             day = moment.strftime("%x")
@@ -103,16 +105,10 @@ def command(
 
 
 def _recorded(files: list[Path], devices: list[str]) -> Iterator[Mapping[str, Any]]:
-    """The events of recordings by their times, each with the host that recorded it."""
+    """The events of recordings in their common order, each with the host that recorded it."""
     recordings = read_recordings(files)
     wanted = {find_unit(device, recordings) for device in devices}
-    each_host = (
-        ((event.time, number, event.seq), each.host, event)
-        for number, each in enumerate(recordings)
-        for event in each.events
-        if not wanted or event.lu in wanted
-    )
-    for _, host, event in sorted(each_host, key=lambda each: each[0]):
+    for host, event in in_order(recordings, wanted):
         yield {**event.to_json(), "host": host or None}
 
 

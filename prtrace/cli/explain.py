@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -11,22 +12,21 @@ import click
 
 from prtrace.api.client import Client
 from prtrace.cli.given import (
-    before,
     find_unit,
+    look,
     moment,
     names_options,
     read_keys,
     read_ports,
     read_recordings,
-    rebuilt_unit,
     stored,
 )
 from prtrace.cli.options import json_option, socket_option
 from prtrace.cli.text import document, labelled, line, plain
 from prtrace.errors import InDoubtError
 from prtrace.explain.account import account
+from prtrace.explain.incident import IncidentKind
 from prtrace.explain.ports import Ports
-from prtrace.explain.timeline import timeline
 
 EVENTS: Final = 2000
 """The newest events of a unit that are looked at: enough for a story, and bounded."""
@@ -48,7 +48,11 @@ Examples:
 )
 @click.argument("device")
 @click.argument("recordings", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--at", metavar="TIME", help="as if nothing had happened after that time")
+@click.option(
+    "--at",
+    metavar="TIME",
+    help="as if nothing had happened after that time; the first RECORDING's clock",
+)
 @names_options
 @json_option
 @socket_option
@@ -73,25 +77,15 @@ def command(
     ports, keys = read_ports(ports_folder), read_keys(keys_file)
     if recordings:
         given = read_recordings(recordings)
-        lu = find_unit(device, given)
-        unit = rebuilt_unit(given[0], lu, until)
+        looked = look(given, find_unit(device, given), until)
         ports += [Ports(each.host, frozenset(each.ports)) for each in given if each.ports]
     else:
         client = Client(socket)
         unit = client.call("Show", devices=[device])["units"][0]
-        lu = unit["lu"]
-        given = [stored(client, unit, EVENTS)]
-        if until is not None:
-            unit = rebuilt_unit(given[0], lu, until)
-    told = account(
-        unit,
-        [
-            (each.host, timeline(before(each.events, until), lu, each.paths_of(lu)))
-            for each in given
-        ],
-        ports=ports,
-        keys=keys,
-    )
+        looked = look([stored(client, unit, EVENTS)], unit["lu"], until)
+        if until is None:
+            looked = replace(looked, unit=unit)
+    told = account(looked.unit, looked.steps, joined=looked.joined, ports=ports, keys=keys)
     if as_json:
         document(told)
     else:
@@ -102,13 +96,19 @@ def command(
 
 def account_lines(told: Mapping[str, Any]) -> Iterator[str]:
     """The account in words, newest first."""
-    yield plain(f"{told['lu']}  {told['target']}")
+    yield plain(f"{told['lu']}  {told['target']}".rstrip())
+    yield from labelled("times", f"in the zone {datetime.now().astimezone():%Z (UTC%z)}")
     yield from _now(told)
     yield from _paths(told)
     shown = [each for each in told["incidents"] if not each["harmless"]]
     harmless = sum(each["count"] for each in told["incidents"] if each["harmless"])
     yield ""
-    yield "What happened, newest first" if shown else "Nothing went wrong in what was recorded."
+    if shown:
+        yield "What happened, newest first"
+    elif told["doubt"]:
+        yield "Nothing was seen to go wrong; what is in doubt may hide it."
+    else:
+        yield "Nothing went wrong in what was recorded."
     for incident in shown[:_SHOWN]:
         yield ""
         yield from _incident(incident)
@@ -123,9 +123,10 @@ def account_lines(told: Mapping[str, Any]) -> Iterator[str]:
         yield "What may be done; prtrace does nothing of it"
         for each in told["remedies"]:
             yield ""
-            yield from labelled("-", plain(each["what"]), column=4)
-            if each["command"]:
-                yield f"    {plain(each['command'])}"
+            host = f"On {each['host']}: " if each["host"] else ""
+            yield from labelled("-", plain(f"{host}{each['what']}"), column=4)
+            for command in filter(None, (each["command"] or "").split("; ")):
+                yield f"    {plain(command)}"
             yield from labelled("costs", plain(each["costs"]), indent=4, column=11)
     yield ""
     for each in told["recorded"]:
@@ -162,6 +163,8 @@ def _clocks(each: Mapping[str, Any], first: Mapping[str, Any]) -> str:
 
 def _now(told: Mapping[str, Any]) -> Iterator[str]:
     as_of = f"as of {_clock(told['as_of'])}" if told["as_of"] else "never confirmed by the device"
+    if told["as_of"] and told["clock"]:
+        as_of += f" by {told['clock']}'s clock"
     yield from labelled("known", f"{as_of}; what other hosts did since is not seen")
     for doubt in told["doubt"]:
         yield from labelled("IN DOUBT", plain(f"{doubt['what']}: {doubt['reason']}"))
@@ -191,6 +194,8 @@ def _paths(told: Mapping[str, Any]) -> Iterator[str]:
     for path in told["paths"]:
         if "may_write" in path:
             name = path["device"] or path["sg"] or path["nexus"]
+            if path["host"]:
+                name += f" of {path['host']}"
             text = f"{name}: read {words[path['may_read']]}, write {words[path['may_write']]}"
             why = path.get("why_write") or ""
             yield from labelled("path", plain(f"{text} ({why})" if why else text))
@@ -201,6 +206,10 @@ def _incident(incident: Mapping[str, Any]) -> Iterator[str]:
     where = incident["device"] or incident["nexus"] or "the unit"
     host = f" on {incident['host']}" if incident["host"] else ""
     yield plain(f"{_clock(incident['last'])}  {where}{host}  {incident['kind']}{times}")
+    if _clock(incident["at"]) != _clock(incident["last"]):
+        yield from labelled("first at", _clock(incident["at"]))
+    if incident["kind"] == IncidentKind.MOVED.value:
+        yield from labelled("-", plain(incident["title"]), column=4)
     for link in incident["chain"]:
         by = f" by {link['host']}'s clock" if link["host"] != incident["host"] else ""
         when = f"{_clock(link['at'])}{by}  " if link["at"] else ""

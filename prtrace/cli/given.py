@@ -8,7 +8,8 @@ import os
 import re
 import tarfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -19,9 +20,10 @@ from prtrace.api.client import Client
 from prtrace.cli.rebuild import Rebuilt
 from prtrace.cli.text import warn
 from prtrace.errors import MalformedError, NoSuchDeviceError, UsageError
+from prtrace.explain.joined import Joined, join
 from prtrace.explain.ports import Ports
 from prtrace.explain.recording import Recording
-from prtrace.explain.timeline import begun
+from prtrace.explain.timeline import Step, begun, timeline
 from prtrace.model import LocalNexus
 from prtrace.paste import sosreport
 from prtrace.state.event import Event, nanoseconds, path_from_json
@@ -221,6 +223,93 @@ def rebuilt_unit(recording: Recording, lu: str, until: int | None = None) -> dic
         )
     state = rebuilt.states[lu]
     return unit_view(state, rebuilt.unit(state), rebuilt.newest)
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What recordings have of one unit, as account() takes it."""
+
+    unit: dict[str, Any]
+    """As they leave it, an element of prtrace.show/1's units."""
+    steps: list[tuple[str, list[Step]]]
+    """Each host's own."""
+    joined: Joined | None
+    """The common history, where there are several hosts."""
+
+
+def look(
+    recordings: Sequence[Recording], lu: str, until: int | None = None, newest: int | None = None
+) -> Looked:
+    """What recordings have of a unit, up to a time of the first one's clock.
+
+    newest: how many events of each are looked at, the newest; all where it is None.
+    NoSuchDeviceError where nothing of it is there up to then.
+    """
+    steps: dict[str, list[Step]] = {}
+    for number, (host, recording) in enumerate(by_host(recordings).items(), 1):
+        events = [event for event in recording.events if event.lu == lu]
+        found = timeline(events[-newest:] if newest else events, lu, recording.paths_of(lu))
+        if found or number == 1:
+            steps[host] = found
+    first = next(iter(steps))
+    if len(steps) == 1 or not steps[first]:
+        (recording,) = (each for host, each in by_host(recordings).items() if host == first)
+        kept = [step for step in steps[first] if until is None or step.event.time <= until]
+        return Looked(rebuilt_unit(recording, lu, until), [(first, kept)], None)
+    joined = join(list(steps.items()), lu)
+    if until is not None:
+        at = until - joined.ahead[first]
+        steps = {
+            host: [step for step in each if step.event.time - joined.ahead[host] <= at]
+            for host, each in steps.items()
+        }
+        joined = joined.up_to(at)
+    if not joined.steps:
+        raise NoSuchDeviceError(f"{first} has nothing of {lu} up to then")
+    rebuilt = Rebuilt()
+    for step in joined.steps:
+        rebuilt.add(step.event)
+    state = rebuilt.states[lu]
+    unit = unit_view(state, rebuilt.unit(state), rebuilt.newest)
+    return Looked(unit, list(steps.items()), joined)
+
+
+def in_order(recordings: Sequence[Recording], wanted: Collection[str]) -> list[tuple[str, Event]]:
+    """(host, event) of the wanted units, of all where none is: each with the words it gives.
+
+    One host's are in the order of its recording, several hosts' as join() orders them.
+    """
+    found: list[tuple[int, str, int, Event]] = []
+    for lu in units_of(recordings):
+        if wanted and lu not in wanted:
+            continue
+        looked = look([each for each in recordings if lu in units_of([each])], lu)
+        ahead = {} if looked.joined is None else looked.joined.ahead
+        for host, steps in looked.steps:
+            worded = {step.event.seq: step.event for step in steps}
+            newest = -(1 << 62)
+            for event in by_host(recordings)[host].events:
+                if event.lu == lu:
+                    newest = max(newest, event.time - ahead.get(host, 0))
+                    found.append((newest, host, event.seq, worded.get(event.seq, event)))
+    return [(host, event) for _, host, _, event in sorted(found, key=lambda each: each[:3])]
+
+
+def by_host(recordings: Sequence[Recording]) -> dict[str, Recording]:
+    """Each host's recordings as one; a host that has no name is told by its place."""
+    found: dict[str, Recording] = {}
+    for number, each in enumerate(recordings, 1):
+        host = each.host or (f"recording {number}" if len(recordings) > 1 else "")
+        if host in found:
+            events = sorted((*found[host].events, *each.events), key=lambda event: event.time)
+            each = replace(  # noqa: PLW2901
+                found[host],
+                events=tuple(event._replace(seq=seq) for seq, event in enumerate(events, 1)),
+                ports=tuple(dict.fromkeys((*found[host].ports, *each.ports))),
+                paths=(*found[host].paths, *each.paths),
+            )
+        found[host] = each
+    return found
 
 
 def before(events: Sequence[Event], until: int | None) -> Iterator[Event]:

@@ -13,12 +13,13 @@ import click
 
 from prtrace.api.client import Client
 from prtrace.cli.given import (
+    Looked,
     find_unit,
+    look,
     names_options,
     read_keys,
     read_ports,
     read_recordings,
-    rebuilt_unit,
     split,
     stored,
     units_of,
@@ -32,13 +33,12 @@ from prtrace.explain.account import account
 from prtrace.explain.chart import Chart, chart
 from prtrace.explain.ports import Ports
 from prtrace.explain.recording import Recording
-from prtrace.explain.timeline import Step, timeline
-from prtrace.state.event import Event, rfc3339
+from prtrace.explain.timeline import timeline
+from prtrace.state.event import rfc3339
 
 _EVENTS: Final = 50_000
 """The newest events of a unit that the page has; it stays fluid with so many."""
 _READABLE: Final = 0o644
-_Told = tuple[dict[str, Any], list[tuple[str, list[Step]]]]
 
 
 @click.command(
@@ -94,11 +94,14 @@ def command(
         told = list(_asked(Client(socket), devices))
     if not told:
         raise UsageError("there is no logical unit to report on")
-    charts = [chart(unit["lu"], recordings) for unit, recordings in told]
+    charts = [chart(each.unit["lu"], each.steps) for each in told]
     if form == "perfetto":
         text = json.dumps(perfetto.trace(charts), separators=(",", ":"))
     else:
-        accounts = (account(unit, steps, ports=ports, keys=keys) for unit, steps in told)
+        accounts = (
+            account(each.unit, each.steps, joined=each.joined, ports=ports, keys=keys)
+            for each in told
+        )
         text = _page(charts, accounts)
     write_whole(output, text, _READABLE)
     marks = sum(len(each.marks) for each in charts)
@@ -117,27 +120,20 @@ def _page(charts: list[Chart], accounts: Iterator[dict[str, Any]]) -> str:
     return page.page(page.Parts(frame, style, script), units, rfc3339(time.time_ns()))
 
 
-def _recorded(recordings: list[Recording], devices: list[str]) -> Iterator[_Told]:
+def _recorded(recordings: list[Recording], devices: list[str]) -> Iterator[Looked]:
     wanted = [find_unit(device, recordings) for device in devices] or units_of(recordings)
     for lu in dict.fromkeys(wanted):
-        first = next(each for each in recordings if any(event.lu == lu for event in each.events))
-        yield (
-            rebuilt_unit(first, lu),
-            [
-                (each.host, timeline(_newest(each, lu), lu, each.paths_of(lu)))
-                for each in recordings
-            ],
+        yield look(
+            [each for each in recordings if any(event.lu == lu for event in each.events)],
+            lu,
+            newest=_EVENTS,
         )
 
 
-def _newest(recording: Recording, lu: str) -> list[Event]:
-    return [event for event in recording.events if event.lu == lu][-_EVENTS:]
-
-
-def _asked(client: Client, devices: list[str]) -> Iterator[_Told]:
+def _asked(client: Client, devices: list[str]) -> Iterator[Looked]:
     units = client.call("Show", devices=devices) if devices else client.call("Show")
     for unit in units["units"]:
         recording = stored(client, unit, _EVENTS)
         steps = timeline(recording.events, unit["lu"], recording.paths_of(unit["lu"]))
         if steps:
-            yield unit, [("", steps)]
+            yield Looked(unit, [("", steps)], None)

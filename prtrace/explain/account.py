@@ -6,14 +6,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from prtrace.explain.causes import incidents
-from prtrace.explain.elsewhere import Elsewhere
 from prtrace.explain.incident import Incident, Link
+from prtrace.explain.joined import Joined, host_of_nexus
+from prtrace.explain.links import pr_out, who
+from prtrace.explain.memory import Memory
 from prtrace.explain.moved import moves
-from prtrace.explain.owners import owners
+from prtrace.explain.owners import Owner, owners
 from prtrace.explain.ports import Ports, host_of
 from prtrace.explain.remedies import remedies
+from prtrace.explain.retold import end_by_clocks, retold
 from prtrace.explain.skew import apart
 from prtrace.explain.timeline import Step
+from prtrace.model import Action, Outcome
 from prtrace.state.event import rfc3339
 
 SCHEMA: Final = "prtrace.explain/1"
@@ -23,36 +27,56 @@ def account(
     unit: Mapping[str, Any],
     recordings: Sequence[tuple[str, Sequence[Step]]],
     *,
+    joined: Joined | None = None,
     ports: Sequence[Ports] = (),
     keys: Mapping[int, str] | None = None,
 ) -> dict[str, Any]:
     """The account of a unit.
 
     unit: what is known now, an element of prtrace.show/1's units.  recordings: (host, steps) of
-    every recording; each is explained with what the others say.  ports: whose initiator ports
-    are whose.  keys: names that somebody gave to keys.
+    every recording.  joined: their common history, where there are several; unit is its end then.
+    ports: whose initiator ports are whose.  keys: names that somebody gave to keys.
     """
-    known = [*ports, _own(unit), *_recorded_ports(recordings)]
-    found: list[tuple[str, Incident]] = []
-    for number, (host, steps) in enumerate(recordings):
-        elsewhere = [each for place, each in enumerate(recordings) if place != number]
-        others = Elsewhere(elsewhere, unit if number == 0 else None)
-        found += ((host, each) for each in incidents(steps, others))
+    known = [*ports, *_recorded_ports(recordings)]
+    if joined is None:
+        known.insert(len(ports), _own(unit))
+        host, steps = recordings[0]
+        found = [(host, each) for each in incidents(steps, Memory(unit))]
+    else:
+        found = list(retold(joined))
+        unit = {**unit, "doubt": [*unit["doubt"], *end_by_clocks(joined)]}
+    for host, steps in recordings:
         found += ((host, each) for each in moves(steps, known))
-    found.sort(key=lambda each: each[1].last, reverse=True)
+    found.sort(key=lambda each: (each[1].last, each[0]), reverse=True)
+    registered = _registered(sorted(recordings, key=lambda each: each[0]))
+    registrations = [
+        _registration(each, known, keys, registered) for each in unit["registrations"]
+    ]
+    paths = [_of_host(each) for each in unit["nexuses"]]
+    shown = {**unit, "registrations": registrations, "paths": paths}
+    this = recordings[0][0] if joined is None else ""
     return {
         "schema": SCHEMA,
         "lu": unit["lu"],
         "target": unit["target"],
         "as_of": unit["as_of"],
+        "clock": None if joined is None else joined.reference,
         "doubt": unit["doubt"],
         "reservation": unit["reservation"],
-        "registrations": [_registration(each, known, keys) for each in unit["registrations"]],
-        "paths": unit["nexuses"],
+        "registrations": [
+            {name: value for name, value in each.items() if name != "owner"}
+            for each in registrations
+        ],
+        "paths": paths,
         "incidents": [_incident(each, host) for host, each in found],
         "remedies": [
-            {"what": each.what, "command": each.command or None, "costs": each.costs}
-            for each in remedies(unit)
+            {
+                "what": each.what,
+                "command": each.command or None,
+                "costs": each.costs,
+                "host": each.host or None,
+            }
+            for each in remedies(shown, found, this)
         ],
         "recorded": [_recorded(host, steps, recordings[0][1]) for host, steps in recordings],
     }
@@ -75,18 +99,56 @@ def _recorded_ports(recordings: Sequence[tuple[str, Sequence[Step]]]) -> Iterato
             yield Ports(host, frozenset(port for port in ports if port))
 
 
+def _of_host(each: Mapping[str, Any]) -> dict[str, Any]:
+    """A path or a registration with its address, and the host that has it in a joined history."""
+    address, host = host_of_nexus(each["nexus"])
+    return {**each, "nexus": address, "host": host or None}
+
+
 def _registration(
-    each: Mapping[str, Any], ports: Iterable[Ports], keys: Mapping[int, str] | None
+    each: Mapping[str, Any],
+    ports: Iterable[Ports],
+    keys: Mapping[int, str] | None,
+    registered: Mapping[int, str],
 ) -> dict[str, Any]:
-    port = each["initiator_port"]
+    """A registration with its host, and with whose key it may be.
+
+    registered: who was seen to register a key; its form tells nothing more then.
+    """
+    found = _of_host(each)
+    port, key = each["initiator_port"], int(each["key"], 16)
+    found["owner"] = ""
+    if port and not each["local"]:
+        owner = host_of(port, ports)
+        found["host"], found["owner"] = str(owner), owner.name
+    named = owners(key, keys)
+    if key in registered:
+        seen = Owner(registered[key], "it was seen to register this key", certain=True)
+        named = (*(owner for owner in named if owner.certain), seen)
     return {
-        **each,
-        "host": str(host_of(port, ports)) if port and not each["local"] else None,
+        **found,
         "owners": [
-            {"name": owner.name, "why": owner.why, "certain": owner.certain}
-            for owner in owners(int(each["key"], 16), keys)
+            {"name": owner.name, "why": owner.why, "certain": owner.certain} for owner in named
         ],
     }
+
+
+def _registered(recordings: Sequence[tuple[str, Sequence[Step]]]) -> dict[int, str]:
+    """Who was seen to register each key, the newest."""
+    found: dict[int, str] = {}
+    for host, steps in recordings:
+        for step in steps:
+            command = pr_out(step)
+            if (
+                command is not None
+                and command.outcome is Outcome.DONE
+                and command.action in (Action.REGISTER, Action.REGISTER_AND_IGNORE)
+                and command.sa_key
+                and step.event.issuer is not None
+            ):
+                where = f" on {host}" if host else ""
+                found[command.sa_key] = f"{who(step.event)}{where}"
+    return found
 
 
 def _incident(each: Incident, host: str) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """From the events of a unit to what went wrong, and why (pure).
 
-What one host recorded tells what its own commands did.  What another host did shows here as a unit
-attention and in the next reading; who it was is told only where that host's recording is at hand.
+What one host recorded tells what its own commands did.  What another host did shows here as a
+unit attention and in the next reading; who it was is told where the steps are of several hosts
+(joined.py).
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from prtrace.explain import links
-from prtrace.explain.elsewhere import CHANGES_RESERVATION, TAKES_AWAY, Elsewhere
-from prtrace.explain.incident import Certainty, Incident, IncidentKind, Link
+from prtrace.explain.incident import Certainty, Incident, IncidentKind, Link, Lost
 from prtrace.explain.links import observed, who
+from prtrace.explain.memory import Memory
 from prtrace.explain.timeline import Step
 from prtrace.model import (
     Access,
     Action,
+    Attention,
     ConflictSeen,
     LegacyReserve,
     Nexus,
@@ -29,8 +31,15 @@ from prtrace.model import (
 from prtrace.state.access import Standing, standing
 from prtrace.state.event import key_text
 from prtrace.state.refusal import holder, refusal
-from prtrace.state.unit import Fact, Registration
+from prtrace.state.unit import Fact, LuState, Registration
 
+_TAKES_AWAY: Final = (Action.PREEMPT, Action.PREEMPT_AND_ABORT, Action.CLEAR)
+_CHANGES_RESERVATION: Final = (*_TAKES_AWAY, Action.RESERVE, Action.RELEASE)
+_FOLLOWS: Final = Certainty.INFERRED
+_EPISODE_NS: Final = 300 * 10**9
+"""What goes wrong again after a longer time is another incident."""
+_LINKS: Final = 12
+"""Of a chain to which what is counted adds."""
 _SCANNERS: Final = {
     "udevd": "the device manager looks at every disk",
     "(udev-worker)": "the device manager looks at every disk",
@@ -57,24 +66,29 @@ class _Case:
     harmless: str
     count: int
     build: Callable[[], Incident]
+    hint: str = ""
+    """What is not known of the command."""
 
 
-def incidents(steps: Sequence[Step], elsewhere: Elsewhere | None = None) -> list[Incident]:
+def incidents(steps: Sequence[Step], memory: Memory | None = None) -> list[Incident]:
     """What went wrong in steps, oldest first by when it began.
 
     What goes wrong again in the same way, while neither registrations nor reservation change, is
     one incident that is counted.
     """
-    others = elsewhere or Elsewhere()
+    remembered = memory or Memory()
     found: list[Incident] = []
     again: dict[tuple[object, ...], int] = {}
     for number, step in enumerate(steps):
-        for case in _of_step(steps, number, others):
+        for case in _of_step(steps, number, remembered):
             key = (case.kind, case.nexus, case.title, case.harmless)
-            if key in again:
-                one = found[again[key]]
+            one = found[again[key]] if key in again else None
+            if one is not None and step.event.time - one.last <= _EPISODE_NS:
                 found[again[key]] = replace(
-                    one, last=step.event.time, count=one.count + case.count
+                    one,
+                    last=step.event.time,
+                    count=one.count + case.count,
+                    chain=(*one.chain, *_more(one, case, step)),
                 )
             else:
                 again[key] = len(found)
@@ -82,6 +96,13 @@ def incidents(steps: Sequence[Step], elsewhere: Elsewhere | None = None) -> list
         if _changed(step):
             again.clear()
     return found
+
+
+def _more(one: Incident, case: _Case, step: Step) -> Iterator[Link]:
+    """What is not known of an incident that is counted to one, where that differs."""
+    known = {link.text for link in one.chain}
+    if case.hint and case.hint not in known and len(known) < _LINKS:
+        yield Link(case.hint, Certainty.UNKNOWN, step.event.time, step.event.seq)
 
 
 def _changed(step: Step) -> bool:
@@ -94,18 +115,18 @@ def _changed(step: Step) -> bool:
     )
 
 
-def _of_step(steps: Sequence[Step], number: int, others: Elsewhere) -> Iterator[_Case]:
+def _of_step(steps: Sequence[Step], number: int, memory: Memory) -> Iterator[_Case]:
     step = steps[number]
     for seen in step.seen:
         match seen:
             case ConflictSeen():
-                yield _conflict(steps, number, seen, others)
+                yield _conflict(steps, number, seen, memory)
             case PrOut() if seen.outcome is Outcome.CONFLICT:
-                yield _refused(steps, number, seen, others)
+                yield _refused(steps, number, seen, memory)
             case PrOut() if seen.outcome is Outcome.UNKNOWN:
                 yield _of(_uncertain(steps, number, seen))
             case LegacyReserve() if seen.outcome is Outcome.CONFLICT:
-                yield _refused_spc2(steps, number, seen, others)
+                yield _refused_spc2(steps, number, seen, memory)
             case NotWatched():
                 yield _of(_not_watched(steps, number))
             case RecordsLost():
@@ -113,7 +134,7 @@ def _of_step(steps: Sequence[Step], number: int, others: Elsewhere) -> Iterator[
                 yield _of(_incident(step, IncidentKind.NOT_WATCHED, text, (observed(step, text),)))
             case _:
                 pass
-    lost = list(_lost_registrations(steps, number, others))
+    lost = list(_lost_registrations(steps, number))
     yield from map(_of, lost)
     if not lost:
         yield from map(_of, _lost_reservation(steps, number))
@@ -125,29 +146,32 @@ def _of(incident: Incident) -> _Case:
     return _Case(kind, nexus, title, incident.harmless, incident.count, lambda: incident)
 
 
-def _conflict(steps: Sequence[Step], number: int, seen: ConflictSeen, others: Elsewhere) -> _Case:
+def _conflict(steps: Sequence[Step], number: int, seen: ConflictSeen, memory: Memory) -> _Case:
     step = steps[number]
-    why = refusal(step.before, seen, step.event.cdb)
+    what = links.command(step.event)
+    rule = refusal(step.before, seen, step.event.cdb).removeprefix(f"{what}: ")
     # Which block it was tells one command from another, and not one incident from another.
     title = refusal(step.before, seen, step.event.cdb, block=False)
     harmless = _harmless(step, seen.nexus)
 
     def build() -> Incident:
-        chain = [observed(step, f"{who(step.event)} was answered RESERVATION CONFLICT: {why}")]
+        chain = [observed(step, f"{who(step.event)} was answered RESERVATION CONFLICT: {what}")]
+        chain.append(_by_rule(step, rule))
         if step.event.problem:
             chain.append(Link(step.event.problem, Certainty.UNKNOWN))
-        chain += links.how_reserved(steps, number, others)
+        chain += links.how_reserved(steps, number, memory)
         chain += links.how_unregistered(steps, number, seen.nexus)
         if step.before.doubts:
             chain += links.attention(steps, number, seen.nexus, links.ABOUT_RESERVATIONS)
-        chain += _may_be_a_scan(step, seen)
+        chain += _what_it_means(step, seen)
         return replace(
             _incident(step, IncidentKind.CONFLICT, title, chain),
             count=seen.count,
             harmless=harmless,
         )
 
-    return _Case(IncidentKind.CONFLICT, seen.nexus, title, harmless, seen.count, build)
+    hint = step.event.problem
+    return _Case(IncidentKind.CONFLICT, seen.nexus, title, harmless, seen.count, build, hint)
 
 
 def _harmless(step: Step, nexus: Nexus) -> str:
@@ -160,8 +184,19 @@ def _harmless(step: Step, nexus: Nexus) -> str:
     return f"{_SCANNERS[issuer.comm]}, and this path is not registered: the conflict is expected"
 
 
-def _may_be_a_scan(step: Step, seen: ConflictSeen) -> Iterator[Link]:
-    """What cannot be known of a read that no process is recorded for, as of all ordinary reads."""
+def _by_rule(step: Step, rule: str) -> Link:
+    """The rule that refused it, by what was known: another host may have changed that since."""
+    known = [each.at for each in step.before.confirmed.values()]
+    held = step.before.reservation
+    if held is not None:
+        known = [max(held.at, *known)] if known else [held.at]
+    return Link(f"by what was known since then: {rule}", Certainty.INFERRED, min(known, default=0))
+
+
+def _what_it_means(step: Step, seen: ConflictSeen) -> Iterator[Link]:
+    """Whether it is harmless: of a read that no process is recorded for, that is not known."""
+    if seen.access is Access.WRITE:
+        yield Link("nothing of it was written; no scan writes: it is not harmless", _FOLLOWS)
     known = step.event.issuer is not None or step.before.doubts
     if known or seen.access is not Access.READ:
         return
@@ -173,7 +208,7 @@ def _may_be_a_scan(step: Step, seen: ConflictSeen) -> Iterator[Link]:
         )
 
 
-def _refused(steps: Sequence[Step], number: int, seen: PrOut, others: Elsewhere) -> _Case:
+def _refused(steps: Sequence[Step], number: int, seen: PrOut, memory: Memory) -> _Case:
     step = steps[number]
     why = refusal(step.before, seen, step.event.cdb)
     what = f"{seen.action.value} by {who(step.event)}"
@@ -187,14 +222,14 @@ def _refused(steps: Sequence[Step], number: int, seen: PrOut, others: Elsewhere)
             chain.append(Link("what was known before does not tell why", Certainty.UNKNOWN))
         if seen.action is Action.REGISTER:
             chain += links.how_registered(steps, number, seen.nexus)
-        chain += links.how_reserved(steps, number, others)
+        chain += links.how_reserved(steps, number, memory)
         return _incident(step, IncidentKind.REFUSED, title, chain)
 
     return _Case(IncidentKind.REFUSED, seen.nexus, title, "", 1, build)
 
 
 def _refused_spc2(
-    steps: Sequence[Step], number: int, seen: LegacyReserve, others: Elsewhere
+    steps: Sequence[Step], number: int, seen: LegacyReserve, memory: Memory
 ) -> _Case:
     step = steps[number]
     why = refusal(step.before, seen, step.event.cdb)
@@ -205,7 +240,7 @@ def _refused_spc2(
         chain = [observed(step, f"{what} was answered RESERVATION CONFLICT")]
         if why:
             chain.append(Link(why, Certainty.INFERRED, step.event.time, step.event.seq))
-        chain += links.how_reserved(steps, number, others)
+        chain += links.how_reserved(steps, number, memory)
         return _incident(step, IncidentKind.REFUSED, title, chain)
 
     return _Case(IncidentKind.REFUSED, seen.nexus, title, "", 1, build)
@@ -233,12 +268,9 @@ def _uncertain(steps: Sequence[Step], number: int, seen: PrOut) -> Incident:
 
 def _not_watched(steps: Sequence[Step], number: int) -> Incident:
     step = steps[number]
-    since = steps[number - 1].event.time if number else 0
     text = "nobody watched this unit before"
-    link = Link(text, Certainty.UNKNOWN, since, step.event.seq)
-    return replace(
-        _incident(step, IncidentKind.NOT_WATCHED, text, (link,)), at=since or step.event.time
-    )
+    link = Link(text, Certainty.UNKNOWN, step.event.time, step.event.seq)
+    return _incident(step, IncidentKind.NOT_WATCHED, text, (link,))
 
 
 def _doubtful_since(steps: Sequence[Step], number: int, fact: Fact) -> int:
@@ -252,9 +284,7 @@ def _doubtful_since(steps: Sequence[Step], number: int, fact: Fact) -> int:
     return number
 
 
-def _lost_registrations(
-    steps: Sequence[Step], number: int, others: Elsewhere
-) -> Iterator[Incident]:
+def _lost_registrations(steps: Sequence[Step], number: int) -> Iterator[Incident]:
     """Registrations of this host that are gone for certain after the step, and were not before."""
     after = steps[number].after
     if after.doubted(Fact.REGISTRATIONS):
@@ -266,29 +296,69 @@ def _lost_registrations(
         if then.before.registrations is then.after.registrations or then.renames:
             continue
         for nexus, was in then.before.registrations.items():
+            if _is_still(then.before, nexus, was, after):
+                continue
             mine = was.local or nexus in then.before.paths
             if mine and nexus not in then.after.registrations:
                 gone[nexus] = at, was
+    by: Action | None
     for nexus, (at, was) in gone.items():
         if nexus in after.registrations:
             continue
         step = steps[at]
         command = links.pr_out(step)
         if command is not None:
-            if command.nexus == nexus and command.action not in TAKES_AWAY:
+            if command.nexus == nexus and command.action not in _TAKES_AWAY:
                 continue  # it unregistered itself
             taken = f"{command.action.value} on {command.nexus} by {who(step.event)} took it away"
             chain = [observed(step, taken), *links.lost_abort(step, command)]
+            chain += links.told_later(steps, at, nexus)
+            chain += links.how_registered(steps, at, command.nexus)
+            by = command.action
         else:
             chain = [observed(step, f"a reading of the device shows {nexus} unregistered")]
             chain += links.attention(steps, at, nexus)
-            chain += links.author(steps, number, nexus, was.key, others)
+            chain += links.author(steps, number, nexus, was.key)
+            told = links.attentions_before(steps, number, nexus)
+            by = Action.PREEMPT if Attention.REGISTRATIONS_PREEMPTED in told else None
         title = f"{nexus} lost its registration with key {key_text(was.key)}"
         yield replace(
             _incident(step, IncidentKind.LOST_REGISTRATION, title, chain),
             nexus=nexus,
             device=links.device(step.before, nexus),
+            lost=Lost(was.key, by, own=command is not None and command.nexus == nexus),
         )
+
+
+def _is_still(before: LuState, nexus: Nexus, was: Registration, after: LuState) -> bool:
+    """Whether a registration is there under another name, or may be: an address is no nexus."""
+    ports = _ports(before, nexus, was)
+    if ports[0] is None:
+        return nexus not in after.paths
+    return any(_ports(after, *each) == ports for each in after.registrations.items())
+
+
+def _ports(state: LuState, nexus: Nexus, each: Registration) -> tuple[str | None, int | None]:
+    """The initiator port and the relative target port of a registration, as far as known."""
+    path = state.paths.get(nexus)
+    if path is not None:
+        return path.local.initiator_port, path.local.relative_target_port
+    return each.initiator_port, each.relative_target_port
+
+
+def _same_holder(before: LuState, after: LuState) -> bool:
+    """Whether the same ports hold the reservation, under whatever name."""
+    was, now = before.reservation, after.reservation
+    if was is None or now is None:
+        return False
+    if was.holder == now.holder:
+        return True
+    one = before.registrations.get(was.holder or "")
+    other = after.registrations.get(now.holder or "")
+    if one is None or other is None:
+        return False
+    ports = _ports(before, one.nexus, one)
+    return ports[0] is not None and ports == _ports(after, other.nexus, other)
 
 
 def _lost_reservation(steps: Sequence[Step], number: int) -> Iterator[Incident]:
@@ -303,7 +373,7 @@ def _lost_reservation(steps: Sequence[Step], number: int) -> Iterator[Incident]:
         return
     mine = [nexus for nexus in base.holders if nexus in base.paths]
     if now is not None and now.type is was.type:
-        if now.holder == was.holder:
+        if _same_holder(base, step.after):
             return
         title = f"{was.type.name} has another holder"
     elif now is not None:
@@ -321,6 +391,7 @@ def _lost_reservation(steps: Sequence[Step], number: int) -> Iterator[Incident]:
     if command is not None:
         what = f"{command.action.value} on {command.nexus} by {who(told.event)} did it"
         chain = [observed(told, what), *links.lost_abort(told, command)]
+        chain += links.how_registered(steps, steps.index(told), command.nexus)
         if command.action is Action.RELEASE and was.type.all_registrants:
             chain.append(
                 observed(told, f"a RELEASE by one registrant ends {was.type.name} for all of them")
@@ -352,7 +423,7 @@ def _that_may_have(steps: Sequence[Step]) -> list[tuple[Step, PrOut]]:
         for step in steps
         for seen in step.seen
         if isinstance(seen, PrOut)
-        and seen.action in CHANGES_RESERVATION
+        and seen.action in _CHANGES_RESERVATION
         and seen.outcome in (Outcome.DONE, Outcome.UNKNOWN)
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from prtrace.model import Nexus
+from prtrace.model import Action, Nexus
 
 
 class Certainty(enum.Enum):
@@ -50,6 +50,17 @@ class IncidentKind(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Lost:
+    """A registration that somebody took away."""
+
+    key: int
+    by: Action | None
+    """The command, as far as it or its unit attention was seen."""
+    own: bool
+    """Whether the nexus sent the command itself."""
+
+
+@dataclass(frozen=True, slots=True)
 class Incident:
     """Something that somebody may ask about."""
 
@@ -66,3 +77,5 @@ class Incident:
     """From the effect to its cause."""
     harmless: str = ""
     """Why nobody needs to act on it, "" where that is not so."""
+    lost: Lost | None = None
+    """Of a lost registration."""

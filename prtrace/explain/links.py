@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from prtrace.explain.elsewhere import Elsewhere
 from prtrace.explain.incident import Certainty, Link
+from prtrace.explain.memory import Memory
 from prtrace.explain.ports import iscsi_name
 from prtrace.explain.timeline import Step
 from prtrace.model import (
@@ -29,6 +29,10 @@ from prtrace.state.event import Event, key_text
 from prtrace.state.refusal import command_name, holder
 from prtrace.state.unit import Fact, LuState, Reservation
 
+_RESERVES: Final = (Action.RESERVE, Action.PREEMPT, Action.PREEMPT_AND_ABORT)
+NOBODY_RECORDED: Final = (
+    "which command it was and who sent it was recorded by no host whose recording is here"
+)
 _ANOTHER_UNIT: Final = (Attention.INQUIRY_CHANGED, Attention.LUNS_CHANGED)
 ABOUT_RESERVATIONS: Final = (
     Attention.RESERVATIONS_PREEMPTED,
@@ -60,12 +64,17 @@ def who(event: Event) -> str:
     return f"{issuer.comm}[{issuer.pid}]"
 
 
+def command(event: Event) -> str:
+    """An ordinary command and the first block that it wanted."""
+    return command_name(event.cdb, block=True)
+
+
 def pr_out(step: Step) -> PrOut | None:
     """The PERSISTENT RESERVE OUT of the step."""
     return next((seen for seen in step.seen if isinstance(seen, PrOut)), None)
 
 
-def how_reserved(steps: Sequence[Step], number: int, others: Elsewhere) -> Iterator[Link]:
+def how_reserved(steps: Sequence[Step], number: int, memory: Memory) -> Iterator[Link]:
     """The command that made the reservation what it was, and whose nexus holds it."""
     state = steps[number].before
     if state.legacy_holder is not None:
@@ -87,12 +96,35 @@ def how_reserved(steps: Sequence[Step], number: int, others: Elsewhere) -> Itera
             yield observed(step, f"{command.action.value} by {who(step.event)}: {now}")
         else:
             yield observed(step, f"a reading showed: {now}")
-            yield from _reserved_earlier(held, steps[0].event.time, others)
+            made = list(_may_have_reserved(steps, steps.index(step), held))
+            yield from made or _reserved_earlier(held, steps[0].event.time, memory)
         break
     else:
-        yield from _reserved_earlier(held, steps[0].event.time, others)
+        yield from _reserved_earlier(held, steps[0].event.time, memory)
     if state.reservation is not None and state.reservation.holder is not None:
         yield from former_nexus(steps, number, state.reservation.holder)
+
+
+def _may_have_reserved(steps: Sequence[Step], number: int, held: Reservation) -> Iterator[Link]:
+    """The commands before a reading that can have made the reservation which it shows."""
+    for step in reversed(steps[:number]):
+        command = pr_out(step)
+        if (
+            command is not None
+            and command.action in _RESERVES
+            and command.type is held.type
+            and command.outcome in (Outcome.DONE, Outcome.UNKNOWN)
+        ):
+            text = f"{command.action.value} with type {held.type.name} on {command.nexus} by "
+            yield Link(
+                f"{text}{who(step.event)} can have made it so",
+                Certainty.INFERRED,
+                step.event.time,
+                step.event.seq,
+            )
+            return
+        if not step.before.doubted(Fact.RESERVATION):
+            return
 
 
 def _how_reserved_by_spc2(steps: Sequence[Step], number: int) -> Iterator[Link]:
@@ -104,30 +136,19 @@ def _how_reserved_by_spc2(steps: Sequence[Step], number: int) -> Iterator[Link]:
     yield Link("the SPC-2 reservation is older than what was looked at", Certainty.UNKNOWN)
 
 
-def _reserved_earlier(held: Reservation, first: int, others: Elsewhere) -> Iterator[Link]:
+def _reserved_earlier(held: Reservation, first: int, memory: Memory) -> Iterator[Link]:
     """Who reserved it, as another host recorded it or as the agent remembers it.
 
     first: when the steps begin, nanoseconds since the epoch.
     """
     kind, nexus = held.type.name, held.holder
-    if (made := others.remembered(kind, nexus)) is not None and made.at < first:
+    if (made := memory.reserved(kind, nexus)) is not None and made.at < first:
         text = f"{made.who} reserved it; the command is older than the events that are here"
         yield Link(text, Certainty.OBSERVED, made.at)
         return
-    by = others.reserved(kind, nexus) if nexus is not None else None
-    if by is None:
-        yield Link(
-            "who reserved it is not in what was looked at: it was another host, or it was earlier",
-            Certainty.UNKNOWN,
-        )
-        return
     yield Link(
-        f"{by.host or 'another host'} recorded {by.seen.action.value} by {who(by.step.event)}, "
-        f"which made its nexus hold {kind}",
-        Certainty.INFERRED,
-        by.step.event.time,
-        by.step.event.seq,
-        by.host,
+        "who reserved it is not in what was looked at: it was another host, or it was earlier",
+        Certainty.UNKNOWN,
     )
 
 
@@ -147,9 +168,11 @@ def former_nexus(steps: Sequence[Step], number: int, nexus: Nexus) -> Iterator[L
                 and address not in step.after.paths
             ):
                 name = f" ({local.device})" if local.device else ""
-                yield observed(
-                    step, f"{nexus} was {address}{name} of this host until it went away"
-                )
+                text = f"{nexus} was {address}{name} of this host until it went away"
+                if address in state.paths:
+                    now = state.paths[address].local.initiator_port or "a port that is not known"
+                    text += f"; {address} is {now} now"
+                yield observed(step, text)
                 return
     for address, path in state.paths.items():
         name = iscsi_name(port)
@@ -221,7 +244,10 @@ def attention(
             continue
         for seen in step.seen:
             if isinstance(seen, AttentionSeen) and seen.attention in wanted:
-                told = f"a unit attention{on} told of it: {step.event.sense}{_taker(step.event)}"
+                said = "told of it"
+                if seen.attention is Attention.RESERVATIONS_RELEASED:
+                    said = "told of a RELEASE or of another type"
+                told = f"a unit attention{on} {said}: {step.event.sense}{_taker(step.event)}"
                 if seen.attention in _ANOTHER_UNIT:
                     told = (
                         f"a unit attention{on} said {step.event.sense}: another logical "
@@ -241,6 +267,31 @@ def attention(
             return
 
 
+def attentions_before(steps: Sequence[Step], number: int, nexus: Nexus) -> set[Attention]:
+    """The unit attentions on the nexus since it was last known to be registered."""
+    found = set()
+    for step in reversed(steps[:number]):
+        if nexus in step.after.registrations and not step.after.doubted(Fact.REGISTRATIONS):
+            break
+        if step.event.nexus == nexus:
+            found |= {seen.attention for seen in step.seen if isinstance(seen, AttentionSeen)}
+    return found
+
+
+def told_later(steps: Sequence[Step], number: int, nexus: Nexus) -> Iterator[Link]:
+    """The unit attention that told the nexus of a command, and who took it."""
+    for step in steps[number + 1 :]:
+        if step.event.nexus != nexus:
+            continue
+        for seen in step.seen:
+            if isinstance(seen, AttentionSeen) and seen.attention in ABOUT_RESERVATIONS:
+                told = f"a unit attention told {nexus} of it: {step.event.sense}"
+                yield observed(step, f"{told}{_taker(step.event)}")
+                return
+        if step.event.status == "GOOD":
+            return  # none waited
+
+
 def _taker(event: Event) -> str:
     """Which command met a unit attention and whose it was: nobody else is told of it again."""
     if event.issuer is not None:
@@ -253,57 +304,31 @@ def _taker(event: Event) -> str:
     return f"; it went to a {name} of a process that is not recorded{sender}"
 
 
-def author(
-    steps: Sequence[Step], number: int, nexus: Nexus, key: int, others: Elsewhere
-) -> Iterator[Link]:
+def author(steps: Sequence[Step], number: int, nexus: Nexus, key: int) -> Iterator[Link]:
     """Who took key away from nexus while no command was seen to do it."""
-    step = steps[number]
-    # PRGENERATION never goes back, so the newest one that is certain is a lower bound.
-    above = next(
-        (
-            each.after.generation
-            for each in reversed(steps[:number])
-            if not each.after.doubted(Fact.GENERATION)
-        ),
-        None,
-    )
-    found = list(others.took(key, above, step.after.generation))
-    for each in found:
-        # What another host did in between and nobody recorded may have been first.
-        yield Link(
-            f"{each.host or 'another host'} recorded {each.seen.action.value} by "
-            f"{who(each.step.event)}, which took key {key_text(key)} away",
-            Certainty.INFERRED,
-            each.step.event.time,
-            each.step.event.seq,
-            each.host,
-        )
-        yield from lost_abort(each.step, each.seen)
-    here = list(_may_have_been(steps, number, nexus, key))
-    yield from here
-    if found or any(each.certainty is Certainty.INFERRED for each in here):
+    found = list(_may_have_been(steps, number, nexus, key))
+    yield from found
+    if any(each.certainty is Certainty.INFERRED for each in found):
         return
+    step = steps[number]
     now = holder(step.after)
     if now:
         yield Link(f"since then {now}", Certainty.OBSERVED, step.event.time, step.event.seq)
-    yield Link(
-        "which command it was and who sent it was recorded by no host whose recording is here",
-        Certainty.UNKNOWN,
-    )
+    yield Link(NOBODY_RECORDED, Certainty.UNKNOWN)
 
 
 def _may_have_been(steps: Sequence[Step], number: int, nexus: Nexus, key: int) -> Iterator[Link]:
-    """Commands of this host whose effect nobody knew, and times without records."""
+    """Commands whose effect nobody knew for certain, and times without records."""
     for step in reversed(steps[:number]):
         if not step.after.doubted(Fact.REGISTRATIONS) and nexus in step.after.registrations:
             return
         for seen in step.seen:
             match seen:
-                case PrOut() if seen.outcome is Outcome.UNKNOWN and takes(seen, nexus, key):
+                case PrOut() if _may_take(seen, nexus, key):
                     ended = step.event.status or step.event.host_byte
                     yield Link(
                         f"{seen.action.value} on {seen.nexus} by {who(step.event)} ended with "
-                        f"{ended}, and can have taken it away all the same",
+                        f"{ended}, and can have taken it away",
                         Certainty.INFERRED,
                         step.event.time,
                         step.event.seq,
@@ -316,6 +341,10 @@ def _may_have_been(steps: Sequence[Step], number: int, nexus: Nexus, key: int) -
                     yield Link(text, Certainty.UNKNOWN, step.event.time, step.event.seq)
                 case _:
                     pass
+
+
+def _may_take(seen: PrOut, nexus: Nexus, key: int) -> bool:
+    return seen.outcome in (Outcome.DONE, Outcome.UNKNOWN) and takes(seen, nexus, key)
 
 
 def takes(seen: PrOut, nexus: Nexus, key: int) -> bool:

@@ -75,6 +75,7 @@ class Recording:
         ports: tuple[str, ...] = ()
         paths: tuple[LocalNexus, ...] = ()
         events: list[Event] = []
+        begun = False
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
@@ -86,6 +87,12 @@ class Recording:
                     what += "; prtrace import makes a recording of a log or of what tools printed"
                 raise MalformedError(f"{name}, line {number}", what) from None
             if isinstance(given, dict) and given.get("schema") == SCHEMA:
+                if events or begun:
+                    raise MalformedError(
+                        f"{name}, line {number}",
+                        "another recording begins here: give each file on its own",
+                    )
+                begun = True
                 host, ports, paths = _header(given, f"{name}, line {number}")
                 continue
             if isinstance(given, dict) and given.get("schema") == GATHERED:

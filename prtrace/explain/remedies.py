@@ -1,18 +1,28 @@
-"""What may be done about it: commands, and what each would cost whom (pure).
+"""What may be done: commands, and what each would cost whom (pure).
 
-Nothing here is ever run.  A command that takes access away from somebody says from whom first.
+Nothing here is ever run.  A command that takes access away from somebody says from whom first, and
+is left out where another way is known, and where it would repeat what did the harm: a fenced node
+is not told to preempt its fencer, and a disk that somebody cleared is not told to be cleared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+
+from prtrace.explain.incident import Incident, Lost
+from prtrace.model import Action
+from prtrace.state.event import key_text
 
 _AGAIN: Final = (
     "multipathd registers again by itself where multipath.conf or /etc/multipath/prkeys has the "
     "key; cluster agents do so at their next monitor or start"
 )
+_TYPES: Final = {"WE": 1, "EA": 3, "WERO": 5, "EARO": 6, "WEAR": 7, "EAAR": 8}
+_SHARED: Final = ("WEAR", "EAAR")
+_PREEMPTS: Final = (Action.PREEMPT, Action.PREEMPT_AND_ABORT)
+_TAKING: Final = (*_PREEMPTS, Action.CLEAR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,95 +34,222 @@ class Remedy:
     """As it would be typed, "" where there is none."""
     costs: str
     """Who would lose what."""
+    host: str = ""
+    """On which host, "" where there is only one."""
 
 
-def remedies(unit: Mapping[str, Any]) -> list[Remedy]:
-    """What may be done about the state of a unit (an element of prtrace.show/1's units)."""
-    found: list[Remedy] = []
-    node = _node(unit)
-    if unit["doubt"]:
-        found.append(
-            Remedy(
-                "Ask the device first: part of what is known is in doubt.",
-                f"prtrace read {node}" if node else "",
-                "nobody anything, but a unit attention that waits on that path is taken from "
-                "whoever was to see it",
-            )
+def remedies(
+    unit: Mapping[str, Any], found: Iterable[tuple[str, Incident]] = (), this: str = ""
+) -> list[Remedy]:
+    """What may be done about a unit: an object of prtrace.explain/1 as far as its paths.
+
+    found: the incidents, with the host of each.  this: the host that has the paths which have no
+    host, "" where it has no name.
+    """
+    lost = {(host or this, each.nexus): each.lost for host, each in found if each.lost is not None}
+    ways = list(_return(unit, lost, this))
+    made = [*_look(unit), *ways]
+    held = unit["reservation"]
+    shared = held is None or held["type"] not in ("WE", "EA")
+    known = any("=KEY " not in each.command and (shared or ";" in each.command) for each in ways)
+    harmed = any(each.by in _TAKING for each in lost.values() if not each.own)
+    if not known and not harmed:
+        made += _take(unit)
+    return made
+
+
+def _look(unit: Mapping[str, Any]) -> Iterator[Remedy]:
+    """To ask the device, where something is in doubt."""
+    if not unit["doubt"]:
+        return
+    path = next((path for path in unit["paths"] if path["device"]), None)
+    node = "" if path is None else path["device"]
+    yield Remedy(
+        "Ask the device first: part of what is known is in doubt.  Where prtrace is not "
+        "installed, sg_persist --in --read-full-status asks the same.",
+        f"prtrace read {node}" if node else "",
+        "nobody anything, but a unit attention that waits on that path is taken from whoever was "
+        "to see it",
+        (path or {}).get("host") or "",
+    )
+    yield Remedy(
+        "Who did it is in what other hosts recorded or logged: collect it on each host that can "
+        "reach the disk, and give explain all files at once.",
+        "prtrace gather --no-device -o HOST.gathered",
+        "nobody anything",
+    )
+
+
+def _return(
+    unit: Mapping[str, Any], lost: Mapping[tuple[str, str], Lost], this: str
+) -> Iterator[Remedy]:
+    """To let paths in that are not registered."""
+    held = unit["reservation"]
+    for path in unit["paths"]:
+        if path.get("registered") is not False:
+            continue
+        host = path.get("host") or ""
+        gone = lost.get((host or this, path["nexus"]))
+        if gone is not None and gone.own:
+            continue
+        name = path["device"] or path["sg"] or path["nexus"]
+        named = f"{name} of {host}" if host else name
+        if gone is not None:
+            yield _again(held, named, name, gone, host)
+        elif held is not None:
+            yield _register(unit, path, this)
+
+
+def _again(held: Mapping[str, Any] | None, named: str, name: str, gone: Lost, host: str) -> Remedy:
+    key = key_text(gone.key)
+    if gone.by in _PREEMPTS:
+        return Remedy(
+            f"{named} was fenced: its key {key} was preempted.  Let its cluster let it in again, "
+            "once the node has been restarted or is known to be in order: what it has not written "
+            "yet is older than the fence.  fence_scsi unfences a node when it joins; by hand:",
+            f"fence_scsi -o on -n NODE -d {name}",
+            _registering(held) + ".  Do not preempt whoever fenced it",
+            host,
         )
+    command = {Action.CLEAR: "a CLEAR", None: "a command that was not seen"}.get(
+        gone.by, "" if gone.by is None else f"a {gone.by.value}"
+    )
+    return Remedy(
+        f"{named} had key {key} until {command} took it away.  Let the program that registered it "
+        "do so again: the guest, the cluster's resource, multipathd.  By hand:",
+        f"sg_persist --out --register --param-sark={key} {name}",
+        _registering(held),
+        host,
+    )
+
+
+def _register(unit: Mapping[str, Any], path: Mapping[str, Any], this: str) -> Remedy:
+    """To register a path that nobody saw registered."""
+    held, host = unit["reservation"], path.get("host") or ""
+    name = path["device"] or path["sg"] or path["nexus"]
+    named = f"{name} of {host}" if host else name
+    own = [each for each in unit["registrations"] if _same_host(unit, each, path, this)]
+    beside = next((each for each in own if each["local"] or each["maybe_local"]), None)
+    if beside is not None:
+        other = beside["device"] or beside["nexus"]
+        return Remedy(
+            f"Register {named} with key {beside['key']}, which {other} of the same host has: a "
+            "map sends commands over every path.  Let the program that registered the other path "
+            "do it: multipathd (reservation_key), mpathpersist on the map, or the cluster.",
+            f"sg_persist --out --register --param-sark={beside['key']} {name}",
+            _registering(held),
+            host,
+        )
+    keys = {each["key"] for each in own}
+    shared = any(each["key"] in keys for each in unit["registrations"] if each not in own)
+    if len(keys) == 1 and not shared:
+        (key,) = keys
+        former = _list([each["nexus"] for each in own])
+        return Remedy(
+            f"{former}, registered with key {key}, was a path of this host and is none now; "
+            f"{named} is.  Start the program again that registered it; or register the new path "
+            "with another key, NEWKEY, and preempt the old one's (some targets remove both where "
+            "both have one key).",
+            f"sg_persist --out --register-ignore --param-sark=NEWKEY {name}; "
+            f"sg_persist --out --preempt --param-rk=NEWKEY --param-sark={key} "
+            f"--prout-type={_TYPES[held['type']]} {name}",
+            f"{former} loses its registration, which no path of this host has now; nobody else "
+            "loses anything",
+            host,
+        )
+    return Remedy(
+        f"Register {named} with its cluster's key, if its cluster wants it in.  Let the cluster "
+        "software do it (unfence the node, start its resource), not by hand.",
+        f"sg_persist --out --register --param-sark=KEY {name}",
+        _registering(held) + ", which is what fencing was to prevent if this node was fenced",
+        host,
+    )
+
+
+def _same_host(
+    unit: Mapping[str, Any], each: Mapping[str, Any], path: Mapping[str, Any], this: str
+) -> bool:
+    """Whether a registration is of the host that has the path."""
+    host = path.get("host") or ""
+    if each["local"]:
+        return (each.get("host") or "") == host
+    if each["owner"] and each["owner"] in (host or this, "" if host else "this host"):
+        return True
+    return each["initiator_port"] in {
+        other["initiator_port"]
+        for other in unit["paths"]
+        if (other.get("host") or "") == host and other["initiator_port"]
+    }
+
+
+def _take(unit: Mapping[str, Any]) -> Iterator[Remedy]:
+    """To take the reservation, or everything, away."""
     held = unit["reservation"]
     if held is None:
-        return found
+        return
     by_key = _by_key(unit)
     holder = held.get("key")
-    shut_out = [path for path in unit["nexuses"] if path.get("registered") is False]
-    for path in shut_out:
-        name = path["device"] or path["sg"] or path["nexus"]
-        found.append(
-            Remedy(
-                f"Register {name} with its cluster's key, if its cluster wants it in.  Let the "
-                "cluster software do it (unfence the node, start its resource), not by hand.",
-                f"sg_persist --out --register --param-sark=KEY {name}",
-                _registering(held["type"]),
-            )
-        )
-    if held["type"] in ("WEAR", "EAAR"):
-        losing = _list(sorted(nexus for each in by_key.values() for nexus in each))
-    else:
-        losing = _list(by_key.get(holder or "", []))
     sender, first = _sender(unit)
-    own = [each["nexus"] for each in unit["registrations"] if each["local"]]
-    ours = bool(held["holders"]) and set(held["holders"]) <= set(own)
-    if holder and holder != "0x0000000000000000" and not ours:
-        found.append(
-            Remedy(
-                "Preempt the holder, only when you know whose it is, and that its host is off or "
-                f"must not write.{first}",
-                f"sg_persist --out --preempt --param-rk=YOURKEY --param-sark={holder} "
-                f"--prout-type={_TYPES[held['type']]} {sender}",
-                f"{losing or 'every nexus with that key'} loses its registration and its access; "
-                + _AGAIN,
-            )
-        )
-    if ours:
-        found.append(
-            Remedy(
-                "The holder is a path of this host: have the program that reserved it release it.",
+    shut_out = any(path.get("may_write") is False for path in unit["paths"])
+    own = {each["nexus"] for each in unit["registrations"] if each["local"] or each["owner"]}
+    ours = bool(held["holders"]) and {_address(each) for each in held["holders"]} <= own
+    if ours or held["type"] in _SHARED:
+        if shut_out:
+            yield Remedy(
+                "Have the program that reserved it release it, only when nobody is to be kept "
+                "from the disk any more.",
                 "",
-                "that program alone its reservation",
+                _releasing(held["type"]),
             )
+    elif holder and holder != "0x0000000000000000":
+        losing = _list(by_key.get(holder, []))
+        yield Remedy(
+            "Preempt the holder, only when you know whose it is, and that its host is off or must "
+            f"not write.{first}",
+            f"sg_persist --out --preempt --param-rk=YOURKEY --param-sark={holder} "
+            f"--prout-type={_TYPES[held['type']]} {sender}",
+            f"{losing or 'every nexus with that key'} loses its registration and its access; "
+            + _AGAIN,
         )
     everybody = _list(sorted(nexus for each in by_key.values() for nexus in each))
-    found.append(
-        Remedy(
-            f"Clear everything, only for a disk that no cluster uses any more.{first}",
-            f"sg_persist --out --clear --param-rk=YOURKEY {sender}",
-            f"{everybody or 'every registered nexus'} loses its registration, and nothing "
-            "protects the disk; " + _AGAIN,
-        )
+    yield Remedy(
+        f"Clear everything, only for a disk that no cluster uses any more.{first}",
+        f"sg_persist --out --clear --param-rk=YOURKEY {sender}",
+        f"{everybody or 'every registered nexus'} loses its registration, and nothing protects "
+        "the disk; " + _AGAIN,
     )
-    return found
 
 
-def _registering(kind: str) -> str:
+def _releasing(kind: str) -> str:
+    everybody = "every host may write then, one that was fenced, too"
+    if kind in _SHARED:
+        return f"a RELEASE by any registrant ends {kind} for all of them: {everybody}"
+    return f"that program its reservation: {everybody}"
+
+
+def _registering(held: Mapping[str, Any] | None) -> str:
     """What it costs that one more path registers, under a reservation of that type."""
-    if kind in ("WE", "EA"):
+    if held is None:
+        return "nobody anything: nothing is reserved"
+    if held["type"] in ("WE", "EA"):
         return (
-            f"nobody loses access, and this path gains none: under {kind} the holder alone may "
-            "write, whoever else is registered"
+            "nobody loses access, and this path gains none: under "
+            f"{held['type']} the holder alone may write, whoever else is registered"
         )
-    return (
-        "nobody loses access; this path may then write beside the others, which is what fencing "
-        "was to prevent if this node was fenced"
-    )
+    return "nobody loses access; this path may then write beside the others"
 
 
-_TYPES: Final = {"WE": 1, "EA": 3, "WERO": 5, "EARO": 6, "WEAR": 7, "EAAR": 8}
+def _address(nexus: str) -> str:
+    return nexus.partition(" of ")[0]
 
 
 def _by_key(unit: Mapping[str, Any]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for each in unit["registrations"]:
-        found.setdefault(each["key"], []).append(each["device"] or each["nexus"])
+        where = each["device"] or each["nexus"]
+        if each["local"] and each["host"]:
+            where += f" of {each['host']}"
+        found.setdefault(each["key"], []).append(where)
     return found
 
 
@@ -121,17 +258,14 @@ def _sender(unit: Mapping[str, Any]) -> tuple[str, str]:
 
     The device refuses both over a path that is not registered (SPC-6 5.14.11.3).
     """
-    for path in unit["nexuses"]:
+    for path in unit["paths"]:
         if path.get("registered") and path["device"]:
-            return path["device"], ""
+            return path["device"], f"  On {path['host']}." if path.get("host") else ""
+    node = next((path["device"] for path in unit["paths"] if path["device"]), "")
     return (
-        _node(unit) or "DEVICE",
+        node or "DEVICE",
         "  Only a path that is registered, with YOURKEY, may send it; none here is known to be.",
     )
-
-
-def _node(unit: Mapping[str, Any]) -> str:
-    return next((path["device"] for path in unit["nexuses"] if path["device"]), "")
 
 
 def _list(names: list[str]) -> str:

@@ -40,9 +40,11 @@ def refusal(state: LuState, seen: object, cdb: bytes, *, block: bool = True) -> 
             return ""
 
 
-def command_name(cdb: bytes) -> str:
-    """The command as the standard writes it: by its operation code."""
-    return medium_command(cdb).name
+def command_name(cdb: bytes, *, block: bool = False) -> str:
+    """The command as the standard writes it, by its operation code; and its first block."""
+    command = medium_command(cdb)
+    wanted = block and command.lba is not None
+    return f"{command.name} at block {command.lba}" if wanted else command.name
 
 
 def holder(state: LuState) -> str:
@@ -61,11 +63,8 @@ def holder(state: LuState) -> str:
 
 
 def _ordinary(state: LuState, nexus: Nexus, cdb: bytes, *, block: bool) -> str:
-    command = medium_command(cdb)
-    what = command.name
-    if block and command.lba is not None:
-        what += f" at block {command.lba}"
-    ruled = may(state, nexus, command.access)
+    what = command_name(cdb, block=block)
+    ruled = may(state, nexus, medium_command(cdb).access)
     if ruled.allowed is False:
         told = (f"{what}: {ruled.why}", holder(state), _rank(state, nexus))
         return "; ".join(filter(None, told))

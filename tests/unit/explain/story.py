@@ -11,6 +11,10 @@
     say registered: text             a line about a registration says so
     say clock: text                  the line about a host's clock says so
     say reservation: text            the line about the reservation says so
+    say path: text                   a line about a path says so
+    say IN DOUBT: text               a line about a doubt says so
+    say may be done: text            something is offered in these words
+    offers no TEXT                   nothing is offered that has that word in its command
     quiet                            nothing went wrong
     harmless                         every conflict is a scan's
     never: text                      no link that is observed or inferred says so
@@ -40,7 +44,7 @@ from prtrace.state.decode import NOT_WATCHED, TIMEOUT
 from prtrace.state.event import Command, Event
 
 LU = "naa.6001405000000001"
-_LINE = re.compile(r"say (registered|clock|reservation): (.+)")
+_LINE = re.compile(r"say (registered|clock|reservation|IN DOUBT|path|may be done): (.+)")
 _DAY = 1_790_000_000_000_000_000
 _SERVICE = {"REGISTER": 0, "RESERVE": 1, "RELEASE": 2, "CLEAR": 3, "PREEMPT": 4, "IGNORE": 6}
 
@@ -55,6 +59,7 @@ class Story:
     log: list[str] = field(default_factory=list)
     never: list[str] = field(default_factory=list)
     no: list[str] = field(default_factory=list)
+    offers_no: list[str] = field(default_factory=list)
     quiet: bool = False
     harmless: bool = False
 
@@ -91,6 +96,8 @@ def read(file: Path) -> Story:
             events.append(_event(events, Command.PATHS, _seconds(words[0]), paths=told))
         elif words[0] == "never:":
             story.never.append(line.split("never:")[1].strip())
+        elif words[:2] == ["offers", "no"]:
+            story.offers_no.append(words[2])
         elif words[0] == "no":
             story.no.append(" ".join(words[1:]))
         elif words[0] in ("quiet", "harmless"):
