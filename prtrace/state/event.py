@@ -33,6 +33,11 @@ class Command(enum.Enum):
     FORGOTTEN = "FORGOTTEN"
 
 
+_NEEDED: Final = ("lu", "nexus", "comm")
+"""The texts that no event, and no issuer, is without."""
+_TIME_END: Final = 1 << 63
+"""Nanoseconds since the epoch: what a store's column holds."""
+
 CHANGING: Final = (Command.PR_OUT, Command.RESERVE, Command.RELEASE)
 """The commands that can change reservations."""
 
@@ -171,58 +176,58 @@ class Event(NamedTuple):
 
     @classmethod
     def _from_json(cls, given: Mapping[str, Any]) -> Self:
-        lu = str(given["lu"])
+        lu = _word(given, "lu")
         issuer = None
         if given.get("pid") is not None:
             issuer = Issuer(
                 pid=int(given["pid"]),
-                comm=str(given["comm"]),
+                comm=_word(given, "comm"),
                 start_ns=int(given.get("process_start_ns") or 0),
                 cgroup=int(given.get("cgroup") or 0),
                 path=IssuePath(given.get("path") or IssuePath.UNKNOWN.value),
-                requested=given.get("requested") or "",
-                guest=given.get("guest") or "",
-                uuid=given.get("uuid") or "",
+                requested=_word(given, "requested"),
+                guest=_word(given, "guest"),
+                uuid=_word(given, "uuid"),
                 client_pid=int(given.get("client_pid") or 0),
-                client_comm=given.get("client_comm") or "",
+                client_comm=_word(given, "client_comm"),
             )
         return cls(
             seq=int(given["seq"]),
-            epoch=given.get("epoch") or "",
+            epoch=_word(given, "epoch"),
             record=int(given.get("record") or 0),
-            time=nanoseconds(str(given["time"])),
+            time=_time(given["time"]),
             start_ns=int(given.get("start_ns") or 0),
             done_ns=int(given.get("done_ns") or 0),
             lu=lu,
-            nexus=str(given["nexus"]),
-            device=given.get("device") or "",
-            target=given.get("target") or "",
+            nexus=_word(given, "nexus"),
+            device=_word(given, "device"),
+            target=_word(given, "target"),
             command=Command(given["command"]),
-            action=given.get("action") or "",
-            status=given.get("status") or "",
-            host_byte=given.get("host_byte") or "",
+            action=_word(given, "action"),
+            status=_word(given, "status"),
+            host_byte=_word(given, "host_byte"),
             key=_key(given.get("key")),
             sa_key=_key(given.get("sa_key")),
             type=None if given.get("type") is None else ReservationType[given["type"]],
             scope=None if given.get("scope") is None else int(given["scope"]),
-            sense=given.get("sense") or "",
-            problem=given.get("problem") or "",
-            effect=given.get("effect") or "",
+            sense=_word(given, "sense"),
+            problem=_word(given, "problem"),
+            effect=_word(given, "effect"),
             attempts=int(given.get("attempts", 1)),
             count=int(given.get("count", 1)),
             issuer=issuer,
-            exe=given.get("exe") or "",
-            unit=given.get("unit") or "",
+            exe=_word(given, "exe"),
+            unit=_word(given, "unit"),
             truncated=bool(given.get("truncated", False)),
-            cdb=bytes.fromhex(given.get("cdb") or ""),
-            data=bytes.fromhex(given.get("data") or ""),
-            head=bytes.fromhex(given.get("head") or ""),
-            sense_bytes=bytes.fromhex(given.get("sense_bytes") or ""),
+            cdb=bytes.fromhex(_word(given, "cdb")),
+            data=bytes.fromhex(_word(given, "data")),
+            head=bytes.fromhex(_word(given, "head")),
+            sense_bytes=bytes.fromhex(_word(given, "sense_bytes")),
             paths=tuple(path_from_json(lu, path) for path in given.get("paths") or ()),
-            asked=bytes.fromhex(given.get("asked") or ""),
-            asked_data=bytes.fromhex(given.get("asked_data") or ""),
+            asked=bytes.fromhex(_word(given, "asked")),
+            asked_data=bytes.fromhex(_word(given, "asked_data")),
             life=int(given.get("life") or 0),
-            reason=given.get("reason") or "",
+            reason=_word(given, "reason"),
         )
 
 
@@ -269,6 +274,26 @@ def path_from_json(lu: str, given: Any) -> LocalNexus:
         state=str(given.get("state") or ""),
         life=int(given.get("life") or 0),
     )
+
+
+def _word(given: Mapping[str, Any], name: str) -> str:
+    """A text; "" where it is null, or absent and not needed.
+
+    Raises KeyError where it is needed and absent, TypeError for what is no text.
+    """
+    value = given[name] if name in _NEEDED else given.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is a text, not {value!r:.40}")
+    return value
+
+
+def _time(given: object) -> int:
+    time = nanoseconds(str(given))
+    if not 0 <= time < _TIME_END:
+        raise ValueError(f"a time lies between 1970 and 2262, not {given!r:.40}")
+    return time
 
 
 def _text(given: object) -> str | None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from datetime import datetime, timedelta, timezone
 from importlib import resources
 
 import jsonschema
@@ -42,13 +43,25 @@ def test_any_json_is_an_event_or_a_declared_error(value):
 
 
 @example("seq", float("inf"))
+@example("status", ["GOOD"])
+@example("target", 5)
+@example("time", "0001-01-01T00:00:00Z")
+@example("time", "9999-12-31T23:59:59Z")
 @settings(deadline=None)
 @given(st.sampled_from(sorted(Event(command=Command.PR_IN).to_json())), JSON_VALUES)
 def test_any_value_in_any_member_is_taken_or_a_declared_error(name, value):
     document = Event(command=Command.PR_IN, issuer=Issuer(1, "a")).to_json()
     document[name] = value
     with contextlib.suppress(MalformedError):
-        Event.from_json(document)
+        taken = Event.from_json(document)
+        assert Event.from_json(taken.to_json()) == taken
+        assert datetime.fromtimestamp(taken.time / 1e9, timezone(-timedelta(hours=14)))
+        words = [
+            getattr(taken, each)
+            for each in Event._fields
+            if getattr(Event(Command.LOST), each) == ""
+        ]
+        assert all(isinstance(word, str) for word in words)
 
 
 @settings(deadline=None)
