@@ -38,7 +38,7 @@ from prtrace.model import (
 )
 from prtrace.state import doubt, expecting, signs
 from prtrace.state.draft import MAX_UNDER_WAY, Draft, draft_of
-from prtrace.state.evidence import contradicted
+from prtrace.state.evidence import contradicted, unknown_nexus
 from prtrace.state.learning import learn_full_status
 from prtrace.state.naming import move, specify
 from prtrace.state.order import Order, another_overlaps, commutes, could_touch, place
@@ -402,11 +402,12 @@ def _take_aptpl(draft: Draft, seen: PrOut, order: Order) -> None:
     if order is not Order.AFTER:
         # Which of two bits came last is not known.
         draft.aptpl = None
-    elif seen.sa_key or (
-        seen.nexus in draft.registrations and draft.profile.unregister_takes_aptpl
-    ):
+        return
+    registered = seen.nexus in draft.registrations
+    sure = draft.known(Fact.REGISTRATIONS) and not unknown_nexus(draft, seen)
+    if seen.sa_key or (sure and registered and draft.profile.unregister_takes_aptpl):
         draft.aptpl = seen.aptpl
-    elif seen.nexus in draft.registrations or not draft.known(Fact.REGISTRATIONS):
+    elif registered or not sure:
         draft.aptpl = None
 
 

@@ -24,7 +24,7 @@ The others are "<initiator port>,*" as well, which may be local then.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from prtrace.model import FullStatus, LocalNexus, Nexus
@@ -77,7 +77,8 @@ def bind(
     owner: dict[int, Nexus] = {}
     _by_name(single, named, owner)
     rest = [path for path in paths if path.nexus not in owner.values()]
-    bound = Bound(swappable=_by_observed_key(single, rest, observed, owner))
+    anywhere = [each for each in descriptors if each.all_target_ports]
+    bound = Bound(swappable=_by_observed_key(single, rest, observed, owner, anywhere))
     taken = set(owner.values())
     free = [path for path in whole if path.nexus not in taken]
     spread = _spread(descriptors, free, former if each_port_listed else None)
@@ -128,8 +129,12 @@ def _by_observed_key(
     paths: Iterable[LocalNexus],
     observed: Mapping[Nexus, Registration],
     owner: dict[int, Nexus],
+    anywhere: Collection[FullStatus],
 ) -> frozenset[Nexus]:
-    """Bind by rule 2; return the nexuses whose descriptors may be each other's."""
+    """Bind by rule 2; return the nexuses whose descriptors may be each other's.
+
+    anywhere: the descriptors that are for all target ports, any of which may be a nexus's too.
+    """
     guessed: set[Nexus] = set()
     waiting: dict[int, list[LocalNexus]] = defaultdict(list)
     for path in paths:
@@ -137,6 +142,8 @@ def _by_observed_key(
         if known is not None and known.source is Source.OBSERVED:
             waiting[known.key].append(path)
     for key, nexuses in waiting.items():
+        if any(each.key == key and any(_may_be(each, p) for p in nexuses) for each in anywhere):
+            continue
         fitting = [
             index
             for index, each in single.items()

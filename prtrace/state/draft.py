@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from prtrace.model import Attention, Capabilities, Nexus, Observation
+from prtrace.state.binding import is_wild
 from prtrace.state.doubt import NONE, added, cleared
 from prtrace.state.quirks import Profile, profile_of
 from prtrace.state.unit import (
@@ -100,6 +101,12 @@ class Draft:
         for each in self.under_way:
             lasting = each.facts.intersection(facts)
             self.doubts = added(self.doubts, lasting, each.reason, self.seen.time)
+
+    def counted(self) -> int | None:
+        """How many registrations there are; None where that is not known."""
+        if not self.known(Fact.REGISTRATIONS) or any(map(is_wild, self.registrations.values())):
+            return None
+        return len(self.registrations) + len(self.unattributed)
 
     def explains(self, generation: int) -> bool:
         """Whether the commands that were seen, and nothing else, make PRGENERATION this."""

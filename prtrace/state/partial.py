@@ -189,7 +189,7 @@ def note_generation(
     commands that were seen explain the value, and nothing else can.
     """
     least, spread = draft.generation, draft.spread
-    if least is not None and not draft.explains(generation):
+    if not draft.explains(generation):
         # A REGISTER may have gone unseen, and with it another APTPL bit.
         draft.aptpl = None
     beyond: int | None = None

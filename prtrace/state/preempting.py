@@ -29,8 +29,8 @@ class _Path(enum.Enum):
 def preempt(draft: Draft, seen: PrOut) -> None:
     """Apply a PREEMPT or PREEMPT AND ABORT that was done."""
     prove(draft, seen.nexus, seen.key)
-    before = len(draft.registrations) + len(draft.unattributed)
-    most = 1 + before if draft.known(Fact.REGISTRATIONS) else None
+    before = draft.counted()
+    most = None if before is None else 1 + before
     if seen.sa_key == 0:
         _preempt_all(draft, seen)
     else:

@@ -85,9 +85,7 @@ def release(draft: Draft, seen: PrOut) -> None:
 
 def clear(draft: Draft, seen: PrOut) -> None:
     """Apply a CLEAR that was done: nothing is left, so nothing about it is in doubt."""
-    removed = len(draft.registrations) + len(draft.unattributed)
-    counted = removed if draft.known(Fact.REGISTRATIONS) else None
-    most = 1 if draft.profile.counts_removed is False else counted
+    most = 1 if draft.profile.counts_removed is False else draft.counted()
     draft.expect(tuple(draft.registrations), Attention.RESERVATIONS_PREEMPTED)
     draft.registrations = {}
     draft.unattributed = ()

@@ -441,6 +441,41 @@ def test_aptpl_does_not_outlive_a_register_that_went_unseen(reply) -> None:
     assert apply(state, reply).state.aptpl is None
 
 
+@pytest.mark.parametrize("known", ["never read", "may be registered", "in doubt"])
+def test_aptpl_of_a_command_that_may_not_have_changed_it(known) -> None:
+    """Another host's REGISTER went unseen; or whether an unregistration met a registration."""
+    state = new_state(LU, TARGET)
+    if known == "never read":
+        state = send(state, A, Action.REGISTER_AND_IGNORE, 0, 1, **APTPL).state
+        assert apply(state, keys_read(3, 1, 2)).state.aptpl is None
+        return
+    state = apply(state, full(1, descriptor("naa.9", 7))).state
+    if known == "in doubt":
+        state = apply(state, RecordsLost(lu=LU, nexus=A, cause="the ring was full")).state
+    state = send(state, B, Action.REGISTER, 0, 2).state
+    state = send(state, A, Action.REGISTER_AND_IGNORE, 0, 0, **APTPL).state
+    assert state.aptpl is None
+
+
+def test_how_many_go_is_not_known_where_one_stands_for_any_target_ports() -> None:
+    path = LocalNexus(A, LU, initiator_port="naa.1", relative_target_port=1)
+    state = apply(new_state(LU, OTHER), PathsSeen(lu=LU, nexus="", paths=(path,))).state
+    state = apply(state, full(1, descriptor("naa.1", 5, 0, all_target_ports=True))).state
+    assert not state.doubts
+    assert Fact.GENERATION in doubted(send(state, A, Action.CLEAR, 5).state)
+
+
+def test_a_key_binds_no_nameless_path_that_may_be_registered_for_all_target_ports() -> None:
+    """Rule 2 of the binding: the observed key is the stranger's as well."""
+    state = apply(new_state(LU, OTHER), PathsSeen(lu=LU, nexus="", paths=(LocalNexus(A, LU),)))
+    state = apply(state.state, keys_read(0)).state
+    state = send(state, A, Action.REGISTER, 0, 5, start_ns=1100, done_ns=1200).state
+    everywhere = descriptor("naa.1", 5, 0, all_target_ports=True)
+    state = apply(state, full(1, descriptor("naa.9", 5), everywhere)).state
+    assert all(each.maybe_local for each in state.registrations.values())
+    assert state.registrations.keys() == {"naa.9,1", "naa.1,*"}
+
+
 def test_aptpl_is_not_known_where_anything_fits() -> None:
     """The reply of READ KEYS settles PRGENERATION: what comes after it explains nothing."""
     state = send(start({}), A, Action.REGISTER, 0, 1, all_tg_pt=True, **APTPL).state
