@@ -74,7 +74,7 @@ def learn_full_status(draft: Draft, seen: FullStatusRead) -> None:
     draft.expected = {
         nexus: each for nexus, each in draft.expected.items() if nexus not in draft.registrations
     }
-    _doubt_contradictions(draft, bound)
+    _doubt_contradictions(draft, seen, bound)
     same = _same(draft, before)
     kept = same and known == ALL and proven and all_seen(draft)
     _keep_designated(draft, before[1] if kept else None)
@@ -259,10 +259,13 @@ def _keep_designated(draft: Draft, old: Reservation | None) -> None:
         draft.reservation = replace(held, designated=old.designated)
 
 
-def _doubt_contradictions(draft: Draft, bound: Bound) -> None:
+def _doubt_contradictions(draft: Draft, seen: FullStatusRead, bound: Bound) -> None:
     if bound.repeated:
         draft.anchor = None
-        draft.doubt((Fact.REGISTRATIONS,), f"the reply names {bound.repeated[0]} more than once")
+        # Two nexuses of one name: one of them may hold it, and which of them is not known.
+        held = any(each.holder for each in seen.registrations)
+        facts = {Fact.REGISTRATIONS, Fact.RESERVATION} if held else {Fact.REGISTRATIONS}
+        draft.doubt(facts, f"the reply names {bound.repeated[0]} more than once")
     if bound.unplaced:
         draft.doubt(
             (Fact.REGISTRATIONS,),

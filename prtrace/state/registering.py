@@ -80,7 +80,8 @@ def prove(draft: Draft, nexus: Nexus, key: int) -> None:
         draft.put(replace(own, key=key, source=Source.OBSERVED, at=seen.time, by=None))
         return
     own_key = [each for each in fitting(draft, nexus) if each.key == key]
-    if len(own_key) == 1 and not is_wild(own_key[0]):
+    among = len(own_key) + draft.unattributed.count(key)
+    if among == len(own_key) == 1 and not is_wild(own_key[0]) and draft.known(Fact.REGISTRATIONS):
         _rename(draft, own_key[0], nexus)
         return
     if own_key:
@@ -94,7 +95,7 @@ def prove(draft: Draft, nexus: Nexus, key: int) -> None:
         ):
             facts.add(Fact.RESERVATION)
         draft.anchor = None
-        draft.doubt(facts, f"{nexus} is one of {len(own_key)} registrations with key 0x{key:x}")
+        draft.doubt(facts, f"{nexus} is one of {among} registrations with key 0x{key:x}")
     if draft.unattributed and key not in draft.unattributed and not own_key:
         draft.anchor = None
         draft.doubt((Fact.REGISTRATIONS,), f"{nexus} has key 0x{key:x}, which was not listed")

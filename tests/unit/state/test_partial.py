@@ -476,6 +476,25 @@ def test_a_key_binds_no_nameless_path_that_may_be_registered_for_all_target_port
     assert state.registrations.keys() == {"naa.9,1", "naa.1,*"}
 
 
+@pytest.mark.parametrize("listed", [True, False], ids=["READ KEYS besides", "alone"])
+def test_two_sessions_that_a_reply_gives_one_name(listed) -> None:
+    """Without ISIDs: whoever unregisters may be the one that does not hold the reservation."""
+    paths = tuple(
+        LocalNexus(
+            nexus, LU, initiator_port=f"iqn.a,i,0x00000000000{number}", relative_target_port=1
+        )
+        for number, nexus in enumerate((A, B), 1)
+    )
+    state = apply(new_state(LU, OTHER), PathsSeen(lu=LU, nexus="", paths=paths)).state
+    one = descriptor("iqn.a", 3)
+    state = apply(state, full(5, replace(one, holder=True, type=WERO), one)).state
+    if listed:
+        state = apply(state, keys_read(5, 3, 3, at=3000)).state
+    state = send(state, B, Action.REGISTER, 3, 0, start_ns=4000, done_ns=4001).state
+    assert Fact.RESERVATION in doubted(state)
+    assert may(state, A, Access.WRITE).allowed is None
+
+
 def test_aptpl_is_not_known_where_anything_fits() -> None:
     """The reply of READ KEYS settles PRGENERATION: what comes after it explains nothing."""
     state = send(start({}), A, Action.REGISTER, 0, 1, all_tg_pt=True, **APTPL).state
