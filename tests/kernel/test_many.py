@@ -37,7 +37,8 @@ def admit(names: list[str]) -> None:
 
 def test_a_thousand_registrations(unit: Unit) -> None:
     (path,) = unit.paths
-    names = [f"iqn.a:{number:04}" for number in range(_MANY - 1)]
+    # LIO takes a TransportID to be as long as the name needs, and not as its length says.
+    names = [f"iqn.2026-11.a:{number:04}" for number in range(_MANY - 1)]
     admit(names)
     fresh()
     with Agent() as agent, SgDevice(path.sg) as device:
