@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
 
 import click
 
@@ -12,16 +10,12 @@ from prtrace.cli.rebuild import Rebuilt
 from prtrace.explain.recording import Recording
 from prtrace.state.anonymous import Anonymous
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def anonymise_option(function: _Function) -> _Function:
-    """--anonymise SECRET, for commands that write recordings."""
-    return click.option(
-        "--anonymise",
-        metavar="SECRET",
-        help="replace guests, keys, ports and host names; alike wherever SECRET is the same",
-    )(function)
+anonymise_option = click.option(
+    "--anonymise",
+    metavar="SECRET",
+    help="replace guests, keys, ports and host names; alike wherever SECRET is the same",
+)
+"""For commands that write recordings."""
 
 
 def anonymous(recording: Recording, secret: str) -> Recording:

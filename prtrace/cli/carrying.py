@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import click
 
@@ -19,18 +19,16 @@ from prtrace.move.journal import STATE_DIR, stored_file
 from prtrace.move.savefile import SaveFile
 from prtrace.move.verbs import Moves, Report
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def state_dir_option(function: _Function) -> _Function:
-    """--state-dir, where the journals are."""
-    return click.option(
-        "--state-dir",
-        metavar="DIR",
-        type=click.Path(path_type=Path),
-        default=STATE_DIR,
-        help="where the journals are kept",
-    )(function)
+state_dir_option = click.option(
+    "--state-dir",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    default=STATE_DIR,
+    help="where the journals are kept",
+)
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="look, say what comes next, send nothing"
+)
 
 
 class VerbCall(NamedTuple):
@@ -103,16 +101,15 @@ def _mapping(
     return found
 
 
-def device_option(function: _Function) -> _Function:
-    """--device OLD=NEW, for verbs of the destination."""
-    return click.option(
-        "--device",
-        "mapped",
-        metavar="OLD=NEW",
-        multiple=True,
-        callback=_mapping,
-        help="the path or map to use for a unit; OLD as in the file, or a designator",
-    )(function)
+device_option = click.option(
+    "--device",
+    "mapped",
+    metavar="OLD=NEW",
+    multiple=True,
+    callback=_mapping,
+    help="the path or map to use for a unit; OLD as in the file, or a designator",
+)
+"""For verbs of the destination; gives {OLD: NEW}."""
 
 
 def _agreed(question: str, *, yes: bool) -> bool:

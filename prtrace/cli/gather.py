@@ -18,7 +18,7 @@ import click
 from prtrace.api.client import Client
 from prtrace.cli.anonymise import anonymise_option, anonymous
 from prtrace.cli.given import paths_of
-from prtrace.cli.options import socket_option
+from prtrace.cli.options import output_option, socket_option
 from prtrace.cli.output import write_whole
 from prtrace.cli.ports import own_ports
 from prtrace.cli.text import plain, warn
@@ -80,14 +80,7 @@ Examples:
   prtrace gather -o for-a-friend.gathered --anonymise 'some words'
 """,
 )
-@click.option(
-    "-o",
-    "--output",
-    metavar="FILE",
-    required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="the file to write, whole or not at all",
-)
+@output_option
 @click.option("--no-device", is_flag=True, help="send no command to any disk")
 @anonymise_option
 @socket_option

@@ -8,15 +8,16 @@ import os
 import re
 import tarfile
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import click
 
 from prtrace.api.client import Client
+from prtrace.cli.options import Function
 from prtrace.cli.rebuild import Rebuilt
 from prtrace.cli.text import warn
 from prtrace.errors import MalformedError, NoSuchDeviceError, UsageError
@@ -37,10 +38,8 @@ _COLLECTED: Final = re.compile(r"[^/]*sosreport-[^/]+\.tar(?:\.(?:xz|gz|bz2))?")
 """A host's report in what sos collect made, by its name in the folder there."""
 PORTS_FOLDER: Final = Path("/etc/prtrace/ports.d")
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 
-
-def names_options(function: _Function) -> _Function:
+def names_options(function: Function) -> Function:
     """--ports DIR and --keys FILE: whose the initiator ports and the reservation keys are."""
     ports = click.option(
         "--ports",

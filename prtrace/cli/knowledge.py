@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import click
 
 from prtrace.api.client import Client
+from prtrace.cli.options import Function
 from prtrace.errors import AgentUnreachableError
 from prtrace.move import knowledge
 from prtrace.move.carry import MoveOptions
@@ -16,20 +17,16 @@ from prtrace.move.verbs import Moves
 from prtrace.state.event import Event, rfc3339
 from prtrace.state.unit import Fact
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
+read_option = click.option(
+    "--read",
+    type=click.Choice(["auto", "yes", "no"]),
+    default="auto",
+    help="ask the devices too; auto: only where there is no agent",
+)
+"""For commands that judge the state."""
 
 
-def read_option(function: _Function) -> _Function:
-    """--read, for commands that judge the state."""
-    return click.option(
-        "--read",
-        type=click.Choice(["auto", "yes", "no"]),
-        default="auto",
-        help="ask the devices too; auto: only where there is no agent",
-    )(function)
-
-
-def guest_options(function: _Function) -> _Function:
+def guest_options(function: Function) -> Function:
     """--guest and --pid."""
     function = click.option("--pid", type=int, metavar="PID", help="the guest's process")(function)
     return click.option("--guest", metavar="NAME", help="the guest's name or UUID")(function)

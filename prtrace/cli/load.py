@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from prtrace.cli.carrying import VerbCall, device_option, verb
+from prtrace.cli.carrying import VerbCall, device_option, dry_run_option, verb
 from prtrace.move.verbs import Report
 
 
@@ -21,7 +21,7 @@ Examples:
 )
 @device_option
 @click.option("--released", is_flag=True, help="the source has run prtrace release")
-@click.option("--dry-run", is_flag=True, help="look, say what comes next, send nothing")
+@dry_run_option
 @verb
 def command(call: VerbCall, *, mapped: dict[str, str], released: bool, dry_run: bool) -> Report:
     """Take the reservation over, on the destination, the guest being paused.

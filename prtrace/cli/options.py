@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
@@ -13,25 +14,41 @@ import click
 from prtrace.api.address import SOCKET, SOCKET_VARIABLE
 from prtrace.linux import logs
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., Any])
+"""What an option is put on."""
 
 _AGO: Final = re.compile(r"(\d+)\s*(s|m|min|h|d)")
 _SECONDS: Final = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
 
 
-def socket_option(function: _Function) -> _Function:
-    """--socket PATH, for commands that ask the agent."""
-    return click.option(
-        "--socket",
-        metavar="PATH",
-        default=SOCKET,
-        envvar=SOCKET_VARIABLE,
-        show_envvar=True,
-        help="the agent's socket",
-    )(function)
+socket_option = click.option(
+    "--socket",
+    metavar="PATH",
+    default=SOCKET,
+    envvar=SOCKET_VARIABLE,
+    show_envvar=True,
+    help="the agent's socket",
+)
+"""For commands that ask the agent."""
+json_option = click.option("--json", "as_json", is_flag=True, help="print JSON")
+max_age_option = click.option(
+    "--max-age",
+    metavar="SECONDS",
+    type=click.IntRange(min=0),
+    help="ask the devices first where what is known is older; 0: now",
+)
+"""For commands that show or judge what the agent knows."""
+output_option = click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="the file to write, whole or not at all",
+)
 
 
-def log_options(function: _Function) -> _Function:
+def log_options(function: Function) -> Function:
     """--log-level and --log-format, for services."""
     level = click.option(
         "--log-level",
@@ -46,21 +63,6 @@ def log_options(function: _Function) -> _Function:
         help="text has the journal's priorities where the journal reads",
     )
     return level(form(function))
-
-
-def json_option(function: _Function) -> _Function:
-    """--json, for commands that print."""
-    return click.option("--json", "as_json", is_flag=True, help="print JSON")(function)
-
-
-def max_age_option(function: _Function) -> _Function:
-    """--max-age SECONDS, for commands that show or judge what the agent knows."""
-    return click.option(
-        "--max-age",
-        metavar="SECONDS",
-        type=click.IntRange(min=0),
-        help="ask the devices first where what is known is older; 0: now",
-    )(function)
 
 
 def parse_since(
@@ -88,3 +90,12 @@ def parse_since(
 
 def _text(moment: datetime) -> str:
     return moment.isoformat(timespec="microseconds")
+
+
+since_option = click.option(
+    "--since",
+    metavar="AGE|TIME|SEQ",
+    callback=parse_since,
+    help="not older than 10m (s, h, d), a time as 2026-01-31T12:00, or after that number",
+)
+"""Gives (sequence number, RFC 3339 time or None)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from prtrace.cli.carrying import VerbCall, device_option, verb
+from prtrace.cli.carrying import VerbCall, device_option, dry_run_option, verb
 from prtrace.move.verbs import Report
 
 
@@ -21,7 +21,7 @@ Examples:
 )
 @device_option
 @click.option("--late", is_flag=True, help="the guest will go on before anything is loaded")
-@click.option("--dry-run", is_flag=True, help="look, say what comes next, send nothing")
+@dry_run_option
 @verb
 def command(call: VerbCall, *, mapped: dict[str, str], late: bool, dry_run: bool) -> Report:
     """Register the guest's key on the destination, beside the source.

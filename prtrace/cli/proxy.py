@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from prtrace.cli.options import log_options
+from prtrace.cli.options import Function, log_options
 from prtrace.errors import UsageError
 from prtrace.linux import logs
 from prtrace.prhelper.places import DEFAULT, Limits
 from prtrace.prhelper.run import ProxyOptions, run
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def _mode(_context: click.Context, _option: click.Parameter, text: str) -> int:
@@ -43,7 +41,7 @@ def _guest_socket(
     return tuple(found)
 
 
-def _limit(name: str, most: int, words: str) -> Callable[[_Function], _Function]:
+def _limit(name: str, most: int, words: str) -> Callable[[Function], Function]:
     return click.option(name, type=click.IntRange(1, 65536), default=most, help=words)
 
 

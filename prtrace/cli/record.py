@@ -10,7 +10,7 @@ import click
 from prtrace.api.client import Client
 from prtrace.cli.anonymise import anonymise_option, anonymous
 from prtrace.cli.given import paths_of
-from prtrace.cli.options import parse_since, socket_option
+from prtrace.cli.options import since_option, socket_option
 from prtrace.cli.output import write_whole
 from prtrace.cli.ports import own_ports
 from prtrace.cli.text import line, warn
@@ -36,12 +36,7 @@ Examples:
     type=click.Path(path_type=Path, dir_okay=False),
     help="where to write; standard output without it",
 )
-@click.option(
-    "--since",
-    metavar="AGE|TIME|SEQ",
-    callback=parse_since,
-    help="not older than 10m (s, h, d), a time as 2026-01-31T12:00, or after that number",
-)
+@since_option
 @anonymise_option
 @socket_option
 def command(

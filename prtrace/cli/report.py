@@ -24,7 +24,7 @@ from prtrace.cli.given import (
     stored,
     units_of,
 )
-from prtrace.cli.options import socket_option
+from prtrace.cli.options import output_option, socket_option
 from prtrace.cli.output import write_whole
 from prtrace.cli.text import plain, warn
 from prtrace.errors import UsageError
@@ -52,14 +52,7 @@ Examples:
 """,
 )
 @click.argument("words", metavar="[DEVICE|RECORDING]...", nargs=-1)
-@click.option(
-    "-o",
-    "--output",
-    metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
-    required=True,
-    help="the file to write, whole or not at all",
-)
+@output_option
 @click.option(
     "--format",
     "form",
