@@ -15,6 +15,7 @@ import re
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
+from prtrace.linux.process import same_start
 from prtrace.scsi.codes import Opcode
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ PROXY_USER: Final = "prtrace-proxy"
 _OWN_PREFIX: Final = "prx"
 _OWN_COMM: Final = re.compile(_OWN_PREFIX + r"[0-9a-f]{12}")
 _HELPER: Final = "qemu-pr-helper"
-_TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 _log = logging.getLogger("prtrace.claims")
 
@@ -87,7 +87,7 @@ class Claims:
         header = record.header
         for reader in self._readers:
             claim = reader.of_comm(header.pid, record.comm)
-            if claim is not None and _is_start(claim.issuer_start_ns, header.issuer_start_ns):
+            if claim is not None and same_start(claim.issuer_start_ns, header.issuer_start_ns):
                 return claim
         return None
 
@@ -97,11 +97,6 @@ class Claims:
             if claim is not None and _same_list(claim, record):
                 return claim
         return None
-
-
-def _is_start(claimed: int, seen: int) -> bool:
-    """Whether both are the start of one process; /proc shows it to a clock tick."""
-    return abs(claimed // _TICK_NS - seen // _TICK_NS) <= 1
 
 
 def _same_list(claim: Attribution, record: Record) -> bool:

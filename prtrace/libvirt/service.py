@@ -50,8 +50,8 @@ from prtrace.libvirt.server import MoveServer
 from prtrace.libvirt.server import Reply as ReplyTo
 from prtrace.linux import systemd
 from prtrace.linux.lockfile import record_lock_holder
+from prtrace.linux.process import boot_id
 from prtrace.linux.unixsocket import Listener
-from prtrace.move.journal import boot_id
 
 RUN_DIR: Final = Path("/run/prtrace-libvirt")
 STATE_DIR: Final = Path("/var/lib/prtrace-libvirt")

@@ -7,10 +7,11 @@ import enum
 import os
 from typing import Final
 
+from prtrace.linux.libc import checked, library, no_new_privileges
+
 _PR_SET_NAME: Final = 15  # include/uapi/linux/prctl.h
 _PR_SET_KEEPCAPS: Final = 8
 _PR_CAPBSET_DROP: Final = 24
-_PR_SET_NO_NEW_PRIVS: Final = 38
 _VERSION_3: Final = 0x20080522  # include/uapi/linux/capability.h
 _WORDS: Final = 2
 
@@ -50,23 +51,23 @@ def drop(kept: tuple[Capability, ...]) -> None:
 
     Capabilities belong to threads: call it before the first thread is started.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc = library()
     number = 0
     # The kernel says EINVAL behind its last capability.
     while libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) == 0 and number < 64:
         number += 1
     _keep(libc, kept)
-    _check(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+    no_new_privileges(libc)
 
 
 def become(uid: int, gid: int, kept: tuple[Capability, ...] = ()) -> None:
     """Be another user, with these capabilities alone, for good.  Raises OSError; see drop."""
     drop((Capability.SETGID, Capability.SETUID, *kept))
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc = library()
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     # Otherwise the kernel takes them away with user 0 (capabilities(7)).
-    _check(libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0), "keepcaps")
+    checked(libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0), "keepcaps")
     os.setresuid(uid, uid, uid)
     _keep(libc, kept, effective=True)
 
@@ -76,21 +77,15 @@ def _keep(libc: ctypes.CDLL, kept: tuple[Capability, ...], *, effective: bool = 
     keep = sum(1 << capability for capability in kept)
     header = cap_header(_VERSION_3, 0)
     held = (cap_data * _WORDS)()
-    _check(libc.capget(ctypes.byref(header), held), "capget")
+    checked(libc.capget(ctypes.byref(header), held), "capget")
     for word in range(_WORDS):
         mask = keep >> 32 * word & 0xFFFFFFFF
         held[word].permitted &= mask
         held[word].effective = held[word].permitted if effective else held[word].effective & mask
         held[word].inheritable = 0
-    _check(libc.capset(ctypes.byref(header), held), "capset")
+    checked(libc.capset(ctypes.byref(header), held), "capset")
 
 
 def name_process(name: str) -> None:
     """Let the commands of this process bear its name, not the interpreter's; 15 bytes count."""
     ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
-
-
-def _check(result: int, what: str) -> None:
-    if result:
-        code = ctypes.get_errno()
-        raise OSError(code, f"{what}: {os.strerror(code)}")

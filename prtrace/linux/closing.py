@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
@@ -27,3 +28,16 @@ class Closing:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class Descriptor(Closing):
+    """A file descriptor of its own, -1 when it is closed."""
+
+    __slots__ = ("_fd",)
+    _fd: int
+
+    def close(self) -> None:
+        """Close the descriptor; a second call does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)

@@ -17,6 +17,7 @@ from prtrace.errors import NoSuchDeviceError
 from prtrace.linux.text import clean
 
 _DEV: Final = "/dev"
+NAMING: Final = "name a disk, sg or multipath node, an address H:C:T:L, or a designator (naa.…)"
 _MOST_LINKS: Final = 40  # as the kernel has it: MAXSYMLINKS
 _MOST_PARTS: Final = 64
 """Of a name, links' targets included; the names that udev makes have up to 4."""
@@ -84,5 +85,5 @@ def _walked(dev: str, rest: str, folders: list[int]) -> os.stat_result:
 def _nothing(name: str, dev: str) -> NoSuchDeviceError:
     return NoSuchDeviceError(
         f"{clean(name, 200)} is no node below {dev}",
-        hint="name a disk, sg or multipath node, an address H:C:T:L, or a designator (naa.…)",
+        hint=NAMING,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from prtrace.errors import NoSuchDeviceError, UnavailableError
+from prtrace.linux.devnode import NAMING
 from prtrace.linux.sysfs import names, read_text, target
 from prtrace.linux.text import clean
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 ADDRESS: Final = re.compile(r"\d+:\d+:\d+:\d+")
 """A nexus as the kernel names its scsi_device: H:C:T:L."""
 _BY_NUMBER: Final = re.compile(r"(block|char)/(\d+:\d+)")
-_HOW: Final = "name a disk, sg or multipath node, an address H:C:T:L, or a designator (naa.…)"
 
 
 class Resolved(NamedTuple):
@@ -55,11 +55,11 @@ class Directory(NamedTuple):
         if unit is not None:
             return Resolved(unit)
         if not name.startswith("/"):
-            raise NoSuchDeviceError(f"{clean(name, 200)} names nothing here", hint=_HOW)
+            raise NoSuchDeviceError(f"{clean(name, 200)} names nothing here", hint=NAMING)
         kind, number = self._number(name, look)
         if kind == "char":
             if number not in self.char:
-                raise NoSuchDeviceError(f"{clean(name, 200)} is no SCSI node", hint=_HOW)
+                raise NoSuchDeviceError(f"{clean(name, 200)} is no SCSI node", hint=NAMING)
             return self._of_nexus(self.char[number], name)
         if number in self.block:
             found = self._of_nexus(self.block[number], name)
@@ -95,13 +95,13 @@ class Directory(NamedTuple):
                 return by_number[1], by_number[2]
             if isinstance(error, NoSuchDeviceError):
                 raise
-            raise NoSuchDeviceError(f"{clean(name, 200)} does not exist", hint=_HOW) from error
+            raise NoSuchDeviceError(f"{clean(name, 200)} does not exist", hint=NAMING) from error
         number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
         if stat.S_ISBLK(status.st_mode):
             return "block", number
         if stat.S_ISCHR(status.st_mode):
             return "char", number
-        raise NoSuchDeviceError(f"{clean(name, 200)} is no device node", hint=_HOW)
+        raise NoSuchDeviceError(f"{clean(name, 200)} is no device node", hint=NAMING)
 
     def _is_of_unit(self, name: str) -> bool:
         """Whether the name is udev's for a unit: the link then leads to any of its paths."""
@@ -110,7 +110,7 @@ class Directory(NamedTuple):
     def _of_nexus(self, hctl: str, name: str) -> Resolved:
         nexus = self.nexuses.get(hctl)
         if nexus is None:
-            raise NoSuchDeviceError(f"{clean(name, 200)}: no such SCSI device here", hint=_HOW)
+            raise NoSuchDeviceError(f"{clean(name, 200)}: no such SCSI device here", hint=NAMING)
         return Resolved(self.units[nexus.lu], nexus)
 
     def _of_map(self, found: MultipathMap) -> Resolved:
@@ -126,7 +126,7 @@ class Directory(NamedTuple):
         shown = clean(name, 200)
         device = target(self.sys / "dev/block" / number)
         if device is None:
-            return NoSuchDeviceError(f"{shown}: the device is gone", hint=_HOW)
+            return NoSuchDeviceError(f"{shown}: the device is gone", hint=NAMING)
         if read_text(device / "partition") is not None:
             return NoSuchDeviceError(
                 f"{shown} is a partition; reservations are those of the whole logical unit",
@@ -138,4 +138,4 @@ class Directory(NamedTuple):
                 f"{shown} is a volume; reservations are those of the logical units below it",
                 hint=f"name what it stands on: {below or 'nothing'}",
             )
-        return NoSuchDeviceError(f"{shown} is no SCSI device", hint=_HOW)
+        return NoSuchDeviceError(f"{shown} is no SCSI device", hint=NAMING)

@@ -15,10 +15,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from prtrace.linux.libc import checked, library, no_new_privileges
+
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same on every machine
 _VERSION: Final = 1  # LANDLOCK_CREATE_RULESET_VERSION
 _BENEATH: Final = 1  # LANDLOCK_RULE_PATH_BENEATH
-_PR_SET_NO_NEW_PRIVS: Final = 38
 
 _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 1, 1 << 2, 1 << 3
 _FIRST: Final = (1 << 13) - 1
@@ -41,7 +42,7 @@ def restrict(readable: Iterable[Path], writable: Iterable[Path]) -> bool:
     Nothing may be executed.  A folder that is not there is left out.  Returns False, and changes
     nothing, where the kernel has no Landlock.  Raises OSError where it has and refuses.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc = library()
     version = libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION)
     if version < 0:
         code = ctypes.get_errno()
@@ -55,8 +56,7 @@ def restrict(readable: Iterable[Path], writable: Iterable[Path]) -> bool:
         for rights, places in ((_READ, readable), (_KEEP, writable)):
             for place in places:
                 _add(libc, rules, place, rights & handled)
-        if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
-            raise OSError(ctypes.get_errno(), "no_new_privs")
+        no_new_privileges(libc)
         _called(libc, _RESTRICT_SELF, rules, 0)
     finally:
         os.close(rules)
@@ -78,8 +78,4 @@ def _add(libc: ctypes.CDLL, rules: int, place: Path, rights: int) -> None:
 
 
 def _called(libc: ctypes.CDLL, *arguments: object) -> int:
-    result: int = libc.syscall(*arguments)
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"landlock: {os.strerror(code)}")
-    return result
+    return checked(libc.syscall(*arguments), "landlock")

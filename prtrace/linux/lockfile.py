@@ -7,7 +7,7 @@ import os
 import struct
 from typing import TYPE_CHECKING, Final
 
-from prtrace.linux.closing import Closing
+from prtrace.linux.closing import Descriptor
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,13 +47,13 @@ class HeldError(Exception):
         self.holder = holder
 
 
-class LockFile(Closing):
+class LockFile(Descriptor):
     """The lock on a file, which is made (mode 0600) and says which process holds it.
 
     Raises HeldError, and OSError where the file cannot be opened or written.
     """
 
-    __slots__ = ("_fd",)
+    __slots__ = ()
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -69,9 +69,3 @@ class LockFile(Closing):
         except OSError:
             self.close()
             raise
-
-    def close(self) -> None:
-        """Give the lock up; a second call does nothing."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)

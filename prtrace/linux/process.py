@@ -84,6 +84,11 @@ def same_start(one: int | None, other: int) -> bool:
     return one is not None and abs(one // _TICK_NS - other // _TICK_NS) <= 1
 
 
+def boot_id() -> str:
+    """Which start of this host is running: a process number means one process until the next."""
+    return (PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
 class ProcessCache:
     """Identities by process, the least recently asked-for thrown out beyond capacity."""
 

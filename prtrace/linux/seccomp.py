@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import os
 import platform
 import struct
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from prtrace.errors import UnavailableError
+from prtrace.linux.libc import checked, library, no_new_privileges
 
 _PR_SET_SECCOMP: Final = 22
 _MODE_FILTER: Final = 2
-_PR_SET_NO_NEW_PRIVS: Final = 38
 
 _INSTRUCTION: Final = struct.Struct("=HBBI")
 """struct sock_filter: code, jump if true, jump if false, k."""
@@ -269,13 +268,6 @@ class _Program(ctypes.Structure):
 def _install(code: bytes) -> None:
     buffer = ctypes.create_string_buffer(code, len(code))
     program = _Program(len(code) // _INSTRUCTION.size, ctypes.addressof(buffer))
-    libc = ctypes.CDLL(None, use_errno=True)
-    # Without this, only a process with CAP_SYS_ADMIN may install a filter.
-    _check(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
-    _check(libc.prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(program), 0, 0), "seccomp")
-
-
-def _check(result: int, what: str) -> None:
-    if result:
-        code = ctypes.get_errno()
-        raise OSError(code, f"{what}: {os.strerror(code)}")
+    libc = library()
+    no_new_privileges(libc)
+    checked(libc.prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(program), 0, 0), "seccomp")

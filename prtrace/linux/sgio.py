@@ -4,7 +4,7 @@ SgIo has the buffers of one thread and sends through any descriptor.  SgDevice i
 sends with the calling thread's SgIo.  Nothing here reads a clock, a store or sysfs: bytes go down,
 a Reply comes back.
 
-A block node is the better door for PERSISTENT RESERVE OUT: its SG_IO waits without being
+A block node is the better issue path for PERSISTENT RESERVE OUT: its SG_IO waits without being
 interruptible.  The sg driver's wait ends with -ERESTARTSYS on any signal, and the system
 call is then restarted, which sends the command a second time (drivers/scsi/sg.c,
 sg_ioctl_common).  Signals must therefore be blocked in the thread while a command runs: SgDevice
@@ -33,7 +33,7 @@ from prtrace.errors import (
     UnavailableError,
     UsageError,
 )
-from prtrace.linux.closing import Closing
+from prtrace.linux.closing import Descriptor
 from prtrace.model import Outcome
 from prtrace.scsi.codes import Status
 from prtrace.scsi.sense import UNIT_ATTENTION, Sense
@@ -276,7 +276,7 @@ class _Own(threading.local):
 _own = _Own()
 
 
-class SgDevice(Closing):
+class SgDevice(Descriptor):
     """An open block or sg node of a SCSI device; a context manager that closes it.
 
     Opened read-only: CAP_SYS_RAWIO permits every command all the same, a write-protected
@@ -288,7 +288,7 @@ class SgDevice(Closing):
     (not permitted) and DeviceError (anything else).
     """
 
-    __slots__ = ("_fd", "path")
+    __slots__ = ("path",)
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -312,12 +312,6 @@ class SgDevice(Closing):
             os.close(fd)
             raise NoSuchDeviceError(f"{path} does not speak version 3 of SG_IO")
         self._fd = fd
-
-    def close(self) -> None:
-        """Close the node; a second call does nothing."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
 
     def fileno(self) -> int:
         """The descriptor, which stays this object's."""

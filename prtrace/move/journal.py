@@ -21,7 +21,7 @@ from typing import Any, Final, Self
 from prtrace.errors import MalformedError, PrtraceError, StoreError
 from prtrace.linux.closing import Closing
 from prtrace.linux.lockfile import HeldError, LockFile
-from prtrace.linux.process import same_start, start_of
+from prtrace.linux.process import boot_id, same_start, start_of
 from prtrace.model import LocalNexus, Nexus
 from prtrace.move.lines import Lines
 from prtrace.move.machine import Newest
@@ -34,7 +34,6 @@ STATE_DIR: Final = Path("/var/lib/prtrace")
 SCHEMA: Final = "prtrace.journal/2"
 SOURCE, DESTINATION = "source", "destination"
 _FOLDER: Final = "move"
-_BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 _MOST_CARRIERS: Final = 64
 """Processes that a journal remembers; commands of those before count as somebody else's again."""
 
@@ -60,11 +59,6 @@ class CarrierProcess:
     def is_process(self, pid: int, start_ns: int) -> bool:
         """Whether it is the process with this id and start, ns since this boot."""
         return pid == self.pid and same_start(start_ns, self.start_ns) and self.boot == boot_id()
-
-
-def boot_id() -> str:
-    """Names the time since this host's kernel started."""
-    return _BOOT.read_text(encoding="ascii").strip()
 
 
 @dataclass(frozen=True, slots=True)

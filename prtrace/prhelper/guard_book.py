@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from prtrace.errors import UnavailableError
+from prtrace.linux.process import boot_id
 from prtrace.prhelper.guard import User
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 NAME: Final = "guard.jsonl"
 SCHEMA: Final = "prtrace.guard/1"
-_BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 _MOST: Final = 1 << 20
 """A file longer than this many bytes is written anew, and more of one is not read."""
 _MOST_TEXT: Final = 512
@@ -37,7 +37,7 @@ class GuardBook:
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / NAME
-        self._boot = _BOOT.read_text().strip()
+        self._boot = boot_id()
         self._fd = -1
         self._size = 0
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from prtrace.errors import UnavailableError
-from prtrace.linux.closing import Closing
+from prtrace.linux.closing import Descriptor
 from prtrace.probe import libbpf
 from prtrace.probe.programs import (
     DOORS,
@@ -83,14 +83,14 @@ def require_bpffs(base: Path = BASE) -> None:
         raise UnavailableError(f"{base}: {error.strerror}", hint="run it as root") from None
 
 
-class Lock(Closing):
+class Lock(Descriptor):
     """What keeps other agents away from the programs.
 
     Two readers of one ring would take each other's records.  The kernel drops the lock when the
     process ends.  Raises UnavailableError where another process holds it.
     """
 
-    __slots__ = ("_fd", "base")
+    __slots__ = ("base",)
 
     def __init__(self, base: Path = BASE) -> None:
         self.base = base
@@ -116,12 +116,6 @@ class Lock(Closing):
     def descriptor(self) -> int:
         """What holds the lock, in every process that has it."""
         return self._fd
-
-    def close(self) -> None:
-        """Give the lock up; a second call does nothing."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
 
 
 def _locked(base: Path) -> int:

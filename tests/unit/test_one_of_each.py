@@ -36,6 +36,10 @@ HOMES = {
     "capabilities": ("linux/capabilities.py", r"PR_CAPBSET_DROP|capset\("),
     "the log": ("linux/logs.py", r"basicConfig|JOURNAL_STREAM"),
     "uevents": ("linux/uevents.py", r"AF_NETLINK"),
+    "which start of the host this is": ("linux/process.py", r"boot_id\""),
+    "the start of a process": ("linux/process.py", r"SC_CLK_TCK"),
+    "no new privileges": ("linux/libc.py", r"NO_NEW_PRIVS"),
+    "how to name a device": ("linux/devnode.py", r"name a disk, sg or multipath"),
 }
 
 # The form is declared there, or the command that sg_persist had sent is named there; an address
