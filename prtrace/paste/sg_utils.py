@@ -17,7 +17,7 @@ from prtrace.paste.seen import GOOD, Seen, SenseTriple
 from prtrace.paste.sense_words import additional_sense, sense_key
 from prtrace.scsi import forms
 from prtrace.scsi.cdb import service_action
-from prtrace.scsi.codes import InCode, Opcode, Status, titled_type
+from prtrace.scsi.codes import InAction, Opcode, Status, titled_type
 from prtrace.scsi.reply import ReadKeys, ReadReservation, ReservationDescriptor
 
 SOURCE: Final = "sg3_utils"
@@ -87,11 +87,11 @@ _STATUSES: Final = {
     "task set full": Status.TASK_SET_FULL,
 }
 _SCOPES: Final = {"LU_SCOPE": 0}
-_KINDS: Final = {
-    InCode.READ_KEYS: "keys",
-    InCode.READ_RESERVATION: "reservation",
-    InCode.REPORT_CAPABILITIES: "capabilities",
-    InCode.READ_FULL_STATUS: "full-status",
+_KINDS: Final[dict[int, str]] = {
+    InAction.READ_KEYS: "keys",
+    InAction.READ_RESERVATION: "reservation",
+    InAction.REPORT_CAPABILITIES: "capabilities",
+    InAction.READ_FULL_STATUS: "full-status",
 }
 
 

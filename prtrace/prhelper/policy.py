@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from prtrace.errors import UsageError
 from prtrace.prhelper.answer import INVALID_CDB, INVALID_LIST, check
 from prtrace.prhelper.protocol import Request, Response
-from prtrace.scsi.codes import InCode, Opcode, OutCode, Status
+from prtrace.scsi.codes import InAction, Opcode, OutCode, Status
 from prtrace.scsi.forms import (
     ALL_TG_PT,
     ATP_C,
@@ -172,7 +172,7 @@ def masked(request: Request, response: Response) -> Response:
     data = response.data
     if (
         request.opcode != Opcode.PR_IN
-        or request.action != InCode.REPORT_CAPABILITIES
+        or request.action != InAction.REPORT_CAPABILITIES
         or response.status != Status.GOOD
         or len(data) <= _CAPABILITIES_AT
     ):

@@ -26,15 +26,6 @@ class Opcode:
     PR_OUT: Final = 0x5F
 
 
-class InCode:
-    """PERSISTENT RESERVE IN service actions as plain numbers."""
-
-    READ_KEYS: Final = 0
-    READ_RESERVATION: Final = 1
-    REPORT_CAPABILITIES: Final = 2
-    READ_FULL_STATUS: Final = 3
-
-
 class OutCode:
     """PERSISTENT RESERVE OUT service actions as plain numbers."""
 
@@ -50,12 +41,12 @@ class OutCode:
 
 
 class InAction(enum.IntEnum):
-    """PERSISTENT RESERVE IN service actions."""
+    """PERSISTENT RESERVE IN service actions, by their codes."""
 
-    READ_KEYS = InCode.READ_KEYS
-    READ_RESERVATION = InCode.READ_RESERVATION
-    REPORT_CAPABILITIES = InCode.REPORT_CAPABILITIES
-    READ_FULL_STATUS = InCode.READ_FULL_STATUS
+    READ_KEYS = 0
+    READ_RESERVATION = 1
+    REPORT_CAPABILITIES = 2
+    READ_FULL_STATUS = 3
 
     @property
     def title(self) -> str:

@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 from urllib.parse import quote
 
 from prtrace.errors import MalformedError, StoreError
@@ -223,33 +223,13 @@ class Store(Closing):
         finally:
             self._database.execute("ROLLBACK")
 
-    def events(
-        self,
-        *,
-        lus: Sequence[str] | None = None,
-        since_seq: int = 0,
-        since_time: int = 0,
-        limit: int | None = None,
-        last: int | None = None,
-        changes: bool = False,
-    ) -> Iterator[Event]:
-        """Events in the order of their numbers.
+    def events(self, **wanted: Any) -> Iterator[Event]:
+        """The events of EventQuery(**wanted), in the order of their numbers.
 
-        lus: of these logical units only.  since_seq: with greater numbers.  since_time: not
-        older, nanoseconds since the epoch.  limit: at most so many.  last: the newest so many
-        of what fits.  changes: of commands that can change reservations only.  Reads in
-        portions: what is stored meanwhile is included, and no transaction stays open between
-        two events.
+        Reads in portions: what is stored meanwhile is included, and no transaction stays open
+        between two events.
         """
-        query = EventQuery(
-            lus=None if lus is None else tuple(lus),
-            since_seq=since_seq,
-            since_time=since_time,
-            limit=limit,
-            last=last,
-            changes=changes,
-        )
-        for portion in self.portions(query):
+        for portion in self.portions(EventQuery(**wanted)):
             yield from portion
 
     def portions(self, query: EventQuery) -> Iterator[list[Event]]:

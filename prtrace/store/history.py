@@ -36,7 +36,7 @@ class EventQuery:
     of what fits.  changes: of commands that can change reservations only.
     """
 
-    lus: tuple[str, ...] | None = None
+    lus: Sequence[str] | None = None
     since_seq: int = 0
     since_time: int = 0
     limit: int | None = None
