@@ -277,9 +277,16 @@ Reading = PrState | Disagreement | Unread
 class _FailedError(Exception):
     """Ends a reading inside this module."""
 
-    def __init__(self, failure: ReadFailure) -> None:
-        super().__init__(failure.text)
-        self.failure = failure
+    def __init__(
+        self,
+        kind: FailureKind,
+        command: str,
+        problem: str,
+        sense: Sense | None = None,
+        found: str = "",
+    ) -> None:
+        self.failure = ReadFailure(kind, command, problem, sense, found)
+        super().__init__(self.failure.text)
 
 
 @dataclass(slots=True)
@@ -389,9 +396,7 @@ class Reader:
         status = self._full_status()
         if keys.may_be_cut(LARGEST_ROOM):
             problem = f"the reply is longer than {LARGEST_ROOM} bytes"
-            raise _FailedError(
-                ReadFailure(FailureKind.TOO_LONG, InAction.READ_KEYS.title, problem)
-            )
+            raise _FailedError(FailureKind.TOO_LONG, InAction.READ_KEYS.title, problem)
         return Replies(keys, status, held)
 
     def _full_status(self) -> ReadFullStatus | None:
@@ -450,8 +455,7 @@ class Reader:
             try:
                 reply = parse(raw)
             except MalformedError as error:
-                failure = ReadFailure(FailureKind.MALFORMED, action.title, error.message)
-                raise _FailedError(failure) from error
+                raise _FailedError(FailureKind.MALFORMED, action.title, error.message) from error
             if room == LARGEST_ROOM or not _may_be_cut(reply, room):
                 return reply
             room = LARGEST_ROOM
@@ -473,17 +477,15 @@ class Reader:
             ):
                 self._take(failure.sense)
             else:
-                raise _FailedError(failure)
+                raise _FailedError(*failure)
 
     def _send(self, command: str, cdb: bytes, room: int) -> Answer:
         try:
             answer = self.device.send(cdb, b"", room, self.policy.timeout_ms)
         except NoSuchDeviceError as error:
-            raise _FailedError(ReadFailure(FailureKind.GONE, command, error.message)) from error
+            raise _FailedError(FailureKind.GONE, command, error.message) from error
         except DeviceError as error:
-            raise _FailedError(
-                ReadFailure(FailureKind.TRANSPORT, command, error.message)
-            ) from error
+            raise _FailedError(FailureKind.TRANSPORT, command, error.message) from error
         if cdb[0] == Opcode.PR_IN:
             self._sent += 1
         return answer
@@ -513,19 +515,10 @@ class Reader:
         try:
             found = lu_name(page)
         except MalformedError as error:
-            raise _FailedError(
-                ReadFailure(FailureKind.MALFORMED, "INQUIRY", error.message)
-            ) from error
+            raise _FailedError(FailureKind.MALFORMED, "INQUIRY", error.message) from error
         if found != self.policy.lu:
-            raise _FailedError(
-                ReadFailure(
-                    FailureKind.OTHER_UNIT,
-                    "INQUIRY",
-                    f"this is {found} now, and no longer {self.policy.lu}",
-                    sense,
-                    found,
-                )
-            )
+            problem = f"this is {found} now, and no longer {self.policy.lu}"
+            raise _FailedError(FailureKind.OTHER_UNIT, "INQUIRY", problem, sense, found)
 
 
 def _failure(command: str, answer: Answer) -> ReadFailure | None:
