@@ -39,6 +39,7 @@ from prtrace.errors import (
     StoreError,
     UsageError,
 )
+from prtrace.linux.process import boot_id
 from prtrace.linux.units import Inventory, scan
 from prtrace.model import LocalNexus, LogicalUnit, Nexus
 from prtrace.move import journal as journals
@@ -496,7 +497,7 @@ class Moves:
                 known = {entry.side: entry for entry in entries}
                 here = known.get(side_name(verb))
                 if here is not None and here.move == file.id:
-                    known[here.side], side = rebound(here, side, journals.boot_id())
+                    known[here.side], side = rebound(here, side, boot_id())
                 paths = stack.enter_context(Paths(side, options.until))
                 if unit.key is None:
                     reports.append(
@@ -816,7 +817,7 @@ def _device_now(inventory: Inventory, entry: Entry) -> str:
     now; then the path that the move registered, or all paths where it registered several."""
     unit = inventory.units.get(entry.lu)
     nexuses = () if unit is None else unit.nexuses
-    boot = journals.boot_id()
+    boot = boot_id()
     now = [today(each, entry, nexuses, boot) for each in entry.nexuses]
     mine = [nexus for nexus in now if nexus is not None]
     try:
