@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -71,6 +71,16 @@ class AgentCalls:
         """The prtrace.save/2 object; raises PrtraceError, with why the reservation cannot move."""
         reply = self._client().call("Save", devices=devices, guest=guest)
         return dict(reply["file"])
+
+    def newest_order(self, lus: Iterable[str]) -> int:
+        """The order of the newest move of these units that this host knows; 0 without one, and
+        where the agent cannot be asked, which the call that follows then says."""
+        wanted = frozenset(lus)
+        try:
+            listed = self._client().call("Moves")["moves"]
+            return max((int(each["order"]) for each in listed if each["lu"] in wanted), default=0)
+        except (PrtraceError, KeyError, TypeError, ValueError):
+            return 0
 
     def changes(self) -> Iterator[str]:
         """The designator of each logical unit whose registrations or reservation may change."""

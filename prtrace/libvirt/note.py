@@ -56,8 +56,11 @@ class Note:
             unit.held and unit.type is not None and not unit.type.all_registrants for unit in units
         )
 
-    def fresh(self, now: int) -> dict[str, Any]:
+    def fresh(self, now: int, newest: int = 0) -> dict[str, Any]:
         """The file, as a move of its own that begins now (nanoseconds since the epoch).
+
+        newest: the order of the newest move of its units that this host knows; without it, a clock
+        that is behind would give every try the order of the last one.
 
         The source hears of a migration that failed only where it was paused for it, and then
         sends the same note again: the destination has withdrawn that move, and would take the
@@ -66,7 +69,7 @@ class Note:
         if self.file is None:
             raise TypeError("the note has no file")
         file = savefile.from_document(self.file)
-        order = max(file.order + 1, now)
+        order = max(file.order + 1, now, newest + 1)
         return dataclasses.replace(file, id=uuid.uuid4().hex, order=order).to_document()
 
     def devices(self, there: Domain) -> dict[str, str]:

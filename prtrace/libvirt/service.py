@@ -124,7 +124,8 @@ class MoveService:
                 unspoken = note.unspoken(there)
                 given, why = (Given.BLOCKED if unspoken else note.given), note.why or unspoken
             if note is not None and note.file is not None:
-                guest.coming = Move(note.fresh(time.time_ns()), note.devices(there))
+                newest = self._agent.newest_order(note.disks.values())
+                guest.coming = Move(note.fresh(time.time_ns(), newest), note.devices(there))
             _log.info("guest %s: hook %s, %s", guest.uuid, operation, given.value)
             if operation == "migrate":
                 self._give(guest, Announced(given), _with(reply, why))

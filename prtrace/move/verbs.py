@@ -630,6 +630,7 @@ def moves_view(found: Iterable[Entry]) -> dict[str, Any]:
         "moves": [
             {
                 "id": entry.move,
+                "order": str(entry.order),
                 "lu": entry.lu,
                 "side": entry.side,
                 "device": entry.device,

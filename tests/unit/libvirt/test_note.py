@@ -48,6 +48,12 @@ def test_a_second_try_is_a_move_of_its_own() -> None:
     assert first.units == second.units == given.units
 
 
+def test_a_clock_that_is_behind_does_not_make_a_second_try_the_first() -> None:
+    first = from_document(NOTE.fresh(0))
+    second = from_document(NOTE.fresh(0, newest=first.order))
+    assert second.order > first.order
+
+
 def test_no_note_is_not_a_damaged_one() -> None:
     assert parse(Domain(UUID, "waldi", {}, "")) is None
     for text in ("{}", "[]", "null", "x", '{"version": 2}', "[" * 100_000):

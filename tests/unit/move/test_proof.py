@@ -126,6 +126,7 @@ def test_a_source_path_that_is_gone_may_have_the_key(tmp_path, monkeypatch):
     assert set(target.keys) == {second, D1, PEER}
     # The file is kept for when the path returns.
     (left,) = verbs.moves_view(source.moves().moves())["moves"]
+    assert left["order"] == str(file.order)
     assert left["next"] == f"prtrace finish {file.id}"
     source.unit = Host(target, source.paths, tmp_path, monkeypatch).unit
     assert words(source.moves().finish(file)) == [Word.DONE]
