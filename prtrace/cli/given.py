@@ -36,6 +36,11 @@ _LONGEST_LOG: Final = 64 << 20
 """Bytes of one file of a sosreport that are read."""
 _COLLECTED: Final = re.compile(r"[^/]*sosreport-[^/]+\.tar(?:\.(?:xz|gz|bz2))?")
 """A host's report in what sos collect made, by its name in the folder there."""
+_FROM_DESIGNATOR: Final = re.compile(
+    r"(?:/dev/disk/by-id/|/dev/mapper/)?(?:wwn-0x|scsi-3|dm-uuid-mpath-3|3)"
+    r"(?P<naa>[0-9a-f]{16}|[0-9a-f]{32})"
+)
+"""The names that udev and multipath give a unit with an NAA designator."""
 PORTS_FOLDER: Final = Path("/etc/prtrace/ports.d")
 
 
@@ -102,7 +107,9 @@ def _sosreports(file: Path) -> list[Recording]:
         for note in report.notes:
             warn(f"prtrace: {file}: {report.host}: {note}")
         if report.events:
-            found.append(Recording(report.host, tuple(report.events)))
+            found.append(
+                Recording(report.host, tuple(report.events), report.ports, names=report.names)
+            )
     if not found:
         raise UsageError(
             f"{file}: there is no sosreport in it that says anything of reservations",
@@ -191,8 +198,15 @@ def paths_of(unit: Mapping[str, Any]) -> tuple[LocalNexus, ...]:
 def find_unit(device: str, recordings: Sequence[Recording]) -> str:
     """The unit that device names; NoSuchDeviceError names those that are there.
 
-    A designator is the same everywhere; a node or an address is the first recording's.
+    A designator, and what udev and multipath make of it, is the same everywhere; a node, an
+    address or a map is the first recording's.
     """
+    made = _FROM_DESIGNATOR.fullmatch(device)
+    if made is not None:
+        device = f"naa.{made['naa']}"
+    if recordings:
+        known = recordings[0].names
+        device = known.get(device) or known.get(device.removeprefix("/dev/mapper/")) or device
     units: dict[str, None] = {}
     for number, recording in enumerate(recordings):
         for event in recording.events:

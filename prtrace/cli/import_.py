@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +20,11 @@ from prtrace.paste.recorded import Import
 from prtrace.paste.stamp import Clock, parse_zone
 
 _NANOSECONDS: Final = 1_000_000_000
+_DESIGNATOR: Final = re.compile(
+    r"(?:naa\.(?:[0-9a-f]{16}|[0-9a-f]{32})|eui\.(?:[0-9a-f]{16}|[0-9a-f]{24}|[0-9a-f]{32})|"
+    r"(?:uuid|t10|name|hctl)\..+)"
+)
+"""What prtrace names a unit by (SPC-5 7.7.6)."""
 _SHOWN: Final = 10
 """Refused lines that are printed; the rest is counted."""
 
@@ -122,5 +128,11 @@ def _unit(text: str) -> tuple[str, str]:
     if not (name and equals and designator):
         raise UsageError(
             f"--unit {text!r} is no NAME=DESIGNATOR", hint="--unit sdb=naa.6001405..."
+        )
+    if _DESIGNATOR.fullmatch(designator) is None:
+        raise UsageError(
+            f"--unit {text!r}: {designator!r} is no whole designator",
+            hint="as prtrace show and /dev/disk/by-id have it: naa. and 16 or 32 hex digits, "
+            "eui. and 16, 24 or 32, uuid., t10. or name.",
         )
     return name, designator

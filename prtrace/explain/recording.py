@@ -10,8 +10,8 @@ of other programs as well, a line each: {"schema": "prtrace.gathered/1", "name":
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 from prtrace.errors import MalformedError
@@ -58,6 +58,8 @@ class Recording:
     """Not read back: people read it."""
     paths: tuple[LocalNexus, ...] = ()
     """The host's paths at the end: a recording that begins in the middle may tell none."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """The unit behind each name that no event has: of a sosreport, and not written."""
 
     def paths_of(self, lu: str) -> tuple[LocalNexus, ...]:
         """The paths that the unit had all the time, where no event tells its paths."""

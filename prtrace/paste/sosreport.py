@@ -38,7 +38,7 @@ _BY_ID: Final = re.compile(
     r"\bwwn-0x(?P<naa>[0-9a-f]{16,32}) -> \S*/(?P<disk>sd[a-z]+)$", re.MULTILINE
 )
 _MAP: Final = re.compile(
-    r"^(?:\S+ \()?3(?P<naa>[0-9a-f]{16,32})\)? dm-\d+ .*\n"
+    r"^(?:(?P<alias>\S+) \()?3(?P<naa>[0-9a-f]{16,32})\)? dm-\d+ .*\n"
     r"(?P<lines>(?:[^\n]*\n)*?)(?=^\S+ .*dm-\d+ |\Z)",
     re.MULTILINE,
 )
@@ -90,6 +90,10 @@ class SosReport:
     events: list[Event] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What was left out, and why."""
+    ports: tuple[str, ...] = ()
+    """The host's Fibre Channel ports, by their canonical names."""
+    names: dict[str, str] = field(default_factory=dict)
+    """The unit behind each disk, each address and each alias of multipath's."""
 
 
 def is_wanted(name: str) -> bool:
@@ -115,6 +119,8 @@ def read_report(files: Mapping[str, SosFile]) -> SosReport:
         if asked is not None:
             events += _answered(report, files[name], asked["what"], asked["disk"], disks)
     events.sort(key=lambda event: event.time)
+    report.ports = tuple(dict.fromkeys(disks.ports.values()))
+    report.names = disks.named() | disks.maps
     report.events = [event._replace(seq=seq) for seq, event in enumerate(events, 1)]
     return report
 
@@ -125,6 +131,8 @@ class _Disks:
     def __init__(self, files: Mapping[str, SosFile]) -> None:
         self.nexuses: dict[str, str] = {}
         self.units: dict[str, str] = {}
+        self.maps: dict[str, str] = {}
+        """The unit behind each map of multipath's that has an alias."""
         self.ports: dict[str, str] = {}
         """By the number of a SCSI host."""
         self.asked = sorted({asked["disk"] for name in files if (asked := _ASKED.fullmatch(name))})
@@ -147,6 +155,8 @@ class _Disks:
     def _mapped(self, text: str) -> None:
         """The units and addresses of the paths that multipath -ll lists."""
         for each in _MAP.finditer(text):
+            if each["alias"]:
+                self.maps[each["alias"]] = f"naa.{each['naa']}"
             for path in _PATH.finditer(each["lines"]):
                 self.units.setdefault(path["disk"], f"naa.{each['naa']}")
                 self.nexuses.setdefault(path["disk"], path["nexus"])

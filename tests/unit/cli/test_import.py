@@ -62,7 +62,7 @@ def test_options_that_make_no_sense(prtrace, tmp_path):
     log = tmp_path / "kernel.log"
     log.write_text(KERNEL)
     for wrong in (("--boot", "soon"), ("--boot", "2026-11-27T11:59:00"), ("--zone", "CET"),
-                  ("--unit", "sdb"), ("--year", "26")):  # fmt: skip
+                  ("--unit", "sdb"), ("--unit", "sdb=naa.6001405"), ("--year", "26")):  # fmt: skip
         done = prtrace("import", log, "-o", tmp_path / "out.jsonl", *wrong)
         assert done.returncode == 2, wrong
         assert "Traceback" not in done.stderr

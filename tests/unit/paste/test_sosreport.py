@@ -199,6 +199,23 @@ def test_which_path_of_a_map_is_not_registered(links):
     assert paths == {"/dev/sda": None, "/dev/sdb": False}
 
 
+def test_a_unit_goes_by_every_name_that_its_host_gives_it(tmp_path):
+    files = FILES | {
+        "sos_commands/block/ls_-lanR_.dev": "",
+        "sos_commands/multipath/multipath_-ll": MAPPED,
+        FC_HOST: "0x100000109b5a1101\n",
+    }
+    file = archive(tmp_path, files)
+    (recording,) = read_recording(file)
+    number = LU.removeprefix("naa.")
+    names = ("mpatha", "/dev/mapper/mpatha", "sda", "/dev/sda", "1:0:0:0", "sdb", f"3{number}",
+             f"wwn-0x{number}", f"/dev/disk/by-id/scsi-3{number}", LU)  # fmt: skip
+    assert {find_unit(name, [recording]) for name in names} == {LU}
+    assert recording.ports == ("naa.100000109b5a1101",)
+    with pytest.raises(NoSuchDeviceError):
+        find_unit("mpatha", [Recording("node3", ()), recording])
+
+
 def test_what_tells_of_paths_is_read():
     for name in (
         "sys/class/fc_host/host2/port_name",
