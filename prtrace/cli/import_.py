@@ -82,14 +82,18 @@ def command(
             )
         found.add(read, clock, named)
     for seen, reason in found.refused[:_SHOWN]:
-        warn(f"prtrace: line {seen.line}, {seen.source}: {reason}")
+        source = f", {seen.source}" if seen.source else ""
+        warn(f"prtrace: line {seen.line}{source}: {reason}")
     if len(found.refused) > _SHOWN:
         reasons = Counter(reason for _, reason in found.refused[_SHOWN:])
         for reason, count in reasons.most_common():
             warn(f"prtrace: {count} more: {reason}")
     events = found.numbered()
     if not events:
-        raise UsageError("no line has a time, a device and a command or its outcome")
+        raise UsageError(
+            "no line has a time, a device and a command or its outcome",
+            hint="prtrace decode says what such lines mean, without a time and a device",
+        )
     recording = Recording(found.host, tuple(events))
     _write(output, "".join(f"{text}\n" for text in recording.lines()))
     line(f"{len(events)} events in {plain(str(output))}, {len(found.refused)} lines left out")

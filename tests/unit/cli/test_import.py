@@ -47,12 +47,18 @@ def test_nothing_to_import(prtrace, tmp_path):
         ("bytes.hex", "5f 01 05 00 00 00 00 00 18 00", "not lines of a log"),
         ("odd.log", "hello\nworld\n", "is not hex"),
         ("none.log", "sd 1:0:0:0: reservation conflict\n", "no line has a time"),
+        (
+            "words.log",
+            "x\nSense Key : Unit Attention\nAdd. Sense: Registrations preempted\n",
+            "line 2: there is no time in it",
+        ),
     ):
         path = tmp_path / name
         path.write_text(content)
         done = prtrace("import", path, "-o", tmp_path / "out.jsonl")
         assert done.returncode != 0
         assert words in done.stderr, done.stderr
+        assert "hint: " in done.stderr
         assert not (tmp_path / "out.jsonl").exists()
     done = prtrace("import", tmp_path / "missing", "-o", tmp_path / "out.jsonl")
     assert (done.returncode, "No such file" in done.stderr) == (2, True)
