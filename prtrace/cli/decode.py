@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Final
 
 import click
@@ -13,10 +13,11 @@ import click
 from prtrace.cli.options import json_option
 from prtrace.cli.text import document, line, plain
 from prtrace.errors import InDoubtError, UsageError
+from prtrace.explain.owners import owners
 from prtrace.paste.reader import read_text
-from prtrace.paste.shown import shown
+from prtrace.paste.shown import shown_in_order
 from prtrace.scsi.commands import medium_command
-from prtrace.scsi.describe import Described, describe
+from prtrace.scsi.describe import Described, Explanation, describe
 from prtrace.scsi.recognise import CHOICES
 
 SCHEMA: Final = "prtrace.decode/1"
@@ -62,7 +63,7 @@ def command(parts: tuple[str, ...], *, kind: str | None, as_json: bool) -> int:
     ESXi, QEMU, LIO.  CDBs and sense data are recognised; lists and replies
     look alike, so --as has to name them where the text does not.
     """
-    found = list(_found(_content(parts), kind))
+    found = list(_with_owners(_found(_content(parts), kind)))
     if as_json:
         document({"schema": SCHEMA, "found": [_as_json(each) for each in found]})
     else:
@@ -76,12 +77,11 @@ def _found(content: bytes | str, kind: str | None) -> Iterator[_Found]:
     if isinstance(read, bytes):
         yield _Found(_described(read, kind))
         return
-    for each in read:
+    for each, described in shown_in_order(read, kind):
         device = each.lu or each.nexus
         if each.device:
             device = f"{device} ({each.device})" if device else each.device
-        for described in shown(each, kind):
-            yield _Found(described, each.source, each.line, device)
+        yield _Found(described, each.source, each.line, device)
 
 
 def _described(raw: bytes, kind: str | None) -> Described:
@@ -92,6 +92,25 @@ def _described(raw: bytes, kind: str | None) -> Described:
             hint="give the whole CDB",
         )
     return describe(raw, kind)
+
+
+def _with_owners(found: Iterable[_Found]) -> Iterator[_Found]:
+    """With whose each reservation key may be, where it is first met."""
+    told: set[int] = set()
+    for each in found:
+        explanations = [
+            Explanation(
+                "key", f"0x{key:016x} may be {owner.name}'s ({owner.why}); that is no proof"
+            )
+            for key in each.described.reservation_keys()
+            if key not in told
+            for owner in owners(key)
+        ]
+        told.update(each.described.reservation_keys())
+        described = replace(
+            each.described, explanations=(*each.described.explanations, *explanations)
+        )
+        yield replace(each, described=described)
 
 
 def _as_json(found: _Found) -> dict[str, object]:

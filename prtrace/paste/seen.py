@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from prtrace.model import Action
 from prtrace.paste.stamp import Stamp
+from prtrace.scsi.codes import InAction
 
 GOOD: Final = 0x00
 
@@ -39,6 +41,8 @@ class Seen:
     opcode: int | None = None
     """The operation code, where it is all that was printed of a CDB."""
     cdb: bytes = b""
+    asks: Action | InAction | None = None
+    """The service action, where it is all that was printed of a CDB."""
     parameter_list: bytes = b""
     reply: bytes = b""
     reply_kind: str = ""

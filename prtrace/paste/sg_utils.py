@@ -17,7 +17,7 @@ from prtrace.paste.seen import GOOD, Seen, SenseTriple
 from prtrace.paste.sense_words import additional_sense, sense_key
 from prtrace.scsi import forms
 from prtrace.scsi.cdb import service_action
-from prtrace.scsi.codes import InAction, Opcode, Status, titled_type
+from prtrace.scsi.codes import InAction, Opcode, Status, titled_action, titled_type
 from prtrace.scsi.reply import ReadKeys, ReadReservation, ReservationDescriptor
 
 SOURCE: Final = "sg3_utils"
@@ -71,7 +71,10 @@ _DUMPED_PORTS: Final = {
 next line, and how prtrace begins the port's name."""
 _DUMPED_PORT: Final = re.compile(r"\s+[0-9a-f]{2}(?:\s+[0-9a-f]{2})+\s*", re.IGNORECASE)
 _STATUS: Final = re.compile(r"SCSI Status: (?P<status>[A-Za-z ]+?)\s*")
-_ENDED: Final = re.compile(r"PR (?:in|out)(?: \([^)]*\))?: (?P<words>.+)", re.IGNORECASE)
+_ENDED: Final = re.compile(
+    r"PR (?:in|out)(?: \((?P<action>[^)]*)\))?: (?:command \((?P<done>[^)]*)\) )?(?P<words>.+)",
+    re.IGNORECASE,
+)
 _DUMPED: Final = re.compile(
     r"(?P<list>persistent reserv(?:ation|e) out parameters)|"
     r"(?P<reply>persistent reserv(?:ation|e) in: response|Received \d+ bytes of data)|"
@@ -107,6 +110,8 @@ def read(lines: list[str]) -> Iterator[Seen]:
     MalformedError for a dump that is not whole, with its line.
     """
     seen: Seen | None = None
+    device = ""
+    """Of the command line above, whose CDB follows."""
     at = 0
     while at < len(lines):
         line, number = lines[at], at + 1
@@ -121,8 +126,13 @@ def read(lines: list[str]) -> Iterator[Seen]:
                 line=number,
                 cdb=bytes.fromhex(cdb["bytes"]) if cdb is not None else b"",
                 reply_kind=_asked(typed["options"]) if typed is not None else "",
+                device=_device(typed["options"]) if typed is not None else device,
             )
+            device = seen.device if typed is not None else ""
             continue
+        if seen is not None and seen.asks is not None and _ENDED.match(text):
+            yield seen  # a command ends with one such line
+            seen = Seen(source=SOURCE, line=number)
         step = _Step(lines, at, number)
         told = step.take(text, line, seen or Seen(source=SOURCE, line=number))
         at = step.at
@@ -140,7 +150,8 @@ def read(lines: list[str]) -> Iterator[Seen]:
 
 def _says(seen: Seen) -> bool:
     """Whether there is more than a command as somebody typed it."""
-    return seen != Seen(source=SOURCE, line=seen.line, reply_kind=seen.reply_kind)
+    typed = Seen(source=SOURCE, line=seen.line, reply_kind=seen.reply_kind, device=seen.device)
+    return seen != typed
 
 
 class _Step:
@@ -180,7 +191,7 @@ class _Step:
             status = _STATUSES.get(found["status"].lower())
             return None if status is None else replace(seen, status=status)
         if (found := _ENDED.match(text)) is not None:
-            return _ended(found["words"], seen)
+            return _ended(found, seen)
         return _sensed(text, seen)
 
     def take_again(self, told: Seen, number: int) -> Seen:
@@ -296,6 +307,12 @@ def _asked(options: str) -> str:
     return kinds.pop() if len(kinds) == 1 else ""
 
 
+def _device(options: str) -> str:
+    """The disk or sg node that a typed sg_persist asked, "" where it does not name one."""
+    named = {word.removeprefix("/dev/") for word in options.split() if word.startswith("/dev/")}
+    return named.pop() if len(named) == 1 else ""
+
+
 def _value(name: str, text: str) -> str:
     match name:
         case "reservation key":
@@ -310,8 +327,10 @@ def _value(name: str, text: str) -> str:
             return text
 
 
-def _ended(words: str, seen: Seen) -> Seen | None:
-    lowered = words.lower()
+def _ended(found: re.Match[str], seen: Seen) -> Seen | None:
+    lowered = found["words"].lower()
+    if not seen.cdb:
+        seen = replace(seen, asks=titled_action(found["action"] or found["done"] or ""))
     if "conflict" in lowered:
         return replace(seen, status=Status.RESERVATION_CONFLICT)
     if "successful" in lowered:

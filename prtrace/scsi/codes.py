@@ -159,11 +159,20 @@ def titled_type(words: str) -> ReservationType | None:
     return _TITLED.get(_letters(words))
 
 
+def titled_action(words: str) -> Action | InAction | None:
+    """The service action of that name, whatever its case; None where it is none's."""
+    return _TITLED_ACTIONS.get(_letters(words))
+
+
 def _letters(words: str) -> str:
     return "".join(filter(str.isalpha, words.lower()))
 
 
 _TITLED = {_letters(kind.title): kind for kind in ReservationType}
+_TITLED_ACTIONS: Final[dict[str, Action | InAction]] = {
+    **{_letters(each.value): each for each in Action},
+    **{_letters(each.title): each for each in InAction},
+}
 
 
 def type_code(kind: ReservationType | ReservedCode | None) -> int:

@@ -6,12 +6,14 @@ a value is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, assert_never
 
 from prtrace.errors import MalformedError, UsageError
-from prtrace.model import Action
+from prtrace.model import Action, ReservationType
 from prtrace.scsi import forms
 from prtrace.scsi.cdb import LegacyCdb, OtherCdb, PrInCdb, PrOutCdb, parse_cdb
 from prtrace.scsi.codes import (
@@ -32,6 +34,7 @@ from prtrace.scsi.designator import (
     lu_name_partial,
 )
 from prtrace.scsi.form import Form
+from prtrace.scsi.meaning import asked_in, asked_out, lets_in, raised_by
 from prtrace.scsi.parameter import BasicList, MoveList, transport_ids
 from prtrace.scsi.recognise import CHOICES, DecodeAs, recognise
 from prtrace.scsi.reply import (
@@ -42,9 +45,11 @@ from prtrace.scsi.reply import (
     ReportCapabilities,
     full_status_descriptors,
 )
-from prtrace.scsi.sense import DESCRIPTOR, Sense, attention
+from prtrace.scsi.sense import DESCRIPTOR, UNIT_ATTENTION, Sense, attention
 
 _TRUNCATED: Final = "truncated"
+_WIDTH: Final = 80
+_KEY_FIELDS: Final = ("reservation key", "service action reservation key", "keys")
 _LONGEST_REPLY: Final = 0xFFFF
 """The most that ALLOCATION LENGTH can ask for, in bytes."""
 
@@ -94,6 +99,30 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
+class Explanation:
+    """A sentence about what was decoded, which is no field of it."""
+
+    kind: str
+    """"meaning": what it does or tells, as the standard has it.  "refused": why a device may have
+    refused it.  "remark": what is noteworthy.  "key": whose a reservation key may be."""
+    text: str
+
+    def as_json(self) -> dict[str, object]:
+        """{"kind", "text"}."""
+        return {"kind": self.kind, "text": self.text}
+
+    def lines(self) -> list[str]:
+        """ "kind: text" in the width of a terminal, indented like a field."""
+        return textwrap.wrap(
+            f"{self.kind}: {self.text}",
+            _WIDTH,
+            initial_indent="  ",
+            subsequent_indent="    ",
+            break_on_hyphens=False,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Described:
     """What bytes mean."""
 
@@ -102,6 +131,7 @@ class Described:
     title: str
     """The kind in words."""
     fields: tuple[Field, ...]
+    explanations: tuple[Explanation, ...] = ()
 
     @property
     def truncated(self) -> bool:
@@ -109,12 +139,22 @@ class Described:
         return any(each.name == _TRUNCATED for each in self.fields)
 
     def as_json(self) -> dict[str, object]:
-        """{"kind", "title", "fields"}, as in prtrace/schema/decode.1.json."""
-        return {"kind": self.kind, "title": self.title, **Group(self.fields).as_json()}
+        """{"kind", "title", "fields", "explanations"}, as in prtrace/schema/decode.1.json."""
+        return {
+            "kind": self.kind,
+            "title": self.title,
+            **Group(self.fields).as_json(),
+            "explanations": [each.as_json() for each in self.explanations],
+        }
 
     def lines(self) -> list[str]:
-        """The title, then a line for each field; what belongs to a field is indented."""
-        return [self.title, *_lines(self.fields, "  ")]
+        """The title, a line for each field, what belongs to it indented, then the explanations."""
+        explanations = [line for each in self.explanations for line in each.lines()]
+        return [self.title, *_lines(self.fields, "  "), *explanations]
+
+    def reservation_keys(self) -> tuple[int, ...]:
+        """The reservation keys in it but for 0, each once, in their order."""
+        return tuple(key for key in dict.fromkeys(_keys_in(self.fields)) if key)
 
 
 def describe(raw: bytes, kind: str | None = None) -> Described:
@@ -130,7 +170,7 @@ def describe(raw: bytes, kind: str | None = None) -> Described:
     else:
         raise UsageError(f"{kind!r} is no form prtrace knows", hint=f"one of {', '.join(CHOICES)}")
     title, fields = _describe(what, raw)
-    return Described(what.value, title, tuple(fields))
+    return Described(what.value, title, tuple(fields), tuple(_explanations(what, raw)))
 
 
 def _describe(what: DecodeAs, raw: bytes) -> tuple[str, list[Field]]:
@@ -154,6 +194,71 @@ def _describe(what: DecodeAs, raw: bytes) -> tuple[str, list[Field]]:
         case DecodeAs.VPD83:
             return f"{forms.IDENTIFICATION_PAGE.what}, Device Identification", _vpd83(raw)
     assert_never(what)
+
+
+def _explanations(what: DecodeAs, raw: bytes) -> Iterator[Explanation]:
+    match what:
+        case DecodeAs.CDB:
+            yield from _asked(raw)
+        case DecodeAs.KEYS:
+            for key, count in Counter(ReadKeys.parse(raw).keys).items():
+                if count > 1:
+                    text = f"{_key(key)} is there {count} times: so many I_T nexuses (paths of one"
+                    yield Explanation(
+                        "remark", f"{text} host or of several) are registered with it"
+                    )
+        case DecodeAs.RESERVATION:
+            yield from _held(raw)
+        case DecodeAs.SENSE:
+            yield from sense_explanations(Sense.parse(raw))
+        case _:
+            pass
+
+
+def _asked(raw: bytes) -> Iterator[Explanation]:
+    match parse_cdb(raw):
+        case PrOutCdb(action=Action() as action, type=kind):
+            yield Explanation("meaning", asked_out(action, kind))
+        case PrInCdb(action=InAction() as action):
+            yield Explanation("meaning", asked_in(action))
+        case _:
+            pass
+
+
+def _held(raw: bytes) -> Iterator[Explanation]:
+    held = ReadReservation.parse(raw).reservation
+    if held is None or not isinstance(held.type, ReservationType):
+        return
+    yield Explanation("meaning", f"{held.type.name}: {lets_in(held.type)}")
+    if held.type.all_registrants and held.key:
+        yield Explanation(
+            "remark",
+            "the standard has key 0 here, for all registered nexuses are holders; the key that "
+            "this device gives does not make its nexus the only holder",
+        )
+
+
+def sense_explanations(sense: Sense) -> tuple[Explanation, ...]:
+    """What raised a unit attention that speaks of reservations; nothing for other sense data."""
+    news = attention(sense)
+    if news is None:
+        return ()
+    met = (
+        ". The command that met it was not carried out, and the nexus is told once"
+        if sense.key == UNIT_ATTENTION and not sense.deferred
+        else ""
+    )
+    return (Explanation("meaning", raised_by(news) + met),)
+
+
+def _keys_in(fields: tuple[Field, ...]) -> Iterator[int]:
+    for each in fields:
+        values = (each.value,) if isinstance(each.value, str) else each.value
+        for value in values:
+            if isinstance(value, Group):
+                yield from _keys_in(value.fields)
+            elif each.name in _KEY_FIELDS:
+                yield int(value, 16)
 
 
 def _declared(

@@ -10,13 +10,23 @@ from __future__ import annotations
 
 from typing import Final, assert_never
 
-from prtrace.model import Action, ConflictSeen, LegacyReserve, Nexus, Outcome, PrOut
+from prtrace.model import (
+    Access,
+    Action,
+    ConflictSeen,
+    LegacyReserve,
+    Nexus,
+    Outcome,
+    PrOut,
+    ReservationType,
+)
 from prtrace.scsi.commands import medium_command
-from prtrace.state.access import Standing, may, standing
+from prtrace.state.access import Standing, may, ruling, standing
 from prtrace.state.event import key_text
 from prtrace.state.unit import Fact, LuState, Registration
 
 _NOT_REGISTERED: Final = "this nexus is not registered"
+_OTHER_KEY: Final = "this nexus is registered with another key than the command gave"
 
 
 def refusal(state: LuState, seen: object, cdb: bytes, *, block: bool = True) -> str:
@@ -38,6 +48,62 @@ def refusal(state: LuState, seen: object, cdb: bytes, *, block: bool = True) -> 
             return ""
         case _:
             return ""
+
+
+def possible_refusals(action: Action, key: int | None, sa_key: int | None) -> tuple[str, ...]:
+    """Why a PERSISTENT RESERVE OUT may have been refused of whose sender nothing is known.
+
+    key, sa_key: RESERVATION KEY and SERVICE ACTION RESERVATION KEY of its parameter list, None
+    where it is not there.  Each is a clause; one of them holds, or another nexus has an SPC-2
+    reservation.
+    """
+    match action:
+        case Action.REGISTER:
+            if key is None:
+                return (f"{_NOT_REGISTERED}, and the command gave a key", _OTHER_KEY)
+            if not key:
+                return ("this nexus is registered, and the command says that it has no key",)
+            return (_register(None, key), _OTHER_KEY)
+        case Action.RELEASE | Action.CLEAR:
+            return (_NOT_REGISTERED, _OTHER_KEY)
+        case Action.RESERVE:
+            held = "another nexus holds a reservation, or this one holds another type"
+            return (_NOT_REGISTERED, _OTHER_KEY, held)
+        case Action.PREEMPT | Action.PREEMPT_AND_ABORT:
+            if sa_key is None:
+                return (_NOT_REGISTERED, _OTHER_KEY, "no registration has the key to preempt")
+            return (_NOT_REGISTERED, _OTHER_KEY, *([_no_key(sa_key)] if sa_key else []))
+        case Action.REGISTER_AND_MOVE:
+            held = "this nexus is not the one that alone holds the reservation"
+            return (_NOT_REGISTERED, _OTHER_KEY, held)
+        case Action.REGISTER_AND_IGNORE | Action.REPLACE_LOST:
+            return ()
+        case _:
+            assert_never(action)
+
+
+def possible_refusals_of(access: Access) -> tuple[str, ...]:
+    """Why a command that is no reservation command may have been refused, as possible_refusals.
+
+    Nothing where no reservation refuses it, or where what it does is not known here.
+    """
+    refusing = [
+        each
+        for each in ReservationType
+        if ruling(each, Standing.NOT_REGISTERED, access).allowed is False
+    ]
+    alone = [each.name for each in refusing if each.single_nexus]
+    others = [each.name for each in refusing if not each.single_nexus]
+    if not refusing:
+        return ()
+    return (
+        f"this nexus is not registered, under {_either(others)}",
+        f"this nexus is not the holder, under {_either(alone)}",
+    )
+
+
+def _either(names: list[str]) -> str:
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def command_name(cdb: bytes, *, block: bool = False) -> str:
@@ -121,6 +187,10 @@ def _key(mine: Registration | None, key: int) -> str:
 def _preempt(state: LuState, key: int) -> str:
     if any(each.key == key for each in state.registrations.values()):
         return ""
+    return _no_key(key)
+
+
+def _no_key(key: int) -> str:
     return f"no registration has key {key_text(key)}"
 
 

@@ -57,7 +57,7 @@ CIRCLES = {
     ("prtrace.probe.requirements", "prtrace.probe.core"),
 }
 MOST_ROOMS = 16
-MOST_ARROWS = 62
+MOST_ARROWS = 63
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

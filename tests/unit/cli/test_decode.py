@@ -7,6 +7,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from cli.conftest import lines
+
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 CDB = "5f 00 05 00 00 00 00 00 18 00"
 
@@ -111,3 +113,12 @@ def test_a_file_of_lio(prtrace):
     done = prtrace("decode", FIXTURES / "paste" / "lio-6.12-aptpl")
     assert done.returncode == 0, done.stderr
     assert "reservation key: 0x00000000666e0003" in done.stdout
+
+
+def test_a_key_says_once_whose_it_may_be(prtrace):
+    text = "  PR generation=0x1c, 2 registered reservation keys follow:\n"
+    text += "    0x1000000000000007\n    0x1000000000000007\n"
+    done = prtrace("decode", "-", stdin=text * 2)
+    said = " ".join(lines(done)).replace("    ", "")
+    assert said.count("may be LVM, host id 7's") == 1
+    assert "that is no proof" in said

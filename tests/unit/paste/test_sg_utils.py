@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from prtrace.errors import MalformedError, UsageError
+from prtrace.model import Action
 from prtrace.paste import sg_utils
 from prtrace.paste.reader import read_text
 from prtrace.paste.seen import SenseTriple
 from prtrace.paste.shown import shown
+from prtrace.scsi.codes import InAction
 from prtrace.scsi.transportid import FcPort, IscsiPort, SasPort, SrpPort
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -229,3 +231,15 @@ def test_an_unknown_reservation_is_refused():
     )
     with pytest.raises(MalformedError, match="unknown"):
         list(sg_utils.read(text.splitlines()))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_status_without_a_cdb_names_its_service_action(version):
+    assert only(transcripts(version)["conflict"]).asks is InAction.READ_KEYS
+    assert only("PR out: command (Register) successful").asks is Action.REGISTER
+
+
+def test_the_command_line_names_the_device():
+    keys = transcripts("1.46")["nk-H"]
+    assert only(f"# sg_persist -nkH /dev/sdd\n{keys}").device == "sdd"
+    assert only(f"# sg_persist -nkH sdd\n{keys}").device == "", "a word may be a file's name"

@@ -12,6 +12,7 @@ from prtrace.errors import MalformedError, UsageError
 from prtrace.paste.hexdump import parse_hex
 from prtrace.scsi.describe import describe
 from prtrace.scsi.recognise import CHOICES, DecodeAs, recognise
+from prtrace.scsi.sense import Sense
 
 FIXTURES = sorted((Path(__file__).parents[2] / "fixtures").glob("*.hex"))
 
@@ -72,6 +73,8 @@ def test_cdb():
         "  type: 5 (Write Exclusive, Registrants Only)",
         "  parameter list length: 24",
         "  control: 0x00",
+        "  meaning: takes the registrations with one key away from other nexuses, and",
+        "    their reservation",
     ]
     assert describe(capture("reserve-6.cdb.hex")[0]).title == "RESERVE(6)"
     read_keys = values(describe(capture("pr-in-read-keys.cdb.hex")[0]).as_json())
@@ -240,6 +243,48 @@ def test_vpd83():
         "name string",
     ]
     assert designators[1]["designator"] == r"t10.LIO-ORG\x20disk0:abcde"
+
+
+def explained(raw, kind):
+    return [(each.kind, each.text) for each in describe(raw, kind).explanations]
+
+
+def test_a_type_and_a_key_that_is_not_the_holders():
+    (meaning,) = explained(*capture("held.reservation.hex"))
+    assert meaning == (
+        "meaning",
+        "WERO: everybody may read, only registered nexuses may write",
+    )
+    shared = bytes.fromhex("0000001c 00000010 1000000000000007 00000000 0007 0000")
+    assert [kind for kind, _ in explained(shared, "reservation")] == ["meaning", "remark"]
+    assert len(explained(shared[:8] + bytes(8) + shared[16:], "reservation")) == 1
+    assert explained(*capture("none.reservation.hex")) == []
+
+
+def test_keys_that_are_there_twice():
+    ((kind, text),) = explained(*capture("two-nexuses.keys.hex"))
+    assert (kind, text[:39]) == ("remark", "0x0000000000123abc is there 2 times: so")
+
+
+def test_a_unit_attention_says_who_gets_it_and_what_became_of_the_command():
+    ((_, text),) = explained(*capture("preempted-fixed.sense.hex"))
+    assert "PREEMPT" in text
+    assert "never for the sender" in text
+    assert "not carried out" in text
+    lost = Sense(0x70, 4, 0x44, 1).build()
+    ((_, text),) = explained(lost, "sense")
+    assert "not carried out" not in text, "44/01 comes with every command"
+    assert explained(Sense(0x70, 5, 0x24, 0).build(), "sense") == []
+
+
+def test_reservation_keys():
+    assert describe(*capture("two-nexuses.full-status.hex")).reservation_keys() == (
+        0x123ABC,
+        0x456DEF,
+    )
+    assert describe(*capture("two-nexuses.keys.hex")).reservation_keys() == (0x123ABC,)
+    assert describe(*capture("register.out.hex")).reservation_keys() == (0x123ABC,)
+    assert describe(bytes(24), "out").reservation_keys() == ()
 
 
 def test_unknown_kind():

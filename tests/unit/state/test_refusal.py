@@ -5,6 +5,7 @@ from types import MappingProxyType
 import pytest
 
 from prtrace.model import (
+    Access,
     Action,
     ConflictSeen,
     LegacyReserve,
@@ -13,7 +14,7 @@ from prtrace.model import (
     PrOut,
     ReservationType,
 )
-from prtrace.state.refusal import holder, refusal
+from prtrace.state.refusal import holder, possible_refusals, possible_refusals_of, refusal
 from prtrace.state.unit import Doubt, Fact, LuState, Path, Registration, Reservation, Source
 
 ME, OTHER, FAR = "1:0:0:0", "2:0:0:0", "naa.5001,1"
@@ -122,3 +123,46 @@ def test_who_holds():
     assert holder(state(kind=None)) == ""
     assert holder(state(kind=ReservationType.WEAR)) == "every registered nexus holds WEAR"
     assert holder(state(doubts=UNRESERVED)) == ""
+
+
+ACTIONS = [
+    each for each in Action if each not in (Action.REGISTER_AND_IGNORE, Action.REPLACE_LOST)
+]
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("mine", [None, 0xA, 0xB])
+@pytest.mark.parametrize("key", [0, 0xA])
+def test_what_may_be_why_holds_what_is_why(action, mine, key):
+    """Where something is known of the sender, the reason is one of those told where nothing is."""
+    why = refusal(state(me=mine), out(action, key, 0xD), b"")
+    possible = possible_refusals(action, key, 0xD)
+    if why.startswith("this nexus is not registered"):
+        assert why in possible
+    elif why.startswith("this nexus has key"):
+        assert any("this nexus is registered" in each for each in possible)
+    elif why.startswith("no registration has key"):
+        assert why in possible
+    assert bool(possible) >= bool(why)
+
+
+@pytest.mark.parametrize("action", [Action.REGISTER_AND_IGNORE, Action.REPLACE_LOST])
+def test_a_key_that_is_ignored_is_no_reason(action):
+    assert possible_refusals(action, 0xA, 0xB) == ()
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_what_may_be_why_without_its_keys(action):
+    assert possible_refusals(action, None, None)
+
+
+def test_what_may_be_why_of_an_ordinary_command():
+    assert possible_refusals_of(Access.NONE) == possible_refusals_of(Access.UNKNOWN) == ()
+    assert possible_refusals_of(Access.READ) == (
+        "this nexus is not registered, under EARO or EAAR",
+        "this nexus is not the holder, under EA",
+    )
+    assert possible_refusals_of(Access.WRITE) == (
+        "this nexus is not registered, under WERO, EARO, WEAR or EAAR",
+        "this nexus is not the holder, under WE or EA",
+    )
