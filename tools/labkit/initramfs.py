@@ -1,10 +1,11 @@
 """The first file system of a machine: busybox, the modules that reach the root, one script.
 
 It mounts a root read-only over 9p, or over virtiofs where the kernel has no 9p, and puts a
-writable overlay in memory over it.  The host's own root goes on with guest.sh: packages, virtual
-environment and checkout are simply present.  A root of its own (labkit.roots) goes on with its
-systemd, which starts the server of commands as one of its services; the checkout is at
-/lab/checkout there.  Nothing that the guest does reaches the host except by the output folder.
+writable overlay over it: in memory, or on the machine's disk where it has one.  The host's own
+root goes on with guest.sh: packages, virtual environment and checkout are simply present.  A root
+of its own (labkit.roots) goes on with its systemd, which starts the server of commands as one of
+its services; the checkout is at /lab/checkout there.  Nothing that the guest does reaches the
+host except by the output folder.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ _ALWAYS = ("virtio_pci", "overlay", "virtio_console")
 _BY_9P = ("9pnet_virtio", "9p")
 _BY_VIRTIOFS = ("virtiofs",)
 
+# For a machine with a disk that keeps what it writes; the others do not load them.
+_BY_DISK = ("virtio_blk", "ext4")
+
 # cache=loose: the root is read-only, and the host's files hardly change while a machine stands.
 # Importing click, psutil, asyncio and sqlite3 takes 1.5 s with it and 2.0 without; the
 # second time 1.1 and 1.8.  `lab exec` drops the caches first, to see what was edited.
@@ -39,6 +43,7 @@ for word in $($B cat /proc/cmdline); do
   case $word in
     lab.script=*) script=${{word#lab.script=}} ;;
     lab.systemd) systemd=1 ;;
+    lab.disk) disk=1 ;;
     lab.probe) echo lab-probe-passed >/dev/console; echo o >/proc/sysrq-trigger; $B sleep 60 ;;
   esac
 done
@@ -46,8 +51,14 @@ done
 share() {{ $B mount -t {mount} "$1" "$2"; }}
 share root /host ||
   {{ echo "lab: the host's root cannot be mounted" >/dev/console; exit 1; }}
-$B mount -t tmpfs -o mode=755 overlay /overlay
-$B mkdir /overlay/upper /overlay/work
+if [ -n "$disk" ]; then
+{disk_insmods}
+  $B mount -t ext4 /dev/vda /overlay ||
+    {{ echo "lab: the disk cannot be mounted" >/dev/console; exit 1; }}
+else
+  $B mount -t tmpfs -o mode=755 overlay /overlay
+fi
+$B mkdir -p /overlay/upper /overlay/work
 $B mount -t overlay -o lowerdir=/host,upperdir=/overlay/upper,workdir=/overlay/work root /root ||
   {{ echo "lab: the overlay cannot be mounted" >/dev/console; exit 1; }}
 for fs in dev proc sys; do $B mount --move /$fs /root/$fs; done
@@ -58,7 +69,7 @@ share checkout /root/lab/checkout
 share modules /root/lib/modules/$release
 $B cp /root/lab/checkout/tools/labkit/lab.service /root/etc/systemd/system/
 $B mkdir -p /root/etc/systemd/system/multi-user.target.wants
-$B ln -s ../lab.service /root/etc/systemd/system/multi-user.target.wants/lab.service
+$B ln -sf ../lab.service /root/etc/systemd/system/multi-user.target.wants/lab.service
 exec $B switch_root /root /lib/systemd/systemd
 """
 
@@ -96,6 +107,19 @@ def shares(tree: Path, version: str) -> str:
 def modules(tree: Path, version: str) -> tuple[str, ...]:
     """What the kernel unpacked in tree needs to reach its root and its commands."""
     return (*_ALWAYS, *(_BY_9P if shares(tree, version) == "9p" else _BY_VIRTIOFS))
+
+
+def _insmods(archive: _Archive, files: list[Path]) -> str:
+    """Put modules into the archive; the lines that load them."""
+    lines = []
+    for module in files:
+        content = module.read_bytes()
+        if module.suffix == ".xz":
+            content = lzma.decompress(content)
+        name = f"modules/{module.name.removesuffix('.xz')}"
+        archive.add(name, stat.S_IFREG | 0o644, content)
+        lines.append(f"$B insmod /{shlex.quote(name)}")
+    return "\n".join(lines)
 
 
 def module_files(tree: Path, version: str, modules: tuple[str, ...]) -> list[Path]:
@@ -141,16 +165,13 @@ def build(tree: Path, version: str) -> Path:
         archive.add(folder, stat.S_IFDIR | 0o755)
     archive.add("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
     archive.add("bin/busybox", stat.S_IFREG | 0o755, Path(busybox).read_bytes())
-    names = []
-    for module in module_files(tree, version, modules(tree, version)):
-        content = module.read_bytes()
-        if module.suffix == ".xz":
-            content = lzma.decompress(content)
-        name = f"modules/{module.name.removesuffix('.xz')}"
-        archive.add(name, stat.S_IFREG | 0o644, content)
-        names.append(name)
-    insmods = "\n".join(f"$B insmod /{shlex.quote(name)}" for name in names)
-    init = _INIT.format(insmods=insmods, mount=_MOUNT[shares(tree, version)])
+    needed = module_files(tree, version, modules(tree, version))
+    disk = [file for file in module_files(tree, version, _BY_DISK) if file not in needed]
+    init = _INIT.format(
+        insmods=_insmods(archive, needed),
+        disk_insmods=_insmods(archive, disk),
+        mount=_MOUNT[shares(tree, version)],
+    )
     archive.add("init", stat.S_IFREG | 0o755, init.encode())
     archive.add("TRAILER!!!", 0)
     part = image.with_name(f"{image.name}.{os.getpid()}")

@@ -45,7 +45,8 @@ class Shape:
     whose clock advances one nanosecond an instruction, so that CPU-bound figures repeat; its clock
     jumps ahead whenever it is idle.  options: further arguments for QEMU.  link: a second machine.
     root: a Debian root of its own (labkit.roots), in which systemd runs; without it the machine
-    has this machine's files.
+    has this machine's files.  disk: an image with an empty ext4 file system, which keeps what the
+    machine writes to its root, so that the next machine with it goes on where this one ended.
     """
 
     memory: str = "2G"
@@ -54,6 +55,7 @@ class Shape:
     options: tuple[str, ...] = ()
     link: Link | None = None
     root: Path | None = None
+    disk: Path | None = None
 
 
 def command(
@@ -71,6 +73,8 @@ def command(
         )
     else:
         append += "lab.systemd systemd.show_status=0 systemd.default_timeout_start_sec=600"
+    if shape.disk is not None:
+        append += " lab.disk"
     if shape.link is not None:
         append += f" lab.address={shape.link.address}"
     arguments = [
@@ -96,6 +100,8 @@ def command(
         arguments += ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
     else:
         arguments += ["-serial", f"file:{folder}/console"]
+    if shape.disk is not None:
+        arguments += ["-drive", f"file={shape.disk},if=virtio,format=raw,cache=unsafe"]
     if shape.icount:
         arguments += ["-icount", "shift=0,sleep=off"]
     if shape.link is not None:
