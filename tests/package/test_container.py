@@ -37,6 +37,20 @@ def test_skopeo_takes_it(image: Path) -> None:
     assert config["Cmd"] == ["agent"]
 
 
+def test_podman_loads_it(image: Path) -> None:
+    root = roots.root("bookworm", ("podman",))
+    # An overlay on the root's own overlay is refused.
+    script = """
+        cd /out
+        export STORAGE_DRIVER=vfs
+        podman load -i prtrace.oci.tar > loaded
+        podman image inspect --format '{{.Config.Entrypoint}} {{.Config.Cmd}}' \
+            "$(sed 's/^Loaded image: //' loaded)" > inspected
+    """
+    roots.run(root, script, image.parent)
+    assert (image.parent / "inspected").read_text() == "[/usr/bin/prtrace] [agent]\n"
+
+
 # What a DaemonSet's container has: the host's processes and network, /dev, the bpf file system,
 # the run and the state folder; the rest is its own.
 CONTAINED = """
