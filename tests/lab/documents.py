@@ -3,6 +3,7 @@
 A block of commands is fenced as sh.  The comment on the line before it says how it is tested:
 
     <!-- test: machine -->   run in a lab machine that has an agent
+    <!-- test: host -->      run on a host with systemd, libvirt and the packages at hand
     <!-- test: parse -->     only parsed: it needs what no machine has; the default
 
 `path/to/file.py:Name` in backquotes is a reference to a definition, `path/to/file` to a file.

@@ -1,6 +1,7 @@
-"""A client of the proxy which shares no code with it: READ KEYS, as QEMU sends it.
+"""A client of the proxy, or of qemu-pr-helper, which shares no code with prtrace.
 
-    proxy_client.py SOCKET DEVICE
+    proxy_client.py SOCKET DEVICE                   READ KEYS, as QEMU sends it
+    proxy_client.py SOCKET DEVICE CDB PARAMETER     a PERSISTENT RESERVE OUT, both in hex
 
 docs/interop/pr-helper.rst of QEMU has the protocol.
 """
@@ -10,6 +11,8 @@ import os
 import socket
 import struct
 import sys
+
+READ_KEYS = "5e000000000000200000"
 
 
 def receive(connection: socket.socket, length: int) -> bytes:
@@ -23,7 +26,8 @@ def receive(connection: socket.socket, length: int) -> bytes:
 
 
 def main() -> None:
-    path, device = sys.argv[1:]
+    path, device, *command = sys.argv[1:]
+    cdb, parameter = (bytes.fromhex(word) for word in command or (READ_KEYS, ""))
     disk = os.open(device, os.O_RDWR)
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(240)
@@ -32,19 +36,23 @@ def main() -> None:
         connection.sendall(bytes(4))
         # A unit attention may wait: it is told once.
         for _ in range(4):
-            status, length, reply = read_keys(connection, disk)
+            status, length, reply = send(connection, disk, cdb, parameter)
             if status != 2:
                 break
-        if status or length < 8:
+        if status or (length < 8 and not parameter):
             raise SystemExit(f"status {status}, {length} bytes")
-        print("generation", struct.unpack(">I", reply[:4])[0])
+        if not parameter:
+            print("generation", struct.unpack(">I", reply[:4])[0])
 
 
-def read_keys(connection: socket.socket, disk: int) -> tuple[int, int, bytes]:
+def send(
+    connection: socket.socket, disk: int, cdb: bytes, parameter: bytes
+) -> tuple[int, int, bytes]:
     """Status, length and bytes of the answer."""
-    cdb = bytes((0x5E, 0, 0, 0, 0, 0, 0, 0x20, 0)).ljust(16, b"\0")
     descriptors = array.array("i", (disk,))
-    connection.sendmsg([cdb], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
+    padded = cdb.ljust(16, b"\0")
+    connection.sendmsg([padded], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
+    connection.sendall(parameter)
     status, length = struct.unpack(">iI", receive(connection, 8))
     receive(connection, 96)
     return status, length, receive(connection, length)
