@@ -8,7 +8,9 @@ that differ least from another one are slow.
 from __future__ import annotations
 
 import json
+import os
 import re
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,14 +20,19 @@ from typing import Any
 
 import pytest
 from lab.agent import Agent, cli
+from lab.doors import Doors, PrOutCommand
 from lab.stranger import Stranger
 from labkit import pace
 from labkit.lio import IQN
-from labkit.sysfs import addresses, await_that
-from labkit.target import Unit, UnitPath
+from labkit.sysfs import addresses, await_that, disk
+from labkit.target import Target, Unit, UnitPath
+
+from prtrace.explain.recording import Recording
+from prtrace.model import Action, Issuer, LocalNexus, ReservationType
+from prtrace.state.event import Command, Event
 
 pytestmark = [
-    pytest.mark.machine(luns=1, nexuses=2, transport="loop,iscsi"),
+    pytest.mark.machine(luns=2, nexuses=2, transport="loop,iscsi"),
     pytest.mark.timeout(300),
 ]
 
@@ -136,7 +143,7 @@ def test_another_process_of_this_host(scene: Scene) -> None:
     scene.write(scene.two, 64, status=CONFLICT)
     scene.says(
         "reservation conflict",
-        ("observed", "WERO refuses writes of a nexus that is not registered"),
+        ("inferred", "WERO refuses writes of a nexus that is not registered"),
         ("observed", "RESERVE by sg_persist["),
     )
 
@@ -208,7 +215,7 @@ def test_an_spc_2_reserve(scene: Scene) -> None:
         scene.raw(scene.two, "28 00 00 00 00 00 00 00 01 00", "-r", "512", status=CONFLICT)
         scene.says(
             "reservation conflict",
-            ("observed", f"an SPC-2 RESERVE by {scene.one.hctl} refuses everybody else"),
+            ("inferred", f"an SPC-2 RESERVE by {scene.one.hctl} refuses everybody else"),
             ("observed", f"RESERVE(6) on {scene.one.hctl} by sg_raw["),
         )
     finally:
@@ -223,7 +230,7 @@ def test_a_scan_that_may_be_harmless(scene: Scene) -> None:
     subprocess.run(["blkid", "-p", scene.two.block], capture_output=True, timeout=60)
     incident = scene.says(
         "reservation conflict",
-        ("observed", "EA refuses reads and writes"),
+        ("inferred", "EA refuses reads and writes"),
         ("not known", "udev, LVM and blkid"),
     )
     assert incident["harmless"] is None
@@ -395,3 +402,255 @@ def test_a_host_that_never_had_an_agent(scene: Scene, node2: Stranger, tmp_path:
         # In what the disk answered.
         assert (NODE2.encode().hex() in file.read_text()) is not bool(secret)
     assert node2.pr_out(0, "CLEAR", 0xF1).status == 0
+
+
+def test_a_fence_by_a_host_that_is_known(scene: Scene, node2: Stranger, tmp_path: Path) -> None:
+    """Its ports were told; what it did was not, and nobody is told to fence it back."""
+    (tmp_path / "node2.json").write_text(
+        json.dumps({"schema": "prtrace.ports/1", "host": "node2", "ports": [node2.port]})
+    )
+    scene.persist(scene.one, "-G", "-S", "0xa1")
+    scene.persist(scene.one, "-R", "-K", "0xa1", "-T", "5")
+    assert node2.pr_out(0, "REGISTER", 0, 0xF1).status == 0
+    assert node2.pr_out(0, "PREEMPT", 0xF1, 0xA1, 5).status == 0
+    scene.take_attentions(scene.one)
+    scene.agent.settled(pace.limit(SECONDS))
+    scene.write(scene.one, 64, status=CONFLICT)
+    scene.says("lost registration", ("observed", "told of it: UNIT ATTENTION 2A/05"))
+    scene.says("reservation conflict", ("inferred", "WERO refuses writes of a nexus that is not"))
+    told = scene.told("--ports", str(tmp_path))
+    (registered,) = told["registrations"]
+    assert registered["host"] == "node2"
+    offered = [each["command"] or "" for each in told["remedies"]]
+    assert not [each for each in offered if "--preempt" in each or "--clear" in each], offered
+
+
+class Diary:
+    """What another host's agent would have recorded of its commands, its clock being ahead."""
+
+    def __init__(self, node: Stranger, unit: Unit, ahead_s: int) -> None:
+        self.node, self.unit, self.ahead = node, unit, ahead_s * 10**9
+        path = LocalNexus(
+            "5:0:0:0", unit.lu, device="/dev/sdz", initiator_port=node.port,
+            relative_target_port=unit.paths[2].rtpi, transport="iscsi", state="running",
+        )  # fmt: skip
+        self.events = [
+            Event(command=Command.PATHS, seq=1, time=self._now(), lu=unit.lu, paths=(path,))
+        ]
+
+    def _now(self) -> int:
+        return time.time_ns() + self.ahead
+
+    def out(self, action: str, key: int, sa_key: int = 0, kind: int = 0) -> None:
+        listed = struct.pack(">QQQ", key, sa_key, 0)
+        code = ("REGISTER", "RESERVE", "RELEASE", "CLEAR", "PREEMPT").index(action)
+        self._send(Command.PR_OUT, struct.pack(">BBBHIB", 0x5F, code, kind, 0, 24, 0), listed)
+
+    def read(self) -> None:
+        self._send(Command.PR_IN, bytes.fromhex("5e030000000000100000"))
+
+    def _send(self, command: Command, cdb: bytes, listed: bytes = b"") -> None:
+        begun = self._now()
+        answer = self.node.send(0, cdb, listed, 0 if listed else 4096)
+        assert answer.status == 0, answer
+        done = self._now()
+        self.events.append(
+            Event(
+                command=command, seq=len(self.events) + 1, time=done, start_ns=begun, done_ns=done,
+                lu=self.unit.lu, nexus="5:0:0:0", device="/dev/sdz", status="GOOD", cdb=cdb,
+                data=listed or answer.data, head=listed, issuer=Issuer(4711, "fence_scsi"),
+            )
+        )  # fmt: skip
+
+    def write(self, file: Path) -> None:
+        recording = Recording("node2", tuple(self.events), (self.node.port,))
+        file.write_text("".join(f"{text}\n" for text in recording.lines()))
+
+
+def test_two_hosts_whose_clocks_are_90_s_apart(
+    scene: Scene, node2: Stranger, tmp_path: Path
+) -> None:
+    diary = Diary(node2, scene.unit, 90)
+    scene.persist(scene.one, "-G", "-S", "0xa1")
+    scene.persist(scene.one, "-R", "-K", "0xa1", "-T", "5")
+    diary.read()
+    diary.out("REGISTER", 0, 0xF1)
+    diary.out("PREEMPT", 0xF1, 0xA1, 5)
+    diary.read()
+    scene.take_attentions(scene.one)
+    scene.agent.settled(pace.limit(SECONDS))
+    scene.write(scene.one, 64, status=CONFLICT)
+    scene.says("lost registration", ("observed", "told of it: UNIT ATTENTION 2A/05"))
+    node1, other = tmp_path / "node1.jsonl", tmp_path / "node2.jsonl"
+    assert cli("record", scene.one.block, "-o", str(node1)).returncode == 0
+    diary.write(other)
+    each_order = []
+    for files in ((node1, other), (other, node1)):
+        explained = cli("explain", scene.unit.lu, *map(str, files), "--json")
+        assert explained.returncode in (0, 4), explained.stderr
+        told = json.loads(explained.stdout)
+        (ahead,) = [each["ahead"] for each in told["recorded"] if each["ahead"]]
+        bounds = sorted(abs(each) for each in (ahead["least_s"], ahead["most_s"]))
+        assert bounds[0] <= 90 <= bounds[1], ahead
+        assert bounds[1] - bounds[0] < pace.limit(60), ahead
+        lost = [each for each in told["incidents"] if each["kind"] == "lost registration"]
+        texts = [link["text"] for each in lost[:1] for link in each["chain"]]
+        assert any("by fence_scsi[4711] took it away" in text for text in texts), chains(told)
+        (registered,) = told["registrations"]
+        assert registered["host"] == "node2"
+        each_order.append({**told, "recorded": None})
+    assert each_order[0] == each_order[1]
+    assert node2.pr_out(0, "CLEAR", 0xF1).status == 0
+
+
+def test_a_sosreport_and_nothing_else(scene: Scene, node2: Stranger, tmp_path: Path) -> None:
+    """The files that sos makes, by the programs that it calls."""
+    assert node2.pr_out(0, "REGISTER", 0, 0xF1).status == 0
+    assert node2.pr_out(0, "RESERVE", 0xF1, 0, 5).status == 0
+    scene.take_attentions(scene.one)
+    subprocess.run(["dmesg", "-C"], timeout=60, check=True)
+    scene.write(scene.one, 64, status=CONFLICT)
+    disk = scene.one.block.removeprefix("/dev/")
+    files = {
+        "hostname": "node1\n",
+        "sos_commands/systemd/timedatectl": "      Time zone: Etc/UTC (UTC, +0000)\n",
+        "sos_commands/scsi/lsscsi": (
+            f"[{scene.one.hctl}]    disk    LIO-ORG  RAMDISK-MCP  4.0   {scene.one.block}\n"
+        ),
+        "sos_commands/block/ls_-lanR_.dev": (
+            f"lrwxrwxrwx 1 0 0 9 Nov 27 11:00 wwn-0x{scene.unit.lu.removeprefix('naa.')} -> "
+            f"../../{disk}\n"
+        ),
+    }
+    for letter in "krs":
+        asked = subprocess.run(
+            ["sg_persist", "--in", f"-{letter}", "-d", scene.one.block],
+            capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        files[f"sos_commands/scsi/sg_persist_--in_-{letter}_-d_.dev.{disk}"] = asked.stdout
+    log = subprocess.run(["dmesg"], capture_output=True, text=True, timeout=60, check=True).stdout
+    now = datetime.now(UTC).strftime("%b %d %H:%M:%S")
+    lines = [re.sub(r"^\[[^\]]*\]", f"{now} node1 kernel:", line) for line in log.splitlines()]
+    files["sos_commands/logs/journalctl_--no-pager_--boot"] = "\n".join(lines)
+    for name, text in files.items():
+        path = tmp_path / "sosreport-node1" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    folder = str(tmp_path / "sosreport-node1")
+    explained = cli("explain", scene.one.block, folder, "--json", socket=tmp_path / "nobody")
+    assert explained.returncode in (0, 4), explained.stderr
+    told = json.loads(explained.stdout)
+    assert told["lu"] == scene.unit.lu
+    assert told["reservation"]["type"] == "WERO"
+    (registered,) = told["registrations"]
+    assert (registered["initiator_port"], registered["key"]) == (
+        node2.port, "0x00000000000000f1"
+    )  # fmt: skip
+    assert {"reservation conflict", "not watched"} <= {each["kind"] for each in told["incidents"]}
+    assert "who reserved it" in chains(told) or "the log does not name" in chains(told)
+    assert node2.pr_out(0, "CLEAR", 0xF1).status == 0
+
+
+def _log_in_anew(interface: str) -> None:
+    node = ("iscsiadm", "-m", "node", "-T", IQN, "-p", "127.0.0.1", "-I", interface)
+    subprocess.run((*node, "--logout"), capture_output=True, timeout=120, check=True)
+    # A record of another interface replaces that of the first.
+    subprocess.run((*node, "-o", "new"), capture_output=True, timeout=120, check=True)
+    subprocess.run((*node, "--login"), capture_output=True, timeout=120, check=True)
+
+
+def _address_of(interface: str) -> str:
+    """The address of the session's disk, "" where it is not there yet."""
+    for session in Path("/sys/class/iscsi_session").iterdir():
+        if (session / "ifacename").read_text().strip() == interface:
+            host = (session / "device").resolve().parent.name.removeprefix("host")
+            there = [hctl for hctl in addresses() if hctl.startswith(f"{host}:")]
+            return next((hctl for hctl in there if disk(hctl) is not None), "")
+    return ""
+
+
+@pytest.mark.slow
+def test_the_session_before_a_new_login(scene: Scene) -> None:
+    """open-iscsi gives a new session another ISID: the host shuts itself out."""
+    path = scene.unit.paths[2]
+    scene.persist(path, "-G", "-S", "0xa1")
+    scene.persist(path, "-R", "-K", "0xa1", "-T", "3")
+    scene.agent.settled(pace.limit(SECONDS))
+    _log_in_anew("lab1")
+    await_that("the session's disk comes back", lambda: bool(_address_of("lab1")), pace.limit(60))
+    new = disk(_address_of("lab1"))
+    assert new is not None
+    scene.run("sg_turs", "-n", "4", new.block, status=0)
+    cdb = ["2a", "00", "00", "00", "00", "40", "00", "00", "01", "00"]
+    scene.run("sg_raw", "-s", "512", "-i", "/dev/zero", new.block, *cdb, status=CONFLICT)
+    subprocess.run(["sg_persist", "-n", "-i", "-k", scene.one.block], timeout=60)
+    end = time.monotonic() + pace.limit(SECONDS)
+    while not re.search("until it went away|has the iSCSI name of", chains(scene.told())):
+        assert time.monotonic() < end, chains(scene.told())
+        time.sleep(0.2)
+    assert "another host" not in chains(scene.told())
+
+
+def test_an_abort_that_device_mapper_loses(scene: Scene) -> None:
+    """Over iSCSI: where Linux hands the abort on, LIO survives it there."""
+    path = scene.unit.paths[2]
+    scene.persist(scene.one, "-G", "-S", "0xa1")
+    scene.persist(scene.one, "-R", "-K", "0xa1", "-T", "5")
+    env = {**os.environ, "DM_DISABLE_UDEV": "1"}
+    sectors = Path("/sys/class/block", Path(path.block).name, "size").read_text().strip()
+    subprocess.run(
+        ["dmsetup", "create", "lost"], input=f"0 {sectors} linear {path.block} 0", text=True,
+        check=True, timeout=60, env=env,
+    )  # fmt: skip
+    try:
+        with Doors() as doors:
+            for action, key, sa_key in (
+                (Action.REGISTER, 0, 0xB2),
+                (Action.PREEMPT_AND_ABORT, 0xB2, 0xA1),
+            ):
+                kind = None if action is Action.REGISTER else ReservationType.WERO
+                command = PrOutCommand(action, key, sa_key, kind, b"")
+                assert doors.ioc_pr("/dev/mapper/lost", command) == "ioctl 0x0"
+    finally:
+        subprocess.run(["dmsetup", "remove", "--retry", "lost"], check=True, timeout=60, env=env)
+    incident = scene.says("lost registration", ("observed", f"on {path.hctl} by "))
+    lost = any("Linux sent PREEMPT alone" in link["text"] for link in incident["chain"])
+    (event,) = [
+        each for each in scene.agent.events() if (each["action"] or "").startswith("PREEMPT")
+        and each["time"] >= scene.begun
+    ]  # fmt: skip
+    assert lost is (event["action"] == "PREEMPT"), (event, incident)
+    scene.persist(path, "-C", "-K", "0xb2")
+
+
+def test_a_lun_that_is_mapped_anew(scene: Scene, target: Target) -> None:
+    """Another unit behind the address: what it answers is not this unit's."""
+    stranger = target.units[1]
+    scene.persist(scene.two, "-G", "-S", "0xb1")
+    scene.persist(scene.two, "-R", "-K", "0xb1", "-T", "5")
+    folder = Path(scene.two.tpg) / "lun" / f"lun_{scene.two.hctl.split(':')[3]}"
+    (link,) = [
+        each for each in folder.iterdir()
+        if each.is_symlink() and os.path.realpath(each) == os.path.realpath(scene.unit.directory)
+    ]  # fmt: skip
+    link.unlink()
+    link.symlink_to(stranger.directory)
+    try:
+        subprocess.run(["sg_persist", "-n", "-i", "-k", scene.two.block], timeout=60)
+        subprocess.run(["sg_persist", "-n", "-i", "-k", scene.two.block], timeout=60)
+        scene.agent.settled(pace.limit(SECONDS))
+        told = scene.told()
+        said = chains(told)
+        # No command of anybody took the registration away, and nobody is blamed.
+        assert " took it away" not in said, said
+        losses = [each for each in told["incidents"] if each["kind"].startswith("lost")]
+        for each in losses:
+            assert any(
+                "another logical unit may be" in link["text"] or link["certainty"] == "not known"
+                for link in each["chain"]
+            ), said
+    finally:
+        link.unlink()
+        link.symlink_to(scene.unit.directory)
+        for _ in range(3):
+            scene.take_attentions(scene.two)
