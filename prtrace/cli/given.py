@@ -210,15 +210,25 @@ def find_unit(device: str, recordings: Sequence[Recording]) -> str:
     units: dict[str, None] = {}
     for number, recording in enumerate(recordings):
         for event in recording.events:
-            # As the kernel's log has it: without /dev/.
-            named = (event.nexus, event.device, event.device.removeprefix("/dev/"))
-            if device == event.lu or (number == 0 and device in named):
+            if device == event.lu or (number == 0 and device in _names(event)):
                 return event.lu
             units.setdefault(event.lu)
     there = ", ".join(list(units)[:4]) or "none"
     raise NoSuchDeviceError(
         f"{device} names no logical unit of these recordings", hint=f"they have: {there}"
     )
+
+
+def _names(event: Event) -> Iterator[str]:
+    """The nodes and addresses that an event has for its unit; nodes without /dev/, too.
+
+    The kernel's log has them so.
+    """
+    for nexus, node in (
+        (event.nexus, event.device),
+        *((path.nexus, path.device) for path in event.paths),
+    ):
+        yield from filter(None, (nexus, node, node.removeprefix("/dev/")))
 
 
 def rebuilt_unit(recording: Recording, lu: str, until: int | None = None) -> dict[str, Any]:

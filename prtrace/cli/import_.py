@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,7 @@ from prtrace.errors import InDoubtError, UsageError
 from prtrace.explain.recording import Recording
 from prtrace.paste.reader import read_text
 from prtrace.paste.recorded import Import
+from prtrace.paste.seen import Seen
 from prtrace.paste.stamp import Clock, parse_zone
 
 _NANOSECONDS: Final = 1_000_000_000
@@ -25,6 +27,7 @@ _DESIGNATOR: Final = re.compile(
     r"(?:uuid|t10|name|hctl)\..+)"
 )
 """What prtrace names a unit by (SPC-5 7.7.6)."""
+_SPEAKS: Final = re.compile(r"\breserv(?:ation|e)\b|\bpersist(?:ent|ence)? reserv", re.IGNORECASE)
 _SHOWN: Final = 10
 """Refused lines that are printed; the rest is counted."""
 
@@ -73,6 +76,7 @@ def command(
     clock = Clock(_boot(boot), year, None if zone is None else parse_zone(zone))
     named = dict(_unit(each) for each in units)
     found = Import()
+    unread: list[str] = []
     for name in files:
         content = read_file(name)
         read = content if isinstance(content, bytes) else read_text(content)
@@ -81,6 +85,7 @@ def command(
                 f"{plain(name)} holds bytes, not lines of a log", hint="prtrace decode takes bytes"
             )
         found.add(read, clock, named)
+        unread += (f"{plain(name)}: {text}" for text in _not_read(content, read))
     for seen, reason in found.refused[:_SHOWN]:
         source = f", {seen.source}" if seen.source else ""
         warn(f"prtrace: line {seen.line}{source}: {reason}")
@@ -88,6 +93,10 @@ def command(
         reasons = Counter(reason for _, reason in found.refused[_SHOWN:])
         for reason, count in reasons.most_common():
             warn(f"prtrace: {count} more: {reason}")
+    for text in unread[:_SHOWN]:
+        warn(f"prtrace: {text}")
+    if len(unread) > _SHOWN:
+        warn(f"prtrace: {len(unread) - _SHOWN} more lines speak of reservations and were not read")
     events = found.numbered()
     if not events:
         raise UsageError(
@@ -96,10 +105,21 @@ def command(
         )
     recording = Recording(found.host, tuple(events))
     _write(output, "".join(f"{text}\n" for text in recording.lines()))
-    line(f"{len(events)} events in {plain(str(output))}, {len(found.refused)} lines left out")
+    left_out = len(found.refused) + len(unread)
+    line(f"{len(events)} events in {plain(str(output))}, {left_out} lines left out")
     if found.repeated:
         line(f"{found.repeated} lines told of a conflict that a line before had told of")
-    return InDoubtError.exit_code if found.refused else 0
+    return InDoubtError.exit_code if left_out else 0
+
+
+def _not_read(content: str | bytes, read: Iterable[Seen]) -> Iterator[str]:
+    """The lines that speak of reservations, and that nothing was read from."""
+    if isinstance(content, bytes):
+        return
+    known = {seen.line for seen in read}
+    for number, text in enumerate(content.splitlines(), 1):
+        if number not in known and _SPEAKS.search(text):
+            yield f"line {number} speaks of reservations and was not read: {plain(text[:100])}"
 
 
 def _write(path: Path, text: str) -> None:

@@ -61,6 +61,15 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
+class Moved:
+    """A guest's key that went from one host to another."""
+
+    key: int
+    types: tuple[str, str]
+    """Of the reservation before and after, "" for none."""
+
+
+@dataclass(frozen=True, slots=True)
 class Incident:
     """Something that somebody may ask about."""
 
@@ -79,3 +88,5 @@ class Incident:
     """Why nobody needs to act on it, "" where that is not so."""
     lost: Lost | None = None
     """Of a lost registration."""
+    moved: Moved | None = None
+    """Of a moved reservation."""

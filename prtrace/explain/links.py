@@ -175,11 +175,14 @@ def former_nexus(steps: Sequence[Step], number: int, nexus: Nexus) -> Iterator[L
                 yield observed(step, text)
                 return
     for address, path in state.paths.items():
-        name = iscsi_name(port)
-        if name and name == iscsi_name(path.local.initiator_port or ""):
+        name, mine = iscsi_name(port), path.local.initiator_port or ""
+        if name and name in (mine, iscsi_name(mine)):
+            isid = (
+                "another ISID: an earlier" if name != mine else "an ISID: the present, an earlier"
+            )
             yield Link(
-                f"{nexus} has the iSCSI name of {address} and another ISID: an earlier or a "
-                "parallel session of this host",
+                f"{nexus} has the iSCSI name of {address} and {isid} or a parallel session of "
+                "this host",
                 Certainty.INFERRED,
             )
             return
@@ -285,7 +288,10 @@ def told_later(steps: Sequence[Step], number: int, nexus: Nexus) -> Iterator[Lin
             continue
         for seen in step.seen:
             if isinstance(seen, AttentionSeen) and seen.attention in ABOUT_RESERVATIONS:
-                told = f"a unit attention told {nexus} of it: {step.event.sense}"
+                of = "of it"
+                if seen.attention is Attention.RESERVATIONS_RELEASED:
+                    of = "of a RELEASE or of another type"
+                told = f"a unit attention told {nexus} {of}: {step.event.sense}"
                 yield observed(step, f"{told}{_taker(step.event)}")
                 return
         if step.event.status == "GOOD":

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from prtrace.explain.incident import Certainty, Incident, IncidentKind, Link
+from prtrace.explain.incident import Certainty, Incident, IncidentKind, Link, Moved
 from prtrace.explain.links import observed, pr_out, who
 from prtrace.explain.ports import Ports, host_of
 from prtrace.explain.timeline import Step
@@ -80,7 +80,8 @@ def _arrived(
     ]
     came = ", ".join(_named(before, each, ports) for each in taken) or "a nexus that is not known"
     doubts = (*_doubts(before), *_doubts(after))
-    yield _incident(step, command.nexus, f"came here from {came}", key, wrong, doubts, chain)
+    moved = Moved(key, (_type(before), _type(after)))
+    yield _incident(step, command.nexus, f"came here from {came}", moved, wrong, doubts, chain)
 
 
 def _registered(steps: Sequence[Step], number: int, command: PrOut) -> int | None:
@@ -123,7 +124,8 @@ def _left(step: Step, before: LuState, ports: tuple[Ports, ...]) -> Iterator[Inc
         went = ", ".join(_named(after, other, ports) for other in arrived)
         chain = [observed(step, f"the key {key_text(each.key)} is not on {nexus} any more")]
         doubts = (*_doubts(before), *_doubts(after))
-        yield _incident(step, nexus, f"went from here to {went}", each.key, wrong, doubts, chain)
+        moved = Moved(each.key, (_type(before), _type(after)))
+        yield _incident(step, nexus, f"went from here to {went}", moved, wrong, doubts, chain)
         return
 
 
@@ -148,7 +150,7 @@ def _incident(
     step: Step,
     nexus: Nexus,
     what: str,
-    key: int,
+    moved: Moved,
     wrong: Sequence[str],
     doubts: Sequence[Doubt],
     chain: Sequence[Link],
@@ -166,9 +168,14 @@ def _incident(
         step.event.time,
         step.event.time,
         1,
-        f"the guest's key {key_text(key)} {what}: {verdict}",
+        f"the guest's key {key_text(moved.key)} {what}: {verdict}",
         (*links, *chain),
+        moved=moved,
     )
+
+
+def _type(state: LuState) -> str:
+    return "" if state.reservation is None else state.reservation.type.name
 
 
 _JUDGED: Final = (Fact.REGISTRATIONS, Fact.RESERVATION)

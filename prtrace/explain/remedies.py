@@ -7,11 +7,11 @@ is not told to preempt its fencer, and a disk that somebody cleared is not told 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from prtrace.explain.incident import Incident, Lost
+from prtrace.explain.incident import Incident, Lost, Moved
 from prtrace.model import Action
 from prtrace.state.event import key_text
 
@@ -46,8 +46,14 @@ def remedies(
     found: the incidents, with the host of each.  this: the host that has the paths which have no
     host, "" where it has no name.
     """
-    lost = {(host or this, each.nexus): each.lost for host, each in found if each.lost is not None}
-    ways = list(_return(unit, lost, this))
+    told = list(found)
+    moved = [each.moved for _, each in told if each.moved is not None]
+    keys = {each.key for each in moved}
+    lost = {(host or this, each.nexus): each.lost for host, each in told if each.lost is not None}
+    # A guest that moved has left, and nobody fenced it.
+    left = {place for place, each in lost.items() if each.key in keys}
+    lost = {place: each for place, each in lost.items() if place not in left}
+    ways = [*_retype(unit, moved), *_return(unit, lost, left, this)]
     made = [*_look(unit), *ways]
     held = unit["reservation"]
     shared = held is None or held["type"] not in ("WE", "EA")
@@ -80,17 +86,44 @@ def _look(unit: Mapping[str, Any]) -> Iterator[Remedy]:
     )
 
 
+def _retype(unit: Mapping[str, Any], moved: Iterable[Moved]) -> Iterator[Remedy]:
+    """To give a reservation the type again that it had before a move."""
+    held = unit["reservation"]
+    for was, now in {each.types for each in moved if all(each.types)}:
+        if was == now or held is None or held["type"] != now or held["key"] is None:
+            continue
+        path = next((path for path in unit["paths"] if path["nexus"] in _holders(held)), None)
+        name = "DEVICE" if path is None else path["device"]
+        key = held["key"]
+        yield Remedy(
+            f"A move made the type {now}, which was {was}: have the guest or its cluster release "
+            f"the reservation and take it with {was} again.  By hand, on the path that holds it:",
+            f"sg_persist --out --release --param-rk={key} --prout-type={_TYPES[now]} {name}; "
+            f"sg_persist --out --reserve --param-rk={key} --prout-type={_TYPES[was]} {name}",
+            "between the two nobody is kept from the disk; then registrants have the access again "
+            f"that {was} gives them",
+            "" if path is None else path.get("host") or "",
+        )
+
+
+def _holders(held: Mapping[str, Any]) -> set[str]:
+    return {_address(each) for each in held["holders"]}
+
+
 def _return(
-    unit: Mapping[str, Any], lost: Mapping[tuple[str, str], Lost], this: str
+    unit: Mapping[str, Any],
+    lost: Mapping[tuple[str, str], Lost],
+    left: Collection[tuple[str, str]],
+    this: str,
 ) -> Iterator[Remedy]:
-    """To let paths in that are not registered."""
+    """To let paths in that are not registered; left: those whose guest moved away."""
     held = unit["reservation"]
     for path in unit["paths"]:
         if path.get("registered") is not False:
             continue
         host = path.get("host") or ""
         gone = lost.get((host or this, path["nexus"]))
-        if gone is not None and gone.own:
+        if (host or this, path["nexus"]) in left or (gone is not None and gone.own):
             continue
         name = path["device"] or path["sg"] or path["nexus"]
         named = f"{name} of {host}" if host else name
@@ -192,7 +225,7 @@ def _take(unit: Mapping[str, Any]) -> Iterator[Remedy]:
     sender, first = _sender(unit)
     shut_out = any(path.get("may_write") is False for path in unit["paths"])
     own = {each["nexus"] for each in unit["registrations"] if each["local"] or each["owner"]}
-    ours = bool(held["holders"]) and {_address(each) for each in held["holders"]} <= own
+    ours = bool(held["holders"]) and _holders(held) <= own
     if ours or held["type"] in _SHARED:
         if shut_out:
             yield Remedy(

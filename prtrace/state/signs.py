@@ -12,6 +12,7 @@ from prtrace.model import (
     AttentionSeen,
     ConflictSeen,
     LegacyReserve,
+    Nexus,
     OtherUnit,
     Outcome,
     ReadFailed,
@@ -38,7 +39,7 @@ _CODES = {
 
 def note_attention(draft: Draft, seen: AttentionSeen) -> None:
     """A unit attention: raised by a command that was seen, or else a stranger's doing."""
-    where = f"{_CODES[seen.attention]} on {seen.nexus}"
+    where = f"{_CODES[seen.attention]}{_on(seen.nexus)}"
     explained = expecting.take(draft, seen)
     match seen.attention:
         case Attention.RESET:
@@ -63,10 +64,15 @@ def note_attention(draft: Draft, seen: AttentionSeen) -> None:
             _doubt(draft, f"{where}: changed by somebody else")
 
 
+def _on(nexus: Nexus) -> str:
+    """Where it was, "" where a log does not tell the path."""
+    return f" on {nexus}" if nexus else ""
+
+
 def note_conflict(draft: Draft, seen: ConflictSeen) -> None:
     """A RESERVATION CONFLICT of an ordinary command: right, unless the state allows access."""
     expecting.answered(draft, seen)
-    where = f"RESERVATION CONFLICT on {seen.nexus}"
+    where = f"RESERVATION CONFLICT{_on(seen.nexus)}"
     held = draft.reservation
     if (
         overlaps(draft, seen)

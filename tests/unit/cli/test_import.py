@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 KERNEL = """\
 2026-11-27T12:00:00.5+00:00 host kernel: sd 6:0:0:1: reservation conflict
 2026-11-27T12:00:01.5+00:00 host kernel: sd 6:0:0:1: [sdb] tag#1 CDB: Persistent reserve out 5f 01 05 00 00 00 00 00 18 00
@@ -72,3 +74,24 @@ def test_options_that_make_no_sense(prtrace, tmp_path):
         done = prtrace("import", log, "-o", tmp_path / "out.jsonl", *wrong)
         assert done.returncode == 2, wrong
         assert "Traceback" not in done.stderr
+
+
+def test_a_line_about_reservations_that_is_not_read_is_named(prtrace, tmp_path):
+    log = tmp_path / "vmkernel.log"
+    log.write_text(
+        KERNEL + "2026-11-27T12:00:05Z cpu3:1)WARNING: HBX: 3040: 'gold': HB at offset 1 - "
+        "Reclaiming HB failed: Reservation conflict\n"
+    )
+    done = prtrace("import", log, "-o", tmp_path / "a.jsonl")
+    assert done.returncode == 4, done.stderr
+    assert "line 3 speaks of reservations and was not read" in done.stderr
+    assert "1 lines left out" in done.stdout
+
+
+@pytest.mark.parametrize("designator", ["naa.6001405", "naa.xyz", "naa." + "0" * 33])
+def test_a_designator_that_is_not_whole_is_refused(prtrace, tmp_path, designator):
+    log = tmp_path / "kernel.log"
+    log.write_text(KERNEL)
+    done = prtrace("import", log, "-o", tmp_path / "a.jsonl", "--unit", f"sdb={designator}")
+    assert done.returncode == 2, done.stderr
+    assert "no whole designator" in done.stderr

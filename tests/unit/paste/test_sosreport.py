@@ -194,6 +194,10 @@ def test_which_path_of_a_map_is_not_registered(links):
         "sys/class/fc_host/host2/port_name": "0x100000109b5a1102\n",
         "sos_commands/scsi/sg_persist_--in_-s_-d_.dev.sda": FIBRE,
     })  # fmt: skip
+    recording = Recording(found.host, tuple(found.events), names=found.names)
+    naa = LU.removeprefix("naa.")
+    for name in (LU, "mpatha", "/dev/mapper/mpatha", f"3{naa}", f"wwn-0x{naa}", "/dev/sdb"):
+        assert find_unit(name, [recording]) == LU, name
     paths = {path["device"]: path["may_write"] for path in told(found)["paths"]}
     # Through which target port sda goes is not told: whether the registration is its own is not.
     assert paths == {"/dev/sda": None, "/dev/sdb": False}
