@@ -87,7 +87,10 @@ def command(
         told = list(_asked(Client(socket), devices))
     if not told:
         raise UsageError("there is no logical unit to report on")
-    charts = [chart(each.unit["lu"], each.steps) for each in told]
+    charts = [
+        chart(each.unit["lu"], each.steps, None if each.joined is None else each.joined.ahead)
+        for each in told
+    ]
     if form == "perfetto":
         text = json.dumps(perfetto.trace(charts), separators=(",", ":"))
     else:

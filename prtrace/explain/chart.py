@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from prtrace.explain.links import who
@@ -122,8 +122,20 @@ class Chart:
         }
 
 
-def chart(lu: str, recordings: Sequence[tuple[str, Sequence[Step]]]) -> Chart:
-    """The chart of unit lu from every host's recording of it."""
+def chart(
+    lu: str,
+    recordings: Sequence[tuple[str, Sequence[Step]]],
+    ahead: Mapping[str, int] | None = None,
+) -> Chart:
+    """The chart of unit lu from every host's recording of it.
+
+    ahead: by how much each host's clock is ahead of the one that the chart is drawn by,
+    nanoseconds.
+    """
+    recordings = [
+        (host, [_earlier(step, (ahead or {}).get(host, 0)) for step in steps])
+        for host, steps in recordings
+    ]
     times = [step.event.time for _, steps in recordings for step in steps]
     made = Chart(lu, min(times, default=0))
     lanes = _Lanes(recordings)
@@ -131,6 +143,12 @@ def chart(lu: str, recordings: Sequence[tuple[str, Sequence[Step]]]) -> Chart:
         _Telling(made, lanes, host, steps).tell()
     made.lanes = lanes.names
     return made
+
+
+def _earlier(step: Step, by: int) -> Step:
+    """The step as a clock has it that is so much behind the host's."""
+    event = step.event._replace(time=step.event.time - by)
+    return replace(step, event=event) if by else step
 
 
 class _Lanes:

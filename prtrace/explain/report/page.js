@@ -302,7 +302,8 @@
       const chain = element("ol");
       for (const link of incident.chain) {
         const line = element("li");
-        if (link.at) line.append(element("span", `${stampOf(link.at)} `, "sure"));
+        const by = link.host && link.host !== incident.host ? `by ${link.host}'s clock ` : "";
+        if (link.at) line.append(element("span", `${stampOf(link.at)} ${by}`, "sure"));
         line.append(element("span", CERTAIN[link.certainty], link.certainty === "observed" ? "" : "odd"),
           link.text);
         chain.append(line);
@@ -331,7 +332,8 @@
     const list = [];
     const say = (label, text, className) =>
       list.push(element("dt", label), element("dd", text, className));
-    say("known", account.as_of ? `as of ${stampOf(account.as_of)}; what other hosts did since is not seen`
+    const clock = account.clock ? ` by ${account.clock}'s clock` : "";
+    say("known", account.as_of ? `as of ${stampOf(account.as_of)}${clock}; what other hosts did since is not seen`
       : "never confirmed by the device");
     for (const doubt of account.doubt) say("in doubt", `${doubt.what}: ${doubt.reason}`, "odd");
     const held = account.reservation;
@@ -347,7 +349,7 @@
     const may = (value) => (value === null ? "not known" : value ? "yes" : "NO");
     for (const path of account.paths) {
       if (path.may_write === undefined) continue;
-      say("path", `${path.device || path.sg || path.nexus}: read ${may(path.may_read)}, write ${
+      say("path", `${path.device || path.sg || path.nexus}${path.host ? ` of ${path.host}` : ""}: read ${may(path.may_read)}, write ${
         may(path.may_write)} (${path.why_write})`, path.may_write === false ? "bad" : "");
     }
     for (const each of account.recorded) {
@@ -356,6 +358,10 @@
       const ahead = each.ahead;
       if (ahead && (ahead.least_s !== null || ahead.most_s !== null))
         say("clock", `by PRGENERATION between ${ahead.least_s ?? "?"} and ${ahead.most_s ?? "?"} s ahead`);
+    }
+    for (const each of account.remedies) {
+      const what = `${each.host ? `On ${each.host}: ` : ""}${each.what}`;
+      say("may be done", `${what}${each.command ? ` ${each.command}` : ""} (costs ${each.costs})`);
     }
     $("now").replaceChildren(...list);
   }

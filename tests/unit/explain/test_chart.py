@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from explain.story import LU, read
+from prtrace.cli.given import look
 from prtrace.explain.chart import EVERY_LANE, Lasting, Sort, chart
 from prtrace.explain.perfetto import trace
+from prtrace.explain.recording import Recording
 from prtrace.explain.timeline import timeline
 
 STORIES = sorted(Path(__file__).with_name("stories").glob("*.txt"))
@@ -58,3 +60,13 @@ def test_every_event_is_drawn_in_the_page_and_in_the_trace(file):
     assert len([each for each in events if each["ph"] == "X"]) == len(told["bands"])
     named = {each["tid"] for each in events if each["name"] == "thread_name"}
     assert {each["tid"] for each in events} <= named
+
+
+def test_a_cause_of_another_host_is_drawn_before_its_effect():
+    """The other host's clock is 90 s ahead."""
+    hosts = read(STORIES[0].with_name("fenced-and-not-to-fence-back.txt")).hosts
+    looked = look([Recording(host, tuple(each)) for host, each in hosts.items()], LU)
+    made = chart(LU, looked.steps, looked.joined.ahead)
+    (cause,) = [each for each in made.marks if each.what.startswith("PREEMPT ")]
+    (effect,) = [each for each in made.marks if each.sort is Sort.ATTENTION]
+    assert cause.at < effect.at
