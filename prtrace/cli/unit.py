@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import click
@@ -27,7 +27,7 @@ def unit_lines(unit: Mapping[str, Any]) -> list[str]:
     lines = [_title(unit)]
     names = " ".join(unit["devices"])
     lines += labelled("devices", names or "none: the unit is not on this host (any more)")
-    if not unit.get("supported", True):
+    if not unit.get("supported", True) and not unit["doubt"]:
         lines += labelled("reservations", "the device has none (it does not know READ KEYS)")
         return lines
     lines += _age(unit)
@@ -118,9 +118,12 @@ def _holder(unit: Mapping[str, Any], nexus: str) -> str:
     return str(nexus)
 
 
-def _where(registration: Mapping[str, Any]) -> str:
+def _where(registration: Mapping[str, Any], paths: Iterable[Mapping[str, Any]]) -> str:
+    """Where a registration without a disk's node is."""
     if registration["local"]:
-        return "gone"
+        # Tapes, enclosures and what no driver is bound to have other nodes.
+        own = (each for each in paths if each["nexus"] == registration["nexus"])
+        return next((each["sg"] or each["bsg"] or "here" for each in own), "gone")
     return "here?" if registration.get("maybe_local") else "elsewhere"
 
 
@@ -142,7 +145,7 @@ def _registrations(unit: Mapping[str, Any], doubted: bool) -> list[str]:
                 "*" if each["nexus"] in holders else "",
                 str(each["key"]),
                 nexus,
-                each["device"] or _where(each),
+                each["device"] or _where(each, unit.get("nexuses") or ()),
                 cut(_who(each["by"]), 16),
                 each["source"],
                 age(each["at"]),

@@ -226,3 +226,18 @@ def test_the_age_stands_at_the_top_in_words():
     assert "what other hosts did since is not seen" in " ".join(lines)
     assert view(state(LOCAL))["as_of"] is None
     assert "never confirmed by the device" in " ".join(unit_lines(view(state(LOCAL))))
+
+
+def test_a_path_without_a_disk_is_not_gone():
+    """A tape, an enclosure, or a disk that no driver is bound to."""
+    text = "\n".join(unit_lines(view(state(LOCAL, NODELESS))))
+    assert "/dev/sg1" in text
+    assert "gone" not in text
+    assert "gone" in "\n".join(unit_lines(view(state(NODELESS), None)))
+
+
+def test_what_has_no_reservations_may_be_in_doubt_about_it():
+    doubt = Doubt(Fact.RESERVATION, "a command is under way", NOW)
+    text = "\n".join(unit_lines(view(state(supported=False, doubts=(doubt,)))))
+    assert "IN DOUBT" in text
+    assert "the device has none" in "\n".join(unit_lines(view(state(supported=False))))
