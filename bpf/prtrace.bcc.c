@@ -68,15 +68,24 @@ int pr_on_error(struct bpf_raw_tracepoint_args *ctx)
 
 #ifndef PR_NO_FENTRY
 
-/* libbcc knows by this prefix what to attach to. */
+/*
+ * libbcc knows by this prefix what to attach to.
+ *
+ * PR_NESTED: until Linux kernel commit e2e530867245 ("blk-mq: remove the done argument to
+ * blk_execute_rq_nowait") (in v5.19) the first of the two called the second, which alone sees every
+ * request once.  Who waits for it cannot be told there, and the system call names the node.
+ */
 int kfunc__blk_execute_rq(__u64 *ctx)
 {
+	if (PR_NESTED)
+		return 0;
 	return pr_on_submit((struct request *)ctx[PR_REQUEST_ARGUMENT], 0);
 }
 
 int kfunc__blk_execute_rq_nowait(__u64 *ctx)
 {
-	return pr_on_submit((struct request *)ctx[PR_REQUEST_ARGUMENT], PR_ISSUE_NOWAIT);
+	return pr_on_submit((struct request *)ctx[PR_REQUEST_ARGUMENT],
+			    PR_NESTED ? 0 : PR_ISSUE_NOWAIT);
 }
 
 #else

@@ -157,7 +157,8 @@ def _shape(headers: Path) -> list[str]:
     declared = "".join(_text(include / "linux" / name) for name in ("blkdev.h", "blk-mq.h"))
     match = re.search(r"\bblk_execute_rq\(\s*struct (\w+)", declared)
     argument = dict(_FIRST_ARGUMENTS).get(match[1], 0) if match else 0
-    return [*flags, f"-DPR_REQUEST_ARGUMENT={argument}"]
+    nested = re.search(r"\bblk_execute_rq_nowait\([^;]*\brq_end_io_fn\b", declared) is not None
+    return [*flags, f"-DPR_REQUEST_ARGUMENT={argument}", f"-DPR_NESTED={int(nested)}"]
 
 
 def _text(header: Path) -> str:

@@ -157,6 +157,12 @@ def member_is_array(btf: int, structure: str, member: str) -> bool | None:
     return None
 
 
+def parameters(btf: int, function: str) -> int:
+    """How many parameters a function has; 0 where there is no such function."""
+    number = btf__find_by_name_kind(btf, function, FUNCTION)
+    return 0 if number is None else _type(btf, _type(btf, number)[1].type)[1].count
+
+
 def first_parameter(btf: int, function: str) -> str:
     """The structure that a function's first argument points at, "" for anything else."""
     number = btf__find_by_name_kind(btf, function, FUNCTION)

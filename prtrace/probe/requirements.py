@@ -25,6 +25,8 @@ _BTF: Final = _SYS / "kernel" / "btf"
 _OTHER_ENGINE: Final = "boot the distribution's kernel, or use --engine bcc"
 _MACHINES: Final = ("x86_64", "aarch64")
 _DATA_READ_ON: Final = "x86_64"
+_NOWAIT_PARAMETERS: Final = 2
+"""Of blk_execute_rq_nowait(): where it has another, blk_execute_rq() calls it."""
 
 
 class CheckResult(enum.Enum):
@@ -239,6 +241,8 @@ def _shape_problem() -> str:
             return "scsi_cmnd has no resid_len (it has one since Linux 5.18)"
         if types.first_parameter(vmlinux, "blk_execute_rq") != "request":
             return "blk_execute_rq() does not begin with the request (it does since Linux 5.17)"
+        if types.parameters(vmlinux, "blk_execute_rq_nowait") != _NOWAIT_PARAMETERS:
+            return "blk_execute_rq() calls blk_execute_rq_nowait() (it does not since Linux 5.19)"
     finally:
         if midlayer != vmlinux:
             types.btf__free(midlayer)
