@@ -45,7 +45,6 @@ NOT_SEEN_YET = (
     "tests/kernel/test_attacks.py::test_attached_and_detached_at_any_moment_under_load",
     "tests/kernel/test_demo.py::test_demo_on_debian_11",
     "tests/kernel/test_demo.py::test_demo_with_bcc",
-    "tests/kernel/test_many.py",
     "tests/kernel/test_truth.py",
     "tests/libvirt/test_migrate.py::test_a_holder_of_wero_moves[7]",
     "tests/move/test_guest.py::test_a_guest_migrates_behind_proxies",
