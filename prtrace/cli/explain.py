@@ -69,9 +69,9 @@ def command(
     """Say who holds the reservation of DEVICE, who was refused, and why.
 
     Without recordings the agent of this host is asked.  RECORDING is what
-    prtrace record or gather wrote, on this host or on another, or a
-    sosreport; then DEVICE is the designator of the logical unit, or a device
-    as the recording names it.
+    prtrace record, gather or import wrote, on this host or on another, or a
+    sosreport; several make one history.  Then DEVICE is the designator of
+    the logical unit, or a device as the first of them names it.
     """
     until = moment(at) if at else None
     ports, keys = read_ports(ports_folder), read_keys(keys_file)

@@ -263,22 +263,22 @@ class Looked:
 def look(
     recordings: Sequence[Recording], lu: str, until: int | None = None, newest: int | None = None
 ) -> Looked:
-    """What recordings have of a unit, up to a time of the first one's clock.
+    """What recordings have of a unit, up to a time of the first one's clock that has it.
 
     newest: how many events of each are looked at, the newest; all where it is None.
     NoSuchDeviceError where nothing of it is there up to then.
     """
     steps: dict[str, list[Step]] = {}
-    for number, (host, recording) in enumerate(by_host(recordings).items(), 1):
+    each_host = by_host(recordings)
+    for host, recording in each_host.items():
         events = [event for event in recording.events if event.lu == lu]
         found = timeline(events[-newest:] if newest else events, lu, recording.paths_of(lu))
-        if found or number == 1:
+        if found:
             steps[host] = found
-    first = next(iter(steps))
-    if len(steps) == 1 or not steps[first]:
-        (recording,) = (each for host, each in by_host(recordings).items() if host == first)
-        kept = [step for step in steps[first] if until is None or step.event.time <= until]
-        return Looked(rebuilt_unit(recording, lu, until), [(first, kept)], None)
+    first = next(iter(steps or each_host))
+    if len(steps) <= 1:
+        kept = [step for step in steps.get(first, ()) if until is None or step.event.time <= until]
+        return Looked(rebuilt_unit(each_host[first], lu, until), [(first, kept)], None)
     joined = join(list(steps.items()), lu)
     if until is not None:
         at = until - joined.ahead[first]

@@ -380,9 +380,10 @@ def _lost_reservation(steps: Sequence[Step], number: int) -> Iterator[Incident]:
         title = f"the reservation changed from {was.type.name} to {now.type.name}"
     else:
         title = f"{was.type.name} ended"
-    told = _changing(steps[since : number + 1])
-    if told is None:
+    at = _changing(steps, since, number)
+    if at is None:
         return
+    told = steps[at]
     between = _that_may_have(steps[since : number + 1])
     command = links.pr_out(told)
     alone = len(mine) == 1 and {each.nexus for _, each in between} == set(mine)
@@ -391,7 +392,7 @@ def _lost_reservation(steps: Sequence[Step], number: int) -> Iterator[Incident]:
     if command is not None:
         what = f"{command.action.value} on {command.nexus} by {who(told.event)} did it"
         chain = [observed(told, what), *links.lost_abort(told, command)]
-        chain += links.how_registered(steps, steps.index(told), command.nexus)
+        chain += links.how_registered(steps, at, command.nexus)
         if command.action is Action.RELEASE and was.type.all_registrants:
             chain.append(
                 observed(told, f"a RELEASE by one registrant ends {was.type.name} for all of them")
@@ -428,13 +429,14 @@ def _that_may_have(steps: Sequence[Step]) -> list[tuple[Step, PrOut]]:
     ]
 
 
-def _changing(steps: Sequence[Step]) -> Step | None:
-    """The newest of the steps that changed the reservation itself."""
-    for step in reversed(steps):
+def _changing(steps: Sequence[Step], since: int, number: int) -> int | None:
+    """The newest of the steps from since to number that changed the reservation itself."""
+    for at in range(number, since - 1, -1):
+        step = steps[at]
         was, now = step.before.reservation, step.after.reservation
         same = was is now or (was and (was.type, was.holder)) == (now and (now.type, now.holder))
         if not same and not step.renames:
-            return step
+            return at
     return None
 
 

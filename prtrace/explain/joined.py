@@ -45,6 +45,8 @@ class Joined:
     """
 
     steps: Sequence[Step]
+    made: Sequence[Step]
+    """Those that may have changed registrations or the reservation."""
     origins: Sequence[Origin]
     """Of the event with number n: the one at n - 1."""
     ahead: dict[str, int]
@@ -56,7 +58,7 @@ class Joined:
     def up_to(self, time: int) -> Joined:
         """The history up to that time of the reference's clock."""
         kept = [step for step in self.steps if step.event.time <= time]
-        return replace(self, steps=kept)
+        return replace(self, steps=kept, made=[step for step in kept if _changes(step)])
 
     def origin(self, seq: int) -> Origin | None:
         """Where the event with that number comes from; None for no event's."""
@@ -68,9 +70,9 @@ class Joined:
         Those that may have changed who is registered or what is reserved, in the history's order.
         """
         own = self.origins[seq - 1]
-        for step in self.steps:
+        for step in self.made:
             other = self.origins[step.event.seq - 1]
-            if other.host != own.host and changes(step) and not self.ordered(own, other):
+            if other.host != own.host and not self.ordered(own, other):
                 yield step
 
     def ordered(self, one: Origin, other: Origin) -> bool:
@@ -85,7 +87,7 @@ class Joined:
         return after or before
 
 
-def changes(step: Step) -> bool:
+def _changes(step: Step) -> bool:
     """Whether the step is a command that may have changed registrations or the reservation."""
     changed = (Outcome.DONE, Outcome.UNKNOWN)
     return any(
@@ -126,7 +128,9 @@ def join(recordings: Sequence[tuple[str, Sequence[Step]]], lu: str) -> Joined:
             paths[host] = ()
         every = tuple(path for each in paths.values() for path in each)
         events.append(_event(event, host, len(origins), ahead[host], every))
-    return Joined(timeline(events, lu), origins, ahead, bounds, ordered[0][0])
+    joined = timeline(events, lu)
+    made = [step for step in joined if _changes(step)]
+    return Joined(joined, made, origins, ahead, bounds, ordered[0][0])
 
 
 def _clocks(hosts: Sequence[str], bounds: dict[tuple[str, str], Bounds]) -> dict[str, int]:

@@ -83,7 +83,8 @@ def how_reserved(steps: Sequence[Step], number: int, memory: Memory) -> Iterator
     held = state.reservation
     if held is None:
         return
-    for step in reversed(steps[:number]):
+    for at in range(number - 1, -1, -1):
+        step = steps[at]
         was = step.before.reservation
         if was is not None and (was.type, was.holder) == (held.type, held.holder):
             continue
@@ -96,7 +97,7 @@ def how_reserved(steps: Sequence[Step], number: int, memory: Memory) -> Iterator
             yield observed(step, f"{command.action.value} by {who(step.event)}: {now}")
         else:
             yield observed(step, f"a reading showed: {now}")
-            made = list(_may_have_reserved(steps, steps.index(step), held))
+            made = list(_may_have_reserved(steps, at, held))
             yield from made or _reserved_earlier(held, steps[0].event.time, memory)
         break
     else:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from prtrace.explain.causes import incidents
 from prtrace.explain.incident import Certainty, Incident, IncidentKind, Link, Lost
-from prtrace.explain.joined import Joined, Origin, changes, host_of_nexus
+from prtrace.explain.joined import Joined, Origin, host_of_nexus
 from prtrace.explain.links import NOBODY_RECORDED, pr_out, takes, who
 from prtrace.explain.timeline import Step
 from prtrace.model import FullStatusRead
@@ -116,17 +116,18 @@ def end_by_clocks(joined: Joined) -> list[dict[str, Any]]:
         ),
         None,
     )
-    made = [step for step in joined.steps if changes(step)][-_LOOKED_AT:]
+    made = joined.made[-_LOOKED_AT:]
     unordered = set()
     if reading is not None:
-        told = joined.origins[joined.steps[reading].event.seq - 1]
+        told_seq = joined.steps[reading].event.seq
+        told = joined.origins[told_seq - 1]
         unordered = {
             step.event.seq
             for step in made
             if (other := joined.origins[step.event.seq - 1]).host != told.host
             and not joined.ordered(told, other)
         }
-        made = [step for step in joined.steps[reading:] if changes(step)]
+        made = [step for step in made if step.event.seq >= told_seq]
     for number, step in enumerate(made):
         one = joined.origins[step.event.seq - 1]
         for later in made[number + 1 :]:

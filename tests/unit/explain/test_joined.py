@@ -113,3 +113,12 @@ def test_two_recordings_of_one_host_are_one_host_s():
     assert facts([*parts, *whole[1:]])["incidents"] == [
         {**each, "chain": each["chain"]} for each in facts(whole)["incidents"]
     ]
+
+
+def test_a_recording_that_has_nothing_of_the_unit_changes_nothing():
+    whole = recordings(STORIES / "cleared-by-a-third-host.txt")
+    alone = whole[:1]
+    other = Recording("other", tuple(each._replace(lu="naa.9") for each in whole[1].events))
+    for given_ in ([other, *alone], [*alone, other]):
+        assert facts(given_) == facts(alone)
+    assert facts([other, *whole]) == facts(whole)
