@@ -75,7 +75,7 @@ STATUS = {
 
 
 class UnitSource(StoreSource):
-    """With states, as the agent has them."""
+    """A source of answers with states, as the agent has them."""
 
     def __init__(self, path):
         super().__init__(path)
@@ -144,14 +144,14 @@ def prtrace(forking):
 
 
 def valid(document, name):
-    """The document, when the shipped schema of that name allows it."""
+    """The document, once the shipped schema of that name has allowed it."""
     schema = json.loads((resources.files("prtrace") / "schema" / f"{name}.json").read_text())
     jsonschema.validate(document, schema)
     return document
 
 
 def lines(done):
-    """What was printed, which has to be fit for a terminal of 80 columns."""
+    """The lines that were printed; each has to fit a terminal of 80 columns."""
     found = done.stdout.splitlines()
     assert all(len(line) <= 80 for line in found)
     assert "\x1b" not in done.stdout

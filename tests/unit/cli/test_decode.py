@@ -109,7 +109,7 @@ def test_a_lone_operation_code(prtrace):
 
 
 def test_a_file_of_lio(prtrace):
-    """It ends with a NUL, and is text all the same."""
+    """The file ends with a NUL, and is text all the same."""
     done = prtrace("decode", FIXTURES / "paste" / "lio-6.12-aptpl")
     assert done.returncode == 0, done.stderr
     assert "reservation key: 0x00000000666e0003" in done.stdout

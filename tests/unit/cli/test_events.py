@@ -52,7 +52,7 @@ def test_events_are_one_line_each(prtrace, served):
 
 
 def test_events_name_the_client_and_what_it_asked_for(prtrace, served):
-    """Not the proxy that issued it."""
+    """The client is named, and not the proxy that issued the command for it."""
     by = Issuer(7, "prx000000000001", client_pid=8, client_comm="qemu\x1b[31m")
     other = pr_out(2, action=6, sa_key=0xD).cdb
     asked = pr_out(2, action=0, key=0xA, sa_key=0xD)
@@ -108,7 +108,7 @@ def test_events_can_be_chosen(prtrace, served, arguments, seqs):
 
 
 def test_following_prints_as_it_happens(served):
-    """Without buffering: a line is there before the next event happens."""
+    """A line is printed before the next event happens."""
     store(served, EVENTS[0])
     with subprocess.Popen(
         [sys.executable, "-m", "prtrace", "events", "-f", "--json", "--socket", str(served.path)],
@@ -131,7 +131,7 @@ def test_a_slow_follower_comes_back_for_the_rest(served, monkeypatch):
     ) as process:
         served.happen(1)
         assert json.loads(process.stdout.readline())["seq"] == 1
-        # Until then it reads what is stored, and misses nothing however slow it is.
+        # Until then the follower reads what is stored, and misses nothing however slow it is.
         wait_for(lambda: [each for each in served.server._followers if each.live])
         last = 1
         while served.run(served.server.statistics)["followers"]:
@@ -142,7 +142,7 @@ def test_a_slow_follower_comes_back_for_the_rest(served, monkeypatch):
 
 
 def test_events_of_two_hosts_that_happened_at_once(prtrace, tmp_path):
-    """The same time and the same number, on each."""
+    """Both hosts give their event the same time and the same number."""
     for host in ("node1", "node2"):
         recording = Recording(host, tuple(decoded([EVENTS[0]._replace(seq=1)])))
         (tmp_path / host).write_text("".join(f"{text}\n" for text in recording.lines()))

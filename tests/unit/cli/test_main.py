@@ -62,7 +62,7 @@ def test_exit_statuses(prtrace, arguments, status, said):
 
 
 def test_an_unexpected_error_is_one_line_unless_asked_for(prtrace):
-    """A broken installation is one."""
+    """A broken installation causes one."""
     code = (
         "import sys; import prtrace.api.client as c; c.Client.call = lambda *a, **k: 1 / 0;"
         "from prtrace.cli.main import main; sys.exit(main(['show']))"
@@ -102,7 +102,7 @@ def test_a_reader_that_goes_away_is_no_error(prtrace, served):
 
 def test_ctrl_c_ends_it_quietly(served):
     served.happen(1)
-    # A shell's background job ignores SIGINT, and so would what it starts.
+    # A background job of a shell ignores SIGINT, and so do the processes that it starts.
     heeding = ("env", "--default-signal=INT")
     command = (sys.executable, "-m", "prtrace", "events", "-f", "--socket", str(served.path))
     with subprocess.Popen(

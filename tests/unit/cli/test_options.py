@@ -48,6 +48,6 @@ def test_a_time_with_and_without_zone():
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "10x", "-5", "2026-13-01", "10 mm"])
-def test_what_is_none_of_these_is_refused_with_the_forms(text):
+def test_another_text_is_refused_with_the_forms(text):
     with pytest.raises(click.BadParameter, match="no age"):
         since(text)

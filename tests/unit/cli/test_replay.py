@@ -79,7 +79,7 @@ def test_a_pruned_store_is_replayed_from_its_checkpoint(prtrace, tmp_path):
     assert len(units["naa.2"]["registrations"]) == 1
 
 
-def test_text_is_like_shows(prtrace, tmp_path):
+def test_the_text_is_that_of_show(prtrace, tmp_path):
     text = as_lines(stored(tmp_path / FILE))
     done = prtrace("replay", "-", stdin=text)
     assert done.returncode == 0
@@ -143,7 +143,7 @@ def test_events_out_of_order_are_refused(prtrace, tmp_path):
     assert "event 1: events: number 1 comes after 2" in done.stderr
 
 
-def test_no_events_are_no_units(prtrace):
+def test_without_events_there_are_no_units(prtrace):
     done = prtrace("replay", "-", stdin="")
     assert (done.returncode, done.stdout) == (0, "0 events, 0 logical units\n")
 
@@ -162,7 +162,7 @@ def test_many_events(tmp_path, prtrace, count):
 
 
 def test_a_command_without_its_bytes_is_named(prtrace, tmp_path):
-    """It fits the schema and tells nothing: a replay that left it out would show another state."""
+    """Such an event fits the schema; a replay that left it out would show another state."""
     event = pr_out(1, "naa.1", action=0, sa_key=0xABC)._replace(seq=1, cdb=b"", data=b"")
     file = tmp_path / "events.jsonl"
     file.write_text(as_lines([event]))

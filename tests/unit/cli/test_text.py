@@ -33,7 +33,7 @@ def test_the_cells_of_a_column_begin_one_below_the_other(rows):
         assert not cell or line[second : second + len(cell)] == cell
 
 
-def test_no_rows_are_no_table():
+def test_a_table_without_rows_is_empty():
     assert text.table([]) == []
 
 

@@ -1,4 +1,4 @@
-"""The live view, in a real terminal: tmux has one without anybody who sits before it."""
+"""The live view in a real terminal, which tmux gives."""
 
 import os
 import subprocess

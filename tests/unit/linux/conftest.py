@@ -1,4 +1,4 @@
-"""A sysfs of one's own: the directories and links that discovery reads."""
+"""A sysfs that a test makes: the directories and links that the scan reads."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Tree:
     def mapped(
         self, node: str, number: str, name: str, uuid: str, *slaves: str, queues: bool = False
     ) -> None:
-        """A device-mapper device; queues: it works on requests."""
+        """A device-mapper device; queues: whether it works on requests."""
         below = f"devices/virtual/block/{node}"
         self.write(f"{below}/dm/name", f"{name}\n")
         self.write(f"{below}/dm/uuid", f"{uuid}\n")
@@ -101,7 +101,7 @@ class Tree:
 
 
 def two_paths(tree: Tree) -> None:
-    """Two disks that are one unit; /dev/null and /dev/zero play their sg nodes."""
+    """Two disks of one logical unit; /dev/null and /dev/zero stand for their sg nodes."""
     tree.device("10:0:0:0", page=page_83(NAA, 2), disk="sdb", sg="sg1", block="8:16", char=ZERO)
     tree.device("2:0:0:0", page=page_83(NAA, 1), disk="sda", sg="sg0", block="8:0", char=NULL)
     (tree.dev / "sg0").symlink_to("/dev/null")

@@ -42,12 +42,12 @@ def registrant(number: int, key: int, **more: object) -> FullStatusDescriptor:
 
 @dataclass
 class ScriptedTarget:
-    """registered: READ FULL STATUS's truth.  The flags are faults that real targets have.
+    """registered: what READ FULL STATUS lists.  The flags are faults that real targets have.
 
-    answers: replies to be given to the next commands instead.  unknown: actions that it does not
-    know.  swapped: SPDK's byte order.  cuts: LIO's way with a short buffer: the length of what
-    fitted.  hidden: so many registrations are missing in READ FULL STATUS.  before: called with
-    each command before it is answered.
+    answers: replies to be given to the next commands instead.  unknown: service actions that the
+    target does not know.  swapped: SPDK's byte order.  cuts: as LIO does with a short buffer,
+    ADDITIONAL LENGTH is that of what fitted.  hidden: how many registrations READ FULL STATUS
+    leaves out.  before: called with each command before it is answered.
     """
 
     registered: list[FullStatusDescriptor] = field(default_factory=list)

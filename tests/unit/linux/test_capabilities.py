@@ -1,4 +1,4 @@
-"""Capabilities given up, as the kernel tells it of a process that did."""
+"""A process gives capabilities up: what the kernel says of it afterwards."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ print(Path("/proc/self/status").read_text())
 
 
 def status(*kept: Capability) -> dict[str, str]:
-    """/proc/self/status of a process that kept these."""
+    """/proc/self/status of a process that kept these capabilities."""
     told = subprocess.run(
         [sys.executable, "-c", _DROPS, *(str(int(each)) for each in kept)],
         env=os.environ | {"PYTHONPATH": ":".join(filter(None, sys.path))},

@@ -1,4 +1,4 @@
-"""Leaving the block closes, whatever ended it."""
+"""A Closing is closed at the end of its with block, whatever ended the block."""
 
 from __future__ import annotations
 

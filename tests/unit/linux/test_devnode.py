@@ -1,4 +1,4 @@
-"""Names that others choose: below /dev, and nowhere else."""
+"""A name that somebody else chose leads to a node below /dev, and nowhere else."""
 
 import os
 import resource
@@ -41,7 +41,7 @@ def test_nothing_else(name):
 
 @pytest.fixture
 def room_for():
-    """Called with a number: this process can open so many descriptors more, and no others."""
+    """Gives a function: this process can then open as many more descriptors as it was told."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     def limit(more):
@@ -53,8 +53,8 @@ def room_for():
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_a_way_up_and_down_holds_no_descriptors(tmp_path, room_for):
-    """As many folders as a name may visit, with room for as many as it is deep."""
+def test_folders_that_were_left_hold_no_descriptors(tmp_path, room_for):
+    """The name visits as many folders as a name may; descriptors suffice for its depth alone."""
     (tmp_path / "disk").mkdir()
     (tmp_path / "sda").touch()
     name = f"{tmp_path}/" + "disk/../" * 31 + "sda"
@@ -64,7 +64,7 @@ def test_a_way_up_and_down_holds_no_descriptors(tmp_path, room_for):
         stat_below_dev(f"{tmp_path}/" + "disk/../" * 32 + "sda", str(tmp_path))
 
 
-def test_what_is_found_or_not_leaves_nothing_open(tmp_path):
+def test_a_lookup_leaves_no_descriptor_open(tmp_path):
     (tmp_path / "a/b").mkdir(parents=True)
     (tmp_path / "a/b/sda").touch()
     (tmp_path / "loop").symlink_to("loop")
@@ -78,7 +78,7 @@ def test_what_is_found_or_not_leaves_nothing_open(tmp_path):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount")
 def test_links_out_and_mounts_below_are_not_followed(tmp_path):
-    """In a mount namespace of its own: links as anybody can make them in /dev/shm."""
+    """The test has a mount namespace of its own, and makes links as anybody can in /dev/shm."""
     script = f"""
 set -e
 mount -t tmpfs none {tmp_path}

@@ -1,4 +1,4 @@
-"""From a name to the unit, and the nexus where the name says one."""
+"""A name leads to its logical unit, and to its nexus where the name says one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_resolve_nexus_names(tree: Tree) -> None:
 
 
 def test_a_name_that_may_not_be_looked_at(tree: Tree) -> None:
-    """It may well be a node of a unit: to say that it does not exist would be wrong."""
+    """The name may be a node of a unit: to say that it does not exist would be wrong."""
 
     def forbidden(name: str) -> os.stat_result:
         raise PermissionError(13, "Permission denied")
@@ -49,7 +49,7 @@ def test_resolve_a_unit_is_no_nexus(tree: Tree) -> None:
 
 
 def test_resolve_a_by_id_link_is_no_nexus(tree: Tree) -> None:
-    """udev points it at one of the paths, and at another one later."""
+    """udev points the link at one of the paths, and at another path later."""
     two_paths(tree)
     inventory = scan(tree.sys, tree.dev)
     assert not inventory.directory._is_of_unit(f"{tree.dev}/sda")

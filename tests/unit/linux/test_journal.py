@@ -1,4 +1,4 @@
-"""Entries as datagrams: each value stays in its field, whatever it is."""
+"""Each value of an entry stays in its field, whatever the value is."""
 
 import socket
 from contextlib import closing
@@ -10,7 +10,7 @@ from prtrace.linux.journal import SystemJournal, datagram
 
 
 def read(raw):
-    """The fields of a datagram, by an own reading of the protocol."""
+    """The fields of a datagram, read here without prtrace's code."""
     fields = {}
     while raw:
         name, raw = raw.split(b"\n", 1)

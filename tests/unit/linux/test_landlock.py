@@ -1,4 +1,4 @@
-"""Landlock, as the kernel answers a process that is under it."""
+"""What the kernel refuses to a process that Landlock restricts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One holder at a time, which the file names."""
+"""A lock file has one holder at a time, and names its process."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_nobody_else_may_open_it(tmp_path: Path) -> None:
 
 
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
-    """Whoever can write to the folder could have another file truncated."""
+    """By a link, whoever can write to the folder could have another file truncated."""
     kept = tmp_path / "kept"
     kept.write_text("kept")
     (tmp_path / "lock").symlink_to(kept)

@@ -1,4 +1,4 @@
-"""The log of a service, as a process of its own writes it."""
+"""The log of a service, written by a process that the test starts."""
 
 from __future__ import annotations
 

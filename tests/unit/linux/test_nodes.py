@@ -41,7 +41,7 @@ def test_without_any(tmp_path: Path) -> None:
 
 
 def test_a_node_that_vanishes_meanwhile_is_left_out(tmp_path: Path) -> None:
-    """Its folder was listed, its number is gone."""
+    """The node's folder was listed; its device number has gone meanwhile."""
     (tmp_path / "block" / "sda").mkdir(parents=True)
     assert DeviceNodes.of(tmp_path) == DeviceNodes()
 

@@ -1,4 +1,4 @@
-"""What a path is now."""
+"""Whether a path takes commands now, and how well."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_states(tree: Tree, state: str, access: str, runs: bool, may_answer: boo
     assert (found.runs, found.may_answer) == (runs, may_answer)
 
 
-def test_it_is_the_state_of_now(tree: Tree) -> None:
+def test_the_state_is_read_at_each_call(tree: Tree) -> None:
     directory = tree.device("2:0:0:0", state="offline")
     assert not path_state("2:0:0:0", tree.sys).runs
     (directory / "state").write_text("running\n")

@@ -1,4 +1,4 @@
-"""Who is at the other end, as the kernel says."""
+"""Which process is at the other end of a socket, as the kernel says."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_more_groups_than_can_be_asked_for_are_none() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
-def test_ids_have_no_sign() -> None:
+def test_user_and_group_ids_are_unsigned() -> None:
     child = os.fork()
     if child == 0:
         os.setgroups([NOBODY])

@@ -59,18 +59,18 @@ def test_another_start_is_another_process(child: subprocess.Popen[bytes], ticks:
 
 
 @pytest.mark.parametrize("ticks", [-1, 0, 1])
-def test_one_tick_is_tolerated(child: subprocess.Popen[bytes], ticks: int) -> None:
+def test_starts_may_differ_by_one_tick(child: subprocess.Popen[bytes], ticks: int) -> None:
     assert identify(child.pid, _start(child.pid) + ticks * TICK_NS) is not None
 
 
-def test_what_is_gone_is_none(child: subprocess.Popen[bytes]) -> None:
+def test_a_process_that_is_gone_is_none(child: subprocess.Popen[bytes]) -> None:
     start = _start(child.pid)
     child.communicate()
     assert start_of(child.pid) is None
     assert identify(child.pid, start) is None
 
 
-def test_of_a_zombie_the_name_is_left(child: subprocess.Popen[bytes]) -> None:
+def test_a_zombie_has_a_name_and_nothing_else(child: subprocess.Popen[bytes]) -> None:
     start = _start(child.pid)
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)

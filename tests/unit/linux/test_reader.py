@@ -1,4 +1,4 @@
-"""The Reader over targets in memory: what it sends, and what it makes of the replies."""
+"""The Reader over targets in memory: which commands it sends, and what it concludes."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_every_type_in_either_byte_order(kind: ReservationType, swapped: bool) -
     assert look.reservation == state.reservation
 
 
-def test_a_look_proves_the_byte_order_first() -> None:
+def test_look_proves_the_byte_order_first() -> None:
     target = ScriptedTarget([registrant(1, A)])
     asking = reader(target)
     asking.look()
@@ -389,14 +389,14 @@ def test_another_unit_behind_the_address_is_not_believed(code: tuple[int, int]) 
     assert failure(reader(target, lu=f"naa.{NAA}").read()).kind is FailureKind.MALFORMED
 
 
-def test_other_attentions_do_not_ask_who_the_unit_is() -> None:
+def test_other_unit_attentions_cause_no_inquiry() -> None:
     target = ScriptedTarget(answers=deque([attention(0x2A, 0x05)]), page=page_83(NAA))
     whole(reader(target, lu=f"naa.{NAA}").read())
     assert target.sent == ["INQUIRY", "READ KEYS", *ROUND, "INQUIRY"]
 
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
-def test_another_unit_that_comes_without_a_word_is_not_believed(when: str) -> None:
+def test_another_unit_without_a_unit_attention_is_not_believed(when: str) -> None:
     """A10: an array maps another unit to the address, and raises no unit attention."""
     other = page_83(NAA[:-1] + "b")
     target = ScriptedTarget([registrant(1, A)], page=page_83(NAA))
@@ -421,7 +421,7 @@ def test_capabilities() -> None:
     assert asking.way.attentions == ()
 
 
-def test_capabilities_of_another_unit_are_nobodys() -> None:
+def test_capabilities_of_another_unit_are_refused() -> None:
     target = ScriptedTarget(page=page_83(NAA[:-1] + "b"))
     found = reader(target, lu=f"naa.{NAA}").capabilities()
     assert isinstance(found, ReadFailure)

@@ -42,7 +42,7 @@ IN_TRANSIT = Sense(FIXED, NOT_READY, 0x04, 0x0A).build()
 
 
 def test_the_structs_are_the_headers() -> None:
-    """The two that read and write it field by field, against the one that names the fields."""
+    """The two struct.Structs that SgIo uses lie as the fields of SgIoHdr do."""
     raw = bytearray(range(1, ctypes.sizeof(SgIoHdr) + 1))
     header = SgIoHdr.from_buffer(raw)
     asked = ("interface_id", "dxfer_direction", "cmd_len", "mx_sb_len", "iovec_count",
@@ -169,7 +169,7 @@ def test_impossible_cdbs(size: int) -> None:
     "given",
     [{}, {"room": 8}, {"room": 65_472}, {"data_out": bytes(8192)}, {"room": 8, "transfer": 8192}],
 )
-def test_what_takes_no_command_is_an_oserror(given: dict[str, Any]) -> None:
+def test_a_node_that_takes_no_command_raises_oserror(given: dict[str, Any]) -> None:
     io = SgIo()
     no_tty = os.strerror(errno.ENOTTY)
     with open("/dev/null", "rb") as null, pytest.raises(OSError, match=no_tty):

@@ -1,4 +1,4 @@
-"""sd_notify: what the manager is told, and managers that are of no use."""
+"""sd_notify: what the service manager reads, and a manager that is gone or does not read."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_the_watchdog_is_fed_twice_as_often(
 
 
 def test_the_proxy_serves_without_its_manager(tmp_path: Path) -> None:
-    """Its first message goes to a manager that is gone; it died of that."""
+    """The proxy's first message goes to a manager that is gone; the proxy once died of that."""
     path = tmp_path / "pr.sock"
     proxy = subprocess.Popen(
         [sys.executable, "-m", "prtrace", "proxy", "--listen", str(path)],

@@ -33,7 +33,9 @@ def test_two_paths_are_one_unit(tree: Tree) -> None:
         page_83("", 0, Designator(Association.LOGICAL_UNIT, Kind.VENDOR, 2, b"serial 1")),
     ],
 )
-def test_without_unique_designator_the_name_is_the_address(tree: Tree, page: bytes | None) -> None:
+def test_a_unit_without_a_unique_designator_is_named_by_its_address(
+    tree: Tree, page: bytes | None
+) -> None:
     tree.device("0:0:0:0", page=page)
     tree.device("0:0:0:1", page=page)
     assert set(scan(tree.sys, tree.dev).units) == {"hctl.0:0:0:0", "hctl.0:0:0:1"}
@@ -53,7 +55,7 @@ def test_a_device_that_vanishes_is_left_out(tree: Tree, attribute: str) -> None:
 
 
 @pytest.mark.parametrize("state", ["cancel", "deleted"])
-def test_a_device_that_is_going_is_left_out(tree: Tree, state: str) -> None:
+def test_a_device_that_is_being_removed_is_left_out(tree: Tree, state: str) -> None:
     tree.device("0:0:0:0", state=state)
     assert scan(tree.sys, tree.dev).units == {}
 
@@ -123,7 +125,7 @@ def test_a_refreshed_inventory_is_a_scanned_one(tree: Tree) -> None:
     two_paths(tree)
     tree.mapped("dm-0", "253:0", "mpatha", "mpath-x", "sda", "sdb")
     inventory = scan(tree.sys, tree.dev)
-    # It appears, in the middle; another unit takes its address; it vanishes; and the map grows.
+    # A device appears in the middle; another unit takes its address; it vanishes; the map grows.
     tree.device("3:0:0:0", page=page_83(OTHER), disk="sdc", block="8:32")
     inventory = inventory.refreshed(["3:0:0:0"])
     assert same(inventory, scan(tree.sys, tree.dev))
@@ -142,7 +144,7 @@ def test_a_refreshed_inventory_is_a_scanned_one(tree: Tree) -> None:
     assert same(inventory.refreshed([], maps=True), scan(tree.sys, tree.dev))
 
 
-def test_what_a_device_says_stands_before_what_the_kernel_remembers(tree: Tree) -> None:
+def test_the_devices_own_answer_overrides_what_the_kernel_remembers(tree: Tree) -> None:
     """A10: 3:0:0:0 was mapped to the other unit; the kernel has not asked it again."""
     one, other = f"{'6' * 31}1", f"{'6' * 31}2"
     tree.device("2:0:0:0", page=page_83(one), disk="sda", block="8:0")

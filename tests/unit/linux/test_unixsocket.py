@@ -56,7 +56,7 @@ def test_a_living_agents_socket_is_left_alone(path):
 
 
 def test_a_busy_agents_socket_is_left_alone(path):
-    """Nobody accepts, and the backlog is full."""
+    """No connection is accepted, and the backlog is full."""
     first = Listener.bind(path)
     first.socket.listen(0)
     waiting = []
@@ -126,7 +126,7 @@ def test_the_path_can_be_relative(path, monkeypatch):
 
 
 def test_who_starts_or_stops_at_the_same_time_waits(path, monkeypatch):
-    """The lock is held by somebody: binding gives up in the end, closing leaves the path."""
+    """While somebody else holds the lock, binding gives up in the end; closing leaves the path."""
     monkeypatch.setattr(unixsocket, "_LOCK_WAIT_S", 0.05)
     first = Listener.bind(path)
     with unixsocket._locked(path):
@@ -145,7 +145,7 @@ def test_a_lock_file_that_is_left_is_no_lock(path):
     Listener.bind(path).close()
 
 
-def test_a_lock_that_is_no_file_of_ours_is_refused(path):
+def test_a_lock_file_that_is_a_link_is_refused(path):
     path.parent.mkdir()
     path.with_name(f".{path.name}.lock").symlink_to(path.parent / "elsewhere")
     with pytest.raises(UnavailableError, match="cannot be listened on"):
@@ -175,7 +175,7 @@ print(wins)
 
 
 def test_services_that_start_and_stop_at_once_never_share_a_path(path):
-    """Each that listens still has its path: nobody took it for stale, nobody unlinked it."""
+    """Each service that listens has its path: no other took it for stale or unlinked it."""
     racers = [
         subprocess.Popen(
             [sys.executable, "-c", _RACE, str(path), "60"],
@@ -262,7 +262,7 @@ for name, listener in Listener.all_handed_over():
 
 
 def test_several_sockets_keep_their_names(tmp_path):
-    """The last one has no name: systemd older than the name, or another launcher."""
+    """The last socket has no name: an older systemd, or another launcher, gives none."""
     with contextlib.ExitStack() as stack:
         numbers = []
         for name in ("a", "b", "c"):
@@ -290,7 +290,7 @@ def test_several_sockets_keep_their_names(tmp_path):
     assert done.stdout.splitlines() == ["control a", "guest-vm1 b", " c"], done.stderr
 
 
-def test_what_was_told_is_read_by_who_still_sends():
+def test_a_peer_that_still_sends_reads_the_last_message():
     ours, theirs = socket.socketpair()
     with ours, theirs, ThreadPoolExecutor(1) as other:
         ours.sendall(b"too much")
@@ -303,7 +303,7 @@ def test_what_was_told_is_read_by_who_still_sends():
 
 
 @pytest.mark.parametrize("bound", [{"most": 1 << 20}, {"seconds": 0.2}], ids=str)
-def test_nobody_is_read_away_for_ever(bound):
+def test_reading_away_ends(bound):
     ours, theirs = socket.socketpair()
     with ours, theirs, ThreadPoolExecutor(1) as other:
         leaving = other.submit(unixsocket.read_away, ours, **bound)

@@ -1,4 +1,4 @@
-"""Who else uses a device: what is seen, and whether that is all there is."""
+"""Who else uses a device: what was seen, and whether everything could be looked at."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAA = "6001405000000001000000000000000a"
 
 
 class Processes:
-    """A /proc of one's own: what a look reads of it."""
+    """A /proc that the test makes, with what nodes_in_use reads of it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -35,7 +35,7 @@ def processes(tmp_path: Path) -> Processes:
 
 @pytest.fixture
 def directory(tree: Tree) -> Directory:
-    """Three disks, each its own unit; the second has a partition."""
+    """Three disks of three logical units; the second disk has a partition."""
     for number, disk in enumerate(("sda", "sdb", "sdc")):
         tree.device(f"{number}:0:0:0", disk=disk, block=f"8:{16 * number}")
     tree.write("block/sdb/sdb1/partition", "1\n")
@@ -55,12 +55,12 @@ def directory(tree: Tree) -> Directory:
         (Users(frozenset({"0:0:0:1"}), "something"), Use.NOT_KNOWN),
     ],
 )
-def test_nobody_uses_it_only_where_everything_was_seen(users: Users, use: Use) -> None:
+def test_a_device_is_unused_only_where_everything_was_seen(users: Users, use: Use) -> None:
     assert users.of("0:0:0:0") is use
 
 
 def test_what_another_process_has_open(tree: Tree) -> None:
-    """Its nodes' numbers are looked at, not their names: /dev/full plays an sg node."""
+    """Nodes are told by their numbers, not their names: /dev/full stands for an sg node."""
     status = os.stat("/dev/full")
     full = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
     tree.device("2:0:0:0", page=page_83(NAA), disk="sda", block="8:0", sg="sg0", char=full)
@@ -78,7 +78,7 @@ def test_a_look_that_sees_everything(directory: Directory, processes: Processes)
     assert users_of(directory, processes.root) == Users()
 
 
-def test_what_volumes_and_file_systems_stand_on(
+def test_devices_below_volumes_and_file_systems_are_used(
     tree: Tree, directory: Directory, processes: Processes
 ) -> None:
     (tree.sys / "block/sda/holders/dm-0").mkdir(parents=True)
@@ -95,7 +95,7 @@ def test_a_volume_on_a_partition(tree: Tree, directory: Directory, processes: Pr
 
 
 def spoiled(root: Path, what: str) -> None:
-    """Take away something that a look needs; this test may run as root, so not by modes."""
+    """Take away something that is looked at; not by file modes, since the test may run as root."""
     match what:
         case "a process's descriptors":
             (root / "77/fd").rmdir()
@@ -131,7 +131,7 @@ def spoiled(root: Path, what: str) -> None:
         "all of /proc",
     ],
 )
-def test_what_cannot_be_looked_at_is_not_unused(
+def test_a_device_that_cannot_be_looked_at_is_not_unused(
     tree: Tree, directory: Directory, processes: Processes, what: str
 ) -> None:
     (tree.sys / "block/sda/holders/dm-0").mkdir(parents=True)
@@ -150,7 +150,9 @@ def test_a_disk_whose_holders_cannot_be_read(
     assert users_of(directory, processes.root).of("0:0:0:0") is Use.NOT_KNOWN
 
 
-def test_what_is_gone_meanwhile_is_no_gap(directory: Directory, processes: Processes) -> None:
+def test_a_process_that_ends_meanwhile_leaves_no_gap(
+    directory: Directory, processes: Processes
+) -> None:
     (processes.root / "77/fd").rmdir()
     (processes.root / "1/fd/5").symlink_to("/dev/no such node")
     assert users_of(directory, processes.root) == Users()

@@ -186,7 +186,7 @@ def test_json_fits_its_schema(path):
 
 
 def test_a_length_that_no_reply_has_is_refused():
-    """What sg_persist -HH prints, with its offset taken for data."""
+    """The offset column of sg_persist -HH is taken for data here."""
     raw = bytes.fromhex("00 00000001 00000008 00000000666e0001")
     with pytest.raises(MalformedError, match="16777216"):
         describe(raw, "keys")

@@ -58,7 +58,7 @@ def test_vpd83():
         (SENSE + b"\x01", "19 bytes carry no mark"),
     ],
 )
-def test_what_has_no_mark_has_to_be_named(raw, words):
+def test_bytes_without_a_mark_have_to_be_named(raw, words):
     with pytest.raises(UsageError, match=words) as caught:
         recognise(raw)
     assert "--as: cdb, out, out-move, keys, reservation" in caught.value.hint

@@ -212,7 +212,7 @@ def test_type_of_one_that_is_no_holder_is_not_read():
     assert ReadFullStatus.parse(bytes(raw)).descriptors[0] == FullStatusDescriptor(1, 1, SAS)
 
 
-def test_holder_without_a_type_is_not_silently_typeless():
+def test_a_holder_without_a_type_has_a_reserved_type():
     raw = bytearray(ReadFullStatus.of(3, FullStatusDescriptor(1, 1, SAS)).build())
     raw[8 + 12] = 0x01
     assert ReadFullStatus.parse(bytes(raw)).descriptors[0].type == ReservedCode("TYPE", 0)

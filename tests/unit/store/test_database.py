@@ -1,4 +1,4 @@
-"""Commits: all or nothing, numbered without gaps, never twice."""
+"""A commit stores all or nothing; events are numbered without gaps, and stored once."""
 
 import json
 import os
@@ -161,7 +161,7 @@ while True:
 
 
 def test_a_killed_writer_leaves_whole_commits(path):
-    """Whatever was acknowledged is there, and events, states and meta agree."""
+    """What a commit acknowledged is there, and events, states and meta agree."""
     for kill_after in (1, 5, 17):
         acknowledged = 0
         with subprocess.Popen(
@@ -217,7 +217,7 @@ with Store.open(path) as store:
 
 
 def test_a_store_whose_file_cannot_grow_is_opened(path):
-    """What a killed agent left in the log stays there: the next one says so, and does not end."""
+    """What a killed agent left in the write-ahead log stays; the next agent says so, and runs."""
     with Store.open(path) as store:
         store.commit("b", [make_event(number) for number in range(1, 300)])
         store._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -1,4 +1,4 @@
-"""Bad stores: each a clear message and a hint, and nothing is deleted."""
+"""A store that cannot be used gets a clear message and a hint, and nothing is deleted."""
 
 import errno
 import os

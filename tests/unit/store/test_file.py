@@ -1,4 +1,4 @@
-"""A database file that is not the one that was opened any more."""
+"""The path does not lead to the database file that was opened any more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Old events go; what they led to stays, and replaying from there gives the same states."""
+"""Old events are deleted; the states they led to stay, and a replay from there agrees."""
 
 from dataclasses import replace
 
@@ -110,7 +110,7 @@ QUERIES = st.fixed_dictionaries(
     looked_at=st.integers(1, 9),
 )
 def test_any_query_gives_what_a_list_would(tmp_path_factory, made, asked, looked_at):
-    """However small the steps are, and whatever the clock did."""
+    """A query's answer depends neither on the size of a step nor on the clock."""
     events = [
         make_event(n, lu=f"naa.{unit}", command=command, time=time)
         for n, (unit, command, time) in enumerate(made, 1)
@@ -138,7 +138,7 @@ def test_any_query_gives_what_a_list_would(tmp_path_factory, made, asked, looked
 
 
 def test_no_step_looks_at_many_rows(tmp_path):
-    """Little is found of much: each step is over soon (SQLite's instructions are counted)."""
+    """Few of many events fit: each step ends soon (SQLite's instructions are counted)."""
     with Store.open(tmp_path / "prtrace.db") as store:
         events = [make_event(n, command=Command.PR_IN) for n in range(1, 30_001)]
         store.commit("a", [make_event(30_001), *events])

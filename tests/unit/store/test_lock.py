@@ -61,7 +61,7 @@ def test_it_can_be_taken_again(tmp_path):
 
 
 def test_a_lock_that_is_a_link_is_refused(tmp_path):
-    """It could have the agent truncate another file."""
+    """By a link, the agent would truncate another file."""
     kept = tmp_path / "kept"
     kept.write_text("kept")
     (tmp_path / "agent.lock").symlink_to(kept)

@@ -1,4 +1,4 @@
-"""Room is made by what matters least, by number and by bytes, and what stays can be replayed."""
+"""What matters least is deleted first, by number and by bytes; what stays can be replayed."""
 
 from prtrace.state.apply import new_state
 from prtrace.state.event import Command
@@ -11,7 +11,7 @@ def reading(record, **changes):
 
 
 def test_idle_readings_go_before_what_changed_something(tmp_path):
-    """One guest that reads all the time pushes nobody's PREEMPT out."""
+    """A guest that reads all the time does not push another one's PREEMPT out of the history."""
     with Store.open(tmp_path / "prtrace.db", keep_events=1000) as store:
         store.commit("a", [make_event(n, lu=f"naa.{n}") for n in range(1, 501)])
         for start in range(501, 20_501, 500):

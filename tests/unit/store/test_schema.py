@@ -32,7 +32,7 @@ def test_another_programs_database_is_refused(tmp_path):
 
 
 def test_the_scripts_need_no_newer_sqlite():
-    """The floor is 3.34."""
+    """They run on SQLite 3.34."""
     for script in schema.SCRIPTS:
         for word in ("STRICT", "RETURNING", "->", "UNIXEPOCH"):
             assert word not in script.upper()
