@@ -24,6 +24,7 @@ from prtrace.agent.lostends import LostEnds
 from prtrace.agent.sequence import Sequence
 from prtrace.agent.tracker import Proposal, Tracker
 from prtrace.errors import MalformedError, PrtraceError, StoreError
+from prtrace.linux.pathstate import is_quiet
 from prtrace.probe.record import Record, RecordKind
 from prtrace.probe.ring import Ring
 from prtrace.state.decode import END_LOST
@@ -226,17 +227,19 @@ class Watch:
         """Tell of commands that timed out and are over, where no record told their ends."""
         if not self._tracker.under_way:
             return
+        nexuses = {each.nexus for _, each in self._tracker.under_way}
         try:
-            idle = self._counters.idle({each.nexus for _, each in self._tracker.under_way})
+            idle = self._counters.idle(nexuses)
         except (OSError, PrtraceError) as error:
             _log.warning("what is under way cannot be read: %s", error)
             return
+        quiet = frozenset(filter(is_quiet, nexuses))
         self.drain()
         if self.behind or self.stalled or self._sequence.missing:
             return  # what tells of an end may be to come
         now, at = time.time_ns(), time.monotonic_ns()
         lost = Event(Command.LOST, time=now, start_ns=at, done_ns=at, problem=END_LOST)
-        found = self._ends.look(self._tracker.under_way, idle)
+        found = self._ends.look(self._tracker.under_way, idle, quiet)
         if found:
             self.tell(tuple(lost._replace(lu=lu, nexus=nexus) for lu, nexus in found))
 

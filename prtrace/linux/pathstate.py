@@ -62,6 +62,18 @@ def path_state(hctl: str, sys: Path = SYS) -> PathState:
         return PathState("")
 
 
+def is_quiet(hctl: str, sys: Path = SYS) -> bool:
+    """Whether the midlayer has no command under way for a device, in the error handler or not.
+
+    scsi_finish_command() gives up what device_busy counts (drivers/scsi/scsi_sysfs.c).  A device
+    that is gone has none.
+    """
+    try:
+        return (read_text(sys / "bus/scsi/devices" / hctl / "device_busy", 32) or "0") == "0"
+    except PrtraceError:
+        return False
+
+
 def is_removable(hctl: str, sys: Path = SYS) -> bool | None:
     """Whether the medium of a device can be changed; None where that is not known.
 

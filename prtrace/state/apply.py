@@ -99,7 +99,7 @@ def _unwatched(draft: Draft, state: LuState) -> LuState:
         anchor=None,
         census=None,
         seq=0,
-        under_way=(),
+        under_way=tuple(each._replace(unwatched=True) for each in state.under_way),
         aptpl=None,
         confirmed=MappingProxyType(
             {fact: replace(each, start_ns=0) for fact, each in draft.confirmed.items()}

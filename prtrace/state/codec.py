@@ -205,14 +205,20 @@ def _read_capabilities(value: Any) -> Capabilities | None:
 
 
 def _under_way(each: UnderWay) -> list[Any]:
-    return [each.nexus, each.start_ns, each.reason, sorted(fact.value for fact in each.facts)]
+    facts = sorted(fact.value for fact in each.facts)
+    return [each.nexus, each.start_ns, each.reason, facts, each.unwatched]
 
 
 def _read_under_way(value: Any) -> UnderWay:
     # Stores of before have no facts: then it is all of them.
-    nexus, start_ns, reason, *facts = _typed(value, list)
+    nexus, start_ns, reason, *more = _typed(value, list)
     known = UnderWay(_typed(nexus, str), _int(start_ns), _typed(reason, str))
-    return known._replace(facts=frozenset(map(Fact, _typed(facts[0], list)))) if facts else known
+    if not more:
+        return known
+    facts, unwatched = more
+    return known._replace(
+        facts=frozenset(map(Fact, _typed(facts, list))), unwatched=_typed(unwatched, bool)
+    )
 
 
 def _paths(fields: dict[str, Any]) -> dict[str, Path]:

@@ -51,6 +51,8 @@ def note_paths(draft: Draft, seen: PathsSeen) -> None:
         )
         for path in seen.paths
     }
+    # A scsi_device goes when its requests are over, and this may be the first to tell.
+    draft.under_way = tuple(each for each in draft.under_way if each.nexus in now)
     if draft.paths:
         draft.gone_since = None
     elif draft.gone_since is None:

@@ -139,13 +139,15 @@ class UnderWay(NamedTuple):
     """A PR OUT that timed out here, and that the device may still carry out.
 
     start_ns: its submission, by which its end is recognised.  reason: that of the doubts about
-    facts, which nothing takes away before that.
+    facts, which nothing takes away before that.  unwatched: nobody was watching since, so that no
+    record will tell its end.
     """
 
     nexus: Nexus
     start_ns: int
     reason: str
     facts: frozenset[Fact] = frozenset(Fact)
+    unwatched: bool = False
 
 
 class Settled(NamedTuple):

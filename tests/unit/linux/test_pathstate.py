@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prtrace.linux.pathstate import is_removable, path_state
+from prtrace.linux.pathstate import is_quiet, is_removable, path_state
 from tests.unit.linux.conftest import Tree
 
 
@@ -54,3 +54,11 @@ def test_removable_media(tree: Tree) -> None:
     (tree.device("2:0:0:2") / "inquiry").write_bytes(b"\0")
     found = [is_removable(f"2:0:0:{lun}", tree.sys) for lun in range(4)]
     assert found == [True, False, None, None]
+
+
+def test_what_is_under_way_is_the_midlayer_s_word(tree: Tree) -> None:
+    directory = tree.device("2:0:0:0")
+    for busy, quiet in (("0\n", True), ("1\n", False), ("17\n", False)):
+        (directory / "device_busy").write_text(busy)
+        assert is_quiet("2:0:0:0", tree.sys) is quiet
+    assert is_quiet("2:0:0:9", tree.sys)

@@ -150,18 +150,28 @@ def test_a_command_that_timed_out_is_under_way_until_its_request_is_over() -> No
     assert apply(over, reading(500)).state.doubts == ()
 
 
-@pytest.mark.parametrize(
-    "end",
-    [
-        PathsSeen(lu=LU, nexus="", paths=(), start_ns=300, done_ns=301),
-        NotWatched(lu=LU, nexus="", start_ns=300, done_ns=301),
-    ],
-    ids=["device gone", "not watched"],
-)
-def test_an_end_that_will_never_be_told_is_waited_for_no_longer(end) -> None:
+NOBODY = PathsSeen(lu=LU, nexus="", paths=(), start_ns=300, done_ns=301)
+UNWATCHED = NotWatched(lu=LU, nexus="", start_ns=300, done_ns=301)
+
+
+def test_an_end_that_will_never_be_told_is_waited_for_no_longer() -> None:
+    """The scsi_device is gone."""
     state = timed_out(start({A: 1}), A, REGISTER, 1, 5)
     assert state.under_way
-    assert not apply(state, end).state.under_way
+    assert not apply(state, NOBODY).state.under_way
+    assert not apply(apply(state, UNWATCHED).state, NOBODY).state.under_way
+
+
+def test_a_command_stays_under_way_while_nobody_watches() -> None:
+    """The error handler has it still: whoever watches next may not take a reading for the end."""
+    state = apply(timed_out(start({A: 1}), A, REGISTER, 1, 5), UNWATCHED).state
+    state = apply(from_json(to_json(state)), reading(500)).state
+    assert [each.unwatched for each in state.under_way] == [True]
+    assert Fact.REGISTRATIONS in doubted(state)
+    over = RecordsLost(lu=LU, nexus=A, cause=END_LOST, over=True, start_ns=600, done_ns=601)
+    state = apply(apply(state, over).state, reading(700)).state
+    assert not state.under_way
+    assert not state.doubts
 
 
 def test_doubts_that_found_no_room_come_back_with_what_is_under_way() -> None:
