@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from prtrace.model import Action, Nexus, Outcome, PrOut
+from prtrace.model import Action, Nexus, Observation, Outcome, PrOut
 from prtrace.state.binding import may_be_own
 from prtrace.state.doubt import NONE
 from prtrace.state.draft import Draft
@@ -38,7 +38,7 @@ def contradicted(draft: Draft, seen: PrOut) -> frozenset[Fact]:
     return forecast.rests_on
 
 
-def unknown_nexus(draft: Draft, seen: PrOut) -> bool:
+def unknown_nexus(draft: Draft, seen: Observation) -> bool:
     """Whether the sender may be one of the registrations that are not matched to a nexus."""
     return seen.nexus not in draft.registrations and (
         bool(fitting(draft, seen.nexus)) or bool(draft.unattributed)

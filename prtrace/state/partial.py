@@ -57,7 +57,9 @@ def learn_keys(draft: Draft, seen: KeysRead) -> None:
     too_few = sorted(key for key, count in ours.items() if count > listed[key])
     unnamed = listed - ours
     # One that is for any target ports is listed as often as the target likes, or not at all.
+    absorbed = False
     for key in {each.key for each in draft.registrations.values() if is_wild(each)}:
+        absorbed = absorbed or unnamed[key] > 0
         unnamed[key] = min(unnamed[key], draft.unattributed.count(key))
     draft.unattributed = tuple(sorted(unnamed.elements()))[:MAX_REGISTRATIONS]
     draft.legacy_holder = None
@@ -71,7 +73,8 @@ def learn_keys(draft: Draft, seen: KeysRead) -> None:
         draft.say(reason)
     if draft.unattributed or too_few:
         draft.anchor = None
-    elif unchanged:
+    elif unchanged and not (gone and absorbed):
+        # Else one that is gone may be among them, by a key that it was not known to have.
         draft.anchor = anchor
         draft.resolve(Fact.REGISTRATIONS)
         draft.confirm("READ KEYS", Fact.REGISTRATIONS)

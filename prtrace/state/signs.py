@@ -23,6 +23,7 @@ from prtrace.state import expecting
 from prtrace.state.access import Standing, ruling
 from prtrace.state.doubt import ALL, named
 from prtrace.state.draft import Draft
+from prtrace.state.evidence import unknown_nexus
 from prtrace.state.order import overlaps
 from prtrace.state.unit import Fact, Reservation
 
@@ -115,16 +116,34 @@ def note_legacy(draft: Draft, seen: LegacyReserve) -> None:
         case Outcome.DONE if not registered:
             draft.legacy_holder = seen.nexus
             draft.say(f"SPC-2 reservation held by {seen.nexus}")
+        case Outcome.DONE:
+            _reserved_beside_registrations(draft, seen)
         case Outcome.CONFLICT:
             unexplained = not registered and draft.legacy_holder is None
             if unexplained and draft.known(Fact.REGISTRATIONS) and not overlaps(draft, seen):
                 _doubt(draft, f"SPC-2 {command} on {seen.nexus} met a RESERVATION CONFLICT")
         case Outcome.UNKNOWN:
             _doubt(draft, f"SPC-2 {command} on {seen.nexus}: outcome unknown", {Fact.RESERVATION})
-        case Outcome.DONE | Outcome.NOT_EXECUTED:
+        case Outcome.NOT_EXECUTED:
             pass
     if not draft.words:
         draft.say("none")
+
+
+def _reserved_beside_registrations(draft: Draft, seen: LegacyReserve) -> None:
+    """A RESERVE that was done though registrations are known.
+
+    It changes nothing where a registrant sends it, and is refused otherwise (SPC-6 5.14.3, CRH).
+    Either the sender is one, or nobody is registered any more and the sender holds the unit.
+    """
+    if seen.nexus in draft.registrations:
+        if draft.doubted(Fact.REGISTRATIONS):
+            reason = f"SPC-2 RESERVE on {seen.nexus}, which may not be registered"
+            _doubt(draft, reason, {Fact.RESERVATION})
+        return
+    if not unknown_nexus(draft, seen) and not overlaps(draft, seen):
+        draft.legacy_holder = seen.nexus
+    _doubt(draft, f"SPC-2 RESERVE on {seen.nexus}, which is not known to be registered")
 
 
 def note_failed_read(draft: Draft, seen: ReadFailed) -> None:

@@ -244,6 +244,15 @@ def test_a_key_that_is_for_all_target_ports_explains_no_other_port_s() -> None:
     assert Fact.REGISTRATIONS in doubted(state)
 
 
+def test_a_nexus_whose_key_is_gone_may_have_another_s() -> None:
+    """A key that is for all target ports hides it: READ KEYS does not say who is registered."""
+    wild, other = descriptor("naa.1", 5, 0, all_target_ports=True), descriptor("naa.2", 6)
+    state = apply(new_state(LU, OTHER), full(1, wild, other)).state
+    assert not state.doubts
+    state = apply(state, keys_read(1, 5, 5, 5, at=3000)).state
+    assert Fact.REGISTRATIONS in doubted(state)
+
+
 def test_a_registration_that_is_in_doubt_tells_no_target_port() -> None:
     """Two REGISTERs of one nexus overlapped: which of its target ports is left is not known."""
     path = LocalNexus(A, LU, initiator_port="naa.1", relative_target_port=1)

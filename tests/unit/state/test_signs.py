@@ -25,6 +25,7 @@ from prtrace.model import (
     ReservationType,
     UnreadablePrOut,
 )
+from prtrace.state.access import may
 from prtrace.state.apply import apply
 from prtrace.state.decode import OTHER_UNIT
 from prtrace.state.event import Command, Event
@@ -198,6 +199,17 @@ def test_spc2_beside_registrations_changes_nothing() -> None:
     state = start({A: 1}, (A, WE))
     assert apply(state, legacy(A)).state.legacy_holder is None
     assert apply(state, legacy(B, outcome=Outcome.CONFLICT)).state.doubts == ()
+
+
+def test_spc2_reserve_that_registrations_should_have_refused() -> None:
+    """Done by a nexus that is not registered: then nobody is, whatever is known."""
+    state = apply(start({A: 1}), legacy(B)).state
+    assert state.legacy_holder == B
+    assert doubted(state) == DOUBT
+    assert may(state, A, Access.WRITE).allowed is False
+    lost = RecordsLost(lu=LU, nexus=A, cause="ring full")
+    state = apply(apply(start({A: 1}), lost).state, legacy(A)).state
+    assert Fact.RESERVATION in doubted(state)
 
 
 def test_spc2_conflict_without_a_reason_and_unknown_outcome() -> None:
