@@ -93,27 +93,17 @@ class Child(NamedTuple):
             os.waitpid(self.pid, 0)
 
 
-def receive(link: socket.socket, size: int, most: int = 0) -> tuple[bytes, list[int]]:
-    """The next request, and at most so many descriptors; (b"", []) once the agent is gone."""
+def receive(link: socket.socket, size: int) -> bytes:
+    """The agent's next request, b"" once the agent is gone.
+
+    A request is bytes and nothing else: a descriptor that comes along is closed by the kernel,
+    because recv() has no place for it.  What a descriptor leads to, nobody but its maker knows:
+    these processes make connections and give the agent an end, and take none from it.
+    """
     try:
-        message, descriptors, _, _ = socket.recv_fds(link, size, most)
-    except ConnectionResetError:  # it is, and has not read what was sent to it
-        return b"", []
-    return message, descriptors
-
-
-def sockets(descriptors: Iterable[int]) -> list[socket.socket]:
-    """The descriptors as blocking sockets; what is no socket is closed, and is not among them."""
-    found = []
-    for descriptor in descriptors:
-        try:
-            connection = socket.socket(fileno=descriptor)
-        except OSError:
-            os.close(descriptor)
-            continue
-        connection.setblocking(True)
-        found.append(connection)
-    return found
+        return link.recv(size)
+    except ConnectionResetError:  # the agent is gone, and has not read what was sent to it
+        return b""
 
 
 def _close_all_but(kept: set[int]) -> None:

@@ -31,17 +31,17 @@ _READABLE: Final = ("/sys", "/proc", "/dev", "/etc", "/usr", "/lib", "/lib64", "
 
 _CALLS: Final = tuple(
     """
-accept accept4 access bind brk clock_getres clock_gettime clock_nanosleep close connect dup dup2
-dup3 epoll_create1 epoll_ctl epoll_pwait epoll_wait eventfd2 exit exit_group faccessat faccessat2
-fadvise64 fallocate fchmod fcntl fdatasync flock fstat fstatfs fsync ftruncate futex getcpu
-getcwd getdents64 getegid geteuid getgid getgroups getpeername getpid getppid getrandom getrlimit
-getrusage getsockname getsockopt gettid gettimeofday getuid lseek lstat madvise membarrier
-mincore mkdir mkdirat mmap mprotect mremap msync munmap nanosleep newfstatat open openat pipe2
-poll ppoll pread64 prlimit64 pselect6 pwrite64 read readlink readlinkat readv recvfrom recvmsg
-rename renameat renameat2 restart_syscall rmdir rseq rt_sigaction rt_sigprocmask rt_sigreturn
-rt_sigtimedwait sched_getaffinity sched_yield select sendmsg sendto set_robust_list setsockopt
-shutdown sigaltstack stat statfs statx sysinfo tgkill time umask uname unlink unlinkat utimensat
-wait4 waitid write writev
+access brk clock_getres clock_gettime clock_nanosleep close connect dup dup2 dup3 epoll_create1
+epoll_ctl epoll_pwait epoll_wait eventfd2 exit exit_group faccessat faccessat2 fadvise64 fallocate
+fchmod fcntl fdatasync flock fstat fstatfs fsync ftruncate futex getcpu getcwd getdents64 getegid
+geteuid getgid getgroups getpeername getpid getppid getrandom getrlimit getrusage getsockname
+getsockopt gettid gettimeofday getuid lseek lstat madvise membarrier mincore mkdir mkdirat mmap
+mprotect mremap msync munmap nanosleep newfstatat open openat pipe2 poll ppoll pread64 prlimit64
+pselect6 pwrite64 read readlink readlinkat readv recvfrom recvmsg rename renameat renameat2
+restart_syscall rmdir rseq rt_sigaction rt_sigprocmask rt_sigreturn rt_sigtimedwait
+sched_getaffinity sched_yield select sendmsg sendto set_robust_list setsockopt shutdown sigaltstack
+stat statfs statx sysinfo tgkill time umask uname unlink unlinkat utimensat wait4 waitid write
+writev
 """.split()  # noqa: SIM905
 )
 

@@ -1,10 +1,12 @@
 """The process that sends commands for the agent, which may not: PR IN, and nothing that changes.
 
-The agent asks on the helper's socket with a message of fixed size and one descriptor, the helper's
-end of a connection of its own for this request.  A request names a device by the number of its
-node; the helper looks in sysfs whether that is a SCSI device's, opens it by the kernel's own name,
-and then sends what comes over the connection, one command after the other: the four commands that
-read reservations, and the INQUIRY that tells which logical unit answers.
+The agent asks on the helper's socket with a message of fixed size, and gets the end of a
+connection of its own for this request, or none where there is too much to do.  The helper makes
+both ends: what comes from the agent could be anything, and root would write to it.  A request
+names a device by the number of its node; the helper looks in sysfs whether that is a SCSI
+device's, opens it by the kernel's own name, and then sends what comes over the connection, one
+command after the other: the four commands that read reservations, and the INQUIRY that tells which
+logical unit answers.
 To a request for the nodes in use it answers with their numbers: that is how the agent knows which
 nexus is nobody's.  It opens the records of proxies, too, in directories that it was started with.
 
@@ -25,7 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from prtrace.agent.child import receive, sockets
+from prtrace.agent.child import receive
 from prtrace.errors import (
     DeviceError,
     NoSuchDeviceError,
@@ -54,6 +56,8 @@ _DEVICE, _NODES, _RECORDS = b"D", b"N", b"R"
 _REQUEST: Final = struct.Struct("=c?II")
 """What; of _DEVICE whether a block node, its major and minor number; of _RECORDS whether the
 newest file, the directory's place among those that the helper was started with, and 0."""
+_GIVEN, _NONE = b"+", b"-"
+"""To a request: with the end of a connection, or without."""
 _COMMAND: Final = struct.Struct("=B16sHI")
 """Length of the CDB, the CDB, ALLOCATION LENGTH in bytes, time limit in milliseconds."""
 _ANSWER: Final = struct.Struct("=BBHHIHI")
@@ -82,34 +86,47 @@ _TEXT: Final = 400
 def serve(link: socket.socket, directories: Sequence[Path] = ()) -> None:
     """Answer requests until the agent is gone.  directories: where proxies leave their records."""
     places = threading.BoundedSemaphore(_MOST_AT_ONCE)
-    while True:
-        message, descriptors = receive(link, _REQUEST.size + 1, 4)
-        if not message:
-            return
-        connections = sockets(descriptors)
-        if len(message) != _REQUEST.size or len(connections) != 1:
-            for each in connections:
-                each.close()
-            continue
-        (connection,) = connections
-        if not places.acquire(blocking=False):
-            connection.close()
-            continue
-        work = (message, connection, directories, places)
+    while request := receive(link, _REQUEST.size + 1):
+        given = _begun(request, directories, places)
         try:
-            threading.Thread(target=_answer, args=work, name="prtrace", daemon=True).start()
-        except RuntimeError:  # no more threads: the agent is told as if there were no place
-            connection.close()
-            places.release()
+            if given is None:
+                link.send(_NONE)
+            else:
+                with given:
+                    socket.send_fds(link, [_GIVEN], [given.fileno()])
+        except OSError:
+            return  # the agent is gone
+
+
+def _begun(
+    request: bytes, directories: Sequence[Path], places: threading.BoundedSemaphore
+) -> socket.socket | None:
+    """Begin to answer on a thread; the agent's end of the connection, None where it cannot be."""
+    if len(request) != _REQUEST.size or not places.acquire(blocking=False):
+        return None
+    try:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError:  # no more descriptors
+        places.release()
+        return None
+    work = (request, ours, directories, places)
+    try:
+        threading.Thread(target=_answer, args=work, name="prtrace", daemon=True).start()
+    except RuntimeError:  # no more threads
+        ours.close()
+        theirs.close()
+        places.release()
+        return None
+    return theirs
 
 
 def _answer(
-    message: bytes,
+    request: bytes,
     connection: socket.socket,
     directories: Sequence[Path],
     places: threading.BoundedSemaphore,
 ) -> None:
-    what, block, major, minor = _REQUEST.unpack(message)
+    what, block, major, minor = _REQUEST.unpack(request)
     try:
         with connection:
             if what == _DEVICE:
@@ -254,17 +271,14 @@ class Helper:
 
     def __init__(self, link: socket.socket, directories: Sequence[Path] = ()) -> None:
         self._link = link
+        self._asking = threading.Lock()
         self._directories = tuple(directories)
 
     def records(self, directory: Path, name: str) -> tuple[int, int]:
         """See prtrace.prhelper.attribution_reader.open_records."""
         place = self._directories.index(directory)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with ours:
-            with theirs:
-                request = _REQUEST.pack(_RECORDS, name == NAME, place, 0)
-                socket.send_fds(self._link, [request], [theirs.fileno()])
-            answer, descriptors, _, _ = socket.recv_fds(ours, _COUNT.size, 2)
+        with self._asked(_REQUEST.pack(_RECORDS, name == NAME, place, 0)) as connection:
+            answer, descriptors, _, _ = socket.recv_fds(connection, _COUNT.size, 2)
         code = _COUNT.unpack(answer)[0] if answer else errno.EAGAIN
         if code:
             raise OSError(code, os.strerror(code))
@@ -273,12 +287,8 @@ class Helper:
 
     def users(self, directory: Directory) -> Users:
         """See prtrace.linux.users.users_of; OSError where the helper is gone."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with ours:
-            with theirs:
-                request = _REQUEST.pack(_NODES, False, 0, 0)
-                socket.send_fds(self._link, [request], [theirs.fileno()])
-            answer = ours.recv(_LONGEST)
+        with self._asked(_REQUEST.pack(_NODES, False, 0, 0)) as connection:
+            answer = connection.recv(_LONGEST)
         if not answer:
             raise UnavailableError("the agent's helper does not say which devices are open")
         (count,) = _COUNT.unpack_from(answer)
@@ -298,15 +308,24 @@ class Helper:
             raise NoSuchDeviceError(f"{node}: {error.strerror}") from error
         number = os.major(status.st_rdev), os.minor(status.st_rdev)
         request = _REQUEST.pack(_DEVICE, stat.S_ISBLK(status.st_mode), *number)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with ours:
-            try:
-                with theirs:
-                    socket.send_fds(self._link, [request], [theirs.fileno()])
-                _reply(node, ours)
-                yield HeldDevice(node, ours)
-            except OSError as error:
-                raise UnavailableError(f"{node}: {error.strerror}") from error
+        try:
+            with self._asked(request) as connection:
+                _reply(node, connection)
+                yield HeldDevice(node, connection)
+        except OSError as error:
+            raise UnavailableError(f"{node}: {error.strerror}") from error
+
+    def _asked(self, request: bytes) -> socket.socket:
+        """The connection for a request; OSError where the helper gives none."""
+        with self._asking:
+            self._link.send(request)
+            answer, descriptors, _, _ = socket.recv_fds(self._link, 1, 1)
+        if len(descriptors) != 1:
+            code = errno.EAGAIN if answer else errno.EPIPE
+            raise OSError(
+                code, f"the agent's helper {'has too much to do' if answer else 'ended'}"
+            )
+        return socket.socket(fileno=descriptors[0])
 
 
 def _reply(node: str, connection: socket.socket) -> Reply:

@@ -88,7 +88,7 @@ def serve(link: socket.socket, attached: Attached, listener: Listener) -> None:
     # Its descriptor is closed here; the path is what is left to be looked after.
     listener.socket.detach()
     work = _Work(attached)
-    while request := receive(link, _LONGEST_REQUEST)[0]:
+    while request := receive(link, _LONGEST_REQUEST):
         try:
             answer = work.answer(request)
         except PrtraceError as error:

@@ -1,44 +1,45 @@
 """The process that moves reservations for the agent, which may not: it alone sends PR OUT.
 
-A connection of somebody who may change things (uid 0, or a member of the admin group) is the
-mover's from its first byte: the agent, which accepts it, reads nothing of it, and the mover asks
-the kernel itself who is at the other end.  Calls that move are carried out here; others are passed
-on to the agent, and its replies back.  The agent hands the connections over, so the mover takes
-only those that the service's own socket has accepted: of the end that connects, SO_PEERCRED names
-who listens, and root listens at many a socket.
+It alone has the listening socket, too.  What the kernel says of who is at the other end of a
+connection (SO_PEERCRED) holds for an end that accept() gave: at an end that called connect() it
+names whoever listens.  So the mover believes no end but those that it accepted itself, takes no
+descriptor from the agent, and keeps the connections of those who may change things (uid 0, or a
+member of the admin group).  Calls that move are carried out here, whatever has become of the
+agent; others are passed on to it, and its replies back (prtrace.agent.conversation).  Connections
+of others are the agent's from their first byte.
 
 For others the agent asks for Check and Moves, which send nothing and change nothing, and for which
-the journals and the guests' processes have to be read.
+the journals and the guests' processes have to be read.  For that it gets a connection that the
+mover made, and that may do no more.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import errno
+import itertools
 import logging
 import os
 import select
 import socket
+import struct
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from prtrace.agent.child import receive, sockets
-from prtrace.agent.entries import moved
-from prtrace.api.address import INTERFACE, MAX_CHANGE_CALL
-from prtrace.api.calls import Call, Calls, Refusal, refusal, reply, steps_reply
+from prtrace.agent.child import receive
+from prtrace.agent.conversation import Conversation
+from prtrace.api.calls import Call, Calls, Refusal
 from prtrace.api.client import Client
-from prtrace.api.jobs import FAULT
-from prtrace.api.moving import MOVING, NAMING, work_of
-from prtrace.api.rights import Right, may
+from prtrace.api.interface import Fault
+from prtrace.api.room import ConnectionLimits, Room, send_away
 from prtrace.errors import PrtraceError
 from prtrace.linux.capabilities import Capability
-from prtrace.linux.devnode import stat_below_dev
 from prtrace.linux.journal import SystemJournal
 from prtrace.linux.peer import Peer
-from prtrace.state.event import Event
 
 if TYPE_CHECKING:
     from prtrace.agent.moves import AgentMoves
@@ -47,13 +48,28 @@ if TYPE_CHECKING:
 KEPT: Final = (Capability.DAC_READ_SEARCH, Capability.SYS_PTRACE, Capability.SYS_RAWIO)
 """To send commands, and to see which guest a process is and whether its QEMU moves by itself."""
 
-_CHANGER, _READER = b"C", b"R"
-_READY: Final = b"settled"
+_SETTLED: Final = b"S"
+"""The first message to the agent, with the agent's end of a second socket.
+
+On that one nothing comes but connections on which the mover calls, each with whom it calls for:
+however many strangers wait to be taken from the first one, these do not wait behind them."""
+_ACCEPTED: Final = b"A"
+"""What a message begins with that has an accepted connection, and who is at its other end."""
+_ASKED_FOR: Final = b"R"
+"""What a message begins with that has the number of a request, and its connection or none."""
+_PEER: Final = struct.Struct("=iII")
+"""pid, uid, gid; each supplementary group follows in 4 bytes."""
+_GROUP: Final = struct.Struct("=I")
+_FD: Final = struct.Struct("=i")
+_NUMBER: Final = struct.Struct("=Q")
+"""The agent's only request: a connection for what readers may, with a number to know it by."""
+_LONGEST: Final = 4096
 _NOBODY: Final = Peer(0, 0xFFFF_FFFF, 0xFFFF_FFFF)
 """Who may read, and do nothing else."""
-_GOES_ON: Final = b'{"continues":true'
-"""What the agent's replies begin with, but the last one to a call."""
-_CHUNK: Final = 64 << 10
+_MOST_READERS: Final = 8
+"""Connections that the agent asked for; it has 2 threads that do."""
+_READER_S: Final = 10.0
+_SCARCE_RETRY: Final = 1.0
 _STACK: Final = 512 << 10
 
 _log = logging.getLogger("prtrace.mover")
@@ -62,15 +78,14 @@ _log = logging.getLogger("prtrace.mover")
 # ---- In the mover ----
 
 
-def serve(link: socket.socket, state_dir: Path, admin_gid: int | None, name: str) -> None:
-    """Settle what is in question, then serve connections until the agent is gone.
-
-    name: of the service's listening socket.
-    """
+def serve(
+    link: socket.socket, listening: socket.socket, state_dir: Path, admin_gid: int | None
+) -> None:
+    """Settle what is in question, then serve connections until the agent is gone."""
     threading.stack_size(_STACK)
     settle(state_dir)
     journal = SystemJournal.of_service()
-    serve_connections(link, lambda: _moves(state_dir), admin_gid, journal, name)
+    serve_connections(link, listening, lambda: _moves(state_dir), admin_gid, journal)
 
 
 def _moves(state_dir: Path) -> AgentMoves:
@@ -99,317 +114,337 @@ def settle(state_dir: Path) -> None:
 
 def serve_connections(
     link: socket.socket,
+    listening: socket.socket,
     moves: Callable[[], MoveCalls],
     admin_gid: int | None,
     journal: SystemJournal,
-    name: str,
+    limits: ConnectionLimits | None = None,
 ) -> None:
-    """Serve what comes over link, until the other end is closed."""
-    mover = _Mover(moves, admin_gid, journal, name)
+    """Accept, and serve or pass on, until the other end of link is closed.
+
+    listening: non-blocking; it is closed in the end.  limits: of those who may change things; the
+    agent limits the others.  Whatever ends it, moves under way come to their end first.
+    """
+    mover = _Mover(link, listening, moves, admin_gid, journal, limits or ConnectionLimits())
     try:
-        link.send(_READY)
-        _take_connections(link, mover)
+        mover.run()
     finally:
+        mover.close()
         mover.wait()
 
 
-def _take_connections(link: socket.socket, mover: _Mover) -> None:
-    while True:
-        kind, descriptors = receive(link, 2, 4)
-        if not kind:
-            return
-        connections = sockets(descriptors)
-        if kind == _CHANGER and len(connections) == 2:
-            mover.begin(*connections)
-        elif kind == _READER and len(connections) == 2:
-            mover.begin(*connections, reads=True)
-        else:
-            for connection in connections:
-                connection.close()
-
-
 class _Mover:
+    """prtrace.agent.conversation.Switchboard."""
+
     def __init__(
         self,
+        link: socket.socket,
+        listening: socket.socket,
         moves: Callable[[], MoveCalls],
         admin_gid: int | None,
         journal: SystemJournal,
-        name: str,
+        limits: ConnectionLimits,
     ) -> None:
-        self._name = name
+        self.calls = Calls(admin_gid)
         self.moves = moves
         self.journal = journal
-        self._admin_gid = admin_gid
-        self.calls = Calls(admin_gid)
+        self.path = str(listening.getsockname())
+        self._calling, self._called = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # An agent that reads nothing must not hold up anybody but itself.
+        link.setblocking(False)
+        self._calling.setblocking(False)
+        self._link = link
+        self._listening = listening
+        self._room = Room(limits)
+        self._readers = threading.BoundedSemaphore(_MOST_READERS)
+        self._lock = threading.Lock()
         self._moving: set[threading.Thread] = set()
+        self._ending = False
 
-    def begin(self, client: socket.socket, agent: socket.socket, *, reads: bool = False) -> None:
-        """Serve a connection on a thread of its own."""
-        peer = _NOBODY if reads else self._peer(client)
-        if not reads and not may(peer, Right.CHANGE, self._admin_gid):
-            client.close()
-            agent.close()
-            return
-        conversation = _Conversation(self, client, agent, peer)
-        try:
-            threading.Thread(target=conversation.run, name="prtrace", daemon=True).start()
-        except RuntimeError as error:
-            _log.warning("a client is sent away: %s", error)
-            client.close()
-            agent.close()
-
-    def _peer(self, client: socket.socket) -> Peer:
-        """Who has connected to the service; nobody, of a socket that the service did not accept.
-
-        What was accepted has the listening socket's name.  The agent can give it to no other: the
-        name is taken, in a folder that is not the agent's.
-        """
-        try:
-            client.getpeername()  # a listening socket has the name, too
-            return Peer.of(client) if client.getsockname() == self._name else _NOBODY
-        except OSError:
-            return _NOBODY
-
-    @contextlib.contextmanager
-    def under_way(self) -> Iterator[None]:
-        """A call that moves: the mover does not end before it has."""
-        self._moving.add(threading.current_thread())
-        try:
-            yield
-        finally:
-            self._moving.discard(threading.current_thread())
-
-    def wait(self) -> None:
-        """Until every move has come to its end: its commands have a time limit."""
-        for thread in tuple(self._moving):
-            while thread in self._moving and thread.is_alive():
-                thread.join(0.1)
-
-
-@dataclass(slots=True)
-class _Conversation:
-    """One client's connection.  agent: that of the agent, for this client."""
-
-    mover: _Mover
-    client: socket.socket
-    agent: socket.socket
-    peer: Peer
-    _received: bytearray = field(default_factory=bytearray)
+    def close(self) -> None:
+        """Accept nothing more, and give the agent nothing more."""
+        self._listening.close()
+        self._calling.close()
 
     def run(self) -> None:
-        with self.client, self.agent, contextlib.suppress(OSError):
-            for message in self._messages():
-                document = _document(message)
-                if document.get("method") in MOVING:
-                    self._answer(message)
-                elif document.get("oneway") is True:
-                    continue  # it wants no answer, and changes nothing
-                elif not self._pass_on(message):
+        """Until the agent is gone."""
+        with self._called:
+            _give(self._link, _SETTLED, self._called)
+        poll = select.poll()
+        for each in (self._link, self._listening):
+            poll.register(each, select.POLLIN)
+        while True:
+            for fd, _ in poll.poll():
+                if fd == self._listening.fileno():
+                    self._accept()
+                elif not self._asked():
                     return
 
-    def _messages(self) -> Iterator[bytes]:
-        """What the client sends, message by message."""
-        scanned = 0
-        while True:
-            end = self._received.find(0, scanned)
-            if end >= 0:
-                message = bytes(self._received[:end])
-                del self._received[: end + 1]
-                scanned = 0
-                yield message
-                continue
-            scanned = len(self._received)
-            if scanned > MAX_CHANGE_CALL:
-                # The agent says so.
-                self._pass_on(bytes(self._received))
-                return
-            chunk = self._chunk()
-            if not chunk:
-                return
-            self._received += chunk
+    def _accept(self) -> None:
+        try:
+            client, _ = self._listening.accept()
+        except BlockingIOError:
+            return  # the client has gone again
+        except OSError as error:
+            _log.warning("no connection can be accepted: %s", error.strerror)
+            time.sleep(_SCARCE_RETRY)
+            return
+        try:
+            peer = Peer.of(client)
+        except OSError:
+            client.close()
+            return
+        if not self.calls.may_change(peer):
+            try:
+                _give(self._link, _ACCEPTED + _packed(peer), client)
+            except OSError:
+                send_away(client)  # so many wait for the agent
+            client.close()
+            return
+        with self._lock:
+            admitted = self._room.is_left_for(peer)
+            if admitted:
+                self._room.enter(peer)
+        if not admitted:
+            send_away(client)
+            return
 
-    def _chunk(self) -> bytes:
-        """What the client sends next; b"" where it has left, or the agent waits no longer."""
-        poll = select.poll()
-        for connection in (self.client, self.agent):
-            poll.register(connection, select.POLLIN)
-        ready = dict(poll.poll())
-        return b"" if self.agent.fileno() in ready else self.client.recv(_CHUNK)
+        def left() -> None:
+            with self._lock:
+                self._room.leave(peer)
 
-    def _pass_on(self, message: bytes) -> bool:
-        """Have the agent answer; returns whether the conversation goes on."""
-        poll = select.poll()
-        poll.register(self.agent, select.POLLIN)
-        if poll.poll(0):
-            # Between two calls it has nothing to say but that it has closed its end.  An answer
-            # that nobody waited for would pass for that of the next call.
+        if not self._begin(Conversation(self, client, peer), left):
+            send_away(client)
+
+    def _asked(self) -> bool:
+        """Take a request of the agent's; False once it is gone."""
+        try:
+            request = receive(self._link, _NUMBER.size + 1)
+        except BlockingIOError:
+            return True
+        if len(request) == _NUMBER.size:
+            theirs = self._reader()
+            with theirs or contextlib.nullcontext(), contextlib.suppress(OSError):
+                _give(self._link, _ASKED_FOR + request, theirs)
+        return bool(request)
+
+    def _reader(self) -> socket.socket | None:
+        """The agent's end of a new connection for what readers may; None where there are many."""
+        if not self._readers.acquire(blocking=False):
+            return None
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError:
+            self._readers.release()
+            return None
+        if self._begin(Conversation(self, ours, _NOBODY, of_agent=True), self._readers.release):
+            return theirs
+        ours.close()
+        theirs.close()
+        return None
+
+    def _begin(self, conversation: Conversation, left: Callable[[], None]) -> bool:
+        """Serve a connection on a thread of its own; whether it can be.  left: called after it."""
+
+        def run() -> None:
+            try:
+                conversation.run()
+            finally:
+                left()
+
+        try:
+            threading.Thread(target=run, name="prtrace", daemon=True).start()
+        except RuntimeError as error:
+            _log.warning("a client is sent away: %s", error)
+            left()
             return False
-        self.agent.sendall(message + b"\0")
-        wanted = True
-        answers = bytearray()
-        poll = select.poll()
-        poll.register(self.client, 0)
-        poll.register(self.agent, select.POLLIN)
-        while wanted:
-            ready = dict(poll.poll())
-            if self.client.fileno() in ready:
-                return False
-            chunk = self.agent.recv(_CHUNK)
-            if not chunk:
-                self.client.sendall(answers)
-                return False
-            answers += chunk
-            *whole, rest = answers.split(b"\0")
-            for each in whole:
-                self.client.sendall(each + b"\0")
-                wanted = each.startswith(_GOES_ON)
-            answers = rest
         return True
 
-    def _answer(self, message: bytes) -> None:
-        try:
-            call = self.mover.calls.parse(message, self.peer)
-        except Refusal as refused:
-            self.client.sendall(refused.reply)
-            return
-        with self.mover.under_way():
-            last = self._carried_out(call)
-            if not call.oneway:
-                # Whoever has gone does not hear how it ended.
-                with contextlib.suppress(OSError):
-                    self.client.sendall(last)
-
-    def _carried_out(self, call: Call) -> bytes:
-        try:
-            return reply(self._result(call))
-        except Refusal as refused:
-            return refused.reply
-        except PrtraceError as error:
-            return refusal(error).reply
-        except Exception:
-            _log.exception("a call failed: %s", call.method)
-            return FAULT
-
-    def _result(self, call: Call) -> Mapping[str, Any]:
-        if call.method in NAMING:
-            for name in call.parameters["devices"]:
-                if name.startswith("/"):
-                    # A name that leads out of /dev may lead to where nobody ever answers.
-                    stat_below_dev(name)
-        work = work_of(call, self.mover.moves, _Known(_Inner(self.agent)))
-        if work is None:
-            raise LookupError(call.method)
-        done = work(self._teller(call))
-        if self.mover.journal and (report := done.get("report")) is not None:
-            for entry in moved(report):
-                self.mover.journal.send(entry)
-        return done
-
-    def _teller(self, call: Call) -> Step:
-        def step(lu: str, what: str) -> None:
-            if call.more:
-                with contextlib.suppress(OSError):
-                    self.client.sendall(steps_reply(lu, what))
-
-        return step
-
-
-class _Inner(Client):
-    """Calls over a connection that is there already, one after the other."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        super().__init__("the agent")
-        self.connection = connection
-
-    def _connected(self, method: str, parameters: dict[str, Any], *, more: bool) -> socket.socket:
-        """See Client: what is closed in the end is a copy."""
-        given = {name: value for name, value in parameters.items() if value is not None}
-        call = {"method": f"{INTERFACE}.{method}", "parameters": given, "more": more}
-        connection = self.connection.dup()
-        connection.sendall(json.dumps(call).encode() + b"\0")
-        return connection
-
-
-class _Known(NamedTuple):
-    """What the agent knows: prtrace.api.source.Observed."""
-
-    inner: _Inner
-
-    def show(self, names: Sequence[str]) -> dict[str, Any]:
-        return self.inner.call("Show", devices=list(names))
-
-    def changes(self, lu: str, last: int) -> Iterator[Event]:
-        for answer in self.inner.stream("Events", devices=[lu], last=last, changes=True):
-            for event in answer.get("events", ()):
-                yield Event.from_json(event)
-
-
-def _document(message: bytes) -> Mapping[str, Any]:
-    """The call as far as it decides who answers it; {} for what is none."""
-    try:
-        found = json.loads(message)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-# ---- In the agent ----
-
-
-class Mover:
-    """The agent's side."""
-
-    def __init__(self, link: socket.socket) -> None:
-        self._link = link
-
-    def await_settled(self) -> None:
-        """Until what was in question has been settled; PrtraceError where the mover ends."""
-        if self._link.recv(len(_READY)) != _READY:
-            raise PrtraceError("the process that moves reservations has ended", hint="see the log")
-
-    def take(self, client: socket.socket) -> socket.socket:
-        """Give a connection away, unread; returns one over which the agent answers for it."""
-        return self._shared(_CHANGER, client)
-
-    def reader(self) -> tuple[_Inner, socket.socket]:
-        """A client of Check and Moves, and a connection over which the agent says what it knows.
-
-        For any thread.  Whoever closes the client ends both.
-        """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        with theirs:
-            return _Inner(ours), self._shared(_READER, theirs)
-
-    def _shared(self, kind: bytes, client: socket.socket) -> socket.socket:
+    def to_agent(self, peer: Peer) -> socket.socket:
+        """See Switchboard."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
             try:
-                socket.send_fds(self._link, [kind], [client.fileno(), theirs.fileno()])
+                _give(self._calling, _packed(peer), theirs)
             except OSError:
                 ours.close()
                 raise
         return ours
 
+    @contextlib.contextmanager
+    def under_way(self, call: Call) -> Iterator[None]:
+        """See Switchboard."""
+        thread = threading.current_thread()
+        with self._lock:
+            if self._ending:
+                text = {"message": "the agent ends", "hint": "wait, and call its successor"}
+                raise Refusal(Fault.BUSY, text, oneway=call.oneway)
+            self._moving.add(thread)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._moving.discard(thread)
+
+    def wait(self) -> None:
+        """Begin no move more, until every one has come to its end: commands have a time limit."""
+        with self._lock:
+            self._ending = True
+            moving = tuple(self._moving)
+        for thread in moving:
+            while thread in self._moving and thread.is_alive():
+                thread.join(0.1)
+
+
+def _give(link: socket.socket, message: bytes, connection: socket.socket | None) -> None:
+    """Send the agent a message, with a connection or without; for any thread.
+
+    OSError where the agent has not taken many before.
+    """
+    if connection is None:
+        link.send(message)
+    else:
+        socket.send_fds(link, [message], [connection.fileno()])
+
+
+def _packed(peer: Peer) -> bytes:
+    groups = b"".join(_GROUP.pack(group) for group in peer.groups)
+    return _PEER.pack(peer.pid, peer.uid, peer.gid) + groups
+
+
+def _unpacked(packed: bytes) -> Peer:
+    groups = (group for (group,) in _GROUP.iter_unpack(packed[_PEER.size :]))
+    pid, uid, gid = _PEER.unpack_from(packed)
+    return Peer(pid, uid, gid, frozenset(groups))
+
+
+# ---- In the agent ----
+
+
+class Arrival(NamedTuple):
+    """A connection to answer on.  accepted: from outside, so that limits hold for it."""
+
+    connection: socket.socket
+    peer: Peer
+    accepted: bool
+
+
+class Mover:
+    """The agent's side.  path: of the socket, for messages."""
+
+    def __init__(self, link: socket.socket, path: str) -> None:
+        self.path = path
+        self._link = link
+        self._called: socket.socket | None = None
+        self._numbers = itertools.count()
+        self._wanted: dict[int, Future[socket.socket | None]] = {}
+
+    @property
+    def links(self) -> tuple[socket.socket, ...]:
+        """What is readable when something arrives: first the one with the mover's own calls."""
+        return (self._link,) if self._called is None else (self._called, self._link)
+
+    def close(self) -> None:
+        """Have nothing more accepted, and no move begun."""
+        for link in self.links:
+            link.close()
+
+    def await_settled(self) -> None:
+        """Until what was in question has been settled; PrtraceError where the mover ends."""
+        message, self._called = _taken(self._link)
+        if message != _SETTLED or self._called is None:
+            raise _gone()
+
+    def arrived(self, link: socket.socket) -> Arrival | None:
+        """Take what the mover sent on one of links; None where it is nothing to answer on.
+
+        Raises PrtraceError where the mover has ended.
+        """
+        try:
+            message, connection = _taken(link, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise _gone() from error
+        if not message:
+            raise _gone()
+        if link is self._called:
+            return None if connection is None else Arrival(connection, _unpacked(message), False)
+        kind, rest = message[:1], message[1:]
+        if kind == _ASKED_FOR:
+            (number,) = _NUMBER.unpack(rest)
+            wanted = self._wanted.pop(number, None)
+            if wanted is not None:
+                wanted.set_result(connection)
+            elif connection is not None:
+                connection.close()  # nobody waits for it any more
+            return None
+        # Without a connection no descriptor was left for it: whoever connected sees it closed.
+        return None if connection is None else Arrival(connection, _unpacked(rest), True)
+
+    def reader(self) -> socket.socket:
+        """A connection to the mover for Check and Moves.
+
+        For any thread but the loop's, which calls arrived().  OSError where there is none now.
+        """
+        number = next(self._numbers)
+        wanted = self._wanted[number] = Future()
+        try:
+            self._link.send(_NUMBER.pack(number))
+            connection = wanted.result(_READER_S)
+        finally:
+            self._wanted.pop(number, None)
+        if connection is None:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return connection
+
+
+def _taken(link: socket.socket, flags: int = 0) -> tuple[bytes, socket.socket | None]:
+    """A message of the mover's, with the connection that came along."""
+    # Not socket.recv_fds(), which leaves its flags out (Python 3.11).
+    message, ancillary, _, _ = link.recvmsg(_LONGEST, socket.CMSG_SPACE(_FD.size), flags)
+    for level, kind, content in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS) and len(content) == _FD.size:
+            return message, socket.socket(fileno=_FD.unpack(content)[0])
+    return message, None
+
+
+def _gone() -> PrtraceError:
+    return PrtraceError(
+        "the agent's mover has ended",
+        hint="see the log for why; an agent that starts goes on where this one was",
+    )
+
+
+class _Reader(Client):
+    """Asks the mover for what readers may know."""
+
+    def __init__(self, mover: Mover) -> None:
+        super().__init__(mover.path)
+        self._mover = mover
+
+    def _opened(self) -> socket.socket:
+        return self._mover.reader()
+
 
 class ReadersMoves:
-    """prtrace.api.source.MoveCalls for those who may only read.
+    """What a reader may ask of the mover, for the API's server: MoveCalls.
 
-    adopt: has the agent answer on a connection; called on a job's thread.
+    It is asked as nobody in particular, so the mover carries out nothing else.
     """
 
-    def __init__(self, mover: Mover, adopt: Callable[[socket.socket], None]) -> None:
-        self._mover = mover
-        self._adopt = adopt
+    def __init__(self, mover: Mover) -> None:
+        self._mover = _Reader(mover)
 
     def check(
         self, _: Observed, devices: Sequence[str], guest: str | None, pid: int | None
     ) -> dict[str, Any]:
         """See Moves.check."""
-        return self._ask("Check", devices=list(devices), guest=guest, pid=pid)
+        return self._mover.call("Check", devices=list(devices), guest=guest, pid=pid)
 
     def unfinished(self) -> dict[str, Any]:
         """See Moves.unfinished."""
-        return self._ask("Moves")
+        return self._mover.call("Moves")
 
     def save(
         self, _: Observed, devices: Sequence[str], guest: str | None, pid: int | None
@@ -424,12 +459,6 @@ class ReadersMoves:
     def carry_out(self, verb: str, given: Mapping[str, Any], step: Step) -> dict[str, Any]:
         """Not for readers, whose call is refused before."""
         raise _not_for_readers()
-
-    def _ask(self, method: str, **parameters: Any) -> dict[str, Any]:
-        client, knowing = self._mover.reader()
-        self._adopt(knowing)
-        with client.connection:
-            return client.call(method, **parameters)
 
 
 def _not_for_readers() -> PrtraceError:

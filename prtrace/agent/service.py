@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, NamedTuple
 
 from prtrace.agent import confinement, helper, keeper, mover
@@ -39,12 +40,10 @@ from prtrace.agent.surroundings import Surroundings
 from prtrace.agent.tracker import Proposal, Tracker
 from prtrace.agent.watch import Watch
 from prtrace.api.server import ApiServer
-from prtrace.api.source import MoveCalls
 from prtrace.errors import PrtraceError, StoreError, UsageError
 from prtrace.linux import capabilities, logs, systemd
 from prtrace.linux.devnode import stat_below_dev
 from prtrace.linux.journal import SystemJournal
-from prtrace.linux.peer import Peer
 from prtrace.linux.uevents import UeventSocket
 from prtrace.linux.unixsocket import Listener
 from prtrace.probe import libbpf, pins, selftest
@@ -71,12 +70,8 @@ _ENDS_EVERY: Final = 5
 """Ticks between two looks for ends that were lost."""
 _FORGET_EVERY: Final = 60
 """Ticks between two looks for units that are gone for long."""
-_NOBODY: Final = Peer(0, 0xFFFF_FFFF, 0xFFFF_FFFF)
-"""Who may read and do nothing else: the mover, when a reader asks for what it answers."""
 _NOT_TESTED: Final = selftest.SelfTestResult("not run", "no command is sent (--read-in-doubt no)")
 _SELF_TEST_LIMIT: Final = 5.0
-_PATIENCE: Final = 10.0
-"""Seconds for the loop to take a connection over."""
 _KEPT_ELSEWHERE: Final = -1
 """In the place of a descriptor that the keeper has."""
 _NO_RELOAD: Final = (
@@ -117,6 +112,11 @@ def run(options: AgentOptions) -> None:
         lock = StateDirLock(options.state_dir)
         stack.callback(lock.close)
         user = AgentUser.named(options.user)
+        if admin_gid == user.gid:
+            raise UsageError(
+                f"{options.admin_group} is the group of {user.name}, whom no right is given",
+                hint="name another group: --admin-group",
+            )
         confinement.prepare(options.state_dir, user)
         with user.acting():
             store = stack.enter_context(
@@ -137,6 +137,8 @@ def run(options: AgentOptions) -> None:
         tested = _NOT_TESTED if options.read_in_doubt is False else selftest.run(attached.programs)
         staff = _hire(options, admin_gid, attached, listener)
         stack.callback(staff.end)
+        # The mover has the listening socket now, and the keeper removes its path.
+        listener.socket.close()
         _let_go(attached)
         stack.callback(attached.programs.close)
         devices = stack.enter_context(UeventSocket())
@@ -144,7 +146,7 @@ def run(options: AgentOptions) -> None:
         confinement.enter(user, options.state_dir)
         with _rings(attached) as (events, samples):
             agent = Agent(options, attached, tested, events, samples, store, devices, staff)
-            asyncio.run(agent.run(listener))
+            asyncio.run(agent.run())
 
 
 def _let_go(attached: Attached) -> None:
@@ -176,7 +178,6 @@ def _hire(
 ) -> _Staff:
     """Fork the processes that keep privileges, each with what it needs and nothing else."""
     needed = keeper.descriptors(attached)
-    name = listener.socket.getsockname()
     return _Staff(
         Child.start(
             "keeper",
@@ -187,8 +188,9 @@ def _hire(
         Child.start("helper", lambda link: helper.serve(link, options.claims), kept=helper.KEPT),
         Child.start(
             "mover",
-            lambda link: mover.serve(link, options.state_dir, admin_gid, name),
+            lambda link: mover.serve(link, listener.socket, options.state_dir, admin_gid),
             kept=mover.KEPT,
+            descriptors={listener.socket.fileno()},
         ),
     )
 
@@ -230,7 +232,7 @@ class Agent:
         self._options = options
         self._staff = staff
         self._keeper = Keeper(staff.keeper.link)
-        self._mover = Mover(staff.mover.link)
+        self._mover = Mover(staff.mover.link, str(options.socket))
         self._own = frozenset({staff.helper.pid, staff.mover.pid})
         self._attached = attached
         self._tested = tested
@@ -285,9 +287,8 @@ class Agent:
                 ask=self._ask_for_caller,
                 self_test=self.self_test,
             ),
-            self._moves,
+            lambda: ReadersMoves(self._mover),
             admin_gid=_gid(options.admin_group),
-            hand_over=self._mover.take,
         )
         self._entries, self._journal = Entries(self._tracker.states), SystemJournal.of_service()
         self._due = _Due()
@@ -301,7 +302,7 @@ class Agent:
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
 
-    async def run(self, listener: Listener) -> None:
+    async def run(self) -> None:
         """Serve until a signal says stop."""
         loop = self._loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -317,8 +318,8 @@ class Agent:
         self._claim()
         # Nobody is answered before what a killed move left in question has been settled.
         await loop.run_in_executor(None, self._mover.await_settled)
-        # Its path is removed by the keeper, in whose power it is.
-        self._server.start(Listener(listener.socket, listener.path, None))
+        for link in self._mover.links:
+            loop.add_reader(link, self._or_end, partial(self._arrived, link))
         systemd.notify("READY=1", f"STATUS={self._attached.note}")
         _log.info("listening on %s", self._options.socket)
         ticking = loop.create_task(self._work(), name="work")
@@ -337,6 +338,9 @@ class Agent:
             ticking.cancel()
             self._resolver.close()
             await self._server.close()
+            for link in self._mover.links:
+                loop.remove_reader(link)
+            self._mover.close()
             if self._failure is None and not ticking.done():
                 self._watch.drain_all()
             self._journal.close()
@@ -358,14 +362,17 @@ class Agent:
         loop.add_reader(self._devices.fileno(), self._or_end, self._device_event)
         await self._tick()
 
-    def _moves(self) -> MoveCalls:
-        """For a job's thread."""
-
-        def adopt(knowing: socket.socket) -> None:
-            adopted = self._server.adopt(knowing, _NOBODY)
-            asyncio.run_coroutine_threadsafe(adopted, self._loop).result(_PATIENCE)
-
-        return ReadersMoves(self._mover, adopt)
+    def _arrived(self, link: socket.socket) -> None:
+        """Answer on the connection that the mover gives."""
+        try:
+            arrival = self._mover.arrived(link)
+        except PrtraceError:
+            asyncio.get_running_loop().remove_reader(link)
+            raise
+        if arrival is None:
+            return
+        take = self._server.admit if arrival.accepted else self._server.adopt
+        take(arrival.connection, arrival.peer)
 
     def self_test(self) -> tuple[str, str]:
         """("passed" | "failed" | "not run", detail): do the programs see what this process sends?

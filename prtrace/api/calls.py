@@ -193,6 +193,12 @@ def refusal(error: PrtraceError, *, oneway: bool = False) -> Refusal:
     return Refusal(fault, {"message": error.message, "hint": error.hint}, oneway=oneway)
 
 
+def too_long(longest: int) -> Refusal:
+    """The answer to a call of more than longest bytes; the connection ends with it."""
+    text = f"a call has at most {longest} bytes"
+    return Refusal(Fault.INVALID_ARGUMENT, {"message": text, "hint": ""})
+
+
 def reply(parameters: Mapping[str, Any]) -> bytes:
     """The last (or only) reply to a call."""
     return _message({"parameters": parameters})

@@ -38,14 +38,15 @@ _ERRORS: Final[dict[str, type[PrtraceError]]] = {
 class Client:
     """Calls methods of io.prtrace, each over a connection of its own.
 
-    timeout: seconds, at least 1, for connecting and for each reply that is due.  Raises
-    AgentUnreachableError where nobody answers, and otherwise what the agent's error stands
-    for.
+    timeout: seconds, at least 1, for connecting and for each reply that is due.  longest: bytes
+    of one reply.  Raises AgentUnreachableError where nobody answers, and otherwise what the
+    agent's error stands for.
     """
 
-    def __init__(self, path: str, *, timeout: float = 30.0) -> None:
+    def __init__(self, path: str, *, timeout: float = 30.0, longest: int = MAX_REPLY) -> None:
         self._path = path
         self._timeout = timeout
+        self._longest = longest
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """The reply's parameters to a method ("Show") with a single reply; None is left out."""
@@ -71,12 +72,11 @@ class Client:
         }
         if more:
             call["more"] = True
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            # With settimeout() a full backlog would be an error at once (EAGAIN).
-            limit = struct.pack("ll", int(self._timeout), 0)
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-            connection.connect(self._path)
+            connection = self._opened()
+        except OSError as error:
+            raise self._unreachable(error) from error
+        try:
             connection.settimeout(self._timeout)
             # Who closes before it has read all of a call may have said why.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -84,6 +84,19 @@ class Client:
         except OSError as error:
             connection.close()
             raise self._unreachable(error) from error
+        return connection
+
+    def _opened(self) -> socket.socket:
+        """A connection to who answers; OSError."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            # With settimeout() a full backlog would be an error at once (EAGAIN).
+            limit = struct.pack("ll", int(self._timeout), 0)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+            connection.connect(self._path)
+        except OSError:
+            connection.close()
+            raise
         return connection
 
     def _replies(self, connection: socket.socket) -> Iterator[dict[str, Any]]:
@@ -100,8 +113,8 @@ class Client:
                     return
                 continue
             scanned = len(received)
-            if scanned > MAX_REPLY:
-                raise PrtraceError(f"a reply on {self._path} has more than {MAX_REPLY} bytes")
+            if scanned > self._longest:
+                raise PrtraceError(f"a reply on {self._path} has more than {self._longest} bytes")
             try:
                 chunk = connection.recv(_CHUNK)
             except TimeoutError as error:

@@ -15,8 +15,7 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import Final, Protocol, cast
 
-from prtrace.api.calls import Call, Calls, Refusal
-from prtrace.api.interface import Fault
+from prtrace.api.calls import Call, Calls, Refusal, too_long
 from prtrace.api.jobs import FAULT
 from prtrace.api.stream import Stream
 from prtrace.api.turns import Turns
@@ -263,9 +262,7 @@ class Connection(asyncio.Protocol):
             self._stream = None
 
     def _refuse_length(self) -> None:
-        text = f"a call has at most {self._longest} bytes"
-        refused = Refusal(Fault.INVALID_ARGUMENT, {"message": text, "hint": ""})
-        self.write(refused.reply)
+        self.write(too_long(self._longest).reply)
         # Whoever closes with bytes unread resets the connection, and the peer, who is still
         # sending, never reads why.
         self._received.clear()

@@ -1,7 +1,7 @@
 """The server: admits connections, answers calls from an AgentSource, and tells followers.
 
     server = ApiServer(source, make_moves, admin_gid=None)
-    server.start(Listener.bind(path))
+    server.admit(accepted, Peer.of(accepted))
     …
     stored = store.commit(…)
     server.publish(stored)
@@ -14,14 +14,10 @@ Everything runs on the event loop's thread, but for what waits for devices (prtr
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
-import logging
 import socket
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from prtrace.api.address import INTERFACE
 from prtrace.api.calls import Call, Calls, Refusal, refusal, reply
@@ -31,45 +27,25 @@ from prtrace.api.jobs import Job, Jobs, News, SourceForThreads
 from prtrace.api.moving import NAMING, Work, work_of
 from prtrace.api.queries import Queries
 from prtrace.api.recent import Recent
+from prtrace.api.room import ConnectionLimits, Room, send_away
 from prtrace.api.source import HISTORY_BEHIND, AgentSource, MoveCalls, Resolution
 from prtrace.api.stream import PORTION, EventStream, Stream
 from prtrace.api.turns import Turns
 from prtrace.errors import PrtraceError, UsageError
 from prtrace.linux.peer import Peer
 from prtrace.linux.text import clean
-from prtrace.linux.unixsocket import Listener
 from prtrace.state.event import Event, nanoseconds
 from prtrace.store.history import MOST_UNITS, EventQuery
 
-_log: Final = logging.getLogger(__name__)
-
-_SCARCE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-_SCARCE_RETRY: Final = 1.0
 _NEWEST: Final = (1 << 63) - 1
 _CURRENT: Final = (f"{INTERFACE}.Show", f"{INTERFACE}.Events")
 """The calls whose answers are to know what has happened by now."""
 
 
-class ConnectionLimits(NamedTuple):
-    """Connections at once.
-
-    others: of all uids but 0 together; each: of one such uid; process: of one process of it.
-    unsent: bytes that may wait to be sent before others than root are asked to wait.
-    """
-
-    total: int = 256
-    others: int = 192
-    each: int = 32
-    process: int = 8
-    unsent: int = 16 << 20
-
-
 class ApiServer:
-    """Serves io.prtrace on one listening socket.
+    """Serves io.prtrace on connections that others accept.
 
-    moves: called for each call that moves reservations, on that call's thread.  hand_over: takes
-    a connection of somebody who may change things, from which nothing was read, and gives one
-    over which this server answers for it; None: this server reads it.
+    moves: called for each call that moves reservations, on that call's thread.
     """
 
     def __init__(
@@ -79,43 +55,29 @@ class ApiServer:
         *,
         admin_gid: int | None = None,
         limits: ConnectionLimits | None = None,
-        hand_over: Callable[[socket.socket], socket.socket] | None = None,
     ) -> None:
         self.calls = Calls(admin_gid)
-        self._hand_over = hand_over
         self._source = source
         self._moves = moves
         self._jobs = Jobs()
         self._limits = limits or ConnectionLimits()
         self._connections: set[Connection] = set()
-        self._open: Counter[int] = Counter()
-        self._processes: Counter[int] = Counter()
+        self._room = Room(self._limits)
         self._followers: set[EventStream] = set()
         self._recent = Recent()
         self._queries = Queries()
         self.turns = Turns()
         self._news = News()
         self._refused = 0
-        self._listener: Listener | None = None
-        self._accepting: asyncio.Task[None] | None = None
-
-    def start(self, listener: Listener) -> None:
-        """Begin to accept; listener is the server's from now on."""
-        self._listener = listener
-        self._accepting = asyncio.get_running_loop().create_task(self._accept(listener.socket))
+        self._adopting: set[asyncio.Task[Any]] = set()
 
     async def close(self) -> None:
-        """Stop accepting, wait for moves under way, close every connection, remove the socket."""
-        if self._accepting is not None:
-            self._accepting.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._accepting
+        """Wait for jobs under way, then close every connection."""
         await self._jobs.close()
+        await asyncio.gather(*self._adopting)
         for connection in tuple(self._connections):
             connection.abort()
         await self._queries.close()
-        if self._listener is not None:
-            self._listener.close()
 
     def publish(self, events: Sequence[Event]) -> None:
         """Tell followers of events that were just stored; each is serialised once, if at all.
@@ -160,7 +122,7 @@ class ApiServer:
     def statistics(self) -> dict[str, int]:
         """Counters: open connections, followers, jobs, and connections refused so far."""
         return {
-            "connections": sum(self._open.values()),
+            "connections": self._room.taken,
             "followers": len(self._followers),
             "jobs": self._jobs.under_way,
             "refused": self._refused,
@@ -255,10 +217,7 @@ class ApiServer:
     def closed(self, connection: Connection) -> None:
         """The connection is gone."""
         self._connections.discard(connection)
-        self._open[connection.peer.uid] -= 1
-        self._open += Counter()  # drops uids without connections
-        self._processes[connection.peer.pid] -= 1
-        self._processes += Counter()
+        self._room.leave(connection.peer)
 
     def _parameters(self, call: Call) -> dict[str, Any]:
         match call.method.rpartition("."):
@@ -277,60 +236,24 @@ class ApiServer:
             case _:
                 return self.calls.describe(call)
 
-    async def _accept(self, listening: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                accepted, _ = await loop.sock_accept(listening)
-            except OSError as error:
-                if error.errno not in _SCARCE:
-                    raise
-                _log.warning("no connection can be accepted: %s", error.strerror)
-                await asyncio.sleep(_SCARCE_RETRY)
-                continue
-            await self._admit(accepted)
-
-    async def _admit(self, accepted: socket.socket) -> None:
-        try:
-            peer = Peer.of(accepted)
-        except OSError:
-            accepted.close()
+    def admit(self, accepted: socket.socket, peer: Peer) -> None:
+        """Answer on a connection of peer, who is at its other end, if there is room for it."""
+        if self._room.is_left_for(peer):
+            self.adopt(accepted, peer)
             return
-        if not self._has_room(peer):
-            self._refused += 1
-            text = {"message": "too many connections", "hint": "close some, or wait"}
-            with accepted, contextlib.suppress(OSError):
-                accepted.send(Refusal(Fault.BUSY, text).reply)
-            return
-        if self._hand_over is not None and self.calls.may_change(peer):
-            try:
-                with accepted as client:
-                    accepted = self._hand_over(client)
-            except OSError as error:
-                _log.warning("a connection could not be handed over: %s", error.strerror)
-                return
-        await self.adopt(accepted, peer)
+        self._refused += 1
+        send_away(accepted)
 
-    async def adopt(self, accepted: socket.socket, peer: Peer) -> None:
-        """Answer on a connection; peer: who is at the other end of it."""
+    def adopt(self, accepted: socket.socket, peer: Peer) -> None:
+        """Answer on a connection, whether there is room or not."""
         accepted.setblocking(False)
         connection = Connection(self, peer)
         self._connections.add(connection)
-        self._open[peer.uid] += 1
-        self._processes[peer.pid] += 1
-        await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, accepted)
-
-    def _has_room(self, peer: Peer) -> bool:
-        total = sum(self._open.values())
-        if peer.uid == 0:
-            return total < self._limits.total
-        others = total - self._open[0]
-        return (
-            total < self._limits.total
-            and others < self._limits.others
-            and self._open[peer.uid] < self._limits.each
-            and self._processes[peer.pid] < self._limits.process
-        )
+        self._room.enter(peer)
+        loop = asyncio.get_running_loop()
+        adopting = loop.create_task(loop.connect_accepted_socket(lambda: connection, accepted))
+        self._adopting.add(adopting)
+        adopting.add_done_callback(self._adopting.discard)
 
 
 def _since(text: str | None) -> int:

@@ -1,7 +1,9 @@
 """Who is at the other end of a Unix socket: SO_PEERCRED and SO_PEERGROUPS (unix(7)).
 
-The kernel keeps the credentials of connect().  A process that hands its connection to another
-one keeps answering for it.
+Of an end that accept() gave, the kernel tells who called connect(); a process that hands its
+connection to another one keeps answering for it.  Of an end that called connect(), it tells who
+called listen(): whoever may connect to a socket of root's can have an end of which the kernel says
+root.  So what a peer may do is decided by ends that the deciding process accepted itself.
 """
 
 from __future__ import annotations

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import json
 import os
+import select
 import signal
 import socket
+import struct
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,10 +25,11 @@ from prtrace.agent.answers import Answers
 from prtrace.agent.helper import HeldDevice, Helper
 from prtrace.agent.mover import Mover
 from prtrace.cli.main import run
-from prtrace.errors import PrtraceError
+from prtrace.errors import PrtraceError, UnavailableError
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _PTRACE, _PROCESS_VM_READV, _UNSHARE, _BPF, _PERF_EVENT_OPEN = 101, 310, 272, 321, 298
+_LISTEN = 50
 _PR_OUT = bytes((0x5F, 6, 0, 0, 0, 0, 0, 0, 24, 0))
 _held: list[Any] = []
 
@@ -77,34 +82,112 @@ def sent_by_helper(node: str) -> str:
 
 def opened_by_helper(number: tuple[bool, int, int]) -> str:
     (helping,) = (each for each in _held if isinstance(each, Helper))
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs:
-        request = helper._REQUEST.pack(helper._DEVICE, *number)
-        socket.send_fds(helping._link, [request], [theirs.fileno()])
-        theirs.close()
-        helper._reply("node", ours)
+    with helping._asked(helper._REQUEST.pack(helper._DEVICE, *number)) as connection:
+        helper._reply("node", connection)
     return HeldDevice.__name__
 
 
-def moved_as_a_reader() -> str:
+_FINISH = b'{"method":"io.prtrace.Finish","parameters":{"file":{}}}\0'
+
+
+def links() -> tuple[socket.socket, socket.socket]:
+    """To the mover and to the helper."""
     (moving,) = (each for each in _held if isinstance(each, Mover))
-    client, knowing = moving.reader()
-    with client.connection, knowing:
-        client.call("Finish", file={})
-    return "moved"
+    (helping,) = (each for each in _held if isinstance(each, Helper))
+    return moving._link, helping._link
+
+
+def given_by_mover(kind: bytes) -> socket.socket:
+    """The next connection of this kind; others are closed."""
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        if select.select([links()[0]], [], [], 1)[0]:
+            message, given, _, _ = socket.recv_fds(links()[0], 4096, 1)
+            connection = socket.socket(fileno=given[0])
+            if message[:1] == kind:
+                connection.settimeout(10)
+                return connection
+            connection.close()
+    raise TimeoutError(errno.ETIMEDOUT, "nothing came from the mover")
+
+
+def answered(connection: socket.socket) -> str:
+    """What comes of Finish on it."""
+    connection.settimeout(10)
+    connection.sendall(_FINISH)
+    told = connection.recv(4096)
+    if not told:
+        raise ConnectionError(errno.ECONNRESET, "closed")
+    answer = json.loads(told[:-1])
+    if answer.get("error") == "io.prtrace.PermissionDenied":
+        raise UnavailableError(answer["parameters"]["message"])
+    return f"moved: {answer}"
+
+
+def moved_as_a_reader() -> str:
+    links()[0].send(b"12345678")
+    with given_by_mover(b"R") as connection:
+        return answered(connection)
+
+
+def moved_by(*ends: socket.socket, far: socket.socket) -> str:
+    """Hand ends to the mover in every way it might take them, and call on the far one."""
+    given = [each.fileno() for each in ends]
+    for message in (b"C", b"R", b"A", b"C" * 13, b"x" * 64):
+        for descriptors in (given, given[::-1], given[:1]):
+            socket.send_fds(links()[0], [message], descriptors)
+    for each in ends:
+        each.close()
+    return answered(far)
 
 
 def moved_as_itself() -> str:
-    (moving,) = (each for each in _held if isinstance(each, Mover))
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        moving.take(theirs).close()
-        theirs.close()
-        ours.settimeout(10)
-        ours.sendall(b'{"method":"io.prtrace.Finish","parameters":{"file":{}}}\0')
-        if not ours.recv(1):
-            raise ConnectionError(errno.ECONNRESET, "closed")
-    return "moved"
+    far, end = socket.socketpair()
+    other, one_more = socket.socketpair()
+    with far, other:
+        return moved_by(end, one_more, far=far)
+
+
+def moved_by_a_connecting_end() -> str:
+    """The end that called connect(), on the agent's socket: of it the kernel says root."""
+    end = socket.socket(socket.AF_UNIX)
+    end.connect(os.environ["AGENT_SOCKET"])
+    _, uid, _ = struct.unpack("iII", end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    if uid:
+        return f"another end than was meant: of {uid}"
+    other, one_more = socket.socketpair()
+    with given_by_mover(b"A") as far, other:
+        return moved_by(end, one_more, far=far)
+
+
+def held_the_listening_socket() -> str:
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            held = socket.socket(fileno=os.dup(int(name)))
+        except OSError:
+            continue  # no socket
+        with held:
+            if held.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                return f"descriptor {name}"
+    raise PermissionError(errno.EPERM, "none listens")
+
+
+def listened() -> str:
+    with socket.socket(socket.AF_UNIX) as own:
+        called(_LISTEN, own.fileno(), 1)
+    return "listens"
+
+
+def ended_root_by_no_sockets() -> str:
+    """Descriptors that are none of sockets, to who might take them for some: all go on."""
+    to_mover, to_helper = links()
+    null = os.open("/dev/null", os.O_RDONLY)
+    for _ in range(20):
+        socket.send_fds(to_mover, [b"C"], [null] * 2)
+        socket.send_fds(to_helper, [b"D"], [null])
+        to_helper.recv(1)
+    os.close(null)
+    return "nothing"
 
 
 def attempts(state_dir: str, disk: str, sg: str) -> dict[str, Callable[[], object]]:
@@ -148,6 +231,10 @@ def attempts(state_dir: str, disk: str, sg: str) -> dict[str, Callable[[], objec
         "have another device opened": lambda: opened_by_helper((False, 1, 3)),
         "move as a reader": moved_as_a_reader,
         "move as itself": moved_as_itself,
+        "move by a connecting end": moved_by_a_connecting_end,
+        "hold the listening socket": held_the_listening_socket,
+        "listen": listened,
+        "end root's processes": ended_root_by_no_sockets,
     }  # fmt: skip
 
 

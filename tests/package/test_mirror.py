@@ -52,6 +52,7 @@ TESTED_BY = {
     "proxy/differential.py": ("prhelper/upstream",),
     "proxy/test_failed_paths.py": ("prhelper/multipath_execution",),
     "unit/agent/test_watch.py": ("agent/aside",),
+    "unit/api/test_hostile.py": ("api/room",),
     "unit/api/test_jobs.py": ("api/interface", "api/moving"),
     "unit/api/test_storm.py": ("api/queries", "api/recent", "api/turns"),
     "unit/cli/test_doctor.py": ("cli/checks",),

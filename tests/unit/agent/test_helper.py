@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -75,15 +76,31 @@ def test_strange_requests_end_nothing(request: bytes) -> None:
     serving = threading.Thread(target=helper.serve, args=(theirs,))
     serving.start()
     with ours, theirs:
-        mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with mine, its:
-            socket.send_fds(ours, [request], [its.fileno()])
-        ours.send(request)
-        with pytest.raises(NoSuchDeviceError), Helper(ours).open("/dev/null"):
+        helping = Helper(ours)
+        with contextlib.suppress(OSError):
+            helping._asked(request).close()
+        with pytest.raises(NoSuchDeviceError), helping.open("/dev/null"):
             pass
         ours.shutdown(socket.SHUT_RDWR)
         serving.join(20)
         assert not serving.is_alive()
+
+
+def test_no_descriptor_is_taken_whatever_it_is(link: socket.socket) -> None:
+    """What is no socket must not end the helper, and no socket of the agent's is written to."""
+    request = helper._REQUEST.pack(helper._NODES, False, 0, 0)
+    mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    mine.settimeout(20)
+    null = os.open("/dev/null", os.O_RDWR)
+    with mine:
+        for descriptor in (null, its.fileno()):
+            socket.send_fds(link, [request], [descriptor] * 3)
+            _, given, _, _ = socket.recv_fds(link, 1, 1)
+            with socket.socket(fileno=given[0]) as connection:
+                assert len(connection.recv(helper._LONGEST)) >= helper._COUNT.size
+        its.close()
+        assert mine.recv(1) == b"", "the helper has kept the other end"
+    os.close(null)
 
 
 def test_nodes_in_use_are_told(link: socket.socket, tmp_path: Path) -> None:

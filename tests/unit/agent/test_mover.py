@@ -8,7 +8,8 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,69 +17,114 @@ import pytest
 from api.conftest import Served, WaitingMoves, wait_for
 
 from agent.test_entries import report
-from prtrace.agent import mover
+from prtrace.agent import conversation, mover
 from prtrace.agent.entries import MOVE
 from prtrace.agent.mover import Mover, ReadersMoves
+from prtrace.api.address import MAX_CHANGE_CALL
+from prtrace.api.calls import reply
+from prtrace.api.client import Client
+from prtrace.api.room import ConnectionLimits
 from prtrace.api.server import ApiServer
-from prtrace.errors import NoSuchDeviceError, PrtraceError, UnavailableError
+from prtrace.errors import (
+    AgentUnreachableError,
+    NoSuchDeviceError,
+    PrtraceError,
+    UnavailableError,
+)
 from prtrace.linux.journal import SystemJournal
-from prtrace.linux.peer import Peer
 from prtrace.linux.unixsocket import Listener
 from prtrace.state.event import Command
 
 FILE = {"schema": "prtrace.save/2", "units": []}
-NOBODY = Peer(0, 65534, 65534)
+FINISHED = {"report": {"verb": "Finish", "file": FILE}}
+LIMITS = ConnectionLimits(total=20)
+
+
+def call(method: str, **more: Any) -> bytes:
+    return json.dumps({"method": f"io.prtrace.{method}", **more}).encode() + b"\0"
+
+
+FINISH = call("Finish", parameters={"file": FILE})
+
+
+class MoverThread:
+    """A mover in a thread.  link: the agent's end.  Members of this group may change things."""
+
+    def __init__(self, path: Path, *, journal: bool = False) -> None:
+        told = path.with_name("journal")
+        self.told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.told.settimeout(20)
+        self.told.bind(str(told))
+        self.journal = SystemJournal(str(told) if journal else "")
+        self.link, self.far_link = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.link.settimeout(20)
+        self.calls: socket.socket | None = None
+        self.moved = WaitingMoves()
+        self.listener = Listener.bind(path)
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self) -> None:
+        mover.serve_connections(
+            self.far_link,
+            self.listener.socket,
+            lambda: self.moved,
+            os.getegid(),
+            self.journal,
+            LIMITS,
+        )
+
+    def end(self) -> None:
+        self.link.close()
+        if self.calls is not None:
+            self.calls.close()
+        self.thread.join(20)
+        self.far_link.close()
+        self.listener.close()
+        self.journal.close()
+        self.told.close()
+        assert not self.thread.is_alive()
 
 
 class ByMover(Served):
-    """A server whose connections of those who may change things are a mover's."""
+    """A server that gets its connections from a mover."""
 
     def __init__(self, directory: Path, *, journal: bool = False) -> None:
         super().__init__(directory, None)
-        self.link, self.far_link = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.mover = Mover(self.link)
-        self.moved = WaitingMoves()
-        self.told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self.told.bind(str(directory / "journal"))
-        self.journal = SystemJournal(str(directory / "journal") if journal else "")
-        self.thread = threading.Thread(
-            target=mover.serve_connections,
-            args=(
-                self.far_link,
-                lambda: self.moved,
-                os.getegid(),
-                self.journal,
-                str(self.path),
-            ),
-        )
-        self.thread.start()
+        self.at = MoverThread(self.path, journal=journal)
+        self.moved = self.at.moved
+        self.mover = Mover(self.at.link, str(self.path))
 
     def _start(self) -> None:
         self.source.open()
-        loop = asyncio.get_running_loop()
-
-        def adopt(knowing: socket.socket) -> None:
-            asyncio.run_coroutine_threadsafe(self.server.adopt(knowing, NOBODY), loop).result(20)
-
         self.server = ApiServer(
-            self.source,
-            lambda: ReadersMoves(self.mover, adopt),
-            admin_gid=os.getegid(),
-            hand_over=self.mover.take,
+            self.source, lambda: ReadersMoves(self.mover), admin_gid=os.getegid()
         )
-        self.server.start(Listener.bind(self.path))
+        self.mover.await_settled()
+        for link in self.mover.links:
+            asyncio.get_running_loop().add_reader(link, self._arrived, link)
+
+    def _arrived(self, link: socket.socket) -> None:
+        arrival = self.mover.arrived(link)
+        if arrival is not None:
+            take = self.server.admit if arrival.accepted else self.server.adopt
+            take(arrival.connection, arrival.peer)
+
+    async def _close(self) -> None:
+        for link in self.mover.links:
+            asyncio.get_running_loop().remove_reader(link)
+        await self.server.close()
+        self.mover.close()
+        self.source.store.close()
 
 
 @contextlib.contextmanager
 def serving(made: ByMover) -> Iterator[ByMover]:
-    with made.running():
-        yield made
-    made.link.close()
-    made.thread.join(20)
-    made.far_link.close()
-    made.journal.close()
-    made.told.close()
-    assert not made.thread.is_alive()
+    try:
+        with made.running():
+            yield made
+    finally:
+        made.at.end()
 
 
 @pytest.fixture
@@ -88,22 +134,21 @@ def served(tmp_path: Path) -> Iterator[ByMover]:
 
 
 def test_the_journal_is_told_what_became_of_a_verb(tmp_path: Path) -> None:
-    class Moving(WaitingMoves):
+    class Moving(WaitingMoves):  # type: ignore[misc]
         def carry_out(self, verb: str, given: Any, step: Any) -> dict[str, Any]:
             return report(verb=verb)
 
     with serving(ByMover(tmp_path, journal=True)) as made:
-        made.moved = Moving()
+        made.at.moved = Moving()
         made.client().call("Finish", file=FILE)
-        entry = made.told.recv(65536)
+        entry = made.at.told.recv(65536)
     assert MOVE.encode() in entry
     assert b"another key is registered here" in entry
 
 
 def test_what_moves_is_carried_out_by_the_mover(served: ByMover) -> None:
     client = served.client()
-    done = {"report": {"verb": "Finish", "file": FILE}}
-    assert client.call("Finish", file=FILE) == done
+    assert client.call("Finish", file=FILE) == FINISHED
     steps = [{"steps": [{"lu": "naa.1", "what": what}]} for what in ("first", "last")]
     loaded = [*client.stream("Load", file=FILE)]
     assert loaded == [*steps, {"report": {"verb": "Load", "file": FILE}}]
@@ -141,7 +186,11 @@ def replies(connection: socket.socket, wanted: int) -> list[dict[str, Any]]:
         chunk = connection.recv(65536)
         assert chunk
         received += chunk
-    return [json.loads(each) for each in received.split(b"\0")[:wanted]]
+    *whole, rest = received.split(b"\0")
+    assert (len(whole), rest) == (wanted, b""), "more was sent than was asked for"
+    for each in whole:
+        assert each.count(b'"continues"') <= 1
+    return [json.loads(each) for each in whole]
 
 
 def test_several_calls_are_answered_in_their_order(served: ByMover) -> None:
@@ -151,16 +200,14 @@ def test_several_calls_are_answered_in_their_order(served: ByMover) -> None:
         {"method": "io.prtrace.Finish", "parameters": {"file": FILE}, "oneway": True},
         {"method": "io.prtrace.Nothing"},
         {"method": "io.prtrace.Status", "oneway": True},
-        {"method": "io.prtrace.Status", "oneway": True, "more": True},
-        {"method": "io.prtrace.Status"},
         {"method": "io.prtrace.Moves"},
     ]
     with served.connect() as connection:
         connection.sendall(b"".join(json.dumps(each).encode() + b"\0" for each in calls))
         connection.sendall(b'{"garbage\0[]\0')
-        told = replies(connection, 7)
+        told = replies(connection, 6)
     kinds = [next(iter(each.get("parameters", {})), each.get("error")) for each in told]
-    assert kinds == ["status", "report", "method", "status", "schema", "message", "message"]
+    assert kinds == ["status", "report", "method", "schema", "message", "message"]
     assert served.moved.done == ["finish", "finish", "moves"]
 
 
@@ -193,11 +240,77 @@ def test_failures_are_answers(served: ByMover) -> None:
 
 
 def test_a_call_that_is_too_long_is_refused(served: ByMover) -> None:
+    for end in (b"", b"\0"):
+        with served.connect() as connection:
+            connection.sendall(b"x" * MAX_CHANGE_CALL * 4 + end)
+            (told,) = replies(connection, 1)
+            assert told["error"] == "io.prtrace.InvalidArgument"
+            assert connection.recv(1) == b""
+
+
+def test_half_a_call_is_waited_for_five_seconds(served: ByMover) -> None:
     with served.connect() as connection:
-        with contextlib.suppress(OSError):
-            connection.sendall(b"x" * (3 << 20))
-        (told,) = replies(connection, 1)
-    assert told["error"] == "io.prtrace.InvalidArgument"
+        connection.sendall(FINISH + FINISH[:20])
+        assert replies(connection, 1)[0]["parameters"] == FINISHED
+        begun = time.monotonic()
+        assert connection.recv(1) == b""
+        assert 4 < time.monotonic() - begun < 15
+
+
+def test_what_is_refused_or_oneway_leaves_the_next_answer_its_own(served: ByMover) -> None:
+    """A call that the server refuses although its form says that no reply is wanted."""
+    calls = [
+        call("Show", oneway=True, more=True),
+        call("Show", oneway=True, parameters={"devices": ["naa.3"]}),
+        call("Resolve", parameters={"name": "naa.1"}),
+        call("Resolve", parameters={"name": "/dev/sdb"}),
+        call("Check", parameters={"devices": ["naa.1"]}),
+    ]
+    with served.connect() as connection:
+        connection.sendall(b"".join(calls))
+        refused, *told = replies(connection, 4)
+    assert "oneway" in refused["parameters"]["message"]
+    assert [each["parameters"].get("lu") for each in told] == ["naa.1", "naa.2", None]
+    assert told[-1]["parameters"]["units"][0] == {"lu": "naa.1"}
+
+
+def test_connections_of_who_may_change_things_are_limited(served: ByMover) -> None:
+    with contextlib.ExitStack() as stack:
+        kept = [stack.enter_context(served.connect()) for _ in range(LIMITS.total)]
+        kept[-1].sendall(FINISH)
+        replies(kept[-1], 1)
+        with pytest.raises(AgentUnreachableError, match="too many connections"):
+            served.client().call("Show")
+
+    def works() -> bool:
+        with contextlib.suppress(AgentUnreachableError):
+            return len(served.client().call("Show")["units"]) == 2
+        return False
+
+    wait_for(works)
+
+
+def test_a_move_waits_for_no_client_that_does_not_read(served: ByMover) -> None:
+    class Talking(WaitingMoves):  # type: ignore[misc]
+        def carry_out(self, verb: str, given: Any, step: Callable[[str, str], None]) -> Any:
+            for _ in range(20_000):
+                step("naa.1", "one more step")
+            return self._call(verb.lower(), {"verb": verb})
+
+    served.at.moved = moved = Talking()
+    with served.connect() as connection:
+        connection.sendall(call("Load", parameters={"file": FILE}, more=True))
+        wait_for(lambda: moved.done == ["load"])
+        received = b""
+        while not received.endswith(b'{"parameters":{"report":{"verb":"Load"}}}\0'):
+            chunk = connection.recv(65536)
+            assert chunk
+            received += chunk
+    for each in received.split(b"\0")[:-1]:
+        json.loads(each)
+
+
+# ---- Readers ----
 
 
 def test_a_reader_is_told_by_the_mover_and_moves_nothing(served: ByMover) -> None:
@@ -205,89 +318,287 @@ def test_a_reader_is_told_by_the_mover_and_moves_nothing(served: ByMover) -> Non
     served.happen(3, command=Command.PR_OUT)
     assert moves.check(None, ["naa.1"], None, None)["units"] == [{"lu": "naa.1"}, [1, 2, 3]]
     assert moves.unfinished()["moves"] == []
-    client, knowing = served.mover.reader()
-    with client.connection, knowing, pytest.raises(UnavailableError, match="may not call"):
-        client.call("Finish", file=FILE)
+    with served.mover.reader() as connection:
+        connection.settimeout(20)
+        connection.sendall(FINISH + call("CheckFile", parameters={"file": FILE}))
+        told = replies(connection, 2)
+        assert [each["error"] for each in told] == ["io.prtrace.PermissionDenied"] * 2
+        # The agent is asked nothing on behalf of itself.
+        connection.sendall(call("Status"))
+        assert connection.recv(1) == b""
     with pytest.raises(PrtraceError):
         moves.carry_out("Finish", {}, lambda *_: None)
     assert served.moved.done == ["check", "moves"]
 
 
-def made_by_nobody() -> tuple[socket.socket, socket.socket]:
-    """A connection whose ends the kernel knows as another user's."""
-    control, childs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with control, childs:
-        child = os.fork()
-        if child == 0:
+def test_the_agent_gets_few_readers_at_once(served: ByMover) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(8):
+            stack.enter_context(served.mover.reader())
+        with pytest.raises(BlockingIOError):
+            served.mover.reader()
+        with pytest.raises(AgentUnreachableError):
+            served.run(served.server._moves).unfinished()
+        assert served.client().call("Finish", file=FILE) == FINISHED
+
+    def given() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            served.mover.reader().close()
+            return True
+        return False
+
+    wait_for(given)
+
+
+def as_nobody(path: Path, work: Callable[[str], bytes]) -> bytes:
+    """What work comes to, done by another user who may connect to path; it gets the path."""
+    os.chmod(path, 0o666)
+    os.chmod(path.parent, 0o711)
+    told, telling = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            # The folders above are root's alone.
+            os.chdir(path.parent)
+            os.setgroups([])
             os.setresgid(65534, 65534, 65534)
             os.setresuid(65534, 65534, 65534)
-            ends = socket.socketpair()
-            socket.send_fds(childs, [b"x"], [each.fileno() for each in ends])
-            os._exit(0)
-        _, descriptors, _, _ = socket.recv_fds(control, 1, 2)
-        os.waitpid(child, 0)
-    ours, theirs = (socket.socket(fileno=fd) for fd in descriptors)
-    return ours, theirs
+            os.write(telling, work(path.name))
+        os._exit(0)
+    os.close(telling)
+    with open(told, "rb") as pipe:
+        found = pipe.read()
+    os.waitpid(child, 0)
+    return found
+
+
+def connection_to(path: Path | str) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(20)
+    connection.connect(str(path))
+    return connection
+
+
+def by_nobody(served: ByMover, *calls: bytes) -> list[dict[str, Any]]:
+    """The replies to another user's calls."""
+
+    def asked(path: str) -> bytes:
+        with connection_to(path) as connection:
+            connection.sendall(b"".join(calls))
+            return json.dumps(replies(connection, len(calls))).encode()
+
+    found: list[dict[str, Any]] = json.loads(as_nobody(served.path, asked))
+    return found
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
-def test_who_is_at_the_other_end_is_what_the_kernel_says(served: ByMover) -> None:
-    ours, theirs = made_by_nobody()
-    with ours, theirs:
-        served.mover.take(theirs).close()
-        theirs.close()
-        ours.settimeout(20)
-        with contextlib.suppress(OSError):
-            ours.sendall(b'{"method":"io.prtrace.Finish","parameters":{"file":{}}}\0')
-        with contextlib.suppress(ConnectionResetError):
-            assert ours.recv(1) == b""
-    assert not served.moved.begun
+def test_a_connection_of_a_reader_is_the_agents(served: ByMover) -> None:
+    names = {"devices": ["naa.1"]}
+    status, finish, check = by_nobody(
+        served, call("Status"), FINISH, call("Check", parameters=names)
+    )
+    assert status["parameters"]["status"]["units"] == 2
+    assert finish["error"] == "io.prtrace.PermissionDenied"
+    assert "uid 65534" in finish["parameters"]["message"]
+    assert check["parameters"]["units"][0] == {"lu": "naa.1"}
+    assert served.moved.begun == ["check"]
 
 
-LOAD = json.dumps(
-    {"method": "io.prtrace.Load", "more": True, "parameters": {"file": FILE}}
-).encode()
+# ---- Agents that have become something else ----
 
 
-def hand_over(made: ByMover, *descriptors: int) -> None:
-    socket.send_fds(made.link, [b"C"], descriptors)
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[MoverThread]:
+    """A mover whose agent is the test."""
+    made = MoverThread(tmp_path / "io.prtrace")
+    message, (calls,), _, _ = socket.recv_fds(made.link, 10, 1)
+    assert message == b"S"
+    made.calls = socket.socket(fileno=calls)
+    made.calls.settimeout(20)
+    try:
+        yield made
+    finally:
+        made.end()
 
 
-def test_the_end_that_connects_moves_nothing(served: ByMover, tmp_path: Path) -> None:
-    """Of that end the kernel names who listens: a taken-over agent finds a socket of root's."""
-    with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as connecting:
-        listening.bind(str(tmp_path / "roots"))
-        listening.listen()
-        connecting.connect(str(tmp_path / "roots"))
-        ours, theirs = socket.socketpair()
-        accepted, _ = listening.accept()
-        with ours, theirs, accepted:
-            hand_over(served, connecting.fileno(), theirs.fileno())
-            connecting.close()
-            accepted.settimeout(20)
+def client_of(at: MoverThread) -> Client:
+    return Client(str(at.listener.path), timeout=20)
+
+
+def connected(at: MoverThread) -> socket.socket:
+    return connection_to(at.listener.path)
+
+
+def called(at: MoverThread) -> socket.socket:
+    """The connection that the mover calls the agent on."""
+    assert at.calls is not None
+    _, descriptors, _, _ = socket.recv_fds(at.calls, 4096, 1)
+    connection = socket.socket(fileno=descriptors[0])
+    connection.settimeout(20)
+    return connection
+
+
+@pytest.mark.parametrize("message", [b"C", b"R", b"A" * 13, b"12345678", b"x" * 100])
+def test_no_end_that_the_agent_hands_over_is_believed(
+    alone: MoverThread, message: bytes, tmp_path: Path
+) -> None:
+    """Above all not the end that called connect(): there the kernel names who listens, root."""
+    with socket.socket(socket.AF_UNIX) as own, socket.socket(socket.AF_UNIX) as end:
+        own.bind(str(tmp_path / "of root's"))
+        own.listen()
+        end.connect(str(tmp_path / "of root's"))
+        far, _ = own.accept()
+        pair = socket.socketpair()
+        with far, pair[0], pair[1]:
+            socket.send_fds(alone.link, [message], [end.fileno(), pair[1].fileno()])
+            end.close()
+            far.settimeout(20)
             with contextlib.suppress(OSError):
-                accepted.sendall(LOAD + b"\0")
+                far.sendall(FINISH)
             with contextlib.suppress(ConnectionResetError):
-                assert accepted.recv(100) == b""
-    assert served.moved.done == []
+                assert far.recv(1) == b"", "somebody answers"
+    assert client_of(alone).call("Moves")["moves"] == []
+    assert alone.moved.begun == ["moves"]
 
 
-@pytest.mark.parametrize("what", ["pair", "file"])
-def test_what_the_service_did_not_accept_moves_nothing(served: ByMover, what: str) -> None:
-    """And the mover serves others afterwards."""
-    left, right = socket.socketpair()
-    ours, theirs = socket.socketpair()
-    with left, right, ours, theirs, open(os.devnull) as file:
-        handed = {"pair": right, "file": file}[what].fileno()
-        hand_over(served, handed, theirs.fileno())
-        right.close()
-        theirs.close()
-        for each in (left, ours):
-            each.settimeout(20)
-            with contextlib.suppress(OSError):
-                each.sendall(LOAD + b"\0")
-        with contextlib.suppress(ConnectionResetError):
-            assert ours.recv(100) == b""
-    assert served.moved.done == []
-    served.client().call("Finish", file=FILE)
-    assert served.moved.done == ["finish"]
+def test_what_is_no_socket_ends_no_move(alone: MoverThread) -> None:
+    alone.moved.may_end.clear()
+    null = os.open("/dev/null", os.O_RDONLY)
+    with connected(alone) as connection:
+        connection.sendall(FINISH)
+        wait_for(lambda: alone.moved.begun)
+        before = len(os.listdir("/proc/self/fd"))
+        for number in range(100):
+            socket.send_fds(alone.link, [b"C" * (number % 7 + 1)], [null] * (number % 5 + 1))
+        alone.link.send(b"a reader")
+        given = socket.recv_fds(alone.link, 4096, 1)
+        assert given[0] == b"Ra reader"
+        os.close(given[1][0])
+        alone.moved.may_end.set()
+        assert replies(connection, 1)[0]["parameters"] == FINISHED
+        wait_for(lambda: len(os.listdir("/proc/self/fd")) <= before)
+    os.close(null)
+
+
+def test_an_agent_that_ends_leaves_moves_to_their_end_and_begins_none(alone: MoverThread) -> None:
+    alone.moved.may_end.clear()
+    with connected(alone) as connection, connected(alone) as late:
+        late.sendall(call("Nothing"))
+        replies(late, 1)
+        connection.sendall(FINISH)
+        wait_for(lambda: alone.moved.begun)
+        alone.link.close()
+        wait_for(lambda: alone.listener.socket.fileno() < 0)
+        late.sendall(FINISH)
+        assert replies(late, 1)[0]["parameters"]["message"] == "the agent ends"
+        alone.moved.may_end.set()
+        assert replies(connection, 1)[0]["parameters"] == FINISHED
+    assert alone.moved.begun == ["finish"]
+
+
+def test_an_agent_that_takes_nothing_keeps_no_move_from_its_answer(
+    alone: MoverThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversation, "PATIENCE", 0.3)
+    with connected(alone) as connection:
+        # Until as many connections wait for the agent as the kernel keeps.
+        for _ in range(600):
+            connection.sendall(call("Status"))
+            assert replies(connection, 1)[0]["error"] == "io.prtrace.Busy"
+            monkeypatch.setattr(conversation, "PATIENCE", 0.0)
+        connection.sendall(FINISH)
+        assert replies(connection, 1)[0]["parameters"] == FINISHED
+    for verb in ("Load", "Rollback", "LateCommit"):
+        *_, last = client_of(alone).stream(verb, file=FILE)
+        assert last["report"]["verb"] == verb
+    with pytest.raises(PrtraceError, match="takes no connection"):
+        client_of(alone).call("Check", devices=["naa.1"])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+def test_strangers_who_wait_for_the_agent_keep_no_call_of_roots_from_it(
+    alone: MoverThread,
+) -> None:
+    """As many as the kernel keeps, and the agent has taken none of them."""
+
+    def until_one_is_sent_away(path: str) -> bytes:
+        with contextlib.ExitStack() as stack:
+            while True:
+                stranger = stack.enter_context(connection_to(path))
+                stranger.settimeout(0.01)
+                with contextlib.suppress(TimeoutError):
+                    return stranger.recv(4096)
+
+    assert b"too many connections" in as_nobody(alone.listener.path, until_one_is_sent_away)
+    with connected(alone) as connection:
+        connection.sendall(call("Status"))
+        with called(alone) as agent:
+            assert json.loads(agent.recv(4096)[:-1])["method"] == "io.prtrace.Status"
+            agent.sendall(reply({"status": 1}))
+        assert replies(connection, 1) == [{"parameters": {"status": 1}}]
+
+
+FAKE = reply({"report": {"verb": "Finish", "file": "of the agent's"}})
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_no_answer_of_the_agents_is_taken_for_the_movers(alone: MoverThread, late: bool) -> None:
+    """The agent answers once more than it was asked, at once or when the next call has come."""
+    with connected(alone) as connection:
+        connection.sendall(call("Status"))
+        with called(alone) as agent:
+            assert json.loads(agent.recv(4096)[:-1])["method"] == "io.prtrace.Status"
+            agent.sendall(reply({"status": 1}) + (b"" if late else FAKE * 3))
+            assert replies(connection, 1) == [{"parameters": {"status": 1}}]
+            if late:
+                with contextlib.suppress(OSError):
+                    agent.sendall(FAKE)
+            connection.sendall(FINISH)
+            assert replies(connection, 1)[0]["parameters"] == FINISHED
+
+
+TWO_ANSWERS = b'{"continues":true,"continues":false,"parameters":{}}\0'
+
+
+def test_the_last_reply_is_the_last_for_both(alone: MoverThread) -> None:
+    """A reply of which mover and client could think differently whether others follow."""
+    with connected(alone) as connection:
+        for sent in (TWO_ANSWERS, b'{"continues":1}\0', b'{"continues":"true"}\0'):
+            connection.sendall(call("Events", more=True) + FINISH)
+            with called(alone) as agent:
+                agent.recv(4096)
+                agent.sendall(sent + FAKE)
+                first, second = replies(connection, 2)
+            assert first.get("continues") is not True
+            assert second["parameters"] == FINISHED
+
+
+@pytest.mark.parametrize("garbage", [b"\0", b"[]\0", b"[" * 90_000 + b"\0", b"\xff\0", b"half"])
+def test_garbage_is_no_answer(alone: MoverThread, garbage: bytes) -> None:
+    with connected(alone) as connection:
+        connection.sendall(call("Events", more=True) + FINISH)
+        with called(alone) as agent:
+            agent.recv(4096)
+            agent.sendall(garbage)
+        first, second = replies(connection, 2)
+        assert first["error"] == "io.prtrace.Busy"
+        assert second["parameters"] == FINISHED
+
+
+def test_an_endless_reply_is_not_kept(alone: MoverThread) -> None:
+    chunk = b"x" * 65536
+
+    def pour(agent: socket.socket) -> None:
+        agent.recv(4096)
+        with contextlib.suppress(OSError):
+            for _ in range(1000):
+                agent.sendall(chunk)
+            raise AssertionError("64 MiB were taken")
+
+    for asked in (call("Events", more=True), call("Check", parameters={"devices": ["naa.1"]})):
+        with connected(alone) as connection:
+            connection.sendall(asked)
+            with called(alone) as agent:
+                pour(agent)
+            (told,) = replies(connection, 1)
+            assert "error" in told

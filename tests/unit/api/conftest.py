@@ -11,9 +11,11 @@ import pytest
 from labkit import pace
 
 from prtrace.api.client import Client
-from prtrace.api.server import ApiServer, ConnectionLimits
+from prtrace.api.room import ConnectionLimits
+from prtrace.api.server import ApiServer
 from prtrace.api.source import Resolution, Wanted
 from prtrace.errors import NoSuchDeviceError, StoreError, UnavailableError
+from prtrace.linux.peer import Peer
 from prtrace.linux.unixsocket import Listener
 from prtrace.state.event import Command, Event
 from prtrace.store.database import Store
@@ -175,7 +177,7 @@ class Served:
 
     def close_soon(self):
         """Begin to close the server, and go as far as it gets at once; a future of its end."""
-        closing = asyncio.run_coroutine_threadsafe(self.server.close(), self._loop)
+        closing = asyncio.run_coroutine_threadsafe(self._end(), self._loop)
         for _ in range(10):
             self.run(lambda: None)
         return closing
@@ -185,10 +187,24 @@ class Served:
         self.server = ApiServer(
             self.source, lambda: self.moves, admin_gid=os.getegid(), limits=self._limits
         )
-        self.server.start(Listener.bind(self.path))
+        self._listener = Listener.bind(self.path)
+        self._accepting = asyncio.get_running_loop().create_task(self._accept())
+
+    async def _accept(self):
+        """As the mover does it: whoever is at the other end is told by the end it accepted."""
+        loop = asyncio.get_running_loop()
+        while True:
+            accepted, _ = await loop.sock_accept(self._listener.socket)
+            self.server.admit(accepted, Peer.of(accepted))
+
+    async def _end(self):
+        self._accepting.cancel()
+        await asyncio.wait((self._accepting,))
+        self._listener.close()
+        await self.server.close()
 
     async def _close(self):
-        await self.server.close()
+        await self._end()
         self.source.store.close()
 
     def run(self, function, *arguments):

@@ -16,7 +16,7 @@ from prtrace.api.calls import Refusal
 from prtrace.api.client import Client
 from prtrace.api.connection import Deadline
 from prtrace.api.interface import Fault
-from prtrace.api.server import ConnectionLimits
+from prtrace.api.room import ConnectionLimits
 from prtrace.errors import AgentUnreachableError
 
 SHOW = b'{"method":"io.prtrace.Show"}\0'

@@ -11,7 +11,7 @@ from api.conftest import Served, StoreSource
 from labkit import pace
 
 from cli.forking import Forking
-from prtrace.api.server import ConnectionLimits
+from prtrace.api.room import ConnectionLimits
 from prtrace.model import IssuePath, Issuer, LocalNexus, LogicalUnit, ReservationType
 from prtrace.state.apply import in_doubt, new_state
 from prtrace.state.event import Command, Event
