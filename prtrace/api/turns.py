@@ -3,6 +3,9 @@
 An event loop runs whatever is ready before it looks at its sockets again.  Without turns two
 hundred calls that are ready at once are answered in one go, and nobody else is heard for as
 long as that takes.
+
+The others together have half of the time at most.  Who may only read could otherwise keep a
+processor busy for ever: root's own programs need it to ask, and whatever is recorded waits for it.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ class Turns:
     def __init__(self) -> None:
         self._waiting: dict[int, deque[Callable[[], None]]] = {}
         self._scheduled = False
+        self._rests_until = 0.0
 
     def take(self, uid: int, answer: Callable[[], None]) -> None:
         """Call answer when it is the turn of uid."""
@@ -30,20 +34,27 @@ class Turns:
             answer()
             return
         self._waiting.setdefault(uid, deque()).append(answer)
-        if not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._serve)
+        self._go_on()
 
-    def _serve(self) -> None:
-        end = time.monotonic() + _PORTION
-        self._scheduled = False
-        while self._waiting and time.monotonic() < end:
-            uid = next(iter(self._waiting))
-            answers = self._waiting.pop(uid)
-            answer = answers.popleft()
-            if answers:
-                self._waiting[uid] = answers
-            answer()
+    def _go_on(self) -> None:
         if self._waiting and not self._scheduled:
             self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._serve)
+            asyncio.get_running_loop().call_at(self._rests_until, self._serve)
+
+    def _serve(self) -> None:
+        begun = time.monotonic()
+        try:
+            while self._waiting and time.monotonic() < begun + _PORTION:
+                uid = next(iter(self._waiting))
+                answers = self._waiting.pop(uid)
+                answer = answers.popleft()
+                if answers:
+                    self._waiting[uid] = answers
+                answer()
+        finally:
+            now = time.monotonic()
+            # As long as it took: a call that is long for its kind counts with what it is.
+            self._rests_until = now + (now - begun)
+            # Not before: what comes during an answer waits for the rest, too.
+            self._scheduled = False
+            self._go_on()
