@@ -181,14 +181,7 @@ class ApiServer:
                 Fault.BUSY, {"message": HISTORY_BEHIND, "hint": "ask again later, or follow"}
             )
         try:
-            query = EventQuery(
-                lus=lus,
-                since_seq=asked.get("since_seq") or 0,
-                since_time=_since(asked.get("since_time")),
-                limit=asked.get("limit"),
-                last=asked.get("last"),
-                changes=bool(asked.get("changes")),
-            )
+            query = events_query(call, lus)
             stream = EventStream(
                 sink,
                 sink.peer.uid,
@@ -254,6 +247,19 @@ class ApiServer:
         adopting = loop.create_task(loop.connect_accepted_socket(lambda: connection, accepted))
         self._adopting.add(adopting)
         adopting.add_done_callback(self._adopting.discard)
+
+
+def events_query(call: Call, lus: tuple[str, ...] | None) -> EventQuery:
+    """What a call of Events asks of the history of lus (None: of all); PrtraceError."""
+    asked = call.parameters
+    return EventQuery(
+        lus=lus,
+        since_seq=asked.get("since_seq") or 0,
+        since_time=_since(asked.get("since_time")),
+        limit=asked.get("limit"),
+        last=asked.get("last"),
+        changes=bool(asked.get("changes")),
+    )
 
 
 def _since(text: str | None) -> int:

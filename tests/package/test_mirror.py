@@ -54,7 +54,7 @@ TESTED_BY = {
     "unit/agent/test_watch.py": ("agent/aside",),
     "unit/api/test_hostile.py": ("api/room",),
     "unit/api/test_jobs.py": ("api/interface", "api/moving"),
-    "unit/api/test_storm.py": ("api/queries", "api/recent", "api/turns"),
+    "unit/api/test_storm.py": ("api/queries", "api/recent"),
     "unit/cli/test_doctor.py": ("cli/checks",),
     "unit/cli/test_replay.py": ("cli/rebuild", "state/fold"),
     "unit/cli/test_show.py": ("cli/unit",),
