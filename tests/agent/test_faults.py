@@ -34,6 +34,7 @@ pytestmark = [pytest.mark.machine(nexuses=2, needs=("load",)), pytest.mark.timeo
 STORE = STATE_DIR / FILE
 DAY = 86_400
 GROUP = Path("/sys/fs/cgroup/prtrace-test")
+IMAGE, ELSEWHERE = Path("/run/prtrace-image"), Path("/run/prtrace-ext4")
 
 
 def register(unit: Unit, key: int, *, path: int = 0) -> None:
@@ -123,6 +124,52 @@ def test_a_store_that_is_damaged_is_given_nothing_more(agent: Agent, unit: Unit)
     assert keys(agent) == {"0x000000000000000b"}
     (shown,) = agent.show()
     check_oracle(shown, unit)
+
+
+@contextlib.contextmanager
+def own_file_system() -> Iterator[Callable[..., None]]:
+    """An ext4 of its own, mounted at ELSEWHERE; what is given runs mount with these words."""
+    subprocess.run(["modprobe", "-a", "loop", "ext4"], check=True, timeout=60)
+    with IMAGE.open("wb") as file:
+        file.truncate(32 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", str(IMAGE)], check=True, timeout=60)
+    ELSEWHERE.mkdir(exist_ok=True)
+
+    def mount(*words: str) -> None:
+        subprocess.run(["mount", *words, str(ELSEWHERE)], check=True, timeout=60)
+
+    mount("-o", "loop", str(IMAGE))
+    try:
+        yield mount
+    finally:
+        subprocess.run(["umount", "--lazy", str(ELSEWHERE)], check=False, timeout=60)
+
+
+def test_a_store_that_cannot_be_written_any_more(unit: Unit) -> None:
+    """As when ext4 finds an error: the file system is read-only from then on."""
+    fresh()
+    socket = Path("/run/prtrace-ext4.socket")
+    with (
+        own_file_system() as mount,
+        Agent(state_dir=ELSEWHERE / "state", socket=socket) as agent,
+    ):
+        agent.settled(60)
+        mark = newest(agent)
+        mount("-o", "remount,abort")
+        load = Load(unit, 1)
+        load.burst(50)
+        total = load.end()
+        until("it says so", lambda: bool(agent.status()["status"]["store"]["problem"]))
+        assert cli("show", unit.lu, socket=socket).returncode == 4
+        agent.kill(signal.SIGTERM)
+        subprocess.run(["umount", str(ELSEWHERE)], check=True, timeout=60)
+        mount("-o", "loop", str(IMAGE))
+        agent.start()
+        agent.caught_up()
+        (shown,) = agent.settled(60)
+        check_answers(list(agent.events(since_seq=mark)), total)
+        check_oracle(shown, unit)
+        agent.kill(signal.SIGTERM)
 
 
 def test_a_clock_that_is_set_back_a_day(agent: Agent, unit: Unit) -> None:
