@@ -231,9 +231,15 @@ class Served:
 
     def connect(self, timeout=20):
         connection = socket.socket(socket.AF_UNIX)
-        connection.connect(str(self.path))
+        # From where the process stands: to another user the folders above may be closed.
+        connection.connect(os.path.relpath(self.path))
         connection.settimeout(timeout)
         return connection
+
+    def let_in(self):
+        """Let every user connect who stands in the socket's folder."""
+        os.chmod(self.path, 0o666)
+        os.chmod(self.path.parent, 0o711)
 
     def connections(self):
         return self.run(self.server.statistics)["connections"]

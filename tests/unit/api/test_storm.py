@@ -26,9 +26,7 @@ def call(method, **parameters):
 
 @pytest.fixture
 def open_to_all(served):
-    os.chmod(served.path, 0o666)
-    for parent in served.path.parents:
-        os.chmod(parent, parent.stat().st_mode | 0o011)
+    served.let_in()
     return served
 
 
@@ -37,6 +35,7 @@ def begin(served, message, connections):
     ready, told = os.pipe()
     child = os.fork()
     if child == 0:
+        os.chdir(served.path.parent)
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
@@ -105,7 +104,7 @@ def test_slow_followers_cost_a_bounded_amount(open_to_all, monkeypatch):
 
 
 def test_one_process_has_few_places(open_to_all):
-    assert as_user(NOBODY, lambda: served_of(open_to_all, 12)) == 8
+    assert as_user(NOBODY, open_to_all, lambda: served_of(open_to_all, 12)) == 8
 
 
 def served_of(served, count):
