@@ -169,6 +169,7 @@ def main() -> None:
         "lost": status["loss"],
         "move": words,
         "statuses": len(took),
+        "status_p50_s": round(took[len(took) // 2], 3),
         "status_p99_s": round(took[int(len(took) * 0.99)], 3),
         "status_max_s": round(took[-1], 3),
         "memory_peak": int((CGROUP / "memory.peak").read_text()),
