@@ -163,7 +163,7 @@ def _bytes(number: int, text: str, *, ordered: bool = False) -> tuple[bytes | Ma
     if delimited is not None:
         shown = delimited["bar"] if delimited["bar"] is not None else delimited["angle"]
         data = _words(number, delimited["hex"], ordered=ordered)
-        if isinstance(data, bytes) and _shows(data, shown):
+        if isinstance(data, bytes) and _shows(data, shown, framed=True):
             return data, delimited["hex"]
     for gap in _GAP.finditer(text):
         part = text[: gap.start()]
@@ -175,13 +175,14 @@ def _bytes(number: int, text: str, *, ordered: bool = False) -> tuple[bytes | Ma
     return _words(number, text, ordered=ordered), text.rstrip()
 
 
-def _shows(data: bytes, shown: str) -> bool:
+def _shows(data: bytes, shown: str, *, framed: bool = False) -> bool:
     """Whether shown is data as characters, with a dot for what cannot be printed.
 
-    Blanks at the ends of a line are lost when it is copied.
+    Blanks at the ends of a line are lost when it is copied.  framed: it stands between bars, which
+    may have nothing but blanks between them.
     """
     drawn = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in data)
-    return bool(shown.strip()) and shown.strip() == drawn.strip()
+    return (framed or bool(shown.strip())) and shown.strip() == drawn.strip()
 
 
 def _words(number: int, text: str, *, ordered: bool = False) -> bytes | MalformedError:

@@ -210,3 +210,8 @@ def test_any_text(text):
     except MalformedError as error:
         problem = error.message
     assert "\n" not in problem
+
+
+@pytest.mark.parametrize("count", [1, 2, 16])
+def test_bytes_that_are_blanks_are_no_empty_column(count):
+    assert parse_hex(hexdump(b" " * count)) == b" " * count
