@@ -44,7 +44,10 @@ def account(
         found = [(host, each) for each in incidents(steps, Memory(unit))]
     else:
         found = list(retold(joined))
-        unit = {**unit, "doubt": [*unit["doubt"], *end_by_clocks(joined)]}
+        unordered = end_by_clocks(joined)
+        unit = {**unit, "doubt": [*unit["doubt"], *unordered]}
+        if unordered:
+            unit["nexuses"] = [_doubted(path) for path in unit["nexuses"]]
     for host, steps in recordings:
         found += ((host, each) for each in moves(steps, known))
     found.sort(key=lambda each: (each[1].last, each[0]), reverse=True)
@@ -97,6 +100,13 @@ def _recorded_ports(recordings: Sequence[tuple[str, Sequence[Step]]]) -> Iterato
                 path.local.initiator_port for each in paths.values() for path in each.values()
             }
             yield Ports(host, frozenset(port for port in ports if port))
+
+
+def _doubted(path: Mapping[str, Any]) -> dict[str, Any]:
+    """A path of which it is not known what it may do."""
+    why = "only the hosts' clocks order what was done"
+    nothing: dict[str, Any] = dict.fromkeys(("registered", "key", "may_read", "may_write"))
+    return {**path, **nothing, "why_read": why, "why_write": why}
 
 
 def _of_host(each: Mapping[str, Any]) -> dict[str, Any]:

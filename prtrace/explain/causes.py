@@ -319,6 +319,8 @@ def _lost_registrations(steps: Sequence[Step], number: int) -> Iterator[Incident
             chain = [observed(step, f"a reading of the device shows {nexus} unregistered")]
             chain += links.attention(steps, at, nexus)
             chain += links.author(steps, number, nexus, was.key)
+            if steps[at].before.reservation is not None and after.reservation is None:
+                chain.append(_free(step))
             told = links.attentions_before(steps, number, nexus)
             by = Action.PREEMPT if Attention.REGISTRATIONS_PREEMPTED in told else None
         title = f"{nexus} lost its registration with key {key_text(was.key)}"
@@ -328,6 +330,12 @@ def _lost_registrations(steps: Sequence[Step], number: int) -> Iterator[Incident
             device=links.device(step.before, nexus),
             lost=Lost(was.key, by, own=command is not None and command.nexus == nexus),
         )
+
+
+def _free(step: Step) -> Link:
+    """What it means that nothing is reserved any more."""
+    text = "since then nothing keeps any host from writing, one that was fenced neither"
+    return Link(text, _FOLLOWS, step.event.time, step.event.seq)
 
 
 def _is_still(before: LuState, nexus: Nexus, was: Registration, after: LuState) -> bool:
@@ -386,8 +394,9 @@ def _lost_reservation(steps: Sequence[Step], number: int) -> Iterator[Incident]:
     told = steps[at]
     between = _that_may_have(steps[since : number + 1])
     command = links.pr_out(told)
+    reset = any(Attention.RESET in links.attentions_before(steps, number, nexus) for nexus in mine)
     alone = len(mine) == 1 and {each.nexus for _, each in between} == set(mine)
-    if alone and (now is None or now.holder in mine):
+    if alone and not reset and (now is None or now.holder in mine):
         return  # its holder gave it up, or changed it
     if command is not None:
         what = f"{command.action.value} on {command.nexus} by {who(told.event)} did it"
@@ -403,12 +412,14 @@ def _lost_reservation(steps: Sequence[Step], number: int) -> Iterator[Incident]:
         chain = [observed(told, f"a reading shows {holder(step.after) or 'nothing reserved'}")]
         for nexus in mine:
             chain += links.attention(steps, number, nexus)
-        for each, seen in between:
+        for each, seen in () if reset else between:
             text = f"{seen.action.value} on {seen.nexus} by {who(each.event)} can have done it"
             chain.append(Link(text, Certainty.INFERRED, each.event.time, each.event.seq))
-        if not between:
+        if not between and not reset:
             text = "which command it was and who sent it was not recorded here"
             chain.append(Link(text, Certainty.UNKNOWN))
+    if now is None:
+        chain.append(_free(told))
     for nexus in mine[:1]:
         yield replace(
             _incident(told, IncidentKind.LOST_RESERVATION, title, chain),

@@ -17,7 +17,15 @@ from typing import Final
 
 from prtrace.explain.skew import Bounds, Span, apart, quiet_counts, spans
 from prtrace.explain.timeline import Step, timeline
-from prtrace.model import LegacyReserve, LocalNexus, Nexus, Outcome, PrOut, UnreadablePrOut
+from prtrace.model import (
+    LegacyReserve,
+    LocalNexus,
+    Nexus,
+    NotWatched,
+    Outcome,
+    PrOut,
+    UnreadablePrOut,
+)
 from prtrace.state.draft import LONG_AGO
 from prtrace.state.event import Command, Event
 
@@ -187,8 +195,13 @@ def _told(host: str, steps: Sequence[Step], quiet: Set[int]) -> Iterator[Origin]
             paths=tuple(path.local for path in had.values()),
         )
         yield Origin(host, paths, Span(None, None))
+    begun = False
     for step, span in zip(steps, spans(steps, quiet), strict=True):
-        yield Origin(host, step.event, span)
+        # What a host did before its recording is no less known than what hosts did that recorded
+        # nothing: the others' unit attentions and readings tell of it.
+        begun = begun or bool(step.event.nexus)
+        if begun or not any(isinstance(seen, NotWatched) for seen in step.seen):
+            yield Origin(host, step.event, span)
 
 
 def _path(path: LocalNexus, host: str) -> LocalNexus:

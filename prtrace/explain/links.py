@@ -94,11 +94,12 @@ def how_reserved(steps: Sequence[Step], number: int, memory: Memory) -> Iterator
         command = pr_out(step)
         now = holder(step.after)
         if command is not None:
-            yield observed(step, f"{command.action.value} by {who(step.event)}: {now}")
+            made = f"{command.action.value} by {who(step.event)}"
+            yield observed(step, f"{made}: {now}" if now else made)
         else:
             yield observed(step, f"a reading showed: {now}")
-            made = list(_may_have_reserved(steps, at, held))
-            yield from made or _reserved_earlier(held, steps[0].event.time, memory)
+            found = list(_may_have_reserved(steps, at, held))
+            yield from found or _reserved_earlier(held, steps[0].event.time, memory)
         break
     else:
         yield from _reserved_earlier(held, steps[0].event.time, memory)
@@ -133,8 +134,24 @@ def _how_reserved_by_spc2(steps: Sequence[Step], number: int) -> Iterator[Link]:
         for seen in step.seen:
             if isinstance(seen, LegacyReserve) and not seen.release:
                 yield observed(step, f"{step.event.action} on {seen.nexus} by {who(step.event)}")
+                yield from _how_released(steps, number)
+                yield Link(
+                    "sg_persist does not show an SPC-2 reservation: no PERSISTENT RESERVE IN does",
+                    Certainty.INFERRED,
+                )
                 return
     yield Link("the SPC-2 reservation is older than what was looked at", Certainty.UNKNOWN)
+
+
+def _how_released(steps: Sequence[Step], number: int) -> Iterator[Link]:
+    """The command that ended an SPC-2 reservation after the step."""
+    for step in steps[number:]:
+        if step.after.legacy_holder is None:
+            for seen in step.seen:
+                if isinstance(seen, LegacyReserve) and seen.release:
+                    by = f"{step.event.action} on {seen.nexus} by {who(step.event)}"
+                    yield observed(step, f"{by} ended it, until that program does it again")
+            return
 
 
 def _reserved_earlier(held: Reservation, first: int, memory: Memory) -> Iterator[Link]:
@@ -252,6 +269,11 @@ def attention(
                 if seen.attention is Attention.RESERVATIONS_RELEASED:
                     said = "told of a RELEASE or of another type"
                 told = f"a unit attention{on} {said}: {step.event.sense}{_taker(step.event)}"
+                if seen.attention is Attention.RESET:
+                    told = (
+                        f"a unit attention{on} said {step.event.sense}: a power loss ends "
+                        "registrations that were made without APTPL, and the reservation"
+                    )
                 if seen.attention in _ANOTHER_UNIT:
                     told = (
                         f"a unit attention{on} said {step.event.sense}: another logical "
@@ -315,6 +337,8 @@ def author(steps: Sequence[Step], number: int, nexus: Nexus, key: int) -> Iterat
     """Who took key away from nexus while no command was seen to do it."""
     found = list(_may_have_been(steps, number, nexus, key))
     yield from found
+    if Attention.RESET in attentions_before(steps, number, nexus):
+        return
     if any(each.certainty is Certainty.INFERRED for each in found):
         return
     step = steps[number]

@@ -53,8 +53,9 @@ def remedies(
     # A guest that moved has left, and nobody fenced it.
     left = {place for place, each in lost.items() if each.key in keys}
     lost = {place: each for place, each in lost.items() if place not in left}
-    ways = [*_retype(unit, moved), *_return(unit, lost, left, this)]
-    made = [*_look(unit), *ways]
+    stranger = list(_stranger(unit))
+    ways = [*_retype(unit, moved), *_return(unit, lost, left, this, fenced=not stranger)]
+    made = [*_look(unit), *stranger, *ways]
     held = unit["reservation"]
     shared = held is None or held["type"] not in ("WE", "EA")
     known = any("=KEY " not in each.command and (shared or ";" in each.command) for each in ways)
@@ -86,6 +87,22 @@ def _look(unit: Mapping[str, Any]) -> Iterator[Remedy]:
     )
 
 
+def _stranger(unit: Mapping[str, Any]) -> Iterator[Remedy]:
+    """To find out whose nexus it is that holds the reservation."""
+    held = unit["reservation"]
+    holders = set() if held is None else _holders(held)
+    for each in unit["registrations"]:
+        if each["nexus"] in holders and not each["local"] and not each["owner"]:
+            yield Remedy(
+                f"{each['nexus']} holds the reservation, and nobody has told whose port that is: "
+                "find out first, by prtrace ports on every host that can reach the disk, or on "
+                "the array.  If that host is not to have the disk, have its program give it up; "
+                "the programs here register again by themselves, or when they are started.",
+                "prtrace ports --json",
+                "nobody anything",
+            )
+
+
 def _retype(unit: Mapping[str, Any], moved: Iterable[Moved]) -> Iterator[Remedy]:
     """To give a reservation the type again that it had before a move."""
     held = unit["reservation"]
@@ -115,8 +132,13 @@ def _return(
     lost: Mapping[tuple[str, str], Lost],
     left: Collection[tuple[str, str]],
     this: str,
+    *,
+    fenced: bool,
 ) -> Iterator[Remedy]:
-    """To let paths in that are not registered; left: those whose guest moved away."""
+    """To let paths in that are not registered.
+
+    left: those whose guest moved away.  fenced: whether a lost key may be a cluster's fence.
+    """
     held = unit["reservation"]
     for path in unit["paths"]:
         if path.get("registered") is not False:
@@ -128,14 +150,16 @@ def _return(
         name = path["device"] or path["sg"] or path["nexus"]
         named = f"{name} of {host}" if host else name
         if gone is not None:
-            yield _again(held, named, name, gone, host)
+            yield _again(held, named, name, gone, host, fenced=fenced)
         elif held is not None:
             yield _register(unit, path, this)
 
 
-def _again(held: Mapping[str, Any] | None, named: str, name: str, gone: Lost, host: str) -> Remedy:
+def _again(
+    held: Mapping[str, Any] | None, named: str, name: str, gone: Lost, host: str, *, fenced: bool
+) -> Remedy:
     key = key_text(gone.key)
-    if gone.by in _PREEMPTS:
+    if gone.by in _PREEMPTS and fenced:
         return Remedy(
             f"{named} was fenced: its key {key} was preempted.  Let its cluster let it in again, "
             "once the node has been restarted or is known to be in order: what it has not written "
@@ -144,11 +168,9 @@ def _again(held: Mapping[str, Any] | None, named: str, name: str, gone: Lost, ho
             _registering(held) + ".  Do not preempt whoever fenced it",
             host,
         )
-    command = {Action.CLEAR: "a CLEAR", None: "a command that was not seen"}.get(
-        gone.by, "" if gone.by is None else f"a {gone.by.value}"
-    )
+    lost = "and has lost it" if gone.by is None else f"until a {gone.by.value} took it away"
     return Remedy(
-        f"{named} had key {key} until {command} took it away.  Let the program that registered it "
+        f"{named} had key {key} {lost}.  Let the program that registered it "
         "do so again: the guest, the cluster's resource, multipathd.  By hand:",
         f"sg_persist --out --register --param-sark={key} {name}",
         _registering(held),
