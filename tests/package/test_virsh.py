@@ -12,6 +12,7 @@ Its PERSISTENT RESERVE OUTs are sent by the qemu-pr-helper that libvirt has star
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -119,6 +120,15 @@ def hosts(release: str, folder: Path, tmp_path: Path) -> Iterator[Machines]:
         yield machines
 
 
+_INSTEAD = {
+    "LUN": LUN,
+    "GUEST": "waldi",
+    # Neither host has a user whom the other one would let in.
+    "qemu+ssh://DESTINATION": f"qemu+tcp://{PORTAL}",
+}
+_PUT_IN = re.compile("|".join(_INSTEAD))
+
+
 class Pages:
     """The documentation's blocks that are marked `host`."""
 
@@ -128,10 +138,13 @@ class Pages:
         self._followed: set[str] = set()
 
     def follow(self, host: Host, words: str) -> None:
-        """Run the block that has these words, line by line, beside the packages."""
+        """Run the block that has these words, line by line, beside the packages.
+
+        What a reader puts in for himself is put in: the LUN, the guest, the destination.
+        """
         (block,) = [block for block in self._blocks if words in block.text]
         for line in block.commands():
-            host.run(f"cd {OUT}; {line}", 900)
+            host.run(f"cd {OUT}; {_PUT_IN.sub(lambda found: _INSTEAD[found[0]], line)}", 1200)
         self._followed.add(block.name)
 
     def left(self) -> set[str]:
@@ -173,13 +186,14 @@ def test_a_guest_moves_between_hosts_with_the_packages(hosts: Machines) -> None:
     assert event["comm"] == "qemu-pr-helper"
     wait(b, f"virsh metadata waldi --uri urn:io.prtrace:libvirt:1 | grep {SECOND:016x}")
 
-    b.run(f"virsh migrate --live waldi qemu+tcp://{PORTAL}/system", 1200)
+    pages.follow(b, "virsh migrate --live")
     assert a.run("virsh domstate waldi").strip() == "running"
     wait(a, "[ $(tr -cd w </run/guest.console | wc -c) -gt 20 ]")
     for host in (a, b):
         host.run("! grep 'E[0-9A-F][0-9A-F]' /run/guest.console")
         # What is unfinished on a host ends with 4.
         wait(host, "prtrace moves")
+        pages.follow(host, "the guest's key, on a path of the destination")
     moved(a, b)
     explained(b)
     for words in ("multipath.conf", "journalctl -u", "metrics --details", "replay --check"):
