@@ -27,7 +27,8 @@ def unit_lines(unit: Mapping[str, Any]) -> list[str]:
     lines = [_title(unit)]
     names = " ".join(unit["devices"])
     lines += labelled("devices", names or "none: the unit is not on this host (any more)")
-    if not unit.get("supported", True) and not unit["doubt"]:
+    silent = not unit["doubt"] and not unit.get("legacy_reservation")
+    if not unit.get("supported", True) and silent:
         lines += labelled("reservations", "the device has none (it does not know READ KEYS)")
         return lines
     lines += _age(unit)

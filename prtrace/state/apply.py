@@ -47,7 +47,7 @@ from prtrace.state.paths import is_former, note_paths
 from prtrace.state.preempting import preempt
 from prtrace.state.registering import register
 from prtrace.state.reserving import clear, release, reserve
-from prtrace.state.unit import Doubt, Fact, LuState, UnderWay
+from prtrace.state.unit import Fact, LuState, UnderWay
 
 _PREEMPTS = (Action.PREEMPT, Action.PREEMPT_AND_ABORT)
 _ANSWERS = (CapabilitiesRead, KeysRead, ReservationRead, FullStatusRead, Unsupported)
@@ -186,7 +186,8 @@ def _unsupported(draft: Draft, state: LuState, seen: Unsupported) -> Change:
         # It has known reservations before, and will again: they may all be there still.
         _doubt(draft, doubt.ALL, f"READ KEYS on {seen.nexus} is not known to the device any more")
         return Change(draft.freeze(state), "; ".join(draft.words))
-    doubts: tuple[Doubt, ...] = ()
+    # SPC-2's: the device may check them before it knows that it lacks the others, or after.
+    doubts = tuple(each for each in state.doubts if each.reason.startswith(doubt.MET))
     for each in state.under_way:
         doubts = doubt.added(doubts, each.facts, each.reason, seen.time)
     known = replace(state, target=draft.target)

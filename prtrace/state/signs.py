@@ -21,7 +21,7 @@ from prtrace.model import (
 )
 from prtrace.state import expecting
 from prtrace.state.access import Standing, ruling
-from prtrace.state.doubt import ALL, named
+from prtrace.state.doubt import ALL, MET, named, without_met
 from prtrace.state.draft import Draft
 from prtrace.state.evidence import unknown_nexus
 from prtrace.state.order import overlaps
@@ -46,6 +46,7 @@ def note_attention(draft: Draft, seen: AttentionSeen) -> None:
         case Attention.RESET:
             # It takes the place of others that wait (SAM-6 5.14.2), so it may hide them.
             draft.legacy_holder = None
+            draft.doubts = without_met(draft.doubts)
             draft.anchor = None
             _doubt(draft, f"{where}: reset or power loss")
         case Attention.INFORMATION_LOST:
@@ -75,7 +76,9 @@ def note_conflict(draft: Draft, seen: ConflictSeen) -> None:
     expecting.answered(draft, seen)
     where = f"RESERVATION CONFLICT{_on(seen.nexus)}"
     held = draft.reservation
-    if (
+    if not draft.confirmed and draft.legacy_holder is None:
+        _doubt(draft, f"{MET}{seen.nexus}", {Fact.RESERVATION})
+    elif (
         overlaps(draft, seen)
         or not draft.known(Fact.RESERVATION)
         or (draft.legacy_holder is not None and draft.legacy_holder != seen.nexus)
@@ -115,12 +118,15 @@ def note_legacy(draft: Draft, seen: LegacyReserve) -> None:
                 draft.say("SPC-2 reservation released")
         case Outcome.DONE if not registered:
             draft.legacy_holder = seen.nexus
+            draft.doubts = without_met(draft.doubts)
             draft.say(f"SPC-2 reservation held by {seen.nexus}")
         case Outcome.DONE:
             _reserved_beside_registrations(draft, seen)
         case Outcome.CONFLICT:
             unexplained = not registered and draft.legacy_holder is None
-            if unexplained and draft.known(Fact.REGISTRATIONS) and not overlaps(draft, seen):
+            if unexplained and not draft.confirmed:
+                _doubt(draft, f"{MET}{seen.nexus}", {Fact.RESERVATION})
+            elif unexplained and draft.known(Fact.REGISTRATIONS) and not overlaps(draft, seen):
                 _doubt(draft, f"SPC-2 {command} on {seen.nexus} met a RESERVATION CONFLICT")
         case Outcome.UNKNOWN:
             _doubt(draft, f"SPC-2 {command} on {seen.nexus}: outcome unknown", {Fact.RESERVATION})

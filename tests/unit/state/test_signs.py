@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from reference_target import LU
-from test_effects import DOUBT, GONE, RELEASED, SCST, A, B, C, doubted, send, start
+from test_effects import DOUBT, GONE, OTHER, RELEASED, SCST, A, B, C, doubted, send, start
 
 from prtrace.model import (
     Access,
@@ -24,9 +24,10 @@ from prtrace.model import (
     RecordsLost,
     ReservationType,
     UnreadablePrOut,
+    Unsupported,
 )
 from prtrace.state.access import may
-from prtrace.state.apply import apply
+from prtrace.state.apply import apply, new_state
 from prtrace.state.decode import OTHER_UNIT
 from prtrace.state.event import Command, Event
 from prtrace.state.expecting import LIMIT_NS
@@ -210,6 +211,24 @@ def test_spc2_reserve_that_registrations_should_have_refused() -> None:
     lost = RecordsLost(lu=LU, nexus=A, cause="ring full")
     state = apply(apply(start({A: 1}), lost).state, legacy(A)).state
     assert Fact.RESERVATION in doubted(state)
+
+
+@pytest.mark.parametrize("met", ["conflict", "RESERVE"])
+def test_a_reservation_of_spc2_on_a_device_that_has_no_others(met) -> None:
+    """Whose it is nobody tells, and READ KEYS does not say that it is gone."""
+    none = Unsupported(lu=LU, nexus=A)
+    sign = (
+        legacy(A, outcome=Outcome.CONFLICT) if met == "RESERVE" else ConflictSeen(lu=LU, nexus=A)
+    )
+    state = apply(apply(new_state(LU, OTHER), none).state, sign).state
+    state = apply(state, none).state
+    assert may(state, A, Access.WRITE).allowed is None
+    reset = AttentionSeen(lu=LU, nexus=A, attention=Attention.RESET)
+    assert may(apply(apply(state, reset).state, none).state, A, Access.WRITE).allowed
+    own = apply(state, legacy(A)).state
+    assert own.legacy_holder == A
+    assert not own.doubts
+    assert may(own, B, Access.WRITE).allowed is False
 
 
 def test_spc2_conflict_without_a_reason_and_unknown_outcome() -> None:
