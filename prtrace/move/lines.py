@@ -32,7 +32,8 @@ class Lines:
     prepared: something was verified here once; it stays true when the registration goes.
     counted: load registered without prepare, by the file's PRGENERATION.
     preempted: a PREEMPT of this move went out.
-    told: commit has said that the guest may run here, or late commit that it is committed.
+    told: commit, or the abort on the source, has said that the guest may run here, or late commit
+    that it is committed; and the key has been here at every look since.
     released: the type that the source released for the destination to take.
     absent: the abort found the key nowhere on the source, or only together with one in question.
     What appears there since is in question, whoever registered it: multipathd does so where
@@ -70,11 +71,17 @@ class Lines:
         )
 
     def only(self, registered: Iterable[Nexus]) -> Self:
-        """The lines of nexuses that a look found registered: the others are forgotten."""
+        """The lines of nexuses that a look found registered: the others are forgotten.
+
+        What was told of the guest ends where none is left: who took the key away, or the guest
+        itself, came after it, and a key that is registered since proves nothing of before.
+        """
         found = set(registered)
-        if all(nexus in found for nexus in self.listed):
+        told = self.told and bool(found)
+        if told is self.told and all(nexus in found for nexus in self.listed):
             return self
-        return replace(self, nexuses=tuple(each for each in self.nexuses if each[0] in found))
+        kept = tuple(each for each in self.nexuses if each[0] in found)
+        return replace(self, nexuses=kept, told=told)
 
     def renamed(self, names: Mapping[Nexus, Nexus]) -> Self:
         """The lines with other names for those nexuses that names has."""

@@ -494,6 +494,11 @@ class _Seen:
         return self.verified and not self.question and self.sight.there
 
     @property
+    def overtaken(self) -> bool:
+        """The other side holds: it took the reservation, whatever was told here before."""
+        return self.sight.held is Held.THERE and not self.sight.blind
+
+    @property
     def count_wrong(self) -> bool:
         """For a load without prepare: somebody else's command was counted as well."""
         counting = self.position.lines.counted and not self.position.lines.preempted
@@ -525,7 +530,7 @@ _DESTINATION: Final[tuple[tuple[Row, _Condition], ...]] = (
     (Row.FOREIGN, lambda s: s.foreign),
     (Row.OTHER_KEY, lambda s: s.other_key),
     (Row.LEFT_HERE, lambda s: s.plan.left_here),
-    (Row.TOLD, lambda s: s.verified and s.position.lines.told),
+    (Row.TOLD, lambda s: s.verified and s.position.lines.told and not s.overtaken),
     (Row.THIRD, lambda s: s.sight.third),
     (Row.UNCLEAR, lambda s: s.sight.unclear),
     (Row.LOST, lambda s: s.sight.there and not s.here and s.position.lines.prepared),
@@ -618,7 +623,7 @@ _DESTINATION: Final[tuple[tuple[Row, _Condition], ...]] = (
 _SOURCE: Final[tuple[tuple[Row, _Condition], ...]] = (
     (Row.RUNS, lambda s: s.plan.runs),
     (Row.S_REPEATED, lambda s: s.sight.repeated),
-    (Row.S_TOLD, lambda s: s.verified and s.position.lines.told),
+    (Row.S_TOLD, lambda s: s.verified and s.position.lines.told and not s.overtaken),
     (Row.S_OTHER_KEY, lambda s: s.other_key and not s.here),
     (Row.S_QUESTION_HOLDS, lambda s: s.question and s.sight.held is Held.HERE),
     (
