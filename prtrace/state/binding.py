@@ -81,7 +81,7 @@ def bind(
     bound = Bound(swappable=_by_observed_key(single, rest, observed, owner, anywhere))
     taken = set(owner.values())
     free = [path for path in whole if path.nexus not in taken]
-    spread = _spread(descriptors, free, former if each_port_listed else None)
+    spread = _spread(descriptors, free, former, each_port_listed)
     foreign: set[Nexus] = set()
     for index, each in enumerate(descriptors):
         if each.all_target_ports:
@@ -161,12 +161,13 @@ def _by_observed_key(
 def _spread(
     descriptors: Iterable[FullStatus],
     whole: Iterable[LocalNexus],
-    former: Mapping[Nexus, Registration] | None,
+    former: Mapping[Nexus, Registration],
+    each_port_listed: bool,
 ) -> dict[str, list[Nexus]]:
     """Return the nexuses of every ALL_TG_PT initiator port, or none where they are not known.
 
-    whole: paths with both names that no other descriptor is of.  former: None where one descriptor
-    stands for all target ports.
+    whole: paths with both names that no other descriptor is of.  A target that lists an initiator
+    port twice lists each target port, whatever is known of such targets.
     """
     groups: dict[str, list[FullStatus]] = defaultdict(list)
     for each in descriptors:
@@ -180,9 +181,10 @@ def _spread(
         # One side lacks the ISID: which session has registered is not known.
         partly = any(_fold(path.initiator_port) != port for path in fitting)
         wild = f"{group[0].initiator_port}{WILD}"
-        if not alike or partly or (former is not None and len(group) < len(local)):
+        one_by_one = each_port_listed or len(group) > 1
+        if not alike or partly or (one_by_one and len(group) < len(local)):
             result[port] = []
-        elif former is None:
+        elif not one_by_one:
             result[port] = [*local, wild]
         else:
             known = [nexus for nexus in local if _has(former, nexus, group[0].key)]

@@ -28,7 +28,7 @@ def register(draft: Draft, seen: PrOut) -> None:
     elif seen.action is Action.REGISTER_AND_IGNORE and unknown_nexus(draft, seen):
         _doubt_unmatched(draft)
     held = draft.reservation
-    alone = not seen.all_tg_pt and _of_all_ports(draft, seen.nexus)
+    alone = not seen.all_tg_pt and _of_all_ports(draft, seen)
     # Siblings of a registration made with ALL_TG_PT may change with it, the holder among them.
     spreads = seen.all_tg_pt and held is not None and seen.nexus in draft.registrations
     if seen.sa_key:
@@ -48,20 +48,29 @@ def register(draft: Draft, seen: PrOut) -> None:
         )
         draft.anchor = None
         draft.doubt((Fact.REGISTRATIONS,), why)
-        if held is not None and (held.type.all_registrants or held.holder is None):
+        if held is not None and held.holder != seen.nexus:
             draft.doubt((Fact.RESERVATION,), why)
 
 
-def _of_all_ports(draft: Draft, nexus: Nexus) -> bool:
-    """Whether nexus shares one registration for all target ports with ports that are not here."""
-    own = draft.registrations.get(nexus)
-    return (
-        own is not None
-        and not draft.profile.lists_every_port
-        and any(
-            is_wild(each) and same_ports(each.initiator_port, own.initiator_port)
-            for each in draft.registrations.values()
-        )
+def _of_all_ports(draft: Draft, seen: PrOut) -> bool:
+    """Whether seen changes a registration that was made for all target ports, and others with it.
+
+    Where a target lists one for all, others may be at ports that are not here.  LIO takes an
+    unregistration for one of all those with the key, where it lets it pass without ALL_TG_PT
+    (drivers/target/target_core_pr.c, core_scsi3_emulate_pro_register).
+    """
+    own = draft.registrations.get(seen.nexus)
+    if own is None:
+        return False
+    listed = draft.profile.lists_every_port
+    by_all = own.initiator_port is not None and own.relative_target_port is None
+    if listed and (seen.sa_key or not by_all):
+        return False
+    return any(
+        each is not own
+        and (is_wild(each) or (listed and each.relative_target_port is None))
+        and same_ports(each.initiator_port, own.initiator_port)
+        for each in draft.registrations.values()
     )
 
 

@@ -113,6 +113,14 @@ def test_one_descriptor_is_for_all_target_ports_those_elsewhere_included() -> No
     assert result.maybe_local == {"naa.1,*"}
 
 
+def test_whoever_lists_a_port_twice_lists_each_target_port() -> None:
+    """A target that is not known, with the habit of those that are."""
+    third = path("9:0:0:0", "naa.1", 3)
+    result = bind_all([EVERY_PORT] * 2, [*TWO_PORTS, third], each=False)
+    assert (result.by_nexus, result.unplaced) == ({}, [EVERY_PORT] * 2)
+    assert bind_all([EVERY_PORT] * 2, TWO_PORTS, each=False).maybe_local == {"naa.1,*"}
+
+
 def test_a_descriptor_for_each_target_port_does_not_tell_which_ports_are_left() -> None:
     both = {A: registered(A, 7), B: registered(B, 7)}
     assert bound([EVERY_PORT] * 2, TWO_PORTS, former=both) == [A, B]

@@ -253,6 +253,24 @@ def test_a_nexus_whose_key_is_gone_may_have_another_s() -> None:
     assert Fact.REGISTRATIONS in doubted(state)
 
 
+def test_an_unregistration_may_take_its_siblings_at_other_target_ports_along() -> None:
+    """LIO asks how the registration was made, and not what this command says."""
+    paths = tuple(
+        LocalNexus(nexus, LU, initiator_port="naa.1", relative_target_port=number)
+        for number, nexus in enumerate((A, B), 1)
+    )
+    state = apply(new_state(LU, TARGET), PathsSeen(lu=LU, nexus="", paths=paths)).state
+    state = apply(state, keys_read(0)).state
+    for at, nexus in ((1100, A), (1300, B)):
+        span = {"start_ns": at, "done_ns": at + 1}
+        state = send(state, nexus, Action.REGISTER_AND_IGNORE, 0, 5, all_tg_pt=True, **span).state
+    one = descriptor("naa.1", 5, 0, all_target_ports=True)
+    state = apply(state, full(4, one, one)).state
+    assert not state.doubts
+    left = send(state, A, Action.REGISTER, 5, 0, start_ns=3000, done_ns=3001).state
+    assert Fact.REGISTRATIONS in doubted(left)
+
+
 def test_a_registration_that_is_in_doubt_tells_no_target_port() -> None:
     """Two REGISTERs of one nexus overlapped: which of its target ports is left is not known."""
     path = LocalNexus(A, LU, initiator_port="naa.1", relative_target_port=1)
