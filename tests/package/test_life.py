@@ -165,7 +165,7 @@ def downgrade_is_refused(host: Host) -> None:
         ' \'import sqlite3; sqlite3.connect("%s").execute("PRAGMA user_version=%s")\''
     )
     known = host.run(
-        f'python3 -c \'import sqlite3; print(sqlite3.connect("{store}")'
+        f'runuser -u prtrace -- python3 -c \'import sqlite3; print(sqlite3.connect("{store}")'
         '.execute("PRAGMA user_version").fetchone()[0])\''
     ).strip()
     host.run("systemctl stop prtrace-agent.socket prtrace-agent.service")
@@ -184,7 +184,7 @@ def downgrade_is_refused(host: Host) -> None:
 def removed(host: Host) -> None:
     """Nothing stays in the kernel, nothing listens; the history is kept."""
     host.apt("remove prtrace")
-    host.run("! ls /sys/fs/bpf/prtrace/* /run/prtrace/io.prtrace")
+    gone(host, "/sys/fs/bpf/prtrace/* /run/prtrace/io.prtrace")
     host.run("! systemctl is-active prtrace-agent.socket prtrace-agent.service")
     host.run("test -s /var/lib/prtrace/prtrace.db")
 
@@ -201,8 +201,14 @@ def reinstalled(host: Host) -> None:
 def purged(host: Host) -> None:
     """Nothing of it is left."""
     host.apt("purge prtrace prtrace-proxy")
-    host.run(
-        "! ls -d /var/lib/prtrace /run/prtrace /run/prtrace-proxy* /etc/default/prtrace*"
-        " /sys/fs/bpf/prtrace/* /etc/systemd/system/*/prtrace*"
+    gone(
+        host,
+        "/var/lib/prtrace /run/prtrace /run/prtrace-proxy* /etc/default/prtrace*"
+        " /sys/fs/bpf/prtrace/* /etc/systemd/system/*/prtrace*",
     )
     host.run("! journalctl --no-pager | grep -A20 Traceback")
+
+
+def gone(host: Host, names: str) -> None:
+    """None of these files is there."""
+    assert host.asked(f"ls -d {names} 2>/dev/null").stdout == ""
