@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from prtrace.explain.causes import incidents
@@ -21,6 +21,7 @@ from prtrace.model import Action, Outcome
 from prtrace.state.event import rfc3339
 
 SCHEMA: Final = "prtrace.explain/1"
+_THIS: Final = "this host"
 
 
 def account(
@@ -88,7 +89,7 @@ def account(
 def _own(unit: Mapping[str, Any]) -> Ports:
     """The ports of the host that the unit was looked at from."""
     ports = (path["initiator_port"] for path in unit["nexuses"])
-    return Ports("this host", frozenset(port for port in ports if port))
+    return Ports(_THIS, frozenset(port for port in ports if port))
 
 
 def _recorded_ports(recordings: Sequence[tuple[str, Sequence[Step]]]) -> Iterator[Ports]:
@@ -117,7 +118,7 @@ def _of_host(each: Mapping[str, Any]) -> dict[str, Any]:
 
 def _registration(
     each: Mapping[str, Any],
-    ports: Iterable[Ports],
+    ports: Collection[Ports],
     keys: Mapping[int, str] | None,
     registered: Mapping[int, str],
 ) -> dict[str, Any]:
@@ -131,6 +132,9 @@ def _registration(
     if port and not each["local"]:
         owner = host_of(port, ports)
         found["host"], found["owner"] = str(owner), owner.name
+        told = sorted({known.host for known in ports} - {_THIS})
+        if told and not owner.name:
+            found["host"] += f" (no port of {', '.join(told)}: another host's, or stale)"
     named = owners(key, keys)
     if key in registered:
         seen = Owner(registered[key], "it was seen to register this key", certain=True)
