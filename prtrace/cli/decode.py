@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -12,9 +13,11 @@ import click
 
 from prtrace.cli.options import json_option
 from prtrace.cli.text import document, line, plain
-from prtrace.errors import InDoubtError, UsageError
+from prtrace.errors import InDoubtError, MalformedError, UsageError
 from prtrace.explain.owners import owners
+from prtrace.paste.joined import joined
 from prtrace.paste.reader import read_text
+from prtrace.paste.seen import Seen
 from prtrace.paste.shown import shown_in_order
 from prtrace.scsi.commands import medium_command
 from prtrace.scsi.describe import Described, Explanation, describe
@@ -24,6 +27,7 @@ SCHEMA: Final = "prtrace.decode/1"
 
 _LARGEST: Final = 16 << 20
 """Bytes of a file."""
+_HEX: Final = re.compile(r"(?:0x)?[0-9A-Fa-f]{1,2}")
 _SUFFIXES: Final = (".bin", ".dat", ".hex", ".json", ".log", ".txt")
 
 
@@ -32,6 +36,8 @@ class _Found:
     """One thing that was decoded, and where it was."""
 
     described: Described
+    file: str = ""
+    """The file that has it, where several are read."""
     source: str = ""
     line: int = 0
     device: str = ""
@@ -47,12 +53,13 @@ Examples:
   prtrace decode --as keys reply.hex              hex of any form, # comments
   prtrace decode 70:00:06:00:00:00:00:0a:...      sense, as some logs write it
   prtrace decode 06/2a/03                         sense key, ASC, ASCQ
+  prtrace decode cdb.txt data.txt                 a CDB, and what goes with it
   prtrace decode transcript.txt                   of sg_persist -vvv, sg_raw
   prtrace decode kernel.log                       the kernel's words on SCSI
   sg_raw ... | prtrace decode --as full-status -  bytes, from a program
 """,
 )
-@click.argument("parts", metavar="HEX... | FILE | -", nargs=-1, required=True)
+@click.argument("parts", metavar="HEX... | FILE... | -", nargs=-1, required=True)
 @click.option("--as", "kind", type=click.Choice(CHOICES), help="what the bytes are")
 @json_option
 def command(parts: tuple[str, ...], *, kind: str | None, as_json: bool) -> int:
@@ -61,9 +68,12 @@ def command(parts: tuple[str, ...], *, kind: str | None, as_json: bool) -> int:
     A file holds bytes, hex text or dumps of any common form, or what other
     programs printed: sg_persist, sg_raw, the kernel's log and tracepoints,
     ESXi, QEMU, LIO.  CDBs and sense data are recognised; lists and replies
-    look alike, so --as has to name them where the text does not.
+    look alike: the CDB in front of them names them, or else --as has to.
+
+    Below the fields stand what the command does, why it may have been refused,
+    what raised a unit attention, and whose a reservation key may be.
     """
-    found = list(_with_owners(_found(_content(parts), kind)))
+    found = list(_with_owners(_found(parts, kind)))
     if as_json:
         document({"schema": SCHEMA, "found": [_as_json(each) for each in found]})
     else:
@@ -72,16 +82,42 @@ def command(parts: tuple[str, ...], *, kind: str | None, as_json: bool) -> int:
     return InDoubtError.exit_code if cut else 0
 
 
-def _found(content: bytes | str, kind: str | None) -> Iterator[_Found]:
+def _found(parts: tuple[str, ...], kind: str | None) -> Iterator[_Found]:
+    """What the arguments say: one file, several one after the other, or hex."""
+    if len(parts) > 1 and _are_files(parts):
+        yield from _shown(
+            joined(each for name in parts for each in _of_file_of_several(name)), kind
+        )
+        return
+    content = _content(parts)
     read = content if isinstance(content, bytes) else read_text(content)
     if isinstance(read, bytes):
         yield _Found(_described(read, kind))
-        return
+    else:
+        yield from _shown(read, kind)
+
+
+def _of_file_of_several(name: str) -> Iterator[Seen]:
+    """What one of several files says."""
+    content = read_file(name)
+    try:
+        read = content if isinstance(content, bytes) else read_text(content)
+    except MalformedError as error:
+        what = f"{plain(name)}: {error.what}"
+        raise MalformedError(what, error.problem, hint=error.hint) from error
+    if isinstance(read, bytes):
+        yield Seen(source="", line=1, raw=read, file=name)
+    else:
+        for each in read:
+            yield replace(each, file=name)
+
+
+def _shown(read: Iterable[Seen], kind: str | None) -> Iterator[_Found]:
     for each, described in shown_in_order(read, kind):
         device = each.lu or each.nexus
         if each.device:
             device = f"{device} ({each.device})" if device else each.device
-        yield _Found(described, each.source, each.line, device)
+        yield _Found(described, each.file, each.source, each.line, device)
 
 
 def _described(raw: bytes, kind: str | None) -> Described:
@@ -100,7 +136,7 @@ def _with_owners(found: Iterable[_Found]) -> Iterator[_Found]:
     for each in found:
         explanations = [
             Explanation(
-                "key", f"0x{key:016x} may be {owner.name}'s ({owner.why}); that is no proof"
+                "key", f"0x{key:016x} may be of {owner.name}: {owner.why}; that is no proof"
             )
             for key in each.described.reservation_keys()
             if key not in told
@@ -115,20 +151,33 @@ def _with_owners(found: Iterable[_Found]) -> Iterator[_Found]:
 
 def _as_json(found: _Found) -> dict[str, object]:
     place = {"source": found.source or None, "line": found.line or None}
-    return {**place, "device": found.device or None, **found.described.as_json()}
+    device = {"device": found.device or None}
+    return {"file": found.file or None, **place, **device, **found.described.as_json()}
 
 
 def _print(found: list[_Found]) -> None:
     place = None
+    several = len({(each.file, each.line) for each in found}) > 1
     for each in found:
-        if each.source and (each.source, each.line) != place:
+        here = each.file, each.source, each.line
+        if here != place and (several or each.source):
             if place is not None:
                 line()
-            place = each.source, each.line
-            device = f", {each.device}" if each.device else ""
-            line(plain(f"line {each.line}, {each.source}{device}:"))
+            place = here
+            line(plain(f"{', '.join(_where(each))}:"))
         for text in each.described.lines():
             line(plain(text))
+
+
+def _where(found: _Found) -> Iterator[str]:
+    """The words on where it was found."""
+    if found.file:
+        yield found.file
+    yield f"line {found.line}"
+    if found.source:
+        yield found.source
+    if found.device:
+        yield found.device
 
 
 def _content(parts: tuple[str, ...]) -> bytes | str:
@@ -137,6 +186,11 @@ def _content(parts: tuple[str, ...]) -> bytes | str:
     if len(parts) == 1 and _is_name(parts[0]):
         return read_file(parts[0])
     return " ".join(parts)
+
+
+def _are_files(parts: tuple[str, ...]) -> bool:
+    """Whether several arguments are files: a file may have a name that is hex, as 00 is."""
+    return any(_is_name(each) and not _HEX.fullmatch(each) for each in parts)
 
 
 def _is_name(text: str) -> bool:

@@ -14,7 +14,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from itertools import pairwise
+from typing import Final, NamedTuple
 
 from prtrace.errors import MalformedError
 
@@ -43,6 +44,9 @@ _NARROW: Final = 2
 _WORD: Final = 4
 """Digits of the words that hexdump and od -x print, the lower byte first on most machines."""
 _WIDE_GAP: Final = 3
+_MACHINE_WORDS: Final = (8, 16)
+"""Digits of the words of xxd -e, od -t x4 and od -t x8."""
+_PYTHON: Final = re.compile(r"\bb['\"]")
 _PLAIN_HINT: Final = "bytes as two hex digits each, or a dump of xxd, hexdump -C, od -A x -t x1"
 
 
@@ -71,20 +75,45 @@ class _Line:
         return isinstance(self.behind, bytes)
 
 
+class Run(NamedTuple):
+    """Bytes that stand together."""
+
+    line: int
+    """The number of their first line, from 1."""
+    raw: bytes
+
+
 def parse_hex(text: str) -> bytes:
     """The bytes that text spells.
 
     MalformedError names the line, what it looks like and what to do instead.
     """
-    lines = [
+    lines = _read_lines(text)
+    found = _dump(lines) if _has_offsets(lines) else _plain(lines)
+    if not found:
+        raise MalformedError(_WHAT, "holds no bytes", hint=_PLAIN_HINT)
+    return found
+
+
+def parse_runs(text: str) -> tuple[Run, ...]:
+    """The bytes that text spells, a run for each dump.
+
+    Offsets that begin at 0 again begin another dump.  MalformedError as parse_hex.
+    """
+    lines = _read_lines(text)
+    starts = [at for at, line in enumerate(lines) if line.offset and not line.offset.strip("0")]
+    if len(starts) < 2 or starts[0] != 0 or not _has_offsets(lines):
+        return (Run(lines[0].number if lines else 1, parse_hex(text)),)
+    dumps = [lines[start:end] for start, end in pairwise((*starts, len(lines)))]
+    return tuple(Run(each[0].number, _dump(each)) for each in dumps)
+
+
+def _read_lines(text: str) -> list[_Line]:
+    return [
         each
         for number, line in enumerate(text.splitlines(), 1)
         if (each := _read(number, line)) is not None
     ]
-    found = _dump(lines) if _has_offsets(lines) else b"".join(map(_data, lines))
-    if not found:
-        raise MalformedError(_WHAT, "holds no bytes", hint=_PLAIN_HINT)
-    return found
 
 
 def _read(number: int, text: str) -> _Line | None:
@@ -187,9 +216,23 @@ def _shows(data: bytes, shown: str, *, framed: bool = False) -> bool:
 
 def _words(number: int, text: str, *, ordered: bool = False) -> bytes | MalformedError:
     r"""Words of hex digits; where every word has at most two digits, one digit is a byte too."""
+    if _PYTHON.search(text) is not None:
+        return MalformedError(
+            _WHAT,
+            f"line {number}: b'...' is Python's way to write bytes, with letters among them",
+            hint="print them with .hex()",
+        )
     words = text.replace("\\x", " 0x").translate(_SEPARATORS).split()
     digits = [word[2:] if word[:2] in ("0x", "0X") else word for word in words]
     short = len(digits) > 1 and all(len(each) <= 2 for each in digits)
+    if short and _may_be_decimal(words):
+        return _decimal(number)
+    if sum(len(each) in _MACHINE_WORDS for each in digits) > 1:
+        return MalformedError(
+            _WHAT,
+            f"line {number}: words of eight or sixteen digits may be in the machine's byte order",
+            hint="write bytes of two digits: hexdump -C, xxd, or od -A x -t x1",
+        )
     if not ordered and len(digits) > 1 and all(len(each) == _WORD for each in digits):
         return MalformedError(
             _WHAT,
@@ -208,6 +251,19 @@ def _words(number: int, text: str, *, ordered: bool = False) -> bytes | Malforme
             )
         found += bytes.fromhex(each if len(each) % 2 == 0 else f"0{each}")
     return bytes(found)
+
+
+def _may_be_decimal(words: list[str]) -> bool:
+    """Whether the words have one digit or two, as decimal numbers have, and none shows hex."""
+    return {len(each) for each in words} == {1, 2} and all(each.isdecimal() for each in words)
+
+
+def _decimal(number: int) -> MalformedError:
+    return MalformedError(
+        _WHAT,
+        f"line {number}: words of one digit and of two may be decimal numbers",
+        hint="write bytes as two hex digits each",
+    )
 
 
 def _not_hex(number: int, word: str) -> MalformedError:
@@ -274,6 +330,15 @@ def _number(digits: str, base: int) -> int | None:
         return int(digits, base)
     except ValueError:
         return None
+
+
+def _plain(lines: list[_Line]) -> bytes:
+    """The bytes of lines without offsets."""
+    found = b"".join(map(_data, lines))
+    words = [word for line in lines for word in line.text.translate(_SEPARATORS).split()]
+    if _may_be_decimal(words):
+        raise _decimal(lines[0].number)
+    return found
 
 
 def _data(line: _Line) -> bytes:

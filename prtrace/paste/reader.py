@@ -9,7 +9,8 @@ from typing import Final
 
 from prtrace.errors import MalformedError
 from prtrace.paste import kernel, lio, multipath, qemu, sg_utils, vmkernel
-from prtrace.paste.hexdump import parse_hex
+from prtrace.paste.hexdump import parse_runs
+from prtrace.paste.joined import joined
 from prtrace.paste.seen import Seen, SenseTriple
 from prtrace.paste.sense_words import additional_sense, sense_in, sense_key, sense_triple
 
@@ -18,6 +19,8 @@ _LONGEST: Final = 8192
 _TRIPLE_SIZE: Final = 3
 _SENSE_KEY_MAX: Final = 0xF
 _DEVICE_STATUS: Final = re.compile(r"D:0x(?P<status>[0-9a-f]{1,2})", re.IGNORECASE)
+_LOGS: Final = (kernel, vmkernel, qemu, multipath)
+"""Rooms whose lines each say of themselves whose they are."""
 _KNOWN: Final = (
     "what is read: hex of any form, sg_persist and sg_raw, the Linux kernel's log and SCSI "
     "tracepoints, ESXi's vmkernel log, QEMU's trace events, sense of libiscsi and LTFS, LIO's "
@@ -35,19 +38,32 @@ def read_text(text: str) -> bytes | tuple[Seen, ...]:
     if (status := _DEVICE_STATUS.fullmatch(text.strip())) is not None:
         return (Seen(source=vmkernel.SOURCE, line=1, status=int(status["status"], 16)),)
     lines = [line[:_LONGEST] for line in text.splitlines()]
-    room = sg_utils.read if sg_utils.is_transcript(_different(lines)) else _lines
-    found = sorted(room(lines), key=lambda each: each.line)
+    found = sorted(_said(lines), key=lambda each: each.line)
     if found:
         return tuple(found)
     try:
-        raw = parse_hex(text)
+        runs = parse_runs(text)
     except MalformedError as error:
         if len(lines) <= 1 and error.hint:
             raise
         raise MalformedError(error.what, error.problem, hint=error.hint or _KNOWN) from error
+    if len(runs) > 1:
+        return tuple(joined(Seen(source="", line=run.line, raw=run.raw) for run in runs))
+    raw = runs[0].raw
     if len(raw) == _TRIPLE_SIZE and raw[0] <= _SENSE_KEY_MAX:
         return (Seen(source="", line=1, triple=SenseTriple(*raw)),)
     return raw
+
+
+def _said(lines: list[str]) -> Iterator[Seen]:
+    """What the lines say; those of a log inside a transcript of sg_persist are no part of it."""
+    if not sg_utils.is_transcript(_different(lines)):
+        yield from _lines(lines)
+        return
+    logged = {line for line in _different(lines) if any(room.is_line(line) for room in _LOGS)}
+    if logged:
+        yield from _lines([line if line in logged else "" for line in lines])
+    yield from sg_utils.read(["" if line in logged else line for line in lines])
 
 
 def _different(lines: list[str]) -> set[str]:
@@ -57,7 +73,7 @@ def _different(lines: list[str]) -> set[str]:
 
 def _lines(lines: list[str]) -> Iterator[Seen]:
     different = _different(lines)
-    for room in (kernel, vmkernel, qemu, lio, multipath):
+    for room in (*_LOGS, lio):
         if any(room.is_line(line) for line in different):
             yield from room.read(lines)
     worded: Seen | None = None

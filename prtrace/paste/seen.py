@@ -29,6 +29,8 @@ class Seen:
     """Whose words they are: "sg_persist", "Linux kernel", "ESXi", …"""
     line: int
     """The number of the first line, from 1."""
+    file: str = ""
+    """The file that has the line, where several are read."""
     stamp: Stamp | None = None
     host: str = ""
     """The host that logged the line, as the log names it."""
@@ -54,6 +56,8 @@ class Seen:
     timed_out: bool = False
     sense: bytes = b""
     triple: SenseTriple | None = None
+    raw: bytes = b""
+    """Bytes of which no line says what they are."""
     facts: tuple[tuple[str, str], ...] = ()
     """What the lines state in words, name and value."""
     perhaps: int = 0

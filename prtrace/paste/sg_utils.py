@@ -6,6 +6,7 @@ a reply behind its 8-byte header, whose fields stand in the line above; -HH prin
 
 from __future__ import annotations
 
+import enum
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -17,7 +18,15 @@ from prtrace.paste.seen import GOOD, Seen, SenseTriple
 from prtrace.paste.sense_words import additional_sense, sense_key
 from prtrace.scsi import forms
 from prtrace.scsi.cdb import service_action
-from prtrace.scsi.codes import InAction, Opcode, Status, titled_action, titled_type
+from prtrace.scsi.codes import (
+    InAction,
+    Opcode,
+    Status,
+    in_action,
+    titled_action,
+    titled_type,
+)
+from prtrace.scsi.recognise import READ_AS
 from prtrace.scsi.reply import ReadKeys, ReadReservation, ReservationDescriptor
 
 SOURCE: Final = "sg3_utils"
@@ -90,12 +99,6 @@ _STATUSES: Final = {
     "task set full": Status.TASK_SET_FULL,
 }
 _SCOPES: Final = {"LU_SCOPE": 0}
-_KINDS: Final[dict[int, str]] = {
-    InAction.READ_KEYS: "keys",
-    InAction.READ_RESERVATION: "reservation",
-    InAction.REPORT_CAPABILITIES: "capabilities",
-    InAction.READ_FULL_STATUS: "full-status",
-}
 
 
 def is_transcript(lines: Iterable[str]) -> bool:
@@ -104,12 +107,29 @@ def is_transcript(lines: Iterable[str]) -> bool:
     return any(mark.match(line.strip()) for line in lines for mark in marks)
 
 
+class _Part(enum.IntEnum):
+    """What a line tells of a command, in the order in which sg_persist and sg_raw print it."""
+
+    COMMAND = 0
+    LIST = 1
+    STATUS = 2
+    SENSE = 3
+    RAW_SENSE = 4
+    HEX = 5
+    """The reply in hex."""
+    WORDS = 6
+    """The reply in words."""
+    END = 7
+    """The line with which sg_persist ends a command that failed, or a PERSISTENT RESERVE OUT."""
+
+
 def read(lines: list[str]) -> Iterator[Seen]:
     """Each command of a transcript, and each reply that is there without its command.
 
     MalformedError for a dump that is not whole, with its line.
     """
     seen: Seen | None = None
+    part = _Part.COMMAND
     device = ""
     """Of the command line above, whose CDB follows."""
     at = 0
@@ -129,23 +149,44 @@ def read(lines: list[str]) -> Iterator[Seen]:
                 device=_device(typed["options"]) if typed is not None else device,
             )
             device = seen.device if typed is not None else ""
+            part = _Part.COMMAND
             continue
-        if seen is not None and seen.asks is not None and _ENDED.match(text):
-            yield seen  # a command ends with one such line
-            seen = Seen(source=SOURCE, line=number)
         step = _Step(lines, at, number)
         told = step.take(text, line, seen or Seen(source=SOURCE, line=number))
+        if told is not None and seen is not None and _another(seen, part, told, step.part):
+            if _says(seen):
+                yield seen
+            step = _Step(lines, at, number)
+            told = seen = step.take(text, line, Seen(source=SOURCE, line=number))
         at = step.at
-        if told is None:
-            continue
-        if step.begins and seen is not None and seen.reply == told.reply:
-            continue  # -vvv prints the reply in hex and then in words
-        if step.begins and seen is not None and seen.reply:
-            yield seen
-            told = step.take_again(told, number)
-        seen = told
+        if told is not None or step.part is _Part.END:
+            part = step.part
+        seen = told or seen
     if seen is not None and _says(seen):
         yield seen
+
+
+def _another(seen: Seen, last: _Part, told: Seen, part: _Part) -> bool:
+    """Whether what a line told is another command's than what the lines above told.
+
+    A command has one outcome, and one reply where it was not refused.  With its CDB, -vvv prints
+    the reply in hex and then in words.
+    """
+    sensed = last in (_Part.SENSE, _Part.RAW_SENSE)
+    match part:
+        case _Part.SENSE if last is part and seen.triple is not None and told.triple is not None:
+            return seen.triple.asc is not None or told.triple.key != seen.triple.key
+        case _ if part <= last:
+            return True
+        case _Part.HEX | _Part.WORDS if sensed or seen.status == Status.RESERVATION_CONFLICT:
+            return True
+        case _Part.WORDS if last is _Part.HEX:
+            return not seen.cdb or told.reply != seen.reply
+        case _Part.END:
+            refused = sensed and told.status != Status.CHECK_CONDITION
+            return refused or last in (_Part.STATUS, _Part.HEX, _Part.WORDS)
+        case _:
+            return False
 
 
 def _says(seen: Seen) -> bool:
@@ -162,8 +203,8 @@ class _Step:
         self._number = number
         self.at = at
         """The line behind what was taken."""
-        self.begins = False
-        """Whether what was taken is a reply, of which a command has one."""
+        self.part = _Part.COMMAND
+        """What was taken."""
 
     def take(self, text: str, line: str, seen: Seen) -> Seen | None:
         """seen with what the line adds, None where it adds nothing."""
@@ -174,32 +215,35 @@ class _Step:
         if (found := _HELD.match(text)) is not None:
             return self._held(found, seen)
         if (found := _FULL.match(text)) is not None:
+            self.part = _Part.WORDS
             return replace(seen, facts=self._full(int(found["generation"], 16)))
         if _CAPABILITIES.match(text):
+            self.part = _Part.WORDS
             return replace(seen, facts=self._capabilities())
         if (found := _DUMPED.match(text)) is not None:
             data = self._dump()
             if found["list"]:
+                self.part = _Part.LIST
                 return replace(seen, parameter_list=data)
             if found["sense"]:
+                self.part = _Part.RAW_SENSE
                 return replace(seen, sense=data)
-            return self._reply(seen, data, _kind(seen))
+            return self._reply(_Part.HEX, seen, data, _kind(seen))
         if _DUMP_LINE.fullmatch(line):
             self.at -= 1
-            return self._reply(seen, self._dump(), _kind(seen))
+            return self._reply(_Part.HEX, seen, self._dump(), _kind(seen))
         if (found := _STATUS.fullmatch(text)) is not None:
+            self.part = _Part.STATUS
             status = _STATUSES.get(found["status"].lower())
             return None if status is None else replace(seen, status=status)
         if (found := _ENDED.match(text)) is not None:
+            self.part = _Part.END
             return _ended(found, seen)
+        self.part = _Part.SENSE
         return _sensed(text, seen)
 
-    def take_again(self, told: Seen, number: int) -> Seen:
-        """The reply as one of its own: the command before it has a reply already."""
-        return Seen(source=SOURCE, line=number, reply=told.reply, reply_kind=told.reply_kind)
-
-    def _reply(self, seen: Seen, data: bytes, kind: str) -> Seen:
-        self.begins = True
+    def _reply(self, part: _Part, seen: Seen, data: bytes, kind: str) -> Seen:
+        self.part = part
         return replace(seen, reply=data, reply_kind=kind or seen.reply_kind)
 
     def _dump(self) -> bytes:
@@ -221,7 +265,7 @@ class _Step:
                 "sg_persist -H",
                 f"line {self._number}: ADDITIONAL LENGTH is {length}, {len(behind)} bytes follow",
             )
-        return self._reply(seen, header + behind, _kind(seen))
+        return self._reply(_Part.HEX, seen, header + behind, _kind(seen))
 
     def _keys(self, found: re.Match[str], seen: Seen) -> Seen:
         keys: list[int] = []
@@ -230,7 +274,7 @@ class _Step:
             self.at += 1
         count = int(found["count"] or 0)
         reply = ReadKeys(int(found["generation"], 16), tuple(keys), 8 * count)
-        return self._reply(seen, reply.build(), "keys")
+        return self._reply(_Part.WORDS, seen, reply.build(), "keys")
 
     def _full(self, generation: int) -> tuple[tuple[str, str], ...]:
         """What sg_persist -s says in words."""
@@ -263,7 +307,9 @@ class _Step:
     def _held(self, found: re.Match[str], seen: Seen) -> Seen | None:
         generation = int(found["generation"], 16)
         if not found["held"]:
-            return self._reply(seen, ReadReservation(generation, None).build(), "reservation")
+            return self._reply(
+                _Part.WORDS, seen, ReadReservation(generation, None).build(), "reservation"
+            )
         key = scope = None
         for line in self._lines[self.at : self.at + 2]:
             key = _HOLDER.fullmatch(line) or key
@@ -280,14 +326,17 @@ class _Step:
                 "sg_persist", f"line {self._number}: reservation {scope[0].strip()!r} is unknown"
             )
         held = ReservationDescriptor(int(key["key"], 16), kind, _SCOPES[scope["scope"]])
-        return self._reply(seen, ReadReservation(generation, held).build(), "reservation")
+        return self._reply(
+            _Part.WORDS, seen, ReadReservation(generation, held).build(), "reservation"
+        )
 
 
 def _kind(seen: Seen) -> str:
     """What a reply to the command is, "" where the command is not there."""
     if len(seen.cdb) < 2 or seen.cdb[0] != Opcode.PR_IN:
         return ""
-    return _KINDS.get(service_action(seen.cdb), "")
+    action = in_action(service_action(seen.cdb))
+    return READ_AS[action].value if isinstance(action, InAction) else ""
 
 
 def _asked(options: str) -> str:

@@ -85,6 +85,8 @@ def shown(seen: Seen, kind: str | None, keys_read: Seen | None = None) -> Iterat
         yield Described("statement", seen.source, fields)
     if seen.reply:
         yield _reply(seen, kind)
+    if seen.raw:
+        yield _unnamed(seen, kind)
 
 
 class _Asked(NamedTuple):
@@ -202,6 +204,17 @@ def _outcome(seen: Seen) -> str:
 def _triple(triple: SenseTriple) -> Described:
     sense = Sense(FIXED, triple.key, triple.asc, triple.ascq)
     return Described("sense", _TRIPLE, (Field("sense", sense.text),), sense_explanations(sense))
+
+
+def _unnamed(seen: Seen, kind: str | None) -> Described:
+    """Bytes of which no line says what they are: what they are beyond doubt, else of that kind."""
+    try:
+        return describe(seen.raw)
+    except UsageError as error:
+        if kind is not None:
+            return describe(seen.raw, kind)
+        where = f"{seen.file}: " if seen.file else f"line {seen.line}: "
+        raise UsageError(f"{where}{error.message}", hint=error.hint) from error
 
 
 def _reply(seen: Seen, kind: str | None) -> Described:

@@ -12,7 +12,7 @@ from typing import Final
 
 from prtrace.errors import MalformedError, UsageError
 from prtrace.scsi.cdb import cdb_length, parse_cdb
-from prtrace.scsi.codes import Opcode, ReservedCode
+from prtrace.scsi.codes import InAction, Opcode, ReservedCode
 from prtrace.scsi.designator import IdentificationPage
 from prtrace.scsi.forms import (
     READ_FULL_STATUS,
@@ -41,6 +41,14 @@ class DecodeAs(enum.Enum):
 
 
 CHOICES = tuple(form.value for form in DecodeAs)
+
+READ_AS: Final = {
+    InAction.READ_KEYS: DecodeAs.KEYS,
+    InAction.READ_RESERVATION: DecodeAs.RESERVATION,
+    InAction.REPORT_CAPABILITIES: DecodeAs.CAPABILITIES,
+    InAction.READ_FULL_STATUS: DecodeAs.FULL_STATUS,
+}
+"""What the reply to a PERSISTENT RESERVE IN is."""
 
 _OURS: Final = (
     Opcode.RESERVE_6,
@@ -138,11 +146,14 @@ def recognise(raw: bytes) -> DecodeAs:
     if len(forms) == 1 and forms[0] in _MARKED:
         return forms[0]
     could_be = " or ".join(form.value for form in forms)
+    choices = [form.value for form in forms] or CHOICES
     raise UsageError(
         f"{len(raw)} bytes could be {could_be}: nothing in them says which"
         if forms
         else f"{len(raw)} bytes carry no mark that says what they are",
-        hint=f"name it with --as: {', '.join(CHOICES)}",
+        hint=f"name it with --as {choices[0]}, if it is that"
+        if len(choices) == 1
+        else f"name it with --as: {', '.join(choices)}",
     )
 
 

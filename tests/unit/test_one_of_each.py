@@ -46,6 +46,7 @@ HOMES = {
 # is a part of a log line's grammar there.
 DECLARES = {
     "reading PR state": {
+        "paste/joined.py",
         "paste/sosreport.py",
         "scsi/cdb.py",
         "scsi/describe.py",

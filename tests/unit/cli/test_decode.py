@@ -119,6 +119,49 @@ def test_a_key_says_once_whose_it_may_be(prtrace):
     text = "  PR generation=0x1c, 2 registered reservation keys follow:\n"
     text += "    0x1000000000000007\n    0x1000000000000007\n"
     done = prtrace("decode", "-", stdin=text * 2)
-    said = " ".join(lines(done)).replace("    ", "")
-    assert said.count("may be LVM, host id 7's") == 1
+    said = " ".join(" ".join(lines(done)).split())
+    assert said.count("may be of LVM, host id 7: ") == 1
     assert "that is no proof" in said
+
+
+LIST = "00 00 00 00 36 83 00 02 00 00 00 00 36 83 00 01 00 00 00 00 00 00 00 00"
+PREEMPT = "5f 05 05 00 00 00 00 00 18 00"
+
+
+def test_files_one_after_the_other(prtrace, tmp_path):
+    """The parameter list is that of the CDB in the file before it, so --as is not needed."""
+    (tmp_path / "cdb.txt").write_text(f"0000  {PREEMPT}\n")
+    (tmp_path / "data.txt").write_text(LIST)
+    (tmp_path / "sense").write_bytes(bytes.fromhex("700006000000000a000000002a0500000000"))
+    names = [tmp_path / name for name in ("cdb.txt", "data.txt", "sense")]
+    done = prtrace("decode", *names)
+    assert done.returncode == 0, done.stderr
+    assert "away from other" in done.stdout
+    assert f"{names[0]}, line 1:" in done.stdout
+    found = json.loads(prtrace("decode", "--json", *names).stdout)
+    assert [each["kind"] for each in found["found"]] == ["cdb", "out", "sense"]
+    assert [each["file"] for each in found["found"]] == [str(names[at]) for at in (0, 0, 2)]
+    schema = json.loads(resources.files("prtrace.schema").joinpath("decode.1.json").read_text())
+    jsonschema.validate(found, schema)
+
+
+def test_of_several_files_the_one_that_cannot_be_read_is_named(prtrace, tmp_path):
+    (tmp_path / "cdb.txt").write_text(PREEMPT)
+    (tmp_path / "odd.txt").write_text("odd")
+    (tmp_path / "data.txt").write_text(LIST)
+    for names, words in (
+        (("cdb.txt", "odd.txt"), "odd.txt: hex text"),
+        (("cdb.txt", "missing.txt"), "missing.txt: No such file"),
+        (("data.txt", "cdb.txt"), "data.txt: 24 bytes could be out"),
+    ):
+        done = prtrace("decode", *(tmp_path / name for name in names))
+        assert done.returncode != 0
+        assert words in done.stderr
+        assert "hint: " in done.stderr or "No such file" in done.stderr
+    assert "--as out, if" in prtrace("decode", tmp_path / "data.txt").stderr
+
+
+def test_words_of_hex_are_no_files(prtrace, tmp_path, monkeypatch):
+    (tmp_path / "00").write_text("no hex")
+    monkeypatch.chdir(tmp_path)
+    assert "PREEMPT AND ABORT" in prtrace("decode", *PREEMPT.split()).stdout

@@ -215,3 +215,31 @@ def test_any_text(text):
 @pytest.mark.parametrize("count", [1, 2, 16])
 def test_bytes_that_are_blanks_are_no_empty_column(count):
     assert parse_hex(hexdump(b" " * count)) == b" " * count
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (r"b'\x00\x12A'", "Python"),
+        (r'b"\x00\x12"', "Python"),
+        ("00000000: 00000000 01000000 00000000 02000000  ................", "byte order"),
+        (" 00000000 01000000\n 00000000 00000001", "byte order"),
+        ("00000000: 0100000000000000 0200000000000000", "byte order"),
+        ("000000 0100000000000000 0200000000000000\n000010 0000000100000000", "byte order"),
+        ("[0, 0, 0, 18, 0, 0, 1, 0]", "decimal"),
+        ("   0   0   0  18   0   0", "decimal"),
+        ("0 1 2 3\n10 11 12 13", "decimal"),
+    ],
+)
+def test_what_may_mean_other_bytes_is_refused(text, words):
+    with pytest.raises(MalformedError, match=words) as caught:
+        parse_hex(text)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["5f 1 5 0", "0x1 0x10", "00 01 10", "5f0605000000 001800", "0000000000000001", "1 2 3"],
+)
+def test_what_can_mean_one_thing_only_is_read(text):
+    assert parse_hex(text)

@@ -5,6 +5,7 @@ STATUS has the two registrations of two-nexuses.full-status.hex.
 """
 
 import ctypes
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -243,3 +244,51 @@ def test_the_command_line_names_the_device():
     keys = transcripts("1.46")["nk-H"]
     assert only(f"# sg_persist -nkH /dev/sdd\n{keys}").device == "sdd"
     assert only(f"# sg_persist -nkH sdd\n{keys}").device == "", "a word may be a file's name"
+
+
+TWICE = [
+    ("s", "facts", 2),
+    ("c", "facts", 2),
+    ("k", "reply", 2),
+    ("r", "reply", 2),
+    ("raw", "reply", 2),
+    ("conflict", "status", 2),
+    ("rawconflict", "status", 2),
+    ("rawua", "triple", 2),
+]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(("name", "what", "count"), TWICE)
+def test_answers_one_after_the_other_are_each_there(version, name, what, count):
+    """As a loop over disks prints them."""
+    printed = transcripts(version)[name]
+    found = read_text(printed * count)
+    assert len(found) == count
+    assert len({getattr(each, what) for each in found}) == 1
+    assert all(getattr(each, what) for each in found)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("first", ["conflict", "rawconflict", "rawua", "k", "s", "raw"])
+@pytest.mark.parametrize("second", ["k", "r", "s", "c", "raw", "conflict", "rawua"])
+def test_an_outcome_and_a_reply_of_another_command_are_not_joined(version, first, second):
+    printed = transcripts(version)
+    alone = [replace(only(printed[name]), line=0) for name in (first, second)]
+    found = [replace(each, line=0) for each in read_text(printed[first] + printed[second])]
+    assert found == alone
+
+
+def test_lines_of_a_log_inside_a_transcript_are_the_logs():
+    text = (
+        "# sg_persist -v --out --register --param-sark=0xabc /dev/sdb\n"
+        "    Persistent reservation out cdb: [5f 00 00 00 00 00 00 00 18 00]\n"
+        "[    5.100000] sd 3:0:0:0: [sdq] tag#7 Sense Key : Unit Attention [current]\n"
+        "[    5.100000] sd 3:0:0:0: [sdq] tag#7 Add. Sense: Registrations preempted\n"
+        "PR out (Register): command successful\n"
+        "[    6.000000] sd 3:0:0:0: reservation conflict\n"
+    )
+    mine, news, conflict = read_text(text)
+    assert (mine.device, mine.status, mine.triple) == ("sdb", 0, None)
+    assert (news.device, news.triple) == ("sdq", SenseTriple(6, 0x2A, 5))
+    assert (conflict.nexus, conflict.status) == ("3:0:0:0", 0x18)

@@ -181,7 +181,13 @@ def test_places_are_those_of_the_standard():
 def test_json_fits_its_schema(path):
     schema = json.loads(resources.files("prtrace.schema").joinpath("decode.1.json").read_text())
     raw, kind = capture(path.name)
-    found = {"source": None, "line": None, "device": None, **describe(raw, kind).as_json()}
+    found = {
+        "file": None,
+        "source": None,
+        "line": None,
+        "device": None,
+        **describe(raw, kind).as_json(),
+    }
     jsonschema.validate({"schema": "prtrace.decode/1", "found": [found]}, schema)
 
 
