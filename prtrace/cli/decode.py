@@ -67,7 +67,7 @@ def command(parts: tuple[str, ...], *, kind: str | None, as_json: bool) -> int:
 
     A file holds bytes, hex text or dumps of any common form, or what other
     programs printed: sg_persist, sg_raw, the kernel's log and tracepoints,
-    ESXi, QEMU, LIO.  CDBs and sense data are recognised; lists and replies
+    ESXi, QEMU, LIO, tshark -x of iSCSI.  CDBs and sense data are recognised; lists and replies
     look alike: the CDB in front of them names them, or else --as has to.
 
     Below the fields stand what the command does, why it may have been refused,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from prtrace.errors import MalformedError
-from prtrace.paste import kernel, lio, multipath, qemu, sg_utils, vmkernel
+from prtrace.paste import iscsi, kernel, lio, multipath, qemu, sg_utils, tshark, vmkernel
 from prtrace.paste.hexdump import parse_runs
 from prtrace.paste.joined import joined
 from prtrace.paste.seen import Seen, SenseTriple
@@ -38,6 +38,15 @@ def read_text(text: str) -> bytes | tuple[Seen, ...]:
     if (status := _DEVICE_STATUS.fullmatch(text.strip())) is not None:
         return (Seen(source=vmkernel.SOURCE, line=1, status=int(status["status"], 16)),)
     lines = [line[:_LONGEST] for line in text.splitlines()]
+    if number := tshark.tree(lines):
+        raise MalformedError(
+            "tshark -V", f"line {number}: a tree of fields is not read", hint=tshark.HINT
+        )
+    columns = [tshark.is_columns(line) for line in lines]
+    if any(columns):
+        return _captured(
+            ["" if left_out else line for line, left_out in zip(lines, columns, strict=True)]
+        )
     found = sorted(_said(lines), key=lambda each: each.line)
     if found:
         return tuple(found)
@@ -47,12 +56,28 @@ def read_text(text: str) -> bytes | tuple[Seen, ...]:
         if len(lines) <= 1 and error.hint:
             raise
         raise MalformedError(error.what, error.problem, hint=error.hint or _KNOWN) from error
+    if any(iscsi.is_frame(run.raw) for run in runs):
+        return tuple(sorted(iscsi.read(runs), key=lambda each: each.line))
     if len(runs) > 1:
         return tuple(joined(Seen(source="", line=run.line, raw=run.raw) for run in runs))
     raw = runs[0].raw
     if len(raw) == _TRIPLE_SIZE and raw[0] <= _SENSE_KEY_MAX:
         return (Seen(source="", line=1, triple=SenseTriple(*raw)),)
     return raw
+
+
+def _captured(lines: list[str]) -> tuple[Seen, ...]:
+    """What the frames below tshark's columns say."""
+    if not any(line.strip() for line in lines):
+        raise MalformedError(
+            "tshark",
+            "its columns have neither service action nor keys",
+            hint=tshark.HINT,
+        )
+    runs = parse_runs("\n".join(lines))
+    if not any(iscsi.is_frame(run.raw) for run in runs):
+        raise MalformedError("tshark", "no frame has whole iSCSI PDUs", hint=tshark.HINT)
+    return tuple(sorted(iscsi.read(runs), key=lambda each: each.line))
 
 
 def _said(lines: list[str]) -> Iterator[Seen]:

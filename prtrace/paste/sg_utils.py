@@ -17,16 +17,12 @@ from prtrace.paste.hexdump import parse_hex
 from prtrace.paste.seen import GOOD, Seen, SenseTriple
 from prtrace.paste.sense_words import additional_sense, sense_key
 from prtrace.scsi import forms
-from prtrace.scsi.cdb import service_action
 from prtrace.scsi.codes import (
-    InAction,
-    Opcode,
     Status,
-    in_action,
     titled_action,
     titled_type,
 )
-from prtrace.scsi.recognise import READ_AS
+from prtrace.scsi.recognise import reply_to
 from prtrace.scsi.reply import ReadKeys, ReadReservation, ReservationDescriptor
 
 SOURCE: Final = "sg3_utils"
@@ -228,10 +224,10 @@ class _Step:
             if found["sense"]:
                 self.part = _Part.RAW_SENSE
                 return replace(seen, sense=data)
-            return self._reply(_Part.HEX, seen, data, _kind(seen))
+            return self._reply(_Part.HEX, seen, data, reply_to(seen.cdb))
         if _DUMP_LINE.fullmatch(line):
             self.at -= 1
-            return self._reply(_Part.HEX, seen, self._dump(), _kind(seen))
+            return self._reply(_Part.HEX, seen, self._dump(), reply_to(seen.cdb))
         if (found := _STATUS.fullmatch(text)) is not None:
             self.part = _Part.STATUS
             status = _STATUSES.get(found["status"].lower())
@@ -265,7 +261,7 @@ class _Step:
                 "sg_persist -H",
                 f"line {self._number}: ADDITIONAL LENGTH is {length}, {len(behind)} bytes follow",
             )
-        return self._reply(_Part.HEX, seen, header + behind, _kind(seen))
+        return self._reply(_Part.HEX, seen, header + behind, reply_to(seen.cdb))
 
     def _keys(self, found: re.Match[str], seen: Seen) -> Seen:
         keys: list[int] = []
@@ -329,14 +325,6 @@ class _Step:
         return self._reply(
             _Part.WORDS, seen, ReadReservation(generation, held).build(), "reservation"
         )
-
-
-def _kind(seen: Seen) -> str:
-    """What a reply to the command is, "" where the command is not there."""
-    if len(seen.cdb) < 2 or seen.cdb[0] != Opcode.PR_IN:
-        return ""
-    action = in_action(service_action(seen.cdb))
-    return READ_AS[action].value if isinstance(action, InAction) else ""
 
 
 def _asked(options: str) -> str:

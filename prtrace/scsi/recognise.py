@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Final
 
 from prtrace.errors import MalformedError, UsageError
-from prtrace.scsi.cdb import cdb_length, parse_cdb
-from prtrace.scsi.codes import InAction, Opcode, ReservedCode
+from prtrace.scsi.cdb import cdb_length, parse_cdb, service_action
+from prtrace.scsi.codes import InAction, Opcode, ReservedCode, in_action
 from prtrace.scsi.designator import IdentificationPage
 from prtrace.scsi.forms import (
     READ_FULL_STATUS,
@@ -130,6 +130,14 @@ _FITS: dict[DecodeAs, Callable[[bytes], bool]] = {
     DecodeAs.SENSE: _sense,
     DecodeAs.VPD83: _vpd83,
 }
+
+
+def reply_to(cdb: bytes) -> str:
+    """What the reply to a PERSISTENT RESERVE IN is, as one of CHOICES; "" for other commands."""
+    if len(cdb) < 2 or cdb[0] != Opcode.PR_IN:
+        return ""
+    action = in_action(service_action(cdb))
+    return READ_AS[action].value if isinstance(action, InAction) else ""
 
 
 def plausible_forms(raw: bytes) -> tuple[DecodeAs, ...]:
