@@ -38,7 +38,6 @@ if not INSIDE:  # where importing hypothesis takes ten seconds
 
 
 NOT_SEEN_YET = (
-    "tests/agent/test_faults.py::test_a_store_that_is_replaced_by_an_older_one",
     "tests/agent/test_faults.py::test_an_agent_that_stands_still_for_a_minute",
     "tests/agent/test_faults.py::test_a_store_that_cannot_be_written_any_more",
     "tests/agent/test_siege.py",

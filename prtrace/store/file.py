@@ -31,7 +31,11 @@ class File(NamedTuple):
         return cls(found.st_dev, found.st_ino)
 
     def require_same(self, path: Path) -> None:
-        """Raise StoreError where path is gone, another file, or no database of prtrace."""
+        """Raise StoreError where path is gone, another file, or no database of prtrace.
+
+        And where its file system is read-only: ext4 becomes so after an error, and lets a write to
+        an open file seem to succeed that never reaches the disk.
+        """
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as error:
@@ -39,6 +43,7 @@ class File(NamedTuple):
         try:
             found = os.fstat(fd)
             header = os.pread(fd, _HEADER, 0)
+            readonly = os.fstatvfs(fd).f_flag & os.ST_RDONLY
         except OSError as error:
             raise damaged(path, f"its header cannot be read: {error.strerror}") from error
         finally:
@@ -52,6 +57,11 @@ class File(NamedTuple):
             int.from_bytes(header[_APPLICATION], "big") != APPLICATION_ID
         ):
             raise damaged(path, "its header was overwritten")
+        if readonly:
+            raise StoreError(
+                f"the file system of {path} is read-only",
+                hint="see the kernel's log for why, make it writable, and restart the agent",
+            )
 
 
 class ReplacedError(StoreError):

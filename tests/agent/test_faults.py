@@ -126,6 +126,11 @@ def test_a_store_that_is_damaged_is_given_nothing_more(agent: Agent, unit: Unit)
     check_oracle(shown, unit)
 
 
+def device_of(path: Path) -> str:
+    number = path.stat().st_dev
+    return f"{os.major(number)}:{os.minor(number)}"
+
+
 @contextlib.contextmanager
 def own_file_system() -> Iterator[Callable[..., None]]:
     """An ext4 of its own, mounted at ELSEWHERE; what is given runs mount with these words."""
@@ -138,7 +143,7 @@ def own_file_system() -> Iterator[Callable[..., None]]:
     def mount(*words: str) -> None:
         subprocess.run(["mount", *words, str(ELSEWHERE)], check=True, timeout=60)
 
-    mount("-o", "loop", str(IMAGE))
+    mount("-o", "loop,errors=remount-ro", str(IMAGE))
     try:
         yield mount
     finally:
@@ -155,11 +160,12 @@ def test_a_store_that_cannot_be_written_any_more(unit: Unit) -> None:
     ):
         agent.settled(60)
         mark = newest(agent)
-        mount("-o", "remount,abort")
+        loop = Path(os.path.realpath(f"/dev/block/{device_of(ELSEWHERE)}")).name
+        Path(f"/sys/fs/ext4/{loop}/trigger_fs_error").write_text("of the test's")
+        until("it says so", lambda: "read-only" in agent.status()["status"]["store"]["problem"])
         load = Load(unit, 1)
         load.burst(50)
         total = load.end()
-        until("it says so", lambda: bool(agent.status()["status"]["store"]["problem"]))
         assert cli("show", unit.lu, socket=socket).returncode == 4
         agent.kill(signal.SIGTERM)
         subprocess.run(["umount", str(ELSEWHERE)], check=True, timeout=60)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,28 @@ def test_a_link_in_its_place(path: Path, tmp_path: Path) -> None:
     path.symlink_to(tmp_path / "moved.db")
     with pytest.raises(StoreError, match="cannot be looked at"):
         opened.require_same(path)
+
+
+LOOK = """
+import sys
+from pathlib import Path
+from prtrace.store.file import File
+File.of(Path(sys.argv[1])).require_same(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount")
+@pytest.mark.parametrize("how", ["rw", "ro"])
+def test_a_file_system_that_is_read_only(path: Path, how: str) -> None:
+    script = (
+        f'mount --bind "$1" "$1" && mount -o remount,bind,{how} "$1" && exec "$2" -c "$3" "$4"'
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", path.parent, sys.executable, LOOK, path],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ("is read-only" in done.stderr) == (how == "ro"), done.stderr
+    assert (done.returncode == 0) == (how == "rw"), done.stderr
