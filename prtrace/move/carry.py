@@ -112,6 +112,8 @@ class UnitReport:
     remains: tuple[str, ...] = ()
     """What is left or lacking here, for people: paths, keys that multipathd keeps."""
     removed: tuple[str, ...] = ()
+    stands: bool = False
+    """Something that the move did here stands, by this call or by an earlier one."""
 
     def to_json(self) -> dict[str, Any]:
         """One element of "units" of prtrace.move/2."""
@@ -300,7 +302,7 @@ class Carrier:
         ]
         if self.sent or lacking or not word.good or word in (Word.PREPARED, Word.COMMITTED):
             remains += [f"{nexus} takes no commands" for nexus in unusable]
-            remains += [f"{nexus} is not on this host any more" for nexus in gone]
+            remains += [f"{nexus} is not among the paths here any more" for nexus in gone]
         return UnitReport(
             self.side.lu,
             self.side.name,
@@ -313,6 +315,7 @@ class Carrier:
             planned,
             (*remains, *self.remains),
             tuple(self.removed),
+            bool(self.sent or self.position.lines.nexuses or self.position.lines.told),
         )
 
     def _stop(self, word: Word, why: str) -> None:

@@ -242,6 +242,10 @@ def looked(plan: Plan, position: Position, reading: Reading) -> Position:
     if not reading.blind:
         return _decide(plan, position, sight_of(plan.view, reading))
     ask = _to_ask(plan, position.lines)
+    mute = tuple(nexus for nexus in ask if nexus in plan.unasked)
+    if mute:
+        # Nothing else tells whether it has the key.
+        return _ended(position, Word.IN_DOUBT, remains=mute)
     complete = position.counted == reading.generation and len(position.answers) == len(ask)
     if ask and not complete:
         if position.restarts >= LOOKS:
@@ -332,6 +336,9 @@ def _carry_out(plan: Plan, position: Position, sight: Sight, row: Row, cell: Cel
         case Do.END | Do.VERIFY:
             word = cell.word or Word.IN_DOUBT
             told = word.may_run or (plan.verb is Verb.LATE_COMMIT and word is Word.DONE)
+            if told and mine and all(nexus in plan.unasked for nexus in mine):
+                # The key is where nobody can write from here.
+                return _ended(position, Word.IN_DOUBT, row, (*mine, *plan.paths))
             if told and not plan.settles:
                 position = replace(position, lines=replace(lines, told=True))
             return _ended(position, word, row, _unserved(plan, position, sight, word))

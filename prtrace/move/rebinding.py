@@ -24,7 +24,10 @@ def rebound(entry: Entry, side: Side, boot: str) -> tuple[Entry, Side]:
     goes to it.  boot: names the time since this host's kernel started.
     """
     names, gone = {}, {nexus.nexus: nexus for nexus in side.gone}
-    for each in entry.nexuses:
+    known = {each.nexus for each in entry.nexuses}
+    # A journal of before has addresses alone, and nobody knows whose they were.
+    unknown = (RegisteredNexus(name, life=-1) for name in entry.lines.listed if name not in known)
+    for each in (*entry.nexuses, *unknown):
         found = today(each, entry, (path.nexus for path in side.paths), boot)
         if found is None:
             name = _name(each)

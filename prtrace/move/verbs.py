@@ -102,10 +102,10 @@ class Report:
         """0; 24 fenced, gone, taken back, changed or superseded; 4 in doubt; 1 refused, and at
         best 1 for a dry run of a verb whose 0 lets the guest run.
 
-        1 says that nothing was done: where another unit has been served meanwhile, it is 4.
+        1 says that nothing was done: where another unit has been served, it is 4.
         """
         codes = {unit.word.exit_code for unit in self.units}
-        if 1 in codes and any(unit.word.good and unit.sent for unit in self.units):
+        if 1 in codes and any(unit.word.good and unit.stands for unit in self.units):
             codes.add(InDoubtError.exit_code)
         if self.dry_run and self.verb in _TELLING:
             # 0 would say that the guest may run.

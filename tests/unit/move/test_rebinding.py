@@ -1,5 +1,6 @@
 """A nexus is its ports: a line of the journal is about it wherever it is, or about nobody."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,13 @@ from hypothesis import strategies as st
 from small_hosts import D1, LU, S1, Host, K, Target
 
 from prtrace.model import LocalNexus, ReservationType
-from prtrace.move.journal import DESTINATION, CarrierProcess, Entry, RegisteredNexus
+from prtrace.move.journal import (
+    DESTINATION,
+    CarrierProcess,
+    Entry,
+    RegisteredNexus,
+    stored_file,
+)
 from prtrace.move.lines import Lines, Worth
 from prtrace.move.rebinding import rebound
 from prtrace.move.side import LocalPath, Side
@@ -60,6 +67,29 @@ def test_a_session_that_did_not_come_back_keeps_the_key_and_is_named(tmp_path, m
     (unit,) = now({"7:0:0:0": D1}).moves().rollback(file, side="destination").units
     assert unit.word is Word.WITHDRAWN
     assert set(target.keys) == {S1}
+
+
+def test_a_guest_that_was_told_does_not_run_without_a_path_that_has_its_key(tmp_path, monkeypatch):
+    target, file, now = prepared(tmp_path, monkeypatch)
+    assert now({"2:0:0:0": D1}).moves().load(file).may_run
+    report = now({"3:0:0:0": E1}).moves().load(file)
+    assert ([unit.word for unit in report.units], report.may_run) == ([Word.IN_DOUBT], False)
+    assert target.holder == D1
+    assert now({"4:0:0:0": D1}).moves().load(file).may_run
+
+
+def test_a_journal_that_has_addresses_alone_proves_nothing(tmp_path, monkeypatch):
+    """As written before nexuses were remembered."""
+    target, file, now = prepared(tmp_path, monkeypatch)
+    there = now({"2:0:0:0": D1})
+    (path,) = (tmp_path / "d" / "move").glob("*.destination.journal")
+    line = json.loads(path.read_text().splitlines()[-1])
+    del line["nexuses"]
+    path.write_text(json.dumps(line) + "\n")
+    (unit,) = there.moves().rollback(file, side="destination").units
+    assert unit.word is Word.IN_DOUBT
+    assert stored_file(tmp_path / "d", file.id) is not None
+    assert D1 in target.keys
 
 
 NAMES = st.sampled_from([("naa.a", 1), ("naa.b", 1), ("naa.a", 2), (None, None)])

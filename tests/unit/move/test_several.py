@@ -182,11 +182,12 @@ def test_refused_is_said_only_where_nothing_was_done(pair):
     def late(_lu, _words):
         second.keys[PEER] = K
 
-    report = there.moves(progress=late).load(file)
-    assert Word.THIRD in words(report).values()
-    assert Word.COMMITTED in words(report).values()
-    assert (report.exit_code, report.may_run) == (4, False)
-    assert not any(unit["may_run"] for unit in report.to_json()["units"])
+    for moves in (there.moves(progress=late), there.moves()):  # called again, too
+        report = moves.load(file)
+        assert Word.THIRD in words(report).values()
+        assert Word.COMMITTED in words(report).values()
+        assert (report.exit_code, report.may_run) == (4, False)
+        assert not any(unit["may_run"] for unit in report.to_json()["units"])
 
 
 def test_settling_one_unit_leaves_the_file_to_the_other(pair):
