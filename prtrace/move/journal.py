@@ -25,7 +25,7 @@ from prtrace.linux.process import boot_id, same_start, start_of
 from prtrace.model import LocalNexus, Nexus
 from prtrace.move.lines import Lines
 from prtrace.move.machine import Newest
-from prtrace.move.savefile import parse_order
+from prtrace.move.savefile import WithPorts, parse_order
 from prtrace.move.table import Verb
 from prtrace.move.word import Word
 from prtrace.state.event import rfc3339
@@ -62,7 +62,7 @@ class CarrierProcess:
 
 
 @dataclass(frozen=True, slots=True)
-class RegisteredNexus:
+class RegisteredNexus(WithPorts):
     """What a nexus that the lines name was when they were written; see LocalNexus.
 
     nexus: its address then, which another can have by now.
@@ -72,20 +72,6 @@ class RegisteredNexus:
     initiator_port: str | None = None
     relative_target_port: int | None = None
     life: int = 0
-
-    @property
-    def named(self) -> bool:
-        """Whether both port names are known, which tell it from every other."""
-        return self.initiator_port is not None and self.relative_target_port is not None
-
-    def as_nexus(self, lu: str, name: Nexus) -> LocalNexus:
-        """In the form that readings are matched with, called name."""
-        return LocalNexus(
-            name,
-            lu,
-            initiator_port=self.initiator_port,
-            relative_target_port=self.relative_target_port,
-        )
 
     @classmethod
     def of(cls, nexus: LocalNexus) -> Self:

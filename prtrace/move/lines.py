@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from prtrace.errors import MalformedError
 from prtrace.model import Nexus, ReservationType
+from prtrace.move.savefile import flag
 
 
 class Worth(enum.Enum):
@@ -109,18 +110,12 @@ class Lines:
                 nexuses=tuple(
                     (str(nexus), Worth(each)) for nexus, each in sorted(given["nexuses"].items())
                 ),
-                prepared=_flag(given["prepared"]),
-                counted=_flag(given["counted"]),
-                preempted=_flag(given["preempted"]),
-                told=_flag(given["told"]),
+                prepared=flag(given["prepared"]),
+                counted=flag(given["counted"]),
+                preempted=flag(given["preempted"]),
+                told=flag(given["told"]),
                 released=None if released is None else ReservationType[released],
-                absent=_flag(given.get("absent", False)),
+                absent=flag(given.get("absent", False)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise MalformedError("journal", f"{type(error).__name__}: {error}"[:200]) from None
-
-
-def _flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"true or false was expected, not {value!r:.40}")
-    return value

@@ -28,8 +28,34 @@ _FAMILY: Final = "prtrace.save/"
 _WHAT: Final = "save file"
 
 
+class WithPorts:
+    """A nexus as a file keeps it: its address then, and its port names."""
+
+    __slots__ = ()
+    nexus: Nexus
+    initiator_port: str | None
+    relative_target_port: int | None
+
+    @property
+    def named(self) -> bool:
+        """Whether both port names are known, which tell the nexus from every other.
+
+        A relative target port of 0 is one: LIO's loopback has it since Linux 6.5.
+        """
+        return self.initiator_port is not None and self.relative_target_port is not None
+
+    def as_nexus(self, lu: str, name: Nexus) -> LocalNexus:
+        """The nexus in the form that readings are matched with, called name."""
+        return LocalNexus(
+            name,
+            lu,
+            initiator_port=self.initiator_port,
+            relative_target_port=self.relative_target_port,
+        )
+
+
 @dataclass(frozen=True, slots=True)
-class SavedPath:
+class SavedPath(WithPorts):
     """One of the source's nexuses.  registered: it had the key."""
 
     nexus: Nexus
@@ -39,27 +65,12 @@ class SavedPath:
     registered: bool
 
     @property
-    def named(self) -> bool:
-        """Whether both port names are known.  A relative target port of 0 is one: LIO's
-        loopback has it since Linux 6.5."""
-        return self.initiator_port is not None and self.relative_target_port is not None
-
-    @property
     def name(self) -> str:
         """What the nexus is called where its address may be another's by now: by its ports, as
         readings name a nexus that is not of this host."""
         if self.named:
             return f"{self.initiator_port},{self.relative_target_port}"
         return f"{self.nexus} (as it was saved)"
-
-    def as_path(self, lu: str, name: Nexus) -> LocalNexus:
-        """The nexus in the form that readings are matched with, called name."""
-        return LocalNexus(
-            name,
-            lu,
-            initiator_port=self.initiator_port,
-            relative_target_port=self.relative_target_port,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +254,7 @@ def _unit(value: object) -> SavedUnit:
         target=_text(given["target"]),
         key=key,
         type=None if given["type"] is None else ReservationType[_text(given["type"])],
-        held=_flag(given["held"]),
+        held=flag(given["held"]),
         generation=_number(given["generation"], 32),
         basis=_basis(given["basis"]),
         paths=tuple(_path(each) for each in _list(given["paths"])),
@@ -252,7 +263,7 @@ def _unit(value: object) -> SavedUnit:
             for each in map(_object, _list(given["others"]))
         ),
         leftovers=tuple(_text(each) for each in _list(given["leftovers"])),
-        aptpl=None if given.get("aptpl") is None else _flag(given["aptpl"]),
+        aptpl=None if given.get("aptpl") is None else flag(given["aptpl"]),
     )
     if unit.held and unit.type is None:
         raise ValueError("it contradicts itself")
@@ -266,7 +277,7 @@ def _path(value: object) -> SavedPath:
         _text_or_none(given["device"]) or "",
         _text_or_none(given["initiator_port"]),
         _number(given["relative_target_port"], 16),
-        _flag(given["registered"]),
+        flag(given["registered"]),
     )
 
 
@@ -316,7 +327,8 @@ def _object(value: object) -> Mapping[str, Any]:
     return value
 
 
-def _flag(value: object) -> bool:
+def flag(value: object) -> bool:
+    """A JSON true or false; TypeError for anything else."""
     if not isinstance(value, bool):
         raise TypeError(f"true or false was expected, not {value!r:.40}")
     return value

@@ -174,7 +174,7 @@ def find_saved_sides(
 def _saved_side(inventory: Inventory, unit: SavedUnit, *, by_address: bool) -> Side:
     here = inventory.units.get(unit.lu)
     nexuses = () if here is None else here.nexuses
-    ports = {port_names(path.as_path(unit.lu, path.nexus)) for path in unit.paths if path.named}
+    ports = {port_names(path.as_nexus(unit.lu, path.nexus)) for path in unit.paths if path.named}
     addresses = {path.nexus for path in unit.paths if not path.named and by_address}
     found = tuple(
         nexus for nexus in nexuses if port_names(nexus) in ports or nexus.nexus in addresses
@@ -193,10 +193,10 @@ def _saved_side(inventory: Inventory, unit: SavedUnit, *, by_address: bool) -> S
     return replace(
         side,
         gone=tuple(
-            path.as_path(unit.lu, path.name) for path in gone if path.named or path.registered
+            path.as_nexus(unit.lu, path.name) for path in gone if path.named or path.registered
         ),
     )
 
 
 def _names(path: SavedPath) -> tuple[str, int | None] | Nexus:
-    return port_names(path.as_path("", path.nexus)) if path.named else path.nexus
+    return port_names(path.as_nexus("", path.nexus)) if path.named else path.nexus

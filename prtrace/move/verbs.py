@@ -752,7 +752,7 @@ def _dry(report: UnitReport) -> UnitReport:
 
 
 def _source_paths(unit: SavedUnit) -> tuple[LocalNexus, ...]:
-    return tuple(path.as_path(unit.lu, OTHER_SIDE + path.nexus) for path in unit.paths)
+    return tuple(path.as_nexus(unit.lu, OTHER_SIDE + path.nexus) for path in unit.paths)
 
 
 def _sides(devices: Sequence[str]) -> tuple[Side, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections import Counter
 from pathlib import Path
@@ -13,6 +14,9 @@ SOURCES = {
     str(path.relative_to(PACKAGE)): path.read_text(encoding="utf-8")
     for path in sorted(PACKAGE.rglob("*.py"))
 }
+
+TRIVIAL = 40
+"""Characters of a function's body; a shorter one may stand in two places."""
 
 # What it is: the file that has it, and what gives a copy away.
 HOMES = {
@@ -63,6 +67,20 @@ def test_there_is_no_second_copy(what: str) -> None:
     assert home in found, f"{pattern} would find no copy of {what}"
     copies = found - {home} - DECLARES.get(what, set())
     assert not copies, f"{what} has its place in {home}"
+
+
+def test_no_function_is_written_twice() -> None:
+    """Alike to the letter but for names and docstrings of the functions; trivial ones may be."""
+    homes: dict[str, list[str]] = {}
+    for name, text in SOURCES.items():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                documented = ast.get_docstring(node) is not None
+                body = "\n".join(map(ast.unparse, node.body[documented:]))
+                if len(body) > TRIVIAL:
+                    homes.setdefault(body, []).append(f"{name}:{node.name}")
+    assert len(homes) > 500, "the walk finds no functions"
+    assert not [found for found in homes.values() if len(found) > 1]
 
 
 def test_a_class_name_has_one_meaning() -> None:
