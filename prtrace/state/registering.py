@@ -30,7 +30,8 @@ def register(draft: Draft, seen: PrOut) -> None:
     held = draft.reservation
     alone = not seen.all_tg_pt and _of_all_ports(draft, seen)
     # Siblings of a registration made with ALL_TG_PT may change with it, the holder among them.
-    spreads = seen.all_tg_pt and held is not None and seen.nexus in draft.registrations
+    registered = seen.nexus in draft.registrations or not draft.known(Fact.REGISTRATIONS)
+    spreads = seen.all_tg_pt and held is not None and (registered or unknown_nexus(draft, seen))
     if seen.sa_key:
         _add_or_change(draft, seen)
     else:

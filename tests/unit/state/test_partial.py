@@ -271,6 +271,14 @@ def test_an_unregistration_may_take_its_siblings_at_other_target_ports_along() -
     assert Fact.REGISTRATIONS in doubted(left)
 
 
+def test_a_sibling_that_nobody_knows_to_be_registered_may_take_the_holder_along() -> None:
+    """Registered at all target ports by one path, and unregistered there by another."""
+    state = send(start({}), A, Action.REGISTER, 0, 1, all_tg_pt=True).state
+    state = send(state, A, Action.RESERVE, 1, 0, WERO).state
+    state = send(state, B, Action.REGISTER_AND_IGNORE, 0, 0, all_tg_pt=True).state
+    assert Fact.RESERVATION in doubted(state)
+
+
 def test_a_registration_that_is_in_doubt_tells_no_target_port() -> None:
     """Two REGISTERs of one nexus overlapped: which of its target ports is left is not known."""
     path = LocalNexus(A, LU, initiator_port="naa.1", relative_target_port=1)
