@@ -67,6 +67,8 @@ class Moved:
     key: int
     types: tuple[str, str]
     """Of the reservation before and after, "" for none."""
+    recorded: bool
+    """Whether the commands that made it were seen; else a fence by the same key looks like it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,7 @@ def _arrived(
     ]
     came = ", ".join(_named(before, each, ports) for each in taken) or "a nexus that is not known"
     doubts = (*_doubts(before), *_doubts(after))
-    moved = Moved(key, (_type(before), _type(after)))
+    moved = Moved(key, (_type(before), _type(after)), recorded=True)
     yield _incident(step, command.nexus, f"came here from {came}", moved, wrong, doubts, chain)
 
 
@@ -122,9 +122,16 @@ def _left(step: Step, before: LuState, ports: tuple[Ports, ...]) -> Iterator[Inc
             if other in after.paths
         ]
         went = ", ".join(_named(after, other, ports) for other in arrived)
-        chain = [observed(step, f"the key {key_text(each.key)} is not on {nexus} any more")]
+        chain = [
+            observed(step, f"the key {key_text(each.key)} is not on {nexus} any more"),
+            Link(
+                "a guest that moved leaves so; a host that fenced this one by the same key looks "
+                "the same from here",
+                Certainty.INFERRED,
+            ),
+        ]
         doubts = (*_doubts(before), *_doubts(after))
-        moved = Moved(each.key, (_type(before), _type(after)))
+        moved = Moved(each.key, (_type(before), _type(after)), recorded=False)
         yield _incident(step, nexus, f"went from here to {went}", moved, wrong, doubts, chain)
         return
 
@@ -168,7 +175,8 @@ def _incident(
         step.event.time,
         step.event.time,
         1,
-        f"the guest's key {key_text(moved.key)} {what}: {verdict}",
+        f"{'the' if moved.recorded else 'perhaps the'} guest's key {key_text(moved.key)} {what}: "
+        f"{verdict}",
         (*links, *chain),
         moved=moved,
     )

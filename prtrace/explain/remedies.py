@@ -48,13 +48,17 @@ def remedies(
     """
     told = list(found)
     moved = [each.moved for _, each in told if each.moved is not None]
-    keys = {each.key for each in moved}
+    keys = {each.key for each in moved if each.recorded}
+    perhaps = {each.key for each in moved} - keys
     lost = {(host or this, each.nexus): each.lost for host, each in told if each.lost is not None}
     # A guest that moved has left, and nobody fenced it.
     left = {place for place, each in lost.items() if each.key in keys}
     lost = {place: each for place, each in lost.items() if place not in left}
     stranger = list(_stranger(unit))
-    ways = [*_retype(unit, moved), *_return(unit, lost, left, this, fenced=not stranger)]
+    ways = [
+        *_retype(unit, moved),
+        *_return(unit, lost, left, this, fenced=not stranger, perhaps=perhaps),
+    ]
     made = [*_look(unit), *stranger, *ways]
     held = unit["reservation"]
     shared = held is None or held["type"] not in ("WE", "EA")
@@ -134,10 +138,12 @@ def _return(
     this: str,
     *,
     fenced: bool,
+    perhaps: Collection[int],
 ) -> Iterator[Remedy]:
     """To let paths in that are not registered.
 
     left: those whose guest moved away.  fenced: whether a lost key may be a cluster's fence.
+    perhaps: keys that another nexus has now, by a move or by a fence.
     """
     held = unit["reservation"]
     for path in unit["paths"]:
@@ -149,7 +155,16 @@ def _return(
             continue
         name = path["device"] or path["sg"] or path["nexus"]
         named = f"{name} of {host}" if host else name
-        if gone is not None:
+        if gone is not None and gone.key in perhaps:
+            yield Remedy(
+                f"{named} lost key {key_text(gone.key)}, and another nexus has that key now: the "
+                "guest moved there, or this host was fenced by one that uses the same key.  Ask "
+                "who has that nexus, and look at its recording, before anything is sent.",
+                "",
+                "nobody anything",
+                host,
+            )
+        elif gone is not None:
             yield _again(held, named, name, gone, host, fenced=fenced)
         elif held is not None:
             yield _register(unit, path, this)

@@ -23,7 +23,8 @@ _NAMED: Final = 2
 """Commands that are named of those whose order nobody knows; the others are counted."""
 _LOOKED_AT: Final = 200
 """The newest commands whose order is asked about."""
-_DEPENDS: Final = (IncidentKind.CONFLICT, IncidentKind.REFUSED)
+_LOST: Final = (IncidentKind.LOST_REGISTRATION, IncidentKind.LOST_RESERVATION)
+_DEPENDS: Final = (IncidentKind.CONFLICT, IncidentKind.REFUSED, *_LOST)
 
 
 def retold(joined: Joined) -> Iterator[tuple[str, Incident]]:
@@ -36,7 +37,11 @@ def retold(joined: Joined) -> Iterator[tuple[str, Incident]]:
         ahead = joined.ahead.get(host, 0)
         chain = [_link(joined, link, first, host) for link in each.chain]
         if first is not None and each.kind in _DEPENDS:
-            chain += _by_clocks(joined, each.chain[0].seq)
+            unordered = list(_by_clocks(joined, each.chain[0].seq))
+            chain += unordered
+            if unordered and each.kind in _LOST and chain[0].certainty is Certainty.OBSERVED:
+                # Whether it took this registration or one before it, the clocks alone tell.
+                chain[0] = replace(chain[0], certainty=Certainty.INFERRED)
         if first is not None and each.lost is not None and first.host == host:
             found = list(_may_have_taken(joined, each, each.lost))
             if found:
