@@ -77,14 +77,14 @@ def standing(state: LuState, nexus: Nexus) -> Standing:
 
 def may(state: LuState, nexus: Nexus, access: Access) -> Ruling:
     """Whether nexus may read or write the unit now, as far as the state knows."""
+    if state.doubted(Fact.RESERVATION):
+        return Ruling(None, "what is reserved is in doubt")
     if state.legacy_holder is not None and access is not Access.NONE:
         if state.legacy_holder == nexus:
             return Ruling(True, "this nexus holds the SPC-2 reservation")
         return Ruling(False, f"an SPC-2 RESERVE by {state.legacy_holder} refuses everybody else")
-    if not state.supported and not state.doubted(Fact.RESERVATION):
+    if not state.supported:
         return _FREE
-    if state.doubted(Fact.RESERVATION):
-        return Ruling(None, "what is reserved is in doubt")
     found = state.reservation
     held = None if found is None else found.type
     place = standing(state, nexus)

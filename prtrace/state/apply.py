@@ -92,6 +92,7 @@ def _unwatched(draft: Draft, state: LuState) -> LuState:
         draft.freeze(state),
         expected=LuState("").expected,
         legacy_holder=None,
+        legacy_doubt="",
         settled_ns=0,
         settled_by="",
         recent=(),
@@ -187,7 +188,8 @@ def _unsupported(draft: Draft, state: LuState, seen: Unsupported) -> Change:
         _doubt(draft, doubt.ALL, f"READ KEYS on {seen.nexus} is not known to the device any more")
         return Change(draft.freeze(state), "; ".join(draft.words))
     # SPC-2's: the device may check them before it knows that it lacks the others, or after.
-    doubts = tuple(each for each in state.doubts if each.reason.startswith(doubt.MET))
+    reason = state.legacy_doubt
+    doubts = doubt.added((), [Fact.RESERVATION] if reason else (), reason, seen.time)
     for each in state.under_way:
         doubts = doubt.added(doubts, each.facts, each.reason, seen.time)
     known = replace(state, target=draft.target)
@@ -203,6 +205,8 @@ def _anew(state: LuState, time: int) -> LuState:
         paths=state.paths,
         gone_since=state.gone_since,
         under_way=state.under_way,
+        legacy_holder=state.legacy_holder,
+        legacy_doubt=state.legacy_doubt,
     )
 
 

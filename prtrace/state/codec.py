@@ -92,6 +92,7 @@ def _but_recent(state: LuState) -> dict[str, Any]:
         "names_nexuses": state.names_nexuses,
         "under_way": [_under_way(each) for each in state.under_way],
         "gone_since": state.gone_since,
+        "legacy_doubt": state.legacy_doubt,
         "paths": [
             {**path_to_json(path.local), "since_ns": path.since_ns, "renewed": path.renewed}
             for path in state.paths.values()
@@ -169,6 +170,7 @@ def _state(document: Any) -> LuState:
         names_nexuses=_typed(fields.get("names_nexuses", True), bool),
         under_way=_list(fields.get("under_way", []), _read_under_way),
         gone_since=_optional(fields.get("gone_since"), int),
+        legacy_doubt=_typed(fields.get("legacy_doubt", ""), str),
         paths=MappingProxyType(_paths(fields)),
         confirmed=MappingProxyType(
             {
@@ -284,6 +286,7 @@ def _registration(each: Registration) -> dict[str, Any]:
         "initiator_port": each.initiator_port,
         "relative_target_port": each.relative_target_port,
         "maybe_local": each.maybe_local,
+        "all_ports": each.all_ports,
     }
 
 
@@ -299,6 +302,7 @@ def _read_registration(value: Any) -> Registration:
         initiator_port=_optional(fields["initiator_port"], str),
         relative_target_port=_optional(fields["relative_target_port"], int),
         maybe_local=_typed(fields["maybe_local"], bool),
+        all_ports=_typed(fields.get("all_ports", False), bool),
     )
 
 

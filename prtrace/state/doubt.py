@@ -13,9 +13,6 @@ from prtrace.state.unit import Doubt, Fact
 MAX_PER_FACT = 8
 """Doubts kept per fact; the oldest say where the trouble began, so they are the ones kept."""
 
-MET = "a command met a reservation of somebody else on "
-"""How the reason of a doubt begins that a device with SPC-2 reservations only never answers."""
-
 ALL = frozenset(Fact)
 NONE: frozenset[Fact] = frozenset()
 
@@ -40,11 +37,6 @@ def cleared(
     """Return doubts without those about facts; those for the lasting reasons stay."""
     gone = frozenset(facts)
     return tuple(doubt for doubt in doubts if doubt.what not in gone or doubt.reason in lasting)
-
-
-def without_met(doubts: Iterable[Doubt]) -> tuple[Doubt, ...]:
-    """Return doubts without those about a reservation of somebody else that a command met."""
-    return tuple(doubt for doubt in doubts if not doubt.reason.startswith(MET))
 
 
 def named(facts: Iterable[Fact]) -> str:

@@ -68,6 +68,7 @@ class Draft:
     names_nexuses: bool
     under_way: tuple[UnderWay, ...]
     gone_since: int | None
+    legacy_doubt: str
     quiet: bool = False
     """Set where the order of commands is not known: then no unit attention is expected."""
     words: list[str] = field(default_factory=list)
@@ -91,10 +92,24 @@ class Draft:
             self.aptpl = None
         self.doubts = added(self.doubts, facts, reason, self.seen.time)
 
+    def doubt_legacy(self, reason: str) -> None:
+        """Note that somebody else may have an SPC-2 reservation; the first reason is kept."""
+        if not self.legacy_doubt:
+            self.legacy_doubt = reason
+            self.doubt((Fact.RESERVATION,), reason)
+            self.say(f"in doubt: {Fact.RESERVATION.value} ({reason})")
+
+    def know_legacy(self, holder: Nexus | None) -> None:
+        """Note who has an SPC-2 reservation: nobody else."""
+        reason, self.legacy_doubt, self.legacy_holder = self.legacy_doubt, "", holder
+        self.doubts = tuple(each for each in self.doubts if not reason or each.reason != reason)
+
     def resolve(self, *facts: Fact) -> None:
         """Take the doubts about facts away."""
         if Fact.GENERATION in facts:
             self.spread = 0
+        if Fact.RESERVATION in facts:
+            self.legacy_doubt = ""
         if self.doubts:
             self.doubts = cleared(self.doubts, facts, [each.reason for each in self.under_way])
         # A bound kept some of them from being a doubt so far.
@@ -207,6 +222,7 @@ class Draft:
         self.registrations = {}
         self.unattributed = ()
         self.reservation = self.legacy_holder = None
+        self.legacy_doubt = ""
         self.generation = self.spread = self.anchor = None
         self.census = None
         self.expected = {}
@@ -270,6 +286,7 @@ class Draft:
             names_nexuses=self.names_nexuses,
             under_way=self.under_way,
             gone_since=self.gone_since,
+            legacy_doubt=self.legacy_doubt,
         )
 
 
@@ -314,4 +331,5 @@ def draft_of(state: LuState, seen: Observation) -> Draft:
         names_nexuses=state.names_nexuses,
         under_way=state.under_way,
         gone_since=state.gone_since,
+        legacy_doubt=state.legacy_doubt,
     )

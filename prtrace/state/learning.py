@@ -186,6 +186,7 @@ def _registrations(
             initiator_port=None if nexus in bound.swappable else each.initiator_port,
             relative_target_port=None if no_port else each.relative_target_port,
             maybe_local=nexus in bound.maybe_local,
+            all_ports=each.all_target_ports,
         )
     return result, tuple(each.key for each in bound.unplaced[:MAX_REGISTRATIONS])
 

@@ -63,16 +63,23 @@ def _of_all_ports(draft: Draft, seen: PrOut) -> bool:
     own = draft.registrations.get(seen.nexus)
     if own is None:
         return False
-    listed = draft.profile.lists_every_port
-    by_all = own.initiator_port is not None and own.relative_target_port is None
-    if listed and (seen.sa_key or not by_all):
-        return False
-    return any(
-        each is not own
-        and (is_wild(each) or (listed and each.relative_target_port is None))
-        and same_ports(each.initiator_port, own.initiator_port)
-        for each in draft.registrations.values()
+    others = (each for each in draft.registrations.values() if each is not own)
+    if not draft.profile.lists_every_port:
+        return any(is_wild(each) and _same_port(draft, each, own) for each in others)
+    # How the others were made may not be known.
+    takes_along = own.all_ports and not seen.sa_key
+    return takes_along and any(
+        each.key == own.key and _same_port(draft, each, own) for each in others
     )
+
+
+def _same_port(draft: Draft, one: Registration, other: Registration) -> bool:
+    """Whether both may be of one initiator port."""
+    ports = []
+    for each in (one, other):
+        path = draft.paths.get(each.nexus)
+        ports.append(each.initiator_port or (path.local.initiator_port if path else None))
+    return None in ports or same_ports(*ports)
 
 
 def span(adds: int | None) -> tuple[int, int]:
@@ -153,6 +160,7 @@ def _add_or_change(draft: Draft, seen: PrOut) -> None:
         by=seen.issuer,
         initiator_port=None if own is None else own.initiator_port,
         relative_target_port=None if own is None else own.relative_target_port,
+        all_ports=seen.all_tg_pt if own is None else own.all_ports,
     )
     draft.advance(1, 1, "")
     if not draft.put(new):

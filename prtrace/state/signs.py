@@ -21,7 +21,7 @@ from prtrace.model import (
 )
 from prtrace.state import expecting
 from prtrace.state.access import Standing, ruling
-from prtrace.state.doubt import ALL, MET, named, without_met
+from prtrace.state.doubt import ALL, named
 from prtrace.state.draft import Draft
 from prtrace.state.evidence import unknown_nexus
 from prtrace.state.order import overlaps
@@ -45,8 +45,7 @@ def note_attention(draft: Draft, seen: AttentionSeen) -> None:
     match seen.attention:
         case Attention.RESET:
             # It takes the place of others that wait (SAM-6 5.14.2), so it may hide them.
-            draft.legacy_holder = None
-            draft.doubts = without_met(draft.doubts)
+            draft.know_legacy(None)
             draft.anchor = None
             _doubt(draft, f"{where}: reset or power loss")
         case Attention.INFORMATION_LOST:
@@ -77,7 +76,7 @@ def note_conflict(draft: Draft, seen: ConflictSeen) -> None:
     where = f"RESERVATION CONFLICT{_on(seen.nexus)}"
     held = draft.reservation
     if not draft.confirmed and draft.legacy_holder is None:
-        _doubt(draft, f"{MET}{seen.nexus}", {Fact.RESERVATION})
+        draft.doubt_legacy(f"a command met a reservation of somebody else on {seen.nexus}")
     elif (
         overlaps(draft, seen)
         or not draft.known(Fact.RESERVATION)
@@ -111,25 +110,24 @@ def note_legacy(draft: Draft, seen: LegacyReserve) -> None:
     registered = bool(draft.registrations) or bool(draft.unattributed)
     match seen.outcome:
         case Outcome.DONE if seen.third_party:
-            _doubt(draft, f"SPC-2 {command} on {seen.nexus} for a third party", {Fact.RESERVATION})
+            draft.doubt_legacy(f"SPC-2 {command} on {seen.nexus} for a third party")
         case Outcome.DONE if seen.release:
             if draft.legacy_holder == seen.nexus:
                 draft.legacy_holder = None
                 draft.say("SPC-2 reservation released")
         case Outcome.DONE if not registered:
-            draft.legacy_holder = seen.nexus
-            draft.doubts = without_met(draft.doubts)
+            draft.know_legacy(seen.nexus)
             draft.say(f"SPC-2 reservation held by {seen.nexus}")
         case Outcome.DONE:
             _reserved_beside_registrations(draft, seen)
         case Outcome.CONFLICT:
             unexplained = not registered and draft.legacy_holder is None
             if unexplained and not draft.confirmed:
-                _doubt(draft, f"{MET}{seen.nexus}", {Fact.RESERVATION})
+                draft.doubt_legacy(f"SPC-2 {command} on {seen.nexus} met a reservation")
             elif unexplained and draft.known(Fact.REGISTRATIONS) and not overlaps(draft, seen):
                 _doubt(draft, f"SPC-2 {command} on {seen.nexus} met a RESERVATION CONFLICT")
         case Outcome.UNKNOWN:
-            _doubt(draft, f"SPC-2 {command} on {seen.nexus}: outcome unknown", {Fact.RESERVATION})
+            draft.doubt_legacy(f"SPC-2 {command} on {seen.nexus}: outcome unknown")
         case Outcome.NOT_EXECUTED:
             pass
     if not draft.words:

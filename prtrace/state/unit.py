@@ -51,6 +51,7 @@ class Registration:
     nanoseconds since the epoch.  by: who sent the REGISTER, where that was seen.
     maybe_local: read from the device, and it may be the registration of one of this host's
     nexuses whose own port names are not known, so that the two cannot be matched.
+    all_ports: it was made for all target ports, by ALL_TG_PT.
     """
 
     nexus: Nexus
@@ -62,6 +63,7 @@ class Registration:
     initiator_port: str | None = None
     relative_target_port: int | None = None
     maybe_local: bool = False
+    all_ports: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +184,8 @@ class LuState:
     unattributed: keys that READ KEYS showed and no known nexus accounts for, repeats included.
     expected: unit attentions that observed commands have raised and nobody has taken yet.
     legacy_holder: the nexus with an SPC-2 RESERVE active.
+    legacy_doubt: the reason of the doubt whether somebody else has one, "" for none.  On a device
+    that has no other reservations READ KEYS does not answer it.
     settled_ns: CLOCK_MONOTONIC completion of the newest command that was applied or reply
     that was learned from; a command submitted before it overlapped it.
     settled_by: the nexus of that command.  recent: the newest such commands, oldest first;
@@ -230,6 +234,7 @@ class LuState:
     names_nexuses: bool = True
     under_way: tuple[UnderWay, ...] = ()
     gone_since: int | None = None
+    legacy_doubt: str = ""
 
     @property
     def as_of(self) -> int | None:

@@ -207,10 +207,30 @@ def test_spc2_reserve_that_registrations_should_have_refused() -> None:
     state = apply(start({A: 1}), legacy(B)).state
     assert state.legacy_holder == B
     assert doubted(state) == DOUBT
-    assert may(state, A, Access.WRITE).allowed is False
+    assert may(state, A, Access.WRITE).allowed is None
     lost = RecordsLost(lu=LU, nexus=A, cause="ring full")
     state = apply(apply(start({A: 1}), lost).state, legacy(A)).state
     assert Fact.RESERVATION in doubted(state)
+
+
+def test_a_holder_by_spc2_that_is_in_doubt_lets_nobody_be_sure() -> None:
+    """A RELEASE of unknown outcome: another host may have reserved since."""
+    state = apply(
+        apply(start({}), legacy(A)).state, legacy(A, release=True, outcome=Outcome.UNKNOWN)
+    )
+    for nexus in (A, B):
+        assert may(state.state, nexus, Access.WRITE).allowed is None
+
+
+def test_a_reservation_of_spc2_stays_on_a_device_that_has_no_others() -> None:
+    none = Unsupported(lu=LU, nexus=A)
+    state = apply(apply(new_state(LU, OTHER), none).state, legacy(A)).state
+    state = apply(state, none).state
+    assert state.legacy_holder == A
+    assert may(state, B, Access.WRITE).allowed is False
+    for unsure in (legacy(B, outcome=Outcome.UNKNOWN), replace(legacy(B), third_party=True)):
+        state = apply(apply(new_state(LU, OTHER), none).state, unsure).state
+        assert may(apply(state, none).state, A, Access.WRITE).allowed is None
 
 
 @pytest.mark.parametrize("met", ["conflict", "RESERVE"])
