@@ -26,6 +26,11 @@ Examples:
 )
 @click.argument("devices", metavar="DEVICE...", nargs=-1, required=True)
 @click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path), help="not stdout")
+@click.option(
+    "--aptpl",
+    type=click.Choice(("yes", "no")),
+    help="whether registrations outlive a power loss, for an array that does not say it",
+)
 @guest_options
 @read_option
 @max_age_option
@@ -35,6 +40,7 @@ def command(
     devices: tuple[str, ...],
     *,
     output: Path | None,
+    aptpl: str | None,
     guest: str | None,
     pid: int | None,
     read: str,
@@ -48,7 +54,9 @@ def command(
     this host, too: prtrace moves lists it.
     """
     moves, reads = observed_moves(MoveOptions(state_dir), socket, read, max_age)
-    file = moves.save(devices, guest=guest, pid=pid, read=reads, host=sockets.gethostname())
+    persists = None if aptpl is None else aptpl == "yes"
+    host = sockets.gethostname()
+    file = moves.save(devices, guest=guest, pid=pid, read=reads, host=host, aptpl=persists)
     if output is None:
         click.echo(file.dump(), nl=False)
     else:

@@ -165,8 +165,9 @@ def refusal(entries: Mapping[str, Entry], file: SaveFile, verb: Verb) -> tuple[W
 
 _MAY_PERSIST = (
     "whether the registrations of this unit persist through power loss is not known: the device "
-    "does not know REPORT CAPABILITIES, and the source's agent saw no REGISTER; one without APTPL "
-    "would end it for everybody"
+    "does not know REPORT CAPABILITIES, and the source's agent has not seen it; a REGISTER "
+    "without APTPL would end it for everybody: save anew with --aptpl yes or no, as the array is "
+    "set up"
 )
 
 _TITLES = {

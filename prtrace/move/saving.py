@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from prtrace.errors import PrtraceError, UsageError
@@ -43,12 +44,14 @@ def save(
     host: str,
     guest: str = "",
     order: int,
+    aptpl: bool | None = None,
 ) -> SaveFile:
     """What is to travel, all units or none.
 
     units: as prtrace.show/1 has them, by designator.  verdicts: what check said of the sides
     on the same units; BlockedError or DoubtError unless each may move.  order: greater than that
-    of every earlier move of these units.  UsageError for a unit without a designator.
+    of every earlier move of these units.  aptpl: of all units, where it is known from outside.
+    UsageError for a unit without a designator.
     """
     verdicts = tuple(verdicts)
     match overall(verdicts):
@@ -60,7 +63,8 @@ def save(
             pass
 
     def one(verdict: UnitVerdict) -> SavedUnit:
-        return _saved(verdict, Facts.from_show(units[verdict.side.lu]))
+        facts = Facts.from_show(units[verdict.side.lu])
+        return _saved(verdict, facts if aptpl is None else replace(facts, aptpl=aptpl))
 
     saved = tuple(each(one, verdicts))
     return SaveFile(secrets.token_hex(16), order, time.time_ns(), host, guest, saved)

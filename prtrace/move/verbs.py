@@ -170,8 +170,12 @@ class Moves:
         pid: int | None = None,
         read: bool = False,
         host: str = "",
+        aptpl: bool | None = None,
     ) -> SaveFile:
         """What is to travel, all devices or none; it is stored here, too.
+
+        aptpl: whether registrations persist through power loss, where somebody knows it who has
+        set the array up; None for what the agent has seen.
 
         Raises BlockedError and DoubtError, see prtrace.move.saving.
         """
@@ -187,7 +191,9 @@ class Moves:
             name = asked.guest if asked is not None else ""
             orders = [entry.order for one in opened.values() for entry in one.entries.values()]
             order = _next_order(orders)
-            file = saving.save(known.units, verdicts, host=host, guest=name, order=order)
+            file = saving.save(
+                known.units, verdicts, host=host, guest=name, order=order, aptpl=aptpl
+            )
             journals.store_file(self._options.state_dir, file.id, file.dump())
             for unit in file.units:
                 entry = Entry(unit.lu, SOURCE, order, file.id, device=unit.device)

@@ -40,3 +40,11 @@ def test_what_the_device_does_not_say_the_source_may_know(tmp_path, monkeypatch,
         assert D1 not in target.keys
     else:
         assert (unit.word, sent) == (Word.PREPARED, [known])
+
+
+@pytest.mark.parametrize("told", [True, False, None])
+def test_who_set_the_array_up_can_say_it(tmp_path, monkeypatch, told):
+    target = Target({S1: K}, S1, WERO)
+    source = Host(target, {"1:0:0:0": S1}, tmp_path / "s", monkeypatch)
+    file = source.moves(source.observer()).save(["/dev/sda"], aptpl=told)
+    assert [unit.aptpl for unit in savefile.parse(file.dump()).units] == [told]
