@@ -239,6 +239,9 @@ def test_what_qemus_own_move_did_to_the_others_is_told(hosts: Hosts) -> None:
     hosts.b.shown()
     hosts.a.run("sg_turs", here.sg, expect=None)
     hosts.a.shown()
+    # Recordings are told apart by their hosts' names.
+    hosts.a.run("hostname", "node-a")
+    hosts.b.run("hostname", "node-b")
     recordings = {host: host.prtrace("record").stdout for host in (hosts.a, hosts.b)}
     for host, held in ((hosts.a, other.hctl), (hosts.b, other.initiator)):
         for name, each in (("a", hosts.a), ("b", hosts.b)):
