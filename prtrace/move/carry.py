@@ -303,7 +303,7 @@ class Carrier:
         ]
         if self.sent or lacking or not word.good or word in (Word.PREPARED, Word.COMMITTED):
             remains += [f"{nexus} takes no commands" for nexus in unusable]
-            remains += [f"{nexus} is not among the paths here any more" for nexus in gone]
+            remains += [f"no path here is known to be {nexus} now" for nexus in gone]
         return UnitReport(
             self.side.lu,
             self.side.name,

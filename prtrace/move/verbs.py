@@ -821,7 +821,8 @@ def _joined(verb: Verb, unit: SavedUnit, paths: Paths) -> tuple[Word, str]:
 
 def _device_now(inventory: Inventory, entry: Entry) -> str:
     """What to use for a unit that entry is about: its device, whose node another path can have by
-    now; then the path that the move registered, or all paths where it registered several."""
+    now; then the path that the move registered, or all paths where it registered several or that
+    one is gone."""
     unit = inventory.units.get(entry.lu)
     nexuses = () if unit is None else unit.nexuses
     boot = boot_id()
@@ -832,7 +833,7 @@ def _device_now(inventory: Inventory, entry: Entry) -> str:
         fits = side.lu == entry.lu and all(nexus in side.nexuses for nexus in mine)
     except NoSuchDeviceError:
         fits = False
-    if fits or not mine:
+    if fits or not entry.nexuses:
         return entry.device
     return (mine[0].device or mine[0].sg) if len(mine) == 1 else entry.lu
 

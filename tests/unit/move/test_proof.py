@@ -122,7 +122,7 @@ def test_a_source_path_that_is_gone_may_have_the_key(tmp_path, monkeypatch):
     source.unit = replace(source.unit, nexuses=source.unit.nexuses[:1])
     report = source.moves().finish(file)
     assert words(report) == [Word.IN_DOUBT]
-    assert report.units[0].remains == (f"{second[0]},2 is not among the paths here any more",)
+    assert report.units[0].remains == (f"no path here is known to be {second[0]},2 now",)
     assert set(target.keys) == {second, D1, PEER}
     # The file is kept for when the path returns.
     (left,) = verbs.moves_view(source.moves().moves())["moves"]
