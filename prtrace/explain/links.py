@@ -337,7 +337,9 @@ def author(steps: Sequence[Step], number: int, nexus: Nexus, key: int) -> Iterat
     """Who took key away from nexus while no command was seen to do it."""
     found = list(_may_have_been(steps, number, nexus, key))
     yield from found
-    if Attention.RESET in attentions_before(steps, number, nexus):
+    told = attentions_before(steps, number, nexus)
+    preempted = {Attention.REGISTRATIONS_PREEMPTED, Attention.RESERVATIONS_PREEMPTED}
+    if Attention.RESET in told and not told & preempted:
         return
     if any(each.certainty is Certainty.INFERRED for each in found):
         return

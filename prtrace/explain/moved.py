@@ -28,6 +28,8 @@ from prtrace.state.unit import Doubt, Fact, LuState
 
 _PREEMPTS: Final = (Action.PREEMPT, Action.PREEMPT_AND_ABORT)
 _REGISTERS: Final = (Action.REGISTER, Action.REGISTER_AND_IGNORE)
+_MOVERS: Final = ("qemu", "prtrace")
+"""How the names of programs begin that move a guest's reservation."""
 _WELL: Final = "it went right"
 
 
@@ -80,7 +82,7 @@ def _arrived(
     ]
     came = ", ".join(_named(before, each, ports) for each in taken) or "a nexus that is not known"
     doubts = (*_doubts(before), *_doubts(after))
-    moved = Moved(key, (_type(before), _type(after)), recorded=True)
+    moved = Moved(key, (_type(before), _type(after)), recorded=_is_mover(step))
     yield _incident(step, command.nexus, f"came here from {came}", moved, wrong, doubts, chain)
 
 
@@ -96,6 +98,12 @@ def _registered(steps: Sequence[Step], number: int, command: PrOut) -> int | Non
         same = known or _program(steps[place]) == _program(steps[number])
         return place if fits and same and found.outcome is Outcome.DONE else None
     return None
+
+
+def _is_mover(step: Step) -> bool:
+    """Whether the command is a guest's, or of a program that moves guests."""
+    issuer = step.event.issuer
+    return issuer is not None and bool(issuer.guest or issuer.comm.startswith(_MOVERS))
 
 
 def _program(step: Step) -> tuple[str, str]:

@@ -57,7 +57,7 @@ def remedies(
     stranger = list(_stranger(unit))
     ways = [
         *_retype(unit, moved),
-        *_return(unit, lost, left, this, fenced=not stranger, perhaps=perhaps),
+        *_return(unit, lost, left, this, perhaps),
     ]
     made = [*_look(unit), *stranger, *ways]
     held = unit["reservation"]
@@ -136,13 +136,11 @@ def _return(
     lost: Mapping[tuple[str, str], Lost],
     left: Collection[tuple[str, str]],
     this: str,
-    *,
-    fenced: bool,
     perhaps: Collection[int],
 ) -> Iterator[Remedy]:
     """To let paths in that are not registered.
 
-    left: those whose guest moved away.  fenced: whether a lost key may be a cluster's fence.
+    left: those whose guest moved away.
     perhaps: keys that another nexus has now, by a move or by a fence.
     """
     held = unit["reservation"]
@@ -165,18 +163,17 @@ def _return(
                 host,
             )
         elif gone is not None:
-            yield _again(held, named, name, gone, host, fenced=fenced)
+            yield _again(held, named, name, gone, host)
         elif held is not None:
             yield _register(unit, path, this)
 
 
-def _again(
-    held: Mapping[str, Any] | None, named: str, name: str, gone: Lost, host: str, *, fenced: bool
-) -> Remedy:
+def _again(held: Mapping[str, Any] | None, named: str, name: str, gone: Lost, host: str) -> Remedy:
     key = key_text(gone.key)
-    if gone.by in _PREEMPTS and fenced:
+    if gone.by in _PREEMPTS:
         return Remedy(
-            f"{named} was fenced: its key {key} was preempted.  Let its cluster let it in again, "
+            f"{named} was fenced, or taken by the holder: its key {key} was preempted.  Let its "
+            "cluster let it in again, "
             "once the node has been restarted or is known to be in order: what it has not written "
             "yet is older than the fence.  fence_scsi unfences a node when it joins; by hand:",
             f"fence_scsi -o on -n NODE -d {name}",
