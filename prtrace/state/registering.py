@@ -112,7 +112,8 @@ def prove(draft: Draft, nexus: Nexus, key: int) -> None:
         ):
             facts.add(Fact.RESERVATION)
         draft.anchor = None
-        draft.doubt(facts, f"{nexus} is one of {among} registrations with key 0x{key:x}")
+        which = f"one of {among} registrations" if among > 1 else "the registration"
+        draft.doubt(facts, f"{nexus} may be {which} with key 0x{key:x}")
     if draft.unattributed and key not in draft.unattributed and not own_key:
         draft.anchor = None
         draft.doubt((Fact.REGISTRATIONS,), f"{nexus} has key 0x{key:x}, which was not listed")

@@ -21,6 +21,7 @@ from prtrace.state.apply import apply
 from prtrace.state.codec import from_json, to_json
 from prtrace.state.decode import END_LOST
 from prtrace.state.doubt import MAX_PER_FACT
+from prtrace.state.draft import MAX_UNDER_WAY
 from prtrace.state.unit import Fact
 
 WE, EA = ReservationType.WE, ReservationType.EA
@@ -190,6 +191,23 @@ def test_doubts_that_found_no_room_come_back_with_what_is_under_way() -> None:
     assert len(state.under_way) == 1
     state = apply(from_json(to_json(state)), reading(500)).state
     assert doubted(state) >= {Fact.REGISTRATIONS}
+
+
+def test_more_commands_under_way_than_are_remembered() -> None:
+    state = start({A: 1})
+    for at in range(1, MAX_UNDER_WAY + 3):
+        state = send(
+            state, A, REGISTER, 1, 5, outcome=Outcome.UNKNOWN, problem="TIMEOUT",
+            timed_out=True, start_ns=at, done_ns=at + 1,
+        ).state  # fmt: skip
+    for at in range(1, MAX_UNDER_WAY + 1):
+        state = send(
+            state, A, REGISTER, 1, 5, outcome=Outcome.NOT_EXECUTED, start_ns=at, done_ns=9000
+        ).state
+    assert len(state.under_way) == 1
+    assert apply(state, reading(9500)).state.doubts
+    over = RecordsLost(lu=LU, nexus=A, cause=END_LOST, over=True, start_ns=9600, done_ns=9601)
+    assert not apply(apply(state, over).state, reading(9700)).state.doubts
 
 
 def test_a_lost_record_ends_no_command() -> None:
