@@ -403,8 +403,7 @@ def lost_abort(step: Step, seen: PrOut) -> Iterator[Link]:
     issuer = step.event.issuer
     if seen.action is not Action.PREEMPT or issuer is None or issuer.path is not IssuePath.IOC_PR:
         return
-    major = issuer.requested.partition(":")[0]
-    if major.isdecimal() and int(major) not in _DISK_MAJORS:
+    if _is_map(issuer.requested):
         yield Link(
             f"it was asked for on block device {issuer.requested}, which is no disk: if that is "
             "device-mapper and PREEMPT AND ABORT was asked for, Linux sent PREEMPT alone, and "
@@ -413,6 +412,14 @@ def lost_abort(step: Step, seen: PrOut) -> Iterator[Link]:
             step.event.time,
             step.event.seq,
         )
+
+
+def _is_map(requested: str) -> bool:
+    """Whether a command was asked for on a map, by the node's name or by its number."""
+    major = requested.partition(":")[0]
+    if major.isdecimal():
+        return int(major) not in _DISK_MAJORS
+    return requested.startswith(("/dev/dm-", "/dev/mapper/"))
 
 
 def device(state: LuState, nexus: Nexus) -> str:

@@ -24,7 +24,7 @@ from lab.doors import Doors, PrOutCommand
 from lab.stranger import Stranger
 from labkit import pace
 from labkit.lio import IQN
-from labkit.sysfs import addresses, await_that, disk
+from labkit.sysfs import Disk, addresses, await_that, disk
 from labkit.target import Target, Unit, UnitPath
 
 from prtrace.explain.recording import Recording
@@ -559,14 +559,14 @@ def _log_in_anew(interface: str) -> None:
     subprocess.run((*node, "--login"), capture_output=True, timeout=120, check=True)
 
 
-def _address_of(interface: str) -> str:
-    """The address of the session's disk, "" where it is not there yet."""
+def _disk_of(interface: str, lu: str) -> Disk | None:
+    """The session's disk that is the unit, None where it is not there yet."""
     for session in Path("/sys/class/iscsi_session").iterdir():
         if (session / "ifacename").read_text().strip() == interface:
             host = (session / "device").resolve().parent.name.removeprefix("host")
-            there = [hctl for hctl in addresses() if hctl.startswith(f"{host}:")]
-            return next((hctl for hctl in there if disk(hctl) is not None), "")
-    return ""
+            there = (disk(hctl) for hctl in addresses() if hctl.startswith(f"{host}:"))
+            return next((each for each in there if each is not None and each.lu == lu), None)
+    return None
 
 
 @pytest.mark.slow
@@ -577,8 +577,9 @@ def test_the_session_before_a_new_login(scene: Scene) -> None:
     scene.persist(path, "-R", "-K", "0xa1", "-T", "3")
     scene.agent.settled(pace.limit(SECONDS))
     _log_in_anew("lab2")
-    await_that("the session's disk comes back", lambda: bool(_address_of("lab2")), pace.limit(60))
-    new = disk(_address_of("lab2"))
+    lu = scene.unit.lu
+    await_that("the disk comes back", lambda: _disk_of("lab2", lu) is not None, pace.limit(60))
+    new = _disk_of("lab2", lu)
     assert new is not None
     subprocess.run(["sg_turs", "-n", "4", new.block], capture_output=True, timeout=60)
     cdb = ["2a", "00", "00", "00", "00", "40", "00", "00", "01", "00"]
@@ -620,7 +621,8 @@ def test_an_abort_that_device_mapper_loses(scene: Scene) -> None:
         each for each in scene.agent.events() if (each["action"] or "").startswith("PREEMPT")
         and each["time"] >= scene.begun
     ]  # fmt: skip
-    assert lost is (event["action"] == "PREEMPT"), (event, incident)
+    asked = event["action"], event["path"], event["requested"], event["comm"]
+    assert lost is (event["action"] == "PREEMPT"), (asked, incident["chain"])
     scene.persist(path, "-C", "-K", "0xb2")
 
 
