@@ -42,7 +42,7 @@ def compare(unit: Unit, shown: dict[str, Any], truth: OracleState) -> list[str]:
         theirs = _true(hctl, truth, hidden)
         if ours is not None and theirs is not None and len(ours) == len(theirs) == 3:
             # One that is said to be at any target ports is told by its initiator port.
-            (holder,) = ours[2] or ("",)
+            holder = ours[2][0] if len(ours[2]) == 1 else ""
             if holder.endswith(",*") and holder.removesuffix(",*").lower() == truth.holder:
                 ours = (*ours[:2], theirs[2])
         expect("reservation", ours, theirs)
