@@ -234,12 +234,12 @@ def test_kprobes_are_switched_off_while_an_agent_runs(unit: Unit) -> None:
     path = unit.paths[0]
     fresh()
     command("mount", "-t", "debugfs", "debugfs", "/sys/kernel/debug")
-    with Agent("--read-in-doubt", "no") as agent:
-        assert agent.status()["status"]["self_test"]["result"] == "passed"
+    with Agent() as agent:
+        agent.settled(60)
+        assert self_test(agent) == "passed"
         _KPROBES.write_text("0")
         try:
             agent.kill()
-            agent.options = ()
             agent.start()
             agent.settled(60)
             sysfs.await_that("a failed self-test", lambda: self_test(agent) == "failed")
