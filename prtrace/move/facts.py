@@ -61,7 +61,7 @@ class Facts:
     all-registrants types.  doubts: (fact, reason), those about PRGENERATION alone left out,
     for a move does not depend on it.  unplaced: keys whose nexus is not known.  unknowable:
     (fact, reason) of what no command on this host can tell.  aptpl: registrations persist through
-    power loss; None where that is not known.
+    power loss; None where that is not known.  capable: the target answered REPORT CAPABILITIES.
     """
 
     lu: str
@@ -74,6 +74,7 @@ class Facts:
     unplaced: tuple[int, ...] = ()
     unknowable: tuple[tuple[str, str], ...] = ()
     aptpl: bool | None = None
+    capable: bool = True
     legacy_holder: Nexus | None = None
     doubts: tuple[tuple[str, str], ...] = ()
 
@@ -100,6 +101,7 @@ def _from_show(unit: Mapping[str, Any]) -> Facts:
         legacy_holder=unit.get("legacy_reservation"),
         unknowable=_reasons(unit.get("unknowable") or ()),
         aptpl=None if unit.get("aptpl") is None else bool(unit["aptpl"]),
+        capable=unit.get("capabilities") is not None,
         doubts=_reasons(unit["doubt"]),
     )
 

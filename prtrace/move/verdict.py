@@ -311,6 +311,13 @@ def _notes(
         for path in side.paths
         if path.nexus.nexus not in own
     ]
+    observed = any(each.source == "observed" for each in own.values())
+    if facts.aptpl is None and not facts.capable and observed:
+        notes.append(
+            "the target has not said whether registrations outlive a power loss (REPORT "
+            "CAPABILITIES), and the agent has not seen it: save with --aptpl yes or no, or "
+            "prepare may be in doubt"
+        )
     if single and not hands_over:
         notes.append(
             "this target is not known to hand a reservation over by PREEMPT: the source releases "

@@ -1,6 +1,7 @@
 """Each obstacle, with the fact behind it."""
 
 import json
+from dataclasses import replace
 from importlib import resources
 
 import jsonschema
@@ -131,6 +132,16 @@ def test_what_is_good_to_know_stands_in_nobodys_way():
     assert "prtrace release" in deaf.notes[0]
     single = Facts("naa.6", registrations=OURS, type=ReservationType.WE, holders=("1:0:0:0",))
     assert "only the path that holds" in judge(SIDE, single).notes[0]
+
+
+@pytest.mark.parametrize(
+    ("capable", "aptpl", "noted"),
+    [(True, None, False), (False, True, False), (False, False, False), (False, None, True)],
+)
+def test_what_prepare_will_ask_for_is_said_on_the_source(capable, aptpl, noted):
+    verdict = judge(SIDE, replace(HELD, capable=capable, aptpl=aptpl))
+    assert verdict.verdict is Verdict.MOVABLE
+    assert any("--aptpl" in note for note in verdict.notes) is noted
 
 
 def test_qemu_moves_it():
