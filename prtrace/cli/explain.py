@@ -170,7 +170,10 @@ def _now(told: Mapping[str, Any]) -> Iterator[str]:
         yield from labelled("IN DOUBT", plain(f"{doubt['what']}: {doubt['reason']}"))
     held = told["reservation"]
     doubted = any(doubt["what"] == "reservation" for doubt in told["doubt"])
-    if held is None:
+    if told["legacy_reservation"] is not None:
+        text = f"an SPC-2 RESERVE by {told['legacy_reservation']}; sg_persist does not show it"
+        yield from labelled("reservation", plain(text))
+    elif held is None:
         yield from labelled("reservation", "not known" if doubted else "none")
     else:
         who = "a nexus that is not known"

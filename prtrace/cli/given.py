@@ -308,14 +308,26 @@ def in_order(recordings: Sequence[Recording], wanted: Collection[str]) -> list[t
             continue
         looked = look([each for each in recordings if lu in units_of([each])], lu)
         ahead = {} if looked.joined is None else looked.joined.ahead
+        common = {} if looked.joined is None else _worded(looked.joined)
         for host, steps in looked.steps:
-            worded = {step.event.seq: step.event for step in steps}
+            worded = {step.event.seq: step.event for step in steps} | common.get(host, {})
             newest = -(1 << 62)
             for event in by_host(recordings)[host].events:
                 if event.lu == lu:
                     newest = max(newest, event.time - ahead.get(host, 0))
                     found.append((newest, host, event.seq, worded.get(event.seq, event)))
     return [(host, event) for _, host, _, event in sorted(found, key=lambda each: each[:3])]
+
+
+def _worded(joined: Joined) -> dict[str, dict[int, Event]]:
+    """By host and number: its events with what they changed in the common history."""
+    found: dict[str, dict[int, Event]] = {}
+    for step in joined.steps:
+        origin = joined.origins[step.event.seq - 1]
+        found.setdefault(origin.host, {})[origin.event.seq] = origin.event._replace(
+            effect=step.event.effect, reason=step.event.reason
+        )
+    return found
 
 
 def by_host(recordings: Sequence[Recording]) -> dict[str, Recording]:

@@ -67,6 +67,7 @@ def account(
         "clock": None if joined is None else joined.reference,
         "doubt": unit["doubt"],
         "reservation": unit["reservation"],
+        "legacy_reservation": unit["legacy_reservation"],
         "registrations": [
             {name: value for name, value in each.items() if name != "owner"}
             for each in registrations

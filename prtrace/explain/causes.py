@@ -156,7 +156,7 @@ def _conflict(steps: Sequence[Step], number: int, seen: ConflictSeen, memory: Me
 
     def build() -> Incident:
         chain = [observed(step, f"{who(step.event)} was answered RESERVATION CONFLICT: {what}")]
-        chain.append(_by_rule(step, rule))
+        chain.append(_by_rule(steps, number, rule))
         if step.event.problem:
             chain.append(Link(step.event.problem, Certainty.UNKNOWN))
         chain += links.how_reserved(steps, number, memory)
@@ -184,13 +184,13 @@ def _harmless(step: Step, nexus: Nexus) -> str:
     return f"{_SCANNERS[issuer.comm]}, and this path is not registered: the conflict is expected"
 
 
-def _by_rule(step: Step, rule: str) -> Link:
+def _by_rule(steps: Sequence[Step], number: int, rule: str) -> Link:
     """The rule that refused it, by what was known: another host may have changed that since."""
-    known = [each.at for each in step.before.confirmed.values()]
-    held = step.before.reservation
-    if held is not None:
-        known = [max(held.at, *known)] if known else [held.at]
-    return Link(f"by what was known since then: {rule}", Certainty.INFERRED, min(known, default=0))
+    for known in reversed(steps[:number]):
+        if _changed(known) or known.told is not None:
+            text = f"by what was known since then: {rule}"
+            return Link(text, Certainty.INFERRED, known.event.time, known.event.seq)
+    return Link(f"by what was known: {rule}", Certainty.INFERRED)
 
 
 def _what_it_means(step: Step, seen: ConflictSeen) -> Iterator[Link]:
@@ -303,6 +303,7 @@ def _lost_registrations(steps: Sequence[Step], number: int) -> Iterator[Incident
                 gone[nexus] = at, was
     by: Action | None
     for nexus, (at, was) in gone.items():
+        reset = False
         if nexus in after.registrations:
             continue
         step = steps[at]
@@ -323,12 +324,15 @@ def _lost_registrations(steps: Sequence[Step], number: int) -> Iterator[Incident
                 chain.append(_free(step))
             told = links.attentions_before(steps, number, nexus)
             by = Action.PREEMPT if Attention.REGISTRATIONS_PREEMPTED in told else None
+            reset = Attention.RESET in told and not told & links.OF_OTHERS
         title = f"{nexus} lost its registration with key {key_text(was.key)}"
         yield replace(
             _incident(step, IncidentKind.LOST_REGISTRATION, title, chain),
             nexus=nexus,
             device=links.device(step.before, nexus),
-            lost=Lost(was.key, by, own=command is not None and command.nexus == nexus),
+            lost=Lost(
+                was.key, by, own=command is not None and command.nexus == nexus, reset=reset
+            ),
         )
 
 

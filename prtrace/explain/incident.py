@@ -58,6 +58,8 @@ class Lost:
     """The command, as far as it or its unit attention was seen."""
     own: bool
     """Whether the nexus sent the command itself."""
+    reset: bool = False
+    """Whether a reset or a power loss was told before, and nobody's PREEMPT or CLEAR."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,8 @@ ABOUT_RESERVATIONS: Final = (
     *_ANOTHER_UNIT,
 )
 """What tells a nexus that it may have lost its access."""
+OF_OTHERS: Final = frozenset((Attention.REGISTRATIONS_PREEMPTED, Attention.RESERVATIONS_PREEMPTED))
+"""What tells of somebody else's PREEMPT or CLEAR."""
 _SOME_PARAMETERS: Final = "UNIT ATTENTION 2A/??"
 """What the kernel's log has of a unit attention 2A: not which (prtrace.paste.kernel)."""
 _DISK_MAJORS: Final = {8, *range(65, 72), *range(128, 136), 259}
@@ -221,12 +223,18 @@ def how_unregistered(steps: Sequence[Step], number: int, nexus: Nexus) -> Iterat
                 what = f"{command.action.value} by {who(step.event)} ended it"
             yield observed(step, f"{nexus} was registered until then: {what}")
             return
-        if nexus in step.after.paths and nexus not in step.before.paths and step.before.paths:
+        if nexus in step.after.paths and nexus not in step.before.paths and _beside(step, nexus):
             yield observed(step, f"{nexus} appeared then, beside the paths that were there")
             break
-    first = steps[0].event
+    first = next((step for step in steps if nexus in step.after.paths), steps[0]).event
     text = f"since then {nexus} was not seen registered"
     yield Link(text, Certainty.OBSERVED, first.time, first.seq)
+
+
+def _beside(step: Step, nexus: Nexus) -> bool:
+    """Whether the nexus's host had other paths before the step."""
+    host = nexus.partition(" of ")[2]
+    return any(other.partition(" of ")[2] == host for other in step.before.paths)
 
 
 def how_registered(steps: Sequence[Step], number: int, nexus: Nexus) -> Iterator[Link]:
@@ -246,7 +254,7 @@ def how_registered(steps: Sequence[Step], number: int, nexus: Nexus) -> Iterator
         else:
             yield observed(
                 step,
-                f"{command.action.value} by {who(step.event)} registered it with key "
+                f"{command.action.value} by {who(step.event)} registered {nexus} with key "
                 f"{key_text(each.key)}",
             )
         return
@@ -273,6 +281,7 @@ def attention(
                     told = (
                         f"a unit attention{on} said {step.event.sense}: a power loss ends "
                         "registrations that were made without APTPL, and the reservation"
+                        f"{_aptpl(steps[:number], nexus)}"
                     )
                 if seen.attention in _ANOTHER_UNIT:
                     told = (
@@ -291,6 +300,16 @@ def attention(
                 step.event.seq,
             )
             return
+
+
+def _aptpl(steps: Sequence[Step], nexus: Nexus) -> str:
+    """How the newest registration of the nexus was made, "" where it was not seen."""
+    for step in reversed(steps):
+        for seen in step.seen:
+            registering = (Action.REGISTER, Action.REGISTER_AND_IGNORE)
+            if isinstance(seen, PrOut) and seen.nexus == nexus and seen.action in registering:
+                return f"; this one was made {'with' if seen.aptpl else 'without'} APTPL"
+    return ""
 
 
 def attentions_before(steps: Sequence[Step], number: int, nexus: Nexus) -> set[Attention]:
@@ -338,8 +357,7 @@ def author(steps: Sequence[Step], number: int, nexus: Nexus, key: int) -> Iterat
     found = list(_may_have_been(steps, number, nexus, key))
     yield from found
     told = attentions_before(steps, number, nexus)
-    preempted = {Attention.REGISTRATIONS_PREEMPTED, Attention.RESERVATIONS_PREEMPTED}
-    if Attention.RESET in told and not told & preempted:
+    if Attention.RESET in told and not told & OF_OTHERS:
         return
     if any(each.certainty is Certainty.INFERRED for each in found):
         return

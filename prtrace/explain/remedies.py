@@ -59,7 +59,7 @@ def remedies(
         *_retype(unit, moved),
         *_return(unit, lost, left, this, perhaps),
     ]
-    made = [*_look(unit), *stranger, *ways]
+    made = [*_look(unit), *stranger, *_free(unit, lost.values()), *ways]
     held = unit["reservation"]
     shared = held is None or held["type"] not in ("WE", "EA")
     known = any("=KEY " not in each.command and (shared or ";" in each.command) for each in ways)
@@ -103,8 +103,19 @@ def _stranger(unit: Mapping[str, Any]) -> Iterator[Remedy]:
                 "the array.  If that host is not to have the disk, have its program give it up; "
                 "the programs here register again by themselves, or when they are started.",
                 "prtrace ports --json",
-                "nobody anything",
+                "nobody anything; giving it up, the holder its access",
             )
+
+
+def _free(unit: Mapping[str, Any], lost: Iterable[Lost]) -> Iterator[Remedy]:
+    """To keep those off that a fence kept off before a power loss ended it."""
+    if any(each.reset for each in lost):
+        yield Remedy(
+            "A host that was fenced before the reset may write again: fence it anew, or keep it "
+            "off the disk, before anybody goes on.",
+            "",
+            "that host its access",
+        )
 
 
 def _retype(unit: Mapping[str, Any], moved: Iterable[Moved]) -> Iterator[Remedy]:
@@ -216,7 +227,8 @@ def _register(unit: Mapping[str, Any], path: Mapping[str, Any], this: str) -> Re
             f"{former}, registered with key {key}, was a path of this host and is none now; "
             f"{named} is.  Start the program again that registered it; or register the new path "
             "with another key, NEWKEY, and preempt the old one's (some targets remove both where "
-            "both have one key).",
+            "both have one key).  What the program sends with its own key is refused until it "
+            "registers again.",
             f"sg_persist --out --register-ignore --param-sark=NEWKEY {name}; "
             f"sg_persist --out --preempt --param-rk=NEWKEY --param-sark={key} "
             f"--prout-type={_TYPES[held['type']]} {name}",

@@ -39,7 +39,7 @@ def retold(joined: Joined) -> Iterator[tuple[str, Incident]]:
         if first is not None and each.kind in _DEPENDS:
             unordered = list(_by_clocks(joined, each.chain[0].seq))
             chain += unordered
-            if unordered and each.kind in _LOST and chain[0].certainty is Certainty.OBSERVED:
+            if unordered and each.kind in _LOST and first.host != host:
                 # Whether it took this registration or one before it, the clocks alone tell.
                 chain[0] = replace(chain[0], certainty=Certainty.INFERRED)
         if first is not None and each.lost is not None and first.host == host:

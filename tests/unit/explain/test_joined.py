@@ -122,3 +122,14 @@ def test_a_recording_that_has_nothing_of_the_unit_changes_nothing():
     for given_ in ([other, *alone], [*alone, other]):
         assert facts(given_) == facts(alone)
     assert facts([other, *whole]) == facts(whole)
+
+
+def test_an_effect_in_the_list_is_that_of_the_common_history():
+    """The host that preempted had not seen the other's key itself."""
+    given_ = [
+        Recording(host, tuple(each))
+        for host, each in story.read(STORIES / "fenced-by-a-host-that-recorded.txt").hosts.items()
+    ]
+    (preempt,) = [event for _, event in in_order(given_, ()) if event.action == "PREEMPT"]
+    assert "preempted 1 registration" in preempt.effect
+    assert "of node2" in preempt.effect
