@@ -506,6 +506,16 @@ class _Seen:
         return self.sight.held is Held.THERE and not self.sight.blind
 
     @property
+    def gone_on(self) -> bool:
+        """The destination has the key, and the source does not hold.
+
+        The guest may have been told there that it runs: a prepare and a commit that come after
+        the abort, with the same file, find the source's registration as it was.  Where the source
+        holds, no commit has come.
+        """
+        return self.sight.there and not self.sight.blind and self.sight.held is not Held.HERE
+
+    @property
     def count_wrong(self) -> bool:
         """For a load without prepare: somebody else's command was counted as well."""
         counting = self.position.lines.counted and not self.position.lines.preempted
@@ -630,7 +640,7 @@ _DESTINATION: Final[tuple[tuple[Row, _Condition], ...]] = (
 _SOURCE: Final[tuple[tuple[Row, _Condition], ...]] = (
     (Row.RUNS, lambda s: s.plan.runs),
     (Row.S_REPEATED, lambda s: s.sight.repeated),
-    (Row.S_TOLD, lambda s: s.verified and s.position.lines.told and not s.overtaken),
+    (Row.S_TOLD, lambda s: s.verified and s.position.lines.told and not s.gone_on),
     (Row.S_OTHER_KEY, lambda s: s.other_key and not s.here),
     (Row.S_QUESTION_HOLDS, lambda s: s.question and s.sight.held is Held.HERE),
     (

@@ -6,7 +6,7 @@ from small_hosts import D1, PEER, S1, Host, K, Target
 from prtrace.model import ReservationType
 from prtrace.move.word import Word
 
-WERO, WE = ReservationType.WERO, ReservationType.WE
+WERO, WE, WEAR = ReservationType.WERO, ReservationType.WE, ReservationType.WEAR
 
 
 def pair(tmp_path, monkeypatch, kind=WERO):
@@ -27,6 +27,25 @@ def test_an_abort_a_load_and_an_abort_leave_one_side_that_may_run(tmp_path, monk
     assert (target.keys, target.holder) == ({S1: K, PEER: 0xB}, S1)
     again = there.moves().load(file)
     assert ([unit.word for unit in again.units], again.may_run) == ([Word.TAKEN_BACK], False)
+
+
+@pytest.mark.parametrize("kind", [None, WERO, WEAR])
+def test_an_abort_is_not_repeated_beside_a_destination_that_went_on(tmp_path, monkeypatch, kind):
+    """The guest holds nothing alone, so nothing takes the source's key away."""
+    holder = {None: None, WERO: PEER, WEAR: S1}[kind]
+    target = Target({S1: K, PEER: 0xB}, holder, kind)
+    source = Host(target, {"1:0:0:0": S1}, tmp_path / "s", monkeypatch)
+    there = Host(target, {"2:0:0:0": D1}, tmp_path / "d", monkeypatch)
+    file = source.file(kind, held=kind is WEAR)
+    assert source.moves().rollback(file, side="source").may_run
+    assert there.moves().prepare(file).good
+    assert there.moves().load(file).may_run
+    again = source.moves().rollback(file, side="source")
+    assert ([unit.word for unit in again.units], again.may_run) == ([Word.IN_DOUBT], False)
+    assert target.keys == {S1: K, D1: K, PEER: 0xB}
+    assert there.moves().rollback(file, side="destination").good
+    assert source.moves().rollback(file, side="source").may_run
+    assert target.keys == {S1: K, PEER: 0xB}
 
 
 def test_what_somebody_registers_again_is_not_what_was_told_of(tmp_path, monkeypatch):
