@@ -97,8 +97,9 @@ def test_lanes_bands_and_what_explain_says(browser: Browser, tmp_path: Path) -> 
     assert holder in drawn(browser, 1, 30)
     assert colour(browser, "doubt") in drawn(browser, -1, 20)
     told = " ".join(browser.texts("#incidents li"))
-    assert "inferred: node2 recorded PREEMPT by fence_scsi[100]" in told
-    assert "between 88 and 89 s ahead" in " ".join(browser.texts("#now dd"))
+    assert "PREEMPT on 5:0:0:0 of node2 by fence_scsi[100] took it away" in told
+    assert "was fenced, or taken by the holder" in " ".join(browser.texts("#now dd"))
+    assert "between 89 and 99 s ahead" in " ".join(browser.texts("#now dd"))
 
 
 def test_it_goes_by_keys_and_finds(browser: Browser, tmp_path: Path) -> None:
