@@ -307,6 +307,7 @@ def _lost_registrations(steps: Sequence[Step], number: int) -> Iterator[Incident
         if nexus in after.registrations:
             continue
         step = steps[at]
+        began = step
         command = links.pr_out(step)
         if command is not None:
             if command.nexus == nexus and command.action not in _TAKES_AWAY:
@@ -322,13 +323,17 @@ def _lost_registrations(steps: Sequence[Step], number: int) -> Iterator[Incident
             chain += links.author(steps, number, nexus, was.key)
             if steps[at].before.reservation is not None and after.reservation is None:
                 chain.append(_free(step))
-            told = links.attentions_before(steps, number, nexus)
+            signs = list(links.attentions_before(steps, number, nexus))
+            began = signs[-1][0] if signs else step
+            told = {each for _, each in signs}
             by = Action.PREEMPT if Attention.REGISTRATIONS_PREEMPTED in told else None
             reset = Attention.RESET in told and not told & links.OF_OTHERS
         title = f"{nexus} lost its registration with key {key_text(was.key)}"
         yield replace(
             _incident(step, IncidentKind.LOST_REGISTRATION, title, chain),
             nexus=nexus,
+            at=began.event.time,
+            last=began.event.time,
             device=links.device(step.before, nexus),
             lost=Lost(
                 was.key, by, own=command is not None and command.nexus == nexus, reset=reset
@@ -398,7 +403,11 @@ def _lost_reservation(steps: Sequence[Step], number: int) -> Iterator[Incident]:
     told = steps[at]
     between = _that_may_have(steps[since : number + 1])
     command = links.pr_out(told)
-    reset = any(Attention.RESET in links.attentions_before(steps, number, nexus) for nexus in mine)
+    reset = any(
+        told is Attention.RESET
+        for nexus in mine
+        for _, told in links.attentions_before(steps, number, nexus)
+    )
     alone = len(mine) == 1 and {each.nexus for _, each in between} == set(mine)
     if alone and not reset and (now is None or now.holder in mine):
         return  # its holder gave it up, or changed it

@@ -101,12 +101,27 @@ def how_reserved(steps: Sequence[Step], number: int, memory: Memory) -> Iterator
         else:
             yield observed(step, f"a reading showed: {now}")
             found = list(_may_have_reserved(steps, at, held))
+            found = found or list(_reserved_between(steps, at))
             yield from found or _reserved_earlier(held, steps[0].event.time, memory)
         break
     else:
         yield from _reserved_earlier(held, steps[0].event.time, memory)
     if state.reservation is not None and state.reservation.holder is not None:
         yield from former_nexus(steps, number, state.reservation.holder)
+
+
+def _reserved_between(steps: Sequence[Step], number: int) -> Iterator[Link]:
+    """That the reservation came after an earlier reading, which showed another or none."""
+    for step in reversed(steps[:number]):
+        if step.told is not None and not step.after.doubted(Fact.RESERVATION):
+            yield Link(
+                f"who made it so is not in what was looked at, and did it after this reading "
+                f"had shown: {holder(step.after) or 'nothing is reserved'}",
+                Certainty.UNKNOWN,
+                step.event.time,
+                step.event.seq,
+            )
+            return
 
 
 def _may_have_reserved(steps: Sequence[Step], number: int, held: Reservation) -> Iterator[Link]:
@@ -167,7 +182,7 @@ def _reserved_earlier(held: Reservation, first: int, memory: Memory) -> Iterator
         yield Link(text, Certainty.OBSERVED, made.at)
         return
     yield Link(
-        "who reserved it is not in what was looked at: it was another host, or it was earlier",
+        "who made that reservation is not in what was looked at: another host did, or it is older",
         Certainty.UNKNOWN,
     )
 
@@ -312,15 +327,17 @@ def _aptpl(steps: Sequence[Step], nexus: Nexus) -> str:
     return ""
 
 
-def attentions_before(steps: Sequence[Step], number: int, nexus: Nexus) -> set[Attention]:
-    """The unit attentions on the nexus since it was last known to be registered."""
-    found = set()
+def attentions_before(
+    steps: Sequence[Step], number: int, nexus: Nexus
+) -> Iterator[tuple[Step, Attention]]:
+    """The unit attentions on the nexus since it was last known to be registered, newest first."""
     for step in reversed(steps[:number]):
         if nexus in step.after.registrations and not step.after.doubted(Fact.REGISTRATIONS):
-            break
+            return
         if step.event.nexus == nexus:
-            found |= {seen.attention for seen in step.seen if isinstance(seen, AttentionSeen)}
-    return found
+            for seen in step.seen:
+                if isinstance(seen, AttentionSeen):
+                    yield step, seen.attention
 
 
 def told_later(steps: Sequence[Step], number: int, nexus: Nexus) -> Iterator[Link]:
@@ -356,7 +373,7 @@ def author(steps: Sequence[Step], number: int, nexus: Nexus, key: int) -> Iterat
     """Who took key away from nexus while no command was seen to do it."""
     found = list(_may_have_been(steps, number, nexus, key))
     yield from found
-    told = attentions_before(steps, number, nexus)
+    told = {each for _, each in attentions_before(steps, number, nexus)}
     if Attention.RESET in told and not told & OF_OTHERS:
         return
     if any(each.certainty is Certainty.INFERRED for each in found):

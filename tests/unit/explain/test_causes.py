@@ -148,7 +148,7 @@ def test_who_reserved_is_remembered_longer_than_the_command():
     told_of = chains(document, "reservation conflict")
     (certainty,) = [each for each, text in told_of if text.startswith("lvmlockd[100] reserved it")]
     assert certainty == "observed"
-    assert not any("it was earlier" in text for _, text in told_of)
+    assert not any("or it is older" in text for _, text in told_of)
 
 
 def test_every_story_says_something():
