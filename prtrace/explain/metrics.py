@@ -73,7 +73,8 @@ def metrics(
     prtrace.event/1 objects, of which those of conflicts count.  details: every registration,
     holder and initiator port, too.
     """
-    units = [unit for unit in shown["units"] if unit.get("supported", True)]
+    # A device without persistent reservations has no facts, and may have doubts.
+    units = [unit for unit in shown["units"] if unit.get("supported", True) or unit["doubt"]]
     families = [_up(1), *_agent(status), *_states(units), _conflicts(units, conflicts)]
     if details:
         families += _details(units)

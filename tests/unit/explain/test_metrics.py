@@ -107,6 +107,13 @@ def test_a_unit_without_persistent_reservations_has_no_sample():
     assert "naa.6" not in metrics({"units": [unit(supported=False)]}, STATUS, details=True)
 
 
+def test_a_doubt_of_a_device_that_says_it_has_no_reservations_is_told():
+    """A reservation of SPC-2 refuses commands there as well."""
+    doubted = unit(supported=False, generation=None, doubt=[{"what": "reservation", "reason": ""}])
+    assert samples("prtrace_in_doubt", doubted)[("lu", "naa.6"), ("fact", "reservation")] == 1
+    assert samples("prtrace_reserved", doubted) == {}
+
+
 def test_few_series_without_details():
     text = metrics({"units": [unit()]}, STATUS)
     assert "_info" not in text
