@@ -255,7 +255,7 @@ class Looked:
     unit: dict[str, Any]
     """As they leave it, an element of prtrace.show/1's units."""
     steps: list[tuple[str, list[Step]]]
-    """Each host's own."""
+    """Each host's own; what an event changed, and why it was refused, is the common history's."""
     joined: Joined | None
     """The common history, where there are several hosts."""
 
@@ -294,7 +294,21 @@ def look(
         rebuilt.add(step.event)
     state = rebuilt.states[lu]
     unit = unit_view(state, rebuilt.unit(state), rebuilt.newest)
-    return Looked(unit, list(steps.items()), joined)
+    common = _worded(joined)
+    return Looked(
+        unit,
+        [
+            (
+                host,
+                [
+                    replace(step, event=common.get((host, step.event.seq), step.event))
+                    for step in each
+                ],
+            )
+            for host, each in steps.items()
+        ],
+        joined,
+    )
 
 
 def in_order(recordings: Sequence[Recording], wanted: Collection[str]) -> list[tuple[str, Event]]:
@@ -308,9 +322,8 @@ def in_order(recordings: Sequence[Recording], wanted: Collection[str]) -> list[t
             continue
         looked = look([each for each in recordings if lu in units_of([each])], lu)
         ahead = {} if looked.joined is None else looked.joined.ahead
-        common = {} if looked.joined is None else _worded(looked.joined)
         for host, steps in looked.steps:
-            worded = {step.event.seq: step.event for step in steps} | common.get(host, {})
+            worded = {step.event.seq: step.event for step in steps}
             newest = -(1 << 62)
             for event in by_host(recordings)[host].events:
                 if event.lu == lu:
@@ -319,12 +332,12 @@ def in_order(recordings: Sequence[Recording], wanted: Collection[str]) -> list[t
     return [(host, event) for _, host, _, event in sorted(found, key=lambda each: each[:3])]
 
 
-def _worded(joined: Joined) -> dict[str, dict[int, Event]]:
+def _worded(joined: Joined) -> dict[tuple[str, int], Event]:
     """By host and number: its events with what they changed in the common history."""
-    found: dict[str, dict[int, Event]] = {}
+    found: dict[tuple[str, int], Event] = {}
     for step in joined.steps:
         origin = joined.origins[step.event.seq - 1]
-        found.setdefault(origin.host, {})[origin.event.seq] = origin.event._replace(
+        found[origin.host, origin.event.seq] = origin.event._replace(
             effect=step.event.effect, reason=step.event.reason
         )
     return found

@@ -70,3 +70,12 @@ def test_a_cause_of_another_host_is_drawn_before_its_effect():
     (cause,) = [each for each in made.marks if each.what.startswith("PREEMPT ")]
     (effect,) = [each for each in made.marks if each.sort is Sort.ATTENTION]
     assert cause.at < effect.at
+
+
+def test_what_a_mark_says_is_what_the_common_history_shows():
+    """The host that preempted had not seen the other's key itself."""
+    hosts = read(STORIES[0].with_name("fenced-by-a-host-that-recorded.txt")).hosts
+    looked = look([Recording(host, tuple(each)) for host, each in hosts.items()], LU)
+    made = chart(LU, looked.steps, looked.joined.ahead)
+    (cause,) = [each for each in made.marks if each.what.startswith("PREEMPT ")]
+    assert "preempted 1 registration" in cause.result
