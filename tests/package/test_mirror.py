@@ -63,6 +63,7 @@ TESTED_BY = {
     "unit/explain/test_page.py": ("cli/report",),
     "unit/libvirt/test_plugin.py": ("libvirt/server",),
     "unit/move/test_knowledge.py": ("cli/knowledge",),
+    "unit/paste/test_iscsi.py": ("paste/tshark",),
     "unit/paste/test_reader.py": ("paste/seen",),
     "unit/prhelper/test_broker.py": ("prhelper/execution", "prhelper/thread"),
 }
