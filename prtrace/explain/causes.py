@@ -326,6 +326,10 @@ def _lost_registrations(steps: Sequence[Step], number: int) -> Iterator[Incident
             signs = list(links.attentions_before(steps, number, nexus))
             began = signs[-1][0] if signs else step
             told = {each for _, each in signs}
+            if told.isdisjoint(links.ABOUT_RESERVATIONS):
+                # The reading went over another path, and the nexus itself is told later.
+                chain += links.told_later(steps, number, nexus)
+                told |= links.attentions_after(steps, number, nexus)
             by = Action.PREEMPT if Attention.REGISTRATIONS_PREEMPTED in told else None
             reset = Attention.RESET in told and not told & links.OF_OTHERS
         title = f"{nexus} lost its registration with key {key_text(was.key)}"

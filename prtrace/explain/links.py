@@ -133,6 +133,7 @@ def _may_have_reserved(steps: Sequence[Step], number: int, held: Reservation) ->
             and command.action in _RESERVES
             and command.type is held.type
             and command.outcome in (Outcome.DONE, Outcome.UNKNOWN)
+            and _may_hold(steps[number].after, command.nexus, held)
         ):
             text = f"{command.action.value} with type {held.type.name} on {command.nexus} by "
             yield Link(
@@ -144,6 +145,13 @@ def _may_have_reserved(steps: Sequence[Step], number: int, held: Reservation) ->
             return
         if not step.before.doubted(Fact.RESERVATION):
             return
+
+
+def _may_hold(state: LuState, nexus: Nexus, held: Reservation) -> bool:
+    """Whether nexus may be the holder: one whose port is known has its own name there."""
+    path = state.paths.get(nexus)
+    named = path is not None and path.local.initiator_port is not None
+    return not named or held.holder in (None, nexus)
 
 
 def _how_reserved_by_spc2(steps: Sequence[Step], number: int) -> Iterator[Link]:
@@ -338,6 +346,17 @@ def attentions_before(
             for seen in step.seen:
                 if isinstance(seen, AttentionSeen):
                     yield step, seen.attention
+
+
+def attentions_after(steps: Sequence[Step], number: int, nexus: Nexus) -> set[Attention]:
+    """The unit attentions that waited on the nexus at the step: before its next GOOD."""
+    found: set[Attention] = set()
+    for step in steps[number + 1 :]:
+        if step.event.nexus == nexus:
+            found |= {seen.attention for seen in step.seen if isinstance(seen, AttentionSeen)}
+            if step.event.status == "GOOD":
+                break
+    return found
 
 
 def told_later(steps: Sequence[Step], number: int, nexus: Nexus) -> Iterator[Link]:
