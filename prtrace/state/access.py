@@ -7,11 +7,12 @@ reservations", SBC-3 table of the same name.
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from prtrace.model import Access, Nexus, ReservationType
-from prtrace.state.binding import may_be_own
-from prtrace.state.unit import Fact, LuState
+from prtrace.state.binding import initiator_name, isid_of, may_be_own
+from prtrace.state.quirks import profile_of
+from prtrace.state.unit import Fact, LuState, Registration, Reservation
 
 
 class Standing(enum.Enum):
@@ -89,9 +90,58 @@ def may(state: LuState, nexus: Nexus, access: Access) -> Ruling:
     held = None if found is None else found.type
     place = standing(state, nexus)
     told = ruling(held, place, access)
-    if found is None or place is not Standing.REGISTERED:
+    if found is None:
+        return told
+    if place is not Standing.HOLDER and profile_of(state.target).mixes_sessions:
+        mixed = _mixed(state, nexus, found)
+        if mixed is not None and ruling(held, mixed, access).allowed is not told.allowed:
+            return Ruling(None, "another session of this initiator is registered, and this target "
+                                "may take one for the other")  # fmt: skip
+    if place is not Standing.REGISTERED:
         return told
     hidden = found.holder is None and not found.type.all_registrants
     if hidden and told.allowed is not ruling(held, Standing.HOLDER, access).allowed:
         return Ruling(None, f"under {found.type.name} it depends on which nexus holds it")
     return told
+
+
+_COMPARED: Final = 8
+"""Digits of an ISID's text that LIO compares: it takes the text's first 8 bytes for the number."""
+
+
+def _mixed(state: LuState, nexus: Nexus, found: Reservation) -> Standing | None:
+    """What LIO takes nexus for, where another session of its initiator is registered; else None.
+
+    target_scsi3_pr_reservation_check() and core_scsi3_pr_seq_non_holder() (drivers/target/
+    target_core_pr.c) look at the initiator's node ACL, of which one bit says that any session is
+    registered, and compare 8 bytes of the ISID's text with the holder's.
+    """
+    path = state.paths.get(nexus)
+    own = None if path is None else path.local
+    isid = isid_of(None if own is None else own.initiator_port)
+    if own is None or not isid:
+        return None
+    others = {
+        each.nexus: port
+        for each in state.registrations.values()
+        if each.nexus != nexus
+        and (port := _port(state, each))
+        and initiator_name(port) == initiator_name(own.initiator_port)
+        and (
+            None in (each.relative_target_port, own.relative_target_port)
+            or each.relative_target_port == own.relative_target_port
+        )
+    }
+    if not others:
+        return None
+    holder = others.get(found.holder or found.designated or "")
+    if holder is None:
+        return Standing.REGISTERED
+    alike = isid_of(holder)[:_COMPARED] == isid[:_COMPARED]
+    return Standing.HOLDER if alike else Standing.NOT_REGISTERED
+
+
+def _port(state: LuState, each: Registration) -> str | None:
+    """The registration's initiator port; a command that was seen names its path only."""
+    path = state.paths.get(each.nexus)
+    return each.initiator_port or (None if path is None else path.local.initiator_port)

@@ -260,6 +260,11 @@ def _fold(port: str | None) -> str:
     return (port or "").casefold()
 
 
+def isid_of(port: str | None) -> str:
+    """The hexadecimal digits of the ISID in an initiator port's name, "" where it has none."""
+    return _fold(port).partition(_ISID)[2].removeprefix("0x")
+
+
 def initiator_name(port: str | None) -> str:
     """The part of an initiator port's name before an ISID, not alike in two spellings."""
     return _fold(port).partition(_ISID)[0]

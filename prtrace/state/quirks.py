@@ -68,6 +68,8 @@ class Profile(NamedTuple):
     lists_every_port: bool
     """READ FULL STATUS has one descriptor per target port of an ALL_TG_PT registration, not one in
     all."""
+    mixes_sessions: bool = False
+    """Whom a reservation lets in is asked of an initiator's name, and of its ISID in part only."""
     turns_full_status: bool = False
     """READ FULL STATUS may give numbers in the wrong byte order."""
 
@@ -123,6 +125,7 @@ LIO = Profile(
     attention_clears_all=True,
     attentions_shared=True,
     lists_every_port=True,
+    mixes_sessions=True,
 )
 
 SCST = Profile(

@@ -123,3 +123,48 @@ def test_a_registered_nexus_may_be_the_holder_that_is_not_known(held, access):
     )
     found = may(state, mine.nexus, access).allowed
     assert found is (True if ruling(held, Standing.REGISTERED, access).allowed else None)
+
+
+FORMER = "iqn.x:me,i,0x00023d000002"
+
+
+def sessions(kind, isid, *, target="LIO-ORG/disk/4.0", holder=f"{FORMER},3", other=FORMER):
+    """ME is a session of the initiator of which another one is registered at the same port."""
+    own = LocalNexus(ME, "naa.1", initiator_port=f"iqn.x:me,i,0x{isid}", relative_target_port=3)
+    name = f"{other},3"
+    registered = {
+        name: Registration(
+            name, 1, local=False, source=Source.READ, at=1, initiator_port=other,
+            relative_target_port=3,
+        )
+    }  # fmt: skip
+    held = Reservation(kind, 0, None if kind.all_registrants else holder, 1, Source.READ, 1)
+    return LuState(
+        "naa.1", target=target, registrations=MappingProxyType(registered), reservation=held,
+        paths=MappingProxyType({ME: Path(own)}),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ReservationType)
+def test_lio_may_take_a_session_for_another_one_of_its_initiator(kind):
+    """It compares 8 digits of the ISID with the holder's, and asks one bit who is registered."""
+    near, far = sessions(kind, "00023d000003"), sessions(kind, "00023d010000")
+    refused = ruling(kind, Standing.NOT_REGISTERED, Access.WRITE)
+    assert standing(near, ME) is Standing.NOT_REGISTERED
+    assert may(near, ME, Access.WRITE).allowed is None
+    if not kind.all_registrants:
+        assert may(far, ME, Access.WRITE) == refused
+    for target in ("LIO-ORG/disk/4.0", "DELL/X/1"):
+        stranger = sessions(
+            kind, "00023d000003", target=target, other="iqn.x:you,i,0x00023d000002"
+        )
+        assert may(stranger, ME, Access.WRITE) == refused
+    assert may(sessions(kind, "00023d000003", target="DELL/X/1"), ME, Access.WRITE) == refused
+
+
+def test_lio_lets_every_session_of_a_registered_initiator_in():
+    held_by_another = sessions(ReservationType.WERO, "00023d010000", holder="iqn.y,i,0x1,3")
+    assert may(held_by_another, ME, Access.WRITE).allowed is None
+    assert may(held_by_another, ME, Access.READ).allowed
+    alone = sessions(ReservationType.WE, "00023d010000", holder="iqn.y,i,0x1,3")
+    assert may(alone, ME, Access.WRITE).allowed is False
