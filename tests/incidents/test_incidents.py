@@ -495,7 +495,12 @@ def test_two_hosts_whose_clocks_are_90_s_apart(
         assert bounds[1] - bounds[0] < pace.limit(60), ahead
         lost = [each for each in told["incidents"] if each["kind"] == "lost registration"]
         texts = [link["text"] for each in lost[:1] for link in each["chain"]]
-        assert any("by fence_scsi[4711] took it away" in text for text in texts), chains(told)
+        # On a slow machine the agent may have read before the PREEMPT's answer: the bounds of the
+        # clocks tell then that it can have been it.
+        cause = re.compile(
+            r"by fence_scsi\[4711\] (ended with GOOD, and can have taken|took) it away"
+        )
+        assert any(cause.search(text) for text in texts), chains(told)
         (registered,) = told["registrations"]
         assert registered["host"] == "node2"
         each_order.append({**told, "recorded": None})
@@ -552,6 +557,7 @@ def test_a_sosreport_and_nothing_else(scene: Scene, node2: Stranger, tmp_path: P
 
 
 def _log_in_anew(interface: str) -> None:
+    """End the session and begin another one: iscsid makes the ISID of the session's number."""
     node = ("iscsiadm", "-m", "node", "-T", IQN, "-p", "127.0.0.1", "-I", interface)
     subprocess.run((*node, "--logout"), capture_output=True, timeout=120, check=True)
     # A record of another interface replaces that of the first.
@@ -582,8 +588,9 @@ def test_the_session_before_a_new_login(scene: Scene) -> None:
     new = _disk_of("lab2", lu)
     assert new is not None
     subprocess.run(["sg_turs", "-n", "4", new.block], capture_output=True, timeout=60)
-    cdb = ["2a", "00", "00", "00", "00", "40", "00", "00", "01", "00"]
-    scene.run("sg_raw", "-s", "512", "-i", "/dev/zero", new.block, *cdb, status=CONFLICT)
+    # LIO lets its WRITE in: it takes this session for the former one there.
+    again = ("-n", "-o", "-R", "-K", "0xa1", "-T", "3")
+    scene.run("sg_persist", *again, new.block, status=CONFLICT)
     subprocess.run(["sg_persist", "-n", "-i", "-k", scene.one.block], timeout=60)
     end = time.monotonic() + pace.limit(SECONDS)
     while not re.search("until it went away|has the iSCSI name of", chains(scene.told())):
