@@ -43,14 +43,18 @@ def remedies(
 ) -> list[Remedy]:
     """What may be done about a unit: an object of prtrace.explain/1 as far as its paths.
 
-    found: the incidents, with the host of each.  this: the host that has the paths which have no
-    host, "" where it has no name.
+    found: the incidents with the host of each, newest first.  this: the host that has the paths
+    which have no host, "" where it has no name.
     """
     told = list(found)
     moved = [each.moved for _, each in told if each.moved is not None]
     keys = {each.key for each in moved if each.recorded}
     perhaps = {each.key for each in moved} - keys
-    lost = {(host or this, each.nexus): each.lost for host, each in told if each.lost is not None}
+    lost: dict[tuple[str, str], Lost] = {}
+    for host, each in told:
+        if each.lost is not None:
+            # What a path lost before says nothing of its newest loss.
+            lost.setdefault((host or this, each.nexus), each.lost)
     # A guest that moved has left, and nobody fenced it.
     left = {place for place, each in lost.items() if each.key in keys}
     lost = {place: each for place, each in lost.items() if place not in left}
