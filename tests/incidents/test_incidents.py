@@ -588,9 +588,8 @@ def test_the_session_before_a_new_login(scene: Scene) -> None:
     new = _disk_of("lab2", lu)
     assert new is not None
     subprocess.run(["sg_turs", "-n", "4", new.block], capture_output=True, timeout=60)
-    # LIO lets its WRITE in: it takes this session for the former one there.
-    again = ("-n", "-o", "-R", "-K", "0xa1", "-T", "3")
-    scene.run("sg_persist", *again, new.block, status=CONFLICT)
+    # LIO takes the new session for the former one: it is another path that is refused.
+    scene.write(scene.one, 64, status=CONFLICT)
     subprocess.run(["sg_persist", "-n", "-i", "-k", scene.one.block], timeout=60)
     end = time.monotonic() + pace.limit(SECONDS)
     while not re.search("until it went away|has the iSCSI name of", chains(scene.told())):
