@@ -41,7 +41,6 @@ NOT_SEEN_YET = (
     "tests/agent/test_faults.py::test_an_agent_that_stands_still_for_a_minute",
     "tests/agent/test_faults.py::test_a_store_that_cannot_be_written_any_more",
     "tests/agent/test_siege.py",
-    "tests/incidents/test_incidents.py::test_the_session_before_a_new_login",
     "tests/kernel/test_attacks.py::test_attached_and_detached_at_any_moment_under_load",
     "tests/kernel/test_truth.py",
     "tests/libvirt/test_migrate.py::test_a_holder_of_wero_moves[7]",
