@@ -44,12 +44,15 @@ def rebound(entry: Entry, side: Side, boot: str) -> tuple[Entry, Side]:
 def today(
     each: RegisteredNexus, entry: Entry, nexuses: Iterable[LocalNexus], boot: str
 ) -> LocalNexus | None:
-    """The one of nexuses that each is, None where none or more than one may be it."""
+    """The one of nexuses that each is, None where none or more than one may be it.
+
+    Without port names only the life tells; one that is not known tells nothing.
+    """
     nexuses = tuple(nexuses)
     as_it_was = [
         nexus
         for nexus in nexuses
-        if nexus.nexus == each.nexus and nexus.life == each.life and entry.boot in ("", boot)
+        if nexus.nexus == each.nexus and nexus.life == each.life != 0 and entry.boot in ("", boot)
     ]
     if not each.named:
         return as_it_was[0] if as_it_was else None

@@ -95,6 +95,7 @@ class Host:
                 initiator_port=port if named else None,
                 relative_target_port=relative if named else None,
                 state="running",
+                life=100 + place,
             )
             for place, (nexus, (port, relative)) in enumerate(paths.items())
         )

@@ -17,7 +17,7 @@ from prtrace.move.journal import (
     stored_file,
 )
 from prtrace.move.lines import Lines, Worth
-from prtrace.move.rebinding import rebound
+from prtrace.move.rebinding import rebound, today
 from prtrace.move.side import LocalPath, Side
 from prtrace.move.word import Word
 
@@ -124,3 +124,13 @@ def test_a_line_is_about_the_same_ports_or_about_no_path(before, after, boot):
         else:
             assert ports in [each for each, _ in before.values()]
     assert not gone & set(after)
+
+
+def test_an_address_without_a_life_and_without_ports_is_nobody():
+    line = RegisteredNexus("2:0:0:0")
+    entry = Entry(LU, DESTINATION, 1, "f" * 32, nexuses=(line,))
+    paths = (LocalNexus("2:0:0:0", LU),)
+    assert line.life == 0
+    assert today(line, entry, paths, "boot") is None
+    known = replace(line, life=7)
+    assert today(known, entry, (replace(paths[0], life=7),), "boot") is not None
