@@ -101,9 +101,17 @@ def _registered(steps: Sequence[Step], number: int, command: PrOut) -> int | Non
 
 
 def _is_mover(step: Step) -> bool:
-    """Whether the command is a guest's, or of a program that moves guests."""
+    """Whether the command is a guest's, or of a program that moves guests.
+
+    A process gives itself the name that ps shows; which file it executes is the kernel's word.  A
+    program in Python executes the interpreter, so its name is all that there is of it.
+    """
     issuer = step.event.issuer
-    return issuer is not None and bool(issuer.guest or issuer.comm.startswith(_MOVERS))
+    if issuer is None:
+        return False
+    program = step.event.exe.rpartition("/")[2]
+    known = bool(program) and not program.startswith("python")
+    return bool(issuer.guest) or (program if known else issuer.comm).startswith(_MOVERS)
 
 
 def _program(step: Step) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from prtrace.cli.explain import account_lines
 from prtrace.cli.given import look, paths_of
 from prtrace.cli.rebuild import Rebuilt
 from prtrace.explain.account import account
+from prtrace.explain.moved import moves
 from prtrace.explain.recording import Recording
 from prtrace.explain.timeline import timeline
 from prtrace.state.view import unit_view
@@ -160,3 +161,16 @@ def test_every_story_says_something():
 def test_the_schema_refuses_what_is_not_an_account():
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"schema": "prtrace.explain/1"}, SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("exe", "recorded"),
+    [("", True), ("/usr/bin/qemu-system-x86_64", True), ("/usr/bin/python3.11", True),
+     ("/usr/local/sbin/fence", False)],
+)  # fmt: skip
+def test_a_program_that_calls_itself_qemu_is_what_it_executes(exe, recorded):
+    (happened,) = story_of("moved-by-qemu-rightly").hosts.values()
+    events = [event._replace(exe=exe) for event in happened]
+    ((_, steps),) = look([Recording("", tuple(events))], LU).steps
+    (moved,) = [each.moved for each in moves(steps, []) if each.moved is not None]
+    assert moved.recorded is recorded
