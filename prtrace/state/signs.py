@@ -62,7 +62,7 @@ def note_attention(draft: Draft, seen: AttentionSeen) -> None:
         case _ if explained:
             draft.say(f"expected: {where}")
         case _:
-            _doubt(draft, f"{where}: changed by somebody else")
+            _doubt(draft, f"{where}: what was seen here does not explain it")
 
 
 def _on(nexus: Nexus) -> str:

@@ -61,7 +61,7 @@ def test_an_expected_unit_attention_is_taken_once(target: str) -> None:
     assert Fact.REGISTRATIONS not in doubted(first.state)
     second = apply(first.state, met(B, 120))
     assert doubted(second.state) == DOUBT
-    assert "changed by somebody else" in second.effect
+    assert "what was seen here does not explain it" in second.effect
 
 
 @pytest.mark.parametrize(
