@@ -13,7 +13,7 @@ from prtrace.state.anonymous import Anonymous
 anonymise_option = click.option(
     "--anonymise",
     metavar="SECRET",
-    help="replace guests, keys, ports and host names; alike wherever SECRET is the same",
+    help="replace names and keys; alike wherever SECRET is the same",
 )
 """For commands that write recordings."""
 

@@ -9,7 +9,10 @@ from unit.explain.story import LU, read
 
 from prtrace.explain.causes import incidents
 from prtrace.explain.timeline import timeline
+from prtrace.model import Issuer
 from prtrace.state.anonymous import Anonymous
+from prtrace.state.event import Command, Event
+from prtrace.state.quirks import profile_of
 
 STORIES = sorted((Path(__file__).parents[1] / "explain" / "stories").glob("*.txt"))
 BY = Anonymous(b"secret")
@@ -50,3 +53,56 @@ def test_two_hosts_with_one_secret_still_fit_together():
 def test_no_key_stays_no_key():
     assert BY.key(0) == 0
     assert BY.key(0xA1) not in (0, 0xA1)
+
+
+def test_names_that_somebody_chose_go_with_the_guest():
+    """As a process's name, a map's alias, a program's path and the alias of LIO's backstore."""
+    issuer = Issuer(
+        1, "qemu:payroll-db", guest="payroll-db", client_pid=7, client_comm="payrolld",
+        requested="/dev/mapper/payroll-db",
+    )  # fmt: skip
+    event = Event(
+        Command.LOST,
+        lu="naa.1",
+        nexus="1:0:0:0",
+        device="/dev/mapper/payroll-db",
+        target="LIO-ORG/payroll-db/4.0",
+        exe="/srv/payroll-db/qemu",
+        unit="machine-qemu-1-payroll-db.scope",
+        problem="the map /dev/mapper/payroll-db of guest payroll-db went away",
+        issuer=issuer,
+    )
+    other = BY.event(event)
+    assert "payroll" not in json.dumps(other.to_json())
+    assert other.issuer is not None
+    assert other.issuer.comm.startswith("qemu:")
+    assert other.problem.startswith("the map /dev/node-")
+    assert profile_of(other.target) is profile_of(event.target)
+
+
+@pytest.mark.parametrize(
+    "word", ["sg_persist", "multipathd", "(udev-worker)", "kworker/0:1H", "qemu-system-x86"]
+)
+def test_what_every_host_has_keeps_its_name(word):
+    assert BY.program(word) == word
+
+
+def test_a_program_of_the_distribution_keeps_its_path():
+    assert BY.executable("/usr/bin/sg_persist") == "/usr/bin/sg_persist"
+    assert BY.executable("/srv/payroll/sg_persist").startswith("program-")
+
+
+@pytest.mark.parametrize("word", ["/dev/sda1", "sdb", "/dev/dm-0", "/dev/sg3", "8:16", "2:0:0:1"])
+def test_nodes_that_the_kernel_named_stay(word):
+    assert BY.node(word) == word
+
+
+@pytest.mark.parametrize(
+    "port", ["naa.600140512345678912345678abcdef01", "iqn.2000-01.x:y,i,0x123456789012345678"]
+)
+def test_a_port_of_no_known_form_becomes_another_word(port):
+    assert BY.port(port) != port
+
+
+def test_half_a_surrogate_pair_is_a_name_too():
+    assert BY.name("guest", "a\ud800") != BY.name("guest", "a")
