@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import lzma
 import os
 import re
 import tarfile
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -27,7 +29,7 @@ from prtrace.explain.recording import Recording
 from prtrace.explain.timeline import Step, begun, timeline
 from prtrace.model import LocalNexus
 from prtrace.paste import sosreport
-from prtrace.state.event import Event, nanoseconds, path_from_json
+from prtrace.state.event import Event, nanoseconds, path_from_json, rfc3339
 from prtrace.state.view import unit_view
 
 _LONGEST_FILE: Final = 1 << 30
@@ -199,7 +201,8 @@ def find_unit(device: str, recordings: Sequence[Recording]) -> str:
     """The unit that device names; NoSuchDeviceError names those that are there.
 
     A designator, and what udev and multipath make of it, is the same everywhere; a node, an
-    address or a map is the first recording's.
+    address or a map is the first recording's.  Raises UsageError where it named several units
+    there, one after the other: which one is meant is not known.
     """
     made = _FROM_DESIGNATOR.fullmatch(device)
     if made is not None:
@@ -207,13 +210,23 @@ def find_unit(device: str, recordings: Sequence[Recording]) -> str:
     if recordings:
         known = recordings[0].names
         device = known.get(device) or known.get(device.removeprefix("/dev/mapper/")) or device
-    units: dict[str, None] = {}
-    for number, recording in enumerate(recordings):
-        for event in recording.events:
-            if device == event.lu or (number == 0 and device in _names(event)):
-                return event.lu
-            units.setdefault(event.lu)
-    there = ", ".join(list(units)[:4]) or "none"
+    units = units_of(recordings)
+    if device in units:
+        return device
+    named = {
+        event.lu: event.time
+        for event in (recordings[0].events if recordings else ())
+        if event.lu and device in _names(event)
+    }
+    if len(named) > 1:
+        until = "; ".join(f"{lu} until {rfc3339(time)[:19]}Z" for lu, time in named.items())
+        raise UsageError(
+            f"{device} named {len(named)} logical units one after the other: {until}",
+            hint="name the unit by its designator",
+        )
+    if named:
+        return next(iter(named))
+    there = ", ".join(units[:4]) or "none"
     raise NoSuchDeviceError(
         f"{device} names no logical unit of these recordings", hint=f"they have: {there}"
     )
@@ -344,20 +357,54 @@ def _worded(joined: Joined) -> dict[tuple[str, int], Event]:
 
 
 def by_host(recordings: Sequence[Recording]) -> dict[str, Recording]:
-    """Each host's recordings as one; a host that has no name is told by its place."""
+    """Each host's recordings as one, in which an event that several have is once.
+
+    A host that has no name is told by its place, or by the events that another recording has.
+    """
     found: dict[str, Recording] = {}
+    hosts: dict[tuple[Hashable, ...], str] = {}
     for number, each in enumerate(recordings, 1):
-        host = each.host or (f"recording {number}" if len(recordings) > 1 else "")
-        if host in found:
-            events = sorted((*found[host].events, *each.events), key=lambda event: event.time)
-            each = replace(  # noqa: PLW2901
-                found[host],
-                events=tuple(event._replace(seq=seq) for seq, event in enumerate(events, 1)),
-                ports=tuple(dict.fromkeys((*found[host].ports, *each.ports))),
-                paths=(*found[host].paths, *each.paths),
-            )
-        found[host] = each
+        recorded = {_identity(event) for event in each.events if event.record}
+        known = next((hosts[identity] for identity in recorded if identity in hosts), "")
+        host = each.host or known or (f"recording {number}" if len(recordings) > 1 else "")
+        hosts.update(dict.fromkeys(recorded, host))
+        found[host] = _merged(found[host], each) if host in found else each
     return found
+
+
+def _identity(event: Event) -> tuple[Hashable, ...]:
+    """What makes an event the same one in another recording of its host."""
+    if event.record:
+        return event.epoch, event.record
+    # What it changed, and why it was refused, was derived from what that recording began with.
+    return event._replace(seq=0, effect="", reason="")
+
+
+def _merged(one: Recording, other: Recording) -> Recording:
+    """Two recordings of one host: each keeps its order, where the host's clock jumped, too."""
+    left = Counter(map(_identity, one.events))
+    more = []
+    for event in other.events:
+        identity = _identity(event)
+        if left[identity]:
+            left[identity] -= 1
+        else:
+            more.append(event)
+    events = heapq.merge(_by_time(one.events), _by_time(more), key=lambda each: each[0])
+    return replace(
+        one,
+        events=tuple(event._replace(seq=seq) for seq, (_, event) in enumerate(events, 1)),
+        ports=tuple(dict.fromkeys((*one.ports, *other.ports))),
+        paths=tuple(dict.fromkeys((*one.paths, *other.paths))),
+    )
+
+
+def _by_time(events: Iterable[Event]) -> Iterator[tuple[int, Event]]:
+    """Each event with the latest time up to it: a clock that was set back changes no order."""
+    latest = 0
+    for event in events:
+        latest = max(latest, event.time)
+        yield latest, event
 
 
 def before(events: Sequence[Event], until: int | None) -> Iterator[Event]:
