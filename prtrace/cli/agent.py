@@ -19,7 +19,7 @@ from prtrace.agent.options import (
     AgentOptions,
 )
 from prtrace.api.address import SOCKET, SOCKET_VARIABLE
-from prtrace.cli.options import log_options
+from prtrace.cli.options import MOST, log_options
 from prtrace.errors import UsageError
 from prtrace.store.room import KEEP_BYTES, KEEP_EVENTS
 
@@ -126,7 +126,7 @@ Examples:
 @click.option(
     "--verify",
     metavar="SECONDS",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MOST),
     help="read DEVICEs, or all, that often: over paths nobody has open or registered",
 )
 @click.option(
@@ -139,7 +139,7 @@ Examples:
 )
 @click.option(
     "--keep-events",
-    type=click.IntRange(min=1000),
+    type=click.IntRange(1000, MOST),
     default=KEEP_EVENTS,
     help="how many events the history keeps",
 )

@@ -14,7 +14,7 @@ import click
 
 from prtrace.api.client import Client
 from prtrace.cli.given import find_unit, in_order, read_recordings, split
-from prtrace.cli.options import json_option, since_option, socket_option
+from prtrace.cli.options import MOST, json_option, since_option, socket_option
 from prtrace.cli.text import cut, labelled, line, plain, width
 from prtrace.errors import UsageError
 from prtrace.state.event import Command, Event, nanoseconds
@@ -52,7 +52,7 @@ Examples:
 @click.argument("words", metavar="[DEVICE|RECORDING]...", nargs=-1)
 @click.option("-f", "--follow", is_flag=True, help="go on with what happens from now on")
 @since_option
-@click.option("--last", metavar="N", type=click.IntRange(min=0), help="only the newest N")
+@click.option("--last", metavar="N", type=click.IntRange(0, MOST), help="only the newest N")
 @click.option("-v", "--verbose", is_flag=True, help="everything that is known of each")
 @json_option
 @socket_option

@@ -80,7 +80,7 @@ Examples:
   prtrace gather -o for-a-friend.gathered --anonymise 'some words'
 """,
 )
-@output_option
+@output_option(required=True)
 @click.option("--no-device", is_flag=True, help="send no command to any disk")
 @anonymise_option
 @socket_option

@@ -28,7 +28,9 @@ read_option = click.option(
 
 def guest_options(function: Function) -> Function:
     """--guest and --pid."""
-    function = click.option("--pid", type=int, metavar="PID", help="the guest's process")(function)
+    function = click.option(
+        "--pid", type=click.IntRange(1, 1 << 22), metavar="PID", help="the guest's process"
+    )(function)
     return click.option("--guest", metavar="NAME", help="the guest's name or UUID")(function)
 
 

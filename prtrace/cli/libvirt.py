@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from prtrace.cli.options import log_options, socket_option
+from prtrace.cli.options import Seconds, log_options, socket_option
 from prtrace.libvirt.machine import MovePolicy
 from prtrace.libvirt.service import RUN_DIR, STATE_DIR, ServiceOptions, run
 from prtrace.linux import logs
@@ -37,7 +37,7 @@ Examples:
 @click.option(
     "--deadline",
     metavar="SECONDS",
-    type=click.FloatRange(0.5, 600),
+    type=Seconds(0.5, 600),
     default=4.0,
     help="that a call of the agent may take: libvirt holds the guest's lock meanwhile",
 )

@@ -9,7 +9,7 @@ from typing import Final
 import click
 
 from prtrace.api.client import Client
-from prtrace.cli.options import socket_option
+from prtrace.cli.options import output_option, socket_option
 from prtrace.cli.output import write_whole
 from prtrace.errors import AgentUnreachableError
 from prtrace.explain import metrics
@@ -32,13 +32,7 @@ Examples:
   prtrace metrics --details | grep prtrace_holder_info
 """,
 )
-@click.option(
-    "-o",
-    "--output",
-    metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="where to write, whole or not at all; standard output without it",
-)
+@output_option(required=False)
 @click.option("--details", is_flag=True, help="every registration, holder and initiator port, too")
 @socket_option
 def command(*, output: Path | None, details: bool, socket: str) -> None:

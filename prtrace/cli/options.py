@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable
@@ -12,12 +13,16 @@ from typing import Any, Final, TypeVar
 import click
 
 from prtrace.api.address import SOCKET, SOCKET_VARIABLE
+from prtrace.cli.output import require_replaceable
 from prtrace.linux import logs
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 """What an option is put on."""
 
-_AGO: Final = re.compile(r"(\d+)\s*(s|m|min|h|d)")
+MOST: Final = (1 << 53) - 1
+"""The greatest number that an option takes: every reader of JSON has it exactly (RFC 8259)."""
+_SEQ: Final = re.compile(r"[0-9]{1,18}")
+_AGO: Final = re.compile(r"([0-9]{1,12})\s*(s|m|min|h|d)")
 _SECONDS: Final = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
 
 
@@ -34,18 +39,46 @@ json_option = click.option("--json", "as_json", is_flag=True, help="print JSON")
 max_age_option = click.option(
     "--max-age",
     metavar="SECONDS",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, MOST),
     help="ask the devices first where what is known is older; 0: now",
 )
 """For commands that show or judge what the agent knows."""
-output_option = click.option(
-    "-o",
-    "--output",
-    metavar="FILE",
-    required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="the file to write, whole or not at all",
-)
+
+
+def _replaceable(
+    _context: click.Context, _parameter: click.Parameter, output: Path | None
+) -> Path | None:
+    """Before the work begins, not after it."""
+    if output is not None:
+        require_replaceable(output)
+    return output
+
+
+def output_option(*, required: bool) -> Callable[[Function], Function]:
+    """-o FILE, for commands that write one; where it is not required they can print instead."""
+    words = "the file to write, whole or not at all"
+    return click.option(
+        "-o",
+        "--output",
+        metavar="FILE",
+        required=required,
+        type=click.Path(path_type=Path, dir_okay=False),
+        callback=_replaceable,
+        help=words if required else f"{words}; standard output without it",
+    )
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds; NaN lies in no range, though every comparison with it is false."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Take the option's text."""
+        seconds = float(super().convert(value, param, ctx))
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is no number of seconds", param, ctx)
+        return seconds
 
 
 def log_options(function: Function) -> Function:
@@ -71,21 +104,22 @@ def parse_since(
     """--since: (sequence number, RFC 3339 time or None) from 10m, a time, or a number."""
     if text is None:
         return 0, None
-    if text.isdecimal():
+    if _SEQ.fullmatch(text):
         return int(text), None
     ago = _AGO.fullmatch(text)
     if ago is not None:
         seconds = int(ago[1]) * _SECONDS[ago[2]]
         return 0, _text(datetime.fromtimestamp(max(time.time() - seconds, 0)).astimezone())
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
+        # The zone of this host can lead out of the years that there are.
+        moment = datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError):
         raise click.BadParameter(
             f"{text!r} is no age (10m, 2h, 3d), no time (2026-01-31T12:00) and no number",
             context,
             parameter,
         ) from None
-    return 0, _text(moment.astimezone())
+    return 0, _text(moment)
 
 
 def _text(moment: datetime) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import click
 
-from prtrace.cli.options import json_option
+from prtrace.cli.options import Seconds, json_option
 from prtrace.cli.text import WIDTH, document, labelled, line, plain, table
 from prtrace.cli.unit import title_of
 from prtrace.errors import InDoubtError, NoSuchDeviceError
@@ -59,7 +59,7 @@ Examples:
 @click.option(
     "--timeout",
     metavar="SECONDS",
-    type=click.FloatRange(min=1, max=600),
+    type=Seconds(min=1, max=600),
     default=60.0,
     help="how long a command may take; the kernel aborts it then",
 )

@@ -10,7 +10,7 @@ import click
 from prtrace.api.client import Client
 from prtrace.cli.anonymise import anonymise_option, anonymous
 from prtrace.cli.given import paths_of
-from prtrace.cli.options import since_option, socket_option
+from prtrace.cli.options import output_option, since_option, socket_option
 from prtrace.cli.output import write_whole
 from prtrace.cli.ports import own_ports
 from prtrace.cli.text import line, warn
@@ -29,13 +29,7 @@ Examples:
 """,
 )
 @click.argument("devices", metavar="[DEVICE]...", nargs=-1)
-@click.option(
-    "-o",
-    "--output",
-    metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="where to write; standard output without it",
-)
+@output_option(required=False)
 @since_option
 @anonymise_option
 @socket_option

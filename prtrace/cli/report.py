@@ -52,7 +52,7 @@ Examples:
 """,
 )
 @click.argument("words", metavar="[DEVICE|RECORDING]...", nargs=-1)
-@output_option
+@output_option(required=True)
 @click.option(
     "--format",
     "form",

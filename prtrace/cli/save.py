@@ -9,7 +9,7 @@ import click
 
 from prtrace.cli.carrying import state_dir_option
 from prtrace.cli.knowledge import guest_options, observed_moves, read_option
-from prtrace.cli.options import max_age_option, socket_option
+from prtrace.cli.options import max_age_option, output_option, socket_option
 from prtrace.cli.output import write_whole
 from prtrace.move.carry import MoveOptions
 
@@ -25,7 +25,7 @@ Examples:
 """,
 )
 @click.argument("devices", metavar="DEVICE...", nargs=-1, required=True)
-@click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path), help="not stdout")
+@output_option(required=False)
 @click.option(
     "--aptpl",
     type=click.Choice(("yes", "no")),

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import click
 import pytest
 
-from prtrace.cli.options import parse_since
+from prtrace.cli.options import Seconds, parse_since
 
 CONTEXT = click.Context(click.Command("events"))
 PARAMETER = click.Option(["--since"])
@@ -47,7 +47,26 @@ def test_a_time_with_and_without_zone():
     assert datetime.fromisoformat(since("2026-01-31T12:00")[1]).tzinfo is not None
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "10x", "-5", "2026-13-01", "10 mm"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "yesterday",
+        "10x",
+        "-5",
+        "2026-13-01",
+        "10 mm",
+        "0001-01-01",
+        "9" * 5000,
+        "9" * 40 + "s",
+    ],
+)
 def test_another_text_is_refused_with_the_forms(text):
     with pytest.raises(click.BadParameter, match="no age"):
         since(text)
+
+
+def test_no_number_lies_in_no_range():
+    with pytest.raises(click.BadParameter, match="no number of seconds"):
+        Seconds(0.5, 600).convert("nan", None, None)
+    assert Seconds(0.5, 600).convert("5", None, None) == 5
