@@ -35,7 +35,7 @@ from prtrace.move.machine import (
 )
 from prtrace.move.savefile import SaveFile
 from prtrace.move.side import Side
-from prtrace.move.table import Do, Verb
+from prtrace.move.table import Do, Row, Verb
 from prtrace.move.word import Word
 from prtrace.state.event import key_text
 
@@ -337,6 +337,9 @@ class Carrier:
             self._stop(Word.IN_DOUBT, error.message + hint)
             return
         self.position = looked(self.plan, self.position, reading)
+        request = self.position.request
+        if isinstance(request, End) and request.row is Row.MIXED:
+            self.why = f"{Row.MIXED.value}: {', '.join(reading.mixed)}"
 
     def _send(self, request: Send) -> None:
         self._write(None)

@@ -549,6 +549,7 @@ _DESTINATION: Final[tuple[tuple[Row, _Condition], ...]] = (
     (Row.LEFT_HERE, lambda s: s.plan.left_here),
     (Row.TOLD, lambda s: s.verified and s.position.lines.told and not s.overtaken),
     (Row.THIRD, lambda s: s.sight.third),
+    (Row.MIXED, lambda s: s.sight.mixed),
     (Row.UNCLEAR, lambda s: s.sight.unclear),
     (Row.LOST, lambda s: s.sight.there and not s.here and s.position.lines.prepared),
     (

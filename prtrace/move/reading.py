@@ -9,11 +9,11 @@ are known, and whose they are is not.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from prtrace.model import FullStatus, LocalNexus, Nexus, ReservationType
-from prtrace.state.binding import Bound, bind, may_be
+from prtrace.state.binding import Bound, bind, is_other_session, may_be
 from prtrace.state.quirks import profile_of
 
 OTHER_SIDE = "source "
@@ -44,7 +44,8 @@ class Reading:
 
     own_holds: one of the side's own nexuses holds it; None where a blind reading cannot say.
     holder_key: the key that READ RESERVATION shows, of a blind reading only.  repeated: nexuses
-    that the reply names more than once: which key each has is not known.
+    that the reply names more than once: which key each has is not known.  mixed: nexuses that
+    the target may take for one of the move's, see _mixed.
     """
 
     generation: int
@@ -55,6 +56,7 @@ class Reading:
     blind: bool = False
     holder_key: int | None = None
     repeated: tuple[Nexus, ...] = ()
+    mixed: tuple[Nexus, ...] = ()
 
     def elsewhere(self, key: int) -> tuple[OtherRegistration, ...]:
         """The registrations with key that are not this side's own."""
@@ -77,11 +79,13 @@ def of_full_status(
     profile = profile_of(target)
     each_listed = profile.lists_every_port
     bound = bind(registrations, (*own, *other), {}, former={}, each_port_listed=each_listed)
+    mixed = _mixed(registrations, own, other) if profile.mixes_sessions else ()
     if _hides_own(bound, own):
         holder_key = next((each.key for each in registrations if each.holder), None)
         shared = kind is not None and kind.all_registrants
         keys = [each.key for each in registrations]
-        return of_keys(generation, keys, kind, 0 if shared else holder_key)
+        blind = of_keys(generation, keys, kind, 0 if shared else holder_key)
+        return replace(blind, mixed=mixed)
     ours = {path.nexus for path in own}
     mine = {nexus: each for nexus, each in bound.by_nexus.items() if nexus in ours}
     others = [
@@ -102,7 +106,37 @@ def of_full_status(
         kind,
         any(each.holder for each in mine.values()),
         repeated=tuple(bound.repeated),
+        mixed=mixed,
     )
+
+
+def _mixed(
+    registrations: Iterable[FullStatus], own: Iterable[LocalNexus], other: Iterable[LocalNexus]
+) -> tuple[Nexus, ...]:
+    """The sessions that a target which mixes them (Profile.mixes_sessions) takes for one that a
+    move registers or takes the key from: the other side's for this side's, and for one of either
+    side each session that neither has, and that is registered.
+
+    LIO has one bit for all the sessions of an initiator at a target port.  The newest REGISTER
+    sets it and whatever takes a registration away clears it: a REGISTER of the destination lets
+    the fenced guest of the source in again, and a finish shuts the destination out
+    (target_core_pr.c, __core_scsi3_add_registration and __core_scsi3_free_registration).
+    """
+    own, other = tuple(own), tuple(other)
+    found = {
+        each.nexus: None
+        for each in other
+        if any(is_other_session(each.initiator_port, each.relative_target_port, p) for p in own)
+    }
+    for each in registrations:
+        port = each.initiator_port
+        relative = None if each.all_target_ports else each.relative_target_port
+        sides = [path for path in (*own, *other) if path.initiator_port]
+        if any(may_be(port, relative, path) for path in sides):
+            continue
+        if any(is_other_session(port, relative, path) for path in sides):
+            found[f"{port},{'*' if relative is None else relative}"] = None
+    return tuple(found)
 
 
 def _hides_own(bound: Bound, own: Iterable[LocalNexus]) -> bool:

@@ -32,7 +32,8 @@ class Sight:
     has the guest's; False on the source.  third: it is registered where neither side
     is, and no leftover is known; False on the source.  unclear: the other side may not have
     it, because what an earlier move left may be all that there is of it.  repeated: the reply
-    names a nexus twice, and nothing here is to be relied on.
+    names a nexus twice, and nothing here is to be relied on.  mixed: the target may take another
+    nexus for one of the move's.
     """
 
     generation: int
@@ -45,6 +46,7 @@ class Sight:
     blind: bool = False
     unclear: bool = False
     repeated: bool = False
+    mixed: bool = False
 
     def with_key(self, key: int) -> tuple[Nexus, ...]:
         """This side's nexuses that have key."""
@@ -101,6 +103,7 @@ def sight_of(view: Viewpoint, reading: Reading) -> Sight:
         held,
         unclear=view.source and bool(elsewhere) and elsewhere <= view.leftovers,
         repeated=bool(reading.repeated),
+        mixed=bool(reading.mixed),
     )
 
 
@@ -137,6 +140,7 @@ def blind_sight(
         held=held,
         blind=True,
         unclear=bool(left) and 0 < elsewhere < enough,
+        mixed=bool(reading.mixed),
     )
 
 

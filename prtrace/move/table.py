@@ -88,6 +88,7 @@ class Row(enum.Enum):
     LEFT_HERE = "an earlier move left K on a nexus of D, as the file says"
     TOLD = "D, and this commit has said that the guest may run"
     THIRD = "a third nexus has K"
+    MIXED = "the target may take another session of the same initiator for one of S or D"
     UNCLEAR = "blind, K is on fewer nexuses than S and an earlier move had it on"
     LOST = "S, not D, where D was verified before"
     NO_PROOF = "S, only D?, and the PREEMPT went out"
@@ -190,6 +191,7 @@ TABLE: Final[Mapping[Row, Mapping[Verb, Cell]]] = {
     Row.LEFT_HERE: {_P: _undo(Word.REFUSED), _C: _undo(Word.REFUSED), _L: _ALARM},
     Row.TOLD: {_C: _MAY, _L: _DONE},
     Row.THIRD: {_P: _undo(Word.THIRD), _C: _end(Word.THIRD), _E: _end(Word.THIRD)},
+    Row.MIXED: {_P: _undo(Word.REFUSED), _C: _end(Word.REFUSED)},
     Row.UNCLEAR: {_P: _undo(Word.IN_DOUBT), _C: _DOUBT, _L: _ALARM},
     Row.LOST: {
         _P: _end(Word.TAKEN_BACK),

@@ -6,6 +6,7 @@ The verdict on one side is made of facts only; each reason carries the fact behi
 from __future__ import annotations
 
 import enum
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -17,7 +18,9 @@ from prtrace.model import Nexus, ReservationType
 from prtrace.move.facts import Facts, Registered, Sender
 from prtrace.move.guest import HELPER
 from prtrace.move.side import Side
+from prtrace.state.binding import is_other_session
 from prtrace.state.event import key_text
+from prtrace.state.quirks import profile_of
 
 SCHEMA: Final = "prtrace.check/2"
 
@@ -52,6 +55,7 @@ class Obstacle(enum.Enum):
     OTHER_USER = "nexus used by others"
     LEGACY_RESERVE = "legacy reservation"
     BEYOND_PATHS = "registered beyond our paths"
+    OTHER_SESSION = "another session of the initiator is registered"
     DIFFERENT_KEYS = "paths with different keys"
     FOREIGN_SCOPE = "scope is not the logical unit"
     QEMU_MOVES_IT = "QEMU moves it itself"
@@ -174,6 +178,7 @@ def judge(
         if each.nexus in leftovers and each.nexus not in own and [each.key] == keys
     )
     reasons += _key_reasons(side, facts, own, keys, left)
+    reasons += _session_reasons(side, facts, own)
     reasons += _user_reasons(own, asked, users)
     if facts.type is not None and facts.scope != "LU":
         reasons.append(Reason(Obstacle.FOREIGN_SCOPE, f"the reservation's scope is {facts.scope}"))
@@ -228,6 +233,24 @@ def _key_reasons(
         if key in keys
     ]
     return reasons
+
+
+def _session_reasons(side: Side, facts: Facts, own: dict[Nexus, Registered]) -> list[Reason]:
+    """Registered sessions that the target may take for ours: every destination refuses then."""
+    if not profile_of(facts.target).mixes_sessions:
+        return []
+    return [
+        Reason(
+            Obstacle.OTHER_SESSION,
+            f"{each.nexus} has key {each.key:#x}, and this target may take the session for "
+            f"{path.nexus.nexus}, which is another one of that initiator",
+        )
+        for each in facts.registrations
+        for path in side.paths
+        if each.nexus not in own
+        and not each.maybe_local
+        and is_other_session(each.initiator_port, each.relative_target_port, path.nexus)
+    ]
 
 
 def _perhaps_ours(facts: Facts, own: dict[Nexus, Registered]) -> list[Reason]:
@@ -328,6 +351,13 @@ def _notes(
             f"{facts.type.title}: only the path that holds the reservation can write, "
             "registered or not"
         )
+    if facts.type is not None and profile_of(facts.target).mixes_sessions:
+        notes += [
+            f"{one.nexus} and {two.nexus} are sessions of one initiator at one target port, which "
+            "this target may take for one another: it may refuse what one of them writes"
+            for one, two in itertools.combinations((path.nexus for path in side.paths), 2)
+            if is_other_session(one.initiator_port, one.relative_target_port, two)
+        ]
     return tuple(notes)
 
 

@@ -10,7 +10,7 @@ import enum
 from typing import Final, NamedTuple
 
 from prtrace.model import Access, Nexus, ReservationType
-from prtrace.state.binding import initiator_name, isid_of, may_be_own
+from prtrace.state.binding import is_other_session, isid_of, may_be_own
 from prtrace.state.quirks import profile_of
 from prtrace.state.unit import Fact, LuState, Registration, Reservation
 
@@ -126,11 +126,7 @@ def _mixed(state: LuState, nexus: Nexus, found: Reservation) -> Standing | None:
         for each in state.registrations.values()
         if each.nexus != nexus
         and (port := _port(state, each))
-        and initiator_name(port) == initiator_name(own.initiator_port)
-        and (
-            None in (each.relative_target_port, own.relative_target_port)
-            or each.relative_target_port == own.relative_target_port
-        )
+        and is_other_session(port, each.relative_target_port, own)
     }
     if not others:
         return None

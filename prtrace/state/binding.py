@@ -251,6 +251,21 @@ def is_wild(registration: Registration) -> bool:
     )
 
 
+def is_other_session(port: str | None, relative: int | None, path: LocalNexus) -> bool:
+    """Whether a nexus of these two ports is another session of path's initiator at path's target
+    port, or may be: what is not known of a name may be anything.
+
+    Only iSCSI has several initiator ports of one name; the ISID tells them apart.
+    """
+    name = initiator_name(port)
+    return (
+        bool(name and (isid_of(port) or isid_of(path.initiator_port)))
+        and name == initiator_name(path.initiator_port)
+        and _fold(port) != _fold(path.initiator_port)
+        and (relative is None or path.relative_target_port in (None, relative))
+    )
+
+
 def port_names(path: LocalNexus) -> tuple[str, int | None]:
     """The names by which path's nexus is told from others: not alike in two spellings."""
     return _fold(path.initiator_port), path.relative_target_port

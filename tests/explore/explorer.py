@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from small_target import CHARACTERS, Target, send
+from small_target import CHARACTERS, Target, lets_in, send
 
 from prtrace.model import Action, FullStatus, LocalNexus, Outcome, ReservationType
 from prtrace.move import machine
@@ -43,6 +43,8 @@ PLANNED_ANEW, REST = ("finish", "reclaim"), " over the rest"
 TARGET = "LIO-ORG/explored/1"
 TWIN = "D0"
 """Another session of D's host, which the target lists by D1's names."""
+NEIGHBOUR, NEIGHBOURS_KEY = "X1", 0x55
+"""A session that another guest uses: one of the initiators' of the move (Setting.alike)."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Setting:
     left: the nexus that has the key since an earlier move, whose finish may come at any moment
     before this move has begun there ("D1": the move goes back to where the guest came from); ""
     for none.  vanishes: the source's last path may go away for ever at any moment.
+    alike, near: which nexuses are sessions of one initiator, on a target that mixes them, see
+    small_target.Character; the neighbour is registered from the beginning where it is named.
     """
 
     character: str = "LIO"
@@ -89,6 +93,8 @@ class Setting:
     careless: bool = False
     left: str = ""
     vanishes: bool = False
+    alike: tuple[tuple[str, ...], ...] = ()
+    near: bool = False
 
     def __str__(self):
         held = (
@@ -108,6 +114,8 @@ class Setting:
             if getattr(self, name)
         ]  # fmt: skip
         words += [f"{self.left} left"] if self.left else []
+        words += ["one initiator " + "+".join(group) for group in self.alike]
+        words += ["ISIDs alike"] if self.near else []
         return ", ".join(words)
 
 
@@ -157,7 +165,9 @@ class Explorer:
     def __init__(self, setting, *, journal=True, admit=None, hands_over=None, knows_gone=True):
         self.set = setting
         self.knows_gone = knows_gone
-        self.character = CHARACTERS[setting.character]
+        self.character = CHARACTERS[setting.character]._replace(
+            sessions=setting.alike, near=setting.near
+        )
         # As the machine has it now: a mutant may have taken its place.
         self.journal, self.admit = journal, machine.admit if admit is None else admit
         known = self.character.hands_over
@@ -172,6 +182,10 @@ class Explorer:
         }
         self.plans = self._plans()
         self.names = sorted(self.plans)
+        first = self.first()
+        self.neighbour_may = first.key(NEIGHBOUR) is not None and lets_in(
+            self.character, first, NEIGHBOUR
+        )
         self.found = Found(setting)
         self.stop = None
 
@@ -180,7 +194,7 @@ class Explorer:
     def _plans(self):
         held = self.set.holder == "S" and self.set.kind is not None
         kind = self.set.kind
-        left = frozenset({_listed_as(self.set.left)} if self.set.left else ())
+        left = frozenset({self._listed_as(self.set.left)} if self.set.left else ())
         there = Viewpoint(K, False, self.set.paths, left)
         here = Viewpoint(K, True, self.set.paths, left)
         hands = self.hands_over
@@ -243,9 +257,12 @@ class Explorer:
         keys[P] = PEER
         if self.set.left:
             keys[self.set.left] = K
+        if self.character.group(NEIGHBOUR) is not None and "neighbour" not in self.set.peers:
+            keys[NEIGHBOUR] = NEIGHBOURS_KEY
         kind = self.set.kind
         holder = None if kind is None else ("S1" if self.set.holder == "S" else P)
-        return Target(tuple(sorted(keys.items())), holder, kind, 0)
+        active = frozenset(self.character.group(each) for each in keys) - {None}
+        return Target(tuple(sorted(keys.items())), holder, kind, 0, active)
 
     def initial(self):
         host = (self.lines.put(Lines()), self.lines.put(Lines()), None, None, None)
@@ -533,10 +550,38 @@ class Explorer:
         other = () if on_source else self.own[D] if old and number == S else self.own[S]
         return of_full_status(
             target.generation,
-            [_listed(target, nexus, key) for nexus, key in target.keys],
-            [_local(nexus, nexus) for nexus in sorted(own)],
-            [_local(nexus, OTHER_SIDE + nexus) for nexus in other],
+            [self._listed(target, nexus, key) for nexus, key in target.keys],
+            [self._local(nexus, nexus) for nexus in sorted(own)],
+            [self._local(nexus, OTHER_SIDE + nexus) for nexus in other],
             TARGET,
+        )
+
+    def _names(self, nexus):
+        """The port names by which the target lists a nexus: all paths lead to one target port."""
+        nexus = "D1" if nexus == TWIN else nexus
+        group = self.character.group(nexus)
+        initiator = nexus if group is None else self.character.sessions[group][0]
+        number = "".join(f"{each:02x}" for each in nexus.encode())
+        isid = f"00023d00{number}" if self.set.near else f"0002{number}0000"
+        return f"iqn.{initiator},i,0x{isid}", 1
+
+    def _listed_as(self, nexus):
+        """What a reading calls a nexus that is not of its own host."""
+        return ",".join(map(str, self._names(nexus)))
+
+    def _local(self, nexus, name):
+        port, relative = self._names(nexus)
+        return LocalNexus(name, "unit", initiator_port=port, relative_target_port=relative)
+
+    def _listed(self, target, nexus, key):
+        port, relative = self._names(nexus)
+        holds = target.type is not None and (target.shared or target.holder == nexus)
+        return FullStatus(
+            initiator_port=port,
+            relative_target_port=relative,
+            key=key,
+            holder=holds,
+            type=target.type if holds else None,
         )
 
     def _put(self, state, number, side, name, place, position, *, durable=True):
@@ -717,6 +762,17 @@ class Explorer:
                     after, _ = send(self.character, target, TWIN, Action.REGISTER, 0, 0x66)
                     yield then("another session of D's host registers, listed as D1", after,
                                fenced, used=what)  # fmt: skip
+                case "neighbour" if not fenced:
+                    after, _ = send(
+                        self.character, target, NEIGHBOUR, Action.REGISTER, 0, NEIGHBOURS_KEY
+                    )
+                    yield then("another guest registers over a session of its own", after,
+                               fenced, used=what)  # fmt: skip
+                case "neighbour leaves":
+                    after, _ = send(
+                        self.character, target, NEIGHBOUR, Action.REGISTER, NEIGHBOURS_KEY
+                    )
+                    yield then("the other guest gives its key up", after, fenced, used=what)
                 case "same key":
                     after, _ = send(self.character, target, T, Action.REGISTER, 0, K)
                     yield then("a third node registers the same key", after, fenced, used=what)
@@ -790,6 +846,7 @@ class Explorer:
                 host = NAMES.index(guest)
                 if any(nexus in ours for nexus in self.own[host]):
                     raise BrokenError("a", "the guest was fenced, and may write")
+                self._check_sessions(target, self.own[host])
         elif not fenced and not left:
             sides = [nexus for host in range(len(hosts)) for nexus in self.own[host]]
             if not any(ours.get(nexus) == key for nexus in sides):
@@ -799,8 +856,19 @@ class Explorer:
             self._check_guest(state)
         self._check_ways(state)
 
+    def _check_sessions(self, target, own):
+        mixed = (each for each in own if self.character.group(each) is not None)
+        if target.type is None:
+            return
+        for nexus in mixed:
+            if lets_in(self.character, target, nexus):
+                raise BrokenError("a", f"the guest was fenced, and {nexus} is let in again")
+
     def _check_others(self, state):
         target, _guest, _key, fenced, flags, _hosts, _budgets, _peer, _todo = state
+        there = self.neighbour_may and not fenced and target.key(NEIGHBOUR) is not None
+        if there and not lets_in(self.character, target, NEIGHBOUR):
+            raise BrokenError("f", "another guest is registered, and may not write any more")
         if flags & TYPE_FREE:
             return
         if dict(target.keys).get(P) != PEER:
@@ -825,6 +893,12 @@ class Explorer:
         pending = self.set.flow == "late" and not flags & LATE_DONE and guest == "D"
         if held and not flags & TYPE_FREE and not pending and target.holder not in own:
             raise BrokenError("g", "the running guest does not hold its reservation any more")
+        follows = self.set.holder == "P" and self.set.kind is not None
+        refused = follows and self.set.kind.single_nexus
+        free = flags & TYPE_FREE or pending or refused or lacking
+        let = free or any(lets_in(self.character, target, nexus) for nexus in there)
+        if self.set.alike and not let:
+            raise BrokenError("g", "the running guest has its key, and may not write")
 
     def _rekeyed(self, state):
         return state[2] != K
@@ -983,33 +1057,6 @@ class Explorer:
         finished = word is Word.DONE and plan.verb is Verb.FINISH
         if here and (finished or (clean and not remains)):
             raise BrokenError("d", f"{word.value}, and the key is left here", label)
-
-
-def _names(nexus):
-    """The port names by which the target lists a nexus: all its paths lead to one target port."""
-    return f"naa.{'D1' if nexus == TWIN else nexus}", 1
-
-
-def _listed_as(nexus):
-    """What a reading calls a nexus that is not of its own host."""
-    return ",".join(map(str, _names(nexus)))
-
-
-def _local(nexus, name):
-    port, relative = _names(nexus)
-    return LocalNexus(name, "unit", initiator_port=port, relative_target_port=relative)
-
-
-def _listed(target, nexus, key):
-    port, relative = _names(nexus)
-    holds = target.type is not None and (target.shared or target.holder == nexus)
-    return FullStatus(
-        initiator_port=port,
-        relative_target_port=relative,
-        key=key,
-        holder=holds,
-        type=target.type if holds else None,
-    )
 
 
 ASKED = {

@@ -17,7 +17,12 @@ class Character(NamedTuple):
     """keeps_sender: of a PREEMPT of the holder's key, which the sender has too; hands_over is
     what prtrace knows of it.  keeps_unreserved: the same while nothing is reserved.
     unmatched_good: a PREEMPT of a key that nobody has is GOOD.  unregister_adds: to PRGENERATION.
-    counts_removed: PREEMPT adds one for each registration that it removes."""
+    counts_removed: PREEMPT adds one for each registration that it removes.
+    sessions: groups of nexuses that are sessions of one initiator at one target port, of a target
+    that mixes them as LIO does: one bit for each group says who is registered, the newest
+    registration sets it, and every registration that goes clears it; a session that is not the
+    holder of its group's reservation is nobody.  near: the ISIDs are alike in what the target
+    compares, so that each session of the holder's group is the holder."""
 
     name: str
     keeps_sender: bool
@@ -26,6 +31,12 @@ class Character(NamedTuple):
     unmatched_good: bool
     unregister_adds: int
     counts_removed: bool
+    sessions: tuple = ()
+    near: bool = False
+
+    def group(self, nexus):
+        """The number of nexus's group, None where it has none."""
+        return next((n for n, group in enumerate(self.sessions) if nexus in group), None)
 
 
 LIO = Character("LIO", True, False, True, False, 0, False)
@@ -38,12 +49,14 @@ CHARACTERS = {each.name: each for each in (LIO, SCST, PAR3, SPDK, HOSTILE)}
 
 class Target(NamedTuple):
     """keys: (nexus, key), sorted.  holder: a nexus, also for the all-registrants types, where it
-    is one of the registrants and says nothing."""
+    is one of the registrants and says nothing but to a target that mixes sessions.  active: the
+    groups whose bit is set."""
 
     keys: tuple
     holder: str | None = None
     type: ReservationType | None = None
     generation: int = 0
+    active: frozenset = frozenset()
 
     def key(self, nexus):
         return dict(self.keys).get(nexus)
@@ -56,8 +69,47 @@ class Target(NamedTuple):
         return self.type in AR
 
 
+def lets_in(character, target, nexus):
+    """Whether a WRITE over nexus is let in."""
+    if target.type is None or _is_holder(character, target, nexus):
+        return True
+    return _is_registered(character, target, nexus) and not target.type.single_nexus
+
+
+def _is_holder(character, target, nexus):
+    alike = character.near and character.group(nexus) is not None
+    same = alike and character.group(nexus) == character.group(target.holder)
+    return target.holder == nexus or same
+
+
+def _is_registered(character, target, nexus):
+    group = character.group(nexus)
+    if group is None:
+        return target.key(nexus) is not None
+    return group in target.active and group != character.group(target.holder)
+
+
 def send(character, target, nexus, action, key, sa_key=0, kind=None):
     """The target after a command, and the outcome."""
+    if not character.sessions:
+        return _carried_out(character, target, nexus, action, key, sa_key, kind)
+    if target.type is not None and action in (Action.PREEMPT, Action.CLEAR, Action.RELEASE):
+        let = _is_holder(character, target, nexus) or _is_registered(character, target, nexus)
+        if not let:
+            return target, Outcome.CONFLICT
+    after, outcome = _carried_out(character, target, nexus, action, key, sa_key, kind)
+    active = set(target.active)
+    for number, group in enumerate(character.sessions):
+        for each in group:
+            had, has = target.key(each) is not None, after.key(each) is not None
+            if has and not had:
+                active.add(number)
+            elif had and not has:
+                active.discard(number)
+    return after._replace(active=frozenset(active)), outcome
+
+
+def _carried_out(character, target, nexus, action, key, sa_key, kind):
     mine = target.key(nexus)
     if action in (Action.REGISTER, Action.REGISTER_AND_IGNORE):
         if action is Action.REGISTER and key != (mine or 0):

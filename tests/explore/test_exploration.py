@@ -132,6 +132,22 @@ SETTINGS = [
     Setting(peers=("twin",), character="SPDK", flow="release", extra=0),
     Setting(peers=("twin",), flow="late", extra=0),
     Setting(peers=("twin", "there, the key"), evicts=True, crashes=0, extra=0),
+    # Sessions of one initiator at one target port, which LIO mixes.
+    *(Setting(alike=(("S1", "D1"),), holder=holder) for holder in "SP"),
+    Setting(alike=(("S1", "D1"),), kind=R.WEAR),
+    Setting(alike=(("S1", "D1"),), near=True),
+    Setting(alike=(("S1", "D1"),), flow="counted", holder="P"),
+    Setting(alike=(("S1", "X1"),), holder="P", extra=0),
+    Setting(alike=(("S1", "X1"),), peers=("preempt", "neighbour leaves"), extra=0),
+    *(Setting(alike=(("D1", "X1"),), holder=holder, peers=("preempt", "neighbour leaves"),
+              extra=0)
+      for holder in "SP"),
+    *(Setting(alike=((side, "X1"),), holder=holder, peers=("preempt", "neighbour"), extra=0)
+      for side in ("S1", "D1") for holder in "SP"),
+    Setting(alike=(("D1", "X1"),), peers=("preempt", "neighbour"), near=True, extra=0),
+    *(Setting(alike=(("S1", "S2"), ("D1", "D2")), paths=2, holder=holder, extra=0)
+      for holder in "SP"),
+    Setting(alike=(("S1", "S2"), ("D1", "D2")), paths=2, kind=R.WEAR, extra=0),
     # Targets without READ FULL STATUS.
     Setting(blind=True, extra=0),
     Setting(blind=True, holder="P"),
@@ -295,6 +311,11 @@ def p20(patch):
     patch.sight(lambda _view, reading: replace(reading, repeated=()))
 
 
+def p22(patch):
+    """Nobody asks whether the target takes sessions of one initiator for one another."""
+    patch.sight(lambda _view, reading: replace(reading, mixed=()))
+
+
 def nothing(_patch):
     """The machine is as it is; the setting does what is wrong."""
 
@@ -333,6 +354,14 @@ COUNTEREXAMPLES = {
     ),
     "P20": (p20, Setting(peers=("twin",), extra=0), {}),
     "P21": (nothing, Setting(character="SPDK", flow="release", early=True, extra=0), {}),
+    "P22": (p22, Setting(alike=(("S1", "D1"),), holder="P", extra=0), {}),
+    "P22, finish": (p22, Setting(alike=(("S1", "D1"),), holder="P", peers=(), extra=0), {}),
+    "P22, rollback": (
+        p22,
+        Setting(alike=(("S1", "X1"),), peers=("neighbour leaves",), extra=0),
+        {},
+    ),
+    "P22, another guest": (p22, Setting(alike=(("D1", "X1"),), peers=(), extra=0), {}),
 }
 
 

@@ -61,6 +61,23 @@ def test_what_prepare_would_refuse_is_blocked(hosts, keys, says):
     assert report.units[0].word.value == says
 
 
+@pytest.mark.parametrize("session", [D1, ("iqn.s,i,0x7", 1), ("iqn.d,i,0x7", 1)])
+def test_a_session_that_the_target_mixes_with_one_of_the_move_is_named(hosts, session):
+    """Another session of S's host as the destination; a stranger beside the source's, or ours."""
+    there = ("iqn.s,i,0x2", 1) if session is D1 else D1
+    source, host = hosts(keys={S1: K, session: 9} if session is not D1 else None, there=(there,))
+    file = source.file(R.WERO, held=True)
+    (verdict,) = host.moves().check_arrival(file)
+    assert verdict.verdict is Verdict.BLOCKED
+    named = "source 2:0:0:1" if session is D1 else f"{session[0]},1"
+    assert verdict.reasons[0].fact.endswith(f"one of S or D: {named}")
+    for verb in (host.moves().prepare, host.moves().load):
+        report = verb(file)
+        assert (report.units[0].word, report.exit_code) == (Word.REFUSED, 1)
+        assert report.units[0].why.endswith(named)
+    assert host.target.log == [], "a REGISTER would let the fenced guest of the source in again"
+
+
 def test_a_guest_without_a_key_has_nothing_to_move(hosts):
     source, there = hosts(None, keys={PEER: 9})
     (verdict,) = there.moves().check_arrival(source.file(key=None))

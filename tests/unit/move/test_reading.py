@@ -77,3 +77,57 @@ def test_a_nexus_that_is_listed_twice_is_no_nexus_with_the_first_key() -> None:
     assert answer.repeated == (f"{NAME}z,1",)
     assert reading(listed(SESSION, 1), listed(SESSION, 2), own=own).repeated == ("1:0:0:0",)
     assert reading(listed(SESSION, 1), listed(ELSEWHERE, 1), own=own).repeated == ()
+
+
+NEXT = f"{NAME},i,0x00023d010000"
+STRANGER = "iqn.2020-01.b:y,i,0x00023d000001"
+SOURCE = path(f"{OTHER_SIDE}9:0:0:0", STRANGER)
+
+
+OWN = path("1:0:0:0", SESSION)
+
+
+def mixed(
+    *registrations: FullStatus,
+    own: LocalNexus = OWN,
+    other: LocalNexus = SOURCE,
+    target: str = "LIO-ORG/x/4.0",
+) -> tuple[str, ...]:
+    return of_full_status(3, registrations, (own,), (other,), target).mixed
+
+
+def test_sessions_of_one_initiator_are_mixed_across_the_sides() -> None:
+    source = path(f"{OTHER_SIDE}9:0:0:0", NEXT)
+    assert mixed(other=source) == (source.nexus,), "registered or not: the guest is let in by it"
+    assert mixed(listed(NEXT, 1), other=source) == (source.nexus,)
+    assert mixed(other=path(f"{OTHER_SIDE}9:0:0:0", NAME)) == (f"{OTHER_SIDE}9:0:0:0",)
+    assert mixed(other=path(f"{OTHER_SIDE}9:0:0:0", NEXT, 2)) == (), "another target port"
+    assert mixed(other=path(f"{OTHER_SIDE}9:0:0:0", NEXT, None)) == (f"{OTHER_SIDE}9:0:0:0",)
+    assert mixed(other=SOURCE) == ()
+    assert mixed(other=source, target="SCST_BIO/x/1") == ()
+    wwn = path("1:0:0:0", "naa.1"), path(f"{OTHER_SIDE}9:0:0:0", "naa.1")
+    assert mixed(own=wwn[0], other=wwn[1]) == (), "no session, the same port"
+
+
+def test_a_third_session_that_is_registered_is_mixed_with_either_side() -> None:
+    assert mixed(listed(NEXT, 7)) == (f"{NEXT},1",)
+    assert mixed(listed(SESSION, 7), listed(STRANGER, 7)) == ()
+    former = STRANGER.replace("0000", "0100")
+    assert mixed(listed(former, 7)) == (f"{former},1",)
+    assert mixed(listed(NEXT, 7, every=True)) == (f"{NEXT},*",)
+    assert mixed(listed("iqn.2020-01.c:z,i,0x00023d000001", 7)) == ()
+
+
+def test_sessions_of_one_side_are_that_sides_own() -> None:
+    own = path("1:0:0:0", SESSION), path("2:0:0:0", NEXT)
+    answer = of_full_status(3, [listed(SESSION, 7), listed(NEXT, 7)], own, (), "LIO-ORG/x/4.0")
+    assert answer.mixed == ()
+
+
+def test_a_blind_reading_says_what_is_mixed() -> None:
+    answer = reading(
+        listed(NAME, 1),
+        own=path("1:0:0:0", SESSION),
+        other=(path(f"{OTHER_SIDE}9:0:0:0", NEXT),),
+    )
+    assert (answer.blind, answer.mixed) == (True, (f"{OTHER_SIDE}9:0:0:0",))

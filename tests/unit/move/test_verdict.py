@@ -134,6 +134,27 @@ def test_what_is_good_to_know_stands_in_nobodys_way():
     assert "only the path that holds" in judge(SIDE, single).notes[0]
 
 
+def test_two_sessions_of_one_initiator_are_named_where_the_target_mixes_them():
+    paths = path("1:0:0:0", "iqn.a,i,0x1"), path("2:0:0:0", "iqn.a,i,0x2")
+    side = Side("/dev/mapper/a", "naa.6", "", paths)
+    (note,) = judge(side, replace(HELD, target="LIO-ORG/x/4.0")).notes
+    assert "1:0:0:0 and 2:0:0:0 are sessions of one initiator" in note
+    assert judge(side, HELD).notes == ()
+    assert judge(side, Facts("naa.6", registrations=OURS, target="LIO-ORG/x/4.0")).notes == ()
+    assert judge(SIDE, replace(HELD, target="LIO-ORG/x/4.0")).notes == ()
+
+
+def test_a_session_of_our_initiator_that_somebody_else_uses_is_in_the_way():
+    side = Side("/dev/x", "naa.6", "", (path("1:0:0:0", "iqn.a,i,0x1"),))
+    other = registered("iqn.a,i,0x2,1", key=7, port="iqn.a,i,0x2", by=None)
+    facts = Facts("naa.6", "LIO-ORG/x/4.0", registrations=(OURS[0], other), type=HELD.type)
+    verdict = judge(side, facts)
+    assert [each.obstacle for each in verdict.reasons] == [Obstacle.OTHER_SESSION]
+    assert judge(side, replace(facts, target="DELL/X/1")).verdict is Verdict.MOVABLE
+    stranger = replace(other, initiator_port="iqn.b,i,0x2")
+    assert judge(side, replace(facts, registrations=(OURS[0], stranger))).reasons == ()
+
+
 @pytest.mark.parametrize(
     ("capable", "aptpl", "noted"),
     [(True, None, False), (False, True, False), (False, False, False), (False, None, True)],
