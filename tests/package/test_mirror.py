@@ -58,7 +58,7 @@ TESTED_BY = {
     "unit/cli/test_doctor.py": ("cli/checks",),
     "unit/cli/test_replay.py": ("cli/rebuild", "state/fold"),
     "unit/cli/test_show.py": ("cli/unit",),
-    "unit/explain/test_causes.py": ("cli/explain", "cli/given", "cli/ports", "cli/record"),
+    "unit/explain/test_causes.py": ("cli/explain", "cli/ports", "cli/record"),
     "unit/explain/test_chart.py": ("explain/perfetto",),
     "unit/explain/test_page.py": ("cli/report",),
     "unit/libvirt/test_plugin.py": ("libvirt/server",),
