@@ -377,13 +377,20 @@ class MoveService:
             self._wake_notes.wait()
             self._wake_notes.clear()
             for uuid in self._due_notes(time.monotonic()):
-                try:
-                    if self._write_note(uuid):
-                        self._unnoted.discard(uuid)
-                except PrtraceError as error:
-                    _log.warning("%s", error.message)
-                except Exception:
-                    _log.exception("guest %s: no note was written", uuid)
+                # First: a change that comes while the note is written wants another one.
+                self._unnoted.discard(uuid)
+                if not self._is_noted(uuid):
+                    self._unnoted.add(uuid)
+
+    def _is_noted(self, uuid: str) -> bool:
+        """Write a note; False where it is to be tried again."""
+        try:
+            return self._write_note(uuid)
+        except PrtraceError as error:
+            _log.warning("%s", error.message)
+        except Exception:
+            _log.exception("guest %s: no note was written", uuid)
+        return False
 
     def _due_notes(self, now: float) -> list[str]:
         """Whose note may be written now; the others' turn comes in a later round."""

@@ -178,3 +178,35 @@ def test_a_guest_with_a_lun_that_its_note_does_not_speak_of_does_not_come(
     assert not allowed
     assert says in why
     assert phase(options) is Phase.HOME
+
+
+def test_a_change_behind_the_save_wants_a_note_of_its_own(
+    options: ServiceOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent tells of it while the note is written; the guest would take the old one along."""
+    service = MoveService(options)
+    notes: list[bool] = []
+
+    class OverError(BaseException):
+        pass
+
+    def write_note(uuid: str) -> bool:
+        notes.append(True)
+        if len(notes) == 1:
+            service._wants_note(uuid)
+        elif len(notes) == 2:
+            service._wake_notes.set()
+            return False
+        elif len(notes) == 3:
+            service._wake_notes.set()
+            raise StoreError("full")
+        else:
+            assert service._unnoted == set()
+            raise OverError
+        return True
+
+    monkeypatch.setattr(service, "_write_note", write_note)
+    service._wants_note(UUID)
+    with pytest.raises(OverError):
+        service.write_notes()
+    assert len(notes) == 4
