@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import threading
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
+import pytest
 from qemu.qmp import ConnectError, QMPClient
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "migrate-vm"
@@ -111,10 +113,25 @@ class Tunnel:
                     near.sendall(octets)
 
 
-class Run:
-    """One run of the tool through a tunnel that breaks; what it said, called and left."""
+PATIENT = """\
+import importlib.machinery, importlib.util, sys
+loader = importlib.machinery.SourceFileLoader("tool", sys.argv.pop(1))
+tool = importlib.util.module_from_spec(importlib.util.spec_from_loader("tool", loader))
+loader.exec_module(tool)
+tool.ANSWER_S = int(sys.argv.pop(1))
+sys.exit(tool.main())
+"""
+"""The tool, which waits for an answer of QEMU for so many seconds."""
 
-    def __init__(self, folder: Path, last: str) -> None:
+
+class Run:
+    """One run of the tool through a tunnel that breaks; what it said, called and left.
+
+    away: what sh does on the way to the destination for a rollback there, instead of it; $SOURCE
+    is the source's QEMU.  patience: for an answer of a QEMU, in seconds.
+    """
+
+    def __init__(self, folder: Path, last: str, away: str = "", patience: int = 60) -> None:
         calls = folder / "calls"
         calls.touch()
         with ExitStack() as stack:
@@ -123,14 +140,17 @@ class Run:
             assert (source.status(), there.status()) == ("running", "inmigrate")
             stack.enter_context(Tunnel(folder / "tunnel.qmp", there, last))
             done = subprocess.run(
-                [sys.executable, TOOL, "--source", source.socket,
+                [sys.executable, "-c", PATIENT, TOOL, str(patience), "--source", source.socket,
+                 "--there", f"sh {self._way(folder, away)}",
                  "--destination", folder / "tunnel.qmp", "--uri", f"unix:{folder}/migration",
                  "/dev/nothing"],
-                env={**os.environ, "PRTRACE": f"sh {self._verb(folder, calls)}"},
+                env={**os.environ, "PRTRACE": f"sh {self._verb(folder, calls)}",
+                     "SOURCE": str(source.process.pid)},
                 capture_output=True, text=True, timeout=LIMIT_S,
             )  # fmt: skip
             print(done.stdout, done.stderr, sep="\n")
             self.status, self.said = done.returncode, done.stdout + done.stderr
+            source.process.send_signal(signal.SIGCONT)
             self.source, self.there = source.status(), _status(there)
         self.calls = [json.loads(line) for line in calls.read_text().splitlines()]
 
@@ -138,6 +158,14 @@ class Run:
     def _verb(folder: Path, calls: Path) -> Path:
         script = folder / "verb.sh"
         script.write_text(f'printf \'"%s"\\n\' "$*" >>{calls}\n')
+        return script
+
+    @staticmethod
+    def _way(folder: Path, away: str) -> Path:
+        script = folder / "way.sh"
+        if away:
+            away = f'case "$1" in *rollback*) {away}; exit 255;; esac\n'
+        script.write_text(f'{away}exec sh -c "$1"\n')
         return script
 
 
@@ -164,3 +192,24 @@ def test_a_tunnel_that_breaks_before_the_transfer_leaves_the_guest_on_the_source
     assert run.source == "running"
     assert run.there != "running"
     assert [call for call in run.calls if call.startswith("rollback - --as destination")]
+    assert run.said.rstrip().endswith("nothing was moved: the guest goes on here")
+
+
+def test_what_the_destination_may_keep_is_said_last(tmp_path: Path) -> None:
+    """Its rollback was not reached: nobody else would know that the key is there."""
+    run = Run(tmp_path, "migrate-incoming", away=":")
+    assert run.status == 1
+    assert run.source == "running"
+    last = run.said.splitlines()[-1]
+    assert "nothing was moved: the guest goes on here. The destination may keep the key" in last
+    assert "prtrace rollback --as destination with " in last
+
+
+@pytest.mark.slow
+def test_a_source_that_does_not_answer_is_to_be_seen_to(tmp_path: Path) -> None:
+    run = Run(tmp_path, "migrate-incoming", away="kill -STOP $SOURCE", patience=20)
+    assert run.status == 1
+    assert "Traceback" not in run.said
+    last = run.said.splitlines()[-1]
+    assert "TimeoutError: see whether the guest runs here" in last
+    assert "cont here if that ends with 0. The destination may keep the key" in last
