@@ -98,9 +98,8 @@ def _look(unit: Mapping[str, Any]) -> Iterator[Remedy]:
 def _stranger(unit: Mapping[str, Any]) -> Iterator[Remedy]:
     """To find out whose nexus it is that holds the reservation."""
     held = unit["reservation"]
-    holders = set() if held is None else _holders(held)
-    for each in unit["registrations"]:
-        if each["nexus"] in holders and not each["local"] and not each["owner"]:
+    for each in () if held is None else unit["registrations"]:
+        if _holds(held, each) and not each["local"] and not each["owner"]:
             yield Remedy(
                 f"{each['nexus']} holds the reservation, and nobody has told whose port that is: "
                 "find out first, by prtrace ports on every host that can reach the disk, or on "
@@ -126,11 +125,13 @@ def _retype(unit: Mapping[str, Any], moved: Iterable[Moved]) -> Iterator[Remedy]
     """To give a reservation the type again that it had before a move."""
     held = unit["reservation"]
     for was, now in {each.types for each in moved if all(each.types)}:
-        if was == now or held is None or held["type"] != now or held["key"] is None:
+        if was == now or held is None or held["type"] != now:
             continue
-        path = next((path for path in unit["paths"] if path["nexus"] in _holders(held)), None)
+        key = _holder_key(unit, held)
+        if key is None:
+            continue
+        path = next((path for path in unit["paths"] if _holds(held, path)), None)
         name = "DEVICE" if path is None else path["device"]
-        key = held["key"]
         yield Remedy(
             f"A move made the type {now}, which was {was}: have the guest or its cluster release "
             f"the reservation and take it with {was} again.  By hand, on the path that holds it:",
@@ -142,8 +143,22 @@ def _retype(unit: Mapping[str, Any], moved: Iterable[Moved]) -> Iterator[Remedy]
         )
 
 
-def _holders(held: Mapping[str, Any]) -> set[str]:
-    return {_address(each) for each in held["holders"]}
+def _holds(held: Mapping[str, Any], each: Mapping[str, Any]) -> bool:
+    """Whether a path or a registration is of a nexus that holds the reservation.
+
+    Several hosts may have paths of one address: in their common history the host's name follows.
+    """
+    name = f"{each['nexus']} of {each.get('host')}"
+    return each["nexus"] in held["holders"] or name in held["holders"]
+
+
+def _holder_key(unit: Mapping[str, Any], held: Mapping[str, Any]) -> str | None:
+    """The key that the holder is registered with, by which a command names it; None if not known.
+
+    Where targets are not known to agree on it, nothing is said of the reservation's own key.
+    """
+    keys = {each["key"] for each in unit["registrations"] if _holds(held, each)}
+    return keys.pop() if len(keys) == 1 else held["key"]
 
 
 def _return(
@@ -271,11 +286,11 @@ def _take(unit: Mapping[str, Any]) -> Iterator[Remedy]:
     if held is None:
         return
     by_key = _by_key(unit)
-    holder = held.get("key")
+    holder = _holder_key(unit, held)
     sender, first = _sender(unit)
     shut_out = any(path.get("may_write") is False for path in unit["paths"])
-    own = {each["nexus"] for each in unit["registrations"] if each["local"] or each["owner"]}
-    ours = bool(held["holders"]) and _holders(held) <= own
+    holding = [each for each in unit["registrations"] if _holds(held, each)]
+    ours = bool(holding) and all(each["local"] or each["owner"] for each in holding)
     if ours or held["type"] in _SHARED:
         if shut_out:
             yield Remedy(
@@ -320,10 +335,6 @@ def _registering(held: Mapping[str, Any] | None) -> str:
             f"{held['type']} the holder alone may write, whoever else is registered"
         )
     return "nobody loses access; this path may then write beside the others"
-
-
-def _address(nexus: str) -> str:
-    return nexus.partition(" of ")[0]
 
 
 def _by_key(unit: Mapping[str, Any]) -> dict[str, list[str]]:

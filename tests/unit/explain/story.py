@@ -7,13 +7,14 @@
                                      nobody knows; NAME@MAJOR:MINOR asked by IOC_PR on that node
     log TEXT                         a line of that host's kernel log, and nothing else of it
     ports NAME port …                somebody's prtrace ports --json
+    target MAKER/MODEL/REVISION      who made the disk, where it is not LIO
     say KIND CERTAINTY: text         some chain of an incident of that kind has a link like it
     say registered: text             a line about a registration says so
     say clock: text                  the line about a host's clock says so
     say reservation: text            the line about the reservation says so
     say path: text                   a line about a path says so
     say IN DOUBT: text               a line about a doubt says so
-    say may be done: text            something is offered in these words
+    say may be done: text            something is offered in these words, its command behind them
     offers no TEXT                   nothing is offered that has that word in its command
     quiet                            nothing went wrong
     harmless                         every conflict is a scan's
@@ -44,6 +45,7 @@ from prtrace.state.decode import NOT_WATCHED, TIMEOUT
 from prtrace.state.event import Command, Event
 
 LU = "naa.6001405000000001"
+_TARGET = "LIO-ORG/disk/4.0"
 _LINE = re.compile(r"say (registered|clock|reservation|IN DOUBT|path|may be done): (.+)")
 _DAY = 1_790_000_000_000_000_000
 _SERVICE = {"REGISTER": 0, "RESERVE": 1, "RELEASE": 2, "CLEAR": 3, "PREEMPT": 4, "IGNORE": 6}
@@ -68,6 +70,7 @@ def read(file: Path) -> Story:
     story = Story(file.stem)
     events = story.hosts.setdefault("", [])
     paths: dict[str, LocalNexus] = {}
+    target = _TARGET
     for line in file.read_text().splitlines():
         words = line.split("#")[0].split()
         if not words:
@@ -81,6 +84,8 @@ def read(file: Path) -> Story:
             events.append(_event(events, Command.PATHS, _seconds("11:57:00"), paths=told))
         elif words[0] == "log":
             story.log.append(line.removeprefix("log "))
+        elif words[0] == "target":
+            target = line.removeprefix("target ")
         elif words[0] == "ports":
             story.ports.append(Ports(words[1], frozenset(words[2:])))
         elif (said := _LINE.fullmatch(line.strip())) is not None:
@@ -104,6 +109,8 @@ def read(file: Path) -> Story:
             setattr(story, words[0], True)
         else:
             events.append(_command(events, words, paths))
+    for told in story.hosts.values():
+        told[:] = [event._replace(target=target) for event in told]
     if story.log:
         found = Import()
         found.add(read_text("\n".join(story.log)), Clock(), {"sda": LU, "1:0:0:0": LU})
@@ -135,7 +142,7 @@ def _event(events: list[Event], command: Command, seconds: int, **fields: object
         start_ns=seq * 1000,
         done_ns=seq * 1000 + 500,
         lu=LU,
-        target="LIO-ORG/disk/4.0",
+        target=_TARGET,
         **fields,
     )
 
