@@ -8,9 +8,10 @@ from typing import Any, Final
 import click
 
 from prtrace.cli.text import WIDTH, age, clock, cut, labelled, plain, table
+from prtrace.explain.ports import PortOwner, Ports, host_of
 from prtrace.model import ReservationType
 
-_ELSEWHERE: Final = ("elsewhere", "here or elsewhere: port name not known")
+_HERE: Final = "this host"
 _NEXUS: Final = 14
 """Columns for a nexus; a longer one gets a line of its own."""
 
@@ -114,9 +115,27 @@ def _holder(unit: Mapping[str, Any], nexus: str) -> str:
         if each["nexus"] == nexus:
             told = [text for text in (each["device"], _who(each["by"], guest_only=True)) if text]
             if not each["local"]:
-                told = [_ELSEWHERE[bool(each.get("maybe_local"))]]
+                told = [_host(each, unit.get("nexuses") or ())]
             return f"{nexus} ({', '.join(told)})" if told else str(nexus)
     return str(nexus)
+
+
+def _host(registration: Mapping[str, Any], paths: Iterable[Mapping[str, Any]]) -> str:
+    """Which host the nexus is of that is no path of this one."""
+    if registration.get("maybe_local"):
+        return "here or elsewhere: port name not known"
+    owner = _owner(registration, paths)
+    if not owner.name or owner.session:
+        return str(owner) if owner.name else "elsewhere"
+    wild = registration.get("relative_target_port") is None
+    return f"{_HERE}, {'over any port of the target' if wild else 'over no path that it has now'}"
+
+
+def _owner(registration: Mapping[str, Any], paths: Iterable[Mapping[str, Any]]) -> PortOwner:
+    """Whether the port of a nexus that is no path of this host is this host's all the same."""
+    own = (path.get("initiator_port") for path in paths)
+    known = Ports(_HERE, frozenset(port for port in own if port))
+    return host_of(registration.get("initiator_port") or "", [known])
 
 
 def _where(registration: Mapping[str, Any], paths: Iterable[Mapping[str, Any]]) -> str:
@@ -125,7 +144,14 @@ def _where(registration: Mapping[str, Any], paths: Iterable[Mapping[str, Any]]) 
         # Tapes, enclosures and what no driver is bound to have other nodes.
         own = (each for each in paths if each["nexus"] == registration["nexus"])
         return next((each["sg"] or each["bsg"] or "here" for each in own), "gone")
-    return "here?" if registration.get("maybe_local") else "elsewhere"
+    if registration.get("maybe_local"):
+        return "here?"
+    owner = _owner(registration, paths)
+    if not owner.name:
+        return "elsewhere"
+    if owner.session:
+        return "former"
+    return "here" if registration.get("relative_target_port") is None else "gone"
 
 
 def _registrations(unit: Mapping[str, Any], doubted: bool) -> list[str]:

@@ -57,7 +57,6 @@ TESTED_BY = {
     "unit/api/test_storm.py": ("api/queries", "api/recent"),
     "unit/cli/test_doctor.py": ("cli/checks",),
     "unit/cli/test_replay.py": ("cli/rebuild", "state/fold"),
-    "unit/cli/test_show.py": ("cli/unit",),
     "unit/explain/test_causes.py": ("cli/explain", "cli/ports", "cli/record"),
     "unit/explain/test_chart.py": ("explain/perfetto",),
     "unit/explain/test_page.py": ("cli/report",),
