@@ -2,7 +2,8 @@
 
 A frame is read where its TCP segment is a row of whole iSCSI PDUs, from its first byte to its
 last: lengths that fit each other show that nothing was guessed.  What goes on in the next segment
-is told as not read.
+is told as not read.  A command and an answer are joined within one TCP connection, by a task tag
+that nothing can have used for another command in between.
 
 Sources: RFC 7143 11.2 to 11.8 (PDUs), RFC 791, RFC 8200, RFC 9293 (headers).
 """
@@ -26,6 +27,8 @@ _IPV4: Final = 0x0800
 _IPV6: Final = 0x86DD
 _VLAN: Final = 0x8100
 _TCP: Final = 6
+_SEQUENCES: Final = 1 << 32
+"""Sequence numbers that there are."""
 _BHS: Final = 48
 """Bytes of a basic header segment."""
 _PDUS: Final = frozenset((*range(0x07), 0x10, *range(0x20, 0x27), 0x31, 0x32, 0x3F))
@@ -48,8 +51,9 @@ class _Opcode:
 class _Segment(NamedTuple):
     """A TCP segment."""
 
-    sender: str
-    receiver: str
+    sender: _End
+    receiver: _End
+    sequence: int
     payload: bytes
 
 
@@ -69,8 +73,16 @@ class _Pdu(NamedTuple):
         return int.from_bytes(self.header[16:20], "big")
 
 
-_Task = tuple[str, str, int]
-"""Initiator, target and task tag."""
+_End = tuple[str, int]
+"""Address and TCP port: a task tag counts within one session, and two hosts may have several."""
+
+
+class _Task(NamedTuple):
+    """A command by what names it, until its status is there: tags are used again."""
+
+    initiator: _End
+    target: _End
+    tag: int
 
 
 def is_frame(raw: bytes) -> bool:
@@ -81,31 +93,86 @@ def is_frame(raw: bytes) -> bool:
 
 def read(runs: Iterable[Run]) -> Iterator[Seen]:
     """Each command with its data and its answer, and each answer whose command is not there."""
-    tasks: dict[_Task, Seen] = {}
+    capture = _Capture()
     for line, raw in runs:
         segment = _segment(raw)
-        if segment is not None and not segment.payload:
-            continue  # an acknowledgement
-        pdus = None if segment is None else _pdus(segment.payload)
-        if segment is None or pdus is None:
-            text = f"{len(raw)} bytes that are no frame with whole iSCSI PDUs"
-            yield Seen(source=SOURCE, line=line, facts=(("not read", text),))
-            continue
+        if segment is None:
+            capture.unread(line, raw)
+        elif segment.payload:  # else an acknowledgement
+            capture.take(line, raw, segment)
+    yield from capture.found
+
+
+class _Capture:
+    """What the frames so far told."""
+
+    def __init__(self) -> None:
+        self.found: list[Seen] = []
+        self._open: dict[_Task, int] = {}
+        """The place in found of each command whose status was not there yet."""
+        self._doubtful: set[_Task] = set()
+        """Those of which the status can have been in what was not read."""
+        self._segments: set[_Segment] = set()
+        self._next: dict[tuple[_End, _End], int] = {}
+        """The sequence number that follows, by sender and receiver."""
+
+    def unread(self, line: int, raw: bytes) -> None:
+        """Tell of a frame that is not read."""
+        text = f"{len(raw)} bytes that are no frame with whole iSCSI PDUs"
+        self.found.append(Seen(source=SOURCE, line=line, facts=(("not read", text),)))
+
+    def take(self, line: int, raw: bytes, segment: _Segment) -> None:
+        """Read a frame's segment, which may have been sent again."""
+        if segment in self._segments:
+            return
+        self._segments.add(segment)
+        sender, receiver = segment.sender, segment.receiver
+        behind = (segment.sequence + len(segment.payload)) % _SEQUENCES
+        expected = self._next.get((sender, receiver), segment.sequence)
+        self._next[sender, receiver] = behind
+        if 0 < (segment.sequence - expected) % _SEQUENCES < _SEQUENCES // 2:
+            self._missed(sender, receiver)
+        pdus = _pdus(segment.payload)
+        if pdus is None:
+            self._missed(sender, receiver)
+            self.unread(line, raw)
+            return
         for pdu in pdus:
             answer = pdu.opcode >= _FROM_TARGET
-            sender, receiver = segment.sender, segment.receiver
-            task = (receiver, sender, pdu.task) if answer else (sender, receiver, pdu.task)
-            if pdu.opcode == _Opcode.COMMAND and task in tasks:
-                yield tasks.pop(task)  # tags are used again
-            known = tasks.get(task) or Seen(source=SOURCE, line=line, facts=_between(task))
-            told = _told(known, pdu)
-            if told is not None:
-                tasks[task] = told
-    yield from tasks.values()
+            ends = (receiver, sender) if answer else (sender, receiver)
+            self._pdu(line, _Task(*ends, pdu.task), pdu)
+
+    def _missed(self, sender: _End, receiver: _End) -> None:
+        """PDUs that are not here may have ended a command, and begun another one with its tag."""
+        for task in list(self._open):
+            if (task.initiator, task.target) == (receiver, sender):
+                self._doubtful.add(task)
+            elif (task.initiator, task.target) == (sender, receiver) and task in self._doubtful:
+                self._close(task)
+
+    def _pdu(self, line: int, task: _Task, pdu: _Pdu) -> None:
+        if pdu.opcode == _Opcode.COMMAND:
+            self._close(task)
+        place = self._open.get(task)
+        new = Seen(source=SOURCE, line=line, facts=_between(task))
+        told = _told(new if place is None else self.found[place], pdu)
+        if told is None:
+            return
+        if place is None:
+            place = len(self.found)
+            self.found.append(told)
+            self._open[task] = place
+        self.found[place] = told
+        if told.status is not None:
+            self._close(task)
+
+    def _close(self, task: _Task) -> None:
+        self._open.pop(task, None)
+        self._doubtful.discard(task)
 
 
 def _between(task: _Task) -> tuple[tuple[str, str], ...]:
-    return ("initiator", task[0]), ("target", task[1])
+    return ("initiator", task.initiator[0]), ("target", task.target[0])
 
 
 def _told(seen: Seen, pdu: _Pdu) -> Seen | None:
@@ -193,5 +260,8 @@ def _segment(raw: bytes) -> _Segment | None:
     header = 4 * (tcp[12] >> 4)
     if not 20 <= header <= len(tcp):
         return None
-    sender, receiver = (str(ipaddress.ip_address(each)) for each in addresses)
-    return _Segment(sender, receiver, tcp[header:])
+    sender, receiver = (
+        (str(ipaddress.ip_address(address)), int.from_bytes(port, "big"))
+        for address, port in zip(addresses, (tcp[:2], tcp[2:4]), strict=True)
+    )
+    return _Segment(sender, receiver, int.from_bytes(tcp[4:8], "big"), tcp[header:])
