@@ -30,13 +30,13 @@ TRACE: Final = "Linux tracepoint"
 
 _DEVICE: Final = re.compile(
     r"(?:(?P<host>.*?)\bkernel: )?(?:\[\s*\d+\.\d+\] )?(?:sd|sr|st|ch|ses|scsi) "
-    r"(?P<nexus>\d+:\d+:\d+:\d+):(?: \[(?P<device>[a-z]+\d*)\])?"
+    r"(?P<nexus>\d{1,10}:\d{1,10}:\d{1,10}:\d{1,20}):(?: \[(?P<device>[a-z]+\d*)\])?"
     r"(?: tag#(?P<tag>\d+))? (?P<words>.+)"
 )
 _BLOCK: Final = re.compile(
     r"(?:(?P<host>.*?)\bkernel: )?(?:\[\s*\d+\.\d+\] )?(?:blk_update_request: )?"
     r"(?:critical nexus error|reservation conflict error), dev (?P<device>\w+), "
-    r"sector (?P<sector>\d+)(?: op (?P<op>0x[0-9a-f]+:\(\w+\)))?.*"
+    r"sector (?P<sector>\d{1,20})\b(?: op (?P<op>0x[0-9a-f]+:\(\w+\)))?.*"
 )
 _CDB: Final = re.compile(r"CDB: .*?(?P<bytes>\b[0-9a-f]{2}(?: [0-9a-f]{2})*)\s*")
 """A name, which may end in a service action's, and the bytes, up to the end of the line."""
@@ -60,13 +60,16 @@ _TRACED: Final = re.compile(
     r"cmnd=\((?P<name>\w+).*? raw=(?P<bytes>[0-9a-f]{2}(?: [0-9a-f]{2})*)\)(?P<rest>.*)"
 )
 _TRACED_PLACE: Final = re.compile(
-    r"(?:(?P<seconds>\d+)\.(?P<part>\d{6}): )?"
+    r"(?:(?P<seconds>\b\d{1,10})\.(?P<part>\d{6}): )?"
     r"scsi_dispatch_cmd_(?P<event>start|done|timeout|error): "
-    r"host_no=(?P<host>\d+) channel=(?P<channel>\d+) id=(?P<id>\d+) lun=(?P<lun>\d+) "
+    r"host_no=(?P<host>\d{1,10}) channel=(?P<channel>\d{1,10}) id=(?P<id>\d{1,10}) "
+    r"lun=(?P<lun>\d{1,20}) "
 )
 _TRACED_RESULT: Final = re.compile(r"host=(?P<host>\w+).*?status=(?:SAM_STAT_)?(?P<status>\w+)")
+_BYTE: Final = r"0x[0-9a-f]{1,2}|0"
+"""As printf's %#x writes a byte."""
 _TRACED_SENSE: Final = re.compile(
-    r"sense=\(key=(?P<key>\w+) asc=(?P<asc>\w+) ascq=(?P<ascq>\w+)\)"
+    rf"sense=\(key=(?P<key>0x[0-9a-f]|0) asc=(?P<asc>{_BYTE}) ascq=(?P<ascq>{_BYTE})\)"
 )
 _STATUSES: Final = {
     name: code for name, code in vars(Status).items() if name.isupper() and isinstance(code, int)

@@ -19,17 +19,17 @@ _DATA: Final = re.compile(
 )
 _PARSED: Final = re.compile(
     r"\bscsi_req_parsed target (?P<target>\d+) lun (?P<lun>\d+) tag (?P<tag>\d+) "
-    r"command (?P<opcode>\d+) "
+    r"command (?P<opcode>\d{1,2}|1\d\d|2[0-4]\d|25[0-5]) "
 )
 _DONE: Final = re.compile(
-    r"\bscsi_generic_ioctl_sgio_done .*?cmd=(?P<opcode>0x[0-9a-f]+) .*?"
-    r"status=(?P<status>0x[0-9a-f]+)"
+    r"\bscsi_generic_ioctl_sgio_done .*?cmd=(?P<opcode>0x[0-9a-f]{1,2}) .*?"
+    r"status=(?P<status>0x[0-9a-f]{1,2})\b"
 )
 _RESPONSE: Final = re.compile(
-    r"\bvirtio_scsi_cmd_resp\b.*?response=(?P<response>\d+) status=(?P<status>0x[0-9a-f]+)"
+    r"\bvirtio_scsi_cmd_resp\b.*?response=(?P<response>\d+) status=(?P<status>0x[0-9a-f]{1,2})\b"
 )
 _SENSE: Final = re.compile(
-    r"\bscsi_(?:req_build_sense|device_set_ua) .*?key (?P<key>0x[0-9a-f]{1,2}) "
+    r"\bscsi_(?:req_build_sense|device_set_ua) .*?key (?P<key>0x0?[0-9a-f]) "
     r"asc (?P<asc>0x[0-9a-f]{1,2}) ascq (?P<ascq>0x[0-9a-f]{1,2})"
 )
 _EVENTS: Final = (_DATA, _PARSED, _DONE, _RESPONSE, _SENSE)

@@ -16,7 +16,7 @@ _NUMBERS: Final = re.compile(
     re.IGNORECASE,
 )
 _LTFS: Final = re.compile(
-    r"\bsense = (?P<key>[0-9a-f]{2})(?P<asc>[0-9a-f]{2})(?P<ascq>[0-9a-f]{2})\b"
+    r"\bsense = (?P<key>0[0-9a-f])(?P<asc>[0-9a-f]{2})(?P<ascq>[0-9a-f]{2})\b"
 )
 _LIBISCSI: Final = re.compile(
     r"(?P<word>[A-Z][A-Z_ ]+)\((?P<key>\d{1,2})\)\s+ASCQ:\S*?\((?P<code>0x[0-9a-f]{1,4})\)"

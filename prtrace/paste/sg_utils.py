@@ -38,7 +38,7 @@ _HEADER: Final = re.compile(
 )
 _KEYS: Final = re.compile(
     r"PR generation=0x(?P<generation>[0-9a-f]{1,8}), "
-    r"(?:(?P<count>\d+) registered reservation keys? follows?|there are NO registered)",
+    r"(?:(?P<count>\d{1,8}) registered reservation keys? follows?|there are NO registered)",
     re.IGNORECASE,
 )
 _KEY: Final = re.compile(r"\s+0x(?P<key>[0-9a-f]{1,16})\s*", re.IGNORECASE)

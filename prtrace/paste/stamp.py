@@ -14,7 +14,7 @@ _ISO: Final = re.compile(
     r"(?P<date>\d{4}-\d{2}-\d{2})[T ](?P<time>\d{2}:\d{2}:\d{2})(?:[.,](?P<part>\d{1,9}))?"
     r"(?P<zone>Z|[+-]\d{2}:?\d{2})?(?=\s|$|\])"
 )
-_BOOT: Final = re.compile(r"\[\s*(?P<seconds>\d+)\.(?P<part>\d{1,9})\]")
+_BOOT: Final = re.compile(r"\[\s*(?P<seconds>\d{1,10})\.(?P<part>\d{1,9})\]")
 _HUMAN: Final = re.compile(
     r"\[?(?:\w{3} )?(?P<month>[A-Z][a-z]{2}) +(?P<day>\d{1,2}) (?P<time>\d{2}:\d{2}:\d{2})"
     r"(?:\.(?P<part>\d{1,9}))?(?: (?P<year>\d{4}))?\]?(?=\s|$)"
@@ -65,7 +65,11 @@ class Stamp:
         if not self.year:
             if clock.year is None:
                 raise UsageError("the time has no year", hint="name it with --year")
-            moment = moment.replace(year=clock.year)
+            try:
+                moment = moment.replace(year=clock.year)
+            except ValueError:
+                day = f"{moment:%b %d}"
+                raise UsageError(f"{clock.year} has no {day}", hint="name its --year") from None
         if moment.tzinfo is None:
             if clock.zone is None:
                 raise UsageError("the time has no zone", hint="name it with --zone +01:00")

@@ -26,7 +26,7 @@ _MOMENT_NS: Final = 100_000_000
 
 _STATUSES: Final = re.compile(
     r"\bH:0x(?P<host>[0-9a-f]{1,2}) D:0x(?P<status>[0-9a-f]{1,2}) P:0x(?P<plugin>[0-9a-f]{1,2})"
-    r"(?:\.?\s*(?P<valid>Valid|Possible) sense data: 0x(?P<key>[0-9a-f]{1,2}) "
+    r"(?:\.?\s*(?P<valid>Valid|Possible) sense data: 0x(?P<key>0?[0-9a-f]) "
     r"0x(?P<asc>[0-9a-f]{1,2}) 0x(?P<ascq>[0-9a-f]{1,2}))?",
     re.IGNORECASE,
 )
