@@ -16,9 +16,9 @@ from typing import Any, Final
 
 from prtrace.explain.links import who
 from prtrace.explain.timeline import Step
-from prtrace.model import Nexus, NotWatched
+from prtrace.model import LocalNexus, Nexus, NotWatched
 from prtrace.state.event import Command, Event, key_text, rfc3339
-from prtrace.state.unit import Fact, LuState
+from prtrace.state.unit import Fact, LuState, Path
 
 _MICROSECOND: Final = 1000
 EVERY_LANE: Final = -1
@@ -167,26 +167,34 @@ class _Lanes:
                     continue
                 seen = step.after.paths
                 for nexus, path in step.after.paths.items():
-                    local = path.local
-                    ports = f"{local.initiator_port},{local.relative_target_port}"
-                    if local.initiator_port is None or local.relative_target_port is None:
-                        ports = f"{host} {nexus}"
+                    ports = _ports(host, path.local)
                     self._ports.setdefault((host, nexus), ports)
-                    name = " ".join(filter(None, (host, local.device, nexus)))
+                    name = " ".join(filter(None, (host, path.local.device, nexus)))
                     self.owners.setdefault(self._lane(ports, name), host)
 
-    def of(self, host: str, nexus: Nexus) -> int:
-        """The lane of a nexus, made where it is new."""
+    def of(self, host: str, nexus: Nexus, paths: Mapping[Nexus, Path]) -> int:
+        """The lane of a nexus, made where it is new.
+
+        paths: the host's, then: an address becomes that of another nexus.
+        """
         if not nexus:
             return EVERY_LANE
-        ports = self._ports.get((host, nexus), nexus)
-        return self._lane(ports, nexus)
+        if nexus in paths:
+            self._ports[host, nexus] = _ports(host, paths[nexus].local)
+        return self._lane(self._ports.get((host, nexus), nexus), nexus)
 
     def _lane(self, ports: str, name: str) -> int:
         if ports not in self._lanes:
             self._lanes[ports] = len(self.names)
             self.names.append(name)
         return self._lanes[ports]
+
+
+def _ports(host: str, path: LocalNexus) -> str:
+    """The ports of a path, by which every host knows its nexus; its address where it has none."""
+    if path.initiator_port is None or path.relative_target_port is None:
+        return f"{host} {path.nexus}"
+    return f"{path.initiator_port},{path.relative_target_port}"
 
 
 class _Telling:
@@ -231,16 +239,16 @@ class _Telling:
 
     def _lasting(self, state: LuState) -> Iterator[tuple[tuple[int, Lasting], str]]:
         for nexus, each in state.registrations.items():
-            lane = self._lanes.of(self._host, nexus)
+            lane = self._lanes.of(self._host, nexus, state.paths)
             if self._lanes.owners.get(lane, self._host) == self._host:
                 yield (lane, Lasting.REGISTERED), f"registered, key {key_text(each.key)}"
         held = state.reservation
         for nexus in state.holders:
-            lane = self._lanes.of(self._host, nexus)
+            lane = self._lanes.of(self._host, nexus, state.paths)
             if held is not None and self._lanes.owners.get(lane, self._host) == self._host:
                 yield (lane, Lasting.HOLDER), f"holds {held.type.name}"
         if state.legacy_holder is not None:
-            lane = self._lanes.of(self._host, state.legacy_holder)
+            lane = self._lanes.of(self._host, state.legacy_holder, state.paths)
             yield (lane, Lasting.HOLDER), "holds an SPC-2 reservation"
         doubted = [each for each in state.doubts if each.what is not Fact.GENERATION]
         if doubted:
@@ -254,7 +262,7 @@ class _Telling:
         status = "" if event.status == "GOOD" else event.status or event.host_byte
         return Mark(
             at,
-            self._lanes.of(self._host, event.nexus),
+            self._lanes.of(self._host, event.nexus, step.after.paths or step.before.paths),
             _sort(event),
             " ".join(filter(None, (event.action or event.command.value, _keys(event)))),
             "" if event.issuer is None else who(event),

@@ -158,7 +158,8 @@ def _holder_key(unit: Mapping[str, Any], held: Mapping[str, Any]) -> str | None:
     Where targets are not known to agree on it, nothing is said of the reservation's own key.
     """
     keys = {each["key"] for each in unit["registrations"] if _holds(held, each)}
-    return keys.pop() if len(keys) == 1 else held["key"]
+    key: str | None = keys.pop() if len(keys) == 1 else held["key"]
+    return key
 
 
 def _return(

@@ -42,6 +42,24 @@ def test_a_time_that_nobody_watched_is_a_band_of_the_whole_unit():
     assert gap.end - gap.begin > 3000 * 10**6
 
 
+def test_an_address_that_becomes_another_nexus_has_another_lane(tmp_path):
+    """The first nexus comes back under another address, too."""
+    file = tmp_path / "story.txt"
+    file.write_text(
+        "paths sda=1:0:0:0@naa.2100000000000aaa,1\n"
+        "12:00:00 prtrace sda FULL 0\n"
+        "12:01:00 paths sda=1:0:0:0@naa.2100000000000bbb,1\n"
+        "12:02:00 fence_scsi sda REGISTER 0 b1\n"
+        "12:03:00 paths sda=1:0:0:0@naa.2100000000000bbb,1 sdb=2:0:0:0@naa.2100000000000aaa,1\n"
+        "12:04:00 fence_scsi sdb REGISTER 0 a1\n"
+    )
+    made = chart(LU, [("h", timeline(read(file).hosts[""], LU))])
+    keys = {band.lane: band.text[-2:] for band in made.bands if band.what is Lasting.REGISTERED}
+    assert keys == {0: "a1", 1: "b1"}
+    changed = [each.lane for each in made.marks if each.sort is Sort.CHANGED]
+    assert changed == [1, 0]
+
+
 @pytest.mark.parametrize("file", STORIES, ids=lambda file: file.stem)
 def test_every_event_is_drawn_in_the_page_and_in_the_trace(file):
     story = read(file)
