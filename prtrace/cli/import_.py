@@ -17,7 +17,7 @@ from prtrace.cli.text import line, plain, warn
 from prtrace.errors import InDoubtError, UsageError
 from prtrace.explain.recording import Recording
 from prtrace.paste.reader import read_text
-from prtrace.paste.recorded import Import
+from prtrace.paste.recorded import Import, of_one_year
 from prtrace.paste.seen import Seen
 from prtrace.paste.stamp import Clock, parse_zone
 
@@ -52,7 +52,7 @@ Examples:
 )  # fmt: skip
 @click.option("--boot", metavar="TIME", help="when the machine started, for times since then")
 @click.option("--year", type=click.IntRange(1990, 2100), help="for times without a year")
-@click.option("--zone", metavar="ZONE", help="for times without a zone: +01:00, Z")
+@click.option("--zone", metavar="ZONE", help="for times without a zone: +01:00, Europe/Berlin")
 @click.option(
     "--unit", "units", metavar="NAME=DESIGNATOR", multiple=True,
     help="the logical unit behind a disk (sdb) or an H:C:T:L",
@@ -84,6 +84,10 @@ def command(
             raise UsageError(
                 f"{plain(name)} holds bytes, not lines of a log", hint="prtrace decode takes bytes"
             )
+        try:
+            of_one_year(read)
+        except UsageError as error:
+            raise UsageError(f"{plain(name)}: {error.message}", hint=error.hint) from error
         found.add(read, clock, named)
         unread += (f"{plain(name)}: {text}" for text in _not_read(content, read))
     for seen, reason in found.refused[:_SHOWN]:

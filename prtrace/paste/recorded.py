@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Final
 
 from prtrace.errors import UsageError
@@ -19,6 +20,8 @@ from prtrace.scsi.sense import FIXED, UNIT_ATTENTION, Sense, attention, may_be_a
 from prtrace.state.decode import TIMEOUT
 from prtrace.state.event import Command, Event
 
+_MONTHS: Final = timedelta(days=120)
+"""By which a time without a year is earlier than the one before where a year began between."""
 _COMMANDS: Final[Mapping[int, Command]] = {
     Opcode.PR_IN: Command.PR_IN,
     Opcode.PR_OUT: Command.PR_OUT,
@@ -76,6 +79,24 @@ class Import:
         """The events in the order of their times, numbered from 1."""
         ordered = sorted(self.events, key=lambda event: event.time)
         return [event._replace(seq=seq) for seq, event in enumerate(ordered, 1)]
+
+
+def of_one_year(seen: Iterable[Seen]) -> None:
+    """Make sure that times without a year, in the order of their lines, can be of one year.
+
+    UsageError where a line's time is months before that of a line above it.
+    """
+    last: Seen | None = None
+    for each in seen:
+        if each.stamp is None or each.stamp.year or each.stamp.local is None:
+            continue
+        newest = None if last is None or last.stamp is None else last.stamp.local
+        if newest is not None and newest - each.stamp.local > _MONTHS and last is not None:
+            raise UsageError(
+                f"line {each.line} is of another year than line {last.line}, which is above it",
+                hint="import the lines of each year on their own, with its --year",
+            )
+        last = each
 
 
 class _Names:

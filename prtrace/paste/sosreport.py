@@ -11,10 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Final, NamedTuple
 
-from prtrace.errors import PrtraceError
+from prtrace.errors import PrtraceError, UsageError
 from prtrace.paste.reader import read_text
 from prtrace.paste.recorded import Import
 from prtrace.paste.seen import Seen
@@ -51,7 +51,8 @@ _PORT_NAME: Final = re.compile(r"0x(?P<name>[0-9a-f]{16})\s*")
 _LISTED: Final = re.compile(
     r"^\[(?P<nexus>\d+:\d+:\d+:\d+)\]\s+disk\s.*\s/dev/(?P<disk>sd[a-z]+)\b", re.MULTILINE
 )
-_ZONE: Final = re.compile(r"Time zone: .*\((?:\w+, )?(?P<zone>[+-]\d{4})\)")
+_ZONE: Final = re.compile(r"Time zone: (?P<name>\S+) \((?:[^,)]+, )?(?P<offset>[+-]\d{4})\)")
+_STARTED: Final = re.compile(r"\bkernel: (?:\[ *\d+\.\d+\] )?Linux version \d")
 _LOGS: Final = (
     "sos_commands/logs/journalctl_--no-pager_--boot",
     "sos_commands/logs/journalctl_--no-pager_--catalog_--boot",
@@ -278,12 +279,13 @@ def _logged(report: SosReport, files: Mapping[str, SosFile], disks: _Disks, foun
     zone = None
     for name in ("sos_commands/systemd/timedatectl", "sos_commands/host/timedatectl"):
         told = _ZONE.search(files[name].text) if name in files else None
-        zone = parse_zone(told["zone"]) if told is not None else zone
+        zone = _zone(report, told) if told is not None else zone
     for name in _LOGS:
         if name not in files:
             continue
         year = datetime.fromtimestamp(files[name].time, zone).year
         lines = [line for line in files[name].text.splitlines() if "kernel:" in line]
+        lines = _since_the_start(report, name, lines)
         try:
             seen = read_text("\n".join(lines))
             if isinstance(seen, bytes):
@@ -295,6 +297,31 @@ def _logged(report: SosReport, files: Mapping[str, SosFile], disks: _Disks, foun
         _drop_the_future(report, name, found, files[name].time)
         report.notes += sorted({f"{name}: {reason}" for _, reason in found.refused})
         return
+
+
+def _zone(report: SosReport, told: re.Match[str]) -> tzinfo | None:
+    """The zone of the host's logs: its offset today is not that of every line."""
+    if not int(told["offset"]) and told["name"].endswith("UTC"):
+        return UTC
+    try:
+        return parse_zone(told["name"])
+    except UsageError:
+        report.notes.append(f"the zone {told['name']} is not known here: tzdata has it")
+        return None
+
+
+def _since_the_start(report: SosReport, name: str, lines: list[str]) -> list[str]:
+    """The lines since the machine started: before, its disks had other names and addresses."""
+    started = [number for number, line in enumerate(lines) if _STARTED.search(line)]
+    if not started:
+        return lines
+    before, since = lines[: started[-1]], lines[started[-1] :]
+    if any("reservation conflict" in line or "critical nexus error" in line for line in before):
+        report.notes.append(
+            f"{name}: conflicts before the machine started last are left out, as its disks may "
+            "have had other addresses then; prtrace import reads the log as it is"
+        )
+    return since
 
 
 def _drop_the_future(report: SosReport, name: str, found: Import, now: int) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from prtrace.errors import UsageError
 
@@ -31,7 +32,7 @@ class Clock:
     boot_ns: int | None = None
     """When the machine started, nanoseconds since the epoch."""
     year: int | None = None
-    zone: timezone | None = None
+    zone: tzinfo | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,11 @@ class Stamp:
             if clock.zone is None:
                 raise UsageError("the time has no zone", hint="name it with --zone +01:00")
             moment = moment.replace(tzinfo=clock.zone)
+            if moment.utcoffset() != moment.replace(fold=1).utcoffset():
+                raise UsageError(
+                    "the zone's clocks were set in that hour: which time it is is not known",
+                    hint="name the offset then with --zone +01:00",
+                )
         since = moment - datetime(1970, 1, 1, tzinfo=UTC)
         return (since.days * 86_400 + since.seconds) * _SECOND + self.part_ns
 
@@ -92,13 +98,18 @@ def split_stamp(line: str) -> tuple[Stamp | None, str]:
     return None, text.rstrip()
 
 
-def parse_zone(text: str) -> timezone:
-    """A zone as "Z", "+01:00" or "-0500"; UsageError for anything else."""
+def parse_zone(text: str) -> tzinfo:
+    """A zone as "Z", "+01:00", "-0500" or "Europe/Berlin"; UsageError for anything else."""
+    if "/" in text:
+        try:
+            return ZoneInfo(text)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            pass  # no such zone here, or no name of one
     found = _ZONE.fullmatch(text)
     if text in ("Z", "UTC"):
         return UTC
     if found is None or int(found["hours"]) > 14 or int(found["minutes"]) > 59:
-        raise UsageError(f"{text!r} is no time zone", hint="+01:00, -05:00 or Z")
+        raise UsageError(f"{text!r} is no time zone", hint="+01:00, -05:00, Z or Europe/Berlin")
     offset = timedelta(hours=int(found["hours"]), minutes=int(found["minutes"]))
     return timezone(-offset if found["sign"] == "-" else offset)
 

@@ -44,6 +44,19 @@ def test_lines_that_lack_something_are_named(prtrace, tmp_path):
     assert times[0].startswith("2026-11-27T11:59:05.5")
 
 
+def test_a_log_without_years_that_goes_over_a_new_year_is_refused(prtrace, tmp_path):
+    log, written = tmp_path / "messages", tmp_path / "a.jsonl"
+    line = "host kernel: sd 6:0:0:1: reservation conflict\n"
+    options = ("--zone", "Z", "-o", written)
+    log.write_text(f"Dec 31 23:59:50 {line}Jan  1 00:00:05 {line}")
+    done = prtrace("import", log, "--year", "2026", *options)
+    assert (done.returncode, written.exists()) == (2, False)
+    assert f"{log}: line 2 is of another year than line 1" in done.stderr
+    assert "--year" in done.stderr
+    log.write_text(f"Jan 31 23:59:50 {line}Dec  1 00:00:05 {line}Nov 30 23:00:00 {line}")
+    assert prtrace("import", log, "--year", "2026", *options).returncode == 0
+
+
 def test_nothing_to_import(prtrace, tmp_path):
     for name, content, words in (
         ("bytes.hex", "5f 01 05 00 00 00 00 00 18 00", "not lines of a log"),

@@ -1,8 +1,8 @@
 """A unit as text: where a registration is that is no path of this host now."""
 
 import pytest
-
 from explain.story import LU, read
+
 from prtrace.cli.rebuild import Rebuilt
 from prtrace.cli.unit import unit_lines
 from prtrace.state.view import unit_view
@@ -13,7 +13,9 @@ ISCSI = "iqn.2026-11.org.example:node1,i,0x"
 def shown(folder, path, registered):
     """What is shown of a unit with that path, where a reading lists that registration."""
     file = folder / "story.txt"
-    file.write_text(f"paths sda=1:0:0:0@{path}\n12:00:00 prtrace sda FULL 4 {registered}:a1*WERO\n")
+    file.write_text(
+        f"paths sda=1:0:0:0@{path}\n12:00:00 prtrace sda FULL 4 {registered}:a1*WERO\n"
+    )
     rebuilt = Rebuilt()
     for event in read(file).hosts[""]:
         rebuilt.add(event)

@@ -2,6 +2,7 @@
 
 import tarfile
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
@@ -148,6 +149,46 @@ def test_a_log_without_a_zone_is_left_out_with_the_reason():
     found = report(**{"sos_commands/systemd/timedatectl": ""})
     assert not [event for event in found.events if event.command.value == "CONFLICT"]
     assert any("--zone" in note for note in found.notes)
+
+
+def conflicts(found):
+    return [event.time for event in found.events if event.command.value == "CONFLICT"]
+
+
+def test_a_time_is_that_of_the_zone_then_and_not_of_its_offset_now():
+    """The report is of winter, the line of summer; one more of the hour that the clocks had twice."""
+    log = LOG.replace("Nov 27 12:00", "Oct 24 12:00") + LOG.replace("Nov 27 12", "Oct 25 02")
+    found = report(**{
+        "sos_commands/systemd/timedatectl": "      Time zone: Europe/Berlin (CET, +0100)\n",
+        "sos_commands/logs/journalctl_--no-pager_--boot": log,
+    })  # fmt: skip
+    (time,) = conflicts(found)
+    assert datetime.fromtimestamp(time // 10**9, UTC).isoformat() == "2026-10-24T10:00:00+00:00"
+    assert any("clocks were set in that hour" in note for note in found.notes)
+
+
+def test_a_zone_that_is_not_known_is_said():
+    found = report(**{
+        "sos_commands/systemd/timedatectl": "      Time zone: Mars/Olympus (MTC, +0100)\n"
+    })  # fmt: skip
+    assert not conflicts(found)
+    assert any("Mars/Olympus" in note for note in found.notes)
+
+
+def test_what_the_log_has_of_before_the_machine_started_is_left_out():
+    """Another disk may have had the address then."""
+    older = LOG.replace("Nov 27", "Nov 20")
+    started = "Nov 27 11:00:00 node1 kernel: [    0.000000] Linux version 6.1.0-30-amd64\n"
+    logs = {"sos_commands/logs/journalctl_--no-pager_--boot": "", "var/log/messages": ""}
+    of = {}
+    for name, log in (("since", started + LOG), ("whole", older + started + LOG)):
+        found = report(**{**logs, "var/log/messages": log})
+        of[name] = conflicts(found)
+        assert len(of[name]) == 1
+        assert any("before the machine started" in each for each in found.notes) is (
+            name == "whole"
+        )
+    assert of["since"] == of["whole"]
 
 
 def test_a_line_of_another_year_is_left_out():

@@ -52,9 +52,20 @@ def test_no_time(line):
     assert split_stamp(line)[0] is None
 
 
+def test_a_day_that_the_year_has_not_is_refused():
+    stamp, _ = split_stamp("Feb 29 12:00:00 rest")
+    assert stamp.ns(Clock(year=2028, zone=UTC))
+    with pytest.raises(UsageError, match="2026 has no Feb 29"):
+        stamp.ns(Clock(year=2026, zone=UTC))
+
+
 def test_zones():
     assert parse_zone("Z") is UTC
+    summer, winter = (datetime(2026, month, 1, tzinfo=UTC) for month in (7, 12))
+    berlin = parse_zone("Europe/Berlin")
+    hours = [each.astimezone(berlin).hour for each in (summer, winter)]
+    assert hours == [2, 1]
     assert parse_zone("-0530").utcoffset(None) == -timedelta(hours=5, minutes=30)
-    for text in ("", "+1", "CET", "+99:00", "+01:60"):
+    for text in ("", "+1", "CET", "+99:00", "+01:60", "No/Where", "../../etc/passwd", "Europe/"):
         with pytest.raises(UsageError):
             parse_zone(text)
