@@ -7,6 +7,7 @@ that differ least from another one are slow.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -15,20 +16,25 @@ import subprocess
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-from lab.agent import Agent, cli
+from lab.agent import cli
 from lab.doors import Doors, PrOutCommand
 from lab.stranger import Stranger
 from labkit import pace
 from labkit.lio import IQN
+from labkit.oracle import oracle
 from labkit.sysfs import Disk, addresses, await_that, disk
 from labkit.target import Target, Unit, UnitPath
 
+from incidents.guest import Guest
+from incidents.relay import Relay
+from incidents.scene import CONFLICT, NODE2, SECONDS, Scene, chains
 from prtrace.explain.recording import Recording
 from prtrace.model import Action, Issuer, LocalNexus, ReservationType
+from prtrace.scsi.cdb import PrOutCdb
 from prtrace.state.event import Command, Event
 
 pytestmark = [
@@ -36,105 +42,12 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 
-CONFLICT = 24
-SECONDS = 20.0
-"""For the agent to see what was done, on an idle machine."""
-NODE2 = "iqn.2026-11.lab.prtrace:node2"
 
-
-@pytest.fixture(scope="module")
-def agent() -> Iterator[Agent]:
-    with Agent() as running:
-        running.settled(pace.limit(SECONDS))
-        yield running
-
-
-class Scene:
-    """The unit's paths, and what explain says of what happened since the test began."""
-
-    def __init__(self, agent: Agent, unit: Unit) -> None:
-        self.agent = agent
-        self.unit = unit
-        self.one, self.two = unit.paths[0], unit.paths[1]
-        self.begun = ""
-
-    def begin(self) -> None:
-        """Leave nothing of the test before."""
-        for path in self.unit.paths:
-            self.take_attentions(path)
-        self.persist(self.one, "-I", "-S", "0x77")
-        self.persist(self.one, "-C", "-K", "0x77")
-        for path in self.unit.paths:
-            self.take_attentions(path)
-        self.agent.settled(pace.limit(SECONDS))
-        self.begun = datetime.now(UTC).isoformat()
-
-    def persist(self, path: UnitPath, *arguments: str, status: int = 0) -> None:
-        """A PERSISTENT RESERVE OUT by sg_persist; it has to end with that status."""
-        self.run("sg_persist", "-n", "-o", *arguments, path.block, status=status)
-
-    def run(self, *words: str, status: int = 0) -> None:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
-        assert done.returncode == status, (words, done.stdout, done.stderr)
-
-    def raw(self, path: UnitPath, cdb: str, *options: str, status: int = 0) -> None:
-        """A command by sg_raw."""
-        self.run("sg_raw", *options, path.block, *cdb.split(), status=status)
-
-    def write(self, path: UnitPath, block: int, status: int = 0) -> None:
-        cdb = bytes((0x2A, 0)) + block.to_bytes(4, "big") + bytes((0, 0, 1, 0))
-        self.raw(path, cdb.hex(" "), "-s", "512", "-i", "/dev/zero", status=status)
-
-    def take_attentions(self, path: UnitPath) -> None:
-        subprocess.run(["sg_turs", "-n", "4", path.block], capture_output=True, timeout=60)
-
-    def told(self, *arguments: str) -> dict[str, Any]:
-        done = cli("explain", self.one.block, *arguments, "--json")
-        assert done.returncode in (0, 4), done.stderr
-        document: dict[str, Any] = json.loads(done.stdout)
-        document["incidents"] = [
-            each for each in document["incidents"] if each["at"] and each["at"] >= self.begun
-        ]
-        return document
-
-    def says(self, kind: str, *links: tuple[str, str]) -> dict[str, Any]:
-        """The incident of that kind which has all links (certainty, text), once it is told."""
-        end = time.monotonic() + pace.limit(SECONDS)
-        while True:
-            told = self.told()
-            for each in told["incidents"]:
-                chain = [(link["certainty"], link["text"]) for link in each["chain"]]
-                if each["kind"] == kind and all(
-                    any(certainty == link[0] and text in link[1] for link in chain)
-                    for certainty, text in links
-                ):
-                    return each
-            assert time.monotonic() < end, f"nobody says {links} of {kind}:\n{chains(told)}"
-            time.sleep(0.2)
-
-
-def chains(told: dict[str, Any]) -> str:
-    """What an account says of incidents, for people."""
-    return "\n".join(
-        f"{each['kind']} {each['nexus']}: {link['certainty']}: {link['text']}"
-        for each in told["incidents"]
-        for link in each["chain"]
-    )
-
-
-@pytest.fixture
-def scene(agent: Agent, unit: Unit) -> Scene:
-    made = Scene(agent, unit)
-    made.begin()
-    return made
-
-
-@pytest.fixture
-def node2() -> Iterator[Stranger]:
-    """Another host."""
-    session = Stranger("127.0.0.1:3260", IQN, NODE2)
-    yield session
-    session.close()
+def pr_out(action: Action, key: int, sa_key: int = 0, kind: int = 0) -> tuple[bytes, bytes]:
+    """A PERSISTENT RESERVE OUT and its list of 24 bytes."""
+    kinds = None if not kind else ReservationType(kind)
+    listed = struct.pack(">QQQ", key, sa_key, 0)
+    return PrOutCdb(action, type=kinds, parameter_length=len(listed)).build(), listed
 
 
 def test_another_process_of_this_host(scene: Scene) -> None:
@@ -146,6 +59,33 @@ def test_another_process_of_this_host(scene: Scene) -> None:
         ("inferred", "WERO refuses writes of a nexus that is not registered"),
         ("observed", "RESERVE by sg_persist["),
     )
+
+
+def test_another_guest_of_this_host(scene: Scene, tmp_path: Path) -> None:
+    """Two guests, each on a path of its own to the unit."""
+    one, two = Guest(tmp_path, "db1"), Guest(tmp_path, "db2")
+    try:
+        assert one.send(scene.one.block, *pr_out(Action.REGISTER, 0, 0xA1)) == 0
+        assert one.send(scene.one.block, *pr_out(Action.RESERVE, 0xA1, kind=5)) == 0
+        write = bytes((0x2A, 0)) + (2048).to_bytes(4, "big") + bytes((0, 0, 1, 0))
+        assert two.send(scene.two.block, write, bytes(512)) == CONFLICT
+        assert two.send(scene.two.block, *pr_out(Action.REGISTER, 0, 0xB1)) == 0
+        assert two.send(scene.two.block, *pr_out(Action.RESERVE, 0xB1, kind=5)) == CONFLICT
+        held = ("observed", f"RESERVE by guest db1: WERO is held by {scene.one.hctl}")
+        scene.says(
+            "reservation conflict",
+            ("observed", "WRITE(10) at block 2048"),
+            ("inferred", "WERO refuses writes of a nexus that is not registered"),
+            held,
+        )
+        scene.says(
+            "refused PERSISTENT RESERVE",
+            ("observed", "RESERVE by guest db2 was answered RESERVATION CONFLICT"),
+            held,
+        )
+    finally:
+        one.close()
+        two.close()
 
 
 def test_a_fence_by_a_host_that_recorded_nothing(scene: Scene, node2: Stranger) -> None:
@@ -313,6 +253,63 @@ def test_a_register_that_lio_answers_with_not_ready(scene: Scene) -> None:
         ("observed", "REGISTER by sg_persist["),
         ("observed", f"later {scene.one.hctl} is registered with key 0x00000000000000a1"),
     )
+
+
+@contextlib.contextmanager
+def session_of_its_own(relay_port: int) -> Iterator[str]:
+    """One more iSCSI session of this host, by a portal of its own; its initiator name."""
+    name = "iqn.2026-11.lab.prtrace:by-relay"
+    interface = ("iscsiadm", "-m", "iface", "-I", "by-relay")
+    node = ("iscsiadm", "-m", "node", "-T", IQN, "-p", f"127.0.0.1:{relay_port}", "-I", "by-relay")
+    run = partial(subprocess.run, capture_output=True, timeout=120, check=True)
+    run((*interface, "-o", "new"))
+    run((*interface, "-o", "update", "-n", "iface.initiatorname", "-v", name))
+    run((*node, "-o", "new"))
+    run((*node, "--login"))
+    try:
+        yield name
+    finally:
+        run((*node, "--logout"))
+        run((*node, "-o", "delete"))
+        run((*interface, "-o", "delete"))
+
+
+def test_a_clear_whose_answer_is_lost(scene: Scene) -> None:
+    """The connection ends between the command and its answer: the target has done it."""
+    relay = Relay(3269, ("127.0.0.1", 3260))
+    try:
+        with session_of_its_own(3269):
+            lu = scene.unit.lu
+            await_that("its disk", lambda: _disk_of("by-relay", lu) is not None, pace.limit(60))
+            path = _disk_of("by-relay", lu)
+            assert path is not None
+            subprocess.run(["sg_turs", "-n", "4", path.block], capture_output=True, timeout=60)
+            scene.persist(scene.one, "-G", "-S", "0xa1")
+            scene.run("sg_persist", "-n", "-o", "-G", "-S", "0xb1", path.block)
+            scene.persist(scene.one, "-R", "-K", "0xa1", "-T", "5")
+            scene.agent.settled(pace.limit(SECONDS))
+            relay.lose_answers()
+            clear = subprocess.Popen(
+                ["sg_persist", "-n", "-o", "-C", "-K", "0xb1", path.block],
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            await_that("LIO has cleared", lambda: not oracle(scene.unit.directory).registrations)
+            relay.cut()
+            assert clear.wait(pace.limit(60)) not in (0, CONFLICT)
+            scene.says(
+                "PERSISTENT RESERVE with an unknown effect",
+                ("observed", "CLEAR by sg_persist["),
+                ("observed", f"later {path.hctl} is not registered; nothing is reserved"),
+            )
+            await_that("the session is back", lambda: _state("by-relay") == "LOGGED_IN")
+            incident = scene.says(
+                "lost registration",
+                ("inferred", f"CLEAR on {path.hctl} by sg_persist["),
+                ("inferred", "can have taken it away"),
+            )
+            assert incident["nexus"] == scene.one.hctl
+    finally:
+        relay.close()
 
 
 def test_a_time_without_the_programs(scene: Scene, node2: Stranger) -> None:
@@ -563,6 +560,14 @@ def _log_in_anew(interface: str) -> None:
     # A record of another interface replaces that of the first.
     subprocess.run((*node, "-o", "new"), capture_output=True, timeout=120, check=True)
     subprocess.run((*node, "--login"), capture_output=True, timeout=120, check=True)
+
+
+def _state(interface: str) -> str:
+    """The state of that interface's session, "" for none."""
+    for session in Path("/sys/class/iscsi_session").iterdir():
+        if (session / "ifacename").read_text().strip() == interface:
+            return (session / "state").read_text().strip()
+    return ""
 
 
 def _disk_of(interface: str, lu: str) -> Disk | None:

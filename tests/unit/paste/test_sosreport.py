@@ -156,7 +156,7 @@ def conflicts(found):
 
 
 def test_a_time_is_that_of_the_zone_then_and_not_of_its_offset_now():
-    """The report is of winter, the line of summer; one more of the hour that the clocks had twice."""
+    """The report is of winter, a line of summer, another of the hour that the clocks had twice."""
     log = LOG.replace("Nov 27 12:00", "Oct 24 12:00") + LOG.replace("Nov 27 12", "Oct 25 02")
     found = report(**{
         "sos_commands/systemd/timedatectl": "      Time zone: Europe/Berlin (CET, +0100)\n",
