@@ -100,7 +100,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    return f"seed {config.option.seed}; limits times {pace.factor():.2f}"
+    return f"seed {config.option.seed}; limits times {pace.limit(1):.2f}"
 
 
 class _Dealing:

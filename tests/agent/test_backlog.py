@@ -65,7 +65,7 @@ def adopted(unit: Unit, seed: int, commands: int, *options: str) -> None:
             f"{commands} PR OUT; {len(took)} answers meanwhile, the slowest in {max(took):.2f} s"
         )
         print("bytes that waited:", waiting)
-        assert len(in_doubt) > 3, "it was over before anybody could ask"
+        assert in_doubt, "it was over before anybody could ask"
         assert all(in_doubt), "nothing was said of what waits"
         assert max(took) < pace.limit(STATUS_SECONDS)
         agent.caught_up()

@@ -22,6 +22,7 @@ from lab.agent import STATE_DIR, Agent, cli
 from lab.load import Load, check_answers, check_history, check_oracle, counters, fresh, newest
 from labkit import pace
 from labkit.target import Unit
+from labkit.waiting import await_that
 
 from prtrace.linux.sgio import SgDevice
 from prtrace.model import Action
@@ -49,13 +50,6 @@ def keys(agent: Agent) -> set[str]:
     """Of one unit, which nothing is in doubt of."""
     (shown,) = agent.settled(60)
     return {each["key"] for each in shown["registrations"]}
-
-
-def until(what: str, holds: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + pace.limit(seconds)
-    while not holds():
-        assert time.monotonic() < end, what
-        time.sleep(0.1)
 
 
 def ended(agent: Agent) -> int:
@@ -111,7 +105,7 @@ def test_a_store_that_is_replaced_by_an_older_one(agent: Agent, unit: Unit) -> N
 def test_a_store_that_is_damaged_is_given_nothing_more(agent: Agent, unit: Unit) -> None:
     with STORE.open("r+b") as file:
         file.write(os.urandom(4096))
-    until("it is noticed", lambda: bool(agent.status()["status"]["store"]["problem"]))
+    await_that("it is noticed", lambda: bool(agent.status()["status"]["store"]["problem"]))
     register(unit, 0xB)
     assert cli("show", unit.lu, socket=agent.socket).returncode == 4
     agent.kill(signal.SIGTERM)
@@ -162,7 +156,9 @@ def test_a_store_that_cannot_be_written_any_more(unit: Unit) -> None:
         mark = newest(agent)
         loop = Path(os.path.realpath(f"/dev/block/{device_of(ELSEWHERE)}")).name
         Path(f"/sys/fs/ext4/{loop}/trigger_fs_error").write_text("of the test's")
-        until("it says so", lambda: "read-only" in agent.status()["status"]["store"]["problem"])
+        await_that(
+            "it says so", lambda: "read-only" in agent.status()["status"]["store"]["problem"]
+        )
         load = Load(unit, 1)
         load.burst(50)
         total = load.end()
@@ -279,6 +275,6 @@ def test_an_agent_without_memory(unit: Unit, seed: int) -> None:
 
 def test_a_hangup_is_said_and_changes_nothing(agent: Agent, unit: Unit) -> None:
     agent.send(signal.SIGHUP)
-    until("it says so", lambda: "options are read at the start" in agent.log)
+    agent.await_said("options are read at the start")
     register(unit, 0xB)
     assert keys(agent) == {"0x000000000000000b"}

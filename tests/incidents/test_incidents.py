@@ -26,8 +26,9 @@ from lab.stranger import Stranger
 from labkit import pace
 from labkit.lio import IQN
 from labkit.oracle import oracle
-from labkit.sysfs import Disk, addresses, await_that, disk
+from labkit.sysfs import Disk, addresses, disk
 from labkit.target import Target, Unit, UnitPath
+from labkit.waiting import await_that
 
 from incidents.guest import Guest
 from incidents.relay import Relay
@@ -589,7 +590,7 @@ def test_the_session_before_a_new_login(scene: Scene) -> None:
     scene.agent.settled(pace.limit(SECONDS))
     _log_in_anew("lab2")
     lu = scene.unit.lu
-    await_that("the disk comes back", lambda: _disk_of("lab2", lu) is not None, pace.limit(60))
+    await_that("the disk comes back", lambda: _disk_of("lab2", lu) is not None)
     new = _disk_of("lab2", lu)
     assert new is not None
     subprocess.run(["sg_turs", "-n", "4", new.block], capture_output=True, timeout=60)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from labkit.sysfs import await_that
+from labkit.waiting import await_that
 from unit.explain import story
 
 from incidents.browser import Browser

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from lab.agent import STATE_DIR, Agent
 from lab.load import check_oracle, counters, drain, fresh, pr_out
-from labkit import needs, pace, sysfs
+from labkit import needs, pace
 from labkit.kernels import SERIES
 from labkit.target import Unit
+from labkit.waiting import await_that
 
 from prtrace.linux.sgio import SgDevice
 from prtrace.probe import pins
@@ -35,14 +36,6 @@ _KPROBES = Path("/sys/kernel/debug/kprobes/enabled")
 _LOCKDOWN = Path("/sys/kernel/security/lockdown")
 _UNPINNED = "the programs are not pinned"
 _DOORS_TOLD = "attached to sg_rq_end_io(), which is new"
-
-
-def await_said(agent: Agent, text: str) -> None:
-    """Until the agent's log has a text."""
-    end = time.monotonic() + pace.limit(20)
-    while text not in agent.log:
-        assert time.monotonic() < end, (text, agent.log)
-        time.sleep(0.2)
 
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:
@@ -103,7 +96,7 @@ def test_attached_and_detached_at_any_moment_under_load(unit: Unit, seed: int) -
             for turn in range(_TURNS):
                 if turn % 2:
                     agent.start(wait=False)
-                    time.sleep(chance.uniform(0, pace.limit(6)))
+                    time.sleep(chance.uniform(0, 6 * pace.factor()))
                 elif turn:
                     agent.start()
                     assert prtrace("detach", "--yes").returncode == 1
@@ -136,8 +129,8 @@ def test_sg_is_unloaded_and_loaded(unit: Unit) -> None:
         assert command("modprobe", "-r", "sg").returncode == 0
         agent.start()
         assert command("modprobe", "sg").returncode == 0
-        await_said(agent, _DOORS_TOLD)
-        sysfs.await_that("the sg node", Path(path.sg).exists)
+        agent.await_said(_DOORS_TOLD)
+        await_that("the sg node", Path(path.sg).exists)
         told = register(agent, path.sg)
         assert told["path"] == "sg node", told
         assert told["head"] == told["data"], told
@@ -156,7 +149,7 @@ def test_sg_is_unloaded_and_loaded(unit: Unit) -> None:
 def _no_sg() -> Iterator[None]:
     """The machine without the module sg, which a test may load."""
     fresh()
-    sysfs.await_that("no sg", lambda: command("modprobe", "-r", "sg").returncode == 0)
+    await_that("no sg", lambda: command("modprobe", "-r", "sg").returncode == 0)
     yield
     command("modprobe", "sg")
 
@@ -198,13 +191,13 @@ def test_sg_is_loaded_and_cannot_be_hooked(unit: Unit) -> None:
             before = agent.status()["status"]
             assert not before["fallback"], before["fallback"]
             assert command("modprobe", "sg").returncode == 0
-            await_said(agent, "sg_rq_end_io() cannot be hooked twice")
-            sysfs.await_that("the sg node", Path(path.sg).exists)
-            sysfs.await_that("the fallback", lambda: agent.status()["status"]["fallback"])
+            agent.await_said("sg_rq_end_io() cannot be hooked twice")
+            await_that("the sg node", Path(path.sg).exists)
+            await_that("the fallback", lambda: agent.status()["status"]["fallback"])
             status = agent.status()["status"]
             assert status["generation"] == before["generation"] + 1, status
             assert register(agent, path.sg)["status"] == "GOOD"
-            sysfs.await_that("one generation", lambda: len(pins.epochs()[-1].generations) == 1)
+            await_that("one generation", lambda: len(pins.epochs()[-1].generations) == 1)
             assert register(agent, path.sg)["status"] == "GOOD"
             [shown] = agent.settled(60)
             check_oracle(shown, unit)
@@ -220,7 +213,7 @@ def test_an_agent_is_interrupted_while_it_starts(seed: int) -> None:
     for _ in range(_TURNS):
         agent = Agent()
         agent.start(wait=False)
-        time.sleep(chance.uniform(0, pace.limit(5)))
+        time.sleep(chance.uniform(0, 5 * pace.factor()))
         agent.kill(signal.SIGINT)
         assert "Traceback" not in agent.log, agent.log
         assert "Exception ignored" not in agent.log, agent.log
@@ -242,7 +235,7 @@ def test_kprobes_are_switched_off_while_an_agent_runs(unit: Unit) -> None:
             agent.kill()
             agent.start()
             agent.settled(60)
-            sysfs.await_that("a failed self-test", lambda: self_test(agent) == "failed")
+            await_that("a failed self-test", lambda: self_test(agent) == "failed")
             assert register(agent, path.block)["comm"] is None
         finally:
             _KPROBES.write_text("1")
@@ -315,15 +308,15 @@ def test_bpffs_is_unmounted_and_mounted_while_an_agent_runs(unit: Unit) -> None:
         agent.settled(60)
         epoch = pins.epochs()[-1]
         assert command("umount", "--lazy", str(_BPFFS)).returncode == 0
-        await_said(agent, _UNPINNED)
+        agent.await_said(_UNPINNED)
         register(agent, block)
         refused = second_agent()
         assert refused.returncode == 1, refused
         assert "is not a bpf file system" in refused.stderr, refused
-        time.sleep(pace.limit(4))
+        time.sleep(4 * pace.factor())
         assert agent.log.count(_UNPINNED) == 1, agent.log
         assert command("mount", "-t", "bpf", "bpf", str(_BPFFS)).returncode == 0
-        await_said(agent, "pr_submit was unpinned")
+        agent.await_said("pr_submit was unpinned")
         refused = second_agent()
         assert refused.returncode == 1, refused
         assert "another agent reads this host's events" in refused.stderr, refused

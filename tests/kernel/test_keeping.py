@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from lab.agent import Agent
 from lab.load import drain, fresh
-from labkit import pace
 from labkit.target import Unit
+from labkit.waiting import await_that
 
 from prtrace.errors import PrtraceError
 from prtrace.linux.sgio import SgDevice
@@ -22,13 +20,6 @@ pytestmark = [pytest.mark.machine(kernels=("7",), nexuses=2), pytest.mark.timeou
 _DEBUG = Path("/sys/bus/pseudo/drivers/scsi_debug")
 _OPT_TIMEOUT = 4  # SDEBUG_OPT_TIMEOUT, drivers/scsi/scsi_debug.c
 _RESERVE_6 = bytes((0x16, 0, 0, 0, 0, 0))
-
-
-def await_that(what: str, holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + pace.limit(20)
-    while not holds():
-        assert time.monotonic() < end, what
-        time.sleep(0.2)
 
 
 def modprobe(*words: str) -> int:
@@ -43,7 +34,7 @@ def test_a_pin_that_somebody_removed_is_made_again(unit: Unit) -> None:
         (folder.parent / "maps" / "pr_stats").unlink()
         await_that("pr_submit is pinned again", (folder / "pr_submit").exists)
         await_that("pr_stats is pinned again", (folder.parent / "maps" / "pr_stats").exists)
-        assert "pr_submit was unpinned, and is pinned again" in agent.log
+        agent.await_said("pr_submit was unpinned, and is pinned again")
         agent.kill()
         agent.start()
         assert agent.status()["status"]["note"] == "adopted the running programs"

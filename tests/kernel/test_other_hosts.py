@@ -22,11 +22,11 @@ import pytest
 from lab.agent import Agent, cli
 from lab.load import TEST_UNIT_READY, drain
 from lab.stranger import Stranger
-from labkit import pace
 from labkit.lio import IQN, ISCSI
 from labkit.oracle import OracleState, oracle
-from labkit.sysfs import addresses, await_that, disk
+from labkit.sysfs import addresses, disk
 from labkit.target import Target, Unit, UnitPath
+from labkit.waiting import await_that
 
 from prtrace.errors import PrtraceError
 from prtrace.linux.sgio import SgDevice
@@ -264,7 +264,7 @@ class World:
         self.random.shuffle(names)
         for name in names:
             self._iscsiadm(name, "--login")
-        await_that("the disks come back", lambda: self._complete(names), pace.limit(60))
+        await_that("the disks come back", lambda: self._complete(names))
         self.history.append(f"logged in anew: {names}, {before} devices before")
 
     def _iscsiadm(self, name: str, what: str) -> None:
@@ -291,7 +291,7 @@ class World:
             return
         path = self.random.choice(self.paths[unit.lu])
         Path(f"/sys/class/scsi_device/{path.hctl}/device/delete").write_text("1")
-        await_that("it is gone", lambda: path.hctl not in addresses(), pace.limit(60))
+        await_that("it is gone", lambda: path.hctl not in addresses())
         self.history.append(f"{unit.lu[-4:]} deleted {path.hctl}")
 
     def _return(self, _: Unit) -> None:
@@ -299,7 +299,7 @@ class World:
         for host in Path("/sys/class/scsi_host").iterdir():
             (host / "scan").write_text("- - -")
         whole = [hctl for hctl in addresses() if disk(hctl) is not None]
-        await_that("the nodes are there", lambda: len(whole) == len(addresses()), pace.limit(60))
+        await_that("the nodes are there", lambda: len(whole) == len(addresses()))
         self.history.append("scanned")
 
 
@@ -365,7 +365,7 @@ def test_an_address_that_another_session_gets(
         world._iscsiadm(name, "--logout")
     for name in ("lab2", "lab1"):
         world._iscsiadm(name, "--login")
-    await_that("they are back", lambda: world._complete(["lab1", "lab2"]), pace.limit(60))
+    await_that("they are back", lambda: world._complete(["lab1", "lab2"]))
     world.paths = {each.lu: paths_now(each) for each in world.units}
     (shown,) = agent.show(unit.lu)
     (holder,) = shown["reservation"]["holders"]

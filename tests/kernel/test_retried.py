@@ -7,8 +7,6 @@ import os
 import signal
 import struct
 import subprocess
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from lab.load import check_oracle, fresh
 from labkit import needs, pace
 from labkit.kernels import SERIES
 from labkit.target import Unit
+from labkit.waiting import await_that
 
 from prtrace.errors import PrtraceError
 from prtrace.linux.sgio import SgDevice
@@ -57,22 +56,15 @@ def timing_out(node: str) -> str:
             return error.message
 
 
-def await_that(what: str, holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + pace.limit(60)
-    while not holds():
-        assert time.monotonic() < end, what
-        time.sleep(0.2)
-
-
 def network(state: str) -> None:
     subprocess.run(["ip", "link", "set", "lo", state], check=True, timeout=60)
 
 
 def await_session(state: str) -> None:
-    end = time.monotonic() + pace.limit(60)
-    while [(each / "state").read_text().strip() for each in _SESSIONS.iterdir()] != [state]:
-        assert time.monotonic() < end, f"the session is not {state}"
-        time.sleep(0.2)
+    await_that(
+        f"the session is {state}",
+        lambda: [(each / "state").read_text().strip() for each in _SESSIONS.iterdir()] == [state],
+    )
 
 
 def test_the_attempt_that_a_lost_session_ended_is_told(unit: Unit) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 import os
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ from typing import Any
 import pytest
 from lab.agent import Agent
 from lab.load import drain, fresh, pr_out
-from labkit import pace, sysfs
+from labkit import sysfs
 from labkit.target import Unit
+from labkit.waiting import await_that
 
 from prtrace.linux.sgio import SgDevice
 
@@ -28,14 +28,19 @@ _READ_10 = 0x28
 _FUA_BLOCK = 4096
 
 
-def told(agent: Agent, command: str, nexus: str) -> list[dict[str, Any]]:
-    """The events of a command on a nexus, once there is one; none after some seconds."""
-    end = time.monotonic() + pace.limit(10)
-    while True:
-        found = [e for e in agent.events() if e["command"] == command and e["nexus"] == nexus]
-        if found or time.monotonic() > end:
-            return found
-        time.sleep(0.2)
+def told(agent: Agent, command: str, nexus: str, sense: str = "") -> list[dict[str, Any]]:
+    """The events of a command on a nexus with this in their sense data, once there is one."""
+
+    def found() -> list[dict[str, Any]]:
+        return [
+            each
+            for each in agent.events()
+            if (each["command"], each["nexus"]) == (command, nexus)
+            and sense in (each["sense"] or "")
+        ]
+
+    await_that(f"{command} {sense} on {nexus}", found, told=lambda: [*agent.events()])
+    return found()
 
 
 def in_pages(work: Callable[[mmap.mmap], object]) -> None:
@@ -47,7 +52,7 @@ def in_pages(work: Callable[[mmap.mmap], object]) -> None:
 def debug_disk() -> sysfs.Disk:
     before = set(sysfs.addresses())
     subprocess.run(["modprobe", "scsi_debug", "dev_size_mb=8"], check=True, timeout=60)
-    sysfs.await_that("scsi_debug's disk", lambda: bool(set(sysfs.addresses()) - before))
+    await_that("scsi_debug's disk", lambda: bool(set(sysfs.addresses()) - before))
     (address,) = set(sysfs.addresses()) - before
     return sysfs.await_disk(address)
 
@@ -64,7 +69,9 @@ def test_an_attention_that_the_error_handler_takes_is_counted(unit: Unit) -> Non
         with SgDevice(disk.block) as device:
             drain(device)
         before = [e for e in agent.events() if e["command"] == "UNIT ATTENTION"]
-        assert not [e for e in before if e["nexus"] == disk.hctl and "29/" in e["sense"]], before
+        assert not [
+            e for e in before if e["nexus"] == disk.hctl and "29/" in (e["sense"] or "")
+        ], before
         (Path("/sys/class/scsi_device") / disk.hctl / "device/timeout").write_text("2")
         for kind in (_TIMEOUT, _ABORT_FAILS):
             (_ERRORS / disk.hctl / "error").write_text(f"{kind} -1 {_READ_10:#x}")
@@ -73,9 +80,7 @@ def test_an_attention_that_the_error_handler_takes_is_counted(unit: Unit) -> Non
             in_pages(lambda pages: os.preadv(fd, [pages], 0))
         finally:
             os.close(fd)
-        found = told(agent, "UNIT ATTENTION", disk.hctl)
-        print(found)
-        assert any("29/" in each["sense"] for each in found), found
+        assert told(agent, "UNIT ATTENTION", disk.hctl, "29/")
         assert "Traceback" not in agent.log
 
 

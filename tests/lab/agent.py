@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from labkit import pace
+from labkit.processes import Program
+from labkit.waiting import await_that
 
 from prtrace.api.client import Client
 from prtrace.errors import AgentUnreachableError
@@ -22,7 +23,7 @@ STATE_DIR = Path("/run/prtrace-test")
 
 
 class Agent:
-    """One agent process and its socket; a context manager that kills what it started."""
+    """One agent and its socket; a context manager that kills what it started."""
 
     program: tuple[str, ...] = ("-m", "prtrace")
     """What Python is given to run."""
@@ -39,7 +40,7 @@ class Agent:
         self.socket = socket or state_dir / "io.prtrace"
         self.options = options
         self.patience = patience
-        self.process: subprocess.Popen[bytes] | None = None
+        self._program: Program | None = None
 
     def __enter__(self) -> Agent:
         try:
@@ -54,15 +55,23 @@ class Agent:
         self.kill()
 
     @property
+    def process(self) -> subprocess.Popen[bytes] | None:
+        """The agent's own process, which the others serve; None after kill()."""
+        return self._program and self._program.process
+
+    @property
     def log(self) -> str:
         """What all agents here have said so far."""
         return (self.state_dir / "agent.log").read_text(errors="replace")
 
     def start(self, *, wait: bool = True, timeout: float | None = None) -> None:
         """Start an agent; with wait, return when it answers."""
+        if self._program is not None:
+            # It ended by itself, and the processes that served it may do so later.
+            self._program.await_over()
         self.state_dir.mkdir(parents=True, exist_ok=True)
         with (self.state_dir / "agent.log").open("ab") as log:
-            self.process = subprocess.Popen(
+            self._program = Program(
                 [
                     *(sys.executable, *self.program, "agent"),
                     *("--state-dir", str(self.state_dir), "--socket", str(self.socket)),
@@ -77,16 +86,27 @@ class Agent:
 
     def wait_ready(self, timeout: float = 60.0) -> None:
         """Until the agent answers a call."""
-        end = time.monotonic() + pace.limit(timeout)
-        while True:
-            try:
-                self.call("Show", devices=[])
-            except AgentUnreachableError:
-                assert self.process is None or self.process.poll() is None, self.log
-                assert time.monotonic() < end, f"no answer within {timeout} s\n{self.log}"
-                time.sleep(0.05)
-            else:
-                return
+        await_that("the agent answers", self._answers, timeout, told=lambda: self.log)
+
+    def _answers(self) -> bool:
+        try:
+            self.call("Show", devices=[])
+        except AgentUnreachableError:
+            assert self.process is None or self.process.poll() is None, self.log
+            return False
+        return True
+
+    def await_said(self, text: str, times: int = 1) -> None:
+        """Until the agents here have said something, so often at least, in their log.
+
+        What an agent says of something is written after it has happened, so who sees it happen
+        has yet to wait for the line.
+        """
+        await_that(
+            f"the agent says {text!r}",
+            lambda: self.log.count(text) >= times,
+            told=lambda: self.log,
+        )
 
     def send(self, number: int) -> None:
         """Send the agent a signal."""
@@ -94,13 +114,14 @@ class Agent:
         self.process.send_signal(number)
 
     def kill(self, number: int = signal.SIGKILL) -> int:
-        """End the agent with a signal; returns its exit status."""
-        if self.process is None:
+        """End the agent with a signal, and wait until all of its processes are over.
+
+        Returns the exit status of the agent's own one.
+        """
+        if self._program is None:
             return 0
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(number)
-        status = self.process.wait(timeout=30)
-        self.process = None
+        status = self._program.end(number)
+        self._program = None
         return status
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
@@ -130,7 +151,7 @@ class Agent:
         ):
             assert time.monotonic() < end, f"still behind after {timeout} s"
 
-    def settled(self, timeout: float = 5.0) -> list[dict[str, Any]]:
+    def settled(self, timeout: float = 60.0) -> list[dict[str, Any]]:
         """The units, once nothing is in doubt any more; fails after timeout seconds."""
         end = time.monotonic() + pace.limit(timeout)
         while True:
@@ -151,6 +172,6 @@ def cli(
         env={**os.environ, "PRTRACE_SOCKET": str(socket)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=pace.limit(120),
         check=False,
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from labkit.processes import Program
 
 from prtrace.api.client import Client
 from prtrace.probe import pins
@@ -60,7 +61,7 @@ class Agent:
         self._ready.bind(str(self._folder / "notify"))
         (self._folder / "notify").chmod(0o777)
         self._log = (self._folder / "log").open("wb")
-        self._process = subprocess.Popen(
+        self._program = Program(
             [
                 *(sys.executable, "-m", "prtrace", "agent", "--socket", self.socket),
                 *("--state-dir", str(self._folder / "state"), *options),
@@ -70,14 +71,13 @@ class Agent:
             stdout=self._log,
             stderr=self._log,
         )
-        self.pid = self._process.pid
+        self.pid = self._program.process.pid
 
     def __enter__(self) -> Agent:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait()
+        self._program.end()
         self._ready.close()
         self._log.close()
         shutil.rmtree(self._folder)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from labkit import sysfs
 from labkit.target import Target
+from labkit.waiting import await_that
 
 from prtrace.probe import core, objectfile
 
@@ -91,7 +92,7 @@ def _scsi_debug() -> str:
     """The cheapest SCSI device that there is: it answers at once and copies nothing."""
     before = set(sysfs.addresses())
     subprocess.run(["modprobe", "scsi_debug", "delay=0", "fake_rw=1", "dev_size_mb=8"], check=True)
-    sysfs.await_that("scsi_debug's disk", lambda: bool(set(sysfs.addresses()) - before))
+    await_that("scsi_debug's disk", lambda: bool(set(sysfs.addresses()) - before))
     return sysfs.await_disk((set(sysfs.addresses()) - before).pop()).block
 
 
@@ -113,7 +114,7 @@ def _nvme() -> str:
     (port / "subsystems" / "bench").symlink_to(system)
     Path("/dev/nvme-fabrics").write_text("transport=loop,nqn=bench")
     node = Path("/dev/ng0n1")
-    sysfs.await_that("the NVMe namespace", node.exists)
+    await_that("the NVMe namespace", node.exists)
     return str(node)
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from labkit import iscsi, lio
 from labkit.failure import LabError
-from labkit.sysfs import await_disk, await_that
+from labkit.sysfs import await_disk
 from labkit.target import Target, TargetSpec, Unit, UnitPath
+from labkit.waiting import await_that
 
 _UNIT_ATTENTIONS = 4
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from labkit.failure import LabError
 from labkit.lio import IQN, ISCSI, modprobe
-from labkit.sysfs import addresses, await_that
+from labkit.sysfs import addresses
+from labkit.waiting import await_that
 
 _SESSIONS = Path("/sys/class/iscsi_session")
 

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from labkit.failure import LabError
+from labkit.waiting import await_that
 
 _DEVICES = Path("/sys/class/scsi_device")
-_POLL_SECONDS = 0.05
 _RELATIVE_TARGET_PORT = 4
 _NAA = 3
-
-
-def await_that(what: str, holds: Callable[[], bool], seconds: float = 60) -> None:
-    """Wait until holds() is true; LabError naming what when it is not in time."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > deadline:
-            raise LabError(f"{what}: not within {seconds:g} s")
-        time.sleep(_POLL_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,71 @@
+"""The tests' own ground: a program is over when its last process is; a wait ends, and says why."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from labkit.failure import LabError
+from labkit.processes import Program
+from labkit.waiting import await_that
+
+FORKS = """
+import os, sys, time
+here, left, seconds = sys.argv[1:]
+reading, writing = os.pipe()
+if not os.fork():
+    os.close(writing)
+    open(here, "w").close()
+    os.read(reading, 1)
+    time.sleep(float(seconds))
+    os.unlink(here)
+    os._exit(0)
+os.close(reading)
+if left == "leaves":
+    sys.exit(3)
+time.sleep(600)
+"""
+"""It starts a process that removes a file a while after the first has gone."""
+
+
+def started(tmp_path: Path, left: str, seconds: float) -> tuple[Program, Path]:
+    here = tmp_path / "here"
+    program = Program([sys.executable, "-c", FORKS, str(here), left, str(seconds)])
+    await_that("it has forked", here.exists)
+    return program, here
+
+
+@pytest.mark.parametrize(("left", "status"), [("stays", -signal.SIGKILL), ("leaves", 3)])
+def test_a_program_is_over_when_its_last_process_is(
+    tmp_path: Path, left: str, status: int
+) -> None:
+    program, here = started(tmp_path, left, 0.5)
+    if left == "leaves":
+        program.process.wait()
+    assert program.end() == status
+    assert not here.exists()
+    program.await_over()
+
+
+def test_what_outlives_its_program_is_named(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("labkit.pace.limit", lambda seconds: seconds)
+    program, here = started(tmp_path, "stays", 3600)
+    program.process.kill()
+    program.process.wait()
+    with pytest.raises(LabError, match=r"(?s)process \d+ outlives .*here stays") as told:
+        program.await_over(seconds=0.2)
+    os.kill(int(str(told.value).split()[1]), signal.SIGKILL)
+    program.await_over()
+    assert here.exists()
+
+
+def test_a_wait_ends_and_says_what_for(monkeypatch) -> None:
+    monkeypatch.setattr("labkit.pace.limit", lambda seconds: 2 * seconds)
+    begun = time.monotonic()
+    with pytest.raises(LabError, match=r"(?s)the sun: not within .*it is night"):
+        await_that("the sun", lambda: False, 0.2, told=lambda: "it is night")
+    assert time.monotonic() - begun > 0.4

@@ -1,0 +1,80 @@
+"""The end of a program: of the process that was started, and of all that this one has started.
+
+A program that is killed cannot end the processes that it forked: they see that it is gone, and end
+by themselves a moment later.  Until then they hold its files, write its log and remove its
+sockets; whoever clears its folder or starts the next program meanwhile meets them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from labkit import pace
+from labkit.failure import LabError
+
+_VARIABLE = "LAB_PROGRAM"
+"""In the environment of all processes of one program; its value is that program's alone."""
+
+
+class Program:
+    """One program that runs; its processes are found by what they inherit from the first."""
+
+    def __init__(
+        self, command: Sequence[str], *, env: Mapping[str, str] | None = None, **words: Any
+    ) -> None:
+        """words: more of what subprocess.Popen takes.  OSError as there."""
+        mark = secrets.token_hex(8)
+        self._mark = f"{_VARIABLE}={mark}".encode()
+        environment = {**(os.environ if env is None else env), _VARIABLE: mark}
+        self.process = subprocess.Popen(command, env=environment, **words)
+
+    def end(self, number: int = signal.SIGKILL, *, seconds: float = 60) -> int:
+        """Send the first process a signal, and wait until all of them are over.
+
+        Returns the first one's exit status, which may have been there before.  seconds: of an idle
+        machine, for each of them.  LabError where one is still there then.
+        """
+        self.process.send_signal(number)
+        try:
+            status = self.process.wait(pace.limit(seconds))
+        except subprocess.TimeoutExpired as error:
+            raise LabError(f"a program goes on in spite of signal {number}: {error}") from error
+        self.await_over(seconds=seconds)
+        return status
+
+    def await_over(self, *, seconds: float = 60) -> None:
+        """Wait until all processes are over; LabError where one is still there in the end."""
+        deadline = time.monotonic() + pace.limit(seconds)
+        while left := self._left():
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    _await_end(pid, deadline)
+
+    def _left(self) -> list[int]:
+        found = []
+        for each in Path("/proc").glob("[0-9]*/environ"):
+            # What has ended by now, or belongs to somebody else, is none of this program's.
+            with contextlib.suppress(OSError):
+                if self._mark in each.read_bytes().split(b"\0"):
+                    found.append(int(each.parent.name))
+        return found
+
+
+def _await_end(pid: int, deadline: float) -> None:
+    """Until a process has ended; ProcessLookupError where it has been reaped, too."""
+    ended = os.pidfd_open(pid)
+    try:
+        if not select.select([ended], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            told = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+            raise LabError(f"process {pid} outlives the program that it belongs to: {told}")
+    finally:
+        os.close(ended)
