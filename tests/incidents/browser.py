@@ -71,7 +71,7 @@ class Browser:
 
     def _end(self) -> None:
         self._driver.terminate()
-        self._driver.wait(timeout=30)
+        self._driver.wait(timeout=pace.limit(30))
         assert self._driver.stdout is not None
         self._driver.stdout.close()
         self._folder.cleanup()

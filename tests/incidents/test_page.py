@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from labkit import pace
 from labkit.waiting import await_that
 from unit.explain import story
 
@@ -49,7 +50,7 @@ def report(folder: Path, recordings: dict[str, list[Event]]) -> Path:
         [sys.executable, "-m", "prtrace", "report", *files, "-o", str(page)],
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=pace.limit(200),
         env={**os.environ, "PRTRACE_DEBUG": "1"},
     )
     assert done.returncode == 0, done.stderr

@@ -26,6 +26,7 @@ from lab.load import (
     newest,
     run,
 )
+from labkit import pace
 from labkit.target import Target, Unit
 
 from prtrace.probe import pins
@@ -53,7 +54,7 @@ def refused(
         [*prefix, *_PROGRAM, "agent", "--socket", str(_ELSEWHERE / "socket"), *options],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=pace.limit(120),
     )
     print(f"--- {what}: {done.returncode}\n{done.stderr}", flush=True)
     assert done.returncode == 1, what
@@ -218,7 +219,7 @@ def test_units_that_go_and_come(target: Target) -> None:
             while answered_count(sysfs) < before + 10:
                 assert not reading.done()
             (sysfs / "delete").write_text("1")
-            answered = reading.result(timeout=240)
+            answered = reading.result(timeout=pace.limit(240))
         print("read while it went:", answered)
         assert answered["good"] >= 10
         assert answered["other"] > 0

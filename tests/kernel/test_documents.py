@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from lab.agent import Agent
 from lab.documents import Block, blocks, documents
+from labkit import pace
 
 pytestmark = [
     pytest.mark.machine(luns=1, nexuses=2, multipath=True),
@@ -69,7 +70,11 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 def run(command: str, status: int = 0) -> str:
     done = subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False
+        ["bash", "-c", command],
+        capture_output=True,
+        text=True,
+        timeout=pace.limit(120),
+        check=False,
     )
     print(f"$ {command}\n{done.stdout}{done.stderr}[{done.returncode}]")
     assert done.returncode == status, command

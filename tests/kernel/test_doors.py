@@ -30,7 +30,9 @@ _RACES = 60
 def send(way: str, node: str, key: int, *more: object) -> bool:
     """One REGISTER by a way of doors.c; False where this kernel does not have it."""
     done = subprocess.run(
-        [needs.doors(), way, node, f"{key:x}", *map(str, more)], timeout=60, check=False
+        [needs.doors(), way, node, f"{key:x}", *map(str, more)],
+        timeout=pace.limit(60),
+        check=False,
     )
     assert done.returncode in (0, _NO_SUCH_WAY), (way, done.returncode)
     return not done.returncode
@@ -39,7 +41,11 @@ def send(way: str, node: str, key: int, *more: object) -> bool:
 def programs() -> str:
     """The programs that the kernel has."""
     done = subprocess.run(
-        ["bpftool", "prog", "show"], capture_output=True, text=True, timeout=60, check=True
+        ["bpftool", "prog", "show"],
+        capture_output=True,
+        text=True,
+        timeout=pace.limit(60),
+        check=True,
     )
     return done.stdout
 
@@ -143,10 +149,14 @@ def test_detach_leaves_nothing(unit: Unit) -> None:
     fresh()
     with Agent() as agent:
         agent.settled(60)
-        refused = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        refused = subprocess.run(
+            command, capture_output=True, text=True, timeout=pace.limit(60), check=False
+        )
         assert refused.returncode == 1, refused
         assert "another agent" in refused.stderr, refused
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=pace.limit(60), check=False
+    )
     assert done.returncode == 0, done
     # The kernel frees a program some time after it is detached.
     end = time.monotonic() + pace.limit(20)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bed import Agent, Bed, K, check, finish
+from labkit import pace
 
 from prtrace.model import ReservationType
 from prtrace.move import savefile
@@ -38,12 +39,12 @@ def main() -> None:
         moved(bed, map_of(bed))
     finally:
         daemon.terminate()
-        daemon.wait(60)
+        daemon.wait(pace.limit(60))
     finish()
 
 
 def run(*words: str) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=pace.limit(120))
     print("$", *words, f"[{done.returncode}]\n{done.stdout}{done.stderr}", flush=True)
     return done.stdout.strip()
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from labkit import pace
 from labkit.kernels import SERIES
 
 from move.bed import DESTINATION, PEER, SOURCE, THIRD, Bed, K, dies_at, in_child
@@ -430,7 +431,7 @@ class TestCommands:
         command = [sys.executable, "-m", "prtrace", *arguments]
         env = {**os.environ, "PRTRACE_SOCKET": "/nowhere"}
         done = subprocess.run(
-            command, capture_output=True, text=True, env=env, timeout=120, check=False
+            command, capture_output=True, text=True, env=env, timeout=pace.limit(120), check=False
         )
         print("$ prtrace", *arguments, f"[{done.returncode}]\n{done.stdout}{done.stderr}")
         return done

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from labkit import pace
+
 from prtrace.agent import entries
 
 TOP = Path(__file__).parents[2]
@@ -60,7 +62,7 @@ def test_the_journal_has_the_entries_and_the_catalogue_explains_them():
         },
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=pace.limit(50),
     )
     assert done.returncode == 0, done.stderr
     listed, _, explained = done.stdout.partition("----\n")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 import pytest
+from labkit import pace
 
 from prtrace.cli.main import COMMANDS, cli
 
@@ -17,7 +18,9 @@ CONTEXT = click.Context(cli, info_name="prtrace", **cli.context_settings)
 
 
 def make(tool: str, folder: Path) -> Path:
-    subprocess.run([sys.executable, TOP / "tools" / tool, folder], check=True, timeout=60)
+    subprocess.run(
+        [sys.executable, TOP / "tools" / tool, folder], check=True, timeout=pace.limit(60)
+    )
     return folder
 
 
@@ -33,7 +36,11 @@ def completions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def rendered(page: Path) -> str:
     done = subprocess.run(
-        ["mandoc", "-T", "utf8", page], capture_output=True, text=True, check=True, timeout=60
+        ["mandoc", "-T", "utf8", page],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=pace.limit(60),
     )
     return re.sub(r".\x08", "", done.stdout)
 
@@ -55,7 +62,7 @@ def test_mandoc_has_nothing_to_say(pages):
         ["mandoc", "-T", "lint", *sorted(pages.iterdir())],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=pace.limit(60),
     )
     known = {page.name for page in pages.iterdir()}
     for line in done.stdout.splitlines():
@@ -73,7 +80,7 @@ def test_the_interfaces_page_has_every_method(pages):
 
 
 def test_bash_completes_a_command(completions):
-    subprocess.run(["bash", "-n", completions / "prtrace"], check=True, timeout=60)
+    subprocess.run(["bash", "-n", completions / "prtrace"], check=True, timeout=pace.limit(60))
     script = f"""
         prtrace() {{ {sys.executable} -m prtrace "$@"; }}
         export -f prtrace
@@ -81,6 +88,8 @@ def test_bash_completes_a_command(completions):
         export _PRTRACE_COMPLETE=bash_complete COMP_WORDS="prtrace sh" COMP_CWORD=1
         {sys.executable} -c 'from prtrace.cli.main import cli; cli(prog_name="prtrace")'
     """
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, timeout=pace.limit(60)
+    )
     assert done.stdout.splitlines() == ["plain,show"]
     assert {path.name for path in completions.iterdir()} == {"prtrace", "_prtrace", "prtrace.fish"}

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from labkit import foreign
+from labkit import foreign, pace
 
 from prtrace.explain.metrics import metrics, unreachable
 
@@ -42,7 +42,7 @@ def promtool():
             capture_output=True,
             text=True,
             encoding="utf-8",
-            timeout=120,
+            timeout=pace.limit(120),
         )
 
     return run

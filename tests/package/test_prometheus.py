@@ -119,12 +119,12 @@ def prometheus(hosts: list[str], tmp_path: Path) -> Iterator[str]:
         yield address
     finally:
         server.terminate()
-        server.wait(timeout=60)
+        server.wait(timeout=pace.limit(60))
 
 
 def ask(address: str, path: str, **query: str) -> Any:
     with urllib.request.urlopen(
-        f"http://{address}/api/v1/{path}?{urllib.parse.urlencode(query)}", timeout=30
+        f"http://{address}/api/v1/{path}?{urllib.parse.urlencode(query)}", timeout=pace.limit(30)
     ) as answer:
         return json.load(answer)["data"]
 

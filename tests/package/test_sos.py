@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from labkit import foreign
+from labkit import foreign, pace
 
 PLUGIN = Path(__file__).parents[2] / "debian" / "sos" / "prtrace.py"
 
@@ -49,7 +49,7 @@ def test_sos_runs_it_and_asks_no_disk(tmp_path: Path) -> None:
         },
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=pace.limit(200),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     commands = asked.read_text().splitlines()

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from labkit import pace
 
 TOP = Path(__file__).parents[2]
 
@@ -30,7 +31,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
             str(TOP),
         ],
         check=True,
-        timeout=240,
+        timeout=pace.limit(240),
     )
     (wheel,) = folder.glob("prtrace-*-py3-none-linux_*.whl")
     with zipfile.ZipFile(wheel) as archive:
@@ -45,7 +46,7 @@ def run(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         cwd=site,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=pace.limit(60),
         check=False,
     )
 

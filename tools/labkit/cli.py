@@ -128,7 +128,7 @@ def _kernels(asked: argparse.Namespace) -> int:
 def _run(asked: argparse.Namespace) -> int:
     with Machine(asked.kernel, _spec(asked), shape=_shape(asked), out=asked.out) as running:
         env = _environment(asked)
-        return running.run(_command(asked), asked.timeout, env=env, sink=_pass_on).status
+        return running.begin(_command(asked), env=env, sink=_pass_on).finish(asked.timeout).status
 
 
 def _shell(asked: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from labkit import kernels, places, qemu
+from labkit import kernels, pace, places, qemu
 from labkit.control import CompletedRun, Control, Running, Sink, console_tail
 from labkit.failure import DeadlineError, LabError
 from labkit.qemu import Shape
@@ -64,7 +64,7 @@ def _serve(server: list[str], folder: Path) -> None:
         process = subprocess.Popen(
             server, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
-    deadline = time.monotonic() + _SERVER_SECONDS
+    deadline = time.monotonic() + pace.limit(_SERVER_SECONDS)
     while not listening.exists():
         if process.poll() is not None or time.monotonic() > deadline:
             said = (folder / "qemu.log").read_text(errors="replace")
@@ -161,11 +161,11 @@ class Machine:
     ) -> CompletedRun:
         """Run command by bash in the checkout, to its end; see Control.begin.
 
-        Raises DeadlineError when it had to be ended after timeout seconds (the machine goes on),
-        LostMachineError when the machine ended or hangs.
+        timeout: seconds of an idle machine, see labkit.pace.  Raises DeadlineError when it had to
+        be ended then (the machine goes on), LostMachineError when the machine ended or hangs.
         """
         begun = self.begin(command, env=env, stdin=stdin, fresh=fresh, sink=sink)
-        return begun.finish(timeout)
+        return begun.finish(pace.limit(timeout))
 
     def begin(
         self,
@@ -183,7 +183,11 @@ class Machine:
 
 
 def boot(control: Control, folder: Path, spec: TargetSpec | None, seconds: float) -> Target:
-    """Wait until the machine answers, then build its target."""
+    """Wait until the machine answers, then build its target.
+
+    seconds: for each of the two, on an idle machine.
+    """
+    seconds = pace.limit(seconds)
     try:
         control.begin("true").finish(seconds)
     except DeadlineError as error:

@@ -32,7 +32,7 @@ import pytest
 from labkit import kernels, needs, pace
 from labkit.control import Running
 from labkit.failure import LabError, LostMachineError
-from labkit.machine import BOOT_SECONDS, Machine
+from labkit.machine import Machine
 from labkit.qemu import Shape
 from labkit.target import TargetSpec
 
@@ -132,7 +132,6 @@ class _Group:
             wanted.kernel,
             wanted.target,
             shape=wanted.shape,
-            boot_seconds=pace.limit(BOOT_SECONDS),
         )
         self._resources.enter_context(machine)
         self._running: Running = machine.begin(

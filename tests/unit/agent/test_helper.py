@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from labkit import pace
 
 from prtrace.agent import helper
 from prtrace.agent.helper import Helper, is_reading
@@ -90,7 +91,7 @@ def test_no_descriptor_is_taken_whatever_it_is(link: socket.socket) -> None:
     """What is no socket must not end the helper, and no socket of the agent's is written to."""
     request = helper._REQUEST.pack(helper._NODES, False, 0, 0)
     mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    mine.settimeout(20)
+    mine.settimeout(pace.limit(20))
     null = os.open("/dev/null", os.O_RDWR)
     with mine:
         for descriptor in (null, its.fileno()):

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from api.conftest import Served, WaitingMoves, wait_for
+from labkit import pace
 
 from agent.test_entries import report
 from prtrace.agent import conversation, mover
@@ -53,11 +54,11 @@ class MoverThread:
     def __init__(self, path: Path, *, journal: bool = False) -> None:
         told = path.with_name("journal")
         self.told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.told.settimeout(20)
+        self.told.settimeout(pace.limit(20))
         self.told.bind(str(told))
         self.journal = SystemJournal(str(told) if journal else "")
         self.link, self.far_link = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.link.settimeout(20)
+        self.link.settimeout(pace.limit(20))
         self.calls: socket.socket | None = None
         self.moved = WaitingMoves()
         self.listener = Listener.bind(path)
@@ -319,7 +320,7 @@ def test_a_reader_is_told_by_the_mover_and_moves_nothing(served: ByMover) -> Non
     assert moves.check(None, ["naa.1"], None, None)["units"] == [{"lu": "naa.1"}, [1, 2, 3]]
     assert moves.unfinished()["moves"] == []
     with served.mover.reader() as connection:
-        connection.settimeout(20)
+        connection.settimeout(pace.limit(20))
         connection.sendall(FINISH + call("CheckFile", parameters={"file": FILE}))
         told = replies(connection, 2)
         assert [each["error"] for each in told] == ["io.prtrace.PermissionDenied"] * 2
@@ -374,7 +375,7 @@ def as_nobody(path: Path, work: Callable[[str], bytes]) -> bytes:
 
 def connection_to(path: Path | str) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(20)
+    connection.settimeout(pace.limit(20))
     connection.connect(str(path))
     return connection
 
@@ -414,7 +415,7 @@ def alone(tmp_path: Path) -> Iterator[MoverThread]:
     message, (calls,), _, _ = socket.recv_fds(made.link, 10, 1)
     assert message == b"S"
     made.calls = socket.socket(fileno=calls)
-    made.calls.settimeout(20)
+    made.calls.settimeout(pace.limit(20))
     try:
         yield made
     finally:
@@ -422,7 +423,7 @@ def alone(tmp_path: Path) -> Iterator[MoverThread]:
 
 
 def client_of(at: MoverThread) -> Client:
-    return Client(str(at.listener.path), timeout=20)
+    return Client(str(at.listener.path), timeout=pace.limit(20))
 
 
 def connected(at: MoverThread) -> socket.socket:
@@ -434,7 +435,7 @@ def called(at: MoverThread) -> socket.socket:
     assert at.calls is not None
     _, descriptors, _, _ = socket.recv_fds(at.calls, 4096, 1)
     connection = socket.socket(fileno=descriptors[0])
-    connection.settimeout(20)
+    connection.settimeout(pace.limit(20))
     return connection
 
 
@@ -452,7 +453,7 @@ def test_no_end_that_the_agent_hands_over_is_believed(
         with far, pair[0], pair[1]:
             socket.send_fds(alone.link, [message], [end.fileno(), pair[1].fileno()])
             end.close()
-            far.settimeout(20)
+            far.settimeout(pace.limit(20))
             with contextlib.suppress(OSError):
                 far.sendall(FINISH)
             with contextlib.suppress(ConnectionResetError):

@@ -265,7 +265,7 @@ def test_a_look_that_takes_too_long(tree: Tree, caplog: pytest.LogCaptureFixture
         looks += 1
         if looks == 2:
             hangs.append((time.monotonic(), len(made.opened)))
-            go_on.wait(60)
+            go_on.wait(pace.limit(60))
         return Users(frozenset({"2:0:0:0"}))
 
     made.look = look

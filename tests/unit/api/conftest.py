@@ -106,7 +106,7 @@ class WaitingMoves:
 
     def _call(self, name, answer):
         self.begun.append(name)
-        if not self.may_end.wait(20):
+        if not self.may_end.wait(pace.limit(20)):
             raise TimeoutError
         if self.failing is not None:
             raise self.failing

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from labkit import pace
 
 from api.conftest import wait_for
 from prtrace.api.address import MAX_CHANGE_CALL
@@ -133,7 +134,7 @@ def test_many_calls_at_once_do_not_shut_others_out(served):
         connection.setblocking(False)
         sent = connection.send(SHOW * 4000)
         assert works(served)
-        connection.settimeout(20)
+        connection.settimeout(pace.limit(20))
         replies = 0
         while replies < sent // len(SHOW):
             replies += connection.recv(1 << 16).count(b"\0")

@@ -95,7 +95,7 @@ def test_nobody_waits_for_those_who_wait_for_devices(served):
         wait_for(lambda: served.run(served.server.statistics)["jobs"] == 12)
         # There are eight threads: four jobs wait for one.
         wait_for(lambda: len(served.moves.begun) == 8)
-        assert served.client(timeout=5).call("Status")["status"]["units"] == 2
+        assert served.client(timeout=pace.limit(5)).call("Status")["status"]["units"] == 2
         served.moves.may_end.set()
         assert [call.result(20)["verdict"] for call in checks] == ["clear"] * 3
         assert all("file" in call.result(20) for call in saves)
@@ -134,7 +134,7 @@ def test_who_may_only_read_delays_nobody_who_may_change():
     may_end = threading.Event()
 
     def slow(_step):
-        assert may_end.wait(20)
+        assert may_end.wait(pace.limit(20))
         return {"who": "slow"}
 
     async def talk():

@@ -13,6 +13,7 @@ from importlib import resources
 import pytest
 from asyncvarlink import VarlinkClientProtocol, VarlinkInterfaceProxy, connect_unix_varlink
 from asyncvarlink.serviceinterface import VarlinkServiceInterface
+from labkit import pace
 
 from api.conftest import wait_for
 from api.declaration import Interface, NoSuchDevice
@@ -219,7 +220,10 @@ def test_nc_is_a_client(served):
         b'{"method":"io.prtrace.Status"}\0'
     )
     done = subprocess.run(
-        ["nc", "-U", "-N", str(served.path)], input=calls, capture_output=True, timeout=20
+        ["nc", "-U", "-N", str(served.path)],
+        input=calls,
+        capture_output=True,
+        timeout=pace.limit(20),
     )
     replies = [json.loads(part) for part in done.stdout.split(b"\0") if part]
     assert replies[0]["parameters"]["lu"] == "naa.1"

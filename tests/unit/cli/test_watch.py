@@ -27,7 +27,7 @@ class Terminal:
             ["tmux", "-S", self.socket, "-f", "/dev/null", *words],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=pace.limit(30),
             env={
                 **os.environ,
                 "TERM": "xterm",
@@ -115,7 +115,7 @@ def test_an_agent_that_goes_away_is_told(served, watching):
 def test_a_pipe_is_refused_with_what_to_do_instead(served):
     done = subprocess.run(
         [sys.executable, "-m", "prtrace", "watch", "--socket", str(served.path)],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=pace.limit(60),
     )  # fmt: skip
     assert done.returncode == 2
     assert "events --follow" in done.stderr

@@ -12,6 +12,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from labkit import pace
 
 from prtrace.libvirt.domain import NAMESPACE, parse
 from prtrace.libvirt.server import MoveServer, Reply
@@ -69,7 +70,7 @@ def hook(
     program.write_text(text.replace("/run/libvirt/qemu", str(folder)))
     return subprocess.run(
         [sys.executable, "-I", program, "waldi", *words],
-        input=xml, capture_output=True, text=True, timeout=30,
+        input=xml, capture_output=True, text=True, timeout=pace.limit(30),
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from labkit import pace
 
 from prtrace.linux.capabilities import Capability
 
@@ -30,7 +31,7 @@ def status(*kept: Capability) -> dict[str, str]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=pace.limit(60),
     ).stdout
     return dict(re.findall(r"^(\w+):\s*(.*)$", told, re.MULTILINE))
 
@@ -68,7 +69,7 @@ def test_another_user_has_nothing_else(kept: tuple[Capability, ...]) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=pace.limit(60),
     ).stdout
     found = dict(re.findall(r"^(\w+):[ \t]*(.*)$", told, re.MULTILINE))
     assert found["Uid"].split() == ["65534"] * 4

@@ -5,6 +5,7 @@ from contextlib import closing
 
 from hypothesis import given
 from hypothesis import strategies as st
+from labkit import pace
 
 from prtrace.linux.journal import SystemJournal, datagram
 
@@ -36,7 +37,7 @@ def test_a_value_stays_in_its_field(first, second):
 def test_what_is_sent_arrives(tmp_path):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as there:
         there.bind(str(tmp_path / "socket"))
-        there.settimeout(5)
+        there.settimeout(pace.limit(5))
         with closing(SystemJournal(str(tmp_path / "socket"))) as journal:
             assert journal
             journal.send({"MESSAGE": "a\nb"})

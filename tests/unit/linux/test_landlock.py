@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from labkit import pace
+
 _PROGRAM = """
 import errno, sys
 from pathlib import Path
@@ -44,7 +46,7 @@ def test_only_the_folders_that_are_named(tmp_path: Path) -> None:
         env=os.environ | {"PYTHONPATH": ":".join(filter(None, sys.path))},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=pace.limit(60),
         check=False,
     )
     assert done.returncode == 0, done.stderr

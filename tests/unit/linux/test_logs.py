@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from labkit import pace
 
 _LOGS = """
 import logging, sys
@@ -28,7 +29,7 @@ def written(level: str, form: str, **environment: str) -> list[str]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=pace.limit(60),
     ).stderr.splitlines()
 
 

@@ -10,6 +10,7 @@ import sys
 
 from hypothesis import given
 from hypothesis import strategies as st
+from labkit import pace
 
 from prtrace.linux.seccomp import CallRule, assemble
 
@@ -116,7 +117,7 @@ def test_the_kernel_refuses_what_the_agent_never_does() -> None:
         env=os.environ | {"PYTHONPATH": ":".join(filter(None, sys.path))},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=pace.limit(60),
         check=False,
     )
     assert done.returncode == 0, done.stderr

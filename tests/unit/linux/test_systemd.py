@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from labkit import pace
 
 from prtrace.linux.systemd import notify, watchdog_interval
 
@@ -20,7 +21,7 @@ from prtrace.linux.systemd import notify, watchdog_interval
 def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     sock.bind(str(tmp_path / "notify"))
-    sock.settimeout(5)
+    sock.settimeout(pace.limit(5))
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
     return sock
 
@@ -35,7 +36,7 @@ def test_an_abstract_socket_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         name = f"prtrace-notify-{os.getpid()}"
         sock.bind(f"\0{name}")
-        sock.settimeout(5)
+        sock.settimeout(pace.limit(5))
         monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}")
         notify("STOPPING=1")
         assert sock.recv(100) == b"STOPPING=1"
@@ -89,10 +90,10 @@ def test_the_proxy_serves_without_its_manager(tmp_path: Path) -> None:
         if "listening at" in line:
             break
     else:
-        pytest.fail(f"the proxy ended with {proxy.wait(timeout=30)}")
+        pytest.fail(f"the proxy ended with {proxy.wait(timeout=pace.limit(30))}")
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
     proxy.send_signal(signal.SIGTERM)
-    _, rest = proxy.communicate(timeout=60)
+    _, rest = proxy.communicate(timeout=pace.limit(60))
     assert proxy.returncode == 0, rest
     assert not path.exists()

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from labkit import pace
 
 from prtrace.errors import UnavailableError, UsageError
 from prtrace.linux import unixsocket
@@ -187,7 +188,7 @@ def test_services_that_start_and_stop_at_once_never_share_a_path(path):
         )
         for _ in range(3)
     ]
-    told = [racer.communicate("x", timeout=120) for racer in racers]
+    told = [racer.communicate("x", timeout=pace.limit(120)) for racer in racers]
     assert [racer.returncode for racer in racers] == [0] * 3, told
     assert sum(int(out) for out, _ in told) > 0
     assert list(path.parent.iterdir()) == []
@@ -220,7 +221,7 @@ def handed_over(descriptor):
         pass_fds=(3,),
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=pace.limit(20),
     ).stdout.strip()
 
 
@@ -285,7 +286,7 @@ def test_several_sockets_keep_their_names(tmp_path):
             pass_fds=(3, 4, 5),
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=pace.limit(20),
         )
     assert done.stdout.splitlines() == ["control a", "guest-vm1 b", " c"], done.stderr
 

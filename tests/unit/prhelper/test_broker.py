@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from labkit import pace
 
 from prtrace.prhelper.answer import check
 from prtrace.prhelper.attribution_log import NAME, AttributionLog
@@ -135,14 +136,14 @@ def test_two_guests_at_once_are_never_both_let_in(tmp_path: Path) -> None:
 
     def slow(*_: object) -> Response:
         entered.set()
-        go.wait(30)
+        go.wait(pace.limit(30))
         return Response(0)
 
     bench.act = slow
     told: list[Response | None] = []
     first = threading.Thread(target=lambda: told.append(bench.ask(1, pr_out(0))))
     first.start()
-    entered.wait(30)
+    entered.wait(pace.limit(30))
     second = threading.Thread(target=lambda: told.append(bench.ask(2, pr_out(0), SG)))
     second.start()
     second.join(0.1)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from labkit import pace
 
 from prtrace.prhelper import client as module
 from prtrace.prhelper.client import claimed_by, client_of, is_alive, start_of_process
@@ -23,7 +24,7 @@ def listener(tmp_path: Path):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "socket"))
         listener.listen()
-        listener.settimeout(30)
+        listener.settimeout(pace.limit(30))
         yield listener
 
 

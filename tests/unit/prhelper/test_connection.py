@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from labkit import pace
 
 from prtrace.prhelper import connection as module
 from prtrace.prhelper.broker import Broker
@@ -41,7 +42,7 @@ class Served:
 
     def __init__(self, with_: Broker | None = None, stop: Stop | None = None) -> None:
         self.sock, other = socket.socketpair()
-        self.sock.settimeout(30)
+        self.sock.settimeout(pace.limit(30))
         self.before = len(os.listdir("/proc/self/fd"))
         made = HelperConnection(
             with_ or broker(), other, CLIENT, stop or Stop(),

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from labkit import pace
 
 from prtrace.prhelper import control as control_module
 from prtrace.prhelper.control import Control
@@ -26,7 +27,7 @@ gate = Gate()
 class Talk:
     def __init__(self, owner: int = os.geteuid()) -> None:
         self.sock, other = socket.socketpair()
-        self.sock.settimeout(30)
+        self.sock.settimeout(pace.limit(30))
         self._lines = self.sock.makefile("rb")
         Control(gate, owner, SparingLog(logging.getLogger("test"))).welcome(other)
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from labkit import pace
 
 from prtrace.errors import UsageError
 from prtrace.prhelper.policy import Guard
@@ -83,6 +84,6 @@ def test_the_command_says_so(path: Path) -> None:
     path.write_bytes(b"x = " + b"[" * 3000 + b"]" * 3000)
     command = [sys.executable, "-m", "prtrace", "proxy", "--listen", str(path.with_name("s")),
                "--policy", str(path)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=pace.limit(50))
     assert (done.returncode, "nested too deeply" in done.stderr) == (2, True)
     assert "Traceback" not in done.stderr

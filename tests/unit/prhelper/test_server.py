@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from labkit import pace
 
 from prtrace.prhelper.places import Limits
 from prtrace.prhelper.server import Server
@@ -35,7 +36,7 @@ def server() -> Iterator[Server]:
 
 def came(server: Server) -> socket.socket:
     mine, theirs = socket.socketpair()
-    mine.settimeout(30)
+    mine.settimeout(pace.limit(30))
     server.welcome(theirs)
     return mine
 
@@ -77,7 +78,7 @@ def test_a_stop_does_not_wait_for_idle_clients(server: Server) -> None:
         assert served(sock)
         begun = time.monotonic()
         server.stop()
-        server.wait(20)
+        server.wait(pace.limit(20))
         assert time.monotonic() - begun < 5
 
 

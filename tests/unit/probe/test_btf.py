@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+from labkit import pace
+
 _AGAIN = """
 from prtrace.probe import btf, libbpf, objectfile
 for _ in range(50):
@@ -22,7 +24,7 @@ def test_programs_can_be_opened_again_and_again() -> None:
         env={**os.environ, "MALLOC_CHECK_": "3", "MALLOC_PERTURB_": "165"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=pace.limit(120),
         check=False,
     )
     assert done.returncode == 0, done

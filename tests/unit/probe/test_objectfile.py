@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from labkit import pace
 
 from prtrace.cli.main import cli
 from prtrace.errors import UnavailableError
@@ -35,7 +36,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("objects")
     made = {machine: folder / f"{machine}.o" for machine in (HERE, OTHER)}
     for machine, path in made.items():
-        subprocess.run([TOP / "tools/build-bpf", path, machine], check=True, timeout=120)
+        subprocess.run(
+            [TOP / "tools/build-bpf", path, machine], check=True, timeout=pace.limit(120)
+        )
     return made
 
 
@@ -56,7 +59,7 @@ def names(path: Path) -> set[str]:
         ["llvm-objcopy", "--dump-section=.BTF=/dev/stdout", path, "/dev/null"],
         capture_output=True,
         check=True,
-        timeout=60,
+        timeout=pace.limit(60),
     ).stdout
     _magic, _version, _flags, header, _types, _types_size, strings, size = struct.unpack_from(
         "<HBBIIIII", text

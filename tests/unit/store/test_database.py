@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from labkit import pace
 
 from prtrace.errors import StoreError
 from prtrace.state.apply import in_doubt, new_state
@@ -226,5 +227,5 @@ def test_a_store_whose_file_cannot_grow_is_opened(path):
             [sys.executable, "-c", script, str(path)],
             env=os.environ | {"PYTHONPATH": ":".join(filter(None, sys.path))},
             check=True,
-            timeout=60,
+            timeout=pace.limit(60),
         )

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from labkit import pace
 
 from prtrace.errors import StoreError
 from prtrace.store.database import Store
@@ -110,7 +111,7 @@ def test_a_full_disk_loses_nothing_and_ends(path):
         [sys.executable, "-c", _FILLER, str(path)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=pace.limit(60),
         env=os.environ | {"PYTHONPATH": ":".join(filter(None, sys.path))},
     )
     assert done.returncode == 0, done.stderr

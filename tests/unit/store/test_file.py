@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from labkit import pace
 
 from prtrace.errors import StoreError
 from prtrace.store.database import Store
@@ -98,7 +99,7 @@ def test_a_file_system_that_is_read_only(path: Path, how: str) -> None:
         ["unshare", "--mount", "sh", "-c", script, "sh", path.parent, sys.executable, LOOK, path],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=pace.limit(60),
         check=False,
     )
     assert ("is read-only" in done.stderr) == (how == "ro"), done.stderr

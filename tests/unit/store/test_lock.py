@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from labkit import pace
 
 from prtrace.errors import StoreError
 from prtrace.store.lock import StateDirLock
@@ -42,7 +43,7 @@ def test_a_second_agent_is_refused_and_the_first_one_named(holder, tmp_path):
 
 def test_a_killed_agent_holds_nothing(holder, tmp_path):
     holder.send_signal(signal.SIGKILL)
-    holder.wait(10)
+    holder.wait(pace.limit(10))
     with StateDirLock(tmp_path / "state"):
         text = (tmp_path / "state" / "agent.lock").read_text()
     assert text == f"{os.getpid()}\n"
