@@ -9,7 +9,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +27,7 @@ from lab.load import (
 )
 from labkit import pace
 from labkit.target import Target, Unit
+from labkit.waiting import await_that
 
 from prtrace.probe import pins
 from prtrace.store.database import FILE
@@ -186,20 +186,19 @@ def test_a_full_disk(unit: Unit, seed: int) -> None:
         filler.truncate(0)
         filler.close()
         total = load.end()
-        end = time.monotonic() + 120
-        while agent.status()["status"]["store"]["problem"]:
-            assert time.monotonic() < end, agent.log
-            time.sleep(0.2)
+        await_that(
+            "it stores again", lambda: not agent.status()["status"]["store"]["problem"], 120,
+            told=lambda: agent.log,
+        )  # fmt: skip
+        agent.await_said("nothing is taken")
+        agent.await_said("storing again")
         units = {unit["lu"]: unit for unit in agent.settled(60)}
         figures = counters(agent)
         events = list(agent.events(since_seq=mark))
         check_history(list(agent.events()), figures["seen"])
         check_answers(events, total)
         check_oracle(units[built.lu], built)
-        log = agent.log
-        assert "nothing is taken" in log
-        assert "storing again" in log
-        assert "Traceback" not in log
+        assert "Traceback" not in agent.log
     subprocess.run(["umount", _DISK], check=True)
 
 
@@ -261,14 +260,12 @@ def answered_count(device: Path) -> int:
 
 def wait(agent: Agent, lu: str, nexuses: set[str]) -> None:
     """Until the agent sees exactly these paths of a unit."""
-    end = time.monotonic() + 60
-    while True:
+
+    def here() -> set[str]:
         shown = {unit["lu"]: unit for unit in agent.show()}
-        here = {path["nexus"] for path in shown[lu]["nexuses"]} if lu in shown else set()
-        if here == nexuses:
-            return
-        assert time.monotonic() < end, (here, nexuses)
-        time.sleep(0.1)
+        return {path["nexus"] for path in shown[lu]["nexuses"]} if lu in shown else set()
+
+    await_that(f"{lu} has {nexuses}", lambda: here() == nexuses, told=here)
 
 
 @pytest.mark.timeout(200)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from lab.load import check_certain, check_oracle, counters, drain, fresh, pr_out
 from lab.objects import without
 from labkit import needs, pace
 from labkit.target import Unit
+from labkit.waiting import await_that
 
 from prtrace.linux.sgio import SgDevice
 from prtrace.probe.programs import FALLBACK
@@ -159,7 +159,4 @@ def test_detach_leaves_nothing(unit: Unit) -> None:
     )
     assert done.returncode == 0, done
     # The kernel frees a program some time after it is detached.
-    end = time.monotonic() + pace.limit(20)
-    while " pr_" in (shown := programs()):
-        assert time.monotonic() < end, shown
-        time.sleep(0.2)
+    await_that("no program is left", lambda: " pr_" not in programs(), told=programs)

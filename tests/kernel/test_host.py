@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from lab.load import TEST_UNIT_READY
+from labkit import pace
 from labkit.kernels import SERIES
 from labkit.target import Target, Unit
 
@@ -23,7 +24,7 @@ from prtrace.errors import MalformedError, NoSuchDeviceError
 from prtrace.linux.sgio import Reply, SgDevice
 from prtrace.linux.uevents import UeventSocket
 from prtrace.linux.units import Inventory, scan
-from prtrace.model import LogicalUnit, Outcome
+from prtrace.model import LocalNexus, LogicalUnit, Outcome
 from prtrace.prhelper.descriptor import Inspector
 from prtrace.scsi.codes import InAction
 from prtrace.scsi.reply import parse_reply
@@ -61,15 +62,17 @@ def pr_out(device: SgDevice, action: int, key: int, sa_key: int, type_: int = 0)
 
 
 def await_that(what: str, holds: Callable[[], bool], events: UeventSocket) -> None:
-    end = time.monotonic() + DEADLINE_S
+    """Wait for what a uevent tells of, or for a second: not every change has one."""
+    end = time.monotonic() + pace.limit(DEADLINE_S)
     while not holds():
-        left = end - time.monotonic()
-        if left <= 0:
-            assert "deadline passed" == "holds", what
-            return
-        select.select([events], [], [], min(left, 1))
+        assert time.monotonic() < end, what
+        select.select([events], [], [], 1)
         events.read()
-    assert True, what
+
+
+def nodes_of(nexus: LocalNexus) -> bool:
+    """Whether the drivers have made its nodes: they do so after the address is there."""
+    return all(node and Path(node).exists() for node in (nexus.device, nexus.sg))
 
 
 def lio_registrations(directory: Path) -> dict[str, int]:
@@ -232,7 +235,11 @@ def check_loopback_flavours(events: UeventSocket) -> None:
 
     def appeared() -> bool:
         unit = scan().units.get(lu)
-        return unit is not None and len(unit.nexuses) == len(flavours)
+        return (
+            unit is not None
+            and len(unit.nexuses) == len(flavours)
+            and all(nodes_of(nexus) for nexus in unit.nexuses)
+        )
 
     await_that("flavours appear", appeared, events)
     found = scan().units[lu]
@@ -331,7 +338,12 @@ def check_hot_plug(unit: dict[str, Any]) -> None:
         device.close()
         # Through the iSCSI session, or the loopback target, a scan finds it again.
         Path("/sys/class/scsi_host", f"host{host}", "scan").write_text("- - -")
-        await_that("it is back", lambda: scan().nexus(path["hctl"]) is not None, events)
+
+        def back() -> bool:
+            nexus = scan().nexus(path["hctl"])
+            return nexus is not None and nodes_of(nexus)
+
+        await_that("it is back", back, events)
 
 
 def check_events(unit: dict[str, Any]) -> None:
@@ -340,7 +352,7 @@ def check_events(unit: dict[str, Any]) -> None:
     trigger = Path("/sys/class/block", name, "uevent")
     with UeventSocket() as events:
         trigger.write_text("change")
-        assert select.select([events], [], [], DEADLINE_S)[0] == [events], "readable"
+        assert select.select([events], [], [], pace.limit(DEADLINE_S))[0] == [events], "readable"
         seen = [event for event in events.read().events if event.name == name]
         assert [(e.action, e.subsystem, e.device_type) for e in seen] == [
             ("change", "block", "disk")
@@ -371,14 +383,14 @@ def check_scan_while_vanishing(unit: dict[str, Any]) -> None:
     churning = threading.Thread(target=churn)
     churning.start()
     try:
-        end = time.monotonic() + DEADLINE_S
+        end = time.monotonic() + pace.limit(DEADLINE_S)
         while rounds < 20 and time.monotonic() < end:
             nexus = scan().nexus(path["hctl"])
             if nexus is not None:
                 assert nexus.lu == unit["lu"], "no name is made up"
     finally:
         stop.set()
-        churning.join(DEADLINE_S)
+        churning.join(pace.limit(DEADLINE_S))
     assert rounds >= 20, "rounds"
     assert scan().resolve(path["hctl"]).lu.lu == unit["lu"], "there in the end"
 

@@ -298,8 +298,7 @@ class World:
         """Every host is scanned: what was deleted is there again, with another life."""
         for host in Path("/sys/class/scsi_host").iterdir():
             (host / "scan").write_text("- - -")
-        whole = [hctl for hctl in addresses() if disk(hctl) is not None]
-        await_that("the nodes are there", lambda: len(whole) == len(addresses()))
+        await_that("the nodes are there", lambda: all(disk(hctl) for hctl in addresses()))
         self.history.append("scanned")
 
 

@@ -49,6 +49,7 @@ def test_what_a_full_ring_drops_is_in_doubt_by_name(target: Target, seed: int) -
                 agent.send(signal.SIGCONT)
             elif how == "killed":
                 agent.start()
+            agent.caught_up()
             units = {unit["lu"]: unit for unit in agent.show()}
             after = counters(agent)
             events = list(agent.events(since_seq=mark))

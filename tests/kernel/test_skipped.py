@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import subprocess
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +17,9 @@ import pytest
 from lab.agent import Agent
 from lab.load import counters, fresh, run
 from lab.objects import without
+from labkit import pace
 from labkit.target import Unit
+from labkit.waiting import await_that
 
 from prtrace.api.client import Client
 
@@ -37,13 +38,17 @@ _PROCESSES = 6
 def debug_device() -> str:
     """The node of scsi_debug's disk, made to answer after 20 microseconds."""
     subprocess.run(["modprobe", "scsi_debug", "ndelay=20000"], check=True, timeout=60)
-    end = time.monotonic() + 30
-    while True:
-        for disk in Path("/sys/block").glob("sd*"):
-            if (disk / "device" / "model").read_text().strip() == "scsi_debug":
-                return f"/dev/{disk.name}"
-        assert time.monotonic() < end, "scsi_debug brought no disk"
-        time.sleep(0.1)
+
+    def disks() -> list[str]:
+        return [
+            f"/dev/{disk.name}"
+            for disk in Path("/sys/block").glob("sd*")
+            if (disk / "device" / "model").read_text().strip() == "scsi_debug"
+        ]
+
+    await_that("scsi_debug's disk", disks)
+    (node,) = disks()
+    return node
 
 
 def test_an_end_that_a_busy_program_missed_is_seen_when_the_request_is_over(unit: Unit) -> None:
@@ -60,9 +65,9 @@ def test_an_end_that_a_busy_program_missed_is_seen_when_the_request_is_over(unit
             assert sent < _ROUNDS * 2 * commands, after
             below = pool.submit(run, "in", path.block, commands, _FULL_STATUS)
             assert run("legacy", node, commands)["good"] == commands
-            assert below.result(timeout=600)["good"] == commands
+            assert below.result(timeout=pace.limit(600))["good"] == commands
             sent += 2 * commands
-            Client(str(agent.socket), timeout=300).call("Show", devices=[])
+            Client(str(agent.socket), timeout=pace.limit(300)).call("Show", devices=[])
             after = counters(agent)
         events = list(agent.events())
         reserves = sum(event["command"] == "RESERVE" for event in events)

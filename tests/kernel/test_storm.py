@@ -20,6 +20,7 @@ from lab.load import (
     run,
 )
 from labkit.target import Target
+from labkit.waiting import await_that
 
 from prtrace.linux.sgio import SgDevice
 from prtrace.probe import libbpf, pins
@@ -70,9 +71,9 @@ def storm(target: Target, seed: int, reads: int) -> None:
         found = run("read", reader.block, reads, _THREADS)
         took = time.monotonic() - begun
         total = load.end()
-        end = time.monotonic() + 60
-        while told(agent, reader.hctl, mark) < found["conflict"] and time.monotonic() < end:
-            time.sleep(0.2)
+        await_that(
+            "all conflicts are told", lambda: told(agent, reader.hctl, mark) >= found["conflict"]
+        )
         units = {unit["lu"]: unit for unit in agent.settled(60)}
         after = counters(agent)
         events = list(agent.events(since_seq=mark))

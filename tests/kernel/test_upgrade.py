@@ -21,6 +21,7 @@ from lab.load import (
     newest,
 )
 from labkit.target import Target, Unit
+from labkit.waiting import await_that
 
 from prtrace.probe import objectfile, pins
 from prtrace.probe.record import ABI
@@ -47,12 +48,13 @@ def attached() -> int:
     return sum(program.get("name") == "pr_submit" for program in json.loads(told.stdout))
 
 
-def wait_single(seconds: float = 60) -> None:
+def wait_single() -> None:
     """Until one generation is left."""
-    end = time.monotonic() + seconds
-    while attached() != 1 or len(pins.epochs()[-1].generations) != 1:
-        assert time.monotonic() < end, (attached(), pins.epochs())
-        time.sleep(0.2)
+    await_that(
+        "one generation is left",
+        lambda: attached() == 1 and len(pins.epochs()[-1].generations) == 1,
+        told=lambda: (attached(), pins.epochs()),
+    )
 
 
 def replaced(agent: Agent, built: Unit, upgrades: int, seed: int) -> None:

@@ -19,6 +19,8 @@ from typing import Any
 
 import jsonschema
 from bed import PEER, SOURCE, THIRD, Agent, Bed, K, check, finish, in_child
+from labkit import pace
+from labkit.waiting import await_that
 
 from prtrace.agent import mover
 from prtrace.api.client import Client
@@ -32,7 +34,6 @@ from prtrace.move.verbs import Moves
 KIND = ReservationType.WERO
 NOBODY, GROUP = 65534, "games"
 THERE = (2, 3)
-DEADLINE_S = 60
 
 
 def main() -> None:
@@ -88,7 +89,9 @@ def moves(bed: Bed, agent: Agent, there: str) -> None:
         check("prepared", last["report"]["units"][0]["result"], "prepared")
         *more, last = carry(agent, "Load", file)
         stop.append(True)
-        print(f"a Status during a Load took at most {slowest.result(60) * 1000:.0f} ms")
+        print(
+            f"a Status during a Load took at most {slowest.result(pace.limit(60)) * 1000:.0f} ms"
+        )
     report = valid("move.2", last["report"])
     unit = report["units"][0]
     check("loaded", (report["may_run"], unit["result"]), (True, "may run on the destination"))
@@ -232,15 +235,6 @@ def who_may(bed: Bed, agent: Agent) -> None:
     check("a member: changes", as_user([grp.getgrnam(GROUP).gr_gid], denied), 0)
 
 
-def wait_for(what: str, condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + DEADLINE_S
-    while not condition():
-        if time.monotonic() > end:
-            check(what, "not within the deadline", "")
-            return
-        time.sleep(0.02)
-
-
 def gone_client(bed: Bed, agent: Agent, there: str) -> None:
     file = save(agent, prepared(bed))
     given = {"file": file, "devices": {bed.unit.lu: there}}
@@ -250,9 +244,9 @@ def gone_client(bed: Bed, agent: Agent, there: str) -> None:
         connection.sendall(json.dumps(call).encode() + b"\0")
         connection.recv(1)
     wanted = {bed.paths[path].initiator for path in (*THERE, THIRD)}
-    wait_for("gone client", lambda: set(bed.lio().keys()) == wanted)
+    await_that("gone client", lambda: set(bed.lio().keys()) == wanted)
     # The device has it all before the call that goes on has ended.
-    end = time.monotonic() + DEADLINE_S
+    end = time.monotonic() + pace.limit(60)
     while True:
         try:
             again = carry(agent, "Load", **given)[-1]["report"]["units"][0]

@@ -8,12 +8,12 @@ The source's two paths are multipathd's map; the third nexus is the destination.
 from __future__ import annotations
 
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from bed import Agent, Bed, K, check, finish
 from labkit import pace
+from labkit.waiting import await_that
 
 from prtrace.model import ReservationType
 from prtrace.move import savefile
@@ -22,7 +22,6 @@ from prtrace.move.word import Word
 
 KIND = ReservationType.WERO
 SOURCE, DESTINATION = (0, 1), (2,)
-DEADLINE_S = 90
 
 
 def main() -> None:
@@ -50,11 +49,7 @@ def run(*words: str) -> str:
 
 
 def wait_for(what: str, condition: Callable[[], object]) -> None:
-    end = time.monotonic() + DEADLINE_S
-    while not condition():
-        if time.monotonic() > end:
-            raise SystemExit(f"{what}: not within {DEADLINE_S} s\n" + run("multipath", "-ll"))
-        time.sleep(0.2)
+    await_that(what, condition, told=lambda: run("multipath", "-ll"))
 
 
 def map_of(bed: Bed) -> str:

@@ -19,6 +19,8 @@ from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
+from labkit import pace
+from labkit.waiting import await_that
 from qemu.qmp import ConnectError, QMPClient
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "migrate-vm"
@@ -48,7 +50,7 @@ class Qemu:
         """What it says over a monitor of the test's own."""
 
         async def ask() -> str:
-            async with asyncio.timeout(LIMIT_S):
+            async with asyncio.timeout(pace.limit(LIMIT_S)):
                 while True:
                     client = QMPClient()
                     try:
@@ -83,7 +85,7 @@ class Tunnel:
         # Wakes the thread where nobody has ever connected.
         with suppress(OSError), socket.socket(socket.AF_UNIX) as knock:
             knock.connect(self._listening.getsockname())
-        self._thread.join(LIMIT_S)
+        self._thread.join(pace.limit(LIMIT_S))
         self._listening.close()
 
     def _serve(self) -> None:
@@ -104,7 +106,7 @@ class Tunnel:
             self._qemu.status()
             with suppress(OSError):
                 far.shutdown(socket.SHUT_RDWR)
-            back.join(LIMIT_S)
+            back.join(pace.limit(LIMIT_S))
 
     def _back(self, far: socket.socket, near: socket.socket) -> None:
         with suppress(OSError):
@@ -146,11 +148,14 @@ class Run:
                  "/dev/nothing"],
                 env={**os.environ, "PRTRACE": f"sh {self._verb(folder, calls)}",
                      "SOURCE": str(source.process.pid)},
-                capture_output=True, text=True, timeout=LIMIT_S,
+                capture_output=True, text=True, timeout=pace.limit(LIMIT_S),
             )  # fmt: skip
             print(done.stdout, done.stderr, sep="\n")
             self.status, self.said = done.returncode, done.stdout + done.stderr
             source.process.send_signal(signal.SIGCONT)
+            if last == "cont":
+                # It runs once all of it has come, which the source does not wait for.
+                await_that("it has come", lambda: _status(there) != "inmigrate")
             self.source, self.there = source.status(), _status(there)
         self.calls = [json.loads(line) for line in calls.read_text().splitlines()]
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from labkit.oracle import oracle
+from labkit.sysfs import disk
 from labkit.target import Target, Unit
+from labkit.waiting import await_that
 
 from move.bed import K
 from prtrace.errors import NoSuchDeviceError
@@ -33,7 +34,6 @@ pytestmark = [
 ]
 
 SOURCE, THERE, MAPPED_ANEW = 0, 1, 2
-WAIT_S = 20
 
 
 def register(node: str, key: int, sa_key: int) -> Outcome:
@@ -113,10 +113,9 @@ def test_a_node_that_is_another_devices_takes_no_command(target: Target) -> None
     (device / "delete").write_text("1")
     host = hctl.partition(":")[0]
     Path(f"/sys/class/scsi_host/host{host}/scan").write_text("- - -")
-    until = time.monotonic() + WAIT_S
-    while (found := scan().nexus(hctl)) is None or not found.device:
-        assert time.monotonic() < until, "the device did not come back"
-        time.sleep(0.1)
+    await_that("the device comes back", lambda: disk(hctl) is not None)
+    found = scan().nexus(hctl)
+    assert found is not None
     assert found.life != before.paths[0].nexus.life
     print(node, "is now", found.device)
     with Paths(before) as paths:

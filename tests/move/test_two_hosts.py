@@ -19,6 +19,7 @@ from labkit.control import CompletedRun
 from labkit.machine import Machine
 from labkit.qemu import Link, Shape
 from labkit.target import TargetSpec, Unit, UnitPath
+from labkit.waiting import await_that
 
 KEY = 0x4B4B
 PRTRACE = ("python3", "-m", "prtrace")
@@ -71,18 +72,18 @@ class Host:
 
     def await_agent(self) -> None:
         """Wait until it answers, and doubts nothing any more."""
-        show = shlex.join((*PRTRACE, "show"))
-        tries = f"for _ in {{1..30}}; do {show} && exit; sleep 1; done"
-        self.run("bash", "-c", f"{tries}; cat /run/agent.log; exit 1")
+        await_that(
+            "the agent answers",
+            lambda: self.prtrace("show", expect=None).status == 0,
+            told=lambda: self.run("cat", "/run/agent.log").output,
+        )
 
     def shown(self) -> dict[str, Any]:
         """The unit as `prtrace show --json` prints it, which must be without doubt."""
         # A doubt lasts from the command that made it to the agent's own reading.
-        for _ in range(10):
-            done = self.run(*PRTRACE, "show", "--json", expect=None)
-            if done.status != IN_DOUBT:
-                break
-        assert done.status == 0, done.output
+        show = (*PRTRACE, "show", "--json")
+        await_that("no doubt", lambda: self.run(*show, expect=None).status != IN_DOUBT)
+        done = self.run(*show)
         (unit,) = json.loads(done.stdout)["units"]
         assert unit["doubt"] == []
         return dict(unit)

@@ -15,6 +15,8 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from labkit import pace
+
 GREETING = struct.Struct(">I")
 REPLY = struct.Struct(">ii96s")
 CHECK_CONDITION = 2
@@ -52,7 +54,7 @@ def play(path: str, stream: Stream, fds: Mapping[str, int], timeout: float = 30)
     """Play the stream to whoever listens at path; what came back until it closed."""
     got = bytearray()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(timeout)
+        sock.settimeout(pace.limit(timeout))
         sock.connect(path)
         try:
             for message in stream:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -42,6 +41,7 @@ from commands import (
 )
 from helpers import proxy, qemu_helper
 from labkit import pace
+from labkit.waiting import await_that
 from proxy_kernels import PROXY_KERNELS
 from streams import CLEANUP, PR_OUT, cdb, parameter, play
 
@@ -159,7 +159,7 @@ def test_a_helper_that_dies(tmp_path: Path, disk: int) -> None:
         listener.listen()
         child = os.fork()
         if not child:
-            signal.alarm(DEADLINE)
+            signal.alarm(int(pace.limit(DEADLINE)))
             for reply in (b"", b"\0" * 50):
                 peer, _ = listener.accept()
                 peer.sendall(bytes(4))
@@ -201,7 +201,7 @@ def test_two_guests(tmp_path: Path, disk: int, unit, guard: str) -> None:
     def second(what: str, wanted: str) -> str:
         """A guest of its own, which is gone when this returns; its pid."""
         done = subprocess.run(
-            command, pass_fds=[fd], capture_output=True, text=True, timeout=DEADLINE
+            command, pass_fds=[fd], capture_output=True, text=True, timeout=pace.limit(DEADLINE)
         )
         pid, _, told = done.stdout.strip().partition(" ")
         assert told == wanted, f"{guard}: {what}"
@@ -245,7 +245,7 @@ def test_a_policy_for_a_device(tmp_path: Path, disk: int, unit) -> None:
 
 
 def test_what_is_no_whole_scsi_device(served, tmp_path: Path, unit) -> None:
-    """Refused within a second each."""
+    """Refused at once, each of them."""
     path, folder, disk = served[0], tmp_path, unit.paths[0].block
     kinds: dict[str, int] = {"null": os.open("/dev/null", os.O_RDWR)}
     kinds["directory"] = os.open(folder, os.O_RDONLY)
@@ -256,7 +256,7 @@ def test_what_is_no_whole_scsi_device(served, tmp_path: Path, unit) -> None:
     for name, fd in kinds.items():
         start = time.monotonic()
         assert read(path, fd, KEYS).status == CHECK, f"{name} is refused"
-        assert time.monotonic() - start < pace.limit(1), f"{name}: in time"
+        assert time.monotonic() - start < pace.limit(5), f"{name}: in time"
         os.close(fd)
     fd = os.open(disk, os.O_RDONLY)
     assert read(path, fd, KEYS).status == GOOD, "read-only, IN"
@@ -273,10 +273,8 @@ def test_a_partition(served, unit) -> None:
     )
     Path(disk).write_bytes(bytes(446) + entry + bytes(48) + b"\x55\xaa")
     subprocess.run(["partx", "-a", disk], check=True)
-    end = time.monotonic() + DEADLINE
     node = f"{disk}1"
-    while not os.path.exists(node) and time.monotonic() < end:
-        select.select([], [], [], 0.05)
+    await_that(node, lambda: os.path.exists(node))
     fd = os.open(node, os.O_RDWR)
     assert code(read(path, fd, KEYS)) == (CHECK, 0, 6), "a partition"
     os.close(fd)

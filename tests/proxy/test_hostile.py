@@ -52,6 +52,15 @@ def answered(path: Path) -> bool:
     return [reply.status for reply in play(str(path), ASKS, NULL).replies] == [2]
 
 
+def sockets(pid: int) -> int:
+    """How many of a process's descriptors are sockets."""
+    found = 0
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found += os.readlink(each).startswith("socket:")
+    return found
+
+
 @contextlib.contextmanager
 def hostile(kind: str, path: Path, count: int, **words: object) -> Iterator[None]:
     command = [sys.executable, str(PROGRAM), kind, str(path), "--count", str(count)]
@@ -100,7 +109,9 @@ def test_who_is_too_slow_is_thrown_out_and_who_is_idle_is_not(path: Path) -> Non
         for number in (*waiting, idle.fileno()):
             poll.register(number, 0)  # the end of the connection alone
         while waiting:
-            assert time.monotonic() - start < 100, [what for _, what, _ in waiting.values()]
+            assert time.monotonic() - start < pace.limit(100), [
+                what for _, what, _ in waiting.values()
+            ]
             with contextlib.suppress(OSError):
                 send_with(sock, b"\0", [NULL["null"]])
             for number, _ in poll.poll(900):
@@ -120,18 +131,21 @@ def test_who_takes_no_reply_is_thrown_out(path: Path) -> None:
     with proxy(path) as running, connect(str(path)) as sock:
         sock.sendall(bytes(4))
         sock.setblocking(False)
-        stuck = 0
-        while stuck < 20:
+        poll = select.poll()
+        poll.register(sock, 0)  # the end of the connection alone
+        end = time.monotonic() + pace.limit(MESSAGE_SECONDS + 30)
+        served, pause = False, 0
+        while not poll.poll(pause):
+            assert time.monotonic() < end, "it goes on"
             try:
                 send_with(sock, read_keys(), [NULL["null"]])
-                stuck = 0
-            except BlockingIOError:
-                stuck += 1
-                time.sleep(0.02)
-        await_(lambda: answered(path), "the others are not served")
-        poll = select.poll()
-        poll.register(sock, 0)
-        assert poll.poll(pace.limit(MESSAGE_SECONDS + 5) * 1000)
+                pause = 0
+            except BlockingIOError:  # neither takes anything from the other any more
+                served = served or answered(path)
+                pause = 20
+            except OSError:  # it was closed just now
+                break
+        assert served, "the others are not served"
         assert running.poll() is None
 
 
@@ -176,7 +190,7 @@ def in_group(name: str) -> Iterator[Callable[[], None]]:
         for pid in (place / "cgroup.procs").read_text().split():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
-        end = time.monotonic() + 20
+        end = time.monotonic() + pace.limit(20)
         while time.monotonic() < end:
             with contextlib.suppress(OSError):
                 place.rmdir()
@@ -215,6 +229,8 @@ def test_a_descriptor_that_does_not_arrive_ends_the_connection(path: Path) -> No
         with connect(str(path)) as sock:
             sock.sendall(bytes(4))
             sock.recv(4, socket.MSG_WAITALL)
+            # The connections before this one may be closing still: their numbers come free then.
+            await_(lambda: sockets(running.pid) == 2, "others than the listener and this one")
             highest = max(map(int, os.listdir(f"/proc/{running.pid}/fd")))
             subprocess.run(
                 ["prlimit", "--pid", str(running.pid), f"--nofile={highest + 1}:4096"], check=True
@@ -243,7 +259,7 @@ def test_a_file_that_never_answers_holds_up_its_sender_only(path: Path, tmp_path
             sock.recv(4, socket.MSG_WAITALL)
             send_with(sock, read_keys(), [fd])
             assert REPLY.unpack(sock.recv(REPLY.size, socket.MSG_WAITALL))[0] == 2
-            assert time.monotonic() - start < pace.limit(1)
+            assert time.monotonic() - start < pace.limit(10)
         assert answered(path)
         # Not that it ends: the kernel lets nobody go who waits for a FUSE server's answer.
         running.terminate()

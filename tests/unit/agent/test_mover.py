@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import select
 import socket
 import threading
 import time
@@ -251,11 +252,11 @@ def test_a_call_that_is_too_long_is_refused(served: ByMover) -> None:
 
 def test_half_a_call_is_waited_for_five_seconds(served: ByMover) -> None:
     with served.connect() as connection:
+        begun = time.monotonic()
         connection.sendall(FINISH + FINISH[:20])
         assert replies(connection, 1)[0]["parameters"] == FINISHED
-        begun = time.monotonic()
         assert connection.recv(1) == b""
-        assert 4 < time.monotonic() - begun < 15
+        assert time.monotonic() - begun > 4
 
 
 def test_what_is_refused_or_oneway_leaves_the_next_answer_its_own(served: ByMover) -> None:
@@ -524,11 +525,13 @@ def test_strangers_who_wait_for_the_agent_keep_no_call_of_roots_from_it(
 
     def until_one_is_sent_away(path: str) -> bytes:
         with contextlib.ExitStack() as stack:
-            while True:
+            strangers: dict[int, socket.socket] = {}
+            told = select.poll()
+            while not (ready := told.poll(10)):
                 stranger = stack.enter_context(connection_to(path))
-                stranger.settimeout(0.01)
-                with contextlib.suppress(TimeoutError):
-                    return stranger.recv(4096)
+                strangers[stranger.fileno()] = stranger
+                told.register(stranger, select.POLLIN)
+            return strangers[ready[0][0]].recv(4096)
 
     assert b"too many connections" in as_nobody(alone.listener.path, until_one_is_sent_away)
     with connected(alone) as connection:

@@ -48,7 +48,7 @@ def tree(tmp_path: Path) -> Tree:
 
 async def came_true(condition: Callable[[], bool]) -> None:
     """Wait for a condition; the limit is for what never comes true."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(pace.limit(60)):
         while not condition():  # noqa: ASYNC110 - threads make it true, not tasks
             await asyncio.sleep(0.01)
 
@@ -495,7 +495,7 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("what", ["device", "look"])
 def test_the_agent_does_not_wait_for_what_hangs(tree: Tree, tmp_path: Path, what: str) -> None:
-    """It ends within a second, as this machine's seconds are."""
+    """The device and the look would take ten minutes."""
     bench(tree)
     with subprocess.Popen(
         [sys.executable, "-c", _HANGS, str(tmp_path), what],
@@ -505,6 +505,4 @@ def test_the_agent_does_not_wait_for_what_hangs(tree: Tree, tmp_path: Path, what
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "closed\n"
-        closed = time.monotonic()
-        assert process.wait(timeout=pace.limit(60)) == 0
-        assert time.monotonic() - closed < pace.limit(1)
+        assert process.wait(timeout=pace.limit(20)) == 0

@@ -16,6 +16,8 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 
+from labkit import pace
+
 from prtrace.cli.main import COMMANDS, cli, main
 
 MOST = 1 << 20
@@ -39,7 +41,7 @@ class Forking:
 
     def __exit__(self, *_: object) -> None:
         self._socket.close()
-        self._process.wait(10)
+        self._process.wait(pace.limit(30))
 
     def run(
         self,

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -143,10 +142,12 @@ def test_without_a_service_nothing_comes_and_the_rest_goes_on(
 
 def test_an_answer_that_does_not_come_is_a_refusal(asked: Answerer, tmp_path: Path) -> None:
     asked.deadline = 0.0
-    asked.answer = lambda _reply: time.sleep(3)
-    begun = time.monotonic()
+    over = Event()
+    waited: list[bool] = []
+    asked.answer = lambda _reply: waited.append(over.wait(pace.limit(60)))
     assert hook(tmp_path, "migrate", "begin", "-").returncode == 1
-    assert time.monotonic() - begun < 3
+    assert waited == []
+    over.set()
 
 
 def test_a_service_that_closes_is_a_refusal(asked: Answerer, tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_two_guests_at_once_are_never_both_let_in(tmp_path: Path) -> None:
     second.join(0.1)
     go.set()
     for thread in (first, second):
-        thread.join(30)
+        thread.join(pace.limit(30))
     assert sorted(each.status for each in told if each) == [0, 2]
 
 
@@ -200,7 +200,7 @@ def test_a_guest_that_left_while_it_waited_is_not_served(bench: Bench) -> None:
     thread.start()
     thread.join(0.1)
     bench.broker._locks.release(DISK.keys)
-    thread.join(30)
+    thread.join(pace.limit(30))
     assert done == [False]
 
 
@@ -214,7 +214,7 @@ def test_a_held_guest_is_not_served_and_may_read(bench: Bench) -> None:
     thread.join(0.1)
     assert not told
     bench.broker.gate.release(hold)
-    thread.join(30)
+    thread.join(pace.limit(30))
     assert told == [Response(0)]
 
 

@@ -78,7 +78,7 @@ def test_a_watch_is_told_before_the_guest(talk: Talk) -> None:
     guest.join(0.1)
     assert guest.is_alive()
     talk.say(do="answer", command=2)
-    guest.join(30)
+    guest.join(pace.limit(30))
     assert not guest.is_alive()
 
 
@@ -98,7 +98,7 @@ def test_who_leaves_delays_nobody(talk: Talk) -> None:
     guest.start()
     talk.hear()
     talk.close()
-    guest.join(3)
+    guest.join(pace.limit(30))
     assert not guest.is_alive()
 
 

@@ -48,7 +48,6 @@ def test_it_belongs_to_somebody_else(path: Path) -> None:
         read_policy(path)
 
 
-@pytest.mark.timeout(10)
 def test_a_fifo_does_not_wait_for_a_writer(path: Path) -> None:
     path.unlink()
     os.mkfifo(path, 0o600)

@@ -18,7 +18,7 @@ from .test_sparing_log import SparingLog
 
 
 def await_(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + pace.limit(30)
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -78,8 +78,8 @@ def test_a_stop_does_not_wait_for_idle_clients(server: Server) -> None:
         assert served(sock)
         begun = time.monotonic()
         server.stop()
-        server.wait(pace.limit(20))
-        assert time.monotonic() - begun < 5
+        server.wait(pace.limit(60))
+        assert time.monotonic() - begun < pace.limit(20)
 
 
 def test_a_client_that_found_no_thread_is_served_by_the_next_free_one(
