@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from labkit import pace
 
 HERE = Path(__file__).parent
 
@@ -17,7 +18,7 @@ def run(script: str, *options: str, seconds: float = 100) -> str:
     environment.pop("LAB_TARGET", None)
     done = subprocess.run(
         [sys.executable, HERE / script, *options],
-        env=environment, capture_output=True, text=True, timeout=seconds,
+        env=environment, capture_output=True, text=True, timeout=pace.limit(seconds),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     return done.stdout
