@@ -52,13 +52,10 @@ def answered(path: Path) -> bool:
     return [reply.status for reply in play(str(path), ASKS, NULL).replies] == [2]
 
 
-def sockets(pid: int) -> int:
-    """How many of a process's descriptors are sockets."""
-    found = 0
-    for each in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            found += os.readlink(each).startswith("socket:")
-    return found
+def connections(path: Path) -> int:
+    """How many connections that were accepted at path are open."""
+    rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+    return sum(row[5] == "03" and row[-1] == str(path) for row in rows)
 
 
 @contextlib.contextmanager
@@ -230,7 +227,7 @@ def test_a_descriptor_that_does_not_arrive_ends_the_connection(path: Path) -> No
             sock.sendall(bytes(4))
             sock.recv(4, socket.MSG_WAITALL)
             # The connections before this one may be closing still: their numbers come free then.
-            await_(lambda: sockets(running.pid) == 2, "others than the listener and this one")
+            await_(lambda: connections(path) == 1, "others do not close")
             highest = max(map(int, os.listdir(f"/proc/{running.pid}/fd")))
             subprocess.run(
                 ["prlimit", "--pid", str(running.pid), f"--nofile={highest + 1}:4096"], check=True
