@@ -57,7 +57,7 @@ class Agent:
     @property
     def process(self) -> subprocess.Popen[bytes] | None:
         """The agent's own process, which the others serve; None after kill()."""
-        return self._program and self._program.process
+        return None if self._program is None else self._program.process
 
     @property
     def log(self) -> str:
