@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from labkit import pace
 from labkit.oracle import oracle
-from labkit.sysfs import await_that
+from labkit.waiting import await_that
 
 from incidents.scene import CONFLICT, Scene
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from labkit import pace
-from labkit.sysfs import Disk, addresses, await_that, disk
+from labkit.sysfs import Disk, addresses, disk
+from labkit.waiting import await_that
 
 from move.bed import PEER, THIRD, WRITE_10, Bed, K
 from prtrace.linux.sgio import SgDevice
