@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from prtrace.explain.causes import incidents
@@ -17,7 +18,7 @@ from prtrace.explain.remedies import remedies
 from prtrace.explain.retold import end_by_clocks, retold
 from prtrace.explain.skew import apart
 from prtrace.explain.timeline import Step
-from prtrace.model import Action, Outcome
+from prtrace.model import Action, Nexus, Outcome
 from prtrace.state.event import rfc3339
 
 SCHEMA: Final = "prtrace.explain/1"
@@ -40,7 +41,10 @@ def account(
     """
     known = [*ports, *_recorded_ports(recordings)]
     if joined is None:
-        known.insert(len(ports), _own(unit))
+        own = _own(unit)
+        # A file of this host's own ports says its name.
+        if not any(own.ports & each.ports for each in ports):
+            known.insert(len(ports), own)
         host, steps = recordings[0]
         found = [(host, each) for each in incidents(steps, Memory(unit))]
     else:
@@ -52,7 +56,7 @@ def account(
     for host, steps in recordings:
         found += ((host, each) for each in moves(steps, known))
     found.sort(key=lambda each: (each[1].last, each[0]), reverse=True)
-    registered = _registered(sorted(recordings, key=lambda each: each[0]))
+    registered = list(_registered(recordings))
     registrations = [
         _registration(each, known, keys, registered) for each in unit["registrations"]
     ]
@@ -72,6 +76,7 @@ def account(
             {name: value for name, value in each.items() if name != "owner"}
             for each in registrations
         ],
+        "unattributed_keys": unit["unattributed_keys"],
         "paths": paths,
         "incidents": [_incident(each, host) for host, each in found],
         "remedies": [
@@ -121,12 +126,13 @@ def _registration(
     each: Mapping[str, Any],
     ports: Collection[Ports],
     keys: Mapping[int, str] | None,
-    registered: Mapping[int, str],
+    registered: Sequence[_Registered],
 ) -> dict[str, Any]:
     """A registration with its host, and with whose key it may be.
 
     registered: who was seen to register a key; its form tells nothing more then.
     """
+    address, host = host_of_nexus(each["nexus"])
     found = _of_host(each)
     port, key = each["initiator_port"], int(each["key"], 16)
     found["owner"] = ""
@@ -134,12 +140,17 @@ def _registration(
         owner = host_of(port, ports)
         found["host"], found["owner"] = str(owner), owner.name
         told = sorted({known.host for known in ports} - {_THIS})
-        if told and not owner.name:
+        if told and not owner.names:
             found["host"] += f" (no port of {', '.join(told)}: another host's, or stale)"
     named = owners(key, keys)
-    if key in registered:
-        seen = Owner(registered[key], "it was seen to register this key", certain=True)
-        named = (*(owner for owner in named if owner.certain), seen)
+    seen = [made for made in registered if made.key == key]
+    if seen:
+        here = [made for made in seen if made.on(address, host or "", port)]
+        made = (here or seen)[-1]
+        # Hosts may share a key: who registered it elsewhere need not have done it here.
+        why = f"it was seen to register this key{'' if here else ' on another nexus'}"
+        owner_seen = Owner(made.who, why, certain=bool(here))
+        named = (*(owner for owner in named if owner.certain), owner_seen)
     return {
         **found,
         "owners": [
@@ -148,9 +159,27 @@ def _registration(
     }
 
 
-def _registered(recordings: Sequence[tuple[str, Sequence[Step]]]) -> dict[int, str]:
-    """Who was seen to register each key, the newest."""
-    found: dict[int, str] = {}
+@dataclass(frozen=True, slots=True)
+class _Registered:
+    """A registration that a command was seen to make."""
+
+    key: int
+    who: str
+    """The process, and the host where there are several."""
+    host: str
+    nexus: Nexus
+    port: str
+    """The nexus's initiator port then, "" where it is not known."""
+
+    def on(self, nexus: Nexus, host: str, port: str | None) -> bool:
+        """Whether it was made on this nexus: an address is one host's, a port everywhere."""
+        return (
+            self.port == port if self.port and port else (self.nexus, self.host) == (nexus, host)
+        )
+
+
+def _registered(recordings: Sequence[tuple[str, Sequence[Step]]]) -> Iterator[_Registered]:
+    """The registrations that commands were seen to make, each host's in its order."""
     for host, steps in recordings:
         for step in steps:
             command = pr_out(step)
@@ -161,9 +190,14 @@ def _registered(recordings: Sequence[tuple[str, Sequence[Step]]]) -> dict[int, s
                 and command.sa_key
                 and step.event.issuer is not None
             ):
-                where = f" on {host}" if host else ""
-                found[command.sa_key] = f"{who(step.event)}{where}"
-    return found
+                path = step.before.paths.get(command.nexus)
+                yield _Registered(
+                    command.sa_key,
+                    f"{who(step.event)}{f' on {host}' if host else ''}",
+                    host,
+                    command.nexus,
+                    "" if path is None else path.local.initiator_port or "",
+                )
 
 
 def _incident(each: Incident, host: str) -> dict[str, Any]:

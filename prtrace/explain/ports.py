@@ -49,27 +49,38 @@ class Ports:
 class PortOwner:
     """The host that a port belongs to."""
 
-    name: str
-    """"" where nobody told which one it is."""
+    names: tuple[str, ...] = ()
+    """The hosts that are said to have it: none where nobody told, several where it cannot be told
+    which one it is.  A port name is one host's, unless a disk was cloned or a list is old."""
     session: str = ""
     """What is to be said of the port beside its host, "" where nothing is."""
 
+    @property
+    def name(self) -> str:
+        """The host, "" where it is not known which one it is."""
+        return self.names[0] if len(self.names) == 1 else ""
+
     def __str__(self) -> str:
-        name = self.name or "a host that is not known"
-        return f"{name}, {self.session}" if self.session else name
+        words = " or ".join(self.names) or "a host that is not known"
+        if len(self.names) > 1:
+            words += " (each is said to have this name)"
+        return f"{words}, {self.session}" if self.session else words
 
 
 def host_of(port: str, known: Iterable[Ports]) -> PortOwner:
     """Whose port it is."""
-    former = ""
+    having: dict[str, None] = {}
+    former: dict[str, None] = {}
     for each in known:
         if port in each.ports:
-            return PortOwner(each.host)
-        if iscsi_name(port) and any(iscsi_name(other) == iscsi_name(port) for other in each.ports):
-            former = each.host
-    if former:
-        return PortOwner(former, "in an iSCSI session that it does not have now")
-    return PortOwner("")
+            having[each.host] = None
+        elif iscsi_name(port) and any(
+            iscsi_name(other) == iscsi_name(port) for other in each.ports
+        ):
+            former[each.host] = None
+    if having or not former:
+        return PortOwner(tuple(having))
+    return PortOwner(tuple(former), "in an iSCSI session that it does not have now")
 
 
 def iscsi_name(port: str) -> str:

@@ -22,6 +22,19 @@ def test_an_earlier_session_of_the_same_initiator_is_told_as_one():
     assert told == "node1, in an iSCSI session that it does not have now"
 
 
+def test_a_name_that_two_hosts_have_is_neither_hosts():
+    """A cloned disk has the other one's initiator name in it; a port's list may be old."""
+    twice = [
+        *KNOWN,
+        Ports("node3", frozenset({f"{IQN},i,0x00023d000002", "naa.21000024ff000002"})),
+    ]
+    for port in (f"{IQN},i,0x00023d000009", "naa.21000024ff000002"):
+        owner = host_of(port, twice)
+        assert owner.name == ""
+        assert "node3 (each is said to have this name)" in str(owner)
+    assert host_of(f"{IQN},i,0x00023d000001", twice).name == "node1"
+
+
 def test_json_and_back():
     assert Ports.from_json(KNOWN[0].to_json(), "x") == KNOWN[0]
 
