@@ -170,8 +170,10 @@ def _now(told: Mapping[str, Any]) -> Iterator[str]:
         yield from labelled("IN DOUBT", plain(f"{doubt['what']}: {doubt['reason']}"))
     held = told["reservation"]
     doubted = any(doubt["what"] == "reservation" for doubt in told["doubt"])
+    mark = " (in doubt)" if doubted else ""
     if told["legacy_reservation"] is not None:
-        text = f"an SPC-2 RESERVE by {told['legacy_reservation']}; sg_persist does not show it"
+        holder = told["legacy_reservation"]
+        text = f"an SPC-2 RESERVE by {holder}{mark}; sg_persist does not show it"
         yield from labelled("reservation", plain(text))
     elif held is None:
         yield from labelled("reservation", "not known" if doubted else "none")
@@ -181,7 +183,7 @@ def _now(told: Mapping[str, Any]) -> Iterator[str]:
             who = "every registered nexus"
         elif held["holders"]:
             who = ", ".join(held["holders"])
-        yield from labelled("reservation", plain(f"{held['type']}, held by {who}"))
+        yield from labelled("reservation", plain(f"{held['type']}, held by {who}{mark}"))
     for each in told["registrations"]:
         where = each["device"] or each["initiator_port"] or each["nexus"]
         words = f"{each['key']} on {where}"
@@ -190,6 +192,8 @@ def _now(told: Mapping[str, Any]) -> Iterator[str]:
         for owner in each["owners"]:
             words += f"; {'' if owner['certain'] else 'maybe '}{owner['name']}: {owner['why']}"
         yield from labelled("registered", plain(words))
+    for key in told["unattributed_keys"]:
+        yield from labelled("registered", f"{key} on a nexus that is not known")
 
 
 def _paths(told: Mapping[str, Any]) -> Iterator[str]:

@@ -24,7 +24,7 @@ from prtrace.cli.rebuild import Rebuilt
 from prtrace.cli.text import warn
 from prtrace.errors import MalformedError, NoSuchDeviceError, UsageError
 from prtrace.explain.joined import Joined, join
-from prtrace.explain.ports import Ports
+from prtrace.explain.ports import Ports, iscsi_name
 from prtrace.explain.recording import Recording
 from prtrace.explain.timeline import Step, begun, timeline
 from prtrace.model import LocalNexus
@@ -69,9 +69,28 @@ def names_options(function: Function) -> Function:
 def read_recordings(files: Iterable[Path]) -> list[Recording]:
     """What files have, in their order: see read_recording().
 
-    What sos collect made has several hosts.
+    What sos collect made has several hosts.  Hosts that have one name, as "localhost", are told
+    apart where their ports are: an address in one of them is not the other's.
     """
-    return [each for file in files for each in read_recording(file)]
+    found: list[Recording] = []
+    ports: dict[str, set[str]] = {}
+    for file in files:
+        for each in read_recording(file):
+            own = _initiators(each)
+            known = ports.setdefault(each.host, set())
+            if each.host and own and known and not own & known:
+                each = replace(each, host=f"{each.host} ({file})")  # noqa: PLW2901
+            else:
+                known |= own
+            found.append(each)
+    return found
+
+
+def _initiators(recording: Recording) -> set[str]:
+    """The host's initiators: its ports' names, of iSCSI ones without the session."""
+    paths = (*recording.paths, *(path for event in recording.events for path in event.paths))
+    ports = {*recording.ports, *(path.initiator_port for path in paths)}
+    return {iscsi_name(port) or port for port in ports if port}
 
 
 def read_recording(file: Path) -> list[Recording]:
@@ -156,8 +175,21 @@ def _archived(
 
 
 def read_ports(folder: Path) -> list[Ports]:
-    """The hosts' ports from the files of a folder; none where there is no such folder."""
-    return [Ports.from_json(_json(file), str(file)) for file in sorted(folder.glob("*.json"))]
+    """The hosts' ports from the files of a folder.
+
+    Only the folder that nobody has to name may be missing.  Raises UsageError where it cannot be
+    read: hosts would be told as not known that somebody has named.
+    """
+    try:
+        names = sorted(os.listdir(folder))
+    except FileNotFoundError:
+        if folder == PORTS_FOLDER:
+            return []
+        raise UsageError(f"{folder} is not there", hint="--ports takes a folder") from None
+    except OSError as error:
+        raise UsageError(f"{folder}: {os.strerror(error.errno or 0)}") from error
+    files = [folder / name for name in names if name.endswith(".json")]
+    return [Ports.from_json(_json(file), str(file)) for file in files]
 
 
 def read_keys(file: Path | None) -> dict[int, str]:

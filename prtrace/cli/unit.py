@@ -36,7 +36,9 @@ def unit_lines(unit: Mapping[str, Any]) -> list[str]:
     lines += _generation(unit, "generation" in doubted)
     lines += _reservation(unit, "reservation" in doubted)
     if unit.get("legacy_reservation"):
-        lines += labelled("SPC-2 reserve", f"by {unit['legacy_reservation']}")
+        lines += labelled(
+            "SPC-2 reserve", f"by {unit['legacy_reservation']}{_mark('reservation' in doubted)}"
+        )
     lines += _registrations(unit, "registrations" in doubted)
     keys = unit.get("unattributed_keys") or []
     if keys:

@@ -165,7 +165,7 @@ class _View:
             yield Text(plain(self._trouble), style="bold red")
         for unit in self._units:
             yield Text("")
-            yield from _unit(unit)
+            yield from drawn_unit(unit)
 
     def _newest(self, columns: int) -> Iterator[Text]:
         from rich.text import Text
@@ -177,7 +177,8 @@ class _View:
                 yield Text(text, style=style)
 
 
-def _unit(unit: Mapping[str, Any]) -> Iterator[Text]:
+def drawn_unit(unit: Mapping[str, Any]) -> Iterator[Text]:
+    """The lines of a unit, an element of prtrace.show/1's units."""
     from rich.text import Text
 
     yield Text(plain(f"{unit['lu']}  {unit['target']}"), style="bold")
@@ -185,15 +186,21 @@ def _unit(unit: Mapping[str, Any]) -> Iterator[Text]:
         yield Text(plain(f"  IN DOUBT {doubt['what']}: {doubt['reason']}"), style="yellow")
     held = unit["reservation"]
     doubted = any(doubt["what"] == "reservation" for doubt in unit["doubt"])
-    if held is None:
+    mark = " (in doubt)" if doubted else ""
+    if unit["legacy_reservation"] is not None:
+        holder = unit["legacy_reservation"]
+        yield Text(plain(f"  SPC-2 RESERVE by {holder}{mark}"), style="cyan")
+    elif held is None:
         yield Text("  what is reserved is not known" if doubted else "  nothing is reserved")
     else:
         everybody = held["type"] in ("WEAR", "EAAR")
         holders = "every registrant" if everybody else ", ".join(held["holders"]) or "not known"
-        yield Text(plain(f"  {held['type']} held by {holders}"), style="cyan")
+        yield Text(plain(f"  {held['type']} held by {holders}{mark}"), style="cyan")
     for each in unit["registrations"]:
         where = each["device"] or each["initiator_port"] or each["nexus"]
         yield Text(plain(f"  {each['key']} {where}"))
+    for key in unit.get("unattributed_keys") or ():
+        yield Text(plain(f"  {key} on a nexus that is not known"))
     for path in unit["nexuses"]:
         if "may_write" in path:
             name = path["device"] or path["sg"] or path["nexus"]

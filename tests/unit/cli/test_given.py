@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from prtrace.cli.given import by_host, find_unit
+from prtrace.cli.given import PORTS_FOLDER, by_host, find_unit, read_ports, read_recordings
 from prtrace.errors import NoSuchDeviceError, UsageError
 from prtrace.explain.recording import Recording
 from prtrace.model import LocalNexus
@@ -80,3 +80,34 @@ def test_a_name_that_two_units_had_names_none():
     # Another host's node is another one.
     with pytest.raises(NoSuchDeviceError):
         find_unit("/dev/sdb", [Recording("node2", ()), both])
+
+
+def written(folder, name, recording):
+    (folder / name).write_text("".join(f"{line}\n" for line in recording.lines()))
+    return folder / name
+
+
+def test_hosts_of_one_name_are_told_apart_by_their_ports(tmp_path):
+    """Every machine that nobody has named is "localhost"."""
+    iscsi = "iqn.2026-11.org.example:a,i,0x00023d00000"
+    first = Recording("localhost", (conflict(1),), (f"{iscsi}1",))
+    files = [
+        written(tmp_path, "one", first),
+        # After a new login: the same initiator.
+        written(tmp_path, "two", replace(first, events=(conflict(2),), ports=(f"{iscsi}2",))),
+        written(tmp_path, "three", replace(first, ports=("naa.5",))),
+    ]
+    hosts = by_host(read_recordings(files))
+    assert [len(each.events) for each in hosts.values()] == [2, 1]
+    assert list(hosts) == ["localhost", f"localhost ({tmp_path}/three)"]
+
+
+def test_a_folder_of_ports_that_somebody_named_is_there(tmp_path):
+    assert read_ports(tmp_path) == []
+    with pytest.raises(UsageError, match="is not there"):
+        read_ports(tmp_path / "typo")
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="Not a directory"):
+        read_ports(tmp_path / "file")
+    if not PORTS_FOLDER.exists():
+        assert read_ports(PORTS_FOLDER) == []

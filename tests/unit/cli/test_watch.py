@@ -9,6 +9,7 @@ import pytest
 from labkit import pace
 
 from cli.conftest import pr_out
+from prtrace.cli.watch import drawn_unit
 from prtrace.model import Issuer
 
 pytestmark = pytest.mark.needs("tmux")
@@ -130,3 +131,21 @@ def test_without_rich_it_says_what_to_install(served, terminal, tmp_path):
         "Enter",
     )
     terminal.shows("python3-rich", "ended 1")
+
+
+def test_what_is_reserved_by_spc2_and_whose_keys_are_not_known_is_there():
+    doubt = {"what": "reservation", "reason": "a reset"}
+    unit = {
+        "lu": "naa.1",
+        "target": "x",
+        "doubt": [doubt],
+        "reservation": None,
+        "legacy_reservation": "1:0:0:0",
+        "registrations": [],
+        "unattributed_keys": ["0x0000000000000001"],
+        "nexuses": [],
+    }
+    assert [text.plain for text in drawn_unit(unit)][2:] == [
+        "  SPC-2 RESERVE by 1:0:0:0 (in doubt)",
+        "  0x0000000000000001 on a nexus that is not known",
+    ]
