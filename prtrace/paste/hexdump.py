@@ -7,6 +7,9 @@ nothing before it; # starts a comment that ends with the line.
 Two columns of a dump are not data, and both prove themselves.  The character column shows the
 bytes of its own line.  The offset column counts the bytes of the lines above it; one line alone
 shows an offset by a colon, or by a gap that is wider than the gaps between the bytes.
+
+A word of more than two digits may have its bytes in the machine's order.  Such words are read
+where the characters beside one of them show the order, or where either order gives the same bytes.
 """
 
 from __future__ import annotations
@@ -68,6 +71,10 @@ class _Line:
     """The widest gap between later words."""
     widths: frozenset[int] = frozenset()
     """How many digits the first word behind the offset has."""
+    swapped: bytes = b""
+    """The bytes behind the offset, were each word in the machine's order."""
+    ordered: bool = False
+    """Whether the line's characters show that its words are in the order of the bytes."""
 
     @property
     def whole(self) -> bool:
@@ -161,14 +168,15 @@ def _line(number: int, text: str) -> _Line:
         )
     if len(text) > _LONGEST:
         return _Line(number, text, _words(number, text))
-    data, _ = _bytes(number, text)
+    data, _, _ = _bytes(number, text)
     found = _OFFSET.fullmatch(text)
     if found is None:
         return _Line(number, text, data)
     rest, gap = found["rest"], found["gap"]
     if gap.startswith(":") and _COLON_BETWEEN.match(rest):
         return _Line(number, text, data)
-    behind, part = _bytes(number, rest, ordered=gap.startswith(":"))
+    behind, part, shown = _bytes(number, rest, ordered=gap.startswith(":"))
+    swapped = _swapped(part) if isinstance(behind, bytes) else b""
     return _Line(
         number,
         text,
@@ -179,11 +187,15 @@ def _line(number: int, text: str) -> _Line:
         len(gap),
         max((len(each) for each in re.findall(r"(?<=\S)\s+(?=\S)", part)), default=0),
         frozenset(len(word) for word in rest.split()[:1]),
+        swapped,
+        bool(shown) and not _shows(swapped, shown),
     )
 
 
-def _bytes(number: int, text: str, *, ordered: bool = False) -> tuple[bytes | MalformedError, str]:
-    """The bytes of a line without offset, and the part of the line that spells them.
+def _bytes(
+    number: int, text: str, *, ordered: bool = False
+) -> tuple[bytes | MalformedError, str, str]:
+    """The bytes of a line without offset, the part of the line that spells them, the characters.
 
     The character column is held against the bytes.  ordered: words of four digits have the
     order of the bytes, as xxd writes them.
@@ -193,15 +205,24 @@ def _bytes(number: int, text: str, *, ordered: bool = False) -> tuple[bytes | Ma
         shown = delimited["bar"] if delimited["bar"] is not None else delimited["angle"]
         data = _words(number, delimited["hex"], ordered=ordered)
         if isinstance(data, bytes) and _shows(data, shown, framed=True):
-            return data, delimited["hex"]
+            return data, delimited["hex"], shown
     for gap in _GAP.finditer(text):
         part = text[: gap.start()]
         if not part.strip():
             continue
         data = _words(number, part, ordered=ordered)
         if isinstance(data, bytes) and _shows(data, text[gap.end() :]):
-            return data, part
-    return _words(number, text, ordered=ordered), text.rstrip()
+            return data, part, text[gap.end() :]
+    return _words(number, text, ordered=ordered), text.rstrip(), ""
+
+
+def _swapped(text: str) -> bytes:
+    """The bytes of words that could be read, each word from its end."""
+    words = text.replace("\\x", " 0x").translate(_SEPARATORS).split()
+    digits = (word[2:] if word[:2] in ("0x", "0X") else word for word in words)
+    return b"".join(
+        bytes.fromhex(each if len(each) % 2 == 0 else f"0{each}")[::-1] for each in digits
+    )
 
 
 def _shows(data: bytes, shown: str, *, framed: bool = False) -> bool:
@@ -228,17 +249,9 @@ def _words(number: int, text: str, *, ordered: bool = False) -> bytes | Malforme
     if short and _may_be_decimal(words):
         return _decimal(number)
     if sum(len(each) in _MACHINE_WORDS for each in digits) > 1:
-        return MalformedError(
-            _WHAT,
-            f"line {number}: words of eight or sixteen digits may be in the machine's byte order",
-            hint="write bytes of two digits: hexdump -C, xxd, or od -A x -t x1",
-        )
+        return _machine_order(number, "words of eight or sixteen digits")
     if not ordered and len(digits) > 1 and all(len(each) == _WORD for each in digits):
-        return MalformedError(
-            _WHAT,
-            f"line {number}: words of four digits may be in the machine's byte order",
-            hint="write bytes of two digits: hexdump -C, xxd, or od -A x -t x1",
-        )
+        return _machine_order(number, "words of four digits")
     found = bytearray()
     for word, each in zip(words, digits, strict=True):
         if not each or not _DIGITS.issuperset(each):
@@ -263,6 +276,14 @@ def _decimal(number: int) -> MalformedError:
         _WHAT,
         f"line {number}: words of one digit and of two may be decimal numbers",
         hint="write bytes as two hex digits each",
+    )
+
+
+def _machine_order(number: int, what: str) -> MalformedError:
+    return MalformedError(
+        _WHAT,
+        f"line {number}: {what} may be in the machine's byte order",
+        hint="write bytes of two digits: hexdump -C, xxd -g1, or od -A x -t x1",
     )
 
 
@@ -338,6 +359,13 @@ def _plain(lines: list[_Line]) -> bytes:
     words = [word for line in lines for word in line.text.translate(_SEPARATORS).split()]
     if _may_be_decimal(words):
         raise _decimal(lines[0].number)
+    # od -A n, hexdump -e and debuggers print numbers so, one a line.
+    wide = (_WORD, *_MACHINE_WORDS) if len(words) > 1 else _MACHINE_WORDS
+    numbers = len(words) == len(lines) and all(
+        len(word.lower().removeprefix("0x")) in wide for word in words
+    )
+    if numbers and found != _swapped(" ".join(words)):
+        raise _machine_order(lines[0].number, "a word that stands alone in its line")
     return found
 
 
@@ -358,6 +386,10 @@ def _dump(lines: list[_Line]) -> bytes:
                 f"line {line.number} looks like a dump of words in the machine's byte order",
                 hint="dump bytes: hexdump -C, xxd, or od -A x -t x1",
             )
+    if all(line.behind == line.swapped or not line.ordered for line in lines):
+        for line in lines:
+            if line.behind != line.swapped:
+                raise _machine_order(line.number, "words whose characters do not show it")
     squeezed = any(line.text.strip() == _REPEATED for line in lines)
     digits = {len(line.offset) for line in lines if line.offset}
     bases = (8, 10) if digits == {_EITHER_BASE} else (16,) if squeezed else (16, 8, 10)
