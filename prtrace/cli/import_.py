@@ -27,7 +27,7 @@ _DESIGNATOR: Final = re.compile(
     r"(?:uuid|t10|name|hctl)\..+)"
 )
 """What prtrace names a unit by (SPC-5 7.7.6)."""
-_SPEAKS: Final = re.compile(r"\breserv(?:ation|e)\b|\bpersist(?:ent|ence)? reserv", re.IGNORECASE)
+_SPEAKS: Final = re.compile(r"(?<![a-z])reserv(?:ation|e)(?![a-z])", re.IGNORECASE)
 _SHOWN: Final = 10
 """Refused lines that are printed; the rest is counted."""
 
@@ -120,7 +120,7 @@ def _not_read(content: str | bytes, read: Iterable[Seen]) -> Iterator[str]:
     """The lines that speak of reservations, and that nothing was read from."""
     if isinstance(content, bytes):
         return
-    known = {seen.line for seen in read}
+    known = {line for seen in read for line in (seen.line, *seen.more)}
     for number, text in enumerate(content.splitlines(), 1):
         if number not in known and _SPEAKS.search(text):
             yield f"line {number} speaks of reservations and was not read: {plain(text[:100])}"

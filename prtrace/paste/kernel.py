@@ -57,7 +57,8 @@ _HOLE: Final = re.compile(
 )
 """Lines were lost here: what was open cannot be told from what came meanwhile."""
 _TRACED: Final = re.compile(
-    r"cmnd=\((?P<name>\w+).*? raw=(?P<bytes>[0-9a-f]{2}(?: [0-9a-f]{2})*)\)(?P<rest>.*)"
+    r"(?P<tags>driver_tag=\d+ scheduler_tag=\d+ )?cmnd=\((?P<name>\w+).*? "
+    r"raw=(?P<bytes>[0-9a-f]{2}(?: [0-9a-f]{2})*)\)(?P<rest>.*)"
 )
 _TRACED_PLACE: Final = re.compile(
     r"(?:(?P<seconds>\b\d{1,10})\.(?P<part>\d{6}): )?"
@@ -114,9 +115,7 @@ def read(lines: list[str]) -> Iterator[Seen]:
     for number, line in enumerate(lines, 1):
         stamp, text = split_stamp(line)
         if (traced := _TRACED.search(line)) is not None:
-            place = _TRACED_PLACE.search(line)
-            if place is None or place["event"] != "start":
-                log.found.append(_Open(_traced(number, traced, place)))
+            log.trace(_traced(number, traced, _TRACED_PLACE.search(line)), traced["tags"] or "")
         elif (block := _BLOCK.match(text)) is not None:
             log.found.append(_Open(_blocked(number, stamp, block)))
         elif (device := _DEVICE.match(text)) is not None:
@@ -135,6 +134,8 @@ class _Log:
         """The commands whose CDB was not there yet."""
         self._sent: dict[_Tagged, list[_Open]] = {}
         """The commands whose sending was logged, and not their end."""
+        self._begun: dict[tuple[str, str, bytes], deque[_Open]] = {}
+        """The commands of which a tracepoint told the start, and none the end."""
 
     def add(self, number: int, stamp: Stamp | None, line: re.Match[str]) -> None:
         """Take one line."""
@@ -168,6 +169,18 @@ class _Log:
         elif key is not None or code is not None:
             self._sense(place, seen, key, code)
 
+    def trace(self, seen: Seen, tags: str) -> None:
+        """Take a tracepoint's line.  tags: of the command, "" before 6.8."""
+        begun = self._begun.setdefault((seen.nexus, tags, seen.cdb), deque())
+        new = _Open(seen)
+        if seen.under_way:
+            begun.append(new)
+        elif seen.nexus and begun:
+            start = begun.popleft()
+            start.repeated = True
+            new.seen = replace(seen, more=(start.seen.line,))
+        self.found.append(new)
+
     def _begin(self, place: _Tagged, new: _Open) -> None:
         beside = self.open.setdefault(place, [])
         beside.append(new)
@@ -184,7 +197,9 @@ class _Log:
                 self.open[place].pop()  # one of them is over, and none gets a further line
             return
         self.open[place].clear()
-        now.seen = replace(now.seen, cdb=seen.cdb, device=now.seen.device or seen.device)
+        more = (*now.seen.more, seen.line)
+        device = now.seen.device or seen.device
+        now.seen = replace(now.seen, cdb=seen.cdb, device=device, more=more)
         sendings = self._sent.setdefault(place, [])
         if now.sent:
             sendings.append(now)
@@ -193,6 +208,7 @@ class _Log:
             if each.seen.cdb == seen.cdb:
                 # With scsi_logging_level a command is there twice.
                 each.repeated = True
+                now.seen = replace(now.seen, more=(*more, each.seen.line, *each.seen.more))
                 del sendings[at]
                 return
 
@@ -207,6 +223,8 @@ class _Log:
             self.found.append(now)
             if not self.open.get(place):
                 self.open[place] = [now]
+        else:
+            now.seen = replace(now.seen, more=(*now.seen.more, seen.line))
         if key is not None:
             triple = SenseTriple(key)
             now.seen = replace(now.seen, triple=triple, status=Status.CHECK_CONDITION)
@@ -313,6 +331,7 @@ def _traced(number: int, line: re.Match[str], place: re.Match[str] | None) -> Se
             seen,
             nexus=":".join(place[name] for name in names),
             timed_out=event == "timeout",
+            under_way=event == "start",
         )
         if place["seconds"]:
             since = int(place["seconds"]) * 1_000_000_000 + int(place["part"]) * 1000

@@ -166,6 +166,8 @@ def _event(
     if not seen.cdb and command in _COMMANDS.values():
         # What it asked for decides what it can have changed.
         raise UsageError(f"of the CDB it has only the operation code, {seen.opcode or 0:#04x}")
+    if seen.under_way:
+        raise UsageError("it began, and its end is not here: whether it took effect is not told")
     if seen.stamp is None:
         raise UsageError(
             "there is no time in it", hint="prtrace decode says what it means without one"

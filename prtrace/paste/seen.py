@@ -29,6 +29,8 @@ class Seen:
     """Whose words they are: "sg_persist", "Linux kernel", "ESXi", …"""
     line: int
     """The number of the first line, from 1."""
+    more: tuple[int, ...] = ()
+    """The numbers of the other lines that told of it, as far as they are known."""
     file: str = ""
     """The file that has the line, where several are read."""
     stamp: Stamp | None = None
@@ -54,6 +56,8 @@ class Seen:
     host_byte: str = ""
     """Linux's name of the host byte, "" for DID_OK or where it was not printed."""
     timed_out: bool = False
+    under_way: bool = False
+    """Whether the lines tell that it began and nothing of its end."""
     sense: bytes = b""
     triple: SenseTriple | None = None
     raw: bytes = b""

@@ -74,6 +74,8 @@ def shown(seen: Seen, kind: str | None, keys_read: Seen | None = None) -> Iterat
         yield listed
     if seen.status is not None or seen.host_byte or seen.timed_out:
         yield Described("status", _outcome(seen), (), tuple(_refusal(seen, asked, keys_read)))
+    if seen.under_way:
+        yield Described("status", "its end is not here: whether it took effect is not told", ())
     if seen.sense:
         yield describe(seen.sense, "sense")
     elif seen.triple is not None:

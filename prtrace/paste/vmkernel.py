@@ -49,19 +49,21 @@ def is_line(text: str) -> bool:
 
 def read(lines: list[str]) -> Iterator[Seen]:
     """The command of each line that has the three statuses."""
-    before = ""
+    before, broken = "", 0
     told: dict[tuple[str, int, str], Seen] = {}
     """By the command's address, its operation code and its device: the newest that was read."""
     for number, line in enumerate(lines, 1):
         statuses = _STATUSES.search(line)
         if statuses is None:
-            before = line if _BROKEN.search(line) else ""
+            before, broken = (line if _BROKEN.search(line) else ""), number
             continue
         stamp, text = split_stamp(line)
-        if before and _COMMAND.search(text) is None:
+        joined = bool(before) and _COMMAND.search(text) is None
+        if joined:
             text = f"{split_stamp(before)[1]} {text}"
         before = ""
         seen = _command(number, stamp, text, statuses)
+        seen = replace(seen, more=(broken,)) if joined else seen
         address = _address(text)
         if address and seen.opcode is not None:
             key = address, seen.opcode, seen.lu

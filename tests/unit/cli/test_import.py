@@ -57,6 +57,45 @@ def test_a_log_without_years_that_goes_over_a_new_year_is_refused(prtrace, tmp_p
     assert prtrace("import", log, "--year", "2026", *options).returncode == 0
 
 
+def test_every_line_of_a_command_is_read(prtrace, tmp_path):
+    """Result, sense and CDB are of one event: none of them is left out."""
+    log = tmp_path / "kernel.log"
+    said = (
+        "FAILED Result: hostbyte=DID_OK driverbyte=DRIVER_OK cmd_age=0s",
+        "Sense Key : Illegal Request [current]",
+        "Add. Sense: Invalid field in parameter list",
+        "CDB: Persistent reserve out 5f 00 00 00 00 00 00 00 18 00",
+    )
+    start = "2026-11-27T12:00:00Z host kernel: sd 2:0:0:0: [sdb] tag#5"
+    log.write_text("".join(f"{start} {each}\n" for each in said))
+    done = prtrace("import", log, "-o", tmp_path / "a.jsonl")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_traced_command_without_its_end_is_named(prtrace, tmp_path):
+    """It is the one that hung, or it is still under way."""
+    file = tmp_path / "trace"
+
+    def traced(event, tag, service):
+        result = "" if event == "start" else " result=(host=DID_OK status=SAM_STAT_GOOD)"
+        return (
+            f"sg-1 [000] ..... {tag}.100000: scsi_dispatch_cmd_{event}: host_no=2 channel=0 id=0 "
+            f"lun=0 data_sgl=1 driver_tag={tag} scheduler_tag=1 cmnd=(PERSISTENT_RESERVE_OUT - "
+            f"raw=5f 0{service} 00 00 00 00 00 00 18 00){result}\n"
+        )
+
+    file.write_text(traced("start", 1, 0) + traced("start", 2, 0) + traced("done", 2, 0))
+    boot = ("--boot", "2026-11-27T11:59:00Z")
+    done = prtrace("import", file, *boot, "-o", tmp_path / "a.jsonl")
+    assert done.returncode == 4
+    assert "1 events" in done.stdout
+    assert "line 1, Linux tracepoint: it began, and its end is not here" in done.stderr
+    assert "line 2" not in done.stderr
+    shown = prtrace("decode", file)
+    assert shown.stdout.count("REGISTER") >= 2
+    assert shown.stdout.count("its end is not here") == 1
+
+
 def test_nothing_to_import(prtrace, tmp_path):
     for name, content, words in (
         ("bytes.hex", "5f 01 05 00 00 00 00 00 18 00", "not lines of a log"),
