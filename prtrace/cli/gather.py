@@ -188,6 +188,8 @@ def _logged(gathered: Iterable[Gathered], units: Iterable[LogicalUnit]) -> list[
             found.add(kernel.read(each.output.splitlines()), Clock(), named)
         except PrtraceError as error:
             warn(f"prtrace: the kernel's log is left out: {plain(error.message)}")
+    for seen, reason in found.refused:
+        warn(f"prtrace: line {seen.line} of the kernel's log is left out: {plain(reason)}")
     return found.numbered()
 
 

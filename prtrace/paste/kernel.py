@@ -152,6 +152,10 @@ class _Log:
         if words.lower() == "reservation conflict":
             self.found.append(_Open(replace(seen, status=Status.RESERVATION_CONFLICT)))
             return
+        if words == "Attached SCSI disk":
+            facts = (("attached", "a disk, which may be another one than had this name before"),)
+            self.found.append(_Open(replace(seen, attached=True, facts=facts)))
+            return
         news = next((news for said, news in _NEWS.items() if words.startswith(said)), None)
         if news is not None:
             self.found.append(_Open(replace(seen, triple=news, status=Status.CHECK_CONDITION)))

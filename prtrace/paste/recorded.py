@@ -106,7 +106,11 @@ class _Names:
         self._nexuses: dict[str, set[str]] = {}
         self._devices: dict[str, set[str]] = {}
         self._perhaps: dict[int, str] = {}
+        self._attached: dict[str, int] = {}
+        """By address and by disk: the last line that tells that it was attached."""
         for each in listed:
+            if each.attached:
+                self._attached |= dict.fromkeys((each.nexus, each.device), each.line)
             if each.device and each.nexus:
                 self._nexuses.setdefault(each.device, set()).add(each.nexus)
                 self._devices.setdefault(each.nexus, set()).add(each.device)
@@ -131,6 +135,20 @@ class _Names:
         """Its disk; that of its address where the file gives the address one disk only."""
         known = self._devices.get(seen.nexus, set())
         return seen.device or (next(iter(known)) if len(known) == 1 else "")
+
+    def unit(self, seen: Seen, nexus: str, device: str, units: Mapping[str, str]) -> str:
+        """The unit behind its address or its disk, "" where units has neither.
+
+        UsageError where a disk was attached there later: units tells of that one.
+        """
+        name = next((name for name in (nexus, device) if name in units), "")
+        if self._attached.get(name, 0) > seen.line:
+            raise UsageError(
+                f"{name} was attached anew on line {self._attached[name]}: which unit it was "
+                "before is not told",
+                hint="import the lines before that on their own, with --unit",
+            )
+        return units.get(name, "")
 
     def perhaps(self, seen: Seen) -> str:
         """The command that may be this conflict's."""
@@ -173,7 +191,7 @@ def _event(
             "there is no time in it", hint="prtrace decode says what it means without one"
         )
     nexus, device = names.nexus(seen), names.device(seen)
-    lu = seen.lu or units.get(nexus) or units.get(device) or (f"hctl.{nexus}" if nexus else "")
+    lu = seen.lu or names.unit(seen, nexus, device, units) or (f"hctl.{nexus}" if nexus else "")
     if not lu:
         raise UsageError(
             f"it names {seen.device} only" if seen.device else "it names no device",

@@ -60,6 +60,8 @@ class Seen:
     """Whether the lines tell that it began and nothing of its end."""
     sense: bytes = b""
     triple: SenseTriple | None = None
+    attached: bool = False
+    """Whether a disk was attached there: what had this address or name before may be another."""
     raw: bytes = b""
     """Bytes of which no line says what they are."""
     facts: tuple[tuple[str, str], ...] = ()

@@ -96,6 +96,26 @@ def test_a_traced_command_without_its_end_is_named(prtrace, tmp_path):
     assert shown.stdout.count("its end is not here") == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "left_out"), [("sdb", 1), ("2:0:0:0", 0), ("3:0:0:0", 0), ("sdc", 0)]
+)
+def test_a_unit_is_not_given_what_had_its_disk_s_name_before(prtrace, tmp_path, name, left_out):
+    log, written = tmp_path / "kernel.log", tmp_path / "a.jsonl"
+    log.write_text(
+        "2026-11-27T12:00:00Z host kernel: sd 2:0:0:0: [sdb] tag#1 "
+        "CDB: Persistent reserve out 5f 03 00 00 00 00 00 00 18 00\n"
+        "2026-11-27T13:00:00Z host kernel: sd 3:0:0:0: [sdb] Attached SCSI disk\n"
+        "2026-11-27T14:00:00Z host kernel: sd 3:0:0:0: [sdb] tag#1 "
+        "CDB: Persistent reserve out 5f 03 00 00 00 00 00 00 18 00\n"
+    )
+    done = prtrace("import", log, "--unit", f"{name}=naa.6001405000000001", "-o", written)
+    assert done.returncode == (4 if left_out else 0), done.stderr
+    assert ("line 1, Linux kernel: sdb was attached anew on line 2" in done.stderr) is bool(
+        left_out
+    )
+    assert f"{2 - left_out} events" in done.stdout
+
+
 def test_nothing_to_import(prtrace, tmp_path):
     for name, content, words in (
         ("bytes.hex", "5f 01 05 00 00 00 00 00 18 00", "not lines of a log"),
