@@ -12,12 +12,14 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from lab.agent import STATE_DIR, Agent
 from lab.load import fresh
 from labkit import pace
 from labkit.oracle import OracleState
 from labkit.target import Unit
+from labkit.waiting import await_that
 
 from prtrace.agent import helper, keeper, mover
 from prtrace.linux.capabilities import Capability
@@ -79,6 +81,11 @@ def status_of(pid: int) -> dict[str, str]:
     return dict(re.findall(r"^(\w+):\s*(.*)$", told, re.MULTILINE))
 
 
+def children_of(pid: int) -> list[int]:
+    """In the order in which they were started; other processes come and go meanwhile."""
+    return sorted(child.pid for child in psutil.Process(pid).children())
+
+
 def held(kept: tuple[Capability, ...]) -> int:
     return sum(1 << each for each in kept)
 
@@ -88,11 +95,7 @@ def test_each_process_has_what_the_table_says(unit_of_agent: Unit) -> None:
         agent.settled()
         assert agent.process is not None
         parent = agent.process.pid
-        children = [
-            int(path.parent.name)
-            for path in Path("/proc").glob("[0-9]*/status")
-            if status_of(int(path.parent.name)).get("PPid") == str(parent)
-        ]
+        children = children_of(parent)
         found = {pid: status_of(pid) for pid in (parent, *children)}
         rights = {int(each["CapEff"], 16) for each in found.values()}
         assert rights == {0, held(keeper.KEPT), held(helper.KEPT)}
@@ -105,7 +108,9 @@ def test_each_process_has_what_the_table_says(unit_of_agent: Unit) -> None:
         assert found[parent]["Seccomp"] == "2"
         agent.kill()
     # The kernel closes their sockets with the agent; that is what they end by.
-    assert not [pid for pid in children if Path(f"/proc/{pid}/fd/0").exists()]
+    await_that(
+        "they are over", lambda: not any(Path(f"/proc/{pid}/fd/0").exists() for pid in children)
+    )
 
 
 @pytest.mark.parametrize("which", range(3))
@@ -113,11 +118,7 @@ def test_without_one_of_them_the_agent_ends_and_says_so(unit_of_agent: Unit, whi
     with Agent() as agent:
         assert agent.process is not None
         parent = agent.process.pid
-        children = sorted(
-            int(path.parent.name)
-            for path in Path("/proc").glob("[0-9]*/status")
-            if status_of(int(path.parent.name)).get("PPid") == str(parent)
-        )
+        children = children_of(parent)
         os.kill(children[which], signal.SIGKILL)
         assert agent.process.wait(pace.limit(20)) == 1
         assert f"the agent's {('keeper', 'helper', 'mover')[which]} has ended" in agent.log

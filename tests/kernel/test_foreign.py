@@ -6,6 +6,7 @@ scsi:scsi_dispatch_cmd_start by operation code.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -18,10 +19,11 @@ from typing import Any
 import pytest
 from lab.agent import Agent, cli
 from lab.load import fresh
-from labkit import foreign
+from labkit import foreign, pace
 from labkit.foreign import fence_scsi
 from labkit.kernels import SERIES
 from labkit.target import Unit, UnitPath
+from labkit.waiting import await_that
 
 pytestmark = [
     pytest.mark.machine(
@@ -172,16 +174,23 @@ def multipath(program: Program, unit: Unit) -> set[str]:
 
 def _map_of(program: Program, unit: Unit) -> str:
     """The multipath node that multipathd made over the unit's paths."""
-    wanted = Path(unit.paths[0].block).name
-    end = time.monotonic() + 120
-    while time.monotonic() < end:
-        for holder in Path(f"/sys/class/block/{wanted}/holders").iterdir():
-            paths = list((holder / "slaves").iterdir())
-            node = Path("/dev/mapper") / (holder / "dm/name").read_text().strip()
-            if len(paths) == len(unit.paths) and node.exists():
-                return str(node)
-        time.sleep(0.2)
-    raise AssertionError("multipathd made no map:\n" + program.run("multipath -ll -v3 | tail -60"))
+    holders = Path(f"/sys/class/block/{Path(unit.paths[0].block).name}/holders")
+
+    def nodes() -> list[str]:
+        found = []
+        # A map may be replaced while it is looked at.
+        with contextlib.suppress(FileNotFoundError):
+            for holder in holders.iterdir():
+                node = Path("/dev/mapper") / (holder / "dm/name").read_text().strip()
+                if len(list((holder / "slaves").iterdir())) == len(unit.paths) and node.exists():
+                    found.append(str(node))
+        return found
+
+    def told() -> str:
+        return program.run("multipath -ll -v3 | tail -60")
+
+    await_that("multipathd's map", nodes, 120, told=told)
+    return nodes()[0]
 
 
 def fence(program: Program, unit: Unit, command: str) -> set[str]:
@@ -236,7 +245,7 @@ def blkpr(program: Program, unit: Unit, root: str) -> set[str]:
 
 def check(agent: Agent, sent: Counter[str], first: int, programs: set[str]) -> list[str]:
     """Events against the kernel's count; every command decoded and attributed."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + pace.limit(10)
     while True:
         events = [e for e in agent.events(since_seq=first) if e["command"] in _OPCODES.values()]
         seen = Counter(event["command"] for event in events)

@@ -25,7 +25,10 @@ class Disk:
 
 
 def _only_child(folder: Path) -> str:
-    return next((child.name for child in folder.iterdir()), "") if folder.is_dir() else ""
+    try:
+        return next((child.name for child in folder.iterdir()), "")
+    except FileNotFoundError:  # the driver has not come yet, or the device has gone
+        return ""
 
 
 def _designators(page: bytes) -> list[tuple[int, bytes]]:
