@@ -110,7 +110,7 @@ class Access(enum.Enum):
 
 
 class IssuePath(enum.Enum):
-    """The door through which a command entered the kernel."""
+    """How a command came into the kernel."""
 
     BLOCK_SG_IO = "SG_IO block"
     SG_NODE = "sg node"
