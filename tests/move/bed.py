@@ -22,6 +22,7 @@ from lab.agent import Agent, cli
 from lab.compare import compare
 from lab.load import TEST_UNIT_READY
 from labkit.oracle import OracleState, oracle
+from labkit.processes import fork
 from labkit.target import Target, Unit, UnitPath
 
 from prtrace.linux.sgio import Reply, SgDevice
@@ -191,15 +192,7 @@ class Bed:
 
 def in_child(work: Callable[[], object]) -> int:
     """Run work in a process of its own; its wait status."""
-    pid = os.fork()
-    if pid == 0:
-        status = 9
-        try:
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitpid(pid, 0)[1]
+    return os.waitpid(fork(work), 0)[1]
 
 
 def dies_at(number: int) -> Callable[[str], None]:

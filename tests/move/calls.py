@@ -20,6 +20,7 @@ from typing import Any
 import jsonschema
 from bed import PEER, SOURCE, THIRD, Agent, Bed, K, check, finish, in_child
 from labkit import pace
+from labkit.processes import fork
 from labkit.waiting import await_that
 
 from prtrace.agent import mover
@@ -189,17 +190,14 @@ def refusals(bed: Bed, agent: Agent) -> None:
 
 def as_user(groups: list[int], work: Callable[[], int]) -> int:
     """What work returns, a small number, in a process of nobody's with these groups."""
-    pid = os.fork()
-    if pid == 0:
-        status = 99
-        try:
-            os.setgroups(groups)
-            os.setresgid(NOBODY, NOBODY, NOBODY)
-            os.setresuid(NOBODY, NOBODY, NOBODY)
-            status = work()
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def as_nobody() -> int:
+        os.setgroups(groups)
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+        return work()
+
+    return os.waitstatus_to_exitcode(os.waitpid(fork(as_nobody), 0)[1])
 
 
 def who_may(bed: Bed, agent: Agent) -> None:

@@ -41,6 +41,7 @@ from commands import (
 )
 from helpers import proxy, qemu_helper
 from labkit import pace
+from labkit.processes import fork
 from labkit.waiting import await_that
 from proxy_kernels import PROXY_KERNELS
 from streams import CLEANUP, PR_OUT, cdb, parameter, play
@@ -157,8 +158,8 @@ def test_a_helper_that_dies(tmp_path: Path, disk: int) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(folder / "dead"))
         listener.listen()
-        child = os.fork()
-        if not child:
+
+        def dying_helper() -> None:
             signal.alarm(int(pace.limit(DEADLINE)))
             for reply in (b"", b"\0" * 50):
                 peer, _ = listener.accept()
@@ -168,7 +169,8 @@ def test_a_helper_that_dies(tmp_path: Path, disk: int) -> None:
                 peer.recv(24, socket.MSG_WAITALL)
                 peer.sendall(reply)
                 peer.close()
-            os._exit(0)
+
+        child = fork(dying_helper)
         with proxy(path, "--upstream", str(folder / "dead"), "--run-dir", str(run_dir)):
             for cut in ("before", "in"):
                 request = (cdb(PR_OUT, REGISTER, 24), parameter(0, 7))

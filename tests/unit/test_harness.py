@@ -6,11 +6,12 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from labkit.failure import LabError
-from labkit.processes import Program
+from labkit.processes import Program, fork
 from labkit.waiting import await_that
 
 FORKS = """
@@ -69,3 +70,10 @@ def test_a_wait_ends_and_says_what_for(monkeypatch) -> None:
     with pytest.raises(LabError, match=r"(?s)the sun: not within .*it is night"):
         await_that("the sun", lambda: False, 0.2, told=lambda: "it is night")
     assert time.monotonic() - begun > 0.4
+
+
+@pytest.mark.parametrize(
+    ("work", "status"), [(lambda: 5, 5), (lambda: None, 0), (lambda: "words", 0), (sys.exit, 99)]
+)
+def test_a_fork_ends_with_its_work(work: Callable[[], object], status: int) -> None:
+    assert os.waitstatus_to_exitcode(os.waitpid(fork(work), 0)[1]) == status

@@ -1,4 +1,4 @@
-"""The end of a program: of the process that was started, and of all that this one has started.
+"""The end of processes: of a program with all that it has started, and of a fork of a test.
 
 A program that is killed cannot end the processes that it forked: they see that it is gone, and end
 by themselves a moment later.  Until then they hold its files, write its log and remove its
@@ -13,8 +13,10 @@ import secrets
 import select
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,27 @@ from labkit.failure import LabError
 
 _VARIABLE = "LAB_PROGRAM"
 """In the environment of all processes of one program; its value is that program's alone."""
+
+
+def fork(work: Callable[[], object]) -> int:
+    """Run work in a child process; its pid.
+
+    The child ends with work, whatever comes of that, and never goes on as a second run of the
+    tests.  Its exit status is the number that work returns, 0 for anything else, and 99 where work
+    raises, with a traceback on standard error.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 99
+    try:
+        told = work()
+        status = told if isinstance(told, int) else 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
 
 
 class Program:

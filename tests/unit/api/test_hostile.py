@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from labkit import pace
+from labkit.processes import fork
 
 from api.conftest import wait_for
 from prtrace.api.address import MAX_CHANGE_CALL
@@ -208,14 +209,15 @@ def open_many(served, count):
 
 def as_user(uid, served, function):
     """What function gives in a child process of that user; it must be a small number."""
-    child = os.fork()
-    if child == 0:
+
+    def work():
         os.chdir(served.path.parent)
         os.setgroups([65534])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
-        os._exit(function())
-    _, status = os.waitpid(child, 0)
+        return function()
+
+    _, status = os.waitpid(fork(work), 0)
     return os.waitstatus_to_exitcode(status)
 
 

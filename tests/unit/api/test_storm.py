@@ -7,6 +7,7 @@ import time
 
 import pytest
 from labkit import pace
+from labkit.processes import fork
 
 from api.conftest import wait_for
 from api.test_hostile import as_user
@@ -34,8 +35,8 @@ def open_to_all(served):
 def begin(served, message, connections):
     """A process of nobody's that sends message over so many connections, then reads nothing."""
     ready, told = os.pipe()
-    child = os.fork()
-    if child == 0:
+
+    def work():
         os.chdir(served.path.parent)
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
@@ -51,7 +52,8 @@ def begin(served, message, connections):
             kept.append(connection)
         os.write(told, b"x")
         time.sleep(600)
-        os._exit(0)
+
+    child = fork(work)
     os.close(told)
     assert os.read(ready, 1) == b"x"
     os.close(ready)

@@ -6,6 +6,7 @@ import os
 import socket
 
 import pytest
+from labkit.processes import fork
 
 from prtrace.linux.peer import Peer
 
@@ -23,22 +24,21 @@ def test_the_kernel_tells_who_it_is() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to have many groups")
 def test_more_groups_than_can_be_asked_for_are_none() -> None:
-    child = os.fork()
-    if child == 0:
+    def work() -> None:
         os.setgroups(range(1, 300))
         one, _other = socket.socketpair()
-        os._exit(0 if Peer.of(one).groups == frozenset() else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert Peer.of(one).groups == frozenset()
+
+    assert os.waitstatus_to_exitcode(os.waitpid(fork(work), 0)[1]) == 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 def test_user_and_group_ids_are_unsigned() -> None:
-    child = os.fork()
-    if child == 0:
+    def work() -> None:
         os.setgroups([NOBODY])
         os.setgid(NOBODY)
         os.setuid(NOBODY)
         one, _other = socket.socketpair()
-        found = Peer.of(one)
-        os._exit(0 if found == Peer(os.getpid(), NOBODY, NOBODY, frozenset({NOBODY})) else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert Peer.of(one) == Peer(os.getpid(), NOBODY, NOBODY, frozenset({NOBODY}))
+
+    assert os.waitstatus_to_exitcode(os.waitpid(fork(work), 0)[1]) == 0
