@@ -6,9 +6,10 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
+from click.core import ParameterSource
 
 from prtrace.cli.options import json_option
 from prtrace.cli.text import document, flush, labelled, line, lose_output, plain, warn
@@ -19,13 +20,26 @@ from prtrace.move.journal import STATE_DIR, stored_file
 from prtrace.move.savefile import SaveFile
 from prtrace.move.verbs import Moves, Report
 
-state_dir_option = click.option(
-    "--state-dir",
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    default=STATE_DIR,
-    help="where the journals are kept",
-)
+
+def _there(context: click.Context, option: click.Parameter, value: Path) -> Path:
+    """A folder that somebody names, and that is none, has no journals to speak of."""
+    named = context.get_parameter_source(option.name or "") is not ParameterSource.DEFAULT
+    if named and not value.is_dir():
+        raise UsageError(
+            f"{value} is no folder", hint="name the one that the moves were made with"
+        )
+    return value
+
+
+_STATE_DIR: dict[str, Any] = {
+    "metavar": "DIR",
+    "type": click.Path(path_type=Path),
+    "default": STATE_DIR,
+    "help": "where the journals are kept",
+}
+state_dir_option = click.option("--state-dir", **_STATE_DIR)
+looking_state_dir_option = click.option("--state-dir", **_STATE_DIR, callback=_there)
+"""Of a command that only looks: it makes no folder."""
 dry_run_option = click.option(
     "--dry-run", is_flag=True, help="look, say what comes next, send nothing"
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from prtrace.cli.carrying import device_option, read_file, state_dir_option
+from prtrace.cli.carrying import device_option, looking_state_dir_option, read_file
 from prtrace.cli.knowledge import guest_options, observed_moves, read_option
 from prtrace.cli.options import json_option, max_age_option, socket_option
 from prtrace.cli.text import document, labelled, line, plain
@@ -36,7 +36,7 @@ Examples:
 @read_option
 @device_option
 @click.option("--late", is_flag=True, help="FILE: the guest will go on before anything is loaded")
-@state_dir_option
+@looking_state_dir_option
 @max_age_option
 @json_option
 @socket_option

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from prtrace.cli.carrying import state_dir_option
+from prtrace.cli.carrying import looking_state_dir_option
 from prtrace.cli.options import json_option
 from prtrace.cli.text import document, labelled, line, plain
 from prtrace.move.carry import MoveOptions
@@ -24,7 +24,7 @@ Examples:
 """,
 )
 @click.option("--all", "everything", is_flag=True, help="list what has ended, too")
-@state_dir_option
+@looking_state_dir_option
 @json_option
 def command(*, everything: bool, state_dir: Path, as_json: bool) -> int:
     """List the moves that are unfinished on this host, with what to do."""

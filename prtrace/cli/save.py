@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket as sockets
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -10,8 +11,10 @@ import click
 from prtrace.cli.carrying import state_dir_option
 from prtrace.cli.knowledge import guest_options, observed_moves, read_option
 from prtrace.cli.options import max_age_option, output_option, socket_option
-from prtrace.cli.output import write_whole
+from prtrace.cli.output import whole
+from prtrace.errors import PrtraceError
 from prtrace.move.carry import MoveOptions
+from prtrace.move.savefile import SaveFile
 
 
 @click.command(
@@ -56,8 +59,28 @@ def command(
     moves, reads = observed_moves(MoveOptions(state_dir), socket, read, max_age)
     persists = None if aptpl is None else aptpl == "yes"
     host = sockets.gethostname()
-    file = moves.save(devices, guest=guest, pid=pid, read=reads, host=host, aptpl=persists)
+
+    def save() -> SaveFile:
+        return moves.save(devices, guest=guest, pid=pid, read=reads, host=host, aptpl=persists)
+
     if output is None:
-        click.echo(file.dump(), nl=False)
+        click.echo(save().dump(), nl=False)
     else:
-        write_whole(output, file.dump())
+        _into(output, save)
+
+
+def _into(output: Path, save: Callable[[], SaveFile]) -> None:
+    """A save ends an earlier one whose file may travel: not before output can be written."""
+    file: SaveFile | None = None
+    try:
+        with whole(output) as write:
+            file = save()
+            write(file.dump())
+    except PrtraceError as error:
+        if file is None:
+            raise
+        raise PrtraceError(
+            error.message,
+            hint=f"move {file.id} was saved on this host all the same, and an older file is void: "
+            "make room, and save again",
+        ) from error

@@ -9,6 +9,7 @@ import pytest
 from small_hosts import D1, S1, Host, K, Target
 
 from prtrace.cli import carrying
+from prtrace.cli import save as save_command
 from prtrace.cli.main import main
 from prtrace.model import ReservationType
 from prtrace.move.word import Word
@@ -78,3 +79,48 @@ def test_other_output_that_cannot_be_written(monkeypatch, capfd, command):
         assert main(command) == 141
     monkeypatch.setattr(sys, "stdout", None)
     assert main(command) == 0
+
+
+def saving(tmp_path, monkeypatch):
+    """A source whose guest may be saved, and the arguments of a save."""
+    target = Target({S1: K}, S1, WERO)
+    source = Host(target, {"1:0:0:0": S1}, tmp_path / "s", monkeypatch)
+    moves = source.moves(source.observer())
+    monkeypatch.setattr(save_command, "observed_moves", lambda *_: (moves, False))
+    return moves, ["save", "1:0:0:0", "-o"]
+
+
+def test_a_save_that_nobody_could_take_voids_no_earlier_file(tmp_path, monkeypatch, capsys):
+    moves, save = saving(tmp_path, monkeypatch)
+    assert main([*save, str(tmp_path / "first.json")]) == 0
+    (before,) = moves.moves()
+    for output in (tmp_path / "no/second.json", tmp_path):
+        assert main([*save, str(output)]) in (1, 2)
+        assert str(output) in capsys.readouterr().err
+    assert [each.move for each in moves.moves()] == [before.move]
+
+
+def test_a_save_whose_file_is_lost_says_which_move_it_is(tmp_path, monkeypatch, capsys):
+    moves, save = saving(tmp_path, monkeypatch)
+    output = tmp_path / "file.json"
+    real = moves.save
+
+    def in_the_way(*arguments, **options):
+        file = real(*arguments, **options)
+        output.mkdir()
+        return file
+
+    monkeypatch.setattr(
+        type(moves), "save", lambda _self, *given, **more: in_the_way(*given, **more)
+    )
+    assert main([*save, str(output)]) == 1
+    told = capsys.readouterr().err
+    (entry,) = moves.moves()
+    assert f"move {entry.move} was saved on this host all the same" in told
+
+
+@pytest.mark.parametrize("command", [["moves"], ["check", "/dev/null"]])
+def test_a_folder_of_journals_that_is_none_is_not_an_empty_one(tmp_path, capsys, command):
+    assert main([*command, "--state-dir", str(tmp_path / "typo")]) == 2
+    assert "typo is no folder" in capsys.readouterr().err
+    assert main(["moves", "--state-dir", str(tmp_path)]) == 0
