@@ -12,7 +12,6 @@ import pytest
 from labkit import roots
 from labkit.machine import Machine
 from labkit.qemu import Shape
-from labkit.target import TargetSpec
 
 UNITS = Path(__file__).parents[2] / "prtrace/systemd"
 LIBRARIES = ("python3-click", "python3-psutil", "python3-construct", "libbpf1")
@@ -48,8 +47,10 @@ def test_whatever_the_rating_counts_is_answered() -> None:
     assert counted == answered
 
 
+# The first disk comes when the agent runs, and with it the drivers of disks and of sg.
 SCRIPT = """
 set -e
+if lsmod | grep -E '^(sd_mod|sg) '; then exit 1; fi
 cp /lab/checkout/prtrace/systemd/prtrace-agent.* /etc/systemd/system/
 systemd-sysusers /lab/checkout/prtrace/systemd/prtrace-agent.sysusers.conf
 mkdir -p /etc/systemd/system/prtrace-agent.service.d
@@ -67,7 +68,18 @@ systemctl daemon-reload
 systemctl start prtrace-agent.socket
 started() { systemctl start prtrace-agent.service; }
 started || { journalctl -u prtrace-agent.service --no-pager; exit 1; }
+PYTHONPATH=/lab/checkout/tools python3 -c '
+from labkit.build import build
+from labkit.target import TargetSpec
+build(TargetSpec(luns=1, nexuses=2))
+'
+udevadm settle
 disk=$(ls /dev/sd? | head -1)
+# What nobody watched is in doubt until the agent has read the device.
+timeout 200 sh -c "until python3 -m prtrace show $disk; do sleep 1; done" || {
+    journalctl -u prtrace-agent.service --no-pager
+    exit 1
+}
 sg_persist --out --register-ignore --param-sark=a1 $disk
 python3 -m prtrace show $disk | tee /tmp/shown
 grep -q 0x00000000000000a1 /tmp/shown
@@ -89,7 +101,7 @@ systemctl stop prtrace-agent.service
 def test_it_runs_under_systemd() -> None:
     root = roots.root("bookworm", (*roots.SYSTEM, *LIBRARIES))
     shape = Shape(root=root)
-    with Machine("6.1", TargetSpec(luns=1, nexuses=2), shape=shape, boot_seconds=600) as machine:
+    with Machine("6.1", shape=shape, boot_seconds=600) as machine:
         done = machine.run(f"sh -c {shlex.quote(SCRIPT)}", timeout=900)
         print(done.output)
         assert done.status == 0, done.output[-4000:]
