@@ -53,7 +53,10 @@ class Host:
     def unit(self, device: str) -> dict[str, Any]:
         """What show says of a device, once what waits was read and nothing is in doubt."""
         self.run(
-            f"timeout 1500 sh -c 'until prtrace show {device} >/dev/null; do sleep 1; done'", 1600
+            f"timeout 600 sh -c 'until prtrace show {device} >/dev/null; do sleep 1; done' ||"
+            f" {{ prtrace show {device}; journalctl -u prtrace-agent --no-pager | tail -40;"
+            " exit 1; }",
+            1200,
         )
         (unit,) = self.json(f"prtrace show {device}")["units"]
         return unit
