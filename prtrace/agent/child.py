@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
@@ -23,6 +24,10 @@ from prtrace.linux.capabilities import Capability
 
 _IGNORED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Sent to the agent's control group, or by a terminal to all that runs in it."""
+
+_ENDS_IN: Final = 10.0
+"""Seconds for a process to end that has begun nothing that it must bring to its end."""
+_LOOKS_EACH: Final = 0.02
 
 _log = logging.getLogger("prtrace.child")
 
@@ -86,11 +91,24 @@ class Child(NamedTuple):
                 hint="see the log for why; an agent that starts goes on where this one was",
             )
 
-    def end(self) -> None:
-        """Tell it to end, and wait until it has: what it has begun it brings to its end."""
+    def end(self, patience: float | None = _ENDS_IN) -> None:
+        """Tell it to end, and wait until it has.
+
+        patience: seconds; None for a process that brings to its end what it has begun, however
+        long that takes.  One that has not ended then is left to the service manager: the agent
+        may send it no signal.
+        """
         self.link.close()
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(self.pid, 0)
+            if patience is None:
+                os.waitpid(self.pid, 0)
+                return
+            end_by = time.monotonic() + patience
+            while not os.waitpid(self.pid, os.WNOHANG)[0]:
+                if time.monotonic() >= end_by:
+                    _log.warning("the agent's %s does not end", self.name)
+                    return
+                time.sleep(_LOOKS_EACH)
 
 
 def receive(link: socket.socket, size: int) -> bytes:

@@ -80,6 +80,14 @@ _MOST_AT_ONCE: Final = 64
 """Connections; the resolver has fewer readings under way."""
 _LONGEST_CDB: Final = 16
 _LONGEST_WAIT_MS: Final = 60_000
+_AT_ONCE: Final = 5.0
+"""Seconds for what waits for no device: a connection, and the records of a proxy.  The agent's
+event loop waits for the latter."""
+_LOOK: Final = 60.0
+"""Seconds to look at what every process of the host has open."""
+_RECOVERY: Final = 300.0
+"""Seconds that a command may take beyond its time limit, and that a device may take to be opened:
+the kernel's error handler holds both, and so does a transport that waits for its target."""
 _TEXT: Final = 400
 
 
@@ -263,21 +271,34 @@ class HeldDevice(NamedTuple):
         if data_out or not 6 <= len(cdb) <= _LONGEST_CDB:
             raise UsageError("the agent's helper sends commands that read")
         self.connection.send(_COMMAND.pack(len(cdb), cdb, room, timeout_ms))
-        return _reply(self.path, self.connection)
+        return _reply(self.path, self.connection, timeout_ms / 1000 + _RECOVERY)
 
 
 class Helper:
-    """The agent's side; for any of its threads.  directories: as serve() has them."""
+    """The agent's side; for any of its threads.
 
-    def __init__(self, link: socket.socket, directories: Sequence[Path] = ()) -> None:
+    directories: as serve() has them.  patience: seconds for what waits for no device.
+    """
+
+    def __init__(
+        self,
+        link: socket.socket,
+        directories: Sequence[Path] = (),
+        *,
+        patience: float = _AT_ONCE,
+    ) -> None:
         self._link = link
         self._asking = threading.Lock()
         self._directories = tuple(directories)
+        self._patience = patience
+        self._owed = False
+        """Whether an answer did not come in time: what comes next is that one."""
 
     def records(self, directory: Path, name: str) -> tuple[int, int]:
         """See prtrace.prhelper.attribution_reader.open_records."""
         place = self._directories.index(directory)
         with self._asked(_REQUEST.pack(_RECORDS, name == NAME, place, 0)) as connection:
+            connection.settimeout(self._patience)
             answer, descriptors, _, _ = socket.recv_fds(connection, _COUNT.size, 2)
         code = _COUNT.unpack(answer)[0] if answer else errno.EAGAIN
         if code:
@@ -288,6 +309,7 @@ class Helper:
     def users(self, directory: Directory) -> Users:
         """See prtrace.linux.users.users_of; OSError where the helper is gone."""
         with self._asked(_REQUEST.pack(_NODES, False, 0, 0)) as connection:
+            connection.settimeout(_LOOK)
             answer = connection.recv(_LONGEST)
         if not answer:
             raise UnavailableError("the agent's helper does not say which devices are open")
@@ -310,26 +332,52 @@ class Helper:
         request = _REQUEST.pack(_DEVICE, stat.S_ISBLK(status.st_mode), *number)
         try:
             with self._asked(request) as connection:
-                _reply(node, connection)
+                _reply(node, connection, _RECOVERY)
                 yield HeldDevice(node, connection)
         except OSError as error:
             raise UnavailableError(f"{node}: {error.strerror}") from error
 
     def _asked(self, request: bytes) -> socket.socket:
-        """The connection for a request; OSError where the helper gives none."""
+        """The connection for a request; OSError where the helper gives none, or not in time.
+
+        Nobody waits for a helper that owes an answer: one that hangs holds up the agent once.
+        """
         with self._asking:
+            if self._owed:
+                for late in self._answer(0):
+                    os.close(late)
+            self._link.settimeout(self._patience)
             self._link.send(request)
-            answer, descriptors, _, _ = socket.recv_fds(self._link, 1, 1)
+            self._owed = True
+            descriptors = self._answer(self._patience)
         if len(descriptors) != 1:
-            code = errno.EAGAIN if answer else errno.EPIPE
-            raise OSError(
-                code, f"the agent's helper {'has too much to do' if answer else 'ended'}"
-            )
+            raise OSError(errno.EAGAIN, "the agent's helper has too much to do")
         return socket.socket(fileno=descriptors[0])
 
+    def _answer(self, patience: float) -> list[int]:
+        """The descriptors that come with the answer that is owed; OSError where none comes."""
+        self._link.settimeout(patience)
+        try:
+            answer, descriptors, _, _ = socket.recv_fds(self._link, 1, 1)
+        except (BlockingIOError, TimeoutError):
+            raise OSError(errno.ETIMEDOUT, "the agent's helper does not answer") from None
+        if not answer:
+            raise OSError(errno.EPIPE, "the agent's helper ended")
+        self._owed = False
+        return descriptors
 
-def _reply(node: str, connection: socket.socket) -> Reply:
-    answer = connection.recv(_LONGEST)
+
+def _reply(node: str, connection: socket.socket, patience: float) -> Reply:
+    connection.settimeout(patience)
+    try:
+        answer = connection.recv(_LONGEST)
+    except TimeoutError:
+        # The answer, should it come, is to no other command.
+        connection.close()
+        raise UnavailableError(
+            f"{node}: the agent's helper has no answer from the device after {patience:.0f} s",
+            hint="see the kernel's log for what becomes of the device's commands",
+        ) from None
     if len(answer) < _ANSWER.size:
         raise UnavailableError(
             f"{node}: the agent's helper has closed the connection",

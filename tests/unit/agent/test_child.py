@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import select
+import signal
 import socket
 from collections.abc import Iterator
 
@@ -48,6 +50,35 @@ def test_what_was_there_before_the_fork_is_freed_by_neither(pipe: tuple[int, int
     there.itself = None  # type: ignore[assignment]  # so that it is freed here, and at once
     del there
     assert os.read(reading, 100) == b"freed"
+
+
+def test_one_that_does_not_end_is_waited_for_so_long(caplog: pytest.LogCaptureFixture) -> None:
+    child = Child.start("test", lambda link: signal.pause(), kept=())
+    end = os.pidfd_open(child.pid)
+    try:
+        child.end(patience=0.05)
+        assert "the agent's test does not end" in caplog.text
+        assert not select.select([end], [], [], 0)[0]
+    finally:
+        os.kill(child.pid, signal.SIGKILL)
+        os.waitpid(child.pid, 0)
+        os.close(end)
+
+
+def test_what_is_to_be_brought_to_an_end_is_waited_for() -> None:
+    reading, writing = os.pipe()
+
+    def serve(link: socket.socket) -> None:
+        assert link.recv(1) == b""
+        os.read(reading, 1)
+
+    child = Child.start("test", serve, kept=(), descriptors=(reading,))
+    os.write(writing, b"x")
+    child.end(patience=None)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(child.pid, os.WNOHANG)
+    os.close(reading)
+    os.close(writing)
 
 
 def test_a_descriptor_that_comes_along_is_closed() -> None:

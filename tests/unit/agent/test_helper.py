@@ -145,6 +145,56 @@ def test_records_are_opened_where_the_helper_was_told(tmp_path: Path) -> None:
     assert not serving.is_alive()
 
 
+def late(theirs: socket.socket, wanted: bytes) -> None:
+    """Answer a request that was sent long ago."""
+    assert theirs.recv(100) == wanted
+    ours, given = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, given:
+        socket.send_fds(theirs, [b"+"], [given.fileno()])
+        ours.send(b"an answer to nobody")
+
+
+def test_a_helper_that_hangs_is_waited_for_once() -> None:
+    """Its late answer is no other request's, and then it is asked again."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        theirs.settimeout(20)
+        helping = Helper(ours, patience=0.05)
+        with pytest.raises(OSError, match="does not answer"):
+            helping._asked(b"first")
+        # Nobody waits for it now, and nothing more is asked: any patience would do.
+        helping._patience = 1000
+        for _ in range(3):
+            with (
+                pytest.raises(UnavailableError, match="does not answer"),
+                helping.open("/dev/null"),
+            ):
+                pass
+        late(theirs, b"first")
+        before = len(os.listdir("/proc/self/fd"))
+        serving = threading.Thread(target=helper.serve, args=(theirs,))
+        serving.start()
+        with pytest.raises(NoSuchDeviceError), helping.open("/dev/null"):
+            pass
+        ours.shutdown(socket.SHUT_RDWR)
+        serving.join(20)
+        assert not serving.is_alive()
+        assert len(os.listdir("/proc/self/fd")) == before, "the late connection was kept"
+
+
+def test_a_device_that_hangs_is_given_up_for_good() -> None:
+    """Its answer, should it come, is not taken for that to the next command."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    cdb = PrInCdb(InAction.READ_KEYS, 8).build()
+    with ours, theirs:
+        held = helper.HeldDevice("/dev/sdx", ours)
+        ours.send(b"")
+        with pytest.raises(UnavailableError, match="no answer from the device after 0 s"):
+            helper._reply("/dev/sdx", ours, 0.01)
+        with pytest.raises(OSError, match="Bad file"):
+            held.send(cdb, b"", 8, 1000)
+
+
 def test_a_helper_that_is_gone_is_told() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     theirs.close()
