@@ -16,6 +16,7 @@ from prtrace.agent.surroundings import Surroundings
 from prtrace.errors import MalformedError
 from prtrace.model import Attention, Nexus
 from prtrace.probe import libbpf
+from prtrace.probe.misses import Skipped
 from prtrace.probe.record import NEXUS, Cause, Counts, Loss, Pending, Record, Stat
 from prtrace.scsi.codes import Opcode, Status, status_title
 from prtrace.scsi.sense import Sense, attention
@@ -103,14 +104,10 @@ class CounterReading:
 
 
 class Skips(Protocol):
-    """How often the kernel skipped a program: prtrace.probe.misses.Misses, or who has them."""
+    """Who has the programs: prtrace.probe.misses.Misses, or another process that does."""
 
-    def counts(self) -> dict[int, int]:
-        """How often an end of a PR command may have been missed, by generation; only grows."""
-        ...
-
-    def signs(self) -> dict[int, int]:
-        """How often a sign of a reservation was missed on another command, by generation."""
+    def skipped(self) -> Skipped:
+        """See Misses.skipped."""
         ...
 
 
@@ -127,6 +124,7 @@ class Counters:
     ) -> None:
         self._maps = maps
         self._misses = misses
+        self._skipped = Skipped({}, {})
         self._suspects: dict[bytes, int] = {}
         self._epoch = epoch
         self._told = told
@@ -166,12 +164,15 @@ class Counters:
         self._told = Told.from_meta(self._epoch, meta)
 
     def stats(self) -> dict[str, int]:
-        """Every figure of pr_stats, by its name in lower case, and what the kernel skipped."""
+        """Every figure of pr_stats, by its name in lower case, and what the kernel skipped.
+
+        What it skipped is as of the last read(): to ask for it takes a turn of another process.
+        """
         figures = {stat.name.lower(): self._stat(stat) for stat in Stat}
         return {
             **figures,
-            "skipped": sum(self._misses.counts().values()),
-            "signs_skipped": sum(self._misses.signs().values()),
+            "skipped": sum(self._skipped.ends.values()),
+            "signs_skipped": sum(self._skipped.signs.values()),
         }
 
     def idle(self, nexuses: Iterable[Nexus]) -> frozenset[Nexus]:
@@ -193,6 +194,7 @@ class Counters:
 
     def read(self, *, all_nexuses: bool = False) -> CounterReading:
         """What was counted and not yet told, on the nexuses of late samples or on all."""
+        self._skipped = self._misses.skipped()
         events: list[Event] = []
         meta: dict[str, str] = {}
         skew = time.time_ns() - time.monotonic_ns()
@@ -308,8 +310,9 @@ class Counters:
         Most that is skipped is ordinary I/O, and most that is found here is under way
         still; then a doubt comes and goes for nothing.  PR IN changes no state.
         """
-        skipped = self._misses.counts()
-        grown = {key: n for key, n in skipped.items() if n > self._told.skipped.get(key, 0)}
+        grown = {
+            key: n for key, n in self._skipped.ends.items() if n > self._told.skipped.get(key, 0)
+        }
         if not grown:
             return {}
         meta.update((f"skipped/{key}", self._told_text(n)) for key, n in grown.items())
@@ -329,7 +332,7 @@ class Counters:
         One of them may have told that a registration or a reservation is gone: nobody knows of
         which unit.  It happens rarely, and a reading settles it.
         """
-        signs = {**self._misses.signs(), _UNCOUNTED: self._stat(Stat.COUNT_MAP_FULL)}
+        signs = {**self._skipped.signs, _UNCOUNTED: self._stat(Stat.COUNT_MAP_FULL)}
         grown = {key: n for key, n in signs.items() if n > self._told.signs.get(key, 0)}
         if not grown:
             return

@@ -21,6 +21,7 @@ from prtrace.linux.capabilities import Capability
 from prtrace.linux.unixsocket import Listener
 from prtrace.probe import pins
 from prtrace.probe.attach import Attached, forget_ended, keep, retire
+from prtrace.probe.misses import Skipped
 
 KEPT: Final = (
     Capability.SYS_ADMIN,
@@ -34,6 +35,9 @@ _LOOK, _MISSES, _CLAIMED, _CLAIM = "look", "misses", "claimed", "claim"
 _NAME: Final = re.compile(r"[0-9a-f]{16}")
 _LONGEST_REQUEST: Final = 64
 _LONGEST: Final = 1 << 17
+_PATIENCE: Final = 60.0
+"""Seconds for an answer.  To load programs for a module that came takes a few at most; the agent
+answers nobody meanwhile, and its unit's watchdog would end it then."""
 _FORGET_EVERY: Final = 60
 """Looks between two looks for requests that ended long ago."""
 
@@ -65,8 +69,8 @@ class _Work:
         }
 
     def misses(self) -> dict[str, Any]:
-        misses = self.attached.misses
-        return {"ends": [*misses.counts().items()], "signs": [*misses.signs().items()]}
+        skipped = self.attached.misses.skipped()
+        return {"ends": [*skipped.ends.items()], "signs": [*skipped.signs.items()]}
 
     def answer(self, request: bytes) -> dict[str, Any]:
         what, _, name = request.decode("ascii", "replace").partition(" ")
@@ -115,10 +119,15 @@ class Kept(NamedTuple):
 
 
 class Keeper:
-    """The agent's side, for the thread of its event loop.  Raises KeeperGoneError."""
+    """The agent's side, for the thread of its event loop.
 
-    def __init__(self, link: socket.socket) -> None:
+    patience: seconds for an answer.  Raises KeeperGoneError, and ever after once an answer did not
+    come in time: it would be taken for the next one.
+    """
+
+    def __init__(self, link: socket.socket, *, patience: float = _PATIENCE) -> None:
         self._link = link
+        link.settimeout(patience)
 
     def look(self) -> Kept:
         """Look after the programs; PrtraceError says what is wrong with them."""
@@ -131,13 +140,10 @@ class Keeper:
             told["fallback"],
         )
 
-    def counts(self) -> dict[int, int]:
-        """See prtrace.probe.misses.Misses.counts."""
-        return dict(self._ask(_MISSES)["ends"])
-
-    def signs(self) -> dict[int, int]:
-        """See prtrace.probe.misses.Misses.signs."""
-        return dict(self._ask(_MISSES)["signs"])
+    def skipped(self) -> Skipped:
+        """See prtrace.probe.misses.Misses.skipped."""
+        told = self._ask(_MISSES)
+        return Skipped(dict(told["ends"]), dict(told["signs"]))
 
     def claimed(self, store: str) -> bool:
         """See prtrace.probe.pins.claimed."""
@@ -151,6 +157,9 @@ class Keeper:
         try:
             self._link.send(request.encode())
             answer = self._link.recv(_LONGEST)
+        except TimeoutError as error:
+            self._link.close()
+            raise _gone("does not answer") from error
         except OSError as error:
             raise _gone() from error
         if not answer:
@@ -168,8 +177,8 @@ def descriptors(attached: Attached) -> set[int]:
     return {*programs.maps.values(), *programs.links.values(), *held, attached.lock.descriptor}
 
 
-def _gone() -> KeeperGoneError:
+def _gone(how: str = "has ended") -> KeeperGoneError:
     return KeeperGoneError(
-        "the agent's keeper has ended",
+        f"the agent's keeper {how}",
         hint="see the log for why; an agent that starts goes on where this one was",
     )

@@ -9,7 +9,7 @@ an end is lost only where both are skipped; the kernel counts what one of the tw
 from __future__ import annotations
 
 import os
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from prtrace.errors import UnavailableError
 from prtrace.probe import libbpf, pins
@@ -25,6 +25,17 @@ _ENDS: Final = frozenset(
 """The programs whose absence can hide an end of a PR command."""
 _SIGNS: Final = frozenset({FALLBACK.program, *(point.program for point in SIGNS)})
 """Those whose absence hides a conflict or a unit attention of another command."""
+
+
+class Skipped(NamedTuple):
+    """How often the kernel skipped programs, by generation; only grows."""
+
+    ends: dict[int, int]
+    """How often an end of a PR command may have been missed.
+
+    A time in which a generation could not see every end counts like a skipped program."""
+    signs: dict[int, int]
+    """How often a sign of a reservation was missed on another command."""
 
 
 class Misses:
@@ -60,19 +71,14 @@ class Misses:
                 for fd in links.values():
                     os.close(fd)
 
-    def counts(self) -> dict[int, int]:
-        """How often an end of a PR command may have been missed, by generation; only grows.
-
-        A time in which a generation could not see every end counts like a skipped program.
-        """
-        return {
+    def skipped(self) -> Skipped:
+        """What the kernel says of every program that is held."""
+        ends = {
             generation: self._count(generation, _ENDS) + self._blind.get(generation, 0)
             for generation in self._programs
         }
-
-    def signs(self) -> dict[int, int]:
-        """How often a sign of a reservation was missed on another command, by generation."""
-        return {generation: self._count(generation, _SIGNS) for generation in self._programs}
+        signs = {generation: self._count(generation, _SIGNS) for generation in self._programs}
+        return Skipped(ends, signs)
 
     def _count(self, generation: int, names: frozenset[str]) -> int:
         return sum(
