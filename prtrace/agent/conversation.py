@@ -52,8 +52,11 @@ class Switchboard(Protocol):
     journal: SystemJournal
     path: str
 
-    def to_agent(self, peer: Peer) -> socket.socket:
-        """A new connection on which the agent answers peer; OSError where it takes none."""
+    def to_agent(self, peer: Peer, call: bytes, patience: float) -> socket.socket:
+        """A new connection on which the agent answers peer's call; OSError where it takes none.
+
+        call: a message, or b"" where it is sent later.  patience: seconds, of what is returned.
+        """
 
     def under_way(self, call: Call) -> contextlib.AbstractContextManager[None]:
         """Around a call that moves, which the mover brings to its end; Refusal once it ends."""
@@ -177,15 +180,10 @@ class Conversation:
         # A reply is wanted even where the client wants none: by it the mover knows the end.
         document = {"method": call.method, "parameters": call.parameters, "more": call.more}
         try:
-            agent = self.switchboard.to_agent(self.peer)
+            agent = self.switchboard.to_agent(self.peer, _message(document), PATIENCE)
         except OSError as error:
             raise _unanswered(call) from error
         with agent:
-            agent.settimeout(PATIENCE)
-            try:
-                agent.sendall(_message(document))
-            except OSError as error:
-                raise _unanswered(call) from error
             return self._several(agent, call) if call.more else self._single(agent, call)
 
     def _single(self, agent: socket.socket, call: Call) -> bool:
@@ -260,7 +258,7 @@ class _ToAgent(Client):
         self._peer = peer
 
     def _opened(self) -> socket.socket:
-        return self._switchboard.to_agent(self._peer)
+        return self._switchboard.to_agent(self._peer, b"", PATIENCE)
 
 
 class _Known(NamedTuple):

@@ -70,6 +70,7 @@ _MOST_READERS: Final = 8
 """Connections that the agent asked for; it has 2 threads that do."""
 _READER_S: Final = 10.0
 _SCARCE_RETRY: Final = 1.0
+"""Seconds for which nothing is accepted where there was no descriptor for a connection."""
 _STACK: Final = 512 << 10
 
 _log = logging.getLogger("prtrace.mover")
@@ -160,6 +161,7 @@ class _Mover:
         self._lock = threading.Lock()
         self._moving: set[threading.Thread] = set()
         self._ending = False
+        self._accepts_at = 0.0
 
     def close(self) -> None:
         """Accept nothing more, and give the agent nothing more."""
@@ -171,10 +173,12 @@ class _Mover:
         with self._called:
             _give(self._link, _SETTLED, self._called)
         poll = select.poll()
-        for each in (self._link, self._listening):
-            poll.register(each, select.POLLIN)
+        poll.register(self._link, select.POLLIN)
         while True:
-            for fd, _ in poll.poll():
+            rest = max(0.0, self._accepts_at - time.monotonic())
+            # Who waits to be accepted keeps the socket readable, accepted or not.
+            poll.register(self._listening, 0 if rest else select.POLLIN)
+            for fd, _ in poll.poll(rest * 1000 if rest else None):
                 if fd == self._listening.fileno():
                     self._accept()
                 elif not self._asked():
@@ -187,7 +191,7 @@ class _Mover:
             return  # the client has gone again
         except OSError as error:
             _log.warning("no connection can be accepted: %s", error.strerror)
-            time.sleep(_SCARCE_RETRY)
+            self._accepts_at = time.monotonic() + _SCARCE_RETRY
             return
         try:
             peer = Peer.of(client)
@@ -260,15 +264,23 @@ class _Mover:
             return False
         return True
 
-    def to_agent(self, peer: Peer) -> socket.socket:
+    def to_agent(self, peer: Peer, call: bytes, patience: float) -> socket.socket:
         """See Switchboard."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        with theirs:
-            try:
+        try:
+            with theirs:
+                # The agent finds the call when it is given the connection, and need not come back
+                # for it; of a long one, as much as the kernel takes.
+                ours.setblocking(False)
+                sent = ours.send(call) if call else 0
                 _give(self._calling, _packed(peer), theirs)
-            except OSError:
-                ours.close()
-                raise
+            ours.settimeout(patience)
+            # Not of nothing: an agent that has answered already may have closed its end.
+            if rest := call[sent:]:
+                ours.sendall(rest)
+        except OSError:
+            ours.close()
+            raise
         return ours
 
     @contextlib.contextmanager

@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -57,6 +58,9 @@ from prtrace.store.failure import DamagedError
 from prtrace.store.lock import StateDirLock
 
 _TICK: Final = 1.0
+_SWITCH: Final = 0.001
+"""Seconds that another thread may keep the interpreter while the loop wants it: it wants it after
+every system call."""
 _WELL_EVERY_S: Final = 1.0
 _SAMPLES_APART: Final = 0.1
 """Seconds between two looks at the counters while samples pour in."""
@@ -97,9 +101,10 @@ class _Staff(NamedTuple):
             each.require_alive()
 
     def end(self) -> None:
-        """Wait until each has brought to its end what it has begun."""
-        for each in (self.mover, self.helper, self.keeper):
-            each.end()
+        """Have them end; moves that are under way come to their end first."""
+        self.mover.end(patience=None)
+        self.helper.end()
+        self.keeper.end()
 
 
 def run(options: AgentOptions) -> None:
@@ -144,6 +149,7 @@ def run(options: AgentOptions) -> None:
         devices = stack.enter_context(UeventSocket())
         _import_the_rest()
         confinement.enter(user, options.state_dir)
+        sys.setswitchinterval(_SWITCH)
         with _rings(attached) as (events, samples):
             agent = Agent(options, attached, tested, events, samples, store, devices, staff)
             asyncio.run(agent.run())

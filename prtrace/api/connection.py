@@ -89,12 +89,18 @@ class Waiting:
 
 
 class Connection(asyncio.Protocol):
-    """A peer's connection, from the accepted socket to its end."""
+    """A peer's connection, from the accepted socket to its end.
 
-    def __init__(self, service: Service, peer: Peer) -> None:
+    received: what was read from it already.  unsent: what is to be sent first.
+    """
+
+    def __init__(
+        self, service: Service, peer: Peer, received: bytes = b"", unsent: bytes = b""
+    ) -> None:
         self.peer = peer
         self._service = service
-        self._received = bytearray()
+        self._received = bytearray(received)
+        self._unsent = unsent
         self._scanned = 0
         self._stream: Stream | None = None
         self._longest = service.calls.longest(peer)
@@ -112,7 +118,10 @@ class Connection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=_HIGH_WATER)
         connected = self._transport.get_extra_info("socket")
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
-        self._wait()
+        if self._unsent:
+            self._transport.write(self._unsent)
+            self._unsent = b""
+        self._work()
 
     def data_received(self, data: bytes) -> None:
         if self._leaving:

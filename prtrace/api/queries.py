@@ -3,21 +3,23 @@
 Each user but root has one portion under way or none, from the step that reads it until it
 is sent: who asks for everything a hundred times, or does not read the answer, waits for
 himself, and nobody else does.
+
+What a step takes counts into the time that others than root have (prtrace.api.turns): Python runs
+one thread at a time, so that a step beside the loop is time of the loop's all the same.  For the
+same reason the thread has the priority of the loop.  One with less would keep the loop waiting for
+the interpreter whenever other processes want the processor.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
-_NICE: Final = 10
-"""What is asked of the past never competes with what happens now."""
+from prtrace.api.turns import Turns
 
 Done = Callable[[Any], None]
 """Called on the loop with what a step gave, or with the exception that it raised."""
@@ -31,7 +33,8 @@ class _Step(NamedTuple):
 class Queries:
     """Takes steps in turn, the callers one after the other.  Called on the loop's thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
         self._waiting: dict[int, deque[_Step]] = {}
         self._unsent: set[int] = set()
         self._pool: ThreadPoolExecutor | None = None
@@ -71,23 +74,28 @@ class Queries:
 
     async def _run(self) -> None:
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(1, "prtrace-history", initializer=_be_nice)
+            self._pool = ThreadPoolExecutor(1, "prtrace-history")
         loop = asyncio.get_running_loop()
+        rested = False
         while (caller := self._next()) is not None:
+            if caller and not rested and (rest := self._turns.rest):
+                # Once: whoever has calls that are answered on the loop begins the next rest.
+                await asyncio.sleep(rest)
+                rested = True
+                continue
+            rested = False
             steps = self._waiting.pop(caller)
             step = steps.popleft()
             if steps:
                 self._waiting[caller] = steps
             if caller:
                 self._unsent.add(caller)
+            begun = time.monotonic()
             try:
                 outcome = await loop.run_in_executor(self._pool, step.work)
             except Exception as error:
                 outcome = error
+            if caller:
+                self._turns.charge(time.monotonic() - begun)
             step.done(outcome)
         self._running = None
-
-
-def _be_nice() -> None:
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)

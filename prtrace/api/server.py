@@ -14,16 +14,18 @@ Everything runs on the event loop's thread, but for what waits for devices (prtr
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from prtrace.api.address import INTERFACE
+from prtrace.api.address import INTERFACE, MAX_CALL
 from prtrace.api.calls import Call, Calls, Refusal, refusal, reply
 from prtrace.api.connection import Connection
-from prtrace.api.interface import Fault
-from prtrace.api.jobs import Job, Jobs, News, SourceForThreads
+from prtrace.api.interface import SERVICE, Fault
+from prtrace.api.jobs import FAULT, Job, Jobs, News, SourceForThreads
 from prtrace.api.moving import NAMING, Work, work_of
 from prtrace.api.queries import Queries
 from prtrace.api.recent import Recent
@@ -37,7 +39,18 @@ from prtrace.linux.text import clean
 from prtrace.state.event import Event, nanoseconds
 from prtrace.store.history import MOST_UNITS, EventQuery
 
+_log = logging.getLogger("prtrace.api")
+
 _NEWEST: Final = (1 << 63) - 1
+_AT_ONCE: Final = frozenset(
+    {
+        f"{INTERFACE}.Status",
+        f"{INTERFACE}.Resolve",
+        f"{SERVICE}.GetInfo",
+        f"{SERVICE}.GetInterfaceDescription",
+    }
+)
+"""The calls whose answers wait for nothing."""
 _CURRENT: Final = (f"{INTERFACE}.Show", f"{INTERFACE}.Events")
 """The calls whose answers are to know what has happened by now."""
 
@@ -65,8 +78,8 @@ class ApiServer:
         self._room = Room(self._limits)
         self._followers: set[EventStream] = set()
         self._recent = Recent()
-        self._queries = Queries()
         self.turns = Turns()
+        self._queries = Queries(self.turns)
         self._news = News()
         self._refused = 0
         self._adopting: set[asyncio.Task[Any]] = set()
@@ -238,9 +251,40 @@ class ApiServer:
         send_away(accepted)
 
     def adopt(self, accepted: socket.socket, peer: Peer) -> None:
-        """Answer on a connection, whether there is room or not."""
+        """Answer on a connection, whether there is room or not.
+
+        What root calls for, and waits for nothing, is answered before anything else is done, if
+        the call has come already: the loop has many others to look at before it comes back.
+        """
         accepted.setblocking(False)
-        connection = Connection(self, peer)
+        try:
+            received = b"" if peer.uid else accepted.recv(MAX_CALL)
+        except OSError:
+            received = b""  # none has come, or whoever was there has gone
+        answer = self._at_once(received, peer)
+        if answer:
+            with contextlib.suppress(OSError):
+                answer = answer[accepted.send(answer) :]
+            received = b""
+        self._serve(accepted, Connection(self, peer, received, answer))
+
+    def _at_once(self, received: bytes, peer: Peer) -> bytes:
+        """The answer to a call that waits for nothing; b"" where it is none, or not whole."""
+        message, end, more = received.partition(b"\0")
+        if not end or more:
+            return b""
+        try:
+            call = self.calls.parse(message, peer)
+            wanted = call.method in _AT_ONCE and not call.oneway
+            return self.answer(call) if wanted else b""
+        except Refusal as refused:
+            return refused.reply
+        except Exception:
+            _log.exception("a call failed: %.200r", message)
+            return FAULT
+
+    def _serve(self, accepted: socket.socket, connection: Connection) -> None:
+        peer = connection.peer
         self._connections.add(connection)
         self._room.enter(peer)
         loop = asyncio.get_running_loop()

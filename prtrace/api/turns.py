@@ -36,12 +36,25 @@ class Turns:
         self._waiting.setdefault(uid, deque()).append(answer)
         self._go_on()
 
+    def charge(self, seconds: float) -> None:
+        """So much time was spent for others than root: for as long nothing is done for them."""
+        self._rests_until = max(self._rests_until, time.monotonic()) + seconds
+
+    @property
+    def rest(self) -> float:
+        """Seconds for which nothing is done for others than root."""
+        return max(0.0, self._rests_until - time.monotonic())
+
     def _go_on(self) -> None:
         if self._waiting and not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_at(self._rests_until, self._serve)
 
     def _serve(self) -> None:
+        if self.rest:  # more was charged meanwhile
+            self._scheduled = False
+            self._go_on()
+            return
         begun = time.monotonic()
         try:
             while self._waiting and time.monotonic() < begun + _PORTION:
@@ -52,9 +65,8 @@ class Turns:
                     self._waiting[uid] = answers
                 answer()
         finally:
-            now = time.monotonic()
             # As long as it took: a call that is long for its kind counts with what it is.
-            self._rests_until = now + (now - begun)
+            self.charge(time.monotonic() - begun)
             # Not before: what comes during an answer waits for the rest, too.
             self._scheduled = False
             self._go_on()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import select
 import socket
 import threading
@@ -438,6 +439,76 @@ def called(at: MoverThread) -> socket.socket:
     connection = socket.socket(fileno=descriptors[0])
     connection.settimeout(pace.limit(20))
     return connection
+
+
+def test_a_call_is_there_when_its_connection_comes(alone: MoverThread) -> None:
+    """The agent answers in that same turn; the rest of a long call follows."""
+    short, long = call("Status"), call("Show", parameters={"devices": ["x" * 500_000]})
+    with connected(alone) as connection:
+        for sent in (short, long):
+            connection.sendall(sent)
+            with called(alone) as agent:
+                agent.setblocking(False)
+                received = agent.recv(MAX_CHANGE_CALL)
+                agent.settimeout(20)
+                while not received.endswith(b"\0"):
+                    chunk = agent.recv(65536)
+                    assert chunk
+                    received += chunk
+                assert json.loads(received[:-1])["parameters"] == json.loads(sent[:-1]).get(
+                    "parameters", {}
+                )
+                agent.sendall(reply({"status": 1}))
+            assert replies(connection, 1) == [{"parameters": {"status": 1}}]
+
+
+@contextlib.contextmanager
+def no_descriptors(at: MoverThread) -> Iterator[None]:
+    """Nothing more can be opened in this process, nor accepted."""
+    with connected(at) as connection:
+        # Once it has answered, the mover has closed what it closes at its start.
+        connection.sendall(FINISH)
+        assert replies(connection, 1)[0]["parameters"] == FINISHED
+        with _limited():
+            yield
+
+
+@contextlib.contextmanager
+def _limited() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_mover_without_descriptors_serves_the_agent_meanwhile(
+    alone: MoverThread, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(mover, "_SCARCE_RETRY", 1000.0)
+    with socket.socket(socket.AF_UNIX) as client, no_descriptors(alone):
+        client.connect(str(alone.listener.path))
+        wait_for(lambda: "no connection can be accepted" in caplog.text)
+        for number in range(100):
+            alone.link.send(b"%8d" % number)
+            assert alone.link.recv(4096) == b"R%8d" % number
+    assert caplog.text.count("no connection can be accepted") == 1
+
+
+def test_who_waited_meanwhile_is_accepted(
+    alone: MoverThread, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(mover, "_SCARCE_RETRY", 0.05)
+    with socket.socket(socket.AF_UNIX) as client:
+        with no_descriptors(alone):
+            client.connect(str(alone.listener.path))
+            wait_for(lambda: "no connection can be accepted" in caplog.text)
+        client.settimeout(20)
+        client.sendall(FINISH)
+        assert replies(client, 1)[0]["parameters"] == FINISHED
 
 
 @pytest.mark.parametrize("message", [b"C", b"R", b"A" * 13, b"12345678", b"x" * 100])

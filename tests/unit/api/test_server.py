@@ -2,8 +2,10 @@
 
 import array
 import asyncio
+import contextlib
 import itertools
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -25,6 +27,7 @@ from prtrace.errors import (
     StoreError,
     UsageError,
 )
+from prtrace.linux.peer import Peer
 from prtrace.state.event import Command
 
 
@@ -271,3 +274,114 @@ def message(connection):
         received += chunk
     assert received.count(b"\0") == 1
     return received[:-1]
+
+
+def given(served, *parts, room=0):
+    """The server's end gets a connection on which parts were sent; what came back at once, ours.
+
+    room: bytes of the kernel's buffer for answers, which it doubles; 0: as it is.
+    """
+    ours, theirs = socket.socketpair()
+    if room:
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
+    for part in parts:
+        ours.sendall(part)
+
+    def adopt():
+        """In one turn of the loop."""
+        served.server.adopt(theirs, Peer(os.getpid(), 0, 0))
+        with contextlib.suppress(BlockingIOError):
+            return ours.recv(1 << 20, socket.MSG_DONTWAIT)
+        return b""
+
+    at_once = served.run(adopt)
+    ours.settimeout(20)
+    return at_once, ours
+
+
+def told(received, connection, count):
+    """So many replies: what was received, and what is to come."""
+    while received.count(b"\0") < count:
+        chunk = connection.recv(1 << 20)
+        assert chunk, received
+        received += chunk
+    *whole, rest = received.split(b"\0")
+    assert (len(whole), rest) == (count, b"")
+    return [json.loads(each) for each in whole]
+
+
+def calling(method, **more):
+    return json.dumps({"method": method, **more}).encode() + b"\0"
+
+
+STATUS = calling("io.prtrace.Status")
+RESOLVE = calling("io.prtrace.Resolve", parameters={"name": "naa.1"})
+
+
+def test_what_waits_for_nothing_is_answered_in_the_turn_in_which_it_comes(served):
+    unknown = calling("io.prtrace.Resolve", parameters={"name": "/dev/sdz"})
+    for sent, kind in (
+        (STATUS, "parameters"),
+        (RESOLVE, "parameters"),
+        (unknown, "error"),
+        (calling("org.varlink.service.GetInfo"), "parameters"),
+        (calling("io.prtrace.Nothing"), "error"),
+        (b"garbage\0", "error"),
+    ):
+        at_once, connection = given(served, sent)
+        with connection:
+            assert kind in told(at_once, None, 1)[0]
+            connection.sendall(RESOLVE)
+            assert told(b"", connection, 1)[0]["parameters"]["lu"] == "naa.1"
+
+
+def test_other_calls_are_answered_in_their_order(served):
+    """Half a call, several, one that needs no reply, and one that waits."""
+    show = calling("io.prtrace.Show", parameters={"devices": ["naa.1"]})
+    for parts, later, count in (
+        ((STATUS[:10],), STATUS[10:] + RESOLVE, 2),
+        ((STATUS, RESOLVE), b"", 2),
+        ((STATUS, RESOLVE[:10]), RESOLVE[10:], 2),
+        ((calling("io.prtrace.Status", oneway=True),), RESOLVE, 1),
+        ((show,), RESOLVE, 2),
+        ((), STATUS + RESOLVE, 2),
+    ):
+        at_once, connection = given(served, *parts)
+        with connection:
+            assert at_once == b""
+            connection.sendall(later)
+            replies = told(b"", connection, count)
+        assert replies[-1]["parameters"]["lu"] == "naa.1"
+        assert len({json.dumps(each) for each in replies}) == count
+
+
+def test_an_answer_that_the_kernel_does_not_take_whole_is_sent_whole(served):
+    served.source.status = lambda: {"long": "x" * 500_000}
+    at_once, connection = given(served, STATUS, room=4096)
+    with connection:
+        assert 0 < len(at_once) < 500_000
+        connection.sendall(RESOLVE)
+        status, resolved = told(at_once, connection, 2)
+    assert status == {"parameters": {"status": {"long": "x" * 500_000}}}
+    assert resolved["parameters"]["lu"] == "naa.1"
+
+
+def test_a_fault_in_that_turn_is_answered_and_ends_nothing(served, caplog):
+    def fails():
+        raise ZeroDivisionError
+
+    served.source.status = fails
+    at_once, connection = given(served, STATUS)
+    with connection:
+        assert told(at_once, None, 1)[0]["parameters"]["message"] == "the call failed"
+        connection.sendall(RESOLVE)
+        assert told(b"", connection, 1)[0]["parameters"]["lu"] == "naa.1"
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_who_has_gone_in_that_turn_is_forgotten(served):
+    ours, theirs = socket.socketpair()
+    ours.sendall(STATUS)
+    ours.close()
+    served.run(served.server.adopt, theirs, Peer(os.getpid(), 0, 0))
+    wait_for(lambda: served.connections() == 0)

@@ -71,6 +71,25 @@ def test_who_may_only_read_has_half_of_the_time(clock: Clock, seconds: float) ->
     assert 0.45 < spent / (clock.now - begun) < 0.51
 
 
+def test_time_that_was_spent_elsewhere_counts(clock: Clock) -> None:
+    """Of a step of the history's, while somebody waits already, and while nobody does."""
+    taken, told = Turns(), list[float]()
+
+    def answer() -> None:
+        told.append(clock.now)
+
+    taken.charge(2.0)
+    taken.take(1, answer)
+    clock.run(clock.now + 1)
+    assert (told, taken.rest) == ([], 1.0)
+    taken.charge(3.0)
+    clock.run(clock.now + 3.5)
+    assert told == []
+    taken.take(0, lambda: told.append(0.0))
+    clock.run(clock.now + 1)
+    assert told == [0.0, 105.0]
+
+
 def test_a_rest_holds_for_who_comes_during_it(clock: Clock) -> None:
     taken, told = Turns(), list[float]()
 
