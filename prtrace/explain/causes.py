@@ -332,6 +332,7 @@ def _lost_registrations(steps: Sequence[Step], number: int) -> Iterator[Incident
                 told |= links.attentions_after(steps, number, nexus)
             by = Action.PREEMPT if Attention.REGISTRATIONS_PREEMPTED in told else None
             reset = Attention.RESET in told and not told & links.OF_OTHERS
+        chain += links.registered_again(steps, number, nexus, was.key)
         title = f"{nexus} lost its registration with key {key_text(was.key)}"
         yield replace(
             _incident(step, IncidentKind.LOST_REGISTRATION, title, chain),

@@ -283,6 +283,26 @@ def how_registered(steps: Sequence[Step], number: int, nexus: Nexus) -> Iterator
         return
 
 
+def registered_again(steps: Sequence[Step], number: int, nexus: Nexus, key: int) -> Iterator[Link]:
+    """The command by which nexus's host registered the key that it had lost, on any of its paths.
+
+    A fence keeps nobody off a path that multipathd, say, registers again by itself.
+    """
+    host = nexus.partition(" of ")[2]
+    for step in steps[number + 1 :]:
+        seen = pr_out(step)
+        if (
+            seen is not None
+            and seen.outcome is Outcome.DONE
+            and seen.action in (Action.REGISTER, Action.REGISTER_AND_IGNORE)
+            and seen.sa_key == key
+            and seen.nexus.partition(" of ")[2] == host
+        ):
+            made = f"{seen.action.value} by {who(step.event)}"
+            yield observed(step, f"{made} registered {seen.nexus} with the lost key again")
+            return
+
+
 def attention(
     steps: Sequence[Step],
     number: int,
