@@ -77,6 +77,7 @@ def command(
     named = dict(_unit(each) for each in units)
     found = Import()
     unread: list[str] = []
+    above: tuple[Seen, ...] = ()
     for name in files:
         content = read_file(name)
         read = content if isinstance(content, bytes) else read_text(content)
@@ -85,9 +86,10 @@ def command(
                 f"{plain(name)} holds bytes, not lines of a log", hint="prtrace decode takes bytes"
             )
         try:
-            of_one_year(read)
+            of_one_year((*above, *read))
         except UsageError as error:
             raise UsageError(f"{plain(name)}: {error.message}", hint=error.hint) from error
+        above = read
         found.add(read, clock, named)
         unread += (f"{plain(name)}: {text}" for text in _not_read(content, read))
     for seen, reason in found.refused[:_SHOWN]:
@@ -111,6 +113,8 @@ def command(
     _write(output, "".join(f"{text}\n" for text in recording.lines()))
     left_out = len(found.refused) + len(unread)
     line(f"{len(events)} events in {plain(str(output))}, {left_out} lines left out")
+    if found.again:
+        line(f"{found.again} events are in a file before, too, and are counted once")
     if found.repeated:
         line(f"{found.repeated} lines told of a conflict that a line before had told of")
     return InDoubtError.exit_code if left_out else 0

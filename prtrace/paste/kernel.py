@@ -43,6 +43,9 @@ _CDB: Final = re.compile(r"CDB: .*?(?P<bytes>\b[0-9a-f]{2}(?: [0-9a-f]{2})*)\s*"
 _SENT: Final = re.compile(r"Send: scmd\b")
 """With scsi_logging_level: the command goes out; its CDB follows, and again at its end."""
 _RESULT: Final = re.compile(r".*\bResult: hostbyte=(?P<host>\w+)")
+_STARTED: Final = re.compile(
+    r"(?:(?P<host>.*?)\bkernel: )?(?:\[\s*\d+\.\d+\] )?Linux version \d.*"
+)
 _NEWS: Final = {
     "Parameters changed": SenseTriple(UNIT_ATTENTION, 0x2A),
     "Inquiry data has changed": SenseTriple(UNIT_ATTENTION, 0x3F, 0x03),
@@ -122,6 +125,11 @@ def read(lines: list[str]) -> Iterator[Seen]:
             log.add(number, stamp, device)
         elif _HOLE.search(text):
             log.open.clear()
+        elif (started := _STARTED.match(text)) is not None:
+            log.open.clear()
+            facts = (("started", "the machine: disks may have other addresses than before"),)
+            told = Seen(source=SOURCE, line=number, stamp=stamp, host=_host(started), facts=facts)
+            log.found.append(_Open(replace(told, started=True)))
     yield from _perhaps([each.seen for each in log.found if not each.repeated])
 
 

@@ -6,6 +6,7 @@ the reason; nothing is filled in.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -13,13 +14,14 @@ from typing import Final
 
 from prtrace.errors import UsageError
 from prtrace.paste.seen import Seen
-from prtrace.paste.stamp import Clock
+from prtrace.paste.stamp import Clock, Stamp
 from prtrace.scsi.codes import Opcode, Status, status_title
 from prtrace.scsi.commands import medium_command
 from prtrace.scsi.sense import FIXED, UNIT_ATTENTION, Sense, attention, may_be_attention
 from prtrace.state.decode import TIMEOUT
 from prtrace.state.event import Command, Event
 
+_SECOND_NS: Final = 1_000_000_000
 _MONTHS: Final = timedelta(days=120)
 """By which a time without a year is earlier than the one before where a year began between."""
 _COMMANDS: Final[Mapping[int, Command]] = {
@@ -46,6 +48,8 @@ class Import:
     """Commands that say nothing about reservations."""
     repeated: int = 0
     """Lines about a conflict that another line has told of."""
+    again: int = 0
+    """Events of lines that a file before has, too."""
 
     def add(self, seen: Iterable[Seen], clock: Clock, units: Mapping[str, str]) -> None:
         """Take what one file says.  units: H:C:T:L or disk name to the unit's designator.
@@ -61,6 +65,7 @@ class Import:
             )
         self.host = next(iter(hosts), "")
         names = _Names(listed)
+        before = Counter(map(_same, self.events))
         for each in listed:
             command = _command(each)
             if command is None:
@@ -70,15 +75,26 @@ class Import:
                 self.repeated += 1
                 continue
             try:
-                self.events.append(_event(each, command, clock, units, names))
+                event = _event(each, command, clock, units, names)
             except UsageError as error:
                 hint = f" ({error.hint})" if error.hint else ""
                 self.refused.append((each, error.message + hint))
+                continue
+            if before[_same(event)] > 0:
+                before[_same(event)] -= 1
+                self.again += 1
+            else:
+                self.events.append(event)
 
     def numbered(self) -> list[Event]:
         """The events in the order of their times, numbered from 1."""
         ordered = sorted(self.events, key=lambda event: event.time)
         return [event._replace(seq=seq) for seq, event in enumerate(ordered, 1)]
+
+
+def _same(event: Event) -> Event:
+    """What two logs of one host that overlap have in common: one may have whole seconds."""
+    return event._replace(time=event.time // _SECOND_NS)
 
 
 def of_one_year(seen: Iterable[Seen]) -> None:
@@ -93,7 +109,7 @@ def of_one_year(seen: Iterable[Seen]) -> None:
         newest = None if last is None or last.stamp is None else last.stamp.local
         if newest is not None and newest - each.stamp.local > _MONTHS and last is not None:
             raise UsageError(
-                f"line {each.line} is of another year than line {last.line}, which is above it",
+                f"line {each.line} is of another year than a line before it",
                 hint="import the lines of each year on their own, with its --year",
             )
         last = each
@@ -108,6 +124,8 @@ class _Names:
         self._perhaps: dict[int, str] = {}
         self._attached: dict[str, int] = {}
         """By address and by disk: the last line that tells that it was attached."""
+        self._started = max((each.line for each in listed if each.started), default=0)
+        """The last line that tells that the machine started."""
         for each in listed:
             if each.attached:
                 self._attached |= dict.fromkeys((each.nexus, each.device), each.line)
@@ -142,6 +160,12 @@ class _Names:
         UsageError where a disk was attached there later: units tells of that one.
         """
         name = next((name for name in (nexus, device) if name in units), "")
+        if name and self._started > seen.line:
+            raise UsageError(
+                f"it is of before the machine started on line {self._started}: which unit {name} "
+                "was then is not told",
+                hint="import the lines before that on their own, with --unit",
+            )
         if self._attached.get(name, 0) > seen.line:
             raise UsageError(
                 f"{name} was attached anew on line {self._attached[name]}: which unit it was "
@@ -149,6 +173,15 @@ class _Names:
                 hint="import the lines before that on their own, with --unit",
             )
         return units.get(name, "")
+
+    def time(self, seen: Seen, stamp: Stamp, clock: Clock) -> int:
+        """When it was; UsageError as Stamp.ns, and for a time since another start."""
+        if stamp.since_boot_ns is not None and self._started > seen.line:
+            raise UsageError(
+                f"its time is counted from a start before that of line {self._started}",
+                hint="import the lines before that on their own, with their --boot",
+            )
+        return stamp.ns(clock)
 
     def perhaps(self, seen: Seen) -> str:
         """The command that may be this conflict's."""
@@ -200,7 +233,7 @@ def _event(
     sense = _sense(seen)
     return Event(
         command=command,
-        time=seen.stamp.ns(clock),
+        time=names.time(seen, seen.stamp, clock),
         lu=lu,
         nexus=nexus,
         device=f"/dev/{device}" if device else "",

@@ -62,6 +62,8 @@ class Seen:
     triple: SenseTriple | None = None
     attached: bool = False
     """Whether a disk was attached there: what had this address or name before may be another."""
+    started: bool = False
+    """Whether the machine started here: addresses, names and times since the start are others."""
     raw: bytes = b""
     """Bytes of which no line says what they are."""
     facts: tuple[tuple[str, str], ...] = ()

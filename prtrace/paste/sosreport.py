@@ -52,7 +52,6 @@ _LISTED: Final = re.compile(
     r"^\[(?P<nexus>\d+:\d+:\d+:\d+)\]\s+disk\s.*\s/dev/(?P<disk>sd[a-z]+)\b", re.MULTILINE
 )
 _ZONE: Final = re.compile(r"Time zone: (?P<name>\S+) \((?:[^,)]+, )?(?P<offset>[+-]\d{4})\)")
-_STARTED: Final = re.compile(r"\bkernel: (?:\[ *\d+\.\d+\] )?Linux version \d")
 _LOGS: Final = (
     "sos_commands/logs/journalctl_--no-pager_--boot",
     "sos_commands/logs/journalctl_--no-pager_--catalog_--boot",
@@ -285,7 +284,6 @@ def _logged(report: SosReport, files: Mapping[str, SosFile], disks: _Disks, foun
             continue
         year = datetime.fromtimestamp(files[name].time, zone).year
         lines = [line for line in files[name].text.splitlines() if "kernel:" in line]
-        lines = _since_the_start(report, name, lines)
         try:
             seen = read_text("\n".join(lines))
             if isinstance(seen, bytes):
@@ -308,20 +306,6 @@ def _zone(report: SosReport, told: re.Match[str]) -> tzinfo | None:
     except UsageError:
         report.notes.append(f"the zone {told['name']} is not known here: tzdata has it")
         return None
-
-
-def _since_the_start(report: SosReport, name: str, lines: list[str]) -> list[str]:
-    """The lines since the machine started: before, its disks had other names and addresses."""
-    started = [number for number, line in enumerate(lines) if _STARTED.search(line)]
-    if not started:
-        return lines
-    before, since = lines[: started[-1]], lines[started[-1] :]
-    if any("reservation conflict" in line or "critical nexus error" in line for line in before):
-        report.notes.append(
-            f"{name}: conflicts before the machine started last are left out, as its disks may "
-            "have had other addresses then; prtrace import reads the log as it is"
-        )
-    return since
 
 
 def _drop_the_future(report: SosReport, name: str, found: Import, now: int) -> None:

@@ -51,8 +51,12 @@ def test_a_log_without_years_that_goes_over_a_new_year_is_refused(prtrace, tmp_p
     log.write_text(f"Dec 31 23:59:50 {line}Jan  1 00:00:05 {line}")
     done = prtrace("import", log, "--year", "2026", *options)
     assert (done.returncode, written.exists()) == (2, False)
-    assert f"{log}: line 2 is of another year than line 1" in done.stderr
+    assert f"{log}: line 2 is of another year than a line before it" in done.stderr
     assert "--year" in done.stderr
+    other = tmp_path / "messages.1"
+    other.write_text(f"Dec 31 23:59:50 {line}")
+    log.write_text(f"Jan  1 00:00:05 {line}")
+    assert prtrace("import", other, log, "--year", "2026", *options).returncode == 2
     log.write_text(f"Jan 31 23:59:50 {line}Dec  1 00:00:05 {line}Nov 30 23:00:00 {line}")
     assert prtrace("import", log, "--year", "2026", *options).returncode == 0
 
@@ -114,6 +118,35 @@ def test_a_unit_is_not_given_what_had_its_disk_s_name_before(prtrace, tmp_path, 
         left_out
     )
     assert f"{2 - left_out} events" in done.stdout
+
+
+def test_logs_of_one_host_that_overlap_are_one_history(prtrace, tmp_path):
+    """The journal and what syslog wrote of it: one has parts of a second, the other none."""
+    said = "host kernel: sd 6:0:0:1: reservation conflict\n"
+    journal, messages = tmp_path / "journal", tmp_path / "messages"
+    journal.write_text(f"2026-11-27T12:00:00.1Z {said}2026-11-27T12:00:00.2Z {said}")
+    messages.write_text(f"Nov 27 12:00:00 {said}" * 3 + f"Nov 27 12:00:07 {said}")
+    clock = ("--year", "2026", "--zone", "Z")
+    for files in ((journal, messages), (messages, journal)):
+        written = tmp_path / f"{files[0].name}.jsonl"
+        done = prtrace("import", *files, *clock, "-o", written)
+        assert done.returncode == 0, done.stderr
+        assert "4 events in" in done.stdout
+        assert "2 events are in a file before, too" in done.stdout
+
+
+def test_what_was_before_the_machine_started_is_named(prtrace, tmp_path):
+    """Neither --unit nor --boot speaks of it."""
+    log = tmp_path / "kernel.log"
+    said = "sd 6:0:0:1: reservation conflict"
+    log.write_text(f"[ 1000.0] {said}\n[    0.0] Linux version 6.1.0-30-amd64\n[    5.0] {said}\n")
+    for options in ((), ("--unit", "6:0:0:1=naa.6001405000000001")):
+        written = tmp_path / f"{len(options)}.jsonl"
+        boot = ("--boot", "2026-11-27T11:59:00Z")
+        done = prtrace("import", log, *boot, *options, "-o", written)
+        assert (done.returncode, "1 events in" in done.stdout) == (4, True), done.stderr
+        assert "line 1, Linux kernel: it" in done.stderr
+        assert "on line 2" in done.stderr or "of line 2" in done.stderr
 
 
 def test_nothing_to_import(prtrace, tmp_path):

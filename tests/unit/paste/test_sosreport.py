@@ -185,7 +185,7 @@ def test_what_the_log_has_of_before_the_machine_started_is_left_out():
         found = report(**{**logs, "var/log/messages": log})
         of[name] = conflicts(found)
         assert len(of[name]) == 1
-        assert any("before the machine started" in each for each in found.notes) is (
+        assert any("of before the machine started" in each for each in found.notes) is (
             name == "whole"
         )
     assert of["since"] == of["whole"]
