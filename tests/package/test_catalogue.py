@@ -28,7 +28,8 @@ journalctl --update-catalog
 trap 'kill $journal' EXIT
 until [ -S /run/systemd/journal/socket ]; do sleep 0.1; done
 "$PYTHON" -c "$SENDER"
-journalctl --sync 2>/dev/null || sleep 1
+told() { journalctl -D /run/log/journal/* -o json SYSLOG_IDENTIFIER=prtrace 2>/dev/null | wc -l; }
+until [ "$(told)" -ge 2 ]; do sleep 0.1; done
 journalctl -D /run/log/journal/* -o json SYSLOG_IDENTIFIER=prtrace
 echo ----
 journalctl -D /run/log/journal/* -x --no-pager SYSLOG_IDENTIFIER=prtrace

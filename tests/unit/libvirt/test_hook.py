@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 from typing import Any
 
 import pytest
+from answerer import Answerer
 from labkit import pace
 
 from prtrace.libvirt.domain import NAMESPACE, parse
-from prtrace.libvirt.server import MoveServer, Reply
-from prtrace.linux.unixsocket import Listener
 
 HOOK = Path(__file__).parents[3] / "prtrace/libvirt/qemu-hook"
 UUID = "11111111-2222-4333-8444-555555555555"
@@ -26,36 +24,6 @@ XML = f"""<domain><name>waldi</name><uuid>{UUID}</uuid>
 WITHOUT = XML.replace("device='lun'", "device='disk'")
 IN = "<domstatus><job type='none' async='migration in' phase='prepare' flags='0x21'/></domstatus>"
 NONE = "<domstatus><job type='none' async='none'/></domstatus>"
-
-
-class Answerer:
-    """Answers every call alike, and keeps what it was asked."""
-
-    deadline = 3.0
-
-    def __init__(self) -> None:
-        self.calls: list[Mapping[str, Any]] = []
-        self.answer: Callable[[Reply], None] = lambda reply: reply(True, "")
-
-    def hook(self, call: Mapping[str, Any], reply: Reply) -> None:
-        self.calls.append(call)
-        self.answer(reply)
-
-    def acquire(self, uuid: str, reply: Reply) -> None:
-        self.calls.append({"uuid": uuid})
-        self.answer(reply)
-
-
-@pytest.fixture
-def asked(tmp_path: Path) -> Iterator[Answerer]:
-    asked = Answerer()
-    listener = Listener.bind(tmp_path / "io.prtrace.libvirt", mode=0o600)
-    thread = Thread(target=MoveServer(listener, asked).run)
-    thread.start()
-    yield asked
-    listener.socket.shutdown(2)
-    thread.join()
-    listener.close()
 
 
 def hook(
