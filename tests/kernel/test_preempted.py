@@ -14,8 +14,6 @@ from lab.agent import Agent
 from lab.load import counters, fresh, run
 from labkit.target import Unit
 
-from prtrace.api.client import Client
-
 pytestmark = [pytest.mark.machine(nexuses=2, needs=("load",)), pytest.mark.timeout(780)]
 
 _READ_KEYS = 0
@@ -33,7 +31,7 @@ def test_who_asked_is_known_where_programs_are_preempted(unit: Unit) -> None:
             for number in range(_PROCESSES)
         ]
         assert sum(each.result()["good"] for each in runs) == _PROCESSES * commands
-        Client(str(agent.socket), timeout=300).call("Show", devices=[])
+        agent.caught_up(300)
         figures = counters(agent)
         told = Counter(event["pid"] for event in agent.events() if event["comm"] == "load")
         print(figures, told)

@@ -21,8 +21,6 @@ from labkit import pace
 from labkit.target import Unit
 from labkit.waiting import await_that
 
-from prtrace.api.client import Client
-
 pytestmark = [
     pytest.mark.machine(luns=2, nexuses=4, needs=("load",), alone=True),
     pytest.mark.timeout(480),
@@ -67,7 +65,7 @@ def test_an_end_that_a_busy_program_missed_is_seen_when_the_request_is_over(unit
             assert run("legacy", node, commands)["good"] == commands
             assert below.result(timeout=pace.limit(600))["good"] == commands
             sent += 2 * commands
-            Client(str(agent.socket), timeout=pace.limit(300)).call("Show", devices=[])
+            agent.caught_up(300)
             after = counters(agent)
         events = list(agent.events())
         reserves = sum(event["command"] == "RESERVE" for event in events)
@@ -109,7 +107,7 @@ def test_no_end_of_15000_is_missed(
             assert run("legacy", node, _COMMANDS)["good"] == _COMMANDS
             assert sum(each.result(timeout=1200)["good"] for each in below) == _COMMANDS
             sent += 2 * _COMMANDS
-            Client(str(agent.socket), timeout=600).call("Show", devices=[])
+            agent.caught_up(600)
             after = counters(agent)
         told = Counter(event["command"] for event in agent.events())
         print(sent, told, after)

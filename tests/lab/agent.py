@@ -126,7 +126,11 @@ class Agent:
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """One call of io.prtrace."""
-        return Client(str(self.socket)).call(method, **parameters)
+        return self.client().call(method, **parameters)
+
+    def client(self) -> Client:
+        """A client that waits as long as this machine needs it to."""
+        return Client(str(self.socket), timeout=pace.limit(30))
 
     def show(self, *devices: str) -> list[dict[str, Any]]:
         """The units, by prtrace.show/1."""
@@ -136,7 +140,7 @@ class Agent:
     def events(self, **query: Any) -> Iterator[dict[str, Any]]:
         """Stored events, by prtrace.event/1."""
         query.setdefault("devices", [])
-        for reply in Client(str(self.socket)).stream("Events", **query):
+        for reply in self.client().stream("Events", **query):
             yield from reply.get("events", ())
 
     def status(self) -> dict[str, Any]:

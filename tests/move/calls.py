@@ -24,7 +24,6 @@ from labkit.processes import fork
 from labkit.waiting import await_that
 
 from prtrace.agent import mover
-from prtrace.api.client import Client
 from prtrace.errors import PrtraceError
 from prtrace.model import Action, Outcome, ReservationType
 from prtrace.move import savefile
@@ -70,7 +69,7 @@ def save(agent: Agent, device: str) -> dict[str, Any]:
 
 
 def carry(agent: Agent, method: str, file: dict[str, Any], **given: Any) -> list[dict[str, Any]]:
-    return [*Client(str(agent.socket)).stream(method, file=file, **given)]
+    return [*agent.client().stream(method, file=file, **given)]
 
 
 def moves(bed: Bed, agent: Agent, there: str) -> None:
