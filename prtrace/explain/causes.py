@@ -15,6 +15,7 @@ from prtrace.explain import links
 from prtrace.explain.incident import Certainty, Incident, IncidentKind, Link, Lost
 from prtrace.explain.links import observed, who
 from prtrace.explain.memory import Memory
+from prtrace.explain.returned import returned
 from prtrace.explain.timeline import Step
 from prtrace.model import (
     Access,
@@ -95,7 +96,8 @@ def incidents(steps: Sequence[Step], memory: Memory | None = None) -> list[Incid
                 found.append(case.build())
         if _changed(step):
             again.clear()
-    return found
+    back = list(returned(steps))
+    return sorted((*found, *back), key=lambda each: each.at) if back else found
 
 
 def _more(one: Incident, case: _Case, step: Step) -> Iterator[Link]:

@@ -43,6 +43,8 @@ class IncidentKind(enum.Enum):
     """Its answer does not tell whether it took effect."""
     LOST_REGISTRATION = "lost registration"
     LOST_RESERVATION = "lost reservation"
+    RETURNED = "registered again after a PREEMPT"
+    """A key that a fence took away is back."""
     MOVED = "moved reservation"
     """A guest's key went to another host, or came from one."""
     NOT_WATCHED = "not watched"
@@ -94,3 +96,5 @@ class Incident:
     """Of a lost registration."""
     moved: Moved | None = None
     """Of a moved reservation."""
+    returned: int = 0
+    """The key that is back, 0 where none is."""

@@ -58,12 +58,13 @@ def remedies(
     # A guest that moved has left, and nobody fenced it.
     left = {place for place, each in lost.items() if each.key in keys}
     lost = {place: each for place, each in lost.items() if place not in left}
+    back = list(_back(unit, told))
     stranger = list(_stranger(unit))
     ways = [
         *_retype(unit, moved),
         *_return(unit, lost, left, this, perhaps),
     ]
-    made = [*_look(unit), *stranger, *_free(unit, lost.values()), *ways]
+    made = [*_look(unit), *back, *stranger, *_free(unit, lost.values()), *ways]
     held = unit["reservation"]
     shared = held is None or held["type"] not in ("WE", "EA")
     known = any("=KEY " not in each.command and (shared or ";" in each.command) for each in ways)
@@ -119,6 +120,23 @@ def _free(unit: Mapping[str, Any], lost: Iterable[Lost]) -> Iterator[Remedy]:
             "",
             "that host its access",
         )
+
+
+def _back(unit: Mapping[str, Any], told: Iterable[tuple[str, Incident]]) -> Iterator[Remedy]:
+    """To keep a node off whose key came back after a fence."""
+    there = {each["key"] for each in unit["registrations"]}
+    keys = dict.fromkeys(each.returned for _, each in told if each.returned)
+    for key in map(key_text, keys):
+        if key in there:
+            where = _list(_by_key(unit).get(str(key), []))
+            yield Remedy(
+                f"Key {key} was preempted, and {where} has it again.  Where its host was "
+                "restarted since then, its cluster let it in.  Where it was not, it writes what "
+                "is older than the fence: cut it off first, by its power or at the switch, and "
+                "stop what registers there by itself; fence it again then, from another host.",
+                "",
+                "that host its access",
+            )
 
 
 def _retype(unit: Mapping[str, Any], moved: Iterable[Moved]) -> Iterator[Remedy]:
@@ -193,10 +211,28 @@ def _return(
                 "nobody anything",
                 host,
             )
+        elif gone is not None and gone.by in _PREEMPTS and _elsewhere(unit, path, gone.key):
+            yield Remedy(
+                f"{named} was fenced, and another path of the same host has the key "
+                f"{key_text(gone.key)} again: do not register this one, before it is known that "
+                "the host was let in.",
+                "",
+                "nobody anything",
+                host,
+            )
         elif gone is not None:
             yield _again(held, named, name, gone, host)
         elif held is not None:
             yield _register(unit, path, this)
+
+
+def _elsewhere(unit: Mapping[str, Any], path: Mapping[str, Any], key: int) -> bool:
+    """Whether another path of the path's host is registered with the key."""
+    return any(
+        other["key"] == key_text(key) and (other.get("host") or "") == (path.get("host") or "")
+        for other in unit["paths"]
+        if other is not path
+    )
 
 
 def _again(held: Mapping[str, Any] | None, named: str, name: str, gone: Lost, host: str) -> Remedy:
