@@ -20,9 +20,10 @@ from prtrace.cli.given import (
     read_ports,
     read_recordings,
     stored,
+    units_of,
 )
 from prtrace.cli.options import json_option, socket_option
-from prtrace.cli.text import document, labelled, line, plain
+from prtrace.cli.text import document, labelled, line, plain, warn
 from prtrace.errors import InDoubtError
 from prtrace.explain.account import account
 from prtrace.explain.incident import IncidentKind
@@ -77,7 +78,15 @@ def command(
     ports, keys = read_ports(ports_folder), read_keys(keys_file)
     if recordings:
         given = read_recordings(recordings)
-        looked = look(given, find_unit(device, given), until)
+        lu = find_unit(device, given)
+        for each in given:
+            units = units_of([each])
+            if lu not in units:
+                warn(
+                    f"prtrace: {each.host or 'one of the recordings'} has nothing of {lu}, but "
+                    f"of {', '.join(units[:4]) or 'no unit'}; prtrace import --unit names a log's"
+                )
+        looked = look(given, lu, until)
         ports += [Ports(each.host, frozenset(each.ports)) for each in given if each.ports]
     else:
         client = Client(socket)

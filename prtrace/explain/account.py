@@ -63,12 +63,15 @@ def account(
     paths = [_of_host(each) for each in unit["nexuses"]]
     shown = {**unit, "registrations": registrations, "paths": paths}
     this = recordings[0][0] if joined is None else ""
+    as_of, clock = unit["as_of"], None
+    if joined is not None:
+        as_of, clock = _by_its_clock(as_of, joined)
     return {
         "schema": SCHEMA,
         "lu": unit["lu"],
         "target": unit["target"],
-        "as_of": unit["as_of"],
-        "clock": None if joined is None else joined.reference,
+        "as_of": as_of,
+        "clock": clock,
         "doubt": unit["doubt"],
         "reservation": unit["reservation"],
         "legacy_reservation": unit["legacy_reservation"],
@@ -90,6 +93,19 @@ def account(
         ],
         "recorded": [_recorded(host, steps, recordings[0][1]) for host, steps in recordings],
     }
+
+
+def _by_its_clock(as_of: str | None, joined: Joined) -> tuple[str | None, str]:
+    """When the device confirmed it, by the clock of the host that asked, and that host.
+
+    In the common history it is by one clock, as far as the difference of the two is known.
+    """
+    for step in reversed(joined.steps):
+        if as_of is not None and rfc3339(step.event.time) == as_of:
+            origin = joined.origin(step.event.seq)
+            if origin is not None:
+                return rfc3339(origin.event.time), origin.host
+    return as_of, joined.reference
 
 
 def _own(unit: Mapping[str, Any]) -> Ports:
