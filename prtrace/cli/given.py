@@ -73,16 +73,19 @@ def read_recordings(files: Iterable[Path]) -> list[Recording]:
     apart where their ports are: an address in one of them is not the other's.
     """
     found: list[Recording] = []
-    ports: dict[str, set[str]] = {}
+    ports: dict[str, list[tuple[str, set[str]]]] = {}
+    """By the name that a recording has: the hosts of it, each with its initiators."""
     for file in files:
         for each in read_recording(file):
             own = _initiators(each)
-            known = ports.setdefault(each.host, set())
-            if each.host and own and known and not own & known:
-                each = replace(each, host=f"{each.host} ({file})")  # noqa: PLW2901
-            else:
-                known |= own
-            found.append(each)
+            hosts = ports.setdefault(each.host, [(each.host, set())])
+            fits = (host for host in hosts if own & host[1])
+            host = next(fits, hosts[0] if not own or not hosts[0][1] else None)
+            if host is None:
+                host = (f"{each.host} ({file})", set())
+                hosts.append(host)
+            host[1].update(own)
+            found.append(replace(each, host=host[0]))
     return found
 
 

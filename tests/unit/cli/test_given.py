@@ -87,6 +87,10 @@ def written(folder, name, recording):
     return folder / name
 
 
+def other(seq):
+    return conflict(seq)._replace(epoch="f")
+
+
 def test_hosts_of_one_name_are_told_apart_by_their_ports(tmp_path):
     """Every machine that nobody has named is "localhost"."""
     iscsi = "iqn.2026-11.org.example:a,i,0x00023d00000"
@@ -95,10 +99,11 @@ def test_hosts_of_one_name_are_told_apart_by_their_ports(tmp_path):
         written(tmp_path, "one", first),
         # After a new login: the same initiator.
         written(tmp_path, "two", replace(first, events=(conflict(2),), ports=(f"{iscsi}2",))),
-        written(tmp_path, "three", replace(first, ports=("naa.5",))),
+        written(tmp_path, "three", replace(first, events=(other(1),), ports=("naa.5",))),
+        written(tmp_path, "four", replace(first, events=(other(2),), ports=("naa.6", "naa.5"))),
     ]
     hosts = by_host(read_recordings(files))
-    assert [len(each.events) for each in hosts.values()] == [2, 1]
+    assert [len(each.events) for each in hosts.values()] == [2, 2]
     assert list(hosts) == ["localhost", f"localhost ({tmp_path}/three)"]
 
 
