@@ -8,7 +8,9 @@ include/trace/events/scsi.h defines the tracepoints.
 Several processors print at once, so lines of several commands interleave.  Only lines that carry
 the same tag of the same nexus are joined, and not even these where two commands with that tag are
 open.  A line without a tag is an observation of its own; where the log has a conflict of the same
-nexus at the same moment, Seen.perhaps names its line.
+nexus at the same moment, Seen.perhaps names its line.  The block layer's line tells that the
+command at its sector was the one in conflict: where a CDB above it asks for that sector, the
+conflict is that command's.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from prtrace.paste.seen import Seen, SenseTriple
 from prtrace.paste.sense_words import additional_sense, sense_key
 from prtrace.paste.stamp import Stamp, split_stamp
 from prtrace.scsi.codes import Status
+from prtrace.scsi.commands import medium_command
 from prtrace.scsi.sense import UNIT_ATTENTION
 
 SOURCE: Final = "Linux kernel"
@@ -89,6 +92,7 @@ def is_line(text: str) -> bool:
 
 _CONFLICT_BYTE: Final = "DID_NEXUS_FAILURE"
 """The host byte that kernels before 5.18 make of RESERVATION CONFLICT."""
+_SECTORS_PER_BLOCK: Final = 8
 _MOMENT_NS: Final = 100_000_000
 """Between lines of one command, at most."""
 _SECOND_NS: Final = 1_000_000_000
@@ -130,7 +134,8 @@ def read(lines: list[str]) -> Iterator[Seen]:
             facts = (("started", "the machine: disks may have other addresses than before"),)
             told = Seen(source=SOURCE, line=number, stamp=stamp, host=_host(started), facts=facts)
             log.found.append(_Open(replace(told, started=True)))
-    yield from _perhaps([each.seen for each in log.found if not each.repeated])
+    seen = _perhaps([each.seen for each in log.found if not each.repeated])
+    yield from _with_command(list(seen))
 
 
 class _Log:
@@ -279,6 +284,38 @@ def _perhaps(found: list[Seen]) -> Iterator[Seen]:
         elif seen.status is None and seen.host_byte in ("", _CONFLICT_BYTE):
             before = _before(newest.get(place), seen)
         yield seen if before is None else replace(seen, perhaps=before.line)
+
+
+def _with_command(found: list[Seen]) -> list[Seen]:
+    """found, each conflict with the CDB of the command that the block layer's line names."""
+    places = {seen.line: place for place, seen in enumerate(found)}
+    failed: dict[tuple[str, str], list[Seen]] = {}
+    """By host and disk: the commands that failed and may have met a conflict."""
+    for seen in list(found):
+        if seen.source == SOURCE and seen.cdb:
+            if seen.status is None and seen.host_byte in ("", _CONFLICT_BYTE):
+                failed.setdefault((seen.host, seen.device), []).append(seen)
+        elif seen.source == SOURCE and seen.perhaps:
+            above = failed.get((seen.host, seen.device), [])
+            fitting = [each for each in above if _is_at(each, seen)]
+            if len({each.cdb for each in fitting}) == 1:
+                place, command = places[seen.perhaps], fitting[-1]
+                lines = (*found[place].more, command.line, seen.line)
+                found[place] = replace(found[place], cdb=command.cdb, more=lines)
+    return found
+
+
+def _is_at(command: Seen, line: Seen) -> bool:
+    """Whether a command of the line's moment asked for what the block layer's line names.
+
+    The line has a sector of 512 bytes; a disk's blocks have as many, or 4096.
+    """
+    facts = dict(line.facts)
+    if "operation" not in facts or not _together(command.stamp, line.stamp):
+        return False
+    asked, sector = medium_command(command.cdb), int(facts["sector"])
+    blocks = (sector,) if sector % _SECTORS_PER_BLOCK else (sector, sector // _SECTORS_PER_BLOCK)
+    return asked.lba in blocks and facts["operation"].endswith(f"({asked.access.name})")
 
 
 def _nexuses(found: Iterable[Seen]) -> dict[tuple[str, str], str]:

@@ -24,9 +24,21 @@ TRACE = (
 )
 
 
+@pytest.mark.parametrize(
+    ("sector", "operation", "known"),
+    [(80, "WRITE", True), (640, "WRITE", True), (88, "WRITE", False), (80, "READ", False),
+     (81, "WRITE", False), (80, "FLUSH", False)],
+)  # fmt: skip
+def test_the_block_layer_s_line_names_the_command(sector, operation, known):
+    """By its sector of 512 bytes, where blocks have as many or 4096, and by what it does."""
+    other = CONFLICT.replace("sector 80 op 0x1:(WRITE)", f"sector {sector} op 0x1:({operation})")
+    told = next(iter(read_text(other)))
+    assert bool(told.cdb) is known
+
+
 def test_lines_without_a_tag_are_observations_of_their_own():
     told, command, block, second = read_text(CONFLICT)
-    assert (told.nexus, told.status, told.cdb) == ("6:0:0:1", 0x18, b"")
+    assert (told.nexus, told.status, told.cdb) == ("6:0:0:1", 0x18, command.cdb)
     assert told.stamp.since_boot_ns == 812_345_678_000
     assert (command.device, command.status) == ("sdb", None)
     assert command.cdb == bytes.fromhex("2a000000005000000800")
@@ -117,7 +129,9 @@ def test_a_real_kernel_with_scsi_logging_level():
     found = read_text(fixture("linux-6.12-logging-level.log"))
     conflicts = {each.line: each.nexus for each in found if each.status == 0x18 and each.nexus}
     assert [
-        (each.nexus, each.cdb[:2].hex(), conflicts.get(each.perhaps)) for each in found if each.cdb
+        (each.nexus, each.cdb[:2].hex(), conflicts.get(each.perhaps))
+        for each in found
+        if each.cdb and each.status is None
     ] == [
         ("1:0:1:0", "5f01", "1:0:1:0"),
         ("0:0:1:0", "5f02", "0:0:1:0"),

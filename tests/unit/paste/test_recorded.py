@@ -48,8 +48,11 @@ def test_the_kernel_s_log():
         1,
     )
     assert (first.nexus, first.lu, first.device) == ("6:0:0:1", "hctl.6:0:0:1", "/dev/sdb")
-    assert first.cdb == b""
-    assert first.problem == (
+    assert (first.cdb.hex(), first.problem) == ("2a000000005000000800", "")
+    without = "".join(line for line in KERNEL.splitlines(keepends=True) if "sector 80" not in line)
+    unnamed = imported(without).numbered()[0]
+    assert unnamed.cdb == b""
+    assert unnamed.problem == (
         "the log does not name the command; WRITE(10) at block 80 failed at that moment, too, "
         "and may be it"
     )
