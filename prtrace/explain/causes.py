@@ -217,13 +217,15 @@ def _refused(steps: Sequence[Step], number: int, seen: PrOut, memory: Memory) ->
     title = f"{what}: {why}" if why else what
 
     def build() -> Incident:
-        chain = [observed(step, f"{what} was answered RESERVATION CONFLICT")]
+        gave = f"; it gave key {key_text(seen.key)}" if seen.key else ""
+        chain = [observed(step, f"{what} was answered RESERVATION CONFLICT{gave}")]
         if why:
             chain.append(Link(why, Certainty.INFERRED, step.event.time, step.event.seq))
         else:
             chain.append(Link("what was known before does not tell why", Certainty.UNKNOWN))
         if seen.action is Action.REGISTER:
             chain += links.how_registered(steps, number, seen.nexus)
+        chain += links.key_elsewhere(step, seen)
         chain += links.how_reserved(steps, number, memory)
         return _incident(step, IncidentKind.REFUSED, title, chain)
 

@@ -283,6 +283,20 @@ def how_registered(steps: Sequence[Step], number: int, nexus: Nexus) -> Iterator
         return
 
 
+def key_elsewhere(step: Step, seen: PrOut) -> Iterator[Link]:
+    """The nexuses of no path here that have the key which a refused command gave.
+
+    The program knows the key; its host may have registered it by a port that it has no more.
+    """
+    for nexus, each in step.before.registrations.items():
+        if seen.key and each.key == seen.key and not each.local and nexus != seen.nexus:
+            yield Link(
+                f"whether {nexus}, which is registered with that very key, was a port of this "
+                "host (a replaced adapter, say), or is a host's that shares the key",
+                Certainty.UNKNOWN,
+            )
+
+
 def registered_again(steps: Sequence[Step], number: int, nexus: Nexus, key: int) -> Iterator[Link]:
     """The command by which nexus's host registered the key that it had lost, on any of its paths.
 

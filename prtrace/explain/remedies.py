@@ -104,8 +104,10 @@ def _stranger(unit: Mapping[str, Any]) -> Iterator[Remedy]:
             yield Remedy(
                 f"{each['nexus']} holds the reservation, and nobody has told whose port that is: "
                 "find out first, by prtrace ports on every host that can reach the disk, or on "
-                "the array.  If that host is not to have the disk, have its program give it up; "
-                "the programs here register again by themselves, or when they are started.",
+                "the array: a registration of a port that is logged in nowhere, of a replaced "
+                "adapter, say, is stale.  If that host is not to have the disk, have its program "
+                "give it up; the programs here register again by themselves, or when they are "
+                "started.",
                 "prtrace ports --json",
                 "nobody anything; giving it up, the holder its access",
             )
@@ -378,8 +380,9 @@ def _by_key(unit: Mapping[str, Any]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for each in unit["registrations"]:
         where = each["device"] or each["nexus"]
-        if each["local"] and each["host"]:
-            where += f" of {each['host']}"
+        host = each["host"] if each["local"] else each["owner"]
+        if host and host != "this host":
+            where += f" of {host}"
         found.setdefault(each["key"], []).append(where)
     return found
 

@@ -19,7 +19,7 @@ from prtrace.model import FullStatusRead
 from prtrace.state.event import rfc3339
 from prtrace.state.unit import Fact
 
-_NAMED: Final = 2
+_NAMED: Final = 6
 """Commands that are named of those whose order nobody knows; the others are counted."""
 _LOOKED_AT: Final = 200
 """The newest commands whose order is asked about."""
