@@ -30,7 +30,6 @@ ROOMS = {
     "state": "unit/state/test_effects.py",
 }
 TESTED_BY = {
-    "agent/test_taken_over.py": ("agent/keeper",),
     "explore/test_exploration.py": ("move/lines", "move/machine", "move/sight", "move/word"),
     "incidents/test_incidents.py": ("cli/anonymise", "cli/gather"),
     "kernel/test_bad_input.py": ("cli/detach",),
