@@ -37,6 +37,8 @@ from prtrace.store.history import EventQuery
 
 BEHIND: Final = "not current: records of what happened since wait to be taken"
 """The doubt about every unit while the agent is behind."""
+UNVOUCHED: Final = "it is being read: the device has not said again which unit it is"
+"""The doubt about a unit of which a reading under way has changed what is known."""
 _LOOKED_LATELY_NS: Final = 5_000_000_000
 STATUS_SCHEMA: Final = "prtrace.status/1"
 
@@ -140,7 +142,7 @@ class Answers:
     def unconfirmed(self, lus: Sequence[str]) -> list[str]:
         """Those that were wanted, and that the device has not confirmed since."""
         self._watch.drain()
-        return [lu for lu in lus if not self._freshness.is_met(lu)]
+        return [lu for lu in lus if not self._freshness.is_met(lu) or self._resolver.unvouched(lu)]
 
     def resolve(self, name: str) -> Resolution:
         """Find a name among what is here, then among what is known."""
@@ -242,6 +244,8 @@ class Answers:
             return in_doubt(state, f"events wait to be stored: {self._watch.stalled}", now)
         if behind:
             return in_doubt(state, BEHIND, now)
+        if self._resolver.unvouched(lu):
+            return in_doubt(state, UNVOUCHED, now)
         return state
 
 

@@ -21,6 +21,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 
     from prtrace.linux.directory import Directory
     from prtrace.linux.units import Inventory
-    from prtrace.model import LocalNexus, LogicalUnit
+    from prtrace.model import LocalNexus, LogicalUnit, Nexus
     from prtrace.state.unit import LuState
 
 _KINDS: Final = frozenset({"disk", "zoned disk"})
@@ -113,7 +114,8 @@ class Resolver:
     state: gives the present state of a unit.  opened: opens a node to send commands to.
     look: finds out who uses which device.  misled: is told that a nexus leads to another unit
     than the inventory says, with both units' names.  completed: is told the replies over a nexus
-    that no record holds whole.  sent: commands so far.
+    that no record holds whole.  vouched: is called when unvouched() has become False of a unit.
+    sent: commands so far.
     """
 
     def __init__(
@@ -125,6 +127,7 @@ class Resolver:
         look: Callable[[Directory], Users] = users_of,
         misled: Callable[[str, str, str], None] = lambda _nexus, _lu, _found: None,
         completed: Callable[[str, Sequence[LongReply]], None] = lambda _nexus, _replies: None,
+        vouched: Callable[[], None] = lambda: None,
     ) -> None:
         self._host = host
         self._state = state
@@ -132,6 +135,11 @@ class Resolver:
         self._look_at = look
         self._misled = misled
         self._completed = completed
+        self._vouched = vouched
+        self._reading: Counter[tuple[str, Nexus]] = Counter()
+        """How many readings of a unit over a nexus are under way."""
+        self._taught: set[tuple[str, Nexus]] = set()
+        """Those of them that have changed what is known of the unit."""
         self._polite: set[str] = set()
         """Read only where no unit attention can be taken from anybody."""
         self._limits = ReadingLimits() if limits is None else limits
@@ -190,6 +198,19 @@ class Resolver:
             if now is None or not now.doubts:
                 self._forget(lu)
 
+    def taught(self, lu: str, nexus: Nexus) -> None:
+        """A reply to this agent over nexus has changed what is known of a unit."""
+        if self._reading[lu, nexus]:
+            self._taught.add((lu, nexus))
+
+    def unvouched(self, lu: str) -> bool:
+        """Whether a reading that is not over has changed what is known of a unit.
+
+        A reading ends with the question which unit the device is.  Until that is answered its
+        replies may be those of a unit that was mapped to the address after it began.
+        """
+        return any(unit == lu for unit, _ in self._taught)
+
     def close(self) -> None:
         """Stop asking.  Readings under way end by themselves, or with the process."""
         self._closed = True
@@ -227,6 +248,7 @@ class Resolver:
                 self._forget(order.lu)
                 continue
             self._safe.pop(order.lu, None)
+            self._reading[order.lu, order.path.nexus] += 1
             # Not a pool's: Python waits for those when it ends.
             threading.Thread(
                 target=self._read,
@@ -292,8 +314,20 @@ class Resolver:
             self._misled(order.path.nexus, order.lu, asked.other)
         elif asked.long:
             self._completed(order.path.nexus, asked.long)
+        # After the agent was told that it was misled: the doubt must not be gone for a moment.
+        self._over(order.lu, order.path.nexus)
         self._schedule.end(order, asked.result, time.monotonic())
         self._turn()
+
+    def _over(self, lu: str, nexus: Nexus) -> None:
+        """A reading is over."""
+        reading = lu, nexus
+        self._reading[reading] -= 1
+        if not self._reading[reading]:
+            del self._reading[reading]
+            if reading in self._taught:
+                self._taught.remove(reading)
+                self._vouched()
 
     def _candidates(self, lu: str) -> list[Candidate]:
         """The paths that take commands now, with what is to be said against each."""

@@ -276,6 +276,8 @@ class Agent:
             completed=self._completed,
             opened=helping.open,
             look=helping.users,
+            # Whoever waits for the unit to be known looks again.
+            vouched=lambda: self._server.publish(()),
         )
         self._server = ApiServer(
             Answers(
@@ -400,6 +402,10 @@ class Agent:
         return "not run", self._tested.detail
 
     def _published(self, stored: list[Event], proposal: Proposal) -> None:
+        for event in stored:
+            told = event.command is Command.PR_IN and event.record not in proposal.idle
+            if told and self._tracker.is_own(event):
+                self._resolver.taught(event.lu, event.nexus)
         self._resolver.changed(proposal.states)
         self._entries.forget(proposal.forgotten)
         self._server.publish(stored)

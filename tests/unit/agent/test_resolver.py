@@ -22,10 +22,11 @@ from prtrace.agent.resolver import Resolver, reluctance
 from prtrace.agent.schedule import ReadingLimits
 from prtrace.linux.directory import Directory
 from prtrace.linux.pathstate import PathState
+from prtrace.linux.sgio import Reply
 from prtrace.linux.units import Inventory, scan
 from prtrace.linux.users import Use, Users
 from prtrace.model import LocalNexus
-from prtrace.scsi.codes import InAction
+from prtrace.scsi.codes import InAction, Opcode
 from prtrace.state.apply import new_state
 from prtrace.state.unit import LuState
 from tests.unit.linux.conftest import Tree, page_83
@@ -415,6 +416,57 @@ def test_another_unit_behind_the_address_is_not_read(tree: Tree) -> None:
     asyncio.run(play())
     assert told[0] == ("2:0:0:0", LU, f"naa.{other}")
     assert set(target.sent) == {"INQUIRY"}
+
+
+class RemappedTarget(ScriptedTarget):
+    """Another unit is mapped to its address after it has answered; INQUIRY is held up then."""
+
+    held: threading.Event
+    other = page_83(f"{NAA[:-1]}b")
+
+    def send(self, cdb: bytes, data_out: bytes, room: int, timeout_ms: int) -> Reply:
+        if cdb[0] == Opcode.INQUIRY and InAction.READ_FULL_STATUS.title in self.sent:
+            self.sent.append("held up")
+            assert self.held.wait(60)
+            self.page = self.other
+        return super().send(cdb, data_out, room, timeout_ms)
+
+
+def test_a_reading_teaches_nothing_for_certain_before_the_unit_is_asked_again(tree: Tree) -> None:
+    """A10: the unit is unvouched until the last INQUIRY, and misled is told before that ends."""
+    made = bench(tree)
+    tree.write("bus/scsi/devices/3:0:0:0/state", "offline\n")
+    target = made.devices["sg0"] = RemappedTarget(page=page_83(NAA))
+    target.held = threading.Event()
+    told: list[str] = []
+
+    async def play() -> None:
+        def misled(nexus: str, lu: str, found: str) -> None:
+            assert resolver.unvouched(lu), "nothing is certain before the doubt is there"
+            told.append(f"{nexus} leads to {found}")
+
+        resolver = Resolver(
+            *(made, made.states.get, QUICK, made.open),
+            misled=misled,
+            vouched=lambda: told.append("over"),
+        )
+        resolver.taught(LU, "2:0:0:0")
+        assert not resolver.unvouched(LU), "nothing was under way"
+        resolver.resolve(LU, fresh=True)
+        await came_true(lambda: "held up" in target.sent)
+        assert not resolver.unvouched(LU), "nothing has been learned yet"
+        resolver.taught(LU, "3:0:0:0")
+        assert not resolver.unvouched(LU), "somebody else's reading"
+        resolver.taught(LU, "2:0:0:0")
+        assert resolver.unvouched(LU)
+        assert not resolver.unvouched("naa.another")
+        target.held.set()
+        await came_true(lambda: "over" in told)
+        assert not resolver.unvouched(LU)
+        resolver.close()
+
+    asyncio.run(play())
+    assert told[:2] == [f"2:0:0:0 leads to naa.{NAA[:-1]}b", "over"]
 
 
 def test_what_is_verified_is_read_where_nobody_is_disturbed(tree: Tree) -> None:

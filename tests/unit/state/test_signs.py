@@ -14,6 +14,7 @@ from prtrace.model import (
     Attention,
     AttentionSeen,
     ConflictSeen,
+    FullStatusRead,
     KeysRead,
     LegacyReserve,
     LocalNexus,
@@ -294,3 +295,13 @@ def test_commands_that_met_another_unit_leave_nothing_certain() -> None:
     assert doubted(state) == DOUBT
     assert B not in state.expected
     assert any(each.reason.startswith(f"{B} leads to naa.b") for each in state.doubts)
+    # Nor does a reply teach anything whose record comes after that was told.
+    reply = KeysRead(
+        lu=LU, nexus=B, generation=3, keys=(9,), truncated=False, start_ns=150, done_ns=180
+    )
+    status = FullStatusRead(
+        lu=LU, nexus=B, generation=3, registrations=(), truncated=False, start_ns=181, done_ns=190
+    )
+    for seen in (reply, status):
+        state = apply(state, seen).state
+        assert doubted(state) == DOUBT
