@@ -154,6 +154,24 @@ def test_a_unit_attention_in_place_of_an_answer() -> None:
     assert attention.attention is Attention.REGISTRATIONS_PREEMPTED
 
 
+@pytest.mark.parametrize("ascq", [0x0A, 0x0B, 0x0C], ids=["transition", "standby", "unavailable"])
+def test_a_target_port_group_that_refuses_may_have_done_it_all_the_same(ascq: int) -> None:
+    """Of the sense data nobody can tell whether the target looked at the state first."""
+    sense = Sense(FIXED, 0x2, 0x04, ascq).build()
+    seen = told(REGISTER, data=LIST, status="CHECK CONDITION", sense_bytes=sense)
+    assert isinstance(seen, PrOut)
+    assert seen.outcome is Outcome.UNKNOWN
+
+
+def test_a_changed_access_state_tells_nothing_of_reservations() -> None:
+    """2A/06 comes in place of an answer: the command was not executed, and nothing is news."""
+    sense = Sense(FIXED, UNIT_ATTENTION, 0x2A, 0x06).build()
+    _, seen = decode(event(REGISTER, data=LIST, status="CHECK CONDITION", sense_bytes=sense))
+    (out,) = seen
+    assert isinstance(out, PrOut)
+    assert out.outcome is Outcome.NOT_EXECUTED
+
+
 def test_a_unit_attention_without_its_qualifier_may_have_told_of_reservations() -> None:
     cut = Sense(FIXED, UNIT_ATTENTION, 0x2A, None).build()
     own = Event(command=Command.UNIT_ATTENTION, lu="naa.1", nexus="1:0:0:0", sense_bytes=cut)
