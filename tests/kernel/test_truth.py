@@ -1,8 +1,11 @@
 """Random walks over nexuses and units: after each step what prtrace shows is held against LIO.
 
 One process, one step after the other; the agent's own readings come in between.  A step is
-one command (or one IOC_PR on dm-multipath, which the kernel makes several of).  A passive walk
-has an agent with --read-in-doubt no: doubt then goes only when somebody happens to read.
+one command (or one IOC_PR on dm-multipath, which the kernel makes several of).  A round is one
+step on every unit, in any order; `show` is asked once a round, which takes four fifths of a step's
+time and judges every step all the same: no unit has had more than one since it was judged last.
+A passive walk has an agent with --read-in-doubt no: doubt then goes only when somebody happens
+to read.
 """
 
 from __future__ import annotations
@@ -37,13 +40,17 @@ from prtrace.scsi.codes import InAction
 from prtrace.scsi.parameter import BasicList, MoveList
 from prtrace.scsi.transportid import IscsiPort, SasPort, TransportId
 
-pytestmark = pytest.mark.machine(luns=2, nexuses=2, transport="loop,iscsi", multipath=True)
+_UNITS = 8
+"""Of a machine: the steps of a round."""
+
+pytestmark = pytest.mark.machine(luns=_UNITS, nexuses=2, transport="loop,iscsi", multipath=True)
 # Two nexuses over tcm_loop and two over iSCSI, which alone takes PREEMPT AND ABORT.
 
 _STEPS = 600
 _SLOW_STEPS = 2500
 _SLOW_WALKS = 4
 SETTLE_EVERY = 100
+_TELL_EVERY = 500
 READS = 8
 READS_PASSIVE = 100
 """Weight of PR IN: where the agent does not read, somebody else has to, and often."""
@@ -94,19 +101,19 @@ class Walk:
         self.rng = rng
         self.sent: Counter[str] = Counter()
         self.answers: Counter[str] = Counter()
-        self.legacy: Place | None = None
-        self.truth = {unit.lu: oracle(unit.directory) for unit in self.units}
+        self.legacy: dict[str, Place] = {}
+        self.truth: dict[str, OracleState] = {}
+        self.look()
         self._libc = ctypes.CDLL(None)
         self._buffer = mmap.mmap(-1, _BLOCK)
 
-    def step(self) -> tuple[Unit, str]:
-        """Send one command; the unit it went to, and what was sent in words."""
+    def step(self, unit: Unit) -> str:
+        """Send one command to unit; what was sent in words."""
         what = self.rng.choices(list(self.weights), list(self.weights.values()))[0]
-        if self.legacy is not None and self.rng.random() < 0.3:
-            place, self.legacy = self.legacy, None
-            return place.unit, self._legacy(place, release=True)
+        if unit.lu in self.legacy and self.rng.random() < 0.3:
+            return self._legacy(self.legacy.pop(unit.lu), release=True)
         self._libc.prctl(_PR_SET_NAME, self.rng.choice(_NAMES).encode(), 0, 0, 0)
-        place = self._place(what)
+        place = self._place(unit, what)
         match what:
             case "read" | "write":
                 text = self._transfer(place, write=what == "write")
@@ -119,16 +126,19 @@ class Walk:
                 text = self._legacy(place, release=self.rng.random() < 0.4)
             case _:
                 text = self._pr_out(place, what)
-        return place.unit, f"{place.name} {text}"
+        return f"{place.name} {text}"
+
+    def look(self) -> None:
+        """Ask LIO for its view of every unit."""
+        self.truth = {unit.lu: oracle(unit.directory) for unit in self.units}
 
     def finish_legacy(self) -> None:
         """Give an SPC-2 reservation back: while it stands nobody can read what is reserved."""
-        while self.legacy is not None:
-            place, self.legacy = self.legacy, None
+        while self.legacy:
+            _, place = self.legacy.popitem()
             self._legacy(place, release=True)
 
-    def _place(self, what: str) -> Place:
-        unit = self.rng.choice(self.units)
+    def _place(self, unit: Unit, what: str) -> Place:
         paths = [
             path for path in unit.paths if what != "PREEMPT_AND_ABORT" or path.transport == "iscsi"
         ]
@@ -268,9 +278,9 @@ class Walk:
         reply = self.doors.device(place.path.sg).send(cdb, b"")
         self.sent["RELEASE/legacy" if release else "RESERVE/legacy"] += 1
         if release and reply.attention:
-            self.legacy = place
+            self.legacy[place.unit.lu] = place
         if not release and reply.status == 0 and oracle(place.unit.directory).spc2_holder:
-            self.legacy = place
+            self.legacy[place.unit.lu] = place
         return f"{place.name} SPC-2 {'RELEASE' if release else 'RESERVE'}: {reply.text}"
 
     def _transfer(self, place: Place, *, write: bool) -> str:
@@ -296,7 +306,7 @@ def transport_id(path: UnitPath) -> TransportId:
 
 
 class Judge:
-    """Compares after every step, and counts how much could be said without doubt."""
+    """Compares after every round, and counts how much could be said without doubt."""
 
     def __init__(self, agent: Agent, walk: Walk) -> None:
         self.agent = agent
@@ -313,12 +323,12 @@ class Judge:
         yield
         self.seconds[what] += time.monotonic() - begun
 
-    def check(self, touched: Unit) -> list[str]:
-        """All units; only the one that the step went to can have changed."""
+    def check(self) -> list[str]:
+        """All units: each has had one command at most since it was looked at last."""
         with self.timed("show"):
             shown = {each["lu"]: each for each in self.agent.show()}
         with self.timed("oracle"):
-            self.walk.truth[touched.lu] = oracle(touched.directory)
+            self.walk.look()
         wrong = []
         for unit in self.walk.units:
             truth = self.walk.truth[unit.lu]
@@ -340,36 +350,44 @@ class Judge:
                 return [f"still in doubt: {doubtful}\n  LIO {self.walk.truth}"]
             time.sleep(0.02)
         self.slowest = max(self.slowest, time.monotonic() - began)
-        for unit in self.walk.units:  # the one that was released, above all
-            self.walk.truth[unit.lu] = oracle(unit.directory)
-        return [each for unit in self.walk.units for each in self.check(unit)]
+        return self.check()
 
 
 def walked(target: Target, seed: int, steps: int, *, passive: bool = False) -> None:
-    """One walk; nothing that is shown without doubt may be wrong after any step of it."""
+    """One walk; nothing that is shown without doubt may be wrong after any step of it.
+
+    steps: rounded up to whole rounds.
+    """
     print(f"seed {seed}", flush=True)
     shutil.rmtree(STATE_DIR, ignore_errors=True)
     options = ("--read-in-doubt", "no") if passive else ()
-    history: deque[str] = deque(maxlen=25)
+    history: deque[str] = deque(maxlen=8 * _UNITS)
     with Doors() as doors, Agent(*options) as agent:
         walk = Walk(target, doors, random.Random(seed), READS_PASSIVE if passive else READS)
         judge = Judge(agent, walk)
         began = time.monotonic()
         if not passive:
             assert not judge.settle(), agent.log
-        for number in range(1, steps + 1):
-            with judge.timed("step"):
-                unit, text = walk.step()
-            history.append(f"{number} {unit.lu[-4:]} {text}")
-            wrong = judge.check(unit)
-            settles = number % SETTLE_EVERY == 0 or number == steps
+        number = settled = told = 0
+        while number < steps:
+            for unit in walk.rng.sample(walk.units, len(walk.units)):
+                number += 1
+                with judge.timed("step"):
+                    text = walk.step(unit)
+                history.append(f"{number} {unit.lu[-4:]} {text}")
+            wrong = judge.check()
+            settles = number - settled >= SETTLE_EVERY or number >= steps
             if settles and not passive and not wrong:
+                settled = number
                 with judge.timed("settle"):
                     wrong = judge.settle()
+            if number - told >= _TELL_EVERY:
+                told = number
+                print(f"{number} steps of {steps}", flush=True)
             if wrong:
                 report(history, agent)
             assert not wrong, "\n".join(wrong)
-        print(f"{steps} steps, {steps / (time.monotonic() - began):.1f} a second")
+        print(f"{number} steps, {number / (time.monotonic() - began):.1f} a second")
         print("  seconds:", {what: round(spent, 1) for what, spent in judge.seconds.items()})
         for fact, count in sorted(judge.certain.items()):
             print(f"  {fact} without doubt: {count / judge.checks:.1%} of {judge.checks} looks")
