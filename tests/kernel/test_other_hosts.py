@@ -135,6 +135,15 @@ def wrong(
     return found
 
 
+def concerned(before: OracleState, after: OracleState) -> set[str]:
+    """The initiator ports that a command has told, by a unit attention, what it did: those that
+    are registered no more, and the registered ones where the reservation changed."""
+    registered = {each.initiator.lower() for each in before.registrations}
+    if (before.type_code, before.holder) == (after.type_code, after.holder):
+        registered -= {each.initiator.lower() for each in after.registrations}
+    return registered
+
+
 class World:
     """The units, who acts on them, and the judge."""
 
@@ -148,6 +157,8 @@ class World:
         self.history: list[str] = []
         self.stated: Counter[str] = Counter()
         self.paths = {unit.lu: paths_now(unit) for unit in self.units}
+        self.signs: dict[str, set[str]] = {}
+        """By unit, the initiator ports here that the stranger's last command concerned."""
 
     def round(self) -> int:
         """Returns how many steps it was."""
@@ -185,13 +196,17 @@ class World:
             )
 
     def settle(self) -> None:
-        """Take the attentions that wait, and see that what they tell is known in time."""
+        """Take the attentions that wait, and see that what they tell is known in time.
+
+        One that a command of this host has raised tells nothing of what the stranger did since.
+        """
         told = set()
         for unit in self.units:
             for path in self.paths[unit.lu]:
                 reply = self._reply(path, lambda device: device.send(TEST_UNIT_READY))
                 if "2A/" in reply:
-                    told.add(unit.lu)
+                    if path.initiator.lower() in self.signs.get(unit.lu, ()):
+                        told.add(unit.lu)
                     self.history.append(f"{unit.lu[-4:]} {path.hctl} {reply}")
         self.agent.settled(_SECONDS)
         self.judge(told=frozenset(told))
@@ -249,8 +264,10 @@ class World:
 
     def _strange(self, unit: Unit) -> None:
         action, key, sa_key, kind = self._choose(unit, self.stranger.port)
+        before = oracle(unit.directory)
         answer = self.stranger.pr_out(self.units.index(unit), action.name, key, sa_key, int(kind))
         self.touched[unit.lu] = time.time_ns()
+        self.signs[unit.lu] = concerned(before, oracle(unit.directory))
         self.history.append(
             f"{unit.lu[-4:]} stranger {action.value} {key:x} {sa_key:x} {kind.name}: "
             f"{answer.status:#x}"
@@ -259,6 +276,8 @@ class World:
     def _change_paths(self, unit: Unit) -> None:
         way = self.random.choice((self._log_in_anew, self._delete, self._return))
         way(unit)
+        # Attentions end with their sessions.
+        self.signs.clear()
         self.paths = {each.lu: paths_now(each) for each in self.units}
 
     def _log_in_anew(self, _: Unit) -> None:

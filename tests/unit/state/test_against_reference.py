@@ -305,7 +305,8 @@ class World(Walk):
         self.at: dict[str, tuple[str, int]] = {}  # address: port, life
         self.lives = 100
         self.touched = 0
-        self.signs: set[tuple[str, Attention]] = set()
+        self.signs: dict[tuple[str, Attention], int] = {}
+        """The unit attentions that a stranger's command has raised, and when it was sent."""
         self.told = False
         self.move()
 
@@ -350,9 +351,9 @@ class World(Walk):
         before = set(self.device.attentions)
         foreign = self.random.choice(FOREIGN)
         self.device.pr_out(foreign, *self.choose(foreign))
-        self.signs |= set(self.device.attentions) - before
         self.now += 1
         self.touched = self.now
+        self.signs |= dict.fromkeys(set(self.device.attentions) - before, self.now)
 
     def local(self, *, outcome: Outcome | None = None) -> None:
         address = self.random.choice(sorted(self.at))
@@ -361,9 +362,9 @@ class World(Walk):
         if found is not None:
             seen = AttentionSeen(**self.span(), nexus=address, life=life, attention=found)
             self.feed(seen)
-            if (port, found) in self.signs:
-                self.told = True
-            self.signs = {each for each in self.signs if each[0] != port}
+            # Of what a stranger did after the cause of this one nothing is told.
+            self.told = self.signs.get((port, found)) == self.touched
+            self.signs = {each: at for each, at in self.signs.items() if each[0] != port}
             return
         action, key, sa_key, kind = self.choose(port)
         real = self.device.pr_out(port, action, key, sa_key, kind)
