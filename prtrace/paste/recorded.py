@@ -22,6 +22,8 @@ from prtrace.state.decode import TIMEOUT
 from prtrace.state.event import Command, Event
 
 _SECOND_NS: Final = 1_000_000_000
+_APART_NS: Final = 10 * _SECOND_NS
+"""By which lines of several processors are not out of their order."""
 _MONTHS: Final = timedelta(days=120)
 """By which a time without a year is earlier than the one before where a year began between."""
 _COMMANDS: Final[Mapping[int, Command]] = {
@@ -124,9 +126,14 @@ class _Names:
         self._perhaps: dict[int, str] = {}
         self._attached: dict[str, int] = {}
         """By address and by disk: the last line that tells that it was attached."""
-        self._started = max((each.line for each in listed if each.started), default=0)
-        """The last line that tells that the machine started."""
+        self._started = 0
+        """The last line that tells that the machine started, or is behind a start."""
+        since = 0
         for each in listed:
+            now = None if each.stamp is None else each.stamp.since_boot_ns
+            if each.started or (now is not None and now < since - _APART_NS):
+                self._started = each.line
+            since = since if now is None else now
             if each.attached:
                 self._attached |= dict.fromkeys((each.nexus, each.device), each.line)
             if each.device and each.nexus:
