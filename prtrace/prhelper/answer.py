@@ -3,6 +3,9 @@
 The host byte and errno are translated as QEMU does (scsi/utils.c, scsi_sense_from_host_status
 and scsi_sense_from_errno), with one difference: QEMU takes a host byte that it does not know
 for success.  Here it is a communication failure, because nobody knows what the command did.
+
+What the transport decided is told in words that a device has for a command without effect, too
+(BUSY, a unit attention of a reset): Response.unsure keeps the difference.
 """
 
 from __future__ import annotations
@@ -70,9 +73,9 @@ def check(code: Code) -> Response:
 def of_errno(number: int) -> Response:
     """What the guest is told when SG_IO itself failed."""
     if number == errno.EDOM:
-        return Response(Status.TASK_SET_FULL)
+        return Response(Status.TASK_SET_FULL, unsure=True)
     if number == errno.EBADE:
-        return Response(Status.RESERVATION_CONFLICT)
+        return Response(Status.RESERVATION_CONFLICT, unsure=True)
     return check(_OF_ERRNO.get(number, IO_ERROR))
 
 
@@ -80,6 +83,10 @@ def of_reply(reply: Reply) -> Response:
     """What the guest is told of a command that came back."""
     if not (reply.status or reply.host_status or reply.driver_status):
         return Response(0, b"", reply.received)
+    return _translated(reply)._replace(unsure=reply.transport_fault)
+
+
+def _translated(reply: Reply) -> Response:
     host = reply.host_status
     if host == _CONFLICT_HOST:
         return Response(Status.RESERVATION_CONFLICT)

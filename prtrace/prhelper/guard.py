@@ -152,6 +152,8 @@ def outcome_of(response: Response) -> Effect:
     """
     if response.status == Status.GOOD:
         return Effect.DONE
+    if response.unsure:
+        return Effect.UNKNOWN
     if response.status in _UNTOUCHED:
         return Effect.NOTHING
     if response.status == Status.CHECK_CONDITION:

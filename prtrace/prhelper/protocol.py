@@ -80,13 +80,15 @@ class Response(NamedTuple):
     """As long as it came."""
     data: bytes = b""
     """Sent with GOOD only."""
+    unsure: bool = False
+    """Whether the command may have been carried out, though the answer says that it was not."""
 
     def build(self, request: Request) -> bytes:
         """104 bytes and the data, cut to what the client has room for.
 
         QEMU ends the guest's process on a reply with more, or with data for PR OUT.
         """
-        status, sense, data = self
+        status, sense, data, _ = self
         if status != Status.GOOD:
             data = b""
         elif len(data) > request.allocation_length:

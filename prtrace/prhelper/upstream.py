@@ -6,6 +6,7 @@ told nothing: its connection closes, as it does when its own helper dies.
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import struct
@@ -27,11 +28,14 @@ from prtrace.prhelper.protocol import (
     Response,
 )
 from prtrace.scsi.codes import Status
+from prtrace.scsi.sense import UNIT_ATTENTION, Sense
 
 CONNECT_SECONDS: Final = 5.0
 REPLY_SECONDS: Final = 120.0
 """Longer than the helper's command takes, error handling included."""
 _TIMEVAL: Final = struct.Struct("@ll")
+_RESET: Final = 0x29
+"""The additional sense code of every reset."""
 
 
 class UpstreamExecution:
@@ -54,7 +58,8 @@ class UpstreamExecution:
         if request.opcode == CLEANUP and not (self._session.features or 0) & FEATURE_CLEANUP:
             return Response(Status.GOOD)
         try:
-            return self._exchange(sock, request, fd)
+            response = self._exchange(sock, request, fd)
+            return response if response.status == Status.GOOD else told_by_helper(response)
         except (OSError, MalformedError) as error:
             self.close()
             raise OutcomeUnknownError(
@@ -131,6 +136,20 @@ class UpstreamExecution:
                     return response
             if time.monotonic() > deadline:
                 raise TimeoutError("no answer in time")
+
+
+def told_by_helper(response: Response) -> Response:
+    """The helper's answer, unsure where it may be what it makes of a fault of the transport.
+
+    scsi/utils.c of QEMU, scsi_sense_from_host_status and scsi_sense_from_errno: BUSY for
+    DID_BUS_BUSY and timeouts, TASK SET FULL for EDOM, a unit attention of a reset for DID_RESET.
+    """
+    unsure = response.status in (Status.BUSY, Status.TASK_SET_FULL)
+    if response.status == Status.CHECK_CONDITION:
+        with contextlib.suppress(MalformedError):
+            sense = Sense.parse(response.sense)
+            unsure = (sense.key, sense.asc) == (UNIT_ATTENTION, _RESET)
+    return response._replace(unsure=unsure)
 
 
 def _receive(sock: socket.socket, size: int, deadline: float) -> bytes:

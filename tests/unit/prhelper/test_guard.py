@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from prtrace.linux.sgio import Reply
+from prtrace.model import Outcome
 from prtrace.prhelper.answer import (
     COMMUNICATION_FAILURE,
     INVALID_CDB,
     check,
+    of_reply,
 )
 from prtrace.prhelper.guard import (
     Company,
@@ -18,6 +23,8 @@ from prtrace.prhelper.guard import (
     outcome_of,
 )
 from prtrace.prhelper.protocol import CLEANUP, Request, Response
+from prtrace.prhelper.upstream import told_by_helper
+from prtrace.scsi.sense import FIXED, Sense
 
 ONE, TWO = User("machine:1", "one", 10, 1), User("machine:2", "two", 20, 2)
 TWIN = User("machine:1", "one again", 30, 3)
@@ -125,6 +132,9 @@ def test_two_guests_of_one_claimed_name_are_told_wherever_they_are() -> None:
         (check((6, 0x2A, 5)), Effect.NOTHING),
         (check((2, 4, 0)), Effect.UNKNOWN),
         (check(COMMUNICATION_FAILURE), Effect.UNKNOWN),
+        (Response(8, unsure=True), Effect.UNKNOWN),
+        (Response(0x18)._replace(unsure=True), Effect.UNKNOWN),
+        (Response(0, unsure=True), Effect.DONE),
         (Response(2), Effect.UNKNOWN),
         (Response(0x40), Effect.UNKNOWN),
     ],
@@ -138,3 +148,40 @@ def test_what_a_refused_guest_is_told() -> None:
     assert guard_refusal(pr_out(6)).sense[12:14] == b"\x55\x04"
     assert guard_refusal(pr_out(1)).status == 0x18
     assert guard_refusal(Request(bytes((CLEANUP,)) + bytes(15))).status == 0x18
+
+
+@given(
+    status=st.sampled_from([0, 2, 8, 0x18, 0x28, 0x40]),
+    host=st.integers(0, 0x1F),
+    driver=st.sampled_from([0, 6, 8]),
+    key=st.integers(0, 0xF),
+    asc=st.sampled_from([0x00, 0x04, 0x24, 0x29, 0x2A, 0x55]),
+)
+def test_nothing_is_certain_where_the_transport_decided(
+    status: int, host: int, driver: int, key: int, asc: int
+) -> None:
+    """Whatever the guest is told of it."""
+    sense = Sense(FIXED, key, asc, 0).build() if status == 2 else b""
+    reply = Reply(status, host, driver, sense, b"", 0)
+    if reply.transport_fault:
+        assert outcome_of(of_reply(reply)) is Effect.UNKNOWN
+    elif reply.outcome in (Outcome.CONFLICT, Outcome.NOT_EXECUTED):
+        assert outcome_of(of_reply(reply)) is Effect.NOTHING
+
+
+@pytest.mark.parametrize(
+    ("response", "outcome"),
+    [
+        (Response(8), Effect.UNKNOWN),
+        (Response(0x28), Effect.UNKNOWN),
+        (check((6, 0x29, 0)), Effect.UNKNOWN),
+        (check((6, 0x2A, 5)), Effect.NOTHING),
+        (check(INVALID_CDB), Effect.NOTHING),
+        (Response(0x18), Effect.NOTHING),
+        (Response(2, b"?"), Effect.UNKNOWN),
+    ],
+)
+def test_what_a_helper_makes_of_a_fault_is_not_certain(
+    response: Response, outcome: Effect
+) -> None:
+    assert outcome_of(told_by_helper(response)) is outcome
