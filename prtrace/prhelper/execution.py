@@ -74,7 +74,7 @@ def send(fd: int, request: Request) -> Reply | int:
 
 
 class DirectExecution:
-    """Without a helper: prtrace sends the commands.  One object serves all clients."""
+    """Without a helper: prtrace sends the commands.  Of one client: what is owed is its own."""
 
     own = True
 

@@ -4,12 +4,11 @@ PERSISTENT RESERVE IN goes through the map's own node: the kernel takes a path, 
 is dead, another is asked.  The commands that change something go over the paths' own nodes:
 
 REGISTER, REGISTER AND IGNORE  every path, because I/O may take any of them.  A path that is dead
-    does not fail the whole; it stays owed the registration and gets it with the guest's next
-    command, whatever that is, once it is alive.  Nothing is ever rolled back.  Where some paths
-    accept the guest's key and others do not (a path that came back has an old key, or none), the
-    others get it by REGISTER AND IGNORE EXISTING KEY, then the first path must still accept it: if
-    a peer preempted the guest meanwhile, what was just added is taken back, so that a fenced guest
-    stays fenced.  What was owed is held to the same.
+    does not fail the whole; it is owed the registration.  Where some paths accept the guest's key
+    and others do not (a path that came back has an old key, or none), the others get it by
+    REGISTER with no key, or with one that this client registered: never over somebody else's.
+    In the end the path that accepted first must still accept the key: if a peer preempted the
+    guest meanwhile, what was added since is taken back, so that a fenced guest stays fenced.
 RESERVE     a path that accepts it; the reservation may be held by another path of ours already,
     which accepts the same RESERVE again.  If the holder is a dead path of ours, it is held.  So it
     may be sent on the next path when nobody knows what became of it on one.
@@ -17,7 +16,14 @@ RELEASE     every path: one that does not hold answers GOOD and releases nothing
     of ours still holds afterwards, the guest is told of a failure.
 CLEAR, PREEMPT, PREEMPT AND ABORT  one path, and not one that failed last time.  A PREEMPT of the
     guest's own key, or of all (key 0), removes our other paths' registrations too; they are made
-    again.
+    again, between two proofs that the guest is registered still.
+
+What is owed is of one client's connection and of one logical unit.  A path gets it after a command
+of that client's that the device accepted with the key: that command, and one after it, prove that
+the guest is registered.  PERSISTENT RESERVE IN changes nothing.
+
+What the guest is told of a command that one path may have carried out is never that nothing
+happened.
 
 The first path's answer is the guest's, unit attentions included.  A unit attention on another
 path is about a nexus that the guest does not know: the command is sent there again.  Another
@@ -30,7 +36,8 @@ Lessons of multipath-tools 0.13 (its commits 8d5f4a5e, 92872ca8, 9d177080, 3bd41
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from prtrace.errors import DeviceError
@@ -46,6 +53,7 @@ from prtrace.prhelper.answer import (
     of_reply,
 )
 from prtrace.prhelper.descriptor import Node, open_path
+from prtrace.prhelper.guard import Effect, outcome_of
 from prtrace.prhelper.protocol import CDB_SIZE, CLEANUP, Request, Response
 from prtrace.scsi.cdb import PrOutCdb
 from prtrace.scsi.codes import Opcode, OutCode, Status, out_action, type_code
@@ -55,9 +63,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     Send = Callable[[int, Request], Reply | int]
+    Opened = Callable[[Node], Iterator["_Path"]]
 
 _ATTEMPTS: Final = 8
 """Unit attentions of one path in a row, beyond which something else is wrong."""
+_TRIES: Final = 3
+"""Of taking a registration back, in a row."""
+_PATIENCE: Final = 10.0
+"""So many times as long as an owed path took to fail, it is not asked again: the guest waits."""
 _NOT_SENT: Final = frozenset({0x01, 0x0F})  # DID_NO_CONNECT, DID_TRANSPORT_FAILFAST
 _SCOPE_TYPE_AT: Final = PR_OUT_CDB.offset("scope_type")
 _REGISTRATIONS: Final = (OutCode.REGISTER, OutCode.REGISTER_AND_IGNORE)
@@ -98,6 +111,11 @@ class _Path:
         return isinstance(self.reply, Reply) and self.reply.host_status in _NOT_SENT
 
     @property
+    def lost(self) -> bool:
+        """Whether the command may have been carried out, and nobody knows."""
+        return self.dead and not self.untouched
+
+    @property
     def response(self) -> Response:
         if isinstance(self.reply, Reply):
             return of_reply(self.reply)
@@ -105,13 +123,34 @@ class _Path:
 
 
 @dataclass(slots=True)
-class _Owed:
-    """What paths of a map are to be sent when they are alive again."""
+class _Known:
+    """What is known of a client's registrations on a map."""
 
-    request: Request
-    key: int
-    """The guest's registration after it, 0 for none."""
-    nexuses: set[str]
+    lu: str
+    key: int = 0
+    """The guest's, 0 for none."""
+    missing: int = 0
+    """How many paths have not got it."""
+    reached: set[str] = field(default_factory=set)
+    """The paths that have."""
+    keys: set[int] = field(default_factory=set)
+    """Every key that the client has ever asked to be registered with."""
+    strays: set[tuple[str, int]] = field(default_factory=set)
+    """Paths that may have a key still which was to be taken back: the guest was fenced."""
+    not_before: float = 0.0
+    """When a path that is owed something may be asked again; of time.monotonic()."""
+
+    def note(self, key: int, paths: list[_Path], node: Node) -> None:
+        """The guest's registration is key now, on those of paths that accepted it."""
+        self.key, self.not_before = key, 0.0
+        self.reached = {path.nexus for path in paths if path.good}
+        self.missing = len(node.nexuses) - len(self.reached) if key else 0
+
+    def has_answered(self, paths: list[_Path]) -> bool:
+        """Whether a conflict is one of a path that has the registration, or none lacks it."""
+        return not self.missing or any(
+            path.conflict and path.nexus in self.reached for path in paths
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,17 +169,23 @@ class _MapDevice:
 
 
 class MapExecution:
-    """send sends one request through one descriptor; one thread at a time for each map."""
+    """Of one client, on one thread at a time.
 
-    def __init__(self, send: Send) -> None:
+    send: sends one request through one descriptor.  opened: gives the paths of a map, open.
+    """
+
+    def __init__(self, send: Send, opened: Opened | None = None) -> None:
         self._send = send
-        self._owed: dict[str, _Owed] = {}
+        self._opened = opened or _open
+        self._known: dict[str, _Known] = {}
         self._failed: set[str] = set()
+        self._changed = False
+        """Whether the request under way has, or may have, changed something on the device."""
+        self._lost: Response | None = None
+        """The answer of a path on which nobody knows what became of the guest's own command."""
 
     def execute(self, request: Request, fd: int, node: Node) -> Response:
         """Carry the request out on the map whose node fd is; the guest's answer."""
-        if node.number in self._owed:
-            self._settle(self._owed[node.number], node)
         if request.opcode == Opcode.PR_IN:
             return self._ask(request, fd, node).response
         if request.opcode == CLEANUP:
@@ -149,11 +194,12 @@ class MapExecution:
             return check(INVALID_CDB)
         if len(request.parameter) < BASIC_PARAMETER_LIST.size:
             return check(LIST_LENGTH)
-        paths = sorted(_open(node), key=lambda path: path.nexus in self._failed)
+        paths = sorted(self._opened(node), key=lambda path: path.nexus in self._failed)
         if not paths:
             return check(COMMUNICATION_FAILURE)
+        self._changed, self._lost = False, None
         try:
-            return self._carry_out(request, paths, fd, node)
+            response = self._carry_out(request, paths, fd, node)
         finally:
             for path in paths:
                 if path.dead:
@@ -161,86 +207,113 @@ class MapExecution:
                 elif path.reply is not None:
                     self._failed.discard(path.nexus)
                 os.close(path.fd)
+        return self._told(response)
+
+    def _told(self, response: Response) -> Response:
+        """What the guest is told where this is what the paths' answers come to."""
+        if response.status == Status.GOOD or not self._changed:
+            return response
+        # Not what another path said to it: the guest would take it for a command without effect.
+        return (self._lost or response)._replace(unsure=True)
 
     def _carry_out(self, request: Request, paths: list[_Path], fd: int, node: Node) -> Response:
         action = request.action
+        known = self._of(node)
+        for nexus, stray in sorted(known.strays):
+            for path in (each for each in paths if each.nexus == nexus):
+                self._take_back(request, path, known, stray)
+        key, sa_key = _keys(request)
         if action in _REGISTRATIONS:
-            response = self._register_all(request, paths)
+            known.keys.add(sa_key)
+            response = self._register_all(request, paths, known)
             if response.status == Status.GOOD:
-                self._owe(request, paths, node)
+                known.note(sa_key, paths, node)
+            elif self._changed:
+                # Nobody knows which paths have it: none is owed anything.
+                known.note(0, [], node)
             return response
         if action == OutCode.RELEASE:
-            return self._release(request, paths, fd, node)
-        response, used = self._first(request, paths)
-        key, sa_key = _keys(request)
-        if action == OutCode.RESERVE and response.status == Status.RESERVATION_CONFLICT:
+            response = self._release(request, paths, fd, node)
+            used = next((path for path in paths if path.good), paths[0])
+        else:
+            response, used = self._first(request, paths)
+        conflict = response.status == Status.RESERVATION_CONFLICT
+        if (
+            action == OutCode.RESERVE
+            and conflict
+            and self._ours(request, fd, node) == request.cdb[_SCOPE_TYPE_AT]
+        ):
             # Held by a path of ours that is dead: held by the guest.
-            same = self._ours(request, fd, node) == request.cdb[_SCOPE_TYPE_AT]
-            return Response(Status.GOOD) if same else response
-        if action in _PREEMPTIONS and response.status == Status.GOOD and sa_key in (0, key):
-            again = _register(request, OutCode.REGISTER_AND_IGNORE, 0, key)
-            for path in paths:
-                if path is not used:
-                    self._insist(path, again)
-            self._owe(again, paths, node)
-        if action == OutCode.CLEAR and response.status == Status.GOOD:
-            self._owed.pop(node.number, None)
+            return Response(Status.GOOD)
+        if conflict and known.key == key and not known.has_answered(paths):
+            # No path that has the registration said anything: that is no fence.
+            return check(COMMUNICATION_FAILURE)
+        if response.status != Status.GOOD or not used.good:
+            return response
+        if action == OutCode.CLEAR:
+            known.note(0, [], node)
+        elif action in _PREEMPTIONS and sa_key in (0, key):
+            known.keys.add(key)
+            known.note(key, [used], node)
+            self._pay(request, used, paths, known)
+        elif known.missing and known.key == key and time.monotonic() >= known.not_before:
+            self._pay(request, used, paths, known)
         return response
 
-    def _owe(self, request: Request, paths: list[_Path], node: Node) -> None:
-        """Note which paths a registration has not reached, which is over for all others."""
-        self._owed.pop(node.number, None)
-        missed = set(node.nexuses) - {path.nexus for path in paths if not path.dead}
-        if missed:
-            key, sa_key = _keys(request)
-            again = _register(request, OutCode.REGISTER_AND_IGNORE, 0, sa_key)
-            if not sa_key and request.action == OutCode.REGISTER:
-                # Not by IGNORE: another's registration may be there when the path is back.
-                again = _register(request, OutCode.REGISTER, key, 0)
-            self._owed[node.number] = _Owed(again, sa_key, missed)
+    def _of(self, node: Node) -> _Known:
+        """What is known of the client on this map: nothing, where another unit has its number."""
+        known = self._known.get(node.number)
+        if known is None or known.lu != node.lu:
+            known = self._known[node.number] = _Known(node.lu)
+        return known
 
-    def _settle(self, owed: _Owed, node: Node) -> None:
-        """Give the paths that are alive again what they are owed."""
-        owed.nexuses &= set(node.nexuses)
-        for path in _open(node):
-            try:
-                if path.nexus in owed.nexuses and not self._pay(owed, path, node):
-                    owed.nexuses.clear()
-            finally:
-                os.close(path.fd)
-        if not owed.nexuses:
-            del self._owed[node.number]
+    def _pay(self, request: Request, used: _Path, paths: list[_Path], known: _Known) -> None:
+        """Register the paths that lack the registration which the used path has just proved."""
+        for path in paths:
+            if path is used or path.nexus in known.reached or not known.missing:
+                continue
+            begun = time.monotonic()
+            if not self._proves(request, used, known.key):
+                return
+            added = self._add(request, path, known, known.key)
+            if path.dead:
+                now = time.monotonic()
+                known.not_before = now + _PATIENCE * (now - begun)
+            # Also where nobody knows what became of it.
+            if (added or path.lost) and not self._proves(request, used, known.key):
+                self._take_back(request, path, known, known.key)
+                return
+            if added:
+                known.reached.add(path.nexus)
+                known.missing -= 1
 
-    def _pay(self, owed: _Owed, path: _Path, node: Node) -> bool:
-        """Send one path what it is owed; False where nothing is owed any more."""
-        self._insist(path, owed.request)
-        if path.dead:
-            return True
-        owed.nexuses.discard(path.nexus)
-        if not path.good or not owed.key:
-            return True
-        proof = _register(owed.request, OutCode.REGISTER, owed.key, owed.key)
-        fenced = False
-        for other in _open(node):
-            try:
-                if other.nexus != path.nexus and other.nexus not in owed.nexuses:
-                    self._insist(other, proof)
-                    if other.good:
-                        return True
-                    fenced = fenced or other.conflict
-            finally:
-                os.close(other.fd)
-        self._insist(path, _register(owed.request, OutCode.REGISTER, owed.key, 0))
-        if not fenced:
-            # Nobody can tell now: later.
-            owed.nexuses.add(path.nexus)
-        return not fenced
+    def _proves(self, request: Request, path: _Path, key: int) -> bool:
+        """Whether the path accepts the guest's key: no peer has taken it away."""
+        self._insist(path, _register(request, OutCode.REGISTER, key, key))
+        return path.good
+
+    def _add(self, request: Request, path: _Path, known: _Known, key: int) -> bool:
+        """Register a path, over nothing or over a key of the client's own; whether it is."""
+        for former in dict.fromkeys((0, key, *sorted(known.keys))):
+            self._insist(path, _register(request, OutCode.REGISTER, former, key))
+            if not path.conflict:
+                break
+        return path.good
+
+    def _take_back(self, request: Request, path: _Path, known: _Known, key: int) -> None:
+        """Unregister a path of a guest that was fenced; one that does not answer, later."""
+        for _ in range(_TRIES):
+            self._insist(path, _register(request, OutCode.REGISTER, key, 0))
+            if not path.dead:
+                known.strays.discard((path.nexus, key))
+                return
+        known.strays.add((path.nexus, key))
 
     def _ask(self, request: Request, fd: int, node: Node) -> _Path:
         """Send a command that changes nothing: by the map, then by any path that is alive."""
         asked = _Path("", fd, self._send(fd, request))
         if asked.dead:
-            for path in _open(node):
+            for path in self._opened(node):
                 try:
                     self._insist(path, request)
                 finally:
@@ -252,9 +325,25 @@ class MapExecution:
     def _insist(self, path: _Path, request: Request) -> None:
         """Send until the path has no unit attention to tell first."""
         for _ in range(_ATTEMPTS):
-            path.reply = self._send(path.fd, request)
+            self._to(path, request)
             if not path.attention:
                 return
+
+    def _send_guests(self, path: _Path, request: Request, *, insist: bool) -> None:
+        """Send the guest's own command.  insist: unit attentions of this path are not its."""
+        if insist:
+            self._insist(path, request)
+        else:
+            self._to(path, request)
+        if path.lost:
+            self._lost = path.response
+
+    def _to(self, path: _Path, request: Request) -> None:
+        path.reply = self._send(path.fd, request)
+        if request.opcode == Opcode.PR_IN or path.untouched:
+            return
+        if outcome_of(path.response) is not Effect.NOTHING:
+            self._changed = True
 
     def _first(self, request: Request, paths: list[_Path]) -> tuple[Response, _Path]:
         """Send on one path after the other until one accepts it; the answer and its path.
@@ -265,10 +354,7 @@ class MapExecution:
         last = paths[0]
         for path in paths:
             last = path
-            if conflict is None:
-                path.reply = self._send(path.fd, request)
-            else:
-                self._insist(path, request)
+            self._send_guests(path, request, insist=conflict is not None)
             if path.conflict:
                 conflict = conflict or path
             elif not path.untouched and not (path.dead and request.action == OutCode.RESERVE):
@@ -278,52 +364,40 @@ class MapExecution:
         last = conflict or last
         return last.response, last
 
-    def _register_all(self, request: Request, paths: list[_Path]) -> Response:
+    def _register_all(self, request: Request, paths: list[_Path], known: _Known) -> Response:
         first: _Path | None = None
         for path in paths:
-            if first is None:
-                path.reply = self._send(path.fd, request)
-            else:
-                self._insist(path, request)
+            self._send_guests(path, request, insist=first is not None)
             if path.dead:
                 continue
             if first is None and not path.good and not path.conflict:
-                # The guest's to see and to repeat; nothing happened on any path.
+                # The guest's to see and to repeat.
                 return path.response
             first = first or path
-        good = [path for path in paths if path.good]
-        refused = [path for path in paths if not path.good and not path.dead]
-        if not good:
+        accepted = next((path for path in paths if path.good), None)
+        if accepted is None:
             return (first or paths[0]).response
-        if refused:
-            return self._converge(request, good[0], refused)
-        return good[0].response
-
-    def _converge(self, request: Request, good: _Path, refused: list[_Path]) -> Response:
-        """Give the paths that did not accept the guest's old key the new one."""
         _, key = _keys(request)
-        for path in refused:
-            self._insist(path, _register(request, OutCode.REGISTER_AND_IGNORE, 0, key))
-        response = next((p.response for p in refused if not p.good and not p.dead), good.response)
-        if not key:
-            return response
-        self._insist(good, _register(request, OutCode.REGISTER, key, key))
-        if not good.conflict:
-            return response
-        for path in refused:
-            if path.good:
-                self._insist(path, _register(request, OutCode.REGISTER, key, 0))
-        return good.response
+        for path in paths:
+            if path.conflict:
+                self._add(request, path, known, key)
+        others = [each for each in paths if each is not accepted and (each.good or each.lost)]
+        if key and others and not self._proves(request, accepted, key):
+            for path in others:
+                self._take_back(request, path, known, key)
+            return accepted.response
+        if any(path.conflict for path in paths):
+            # Somebody else's registration is on one of the paths.
+            return check(COMMUNICATION_FAILURE)
+        refused = (path for path in paths if not path.good and not path.dead)
+        return next(refused, accepted).response
 
     def _release(self, request: Request, paths: list[_Path], fd: int, node: Node) -> Response:
         first: _Path | None = None
         for path in paths:
-            if first is None:
-                path.reply = self._send(path.fd, request)
-                if path.attention:
-                    return path.response
-            else:
-                self._insist(path, request)
+            self._send_guests(path, request, insist=first is not None)
+            if path.attention:
+                return path.response
             if not path.dead:
                 first = first or path
         if first is None:

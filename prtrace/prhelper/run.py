@@ -218,8 +218,7 @@ def _doors(options: ProxyOptions, server: Server, control: Control) -> tuple[_Do
 def _execution(upstream: Path | None) -> Callable[[], Execution]:
     if upstream is not None:
         return lambda: UpstreamExecution(upstream)
-    direct = DirectExecution()
-    return lambda: direct
+    return DirectExecution
 
 
 def _allow_descriptors(connections: int) -> None:

@@ -49,7 +49,6 @@ TESTED_BY = {
         "cli/save",
     ),
     "proxy/differential.py": ("prhelper/upstream",),
-    "proxy/test_failed_paths.py": ("prhelper/multipath_execution",),
     "unit/agent/test_watch.py": ("agent/aside",),
     "unit/api/test_hostile.py": ("api/room",),
     "unit/api/test_jobs.py": ("api/interface", "api/moving"),

@@ -33,9 +33,8 @@ IO_ERROR = bytes((0, 0, 0, 2, 0, 0, 0, 0, 0x70, 0, 0xB))
 
 def broker() -> Broker:
     sparing = SparingLog(logging.getLogger("test"))
-    direct = DirectExecution()
     watch = NexusWatch(lambda _: True, None, sparing)
-    return Broker(Policy(), None, watch, lambda: direct, sparing)
+    return Broker(Policy(), None, watch, DirectExecution, sparing)
 
 
 class Served:

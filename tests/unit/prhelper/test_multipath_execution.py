@@ -1,0 +1,268 @@
+"""A guest's commands on a map of two paths, explored: a peer's fence and a fault at every place.
+
+Device is what SPC says of the commands that are sent here; its answers are those of a path that
+works, of one that does not, and of one on which the answer is lost.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import product
+
+import pytest
+
+from prtrace.linux.sgio import Reply
+from prtrace.prhelper.descriptor import Node
+from prtrace.prhelper.guard import Effect, outcome_of
+from prtrace.prhelper.multipath_execution import MapExecution, _Path
+from prtrace.prhelper.protocol import Request
+from prtrace.scsi.codes import OutCode
+
+PATHS = ("1:0:0:0", "2:0:0:0")
+NODE = Node("253:0", True, True, PATHS, ("a key",))
+PEER, KEY, NEW = 0xB, 0xA, 0xC
+GOOD, CONFLICT = Reply(0, 0, 0, b"", b"", 0), Reply(0x18, 0, 0, b"", b"", 0)
+ATTENTION = Reply(2, 0, 0, bytes.fromhex("700006000000000a000000002a0500000000"), b"", 0)
+NOT_SENT, LOST = Reply(0, 1, 0, b"", b"", 0), Reply(0, 3, 0, b"", b"", 0)
+READ = Request(bytes((0x5E, 0, 0, 0, 0, 0, 0, 32, 0)) + bytes(7), b"", 8192)
+
+
+def out(action: int, key: int, sa_key: int = 0) -> Request:
+    cdb = bytes((0x5F, action, 0, 0, 0, 0, 0, 0, 24)) + bytes(7)
+    return Request(cdb, key.to_bytes(8, "big") + sa_key.to_bytes(8, "big") + bytes(8))
+
+
+@dataclass
+class Device:
+    """The unit.  happens: what befalls the n-th PERSISTENT RESERVE OUT: "fence", or a fault."""
+
+    happens: dict[int, str] = field(default_factory=dict)
+    dead: frozenset[str] = frozenset()
+    registered: dict[str, int] = field(default_factory=lambda: {"peer": PEER})
+    holder: str = ""
+    sent: int = 0
+    changed: bool = False
+    fenced: bool = False
+    overwritten: list[int] = field(default_factory=list)
+    attentions: set[str] = field(default_factory=set)
+
+    @property
+    def guest(self) -> dict[str, int]:
+        return {path: key for path, key in self.registered.items() if path in PATHS}
+
+    def fence(self) -> None:
+        self.fenced = bool(self.guest)
+        for path in self.guest:
+            del self.registered[path]
+            self.attentions.add(path)
+        self.holder = ""
+
+    def send(self, path: str, request: Request) -> Reply:
+        if path in self.dead:
+            return NOT_SENT
+        if request.cdb[0] == 0x5E:
+            return Reply(0, 0, 0, b"", bytes(8), 0)
+        self.sent += 1
+        what = self.happens.get(self.sent, "")
+        if what == "fence":
+            self.fence()
+        if what == "not sent":
+            return NOT_SENT
+        if path in self.attentions:
+            self.attentions.discard(path)
+            return ATTENTION
+        if what == "lost before":
+            return LOST
+        before = dict(self.registered), self.holder
+        accepted = self.carry_out(path, request)
+        self.changed = self.changed or (dict(self.registered), self.holder) != before
+        return LOST if what == "lost after" else GOOD if accepted else CONFLICT
+
+    def carry_out(self, path: str, request: Request) -> bool:
+        action = request.cdb[1] & 0x1F
+        key = int.from_bytes(request.parameter[:8], "big")
+        sa_key = int.from_bytes(request.parameter[8:16], "big")
+        there = self.registered.get(path, 0)
+        registering = action in (OutCode.REGISTER, OutCode.REGISTER_AND_IGNORE)
+        if action != OutCode.REGISTER_AND_IGNORE and there != key:
+            return False
+        if not registering and not there:
+            return False
+        if registering:
+            if there and there not in (KEY, NEW):
+                self.overwritten.append(there)
+            self.registered[path] = sa_key
+            if not sa_key:
+                del self.registered[path]
+                self.holder = "" if self.holder == path else self.holder
+        elif action == OutCode.RESERVE:
+            if self.holder not in ("", path):
+                return False
+            self.holder = path
+        elif action == OutCode.RELEASE:
+            self.holder = "" if self.holder == path else self.holder
+        elif action == OutCode.CLEAR:
+            self.registered, self.holder = {}, ""
+        else:
+            kept = {path: there}
+            others = {n: k for n, k in self.registered.items() if n != path and k != sa_key}
+            self.registered = kept | (others if sa_key else {})
+        return True
+
+
+def execution(device: Device) -> MapExecution:
+    names: dict[int, str] = {}
+
+    def opened(node: Node) -> Iterator[_Path]:
+        for nexus in node.nexuses:
+            fd = os.open("/dev/null", os.O_RDONLY)
+            names[fd] = nexus
+            yield _Path(nexus, fd)
+
+    made = MapExecution(lambda fd, request: device.send(names.get(fd, PATHS[0]), request), opened)
+    # What READ FULL STATUS says takes a host's ports: see tests/proxy/test_failed_paths.
+    made._ours = lambda *_: None  # type: ignore[method-assign]
+    return made
+
+
+REQUESTS = {
+    "register": out(OutCode.REGISTER, 0, KEY),
+    "new key": out(OutCode.REGISTER, KEY, NEW),
+    "ignore": out(OutCode.REGISTER_AND_IGNORE, 0, KEY),
+    "unregister": out(OutCode.REGISTER, KEY, 0),
+    "reserve": out(OutCode.RESERVE, KEY),
+    "release": out(OutCode.RELEASE, KEY),
+    "preempt itself": out(OutCode.PREEMPT, KEY, KEY),
+    "preempt the peer": out(OutCode.PREEMPT, KEY, PEER),
+    "clear": out(OutCode.CLEAR, KEY),
+}
+REGISTERING = ("register", "new key", "ignore")
+FAULTS = ("not sent", "lost before", "lost after")
+DEAD = (frozenset[str](), frozenset(PATHS[:1]), frozenset(PATHS[1:]))
+
+
+def explored(*befalls: str) -> int:
+    """A registration, with a path dead or not, then any two commands; how many ways it went.
+
+    befalls: what happens at one place after the other, the next one from there on.
+    """
+    ways = 0
+    for dead, words in product(DEAD, product(REQUESTS, repeat=2)):
+        place = 0
+        while True:
+            place += 1
+            happens = {place + number: what for number, what in enumerate(befalls)}
+            device = Device(dead=dead, happens=happens)
+            told(device, ("register", *words))
+            if device.sent < place:
+                break
+            ways += 1
+    return ways
+
+
+def told(device: Device, words: tuple[str, ...]) -> None:
+    """Have a guest say these words, and look at each answer and at what it leaves."""
+    guest = execution(device)
+    fenced = False
+    for word in words:
+        fenced = fenced and word not in REGISTERING
+        device.changed = device.fenced = False
+        answer = guest.execute(REQUESTS[word], -1, NODE)
+        if outcome_of(answer) is Effect.NOTHING:
+            assert not device.changed, "a guest that is told so relies on it"
+        assert device.overwritten == []
+        if device.fenced and word in REGISTERING and answer.status == 0:
+            # It came before the guest's own registration.
+            assert len(device.guest) == len(PATHS)
+        else:
+            fenced = fenced or device.fenced
+        if fenced:
+            assert device.guest == {}, "what a peer has fenced is registered"
+        device.dead = frozenset()
+
+
+def test_a_fenced_guest_stays_fenced() -> None:
+    assert explored("fence") > 1000
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_never_told_as_nothing(fault: str) -> None:
+    assert explored(fault) > 1000
+
+
+@pytest.mark.parametrize(
+    ("befalls", "method", "instead"),
+    [
+        ("fence", "_proves", lambda *_: True),
+        ("fence", "_take_back", lambda *_: None),
+        ("lost after", "_told", lambda _, response: response),
+    ],
+)
+def test_the_exploration_can_fail(
+    befalls: str, method: str, instead: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MapExecution, method, instead)
+    with pytest.raises(AssertionError):
+        explored(befalls)
+
+
+def test_without_a_fault_every_path_has_what_the_guest_was_told() -> None:
+    for words in product(REQUESTS, repeat=2):
+        device = Device()
+        guest = execution(device)
+        for word in ("register", *words):
+            answer = guest.execute(REQUESTS[word], -1, NODE)
+            if word in REGISTERING and answer.status == 0:
+                key = NEW if word == "new key" else KEY
+                assert device.guest == dict.fromkeys(PATHS, key)
+
+
+def test_reading_sends_nothing_else() -> None:
+    """Not even where a path is owed something, and whoever reads has come since."""
+    device = Device(dead=frozenset(PATHS[1:]))
+    guest, newcomer = execution(device), execution(device)
+    guest.execute(REQUESTS["register"], -1, NODE)
+    device.dead, sent = frozenset(), device.sent
+    device.registered = dict.fromkeys(PATHS, NEW)
+    for each in (guest, newcomer):
+        each.execute(READ, -1, NODE)
+    assert device.sent == sent
+    guest.execute(REQUESTS["reserve"], -1, NODE)
+    assert device.guest == dict.fromkeys(PATHS, NEW), "another's registration was overwritten"
+
+
+def test_what_is_owed_comes_with_a_command_that_proves_the_guest_registered() -> None:
+    device = Device(dead=frozenset(PATHS[1:]))
+    guest = execution(device)
+    guest.execute(REQUESTS["register"], -1, NODE)
+    assert device.guest == {PATHS[0]: KEY}
+    device.dead = frozenset()
+    assert guest.execute(REQUESTS["reserve"], -1, NODE).status == 0
+    assert device.guest == dict.fromkeys(PATHS, KEY)
+
+
+def test_a_path_without_the_registration_says_nothing_of_a_fence() -> None:
+    device = Device(dead=frozenset(PATHS[1:]))
+    guest = execution(device)
+    guest.execute(REQUESTS["register"], -1, NODE)
+    device.dead = frozenset(PATHS[:1])
+    answer = guest.execute(REQUESTS["reserve"], -1, NODE)
+    assert (answer.status, answer.sense[2]) == (2, 0xB)
+
+
+def test_what_could_not_be_taken_back_is_taken_back_later() -> None:
+    """The fence, and then a path that does not answer while it is to be unregistered."""
+    device = Device(dead=frozenset(PATHS[1:]))
+    guest = execution(device)
+    guest.execute(REQUESTS["register"], -1, NODE)
+    device.dead = frozenset()
+    # RESERVE, proof, REGISTER on the other path, the attention, proof, three times taken back.
+    device.happens = {device.sent + 3: "fence"} | {
+        device.sent + number: "lost before" for number in (6, 7, 8)
+    }
+    guest.execute(REQUESTS["reserve"], -1, NODE)
+    assert device.guest == {PATHS[1]: KEY}
+    guest.execute(REQUESTS["reserve"], -1, NODE)
+    assert device.guest == {}
