@@ -189,8 +189,11 @@ class Broker:
             return objection
         with self.gate.passing(requester.client) as waited:
             done = self._run(requester, request, fd, node, settings, waited=waited)
-        if not isinstance(done, Effect):
-            self.gate.tell(requester.client, request, done.answer)
+            if done is Effect.UNKNOWN:
+                self.gate.lose(requester.client)
+        if done is not Effect.NOTHING:
+            answer = done.answer if isinstance(done, _Done) else None
+            self.gate.tell(requester.client, request, answer)
         return done
 
     def _objection(

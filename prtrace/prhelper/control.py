@@ -166,7 +166,7 @@ class _Conversation:
         self._count()
         number = next(self._numbers)
 
-        def changed(client: HelperClient, request: Request, response: Response) -> None:
+        def changed(client: HelperClient, request: Request, response: Response | None) -> None:
             command, answered = next(self._numbers), threading.Event()
             self._unanswered[command] = answered
             try:
@@ -177,7 +177,7 @@ class _Conversation:
                         "pid": client.pid,
                         "cdb": request.cdb.hex(),
                         "parameter": request.parameter.hex(),
-                        "status": response.status,
+                        "status": None if response is None else response.status,
                     }
                 )
                 answered.wait(ANSWER_SECONDS)

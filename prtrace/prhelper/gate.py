@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from prtrace.prhelper.protocol import Request, Response
 
 MOST_HOLD_SECONDS: Final = 60.0
+_LOOKS_EACH: Final = 0.5
+_LATE_SECONDS: Final = 60.0
+"""How long a command can go on that nobody waits for any more: its time limit, and the kernel's
+error handler's."""
 _CHANGE_REGISTRATIONS: Final = frozenset(
     {
         OutCode.REGISTER,
@@ -48,7 +52,9 @@ class Named:
 
     def means(self, client: HelperClient) -> bool:
         """Whether the client is one of them."""
-        return bool(self.guest in client.vouched.names or (self.pid and self.pid == client.pid))
+        if self.guest:
+            return client.vouched.is_called(self.guest)
+        return bool(self.pid) and self.pid == client.pid
 
 
 @dataclass(eq=False, slots=True)
@@ -59,7 +65,7 @@ class Hold:
     until: float
 
 
-Watcher = Callable[["HelperClient", "Request", "Response"], None]
+Watcher = Callable[["HelperClient", "Request", "Response | None"], None]
 
 
 class Gate:
@@ -70,6 +76,8 @@ class Gate:
         self._holds: list[Hold] = []
         self._watches: list[tuple[Named, Watcher]] = []
         self._inside: list[HelperClient] = []
+        self._late: list[tuple[HelperClient, float]] = []
+        """Whose command may go on though nobody waits for it, and until when at most."""
 
     @contextmanager
     def passing(self, client: HelperClient) -> Iterator[bool]:
@@ -90,18 +98,21 @@ class Gate:
     def hold(self, named: Named, seconds: float) -> tuple[Hold, bool]:
         """Send no PERSISTENT RESERVE OUT of the clients from now on, for at most so many seconds.
 
-        Waits for those under way; False where one of them has not ended in that time, so that
-        the hold is over already.
+        Waits for those under way, and for those that may be; False where one of them has not
+        ended in that time, so that the hold is over already.
         """
         hold = Hold(named, time.monotonic() + min(seconds, MOST_HOLD_SECONDS))
         with self._changed:
             self._holds.append(hold)
-            while any(named.means(client) for client in self._inside):
+            while self._under_way(named):
                 left = hold.until - time.monotonic()
                 if left <= 0:
-                    self._holds.remove(hold)
+                    # A command that it held back may have found that it is over.
+                    if hold in self._holds:
+                        self._holds.remove(hold)
                     return hold, False
-                self._changed.wait(left)
+                # Nobody says when a command that nobody waits for is over.
+                self._changed.wait(min(left, _LOOKS_EACH))
         return hold, True
 
     def release(self, hold: Hold) -> bool:
@@ -129,15 +140,32 @@ class Gate:
 
         return end
 
-    def tell(self, client: HelperClient, request: Request, response: Response) -> None:
-        """A PERSISTENT RESERVE OUT has ended and the client is about to be told."""
+    def lose(self, client: HelperClient) -> None:
+        """Nobody waits any more for a command that the client has passed with: it may go on."""
+        with self._changed:
+            self._late.append((client, time.monotonic() + _LATE_SECONDS))
+
+    def tell(self, client: HelperClient, request: Request, response: Response | None) -> None:
+        """A PERSISTENT RESERVE OUT has ended and the client is about to be told.
+
+        response: None where there is no answer, so that it may have been carried out.
+        """
+        if response is not None and outcome_of(response) is Effect.NOTHING:
+            return
         changes = request.opcode == CLEANUP or request.action in _CHANGE_REGISTRATIONS
-        if not self._watches or not changes or outcome_of(response) is Effect.NOTHING:
+        if not self._watches or not changes:
             return
         with self._changed:
             watchers = [watcher for named, watcher in self._watches if named.means(client)]
         for watcher in watchers:
             watcher(client, request, response)
+
+    def _under_way(self, named: Named) -> bool:
+        """Whether a command of the clients may be; called with the lock held."""
+        now = time.monotonic()
+        self._late = [(client, until) for client, until in self._late if until > now]
+        clients = (*self._inside, *(client for client, _ in self._late))
+        return any(named.means(client) for client in clients)
 
     def _left(self, client: HelperClient) -> float:
         """How long the client's commands are still held; called with the lock held."""

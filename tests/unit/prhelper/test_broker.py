@@ -242,3 +242,17 @@ def test_an_answer_that_nobody_takes_is_attributed_all_the_same(bench: Bench) ->
     with pytest.raises(BrokenPipeError):
         bench.broker.carry_out(requester, pr_out(0), 0, DISK, gone)
     assert bench.lines()[-1]["outcome"] == "00"
+
+
+def test_a_command_without_an_answer_is_told_to_the_watch_and_holds_up_a_hold(
+    bench: Bench,
+) -> None:
+    def lost(*_: object) -> Response:
+        raise OutcomeUnknownError("no answer in time")
+
+    told: list[Response | None] = []
+    bench.act = lost
+    bench.broker.gate.watch(Named("vm1"), lambda _, __, response: told.append(response))
+    assert bench.ask(1, pr_out(0)) is None
+    assert told == [None]
+    assert bench.broker.gate.hold(Named("vm1"), 0.05)[1] is False

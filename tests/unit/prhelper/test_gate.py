@@ -135,3 +135,43 @@ def test_the_guest_is_told_when_the_watch_returns() -> None:
     gate.tell(VM1, pr_out(0), Response(0))
     order.append("guest")
     assert order == ["watch", "guest"]
+
+
+def test_a_hold_that_a_waiting_command_finds_over_is_over() -> None:
+    """The command that it held back looks first, and forgets it."""
+    gate = Gate()
+    results: list[bool] = []
+    with gate.passing(VM1):
+        seconds = 0.05
+        thread = threading.Thread(
+            target=lambda: results.append(gate.hold(Named("vm1"), seconds)[1])
+        )
+        thread.start()
+        end = time.monotonic() + pace.limit(30)
+        while not gate._holds and not results:
+            assert time.monotonic() < end
+        with gate._changed:
+            # The holding thread waits for this lock; by then its time is over.
+            time.sleep(2 * seconds)
+            assert gate._left(VM1) == 0
+        thread.join(pace.limit(30))
+    assert results == [False]
+
+
+def test_a_command_that_nobody_waits_for_any_more_may_be_under_way() -> None:
+    gate = Gate()
+    gate.lose(VM1)
+    assert gate.hold(Named("vm1"), 0.05)[1] is False
+    assert gate.hold(Named("vm2"), 30)[1] is True
+    gate._late = [(client, time.monotonic() - 1) for client, _ in gate._late]
+    assert gate.hold(Named("vm1"), 30)[1] is True
+
+
+def test_a_watch_hears_of_a_command_without_an_answer() -> None:
+    gate = Gate()
+    told: list[Response | None] = []
+    gate.watch(Named("vm1"), lambda _, __, response: told.append(response))
+    gate.tell(VM1, pr_out(0), None)
+    gate.tell(VM1, pr_out(0), Response(8, unsure=True))
+    gate.tell(VM1, pr_out(0), Response(8))
+    assert told == [None, Response(8, unsure=True)]
