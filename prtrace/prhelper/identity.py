@@ -15,15 +15,14 @@ process none of these: the process itself.  Two processes of one other unit, a l
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from prtrace.linux.guestgroup import guest_group
 
 _SVIRT: Final = re.compile(r"[^:]*:[^:]*:svirt[^:]*:s\d+(?:-s\d+)?:(c\d+,c\d+)")
-_APPARMOR: Final = re.compile(
-    r"libvirt-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?: \(\w+\))?"
-)
+_UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_APPARMOR: Final = re.compile(rf"libvirt-({_UUID.pattern})(?: \(\w+\))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +35,19 @@ class Vouched:
     """"socket", "machine", "label" or "process"."""
     names: tuple[str, ...] = ()
     """The guest's name as the socket, the machine's scope and the label have it; may be none."""
+    uuid: str = field(default="", compare=False)
+    """The guest's, where its label says it; any guest can have another one's for a name."""
 
     @property
     def name(self) -> str:
         """The guest's name, "" where only the process is known."""
         return self.names[0] if self.names else ""
+
+    def is_called(self, name: str) -> bool:
+        """Whether it is the guest that name means: a UUID of no name, a name to the letter."""
+        if _UUID.fullmatch(name.lower()):
+            return name.lower() == self.uuid
+        return name in self.names
 
 
 def vouched(socket: str, cgroup: str, unit: str, label: str, process: str) -> Vouched:
@@ -54,11 +61,11 @@ def vouched(socket: str, cgroup: str, unit: str, label: str, process: str) -> Vo
     security, uuid = _security(label)
     names = tuple(dict.fromkeys(name for name in (socket, machine_name, uuid) if name))
     if socket:
-        return Vouched(f"socket:{socket}", "socket", names)
+        return Vouched(f"socket:{socket}", "socket", names, uuid)
     if machine:
-        return Vouched(f"machine:{machine}", "machine", names)
+        return Vouched(f"machine:{machine}", "machine", names, uuid)
     if security:
-        return Vouched(f"label:{security}", "label", names)
+        return Vouched(f"label:{security}", "label", names, uuid)
     return Vouched(f"process:{process}", "process", names)
 
 

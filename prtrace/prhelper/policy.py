@@ -66,7 +66,7 @@ class Rule:
 
     def applies(self, client: HelperClient, device: str) -> bool:
         """Whether the rule is about this client and this device."""
-        if self.guest and self.guest.lower() not in (n.lower() for n in client.vouched.names):
+        if self.guest and not client.vouched.is_called(self.guest):
             return False
         if self.unit and self.unit != client.unit:
             return False
@@ -191,6 +191,12 @@ def _rule(given: Any, where: str, keys: tuple[str, ...]) -> Rule:
     for key in ("guest", "unit", "device"):
         if not isinstance(given.get(key, ""), str):
             raise UsageError(f"{where}: {key} must be a text")
+    device = given.get("device", "")
+    if device and ("/" in device or "." not in device):
+        raise UsageError(
+            f"{where}: device {device!r} is no designator",
+            hint="give the logical unit's, naa.… as a rule: `prtrace show` tells it",
+        )
     if not isinstance(given.get("hide", False), bool):
         raise UsageError(f"{where}: hide must be true or false")
     guard = given.get("guard")

@@ -17,8 +17,8 @@ UUID = "5c6f9c4e-0d1f-4c52-8b5b-0c4a5f7d9f11"
 LIO = bytes.fromhex("00081d90ea010000")
 
 
-def client(*names: str, unit: str = "") -> HelperClient:
-    return HelperClient(1, 0, 1, unit, Vouched("machine:x", "machine", names))
+def client(*names: str, unit: str = "", uuid: str = "") -> HelperClient:
+    return HelperClient(1, 0, 1, unit, Vouched("machine:x", "machine", names, uuid))
 
 
 def pr_in(action: int, length: int = 8192) -> Request:
@@ -103,7 +103,7 @@ def test_rules() -> None:
         hide = false
         guard = "off"
         [[rule]]
-        guest = "VM1"
+        guest = "vm1"
         hide = true
         [[rule]]
         guest = "{UUID}"
@@ -120,7 +120,7 @@ def test_rules() -> None:
     )
     assert policy.asks_for_device
     assert policy.refuses
-    vm1 = client("vm1", UUID.upper())
+    vm1 = client("vm1", uuid=UUID)
     assert policy.settings(client("vm1"), "") == Settings(hide=True, guard=Guard.OFF)
     assert policy.settings(vm1, "naa.6001405") == Settings(hide=True, guard=Guard.REFUSE)
     assert policy.settings(client("x"), "NAA.6001405") == Settings(hide=True, guard=Guard.WARN)
@@ -154,3 +154,20 @@ def test_a_rule_for_all_guests() -> None:
     assert Rule(device="naa.1").applies(client(), "naa.1")
     assert not Rule(guest="a").applies(client("b"), "naa.1")
     assert not Rule(unit="a.service").applies(client("a.service", unit="b.service"), "")
+
+
+def test_a_name_is_compared_to_the_letter_and_a_uuid_with_the_label_alone() -> None:
+    rule = Rule(guest="db1", hide=False)
+    assert rule.applies(client("db1"), "naa.1")
+    assert not rule.applies(client("DB1"), "naa.1")
+    rule = Rule(guest=UUID.upper(), hide=False)
+    assert rule.applies(client("db1", uuid=UUID), "naa.1")
+    assert not rule.applies(client(UUID, uuid=UUID[:-1] + "2"), "naa.1")
+    assert not rule.applies(client(UUID), "naa.1")
+
+
+@pytest.mark.parametrize("device", ["/dev/sda", "sda", "/dev/disk/by-id/wwn-0x6.1"])
+def test_a_device_that_is_no_designator_is_refused(device: str) -> None:
+    """It would never apply, and nobody would know."""
+    with pytest.raises(UsageError, match=r"rule 1 of the policy: device .* is no designator"):
+        Policy.parse(f'[[rule]]\ndevice = "{device}"\nguard = "refuse"\n')
