@@ -24,6 +24,8 @@ NEWER = "1.0.0+next"
 
 UPGRADED = "/run/upgraded"
 
+CODE = "/usr/lib/python3/dist-packages/prtrace"
+
 # At most 1,000 commands a second, for 60 s and until the upgrade is over.  An emulated machine
 # does fewer: what it did is printed.
 STORM = f"""
@@ -184,7 +186,7 @@ def downgrade_is_refused(host: Host) -> None:
 def removed(host: Host) -> None:
     """Nothing stays in the kernel, nothing listens; the history is kept."""
     host.apt("remove prtrace")
-    gone(host, "/sys/fs/bpf/prtrace/* /run/prtrace/io.prtrace")
+    gone(host, f"/sys/fs/bpf/prtrace/* /run/prtrace/io.prtrace {CODE}")
     host.run("! systemctl is-active prtrace-agent.socket prtrace-agent.service")
     host.run("test -s /var/lib/prtrace/prtrace.db")
 
@@ -203,7 +205,7 @@ def purged(host: Host) -> None:
     host.apt("purge prtrace prtrace-proxy")
     gone(
         host,
-        "/var/lib/prtrace /run/prtrace /run/prtrace-proxy* /etc/default/prtrace*"
+        f"{CODE} /var/lib/prtrace /run/prtrace /run/prtrace-proxy* /etc/default/prtrace*"
         " /sys/fs/bpf/prtrace/* /etc/systemd/system/*/prtrace*",
     )
     host.run("! journalctl --no-pager | grep -A20 Traceback")
