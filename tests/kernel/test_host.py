@@ -19,6 +19,7 @@ from lab.load import TEST_UNIT_READY
 from labkit import pace
 from labkit.kernels import SERIES
 from labkit.target import Target, Unit
+from labkit.waiting import await_that
 
 from prtrace.errors import MalformedError, NoSuchDeviceError
 from prtrace.linux.sgio import Reply, SgDevice
@@ -61,15 +62,6 @@ def pr_out(device: SgDevice, action: int, key: int, sa_key: int, type_: int = 0)
     return reply
 
 
-def await_that(what: str, holds: Callable[[], bool], events: UeventSocket) -> None:
-    """Wait for what a uevent tells of, or for a second: not every change has one."""
-    end = time.monotonic() + pace.limit(DEADLINE_S)
-    while not holds():
-        assert time.monotonic() < end, what
-        select.select([events], [], [], 1)
-        events.read()
-
-
 def nodes_of(nexus: LocalNexus) -> bool:
     """Whether the drivers have made its nodes: they do so after the address is there."""
     return all(node and Path(node).exists() for node in (nexus.device, nexus.sg))
@@ -85,8 +77,6 @@ def check_units(target: dict[str, Any], inventory: Inventory) -> None:
     for unit in target["units"]:
         found = inventory.units.get(unit["lu"])
         assert found is not None, f"{unit['lu']} found"
-        if found is None:
-            continue
         assert (found.kind, found.vendor) == ("disk", "LIO-ORG"), "kind, vendor"
         wanted = {path["hctl"] for path in unit["paths"]}
         assert {nexus.nexus for nexus in found.nexuses} == wanted, "nexuses"
@@ -211,7 +201,7 @@ def check_ports(unit: dict[str, Any], found: LogicalUnit) -> None:
     check_full_status(found)
 
 
-def check_loopback_flavours(events: UeventSocket) -> None:
+def check_loopback_flavours() -> None:
     """A loopback target may pose as SAS, FC or iSCSI; its TransportIDs differ accordingly."""
     target = Path("/sys/kernel/config/target")
     store = target / "core/rd_mcp_0/flavours"
@@ -241,7 +231,7 @@ def check_loopback_flavours(events: UeventSocket) -> None:
             and all(nodes_of(nexus) for nexus in unit.nexuses)
         )
 
-    await_that("flavours appear", appeared, events)
+    await_that("flavours appear", appeared)
     found = scan().units[lu]
     ports = {nexus.initiator_port for nexus in found.nexuses}
     wanted = {"naa.60014050f1a4000a", "naa.2100001b32aabbcd", "iqn.2026-11.lab.flavours:host"}
@@ -327,23 +317,22 @@ def check_outcomes(found: LogicalUnit) -> None:
 def check_hot_plug(unit: dict[str, Any]) -> None:
     path = unit["paths"][0]
     host = path["hctl"].split(":")[0]
-    with UeventSocket() as events:
-        device = SgDevice(path["sg"])
-        Path("/sys/bus/scsi/devices", path["hctl"], "delete").write_text("1")
-        await_that("it is gone", lambda: scan().nexus(path["hctl"]) is None, events)
-        check_refused("resolve a removed address", lambda: scan().resolve(path["hctl"]), "no such")
-        with contextlib.suppress(NoSuchDeviceError):
-            reply = device.send(READ_KEYS, room=ALLOCATION, timeout_ms=10_000)
-            assert reply.transport_fault, "a removed device"
-        device.close()
-        # Through the iSCSI session, or the loopback target, a scan finds it again.
-        Path("/sys/class/scsi_host", f"host{host}", "scan").write_text("- - -")
+    device = SgDevice(path["sg"])
+    Path("/sys/bus/scsi/devices", path["hctl"], "delete").write_text("1")
+    await_that("it is gone", lambda: scan().nexus(path["hctl"]) is None)
+    check_refused("resolve a removed address", lambda: scan().resolve(path["hctl"]), "no such")
+    with contextlib.suppress(NoSuchDeviceError):
+        reply = device.send(READ_KEYS, room=ALLOCATION, timeout_ms=10_000)
+        assert reply.transport_fault, "a removed device"
+    device.close()
+    # Through the iSCSI session, or the loopback target, a scan finds it again.
+    Path("/sys/class/scsi_host", f"host{host}", "scan").write_text("- - -")
 
-        def back() -> bool:
-            nexus = scan().nexus(path["hctl"])
-            return nexus is not None and nodes_of(nexus)
+    def back() -> bool:
+        nexus = scan().nexus(path["hctl"])
+        return nexus is not None and nodes_of(nexus)
 
-        await_that("it is back", back, events)
+    await_that("it is back", back)
 
 
 def check_events(unit: dict[str, Any]) -> None:
@@ -429,8 +418,7 @@ def test_every_change_is_told_by_a_uevent(lab_target) -> None:
 
 
 def test_loopback_targets_that_pose_as_other_transports() -> None:
-    with UeventSocket() as events:
-        check_loopback_flavours(events)
+    check_loopback_flavours()
 
 
 @without_map
