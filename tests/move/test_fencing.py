@@ -99,11 +99,12 @@ class Watch:
     def look(self) -> None:
         # A read at 0 makes configfs ask LIO again only for a file that is opened anew.
         fd = os.open(self._path, os.O_RDONLY)
-        moment = time.monotonic()
-        if self._wanted not in os.read(fd, 4096):
-            with self._absent.open("a") as file:
-                file.write(f"{moment}\n")
+        there = self._wanted in os.read(fd, 4096)
         os.close(fd)
+        if not there:
+            # Behind the read: one that the processor was taken from before it is not of before.
+            with self._absent.open("a") as file:
+                file.write(f"{time.monotonic()}\n")
         self.samples += 1
 
     @property
