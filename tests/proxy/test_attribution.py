@@ -190,20 +190,28 @@ def on_a_map(agent: Agent, way: Path, unit: Unit, issuer: int, guest: Guest) -> 
     assert {event["nexus"] for event in found} == {path.hctl for path in unit.paths}, "every path"
     wanted = {(guest.title, guest.uuid or None, guest.pid)}
     assert {named(event) for event in found} == wanted, "by the guest"
-    assert {event["asked"] for event in found} == {""}, "as asked"
+    proof = [event for event in found if event["asked"]]
+    # That no peer has taken the key away since the first path accepted it.
+    assert [event["nexus"] for event in proof] == [found[0]["nexus"]], "the rest is as asked"
     # The second path loses its registration: the guest's REGISTER becomes another command there.
     second = unit.paths[1].block
     subprocess.run(["sg_persist", "-n", "-o", "-G", "-K", "0xa", "-S", "0", second],
                    check=True, capture_output=True)  # fmt: skip
     told = guest.run(way, node, "out(p, fd, REGISTER, 0xA, 0xD).status")
     assert told == str(GOOD), "new key"
-    other = [event for event in newest(agent, node, 8) if event["asked"]]
-    actions = [event["action"] for event in other]
-    assert actions == ["REGISTER AND IGNORE EXISTING KEY", "REGISTER"], "another command"
+    asked = f"{0xA:016x}{0xD:016x}"
+    other = [e for e in newest(agent, node, 8) if e["asked"] and e["asked_data"][:32] == asked]
+    by = [(event["nexus"], event["action"], event["key"] or "0x0") for event in other]
+    first, second = (path.hctl for path in unit.paths)
+    keys = [int(key, 16) for _, _, key in by]
+    assert [(nexus, action) for nexus, action, _ in by] == [
+        (second, "REGISTER"),
+        (first, "REGISTER"),
+    ], "another command, and the proof"
+    assert keys == [0, 0xD], "over nothing, and by the new key"
     for event in other:
         assert named(event) == (guest.title, guest.uuid or None, guest.pid), "by the guest too"
         assert event["asked"][:4] == "5f00", "asked: REGISTER"
-        assert event["asked_data"][:32] == f"{0xA:016x}{0xD:016x}", "asked: keys"
     text = cli("events", node, "--last", "8", "-v").stdout
     assert len(re.findall(r"asked +REGISTER a→d", text)) == 2, "shown"
     assert guest.run(way, node, "out(p, fd, CLEAR, 0xD).status") == str(GOOD), "clear"
