@@ -329,6 +329,14 @@ class MapExecution:
             if not path.attention:
                 return
 
+    def _is_spared(self, path: _Path, paths: list[_Path]) -> bool:
+        """Whether a path that failed last time is left out: one is well, and none accepts it.
+
+        Otherwise a guest that a peer has fenced would be told of the fault, and not of the fence.
+        """
+        conflict = any(each.conflict for each in paths)
+        return conflict and path.nexus in self._failed and not any(each.good for each in paths)
+
     def _send_guests(self, path: _Path, request: Request, *, insist: bool) -> None:
         """Send the guest's own command.  insist: unit attentions of this path are not its."""
         if insist:
@@ -353,6 +361,8 @@ class MapExecution:
         conflict: _Path | None = None
         last = paths[0]
         for path in paths:
+            if self._is_spared(path, paths):
+                continue
             last = path
             self._send_guests(path, request, insist=conflict is not None)
             if path.conflict:
@@ -367,6 +377,8 @@ class MapExecution:
     def _register_all(self, request: Request, paths: list[_Path], known: _Known) -> Response:
         first: _Path | None = None
         for path in paths:
+            if self._is_spared(path, paths):
+                continue
             self._send_guests(path, request, insist=first is not None)
             if path.dead:
                 continue
@@ -395,6 +407,8 @@ class MapExecution:
     def _release(self, request: Request, paths: list[_Path], fd: int, node: Node) -> Response:
         first: _Path | None = None
         for path in paths:
+            if self._is_spared(path, paths):
+                continue
             self._send_guests(path, request, insist=first is not None)
             if path.attention:
                 return path.response

@@ -266,3 +266,16 @@ def test_what_could_not_be_taken_back_is_taken_back_later() -> None:
     assert device.guest == {PATHS[1]: KEY}
     guest.execute(REQUESTS["reserve"], -1, NODE)
     assert device.guest == {}
+
+
+def test_a_fenced_guest_hears_of_the_fence_and_not_of_a_path_that_failed_before() -> None:
+    device = Device(happens={1: "lost before"})
+    guest = execution(device)
+    assert guest.execute(REQUESTS["register"], -1, NODE).status == 0
+    assert device.guest == {PATHS[1]: KEY}
+    device.fence()
+    device.attentions.clear()
+    device.happens = dict.fromkeys(range(100), "lost before")
+    device.happens |= {device.sent + 1: ""}
+    answer = guest.execute(out(OutCode.REGISTER, KEY, NEW), -1, NODE)
+    assert (answer.status, outcome_of(answer)) == (0x18, Effect.NOTHING)
