@@ -56,8 +56,8 @@ from prtrace.prhelper.descriptor import Node, open_path
 from prtrace.prhelper.guard import Effect, outcome_of
 from prtrace.prhelper.protocol import CDB_SIZE, CLEANUP, Request, Response
 from prtrace.scsi.cdb import PrOutCdb
-from prtrace.scsi.codes import Opcode, OutCode, Status, out_action, type_code
-from prtrace.scsi.forms import APTPL, BASIC_PARAMETER_LIST, PR_OUT_CDB, SCOPE_SHIFT
+from prtrace.scsi.codes import InAction, Opcode, OutCode, Status, out_action, type_code
+from prtrace.scsi.forms import APTPL, BASIC_PARAMETER_LIST, PR_IN_CDB, PR_OUT_CDB, SCOPE_SHIFT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,6 +73,15 @@ _PATIENCE: Final = 10.0
 """So many times as long as an owed path took to fail, it is not asked again: the guest waits."""
 _NOT_SENT: Final = frozenset({0x01, 0x0F})  # DID_NO_CONNECT, DID_TRANSPORT_FAILFAST
 _SCOPE_TYPE_AT: Final = PR_OUT_CDB.offset("scope_type")
+_ROOM: Final = 8
+_READ_KEYS: Final = PR_IN_CDB.build(
+    operation_code=Opcode.PR_IN,
+    byte_1=InAction.READ_KEYS.value,
+    allocation_length=_ROOM,
+    control=0,
+)
+_HARMLESS: Final = Request(_READ_KEYS.ljust(CDB_SIZE, b"\0"), b"", _ROOM)
+"""Tells whether a path is alive."""
 _REGISTRATIONS: Final = (OutCode.REGISTER, OutCode.REGISTER_AND_IGNORE)
 _PREEMPTIONS: Final = (OutCode.PREEMPT, OutCode.PREEMPT_AND_ABORT)
 
@@ -330,12 +339,14 @@ class MapExecution:
                 return
 
     def _is_spared(self, path: _Path, paths: list[_Path]) -> bool:
-        """Whether a path that failed last time is left out: one is well, and none accepts it.
+        """Whether a path is left out: it failed last time and still does, and another conflicts.
 
         Otherwise a guest that a peer has fenced would be told of the fault, and not of the fence.
         """
-        conflict = any(each.conflict for each in paths)
-        return conflict and path.nexus in self._failed and not any(each.good for each in paths)
+        conflict = any(each.conflict for each in paths) and not any(each.good for each in paths)
+        if not conflict or path.nexus not in self._failed:
+            return False
+        return _Path(path.nexus, path.fd, self._send(path.fd, _HARMLESS)).dead
 
     def _send_guests(self, path: _Path, request: Request, *, insist: bool) -> None:
         """Send the guest's own command.  insist: unit attentions of this path are not its."""
@@ -401,8 +412,8 @@ class MapExecution:
         if any(path.conflict for path in paths):
             # Somebody else's registration is on one of the paths.
             return check(COMMUNICATION_FAILURE)
-        refused = (path for path in paths if not path.good and not path.dead)
-        return next(refused, accepted).response
+        asked = (each for each in paths if each.reply is not None and not each.dead)
+        return next((each for each in asked if not each.good), accepted).response
 
     def _release(self, request: Request, paths: list[_Path], fd: int, node: Node) -> Response:
         first: _Path | None = None
@@ -418,7 +429,7 @@ class MapExecution:
             return paths[0].response
         # A wrong type is told by the holder alone.
         for path in paths:
-            if not path.dead and not path.good and not path.conflict:
+            if path.reply is not None and not path.dead and not path.good and not path.conflict:
                 return path.response
         if not any(path.good for path in paths):
             return first.response

@@ -40,6 +40,8 @@ class Device:
 
     happens: dict[int, str] = field(default_factory=dict)
     dead: frozenset[str] = frozenset()
+    silent: frozenset[str] = frozenset()
+    """Paths that take commands, and nobody hears what became of them."""
     registered: dict[str, int] = field(default_factory=lambda: {"peer": PEER})
     holder: str = ""
     sent: int = 0
@@ -62,6 +64,8 @@ class Device:
     def send(self, path: str, request: Request) -> Reply:
         if path in self.dead:
             return NOT_SENT
+        if path in self.silent:
+            return LOST
         if request.cdb[0] == 0x5E:
             return Reply(0, 0, 0, b"", bytes(8), 0)
         self.sent += 1
@@ -269,13 +273,26 @@ def test_what_could_not_be_taken_back_is_taken_back_later() -> None:
 
 
 def test_a_fenced_guest_hears_of_the_fence_and_not_of_a_path_that_failed_before() -> None:
-    device = Device(happens={1: "lost before"})
+    device = Device(silent=frozenset(PATHS[:1]))
     guest = execution(device)
     assert guest.execute(REQUESTS["register"], -1, NODE).status == 0
     assert device.guest == {PATHS[1]: KEY}
     device.fence()
     device.attentions.clear()
-    device.happens = dict.fromkeys(range(100), "lost before")
-    device.happens |= {device.sent + 1: ""}
-    answer = guest.execute(out(OutCode.REGISTER, KEY, NEW), -1, NODE)
-    assert (answer.status, outcome_of(answer)) == (0x18, Effect.NOTHING)
+    for request in (out(OutCode.REGISTER, KEY, NEW), REQUESTS["release"], REQUESTS["reserve"]):
+        answer = guest.execute(request, -1, NODE)
+        assert (answer.status, outcome_of(answer)) == (0x18, Effect.NOTHING)
+
+
+def test_a_path_that_failed_before_and_is_well_is_asked() -> None:
+    """The one that has the registration, and the other one says that it has none."""
+    device = Device()
+    guest = execution(device)
+    guest.execute(REQUESTS["register"], -1, NODE)
+    device.silent = frozenset(PATHS)
+    guest.execute(REQUESTS["reserve"], -1, NODE)
+    device.silent = frozenset()
+    del device.registered[PATHS[0]]
+    for word in ("reserve", "release", "new key"):
+        assert guest.execute(REQUESTS[word], -1, NODE).status == 0
+    assert device.guest == dict.fromkeys(PATHS, NEW)
