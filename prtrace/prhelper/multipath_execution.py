@@ -67,6 +67,8 @@ if TYPE_CHECKING:
 
 _ATTEMPTS: Final = 8
 """Unit attentions of one path in a row, beyond which something else is wrong."""
+_MOST_KEYS: Final = 8
+"""Of a client's former keys, each of which is tried on a path that refuses the present one."""
 _TRIES: Final = 3
 """Of taking a registration back, in a row."""
 _PATIENCE: Final = 10.0
@@ -142,12 +144,16 @@ class _Known:
     """How many paths have not got it."""
     reached: set[str] = field(default_factory=set)
     """The paths that have."""
-    keys: set[int] = field(default_factory=set)
-    """Every key that the client has ever asked to be registered with."""
+    keys: list[int] = field(default_factory=list)
+    """The keys that the client has asked to be registered with, the newest first."""
     strays: set[tuple[str, int]] = field(default_factory=set)
     """Paths that may have a key still which was to be taken back: the guest was fenced."""
     not_before: float = 0.0
     """When a path that is owed something may be asked again; of time.monotonic()."""
+
+    def asks_for(self, key: int) -> None:
+        """The client asks to be registered with key."""
+        self.keys = [key, *(each for each in self.keys if each != key)][:_MOST_KEYS]
 
     def note(self, key: int, paths: list[_Path], node: Node) -> None:
         """The guest's registration is key now, on those of paths that accepted it."""
@@ -231,9 +237,10 @@ class MapExecution:
         for nexus, stray in sorted(known.strays):
             for path in (each for each in paths if each.nexus == nexus):
                 self._take_back(request, path, known, stray)
+                path.reply = None  # it says nothing of the guest's command
         key, sa_key = _keys(request)
         if action in _REGISTRATIONS:
-            known.keys.add(sa_key)
+            known.asks_for(sa_key)
             response = self._register_all(request, paths, known)
             if response.status == Status.GOOD:
                 known.note(sa_key, paths, node)
@@ -262,7 +269,7 @@ class MapExecution:
         if action == OutCode.CLEAR:
             known.note(0, [], node)
         elif action in _PREEMPTIONS and sa_key in (0, key):
-            known.keys.add(key)
+            known.asks_for(key)
             known.note(key, [used], node)
             self._pay(request, used, paths, known)
         elif known.missing and known.key == key and time.monotonic() >= known.not_before:
@@ -303,7 +310,7 @@ class MapExecution:
 
     def _add(self, request: Request, path: _Path, known: _Known, key: int) -> bool:
         """Register a path, over nothing or over a key of the client's own; whether it is."""
-        for former in dict.fromkeys((0, key, *sorted(known.keys))):
+        for former in dict.fromkeys((0, key, *known.keys)):
             self._insist(path, _register(request, OutCode.REGISTER, former, key))
             if not path.conflict:
                 break

@@ -296,3 +296,16 @@ def test_a_path_that_failed_before_and_is_well_is_asked() -> None:
     for word in ("reserve", "release", "new key"):
         assert guest.execute(REQUESTS[word], -1, NODE).status == 0
     assert device.guest == dict.fromkeys(PATHS, NEW)
+
+
+def test_a_client_with_many_keys_makes_few_commands() -> None:
+    device = Device(silent=frozenset(PATHS[1:]))
+    guest = execution(device)
+    for number in range(100):
+        key = KEY if number % 2 else NEW
+        assert guest.execute(out(OutCode.REGISTER_AND_IGNORE, 0, key + (number << 8)), -1, NODE)
+    device.silent, sent = frozenset(), device.sent
+    device.registered[PATHS[1]] = KEY
+    answer = guest.execute(out(OutCode.REGISTER, device.registered[PATHS[0]], KEY), -1, NODE)
+    assert (answer.status, device.sent - sent < 20) == (0, True)
+    assert device.guest == dict.fromkeys(PATHS, KEY)
