@@ -76,7 +76,7 @@ class Gate:
         self._holds: list[Hold] = []
         self._watches: list[tuple[Named, Watcher]] = []
         self._inside: list[HelperClient] = []
-        self._late: list[tuple[HelperClient, float]] = []
+        self._late: dict[HelperClient, float] = {}
         """Whose command may go on though nobody waits for it, and until when at most."""
 
     @contextmanager
@@ -143,7 +143,8 @@ class Gate:
     def lose(self, client: HelperClient) -> None:
         """Nobody waits any more for a command that the client has passed with: it may go on."""
         with self._changed:
-            self._late.append((client, time.monotonic() + _LATE_SECONDS))
+            self._forget_late()
+            self._late[client] = time.monotonic() + _LATE_SECONDS
 
     def tell(self, client: HelperClient, request: Request, response: Response | None) -> None:
         """A PERSISTENT RESERVE OUT has ended and the client is about to be told.
@@ -162,10 +163,12 @@ class Gate:
 
     def _under_way(self, named: Named) -> bool:
         """Whether a command of the clients may be; called with the lock held."""
+        self._forget_late()
+        return any(named.means(client) for client in (*self._inside, *self._late))
+
+    def _forget_late(self) -> None:
         now = time.monotonic()
-        self._late = [(client, until) for client, until in self._late if until > now]
-        clients = (*self._inside, *(client for client, _ in self._late))
-        return any(named.means(client) for client in clients)
+        self._late = {client: until for client, until in self._late.items() if until > now}
 
     def _left(self, client: HelperClient) -> float:
         """How long the client's commands are still held; called with the lock held."""

@@ -160,6 +160,7 @@ class _Known:
         self.key, self.not_before = key, 0.0
         self.reached = {path.nexus for path in paths if path.good}
         self.missing = len(node.nexuses) - len(self.reached) if key else 0
+        self.strays = {stray for stray in self.strays if stray[0] not in self.reached}
 
     def has_answered(self, paths: list[_Path]) -> bool:
         """Whether a conflict is one of a path that has the registration, or none lacks it."""
@@ -291,13 +292,15 @@ class MapExecution:
             begun = time.monotonic()
             if not self._proves(request, used, known.key):
                 return
-            added = self._add(request, path, known, known.key)
+            former = self._add(request, path, known, known.key)
             if path.dead:
                 now = time.monotonic()
                 known.not_before = now + _PATIENCE * (now - begun)
             # Also where nobody knows what became of it.
+            added = path.good
             if (added or path.lost) and not self._proves(request, used, known.key):
-                self._take_back(request, path, known, known.key)
+                if used.conflict or former == 0:
+                    self._take_back(request, path, known, known.key)
                 return
             if added:
                 known.reached.add(path.nexus)
@@ -308,13 +311,16 @@ class MapExecution:
         self._insist(path, _register(request, OutCode.REGISTER, key, key))
         return path.good
 
-    def _add(self, request: Request, path: _Path, known: _Known, key: int) -> bool:
-        """Register a path, over nothing or over a key of the client's own; whether it is."""
+    def _add(self, request: Request, path: _Path, known: _Known, key: int) -> int | None:
+        """Register a path, over nothing or over a key of the client's own.
+
+        Over what, 0 for nothing; None where it is another's.
+        """
         for former in dict.fromkeys((0, key, *known.keys)):
             self._insist(path, _register(request, OutCode.REGISTER, former, key))
             if not path.conflict:
-                break
-        return path.good
+                return former
+        return None
 
     def _take_back(self, request: Request, path: _Path, known: _Known, key: int) -> None:
         """Unregister a path of a guest that was fenced; one that does not answer, later."""
@@ -407,14 +413,18 @@ class MapExecution:
         accepted = next((path for path in paths if path.good), None)
         if accepted is None:
             return (first or paths[0]).response
-        _, key = _keys(request)
-        for path in paths:
-            if path.conflict:
-                self._add(request, path, known, key)
+        former, key = _keys(request)
+        added = [path for path in paths if path.conflict]
+        new = [path for path in added if self._add(request, path, known, key) == 0]
+        if request.action == OutCode.REGISTER and not former:
+            new = paths
         others = [each for each in paths if each is not accepted and (each.good or each.lost)]
         if key and others and not self._proves(request, accepted, key):
             for path in others:
-                self._take_back(request, path, known, key)
+                # Where no answer came, nobody knows of a fence: what was there before stays, and
+                # with it the reservation that it may hold.
+                if accepted.conflict or path in new:
+                    self._take_back(request, path, known, key)
             return accepted.response
         if any(path.conflict for path in paths):
             # Somebody else's registration is on one of the paths.

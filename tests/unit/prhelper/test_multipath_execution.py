@@ -309,3 +309,22 @@ def test_a_client_with_many_keys_makes_few_commands() -> None:
     answer = guest.execute(out(OutCode.REGISTER, device.registered[PATHS[0]], KEY), -1, NODE)
     assert (answer.status, device.sent - sent < 20) == (0, True)
     assert device.guest == dict.fromkeys(PATHS, KEY)
+
+
+@pytest.mark.parametrize("word", ["ignore", "new key"])
+@pytest.mark.parametrize("newcomer", [False, True])
+def test_a_path_that_dies_before_the_proof_takes_no_reservation_along(
+    word: str, newcomer: bool
+) -> None:
+    """The other path holds it; a client that has connected anew knows nothing of that."""
+    device = Device()
+    guest = execution(device)
+    guest.execute(REQUESTS["register"], -1, NODE)
+    device.holder = PATHS[1]
+    guest = execution(device) if newcomer else guest
+    device.happens = {device.sent + 3: "not sent"}
+    answer = guest.execute(REQUESTS[word], -1, NODE)
+    assert outcome_of(answer) is Effect.UNKNOWN
+    assert device.holder == PATHS[1]
+    assert guest.execute(REQUESTS["ignore"], -1, NODE).status == 0
+    assert (device.holder, device.guest) == (PATHS[1], dict.fromkeys(PATHS, KEY))
