@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from prtrace.linux.text import clean
-from prtrace.model import Action, Issuer
+from prtrace.model import Action, Issuer, Outcome
+from prtrace.state.decode import outcome
 from prtrace.state.event import Command, Event, key_text
 from prtrace.state.unit import Fact, LuState
 
@@ -28,7 +29,6 @@ A_SECOND: Final = 10
 _LONGEST: Final = 400
 _WARNING, _NOTICE = "4", "5"
 _GOOD: Final = "GOOD"
-_REFUSED: Final = "RESERVATION CONFLICT"
 _REGISTER: Final = (Action.REGISTER.value, Action.REGISTER_AND_IGNORE.value)
 _UNREGISTER: Final = (Action.CLEAR.value, Action.REGISTER_AND_MOVE.value)
 
@@ -227,8 +227,12 @@ def _registration(before: LuState, nexus: str) -> dict[str, str]:
 
 
 def _unregisters(event: Event) -> bool:
-    """Whether a PR OUT may take its own nexus's registration away."""
-    if event.status == _REFUSED:
+    """Whether a PR OUT may have taken its own nexus's registration away.
+
+    One that a unit attention was the answer to has not: a nexus that was fenced learns of it so,
+    and may be asking for what was done to it by then.
+    """
+    if outcome(event) in (Outcome.CONFLICT, Outcome.NOT_EXECUTED):
         return False
     return event.action in _UNREGISTER or (event.action in _REGISTER and event.sa_key == 0)
 

@@ -214,6 +214,11 @@ def _unreadable(
     )
 
 
+def outcome(event: Event) -> Outcome:
+    """What became of a command, as far as its answer tells."""
+    return _outcome(event, _sense(event.sense_bytes) if event.sense_bytes else None)[0]
+
+
 def _outcome(event: Event, sense: Sense | str | None) -> tuple[Outcome, str]:
     """What became of a command, and why that is not certain."""
     status = event.status

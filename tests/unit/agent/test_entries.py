@@ -26,6 +26,8 @@ from prtrace.state.unit import Doubt, Fact, LuState, Path, Registration, Reserva
 NOW = 1_700_000_000_000_000_000
 SECOND = 1_000_000_000
 LU, HERE, THERE = "naa.6", "2:0:0:1", "naa.5,1"
+FENCED = bytes.fromhex("70000600000000 0a 00000000 2a05 00000000")
+"""UNIT ATTENTION, REGISTRATIONS PREEMPTED."""
 CATALOG = File(entries.__file__).parents[1] / "systemd" / "prtrace.catalog"
 
 
@@ -122,6 +124,13 @@ def test_a_conflict_is_told_until_the_holder_is_another_one():
         ([event(action="CLEAR")], state(), [PR_OUT]),
         # It asked, was refused, and somebody else did it.
         ([event(sa_key=0, status="RESERVATION CONFLICT")], state(), [PR_OUT, LOST_REGISTRATION]),
+        # A unit attention told it so in place of an answer.
+        ([event(sa_key=0, status="CHECK CONDITION", sense_bytes=FENCED)], state(),
+         [PR_OUT, LOST_REGISTRATION]),
+        ([event(sa_key=0, status="BUSY")], state(), [PR_OUT, LOST_REGISTRATION]),
+        # It may have been carried out.
+        ([event(sa_key=0, status="TIMEOUT")], state(), [PR_OUT]),
+        ([event(sa_key=0, status="CHECK CONDITION")], state(), [PR_OUT]),
         # Another scsi_device has the address now.
         ([event(Command.PATHS)], state(THERE, life=2), []),
         # Nobody knows.
