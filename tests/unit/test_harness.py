@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -77,3 +79,45 @@ def test_a_wait_ends_and_says_what_for(monkeypatch) -> None:
 )
 def test_a_fork_ends_with_its_work(work: Callable[[], object], status: int) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(fork(work), 0)[1]) == status
+
+
+CONFTEST = """
+from pathlib import Path
+from labkit.verified import Verified
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: ")
+    config.pluginmanager.register(Verified(Path("verified.md")))
+"""
+SLOW = """
+import pytest
+pytestmark = pytest.mark.slow
+
+def test_good(): pass
+def test_bad(): assert not "good"
+@pytest.fixture
+def torn_down():
+    yield
+    raise ValueError
+def test_left_behind(torn_down): pass
+def test_skipped(): pytest.skip("no such machine")
+def test_interrupted(): raise KeyboardInterrupt
+def test_never_begun(): pass
+"""
+
+
+def test_only_what_passed_to_its_end_is_verified(tmp_path: Path) -> None:
+    """A setup that passed says nothing of the test that was interrupted behind it."""
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    (tmp_path / "test_slow.py").write_text(SLOW)
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir=.", "."],
+        cwd=tmp_path,
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == pytest.ExitCode.INTERRUPTED, run.stdout + run.stderr
+    verified = (tmp_path / "verified.md").read_text()
+    assert re.findall(r"test_slow.py::(\w+)", verified) == ["test_good"], verified

@@ -34,15 +34,19 @@ class Verified:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._passed: dict[tuple[str, str], bool] = {}
+        self._ended: set[tuple[str, str]] = set()
+        """Whose own part is over: of an interrupted test only the setup may have passed."""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if "slow" in report.keywords:
             key = _key(report.nodeid)
             good = report.passed and self._passed.get(key, True)
             self._passed[key] = good
+            if report.when == "call":
+                self._ended.add(key)
 
     def pytest_sessionfinish(self) -> None:
-        passed = {key for key, good in self._passed.items() if good}
+        passed = {key for key, good in self._passed.items() if good and key in self._ended}
         if passed:
             day = datetime.datetime.now(datetime.UTC).date().isoformat()
             write(self._file, passed, day, _commit())
