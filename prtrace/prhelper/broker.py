@@ -58,11 +58,19 @@ class Requester:
     has_gone says whether the client has closed its end.
     """
 
-    __slots__ = ("_common", "_policy", "_settings", "_user", "client", "execution", "has_gone")
+    __slots__ = (
+        "_common", "_gate", "_policy", "_settings", "_user", "client", "execution", "has_gone",
+    )  # fmt: skip
 
     def __init__(
-        self, client: HelperClient, execution: Execution, has_gone: Callable[[], bool]
+        self,
+        client: HelperClient,
+        execution: Execution,
+        has_gone: Callable[[], bool],
+        gate: Gate,
     ) -> None:
+        gate.come(client)
+        self._gate = gate
         self.client = client
         self.execution = execution
         self.has_gone = has_gone
@@ -117,6 +125,7 @@ class Requester:
 
     def close(self) -> None:
         """The client has left."""
+        self._gate.go(self.client)
         self.execution.close()
 
 
@@ -147,7 +156,7 @@ class Broker:
 
     def requester(self, client: HelperClient, has_gone: Callable[[], bool]) -> Requester:
         """A new connection of the client."""
-        return Requester(client, self._connect(), has_gone)
+        return Requester(client, self._connect(), has_gone, self.gate)
 
     def carry_out(
         self,

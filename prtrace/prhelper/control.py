@@ -154,7 +154,7 @@ class _Conversation:
         number = next(self._numbers)
         if held:
             self._holds[number] = hold
-        self._say({"hold": number, "held": held})
+        self._say({"hold": number, "held": held, "clients": self._gate.meant(named)})
 
     def _release(self, given: Any) -> None:
         hold = self._holds.pop(_number(given), None)
@@ -190,7 +190,7 @@ class _Conversation:
         # before: a command that ends meanwhile waits for the lock.
         with self._sending:
             self._ends.append(self._gate.watch(named, changed))
-            _send(self._sock, {"watch": number})
+            _send(self._sock, {"watch": number, "clients": self._gate.meant(named)})
 
     def _count(self) -> None:
         if len(self._holds) + len(self._ends) >= _MOST_EACH:

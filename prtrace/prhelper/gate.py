@@ -75,9 +75,29 @@ class Gate:
         self._changed = threading.Condition()
         self._holds: list[Hold] = []
         self._watches: list[tuple[Named, Watcher]] = []
+        self._present: list[HelperClient] = []
+        """One for each connection."""
         self._inside: list[HelperClient] = []
         self._late: dict[HelperClient, float] = {}
         """Whose command may go on though nobody waits for it, and until when at most."""
+
+    def come(self, client: HelperClient) -> None:
+        """A connection of the client begins."""
+        with self._changed:
+            self._present.append(client)
+
+    def go(self, client: HelperClient) -> None:
+        """A connection of the client ends."""
+        with self._changed:
+            self._present.remove(client)
+
+    def meant(self, named: Named) -> list[int]:
+        """The processes that are meant and connected now: nobody is, by a name that no one bears.
+
+        A guest whose name nobody vouches for (its QEMU was started by hand, say) bears none.
+        """
+        with self._changed:
+            return sorted({client.pid for client in self._present if named.means(client)})
 
     @contextmanager
     def passing(self, client: HelperClient) -> Iterator[bool]:

@@ -51,13 +51,30 @@ def talk() -> Iterator[Talk]:
 
 def test_hold_and_release(talk: Talk) -> None:
     talk.say(do="hold", guest="vm1", seconds=30)
-    assert talk.hear() == {"hold": 1, "held": True}
+    assert talk.hear() == {"hold": 1, "held": True, "clients": []}
     assert passes(gate, VM1, 0.1) is None
     talk.say(do="release", hold=1)
     assert talk.hear() == {"hold": 1, "released": True}
     assert passes(gate, VM1, 30) is False
     talk.say(do="release", hold=1)
     assert talk.hear() == {"error": "there is no hold 1"}
+
+
+def test_who_is_meant_is_told(talk: Talk) -> None:
+    """A hold of a name that nobody bears keeps nobody back."""
+    for _ in range(2):
+        gate.come(VM1)
+    for guest, clients in (("vm1", [VM1.pid]), ("tpyo", [])):
+        talk.say(do="hold", guest=guest, seconds=1)
+        assert talk.hear()["clients"] == clients
+        talk.say(do="watch", guest=guest)
+        assert talk.hear()["clients"] == clients
+    gate.go(VM1)
+    talk.say(do="watch", pid=VM1.pid)
+    assert talk.hear()["clients"] == [VM1.pid]
+    gate.go(VM1)
+    talk.say(do="watch", pid=VM1.pid)
+    assert talk.hear()["clients"] == []
 
 
 def test_the_end_of_the_connection_ends_its_holds(talk: Talk) -> None:
@@ -69,7 +86,7 @@ def test_the_end_of_the_connection_ends_its_holds(talk: Talk) -> None:
 
 def test_a_watch_is_told_before_the_guest(talk: Talk) -> None:
     talk.say(do="watch", guest="vm1")
-    assert talk.hear() == {"watch": 1}
+    assert talk.hear() == {"watch": 1, "clients": []}
     guest = threading.Thread(target=gate.tell, args=(VM1, pr_out(0), Response(0)))
     guest.start()
     heard = talk.hear()
