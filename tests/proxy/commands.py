@@ -14,7 +14,7 @@ KEYS, RESERVATION, CAPABILITIES, FULL = range(4)
 GOOD, CHECK, CONFLICT = 0, 2, 0x18
 WERO, WE = 5, 1
 SPEC_I_PT, ALL_TG_PT = 0x08, 0x04
-DEADLINE = 60
+DEADLINE = 180
 
 
 def stream_of(*requests: tuple[bytes, bytes]) -> Stream:

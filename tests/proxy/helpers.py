@@ -12,8 +12,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from labkit import pace
-
 CHECKOUT = Path(__file__).parents[2]
 QEMU_HELPER = "/usr/bin/qemu-pr-helper"
 START_SECONDS = 180
@@ -52,7 +50,7 @@ def process(
     finally:
         running.terminate()
         try:
-            running.wait(pace.limit(30))
+            running.wait(30)
         except subprocess.TimeoutExpired:
             running.kill()
             running.wait()

@@ -15,8 +15,6 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from labkit import pace
-
 GREETING = struct.Struct(">I")
 REPLY = struct.Struct(">ii96s")
 CHECK_CONDITION = 2
@@ -50,11 +48,11 @@ class Transcript:
     rest: bytes
 
 
-def play(path: str, stream: Stream, fds: Mapping[str, int], timeout: float = 30) -> Transcript:
+def play(path: str, stream: Stream, fds: Mapping[str, int], timeout: float = 180) -> Transcript:
     """Play the stream to whoever listens at path; what came back until it closed."""
     got = bytearray()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(pace.limit(timeout))
+        sock.settimeout(timeout)
         sock.connect(path)
         try:
             for message in stream:

@@ -25,7 +25,6 @@ from beside import resident
 from commands import DEADLINE, GOOD, KEYS, read
 from helpers import CHECKOUT, proxy, qemu_helper
 from lab.agent import Agent, cli
-from labkit import pace
 from labkit.kernels import SERIES
 from labkit.target import Target, Unit
 from proxy_kernels import PROXY_KERNELS
@@ -74,7 +73,7 @@ class Guest:
         command += ["-uuid", self.uuid] if self.uuid else []
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
             self.pid = running.pid
-            told, _ = running.communicate(timeout=pace.limit(DEADLINE))
+            told, _ = running.communicate(timeout=DEADLINE)
         return told.strip()
 
 
