@@ -3,19 +3,21 @@
 One JSON object a line, at most 4096 bytes, in both directions.  Asked:
 
     {"do": "hold", "guest": NAME, "seconds": N}    or "pid": PID instead of "guest"
-        {"hold": ID, "held": true}      once no PERSISTENT RESERVE OUT of the guest is under way
-        {"hold": ID, "held": false}     where one did not end within N seconds; nothing is held
+        {"hold": ID, "held": true, "clients": [PID, …]}
+                                        once no PERSISTENT RESERVE OUT of the guest is under way
+        {"hold": ID, "held": false, …}  where one did not end within N seconds; nothing is held
     {"do": "release", "hold": ID}
         {"hold": ID, "released": true}  false where the hold had ended by itself before
     {"do": "watch", "guest": NAME}
-        {"watch": ID}
+        {"watch": ID, "clients": [PID, …]}
         {"watch": ID, "command": C, "pid": PID, "cdb": HEX, "parameter": HEX, "status": S}
                                         whenever a command may have changed a registration; the
                                         guest is told when C is answered, or after 5 s
     {"do": "answer", "command": C}
         no reply
 
-A hold lasts 60 s at most.  The end of the connection ends its holds and watches, and answers
+clients are the processes that are meant and connected; where there is none, nobody is held back
+yet.  A hold lasts 60 s at most.  The end of the connection ends its holds and watches, and answers
 what it left unanswered.  What is not understood gets {"error": SENTENCE}.
 """
 
