@@ -101,10 +101,12 @@ def _by_its_clock(as_of: str | None, joined: Joined) -> tuple[str | None, str]:
     In the common history it is by one clock, as far as the difference of the two is known.
     """
     for step in reversed(joined.steps):
-        if as_of is not None and rfc3339(step.event.time) == as_of:
-            origin = joined.origin(step.event.seq)
-            if origin is not None:
-                return rfc3339(origin.event.time), origin.host
+        event = step.event
+        # The device answered at some time after the submission (state's confirmation_of).
+        took = event.done_ns - event.start_ns if event.start_ns else 0
+        origin = joined.origin(event.seq)
+        if origin is not None and rfc3339(event.time - took) == as_of:
+            return rfc3339(origin.event.time - took), origin.host
     return as_of, joined.reference
 
 
