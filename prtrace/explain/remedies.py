@@ -327,17 +327,15 @@ def _take(unit: Mapping[str, Any]) -> Iterator[Remedy]:
     by_key = _by_key(unit)
     holder = _holder_key(unit, held)
     sender, first = _sender(unit)
-    shut_out = any(path.get("may_write") is False for path in unit["paths"])
     holding = [each for each in unit["registrations"] if _holds(held, each)]
     ours = bool(holding) and all(each["local"] or each["owner"] for each in holding)
     if ours or held["type"] in _SHARED:
-        if shut_out:
-            yield Remedy(
-                "Have the program that reserved it release it, only when nobody is to be kept "
-                "from the disk any more.",
-                "",
-                _releasing(held["type"]),
-            )
+        yield Remedy(
+            "Have the program that reserved it release it, only when nobody is to be kept from "
+            "the disk any more.",
+            "",
+            _releasing(held["type"]),
+        )
     elif holder and holder != "0x0000000000000000":
         losing = _list(by_key.get(holder, []))
         yield Remedy(
