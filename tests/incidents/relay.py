@@ -7,6 +7,7 @@ import socket
 import threading
 
 _PIECE = 1 << 16
+_PATIENCE = 60.0
 
 
 class Relay:
@@ -15,13 +16,11 @@ class Relay:
     def __init__(self, port: int, portal: tuple[str, int]) -> None:
         self._portal = portal
         self._deaf = threading.Event()
-        self._open: list[socket.socket] = []
+        self._open: set[socket.socket] = set()
+        self._threads: list[threading.Thread] = []
         self._listening = socket.create_server(("127.0.0.1", port))
-        self._start(self._accept)
-
-    @staticmethod
-    def _start(work: object, *arguments: object) -> None:
-        threading.Thread(target=work, args=arguments, daemon=True).start()  # type: ignore[arg-type]
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     def _accept(self) -> None:
         while True:
@@ -29,20 +28,27 @@ class Relay:
                 near, _ = self._listening.accept()
             except OSError:  # closed
                 return
-            far = socket.create_connection(self._portal)
-            self._open += near, far
-            self._start(self._carry, near, far, None)
-            self._start(self._carry, far, near, self._deaf)
+            thread = threading.Thread(target=self._serve, args=(near,), daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
-    @staticmethod
-    def _carry(source: socket.socket, target: socket.socket, lost: threading.Event | None) -> None:
+    def _serve(self, near: socket.socket) -> None:
+        """One connection, until one of its ends is closed."""
+        with near, socket.create_connection(self._portal) as far:
+            self._open |= {near, far}
+            answers = threading.Thread(target=self._carry, args=(far, near, True), daemon=True)
+            answers.start()
+            self._carry(near, far, False)
+            answers.join()
+            self._open -= {near, far}
+
+    def _carry(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
         with contextlib.suppress(OSError):
             while piece := source.recv(_PIECE):
-                if lost is None or not lost.is_set():
+                if not (answers and self._deaf.is_set()):
                     target.sendall(piece)
         for each in (source, target):
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+            _shut(each)
 
     def lose_answers(self) -> None:
         """From now on nothing that the target says arrives; what it is told does."""
@@ -50,14 +56,20 @@ class Relay:
 
     def cut(self) -> None:
         """End every connection, and carry the next one both ways again."""
-        for each in self._open:
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-        self._open.clear()
+        for each in list(self._open):
+            _shut(each)
+        for thread in self._threads:
+            thread.join(_PATIENCE)
         self._deaf.clear()
 
     def close(self) -> None:
         """End it all."""
-        self._listening.shutdown(socket.SHUT_RDWR)
+        _shut(self._listening)
+        self._accepting.join(_PATIENCE)
         self._listening.close()
         self.cut()
+
+
+def _shut(one: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        one.shutdown(socket.SHUT_RDWR)

@@ -52,9 +52,13 @@ def test_multipathd_registers_by_itself(scene: Scene) -> None:
             lambda hctl=path.hctl: path_state(hctl) == "active",
             pace.limit(90),
         )
-    scene.persist(scene.one, "-I", "-S", hex(KEY))
+    key = f"--param-sark={KEY:x}"
+    scene.run("mpathpersist", "--out", "--register", key, map_of(scene))
+    # It keeps the key on its paths from now on, whoever takes it away.
+    scene.persist(scene.two, "-G", "-K", hex(KEY), "-S", "0")
+    assert keys(scene).count(KEY) == 1
     end = time.monotonic() + pace.limit(120)
-    while list(keys(scene)).count(KEY) < 2:
+    while keys(scene).count(KEY) < 2:
         assert time.monotonic() < end, (keys(scene), path_state(scene.two.hctl))
         state.write_text("offline\n")
         await_that("path failed", lambda: path_state(scene.two.hctl) == "failed", pace.limit(60))
@@ -69,6 +73,21 @@ def test_multipathd_registers_by_itself(scene: Scene) -> None:
         ("observed", "REGISTER AND IGNORE EXISTING KEY by multipathd["),
         ("observed", f"registered {scene.two.hctl} with key 0x{KEY:016x}"),
     )
+
+
+def map_of(scene: Scene) -> str:
+    """multipathd's map over the unit's paths."""
+    holders = Path("/sys/class/block", Path(scene.one.block).name, "holders")
+
+    def nodes() -> list[Path]:
+        found = (
+            Path("/dev/mapper", (each / "dm/name").read_text().strip())
+            for each in holders.iterdir()
+        )
+        return [each for each in found if each.exists()]
+
+    await_that("multipathd's map", lambda: bool(nodes()), pace.limit(90))
+    return str(nodes()[0])
 
 
 def keys(scene: Scene) -> list[int]:
