@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from labkit import pace
+from labkit.lio import IQN
 from labkit.sysfs import Disk, addresses, disk
 from labkit.waiting import await_that
 
@@ -41,6 +42,11 @@ def disk_of(session: str, lu: str) -> Disk | None:
     return next((each for each in there if each is not None and each.lu == lu), None)
 
 
+def iscsiadm(*words: str) -> None:
+    done = subprocess.run(["iscsiadm", *words], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.fixture
 def bed() -> Bed:
     bed = Bed()
@@ -52,16 +58,17 @@ def bed() -> Bed:
 def other(bed: Bed) -> Iterator[Disk]:
     """The unit by another session of the first nexus's initiator."""
     (first,) = before = numbers(bed.paths[0].initiator)
-    subprocess.run(
-        ["iscsiadm", "-m", "session", "-r", first, "-o", "new"], check=True, timeout=120
-    )
+    interface = (SESSIONS / f"session{first}/ifacename").read_text().strip()
+    # The record of the interface that was logged in last has replaced this one's.
+    iscsiadm("-m", "node", "-T", IQN, "-p", "127.0.0.1", "-I", interface, "-o", "new")
+    iscsiadm("-m", "session", "-r", first, "-o", "new")
     (session,) = numbers(bed.paths[0].initiator) - before
     lu = bed.unit.lu
     await_that("the disk is there", lambda: disk_of(session, lu) is not None, pace.limit(60))
     found = disk_of(session, lu)
     assert found is not None
     yield found
-    subprocess.run(["iscsiadm", "-m", "session", "-r", session, "-u"], check=True, timeout=120)
+    iscsiadm("-m", "session", "-r", session, "-u")
 
 
 def answer(node: SgDevice, cdb: bytes, out: bytes) -> Outcome:
