@@ -322,7 +322,7 @@ def test_root_alone_may_hold_a_guest(path: Path) -> None:
     with proxy(path, "--control", str(control)), connect(str(control)) as sock:
         assert control.stat().st_mode & 0o777 == 0o600
         sock.sendall(b'{"do": "hold", "guest": "vm", "seconds": 5}\n')
-        assert json.loads(sock.recv(4096)) == {"hold": 1, "held": True}
+        assert json.loads(sock.recv(4096)) == {"hold": 1, "held": True, "clients": []}
         sock.sendall(b"rubbish\n")
         assert "error" in json.loads(sock.recv(4096))
         sock.sendall(b"x" * 5000)
