@@ -260,9 +260,11 @@ class SgIo:
 def _pages(size: int) -> tuple[mmap.mmap, int]:
     """Memory for a transfer, and its address.
 
-    Whole pages: the kernel maps them into the request, and need not copy.
+    Whole pages: the kernel maps them into the request, and need not copy.  Private ones: what
+    is mapped without that flag stays common to a process and those that it forks, and one would
+    read the other's reply, or send its parameter list.
     """
-    memory = mmap.mmap(-1, size + _SLACK)
+    memory = mmap.mmap(-1, size + _SLACK, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return memory, ctypes.addressof(ctypes.c_char.from_buffer(memory))
 
 

@@ -184,3 +184,14 @@ def test_each_thread_has_its_own_buffers() -> None:
     thread.join()
     assert found[0] is not first
     assert sgio._own.io is first
+
+
+def test_a_forked_process_has_buffers_of_its_own():
+    io = SgIo()
+    io._data[:4] = b"here"
+    pid = os.fork()
+    if pid == 0:
+        io._data[:4] = b"gone"
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert io._data[:4] == b"here"
