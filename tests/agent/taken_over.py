@@ -76,14 +76,14 @@ def sent_by_helper(node: str) -> str:
     (helping,) = (each for each in _held if isinstance(each, Helper))
     with helping.open(node) as device:
         device.connection.send(helper._COMMAND.pack(len(_PR_OUT), _PR_OUT, 24, 1000))
-        helper._reply(node, device.connection)
+        helper._reply(node, device.connection, 60)
     return "sent"
 
 
 def opened_by_helper(number: tuple[bool, int, int]) -> str:
     (helping,) = (each for each in _held if isinstance(each, Helper))
     with helping._asked(helper._REQUEST.pack(helper._DEVICE, *number)) as connection:
-        helper._reply("node", connection)
+        helper._reply("node", connection, 60)
     return HeldDevice.__name__
 
 
