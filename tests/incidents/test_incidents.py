@@ -70,15 +70,16 @@ def test_another_guest_of_this_host(scene: Scene, tmp_path: Path) -> None:
         assert one.send(scene.one.block, *pr_out(Action.RESERVE, 0xA1, kind=5)) == 0
         write = bytes((0x2A, 0)) + (64).to_bytes(4, "big") + bytes((0, 0, 1, 0))
         assert two.send(scene.two.block, write, bytes(512)) == CONFLICT
-        assert two.send(scene.two.block, *pr_out(Action.REGISTER, 0, 0xB1)) == 0
-        assert two.send(scene.two.block, *pr_out(Action.RESERVE, 0xB1, kind=5)) == CONFLICT
         held = ("observed", f"RESERVE by guest db1: WERO is held by {scene.one.hctl}")
+        # Before the next command: the agent digests a conflict some time after it.
         scene.says(
             "reservation conflict",
             ("observed", "WRITE(10) at block 64"),
             ("inferred", "WERO refuses writes of a nexus that is not registered"),
             held,
         )
+        assert two.send(scene.two.block, *pr_out(Action.REGISTER, 0, 0xB1)) == 0
+        assert two.send(scene.two.block, *pr_out(Action.RESERVE, 0xB1, kind=5)) == CONFLICT
         scene.says(
             "refused PERSISTENT RESERVE",
             ("observed", "RESERVE by guest db2 was answered RESERVATION CONFLICT"),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import array
+import socket
 import subprocess
 from pathlib import Path
 
+from labkit import pace
 from labkit.oracle import oracle
 from labkit.target import Unit
-from streams import PR_IN, PR_OUT, Message, Reply, Stream, cdb, parameter, play
+from streams import GREETING, PR_IN, PR_OUT, REPLY, Message, Reply, Stream, cdb, parameter, play
 
 REGISTER, RESERVE, RELEASE, CLEAR, PREEMPT, _ABORT, IGNORE, MOVE, REPLACE = range(9)
 KEYS, RESERVATION, CAPABILITIES, FULL = range(4)
@@ -35,6 +38,40 @@ def ask(path: Path, fd: int, head: bytes, body: bytes = b"") -> Reply:
         if replies[0].status != CHECK or replies[0].sense[2] & 0xF != 6:
             return replies[0]
     raise AssertionError("unit attentions without end")
+
+
+class Lasting:
+    """A guest's one connection, as QEMU's pr-manager-helper keeps it."""
+
+    def __init__(self, path: Path) -> None:
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._sock.settimeout(pace.limit(DEADLINE))
+        self._sock.connect(str(path))
+        self._sock.sendall(bytes(GREETING.size))
+        self._take(GREETING.size)
+
+    def out(
+        self, fd: int, action: int, key: int, sa_key: int = 0, kind: int = 0, flags: int = 0
+    ) -> int:
+        """The status of a PERSISTENT RESERVE OUT, again while a unit attention comes first."""
+        body = parameter(key, sa_key, flags)
+        for _ in range(8):
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
+            self._sock.sendmsg([cdb(PR_OUT, action, len(body), kind)], rights)
+            self._sock.sendall(body)
+            status, size, sense = REPLY.unpack(self._take(REPLY.size))
+            self._take(size)
+            if status != CHECK or sense[2] & 0xF != 6:
+                return int(status)
+        raise AssertionError("unit attentions without end")
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def _take(self, size: int) -> bytes:
+        got = self._sock.recv(size, socket.MSG_WAITALL) if size else b""
+        assert len(got) == size, "the connection ended"
+        return got
 
 
 def out(

@@ -26,6 +26,7 @@ from commands import (
     RELEASE,
     RESERVE,
     WERO,
+    Lasting,
     cleared,
     keys,
     out,
@@ -51,12 +52,14 @@ class Bed:
         self.paths = unit.paths[:2]
         self._pr = Path(unit.directory, "pr")
         self.socket, self._bare = path, bare
+        # What a path is owed belongs to the guest's connection.
+        self._guest = Lasting(path)
         self.fd = os.open(unit.multipath, os.O_RDWR | os.O_NONBLOCK)
         # Each path's own disk, opened while the path is well.
         self._disks = [os.open(p.block, os.O_RDWR | os.O_NONBLOCK) for p in self.paths]
 
     def out(self, *what: int) -> int:
-        return out(self.socket, self.fd, *what).status
+        return self._guest.out(self.fd, *what)
 
     def by_path(self, place: int, *what: int) -> int:
         """A command of somebody else, who is not the map's guest."""
@@ -101,6 +104,7 @@ class Bed:
             Path(path.tpg, "transport_status").write_text("online" if well else "offline")
 
     def close(self) -> None:
+        self._guest.close()
         for fd in (self.fd, *self._disks):
             os.close(fd)
 
