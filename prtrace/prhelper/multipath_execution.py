@@ -40,7 +40,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from prtrace.errors import DeviceError
+from prtrace.errors import DeviceError, MalformedError
 from prtrace.linux.reader import PrState, Reader
 from prtrace.linux.sgio import Reply
 from prtrace.linux.units import scan
@@ -58,6 +58,7 @@ from prtrace.prhelper.protocol import CDB_SIZE, CLEANUP, Request, Response
 from prtrace.scsi.cdb import PrOutCdb
 from prtrace.scsi.codes import InAction, Opcode, OutCode, Status, out_action, type_code
 from prtrace.scsi.forms import APTPL, BASIC_PARAMETER_LIST, PR_IN_CDB, PR_OUT_CDB, SCOPE_SHIFT
+from prtrace.scsi.sense import UNIT_ATTENTION, Sense
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -230,7 +231,9 @@ class MapExecution:
         if response.status == Status.GOOD or not self._changed:
             return response
         # Not what another path said to it: the guest would take it for a command without effect.
-        return (self._lost or response)._replace(unsure=True)
+        # But a unit attention is told once, may be of a fence, and has the guest send it again.
+        told = response if _is_attention(response) else self._lost or response
+        return told._replace(unsure=True)
 
     def _carry_out(self, request: Request, paths: list[_Path], fd: int, node: Node) -> Response:
         action = request.action
@@ -480,6 +483,14 @@ class MapExecution:
             if registration.holder and (port, registration.relative_target_port) in ports:
                 return reservation.scope << SCOPE_SHIFT | type_code(reservation.type)
         return None
+
+
+def _is_attention(response: Response) -> bool:
+    try:
+        key = Sense.parse(response.sense).key
+    except MalformedError:
+        return False
+    return response.status == Status.CHECK_CONDITION and key == UNIT_ATTENTION
 
 
 def _keys(request: Request) -> tuple[int, int]:

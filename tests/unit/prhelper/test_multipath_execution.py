@@ -284,6 +284,15 @@ def test_a_fenced_guest_hears_of_the_fence_and_not_of_a_path_that_failed_before(
         assert (answer.status, outcome_of(answer)) == (0x18, Effect.NOTHING)
 
 
+def test_a_unit_attention_is_the_guests_though_another_path_lost_the_command() -> None:
+    """It may tell of a fence, and the device tells it once."""
+    device = Device(silent=frozenset(PATHS[:1]), attentions=set(PATHS[1:]))
+    guest = execution(device)
+    answer = guest.execute(REQUESTS["ignore"], -1, NODE)
+    assert (answer.status, answer.sense[2] & 0xF, answer.unsure) == (2, 6, True)
+    assert guest.execute(REQUESTS["ignore"], -1, NODE).status == 0
+
+
 def test_a_path_that_failed_before_and_is_well_is_asked() -> None:
     """The one that has the registration, and the other one says that it has none."""
     device = Device()
