@@ -154,7 +154,7 @@ def test_a_store_that_cannot_be_written_any_more(unit: Unit) -> None:
     ):
         agent.settled(60)
         mark = newest(agent)
-        loop = Path(os.path.realpath(f"/dev/block/{device_of(ELSEWHERE)}")).name
+        loop = Path(os.path.realpath(f"/sys/dev/block/{device_of(ELSEWHERE)}")).name
         Path(f"/sys/fs/ext4/{loop}/trigger_fs_error").write_text("of the test's")
         await_that(
             "it says so", lambda: "read-only" in agent.status()["status"]["store"]["problem"]
