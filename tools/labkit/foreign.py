@@ -49,8 +49,8 @@ def _unpacked(name: str, packages: list[str], *, newer: bool = False) -> Path:
     with places.locked(folder.with_name(f"{name}.lock")):
         if not folder.exists():
             archive = Archive(newer=newer)
-            archive.update()
-            with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            with archive.alone(), tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+                archive.update()
                 part = Path(temporary) / "files"
                 part.mkdir()
                 for file in archive.download(packages, Path(temporary)):

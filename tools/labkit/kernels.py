@@ -111,17 +111,18 @@ def fetch(wanted: list[str], *, headers: bool = False) -> list[Kernel]:
 
 def _fetch_all(wanted: list[str], *, headers: bool) -> list[Kernel]:
     archive = Archive()
-    _progress("reading the package lists")
-    archive.update()
-    names = (name.removeprefix("linux-image-") for name in archive.names("linux-image-"))
-    releases = [name for name in names if _RELEASE.fullmatch(name)]
-    kernels = []
-    for series in wanted:
-        candidates = [release for release in releases if of_series(release, series)]
-        if not candidates:
-            raise LabError(f"the mirror has no kernel {series}")
-        kernels.append(_fetch(archive, max(candidates, key=numbers), headers=headers))
-    return kernels
+    with archive.alone():
+        _progress("reading the package lists")
+        archive.update()
+        names = (name.removeprefix("linux-image-") for name in archive.names("linux-image-"))
+        releases = [name for name in names if _RELEASE.fullmatch(name)]
+        kernels = []
+        for series in wanted:
+            candidates = [release for release in releases if of_series(release, series)]
+            if not candidates:
+                raise LabError(f"the mirror has no kernel {series}")
+            kernels.append(_fetch(archive, max(candidates, key=numbers), headers=headers))
+        return kernels
 
 
 def _fetch(archive: Archive, release: str, *, headers: bool) -> Kernel:

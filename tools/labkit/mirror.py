@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,8 +90,17 @@ class Archive:
         self._foreign = _NEWER if newer else _FOREIGN
         self._keyring = _HOST_KEYRING
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """For as long as the lists, a download or the keyring are used: one process at a time.
+
+        Another one's update() takes all three away for a moment.
+        """
+        with places.locked(self._folder / "lock"):
+            yield
+
     def update(self) -> None:
-        """Fetch the package lists.
+        """Fetch the package lists; within alone().
 
         The machine's keyring may be older than the keys of a newer release: the newest keyring
         package of the release that it does know is the trusted way to them.
@@ -110,7 +120,7 @@ class Archive:
         self._apt("apt-get", "update", timeout=600)
 
     def sources(self, release: str) -> list[str]:
-        """The apt source lines of release, its updates and its security suite."""
+        """The apt source lines of release, its updates and its security suite; within alone()."""
         if not any(self._folder.glob("keyring/**/*.gpg")):
             self.update()
         keyring = self._folder / "keyring" / _HOST_KEYRING.relative_to("/")

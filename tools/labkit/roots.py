@@ -70,7 +70,8 @@ def root(release: str, packages: Iterable[str]) -> Path:
         part = made.with_name(f"{made.name}.part")
         shutil.rmtree(part, ignore_errors=True)
         archive = Archive()
-        _make(archive, release, wanted, part)
+        with archive.alone():
+            _make(archive, release, wanted, part)
         part.rename(made)
     return made
 
