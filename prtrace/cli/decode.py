@@ -15,6 +15,7 @@ from prtrace.cli.options import json_option
 from prtrace.cli.text import document, line, plain
 from prtrace.errors import InDoubtError, MalformedError, UsageError
 from prtrace.explain.owners import owners
+from prtrace.paste import scst
 from prtrace.paste.joined import joined
 from prtrace.paste.reader import read_text
 from prtrace.paste.seen import Seen
@@ -66,9 +67,10 @@ def command(parts: tuple[str, ...], *, kind: str | None, as_json: bool) -> int:
     """Say what the bytes of a SCSI command, list, reply or sense mean.
 
     A file holds bytes, hex text or dumps of any common form, or what other
-    programs printed: sg_persist, sg_raw, the kernel's log and tracepoints,
-    ESXi, QEMU, LIO, tshark -x of iSCSI.  CDBs and sense data are recognised; lists and replies
-    look alike: the CDB in front of them names them, or else --as has to.
+    programs printed or keep: sg_persist, sg_raw, the kernel's log and
+    tracepoints, ESXi, QEMU, LIO, SCST, tshark -x of iSCSI.  CDBs and sense
+    data are recognised; lists and replies look alike: the CDB in front of
+    them names them, or else --as has to.
 
     Below the fields stand what the command does, why it may have been refused,
     what raised a unit attention, and whose a reservation key may be.
@@ -89,19 +91,25 @@ def _found(parts: tuple[str, ...], kind: str | None) -> Iterator[_Found]:
             joined(each for name in parts for each in _of_file_of_several(name)), kind
         )
         return
-    content = _content(parts)
-    read = content if isinstance(content, bytes) else read_text(content)
+    read = _read(_content(parts))
     if isinstance(read, bytes):
         yield _Found(_described(read, kind))
     else:
         yield from _shown(read, kind)
 
 
+def _read(content: bytes | str) -> bytes | tuple[Seen, ...]:
+    """What a file or an argument says; bytes that say nothing of themselves as they are."""
+    if isinstance(content, str):
+        return read_text(content)
+    return tuple(scst.read(content)) if scst.is_file(content) else content
+
+
 def _of_file_of_several(name: str) -> Iterator[Seen]:
     """What one of several files says."""
     content = read_file(name)
     try:
-        read = content if isinstance(content, bytes) else read_text(content)
+        read = _read(content)
     except MalformedError as error:
         what = f"{plain(name)}: {error.what}"
         raise MalformedError(what, error.problem, hint=error.hint) from error
