@@ -162,6 +162,39 @@ def test_lio_may_take_a_session_for_another_one_of_its_initiator(kind):
     assert may(sessions(kind, "00023d000003", target="DELL/X/1"), ME, Access.WRITE) == refused
 
 
+@pytest.mark.parametrize("kind", ReservationType)
+@pytest.mark.parametrize("target", ["LIO-ORG/disk/4.0", "DELL/X/1"])
+def test_lio_may_forget_a_registration_when_another_session_gives_its_own_up(kind, target):
+    """The session beside it is there and is not registered: it may have been."""
+    ports = {ME: "iqn.x:me,i,0x00023d000003", "2:0:0:0": FORMER}
+    mine = Registration(ME, 1, local=True, source=Source.OBSERVED, at=1)
+    state = LuState(
+        "naa.1",
+        target=target,
+        registrations=MappingProxyType({ME: mine}),
+        reservation=Reservation(
+            kind, 0, None if kind.all_registrants else "iqn.y,i,0x1,3", 1, Source.READ, 1
+        ),
+        paths=MappingProxyType(
+            {
+                name: Path(LocalNexus(name, "naa.1", initiator_port=port, relative_target_port=3))
+                for name, port in ports.items()
+            }
+        ),
+    )
+    told = ruling(kind, standing(state, ME), Access.WRITE)
+    differs = told.allowed and target.startswith("LIO")
+    assert may(state, ME, Access.WRITE).allowed is (None if differs else told.allowed)
+    alone = with_paths(state, ME)
+    assert may(alone, ME, Access.WRITE) == told
+
+
+def with_paths(state, *names):
+    """The state with these paths alone."""
+    kept = {name: path for name, path in state.paths.items() if name in names}
+    return replace(state, paths=MappingProxyType(kept))
+
+
 def test_lio_lets_every_session_of_a_registered_initiator_in():
     held_by_another = sessions(ReservationType.WERO, "00023d010000", holder="iqn.y,i,0x1,3")
     assert may(held_by_another, ME, Access.WRITE).allowed is None
