@@ -156,12 +156,14 @@ def test_a_store_that_cannot_be_written_any_more(unit: Unit) -> None:
         mark = newest(agent)
         loop = Path(os.path.realpath(f"/sys/dev/block/{device_of(ELSEWHERE)}")).name
         Path(f"/sys/fs/ext4/{loop}/trigger_fs_error").write_text("of the test's")
-        await_that(
-            "it says so", lambda: "read-only" in agent.status()["status"]["store"]["problem"]
-        )
         load = Load(unit, 1)
         load.burst(50)
         total = load.end()
+        # It finds out when it has something to write.
+        await_that(
+            "it says so",
+            lambda: "read-only" in (agent.status()["status"]["store"]["problem"] or ""),
+        )
         assert cli("show", unit.lu, socket=socket).returncode == 4
         agent.kill(signal.SIGTERM)
         subprocess.run(["umount", str(ELSEWHERE)], check=True, timeout=60)
