@@ -67,7 +67,10 @@ def _preempted(step: Step, known: Mapping[Nexus, Registration]) -> Iterator[int]
 def _incident(
     steps: Sequence[Step], preempted: int, number: int, key: int, nexus: Nexus
 ) -> Incident:
-    step, took = steps[number], steps[preempted]
+    took = steps[preempted]
+    # What a command in the middle of a doubt did is certain when a reading has shown it.
+    made = _registering(steps[preempted + 1 : number + 1], nexus, key)
+    step = steps[number] if made is None else made
     command, fence = pr_out(step), pr_out(took)
     by = "a PREEMPT, of which a unit attention told,"
     if fence is not None:
@@ -78,12 +81,9 @@ def _incident(
         now = f"{command.action.value} on {command.nexus} by {who(step.event)} registered it again"
     chain = [observed(step, now), observed(took, f"{by} had taken key {key_text(key)} away")]
     chain += _appeared(steps[preempted : number + 1], nexus)
-    held = step.after.reservation
-    if (
-        held is not None
-        and not step.after.doubted(Fact.RESERVATION)
-        and not held.type.single_nexus
-    ):
+    after = steps[number].after
+    held = after.reservation
+    if held is not None and not after.doubted(Fact.RESERVATION) and not held.type.single_nexus:
         chain.append(
             Link(
                 f"since then {nexus} may write again: {held.type.name} lets registrants write",
@@ -101,7 +101,7 @@ def _incident(
     return Incident(
         IncidentKind.RETURNED,
         nexus,
-        device(step.after, nexus),
+        device(after, nexus),
         step.event.time,
         step.event.time,
         1,
@@ -109,6 +109,21 @@ def _incident(
         tuple(chain),
         returned=key,
     )
+
+
+def _registering(steps: Sequence[Step], nexus: Nexus, key: int) -> Step | None:
+    """The newest command that registered nexus with key, None where none was seen."""
+    for step in reversed(steps):
+        command = pr_out(step)
+        if (
+            command is not None
+            and command.nexus == nexus
+            and command.outcome is Outcome.DONE
+            and command.action in (Action.REGISTER, Action.REGISTER_AND_IGNORE)
+            and command.sa_key == key
+        ):
+            return step
+    return None
 
 
 def _appeared(steps: Sequence[Step], nexus: Nexus) -> Iterator[Link]:
