@@ -7,6 +7,7 @@ unit attention and in the next reading; who it was is told where the steps are o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -55,6 +56,11 @@ _SCANNERS: Final = {
     "sos": "sos collects a report of every disk",
     "sosreport": "sos collects a report of every disk",
 }
+
+_EXECUTED: Final = re.compile(
+    r"udevadm|systemd-udevd|lvm|blkid|multipathd|smartd|python3?(?:\.\d+)?|sos(?:report)?"
+)
+"""The files that they execute: pvs and vgs are lvm, udevd is udevadm, sos is a Python's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +183,15 @@ def _conflict(steps: Sequence[Step], number: int, seen: ConflictSeen, memory: Me
 
 
 def _harmless(step: Step, nexus: Nexus) -> str:
-    """A scan of a path that is not registered meets the reservation of those that are."""
+    """A scan of a path that is not registered meets the reservation of those that are.
+
+    A process gives itself its name; which file it executes is the kernel's word, where known.
+    """
     issuer = step.event.issuer
     if issuer is None or issuer.comm not in _SCANNERS or step.before.doubts:
+        return ""
+    program = step.event.exe.rpartition("/")[2]
+    if program and _EXECUTED.fullmatch(program) is None:
         return ""
     if standing(step.before, nexus) is not Standing.NOT_REGISTERED:
         return ""

@@ -13,6 +13,7 @@ from prtrace.cli.explain import account_lines
 from prtrace.cli.given import look, paths_of
 from prtrace.cli.rebuild import Rebuilt
 from prtrace.explain.account import account
+from prtrace.explain.causes import incidents
 from prtrace.explain.moved import moves
 from prtrace.explain.recording import Recording
 from prtrace.explain.timeline import timeline
@@ -79,6 +80,16 @@ def test_it_fits_a_terminal(file):
     for text in account_lines(told(read(file))):
         command = text.strip().startswith("sg_persist")
         assert command or len(text) <= 80, text
+
+
+@pytest.mark.parametrize(
+    ("exe", "harmless"), [("", True), ("/usr/sbin/lvm", True), ("/srv/writer", False)]
+)
+def test_who_calls_itself_a_scanner_and_executes_something_else_is_none(exe, harmless):
+    file = next(file for file in STORIES if file.stem == "a-scan-by-lvm")
+    events = [event._replace(exe=exe) for event in read(file).hosts[""]]
+    (found,) = incidents(timeline(events, LU))
+    assert bool(found.harmless) is harmless
 
 
 def test_a_remedy_that_takes_access_away_says_from_whom():
