@@ -250,12 +250,18 @@ class Resolver:
             self._safe.pop(order.lu, None)
             self._reading[order.lu, order.path.nexus] += 1
             # Not a pool's: Python waits for those when it ends.
-            threading.Thread(
+            reading = threading.Thread(
                 target=self._read,
                 args=(loop, order, self._lacks_capabilities(order.lu, state)),
                 name="prtrace-read",
                 daemon=True,
-            ).start()
+            )
+            try:
+                reading.start()
+            except RuntimeError as error:
+                self._tell(order.lu, order.path.nexus, str(error))
+                self._over(order.lu, order.path.nexus)
+                self._schedule.end(order, Result.UNIT_FAILED, time.monotonic())
         self._turn_at(loop, self._schedule.next_at(time.monotonic()))
 
     def _turn_at(self, loop: asyncio.AbstractEventLoop, at: float | None) -> None:

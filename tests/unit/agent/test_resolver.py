@@ -115,6 +115,23 @@ def test_the_other_path_is_asked_when_one_fails(tree: Tree) -> None:
     assert made.devices["sg1"].sent[:2] == ["INQUIRY", "READ KEYS"]
 
 
+def test_a_reading_for_which_there_was_no_thread_is_tried_again(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel gives a user so many, and systemd a unit."""
+    start, refused = threading.Thread.start, []
+
+    def scarce(thread: threading.Thread) -> None:
+        if thread.name == "prtrace-read" and not refused:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", scarce)
+    bench(tree).run(lambda resolver: resolver.sent >= 6)
+    assert refused
+
+
 def test_what_stands_against_reading_is_said_once(
     tree: Tree, caplog: pytest.LogCaptureFixture
 ) -> None:
