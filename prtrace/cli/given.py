@@ -365,15 +365,20 @@ def in_order(recordings: Sequence[Recording], wanted: Collection[str]) -> list[t
     One host's are in the order of its recording, several hosts' as join() orders them.
     """
     found: list[tuple[int, str, int, Event]] = []
-    for lu in units_of(recordings):
+    each_host = list(by_host(recordings).items())
+    # Each host is one recording now, with a name: telling them apart again changes nothing.
+    hosts = [replace(each, host=host) for host, each in each_host]
+    units = {each.host: set(units_of([each])) for each in hosts}
+    events = {each.host: each.events for each in hosts}
+    for lu in units_of(hosts):
         if wanted and lu not in wanted:
             continue
-        looked = look([each for each in recordings if lu in units_of([each])], lu)
+        looked = look([each for each in hosts if lu in units[each.host]], lu)
         ahead = {} if looked.joined is None else looked.joined.ahead
         for host, steps in looked.steps:
             worded = {step.event.seq: step.event for step in steps}
             newest = -(1 << 62)
-            for event in by_host(recordings)[host].events:
+            for event in events[host]:
                 if event.lu == lu:
                     newest = max(newest, event.time - ahead.get(host, 0))
                     found.append((newest, host, event.seq, worded.get(event.seq, event)))
@@ -396,12 +401,14 @@ def by_host(recordings: Sequence[Recording]) -> dict[str, Recording]:
 
     A host that has no name is told by its place, or by the events that another recording has.
     """
+    if len(recordings) == 1:
+        return {recordings[0].host: recordings[0]}
     found: dict[str, Recording] = {}
     hosts: dict[tuple[Hashable, ...], str] = {}
     for number, each in enumerate(recordings, 1):
         recorded = {_identity(event) for event in each.events if event.record}
         known = next((hosts[identity] for identity in recorded if identity in hosts), "")
-        host = each.host or known or (f"recording {number}" if len(recordings) > 1 else "")
+        host = each.host or known or f"recording {number}"
         hosts.update(dict.fromkeys(recorded, host))
         found[host] = _merged(found[host], each) if host in found else each
     return found

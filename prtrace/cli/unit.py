@@ -226,7 +226,7 @@ def _power_loss(unit: Mapping[str, Any]) -> list[str]:
     fate = {
         True: "registrations and reservation survive it (APTPL)",
         False: "registrations and reservation are lost (no APTPL)",
-        None: "not known: no REGISTER and no REPORT CAPABILITIES was seen",
+        None: "not known: no command that was seen tells it for certain",
     }
     return labelled("power loss", fate[unit.get("aptpl")])
 

@@ -39,7 +39,7 @@ _PROGRAM: Final = re.compile(
     r"|sg_(?:persist|inq|turs|raw|reset|dd|vpd)|multipathd?|mpathpersist|fence_(?:scsi|mpath)"
     r"|(?:systemd-)?udevd|\(udev-worker\)|lvm|[pvl]vs|[pv]gscan|pvscan|blkid|smart(?:d|ctl)"
     r"|sos(?:report)?|iscsid|iscsiadm|dd|sbd|python3?(?:\.\d+)?|perl|bash|sh"
-    r"|kworker/[\w:+-]*)"
+    r"|kworker/u?\d+:\d+H?)"
 )
 """Programs that everybody has: their names tell nothing of whom they run for."""
 _FOLDER: Final = re.compile(r"(?:/usr)?/(?:s?bin|lib(?:exec|64)?(?:/(?:udev|systemd|qemu))?)")

@@ -87,6 +87,10 @@ def test_what_every_host_has_keeps_its_name(word):
     assert BY.program(word) == word
 
 
+def test_a_worker_s_name_that_somebody_made_up_goes():
+    assert "payroll" not in BY.program("kworker/payroll-db")
+
+
 def test_a_program_of_the_distribution_keeps_its_path():
     assert BY.executable("/usr/bin/sg_persist") == "/usr/bin/sg_persist"
     assert BY.executable("/srv/payroll/sg_persist").startswith("program-")
