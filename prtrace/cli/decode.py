@@ -62,8 +62,15 @@ Examples:
 )
 @click.argument("parts", metavar="HEX... | FILE... | -", nargs=-1, required=True)
 @click.option("--as", "kind", type=click.Choice(CHOICES), help="what the bytes are")
+@click.option(
+    "--header/--no-header", default=None,
+    help="whether the first 8 bytes of keys, reservation or full-status are there: "
+    "sg_persist -H leaves them out",
+)  # fmt: skip
 @json_option
-def command(parts: tuple[str, ...], *, kind: str | None, as_json: bool) -> int:
+def command(
+    parts: tuple[str, ...], *, kind: str | None, header: bool | None, as_json: bool
+) -> int:
     """Say what the bytes of a SCSI command, list, reply or sense mean.
 
     A file holds bytes, hex text or dumps of any common form, or what other
@@ -75,7 +82,7 @@ def command(parts: tuple[str, ...], *, kind: str | None, as_json: bool) -> int:
     Below the fields stand what the command does, why it may have been refused,
     what raised a unit attention, and whose a reservation key may be.
     """
-    found = list(_with_owners(_found(parts, kind)))
+    found = list(_with_owners(_found(parts, kind, header)))
     if as_json:
         document({"schema": SCHEMA, "found": [_as_json(each) for each in found]})
     else:
@@ -84,18 +91,18 @@ def command(parts: tuple[str, ...], *, kind: str | None, as_json: bool) -> int:
     return InDoubtError.exit_code if cut else 0
 
 
-def _found(parts: tuple[str, ...], kind: str | None) -> Iterator[_Found]:
+def _found(parts: tuple[str, ...], kind: str | None, header: bool | None) -> Iterator[_Found]:
     """What the arguments say: one file, several one after the other, or hex."""
     if len(parts) > 1 and _are_files(parts):
         yield from _shown(
-            joined(each for name in parts for each in _of_file_of_several(name)), kind
+            joined(each for name in parts for each in _of_file_of_several(name)), kind, header
         )
         return
     read = _read(_content(parts))
     if isinstance(read, bytes):
-        yield _Found(_described(read, kind))
+        yield _Found(_described(read, kind, header=header is not False))
     else:
-        yield from _shown(read, kind)
+        yield from _shown(read, kind, header)
 
 
 def _read(content: bytes | str) -> bytes | tuple[Seen, ...]:
@@ -120,22 +127,22 @@ def _of_file_of_several(name: str) -> Iterator[Seen]:
             yield replace(each, file=name)
 
 
-def _shown(read: Iterable[Seen], kind: str | None) -> Iterator[_Found]:
-    for each, described in shown_in_order(read, kind):
+def _shown(read: Iterable[Seen], kind: str | None, header: bool | None) -> Iterator[_Found]:
+    for each, described in shown_in_order(read, kind, header):
         device = each.lu or each.nexus
         if each.device:
             device = f"{device} ({each.device})" if device else each.device
         yield _Found(described, each.file, each.source, each.line, device)
 
 
-def _described(raw: bytes, kind: str | None) -> Described:
+def _described(raw: bytes, kind: str | None, *, header: bool) -> Described:
     if kind is None and len(raw) == 1:
         name = medium_command(raw).name
         raise UsageError(
             f"one byte is no CDB; {raw[0]:#04x} is the operation code of {name}",
             hint="give the whole CDB",
         )
-    return describe(raw, kind)
+    return describe(raw, kind, header=header)
 
 
 def _with_owners(found: Iterable[_Found]) -> Iterator[_Found]:

@@ -10,12 +10,15 @@ shows an offset by a colon, or by a gap that is wider than the gaps between the 
 
 A word of more than two digits may have its bytes in the machine's order.  Such words are read
 where the characters beside one of them show the order, or where either order gives the same bytes.
+
+Numbers of one and two decimal digits may be decimal, as od -t u1 prints them.  They are read where
+a digit in front that decimal numbers lack, or the characters beside them, show that they are hex.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, NamedTuple
@@ -44,12 +47,26 @@ _STRIDES: Final = (8, 16, 32)
 _EITHER_BASE: Final = 7
 """Digits of od's offsets, which are octal or, with -A d, decimal."""
 _NARROW: Final = 2
+_SG_OFFSET: Final = 3
+"""Digits that the offsets of the sg3_utils have at most; other programs' have more."""
+_SG_STRIDES: Final = (8, 16)
+"""Bytes behind the offset in the only line of a short reply that the sg3_utils dump."""
 _WORD: Final = 4
 """Digits of the words that hexdump and od -x print, the lower byte first on most machines."""
 _WIDE_GAP: Final = 3
 _MACHINE_WORDS: Final = (8, 16)
 """Digits of the words of xxd -e, od -t x4 and od -t x8."""
 _PYTHON: Final = re.compile(r"\bb['\"]")
+_ESCAPES: Final = re.compile(
+    r"\s*[({\[]*(?P<quote>[\"']?)(?:\\x[0-9A-Fa-f]{2})+(?P=quote)[)}\]]*[;,]?\s*"
+)
+r"""One row of \x.. and what a program has around it."""
+_BINARY: Final = re.compile(r"(?<!\S)0[bB][01]{3,}(?!\w)")
+_ADDRESS: Final = re.compile(r"(?<!\S)0x[0-9A-Fa-f]{3,16}:(?=\s)")
+"""What debuggers print before the bytes."""
+_RULER: Final = re.compile(r"\s*0?0(?:\s+[01]?[0-9a-f])+\s*", re.IGNORECASE)
+"""A line that numbers the columns of a dump, as PowerShell's Format-Hex prints it."""
+_SIGNED: Final = re.compile(r"(?<![0-9A-Za-z])-\d+")
 _PLAIN_HINT: Final = "bytes as two hex digits each, or a dump of xxd, hexdump -C, od -A x -t x1"
 
 
@@ -60,10 +77,18 @@ class _Line:
     number: int
     text: str
     data: bytes | MalformedError
+    words: str = ""
+    """The part of the line that spells data."""
+    shown: str = ""
+    """The characters that stand beside data."""
     offset: str = ""
     """The digits of the first word, "" where it cannot be an offset."""
     behind: bytes | MalformedError = b""
     """The bytes behind the offset."""
+    words_behind: str = ""
+    """The part of the line that spells the bytes behind the offset."""
+    shown_behind: str = ""
+    """The characters that stand beside the bytes behind the offset."""
     colon: bool = False
     gap: int = 0
     """Blanks behind the first word."""
@@ -88,6 +113,8 @@ class Run(NamedTuple):
     line: int
     """The number of their first line, from 1."""
     raw: bytes
+    by_sg_utils: bool = False
+    """Whether it is a dump without characters in the layout that only the sg3_utils have."""
 
 
 def parse_hex(text: str) -> bytes:
@@ -95,11 +122,7 @@ def parse_hex(text: str) -> bytes:
 
     MalformedError names the line, what it looks like and what to do instead.
     """
-    lines = _read_lines(text)
-    found = _dump(lines) if _has_offsets(lines) else _plain(lines)
-    if not found:
-        raise MalformedError(_WHAT, "holds no bytes", hint=_PLAIN_HINT)
-    return found
+    return _one_run(_read_lines(text)).raw
 
 
 def parse_runs(text: str) -> tuple[Run, ...]:
@@ -110,17 +133,44 @@ def parse_runs(text: str) -> tuple[Run, ...]:
     lines = _read_lines(text)
     starts = [at for at, line in enumerate(lines) if line.offset and not line.offset.strip("0")]
     if len(starts) < 2 or starts[0] != 0 or not _has_offsets(lines):
-        return (Run(lines[0].number if lines else 1, parse_hex(text)),)
+        return (_one_run(lines),)
     dumps = [lines[start:end] for start, end in pairwise((*starts, len(lines)))]
-    return tuple(Run(each[0].number, _dump(each)) for each in dumps)
+    return tuple(Run(each[0].number, _dump(each), _is_of_sg_utils(each)) for each in dumps)
+
+
+def _one_run(lines: list[_Line]) -> Run:
+    dumped = _has_offsets(lines)
+    raw = _dump(lines) if dumped else _plain(lines)
+    if not raw:
+        raise MalformedError(_WHAT, "holds no bytes", hint=_PLAIN_HINT)
+    return Run(lines[0].number, raw, dumped and _is_of_sg_utils(lines))
+
+
+def _is_of_sg_utils(lines: list[_Line]) -> bool:
+    """Whether lines that have offsets are laid out as the sg3_utils dump without characters."""
+    return all(len(line.offset) <= _SG_OFFSET and not line.shown_behind for line in lines)
 
 
 def _read_lines(text: str) -> list[_Line]:
+    lines = text.splitlines()
+    for number, line in enumerate(lines, 1):
+        below = (lines[at] for at in range(number, len(lines)))
+        if _RULER.fullmatch(line[:_LONGEST]) and _is_ruler(line, below):
+            raise MalformedError(
+                _WHAT, f"line {number} numbers the columns of a dump", hint="leave that line out"
+            )
     return [
-        each
-        for number, line in enumerate(text.splitlines(), 1)
-        if (each := _read(number, line)) is not None
+        each for number, line in enumerate(lines, 1) if (each := _read(number, line)) is not None
     ]
+
+
+def _is_ruler(line: str, below: Iterable[str]) -> bool:
+    """Whether a line has all numbers of the columns of the dump below it, and stands over them."""
+    words = next((each.split(maxsplit=1) for each in below if each.strip()), None)
+    if words is None or not (line[0].isspace() or len(words[0]) > _NARROW):
+        return False
+    columns = [int(each, 16) for each in line.split()]
+    return len(columns) in _STRIDES and columns == list(range(len(columns)))
 
 
 def _read(number: int, text: str) -> _Line | None:
@@ -167,22 +217,26 @@ def _line(number: int, text: str) -> _Line:
             ),
         )
     if len(text) > _LONGEST:
-        return _Line(number, text, _words(number, text))
-    data, _, _ = _bytes(number, text)
+        return _Line(number, text, _words(number, text), text)
+    data, words, beside = _bytes(number, text)
     found = _OFFSET.fullmatch(text)
     if found is None:
-        return _Line(number, text, data)
+        return _Line(number, text, data, words, beside)
     rest, gap = found["rest"], found["gap"]
     if gap.startswith(":") and _COLON_BETWEEN.match(rest):
-        return _Line(number, text, data)
+        return _Line(number, text, data, words, beside)
     behind, part, shown = _bytes(number, rest, ordered=gap.startswith(":"))
     swapped = _swapped(part) if isinstance(behind, bytes) else b""
     return _Line(
         number,
         text,
         data,
+        words,
+        beside,
         found["digits"],
         behind if rest.strip() else b"",
+        part,
+        shown,
         gap.startswith(":"),
         len(gap),
         max((len(each) for each in re.findall(r"(?<=\S)\s+(?=\S)", part)), default=0),
@@ -216,10 +270,14 @@ def _bytes(
     return _words(number, text, ordered=ordered), text.rstrip(), ""
 
 
+def _split(text: str) -> list[str]:
+    r"""The words of a text; \x before digits is 0x."""
+    return text.replace("\\x", " 0x").translate(_SEPARATORS).split()
+
+
 def _swapped(text: str) -> bytes:
     """The bytes of words that could be read, each word from its end."""
-    words = text.replace("\\x", " 0x").translate(_SEPARATORS).split()
-    digits = (word[2:] if word[:2] in ("0x", "0X") else word for word in words)
+    digits = (word[2:] if word[:2] in ("0x", "0X") else word for word in _split(text))
     return b"".join(
         bytes.fromhex(each if len(each) % 2 == 0 else f"0{each}")[::-1] for each in digits
     )
@@ -237,17 +295,13 @@ def _shows(data: bytes, shown: str, *, framed: bool = False) -> bool:
 
 def _words(number: int, text: str, *, ordered: bool = False) -> bytes | MalformedError:
     r"""Words of hex digits; where every word has at most two digits, one digit is a byte too."""
-    if _PYTHON.search(text) is not None:
-        return MalformedError(
-            _WHAT,
-            f"line {number}: b'...' is Python's way to write bytes, with letters among them",
-            hint="print them with .hex()",
-        )
-    words = text.replace("\\x", " 0x").translate(_SEPARATORS).split()
+    if (error := _other_notation(number, text)) is not None:
+        return error
+    words = _split(text)
     digits = [word[2:] if word[:2] in ("0x", "0X") else word for word in words]
     short = len(digits) > 1 and all(len(each) <= 2 for each in digits)
-    if short and _may_be_decimal(words):
-        return _decimal(number)
+    if short and {len(each) for each in words} == {1, 2} and all(map(str.isdecimal, words)):
+        return _decimal(number, "words of one digit and of two may be decimal numbers")
     if sum(len(each) in _MACHINE_WORDS for each in digits) > 1:
         return _machine_order(number, "words of eight or sixteen digits")
     if not ordered and len(digits) > 1 and all(len(each) == _WORD for each in digits):
@@ -266,16 +320,57 @@ def _words(number: int, text: str, *, ordered: bool = False) -> bytes | Malforme
     return bytes(found)
 
 
-def _may_be_decimal(words: list[str]) -> bool:
-    """Whether the words have one digit or two, as decimal numbers have, and none shows hex."""
-    return {len(each) for each in words} == {1, 2} and all(each.isdecimal() for each in words)
+def _other_notation(number: int, text: str) -> MalformedError | None:
+    """Why text is no words of hex although its digits may look so; None where it may be."""
+    if _PYTHON.search(text) is not None:
+        return MalformedError(
+            _WHAT,
+            f"line {number}: b'...' is Python's way to write bytes, with letters among them",
+            hint="print them with .hex()",
+        )
+    if "\\x" in text and _ESCAPES.fullmatch(text) is None:
+        return MalformedError(
+            _WHAT,
+            f"line {number}: what stands between two \\x.. may be bytes, too",
+            hint=_PLAIN_HINT,
+        )
+    if (signed := _SIGNED.search(text)) is not None:
+        return _decimal(number, f"{signed[0][:40]} has a sign, as decimal numbers have")
+    if (binary := _BINARY.search(text)) is not None:
+        return MalformedError(
+            _WHAT, f"line {number}: {binary[0][:40]!r} may be a binary number", hint=_PLAIN_HINT
+        )
+    if (address := _ADDRESS.search(text)) is not None:
+        return MalformedError(
+            _WHAT, f"line {number}: {address[0]!r} is an address", hint="leave the addresses out"
+        )
+    return None
 
 
-def _decimal(number: int) -> MalformedError:
+def _refuse_decimal(lines: Iterable[tuple[int, str, str]]) -> None:
+    """MalformedError where nothing shows that the numbers of all lines are hex.
+
+    lines: of each its number, the words of it, and the characters beside them.
+    """
+    first, words, told = 0, list[str](), False
+    for number, part, shown in lines:
+        first = first or number
+        here = _split(part)
+        words += here
+        if shown and not told and all(each.isdecimal() and len(each) <= 2 for each in here):
+            told = not _shows(bytes(map(int, here)), shown, framed=True)
+    widths = {len(each) for each in words}
+    padded = widths == {2} and any(each.startswith("0") for each in words)
+    decimal = len(words) > 1 and 2 in widths <= {1, 2} and all(map(str.isdecimal, words))
+    if decimal and not told and not padded:
+        raise _decimal(first, "bytes with decimal digits alone may be decimal numbers")
+
+
+def _decimal(number: int, what: str) -> MalformedError:
     return MalformedError(
         _WHAT,
-        f"line {number}: words of one digit and of two may be decimal numbers",
-        hint="write bytes as two hex digits each",
+        f"line {number}: {what}",
+        hint="write bytes as two hex digits each, with 0x in front: od -t u1 prints decimal",
     )
 
 
@@ -312,7 +407,21 @@ def _has_offsets(lines: list[_Line]) -> bool:
             f"line {first.number}: {first.offset!r} may be an offset or bytes",
             hint="leave it out if it is an offset; write it as bytes of two digits if it is data",
         )
+    if len(lines) == 1 and _is_of_either(first):
+        raise MalformedError(
+            _WHAT,
+            f"line {first.number}: {first.offset!r} may be an offset or a byte",
+            hint="leave it out if it is an offset; write the bytes as one word if it is one",
+        )
     return False
+
+
+def _is_of_either(line: _Line) -> bool:
+    """Whether a lone line may be one of the sg3_utils whose blanks were lost, or bytes."""
+    behind = line.behind
+    if len(line.offset) > _NARROW or not isinstance(behind, bytes) or line.shown_behind:
+        return False
+    return len(behind) in _SG_STRIDES and (_number(line.offset, 16) or 0) % _SG_STRIDES[-1] == 0
 
 
 def _marked(lines: list[_Line]) -> bool:
@@ -356,9 +465,8 @@ def _number(digits: str, base: int) -> int | None:
 def _plain(lines: list[_Line]) -> bytes:
     """The bytes of lines without offsets."""
     found = b"".join(map(_data, lines))
+    _refuse_decimal((line.number, line.words, line.shown) for line in lines)
     words = [word for line in lines for word in line.text.translate(_SEPARATORS).split()]
-    if _may_be_decimal(words):
-        raise _decimal(lines[0].number)
     # od -A n, hexdump -e and debuggers print numbers so, one a line.
     wide = (_WORD, *_MACHINE_WORDS) if len(words) > 1 else _MACHINE_WORDS
     numbers = len(words) == len(lines) and all(
@@ -386,6 +494,7 @@ def _dump(lines: list[_Line]) -> bytes:
                 f"line {line.number} looks like a dump of words in the machine's byte order",
                 hint="dump bytes: hexdump -C, xxd, or od -A x -t x1",
             )
+    _refuse_decimal((line.number, line.words_behind, line.shown_behind) for line in lines)
     if all(line.behind == line.swapped or not line.ordered for line in lines):
         for line in lines:
             if line.behind != line.swapped:

@@ -94,7 +94,7 @@ def is_frame(raw: bytes) -> bool:
 def read(runs: Iterable[Run]) -> Iterator[Seen]:
     """Each command with its data and its answer, and each answer whose command is not there."""
     capture = _Capture()
-    for line, raw in runs:
+    for line, raw, _ in runs:
         segment = _segment(raw)
         if segment is None:
             capture.unread(line, raw)

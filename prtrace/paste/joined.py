@@ -31,7 +31,7 @@ def joined(found: Iterable[Seen]) -> Iterator[Seen]:
             yield seen
             continue
         forms = plausible_forms(seen.raw)
-        if command is not None and (whole := _with(command, seen.raw, forms)) is not None:
+        if command is not None and (whole := _with(command, seen, forms)) is not None:
             yield whole
             command = None
             continue
@@ -49,8 +49,9 @@ def joined(found: Iterable[Seen]) -> Iterator[Seen]:
         yield command
 
 
-def _with(command: Seen, raw: bytes, forms: tuple[DecodeAs, ...]) -> Seen | None:
-    """The command with its parameter list or reply, None where raw is neither or may be more."""
+def _with(command: Seen, seen: Seen, forms: tuple[DecodeAs, ...]) -> Seen | None:
+    """The command with its parameter list or reply, None where that is neither or may be more."""
+    raw, header = seen.raw, seen.header
     if {DecodeAs.CDB, DecodeAs.SENSE, DecodeAs.VPD83}.intersection(forms):
         return None
     try:
@@ -60,8 +61,9 @@ def _with(command: Seen, raw: bytes, forms: tuple[DecodeAs, ...]) -> Seen | None
                 return replace(command, parameter_list=raw) if length == len(raw) else None
             case PrInCdb(action=InAction() as action, allocation_length=length):
                 kind = READ_AS[action].value
-                describe(raw, kind)
-                whole = replace(command, reply=raw, reply_kind=kind)
+                if header is not None:
+                    describe(raw, kind)
+                whole = replace(command, reply=raw, reply_kind=kind, header=header)
                 return whole if len(raw) <= length else None
             case _:
                 return None

@@ -9,10 +9,11 @@ from typing import Final
 
 from prtrace.errors import MalformedError
 from prtrace.paste import iscsi, kernel, lio, multipath, qemu, sg_utils, tshark, vmkernel
-from prtrace.paste.hexdump import parse_runs
+from prtrace.paste.hexdump import Run, parse_runs
 from prtrace.paste.joined import joined
 from prtrace.paste.seen import Seen, SenseTriple
 from prtrace.paste.sense_words import additional_sense, sense_in, sense_key, sense_triple
+from prtrace.scsi.sense import CODES
 
 _LONGEST: Final = 8192
 """Characters of a line of a log that are looked at."""
@@ -59,11 +60,18 @@ def read_text(text: str) -> bytes | tuple[Seen, ...]:
     if any(iscsi.is_frame(run.raw) for run in runs):
         return tuple(sorted(iscsi.read(runs), key=lambda each: each.line))
     if len(runs) > 1:
-        return tuple(joined(Seen(source="", line=run.line, raw=run.raw) for run in runs))
+        return tuple(joined(_dumped(run) for run in runs))
     raw = runs[0].raw
-    if len(raw) == _TRIPLE_SIZE and raw[0] <= _SENSE_KEY_MAX:
+    if runs[0].by_sg_utils:
+        return (_dumped(runs[0]),)
+    if len(raw) == _TRIPLE_SIZE and raw[0] <= _SENSE_KEY_MAX and tuple(raw[1:]) in CODES:
         return (Seen(source="", line=1, triple=SenseTriple(*raw)),)
     return raw
+
+
+def _dumped(run: Run) -> Seen:
+    header = None if run.by_sg_utils else True
+    return Seen(source="", line=run.line, raw=run.raw, header=header)
 
 
 def _captured(lines: list[str]) -> tuple[Seen, ...]:

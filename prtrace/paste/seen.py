@@ -51,6 +51,10 @@ class Seen:
     reply: bytes = b""
     reply_kind: str = ""
     """What the reply is, as `decode --as` names it; "" where the lines do not tell."""
+    header: bool | None = True
+    """Whether the header of 8 bytes is there with which a reply to READ KEYS, READ RESERVATION or
+    READ FULL STATUS begins: in reply, or in raw where that is one.  None where the lines do not
+    tell: sg_persist -H leaves it out, and prints the rest as -HH prints the whole."""
     status: int | None = None
     """The SAM status."""
     host_byte: str = ""

@@ -15,6 +15,10 @@ _NUMBERS: Final = re.compile(
     r"(?:0x)?(?P<ascq>[0-9a-f]{1,2})h?\.?",
     re.IGNORECASE,
 )
+_HEX: Final = re.compile(r"0x|\b\d?[a-f]|[0-9a-f]h\b|\b0\d", re.IGNORECASE)
+"""What a number that is hex may show: a mark, a letter, or a digit that decimal ones lack."""
+_DECIMAL: Final = re.compile(r"\b[1-9]\d\b")
+"""A number that is another one in decimal than in hex."""
 _LTFS: Final = re.compile(
     r"\bsense = (?P<key>0[0-9a-f])(?P<asc>[0-9a-f]{2})(?P<ascq>[0-9a-f]{2})\b"
 )
@@ -27,9 +31,15 @@ _ASC: Final = re.compile(r"ASC=(?P<asc>0x[0-9a-f]+)\s+ASCQ=(?P<ascq>0x[0-9a-f]+)
 
 
 def sense_triple(text: str) -> SenseTriple | None:
-    """Sense numbers as a text of their own: "06/2a/03", "0x5 0x20 0x0", "5/26/00"."""
+    """Sense numbers as a text of their own: "06/2a/03", "0x5 0x20 0x0", "5/26/00".
+
+    The standard writes them in hex and with a slash.  None for numbers between blanks or commas
+    that may be decimal.
+    """
     found = _NUMBERS.fullmatch(text.strip())
     if found is None or int(found["key"], 16) > 0xF:
+        return None
+    if "/" not in text and not _HEX.search(text) and _DECIMAL.search(text):
         return None
     return SenseTriple(*(int(found[name], 16) for name in ("key", "asc", "ascq")))
 

@@ -128,6 +128,8 @@ def read(lines: list[str]) -> Iterator[Seen]:
     part = _Part.COMMAND
     device = ""
     """Of the command line above, whose CDB follows."""
+    header: bool | None = None
+    """Whether that command line dumps replies with their header."""
     at = 0
     while at < len(lines):
         line, number = lines[at], at + 1
@@ -142,9 +144,10 @@ def read(lines: list[str]) -> Iterator[Seen]:
                 line=number,
                 cdb=bytes.fromhex(cdb["bytes"]) if cdb is not None else b"",
                 reply_kind=_asked(typed["options"]) if typed is not None else "",
+                header=_prints_header(typed["options"]) if typed is not None else header,
                 device=_device(typed["options"]) if typed is not None else device,
             )
-            device = seen.device if typed is not None else ""
+            device, header = (seen.device, seen.header) if typed is not None else ("", None)
             part = _Part.COMMAND
             continue
         step = _Step(lines, at, number)
@@ -187,7 +190,13 @@ def _another(seen: Seen, last: _Part, told: Seen, part: _Part) -> bool:
 
 def _says(seen: Seen) -> bool:
     """Whether there is more than a command as somebody typed it."""
-    typed = Seen(source=SOURCE, line=seen.line, reply_kind=seen.reply_kind, device=seen.device)
+    typed = Seen(
+        source=SOURCE,
+        line=seen.line,
+        reply_kind=seen.reply_kind,
+        device=seen.device,
+        header=seen.header,
+    )
     return seen != typed
 
 
@@ -227,7 +236,8 @@ class _Step:
             return self._reply(_Part.HEX, seen, data, reply_to(seen.cdb))
         if _DUMP_LINE.fullmatch(line):
             self.at -= 1
-            return self._reply(_Part.HEX, seen, self._dump(), reply_to(seen.cdb))
+            told = self._reply(_Part.HEX, seen, self._dump(), reply_to(seen.cdb))
+            return replace(told, header=seen.header if seen.cdb or seen.reply_kind else None)
         if (found := _STATUS.fullmatch(text)) is not None:
             self.part = _Part.STATUS
             status = _STATUSES.get(found["status"].lower())
@@ -240,7 +250,7 @@ class _Step:
 
     def _reply(self, part: _Part, seen: Seen, data: bytes, kind: str) -> Seen:
         self.part = part
-        return replace(seen, reply=data, reply_kind=kind or seen.reply_kind)
+        return replace(seen, reply=data, reply_kind=kind or seen.reply_kind, header=True)
 
     def _dump(self) -> bytes:
         """The bytes of the dump that follows."""
@@ -342,6 +352,14 @@ def _asked(options: str) -> str:
         if letter in short or option in words
     }
     return kinds.pop() if len(kinds) == 1 else ""
+
+
+def _prints_header(options: str) -> bool | None:
+    """Whether a typed sg_persist dumps replies with their header, None where it does not dump."""
+    words = options.split()
+    short = "".join(word for word in words if re.fullmatch(r"-[A-Za-z]+", word))
+    count = short.count("H") + words.count("--hex")
+    return None if count == 0 else count > 1
 
 
 def _device(options: str) -> str:

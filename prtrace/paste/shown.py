@@ -23,6 +23,7 @@ from prtrace.scsi.commands import medium_command
 from prtrace.scsi.describe import Described, Explanation, Field, describe, sense_explanations
 from prtrace.scsi.meaning import asked_in, asked_out
 from prtrace.scsi.parameter import ParameterList, parse_list
+from prtrace.scsi.recognise import HEADED, DecodeAs
 from prtrace.scsi.reply import ReadKeys
 from prtrace.scsi.sense import FIXED, Sense
 from prtrace.state.refusal import possible_refusals, possible_refusals_of
@@ -34,12 +35,14 @@ _SPC2: Final = "another nexus has an SPC-2 reservation"
 _IN_TOO: Final = "(PERSISTENT RESERVE IN is refused then, too)"
 
 
-def shown_in_order(found: Iterable[Seen], kind: str | None) -> Iterator[tuple[Seen, Described]]:
+def shown_in_order(
+    found: Iterable[Seen], kind: str | None, header: bool | None = None
+) -> Iterator[tuple[Seen, Described]]:
     """As shown, for all that one text says, with what earlier lines say of later ones."""
     readings: dict[str, Seen] = {}
     for seen in found:
         earlier = readings.get(seen.device) if seen.device else None
-        for described in shown(seen, kind, earlier):
+        for described in shown(seen, kind, earlier, header):
             yield seen, described
         if seen.cdb and seen.cdb[0] == Opcode.PR_OUT and seen.status == Status.GOOD:
             readings.pop(seen.device, None)
@@ -47,12 +50,15 @@ def shown_in_order(found: Iterable[Seen], kind: str | None) -> Iterator[tuple[Se
             readings[seen.device] = seen
 
 
-def shown(seen: Seen, kind: str | None, keys_read: Seen | None = None) -> Iterator[Described]:
+def shown(
+    seen: Seen, kind: str | None, keys_read: Seen | None = None, header: bool | None = None
+) -> Iterator[Described]:
     """The command, its parameter list, status, sense and reply, as far as they are there.
 
     kind: what a reply is where the lines do not tell.  keys_read: a READ KEYS of the same device
-    before it, None where there is none.  UsageError where nobody tells what a reply is;
-    MalformedError for bytes that are not what the lines call them.
+    before it, None where there is none.  header: whether a reply begins with its header, where
+    the lines do not tell.  UsageError where nobody tells what a reply is, or whether its header is
+    there; MalformedError for bytes that are not what the lines call them.
     """
     asked = _asked(seen)
     if seen.cdb:
@@ -86,9 +92,9 @@ def shown(seen: Seen, kind: str | None, keys_read: Seen | None = None) -> Iterat
             fields += (Field("perhaps the command", f"that line {seen.perhaps} tells of"),)
         yield Described("statement", seen.source, fields)
     if seen.reply:
-        yield _reply(seen, kind)
+        yield _reply(seen, kind, seen.header if header is None or seen.header else header)
     if seen.raw:
-        yield _unnamed(seen, kind)
+        yield _unnamed(seen, kind, seen.header if header is None else header)
 
 
 class _Asked(NamedTuple):
@@ -208,21 +214,44 @@ def _triple(triple: SenseTriple) -> Described:
     return Described("sense", _TRIPLE, (Field("sense", sense.text),), sense_explanations(sense))
 
 
-def _unnamed(seen: Seen, kind: str | None) -> Described:
+def _unnamed(seen: Seen, kind: str | None, header: bool | None) -> Described:
     """Bytes of which no line says what they are: what they are beyond doubt, else of that kind."""
     try:
-        return describe(seen.raw)
+        if header:
+            return describe(seen.raw)
     except UsageError as error:
-        if kind is not None:
-            return describe(seen.raw, kind)
-        where = f"{seen.file}: " if seen.file else f"line {seen.line}: "
-        raise UsageError(f"{where}{error.message}", hint=error.hint) from error
+        if kind is None:
+            raise UsageError(f"{_place(seen)}{error.message}", hint=error.hint) from error
+    if kind is None:
+        raise UsageError(
+            f"{_place(seen)}a dump as sg_persist -H prints it does not say what it is",
+            hint="name it with --as",
+        )
+    return _described(seen, seen.raw, kind, header)
 
 
-def _reply(seen: Seen, kind: str | None) -> Described:
+def _place(seen: Seen) -> str:
+    return f"{seen.file}: " if seen.file else f"line {seen.line}: "
+
+
+def _described(seen: Seen, raw: bytes, kind: str, header: bool | None) -> Described:
+    """raw as kind.  UsageError where it is a reply that may lack its header."""
+    if header is None and DecodeAs(kind) in HEADED:
+        raise UsageError(
+            f"{_place(seen)}sg_persist -H and -HH print this alike, and -H leaves out the reply's "
+            "first 8 bytes, its header",
+            hint="--header if it is of -HH, --no-header if it is of -H; "
+            "-HHH prints what cannot be mistaken",
+        )
+    return describe(raw, kind, header=header is not False)
+
+
+def _reply(seen: Seen, kind: str | None, header: bool | None) -> Described:
     wanted = seen.reply_kind or kind
     try:
-        return describe(seen.reply, wanted)
+        if wanted is not None:
+            return _described(seen, seen.reply, wanted, header)
+        return describe(seen.reply)
     except UsageError as error:
         if wanted is not None:
             raise

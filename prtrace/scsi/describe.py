@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
 from prtrace.errors import MalformedError, UsageError
@@ -36,7 +36,7 @@ from prtrace.scsi.designator import (
 from prtrace.scsi.form import Form
 from prtrace.scsi.meaning import asked_in, asked_out, lets_in, raised_by
 from prtrace.scsi.parameter import BasicList, MoveList, transport_ids
-from prtrace.scsi.recognise import CHOICES, DecodeAs, recognise
+from prtrace.scsi.recognise import CHOICES, HEADED, DecodeAs, recognise
 from prtrace.scsi.reply import (
     FullStatusDescriptor,
     ReadFullStatus,
@@ -157,11 +157,11 @@ class Described:
         return tuple(key for key in dict.fromkeys(_keys_in(self.fields)) if key)
 
 
-def describe(raw: bytes, kind: str | None = None) -> Described:
+def describe(raw: bytes, kind: str | None = None, *, header: bool = True) -> Described:
     """Decode raw as kind, one of recognise.CHOICES, or as what it is beyond doubt.
 
-    UsageError when kind is unknown or None and raw could be several things; MalformedError
-    when raw is not what kind says.
+    header: whether a reply of recognise.HEADED begins with its header.  UsageError when kind is
+    unknown or None and raw could be several things; MalformedError when raw is not what kind says.
     """
     if kind is None:
         what = recognise(raw)
@@ -169,8 +169,42 @@ def describe(raw: bytes, kind: str | None = None) -> Described:
         what = DecodeAs(kind)
     else:
         raise UsageError(f"{kind!r} is no form prtrace knows", hint=f"one of {', '.join(CHOICES)}")
+    if not header:
+        return _without_header(what, raw)
     title, fields = _describe(what, raw)
     return Described(what.value, title, tuple(fields), tuple(_explanations(what, raw)))
+
+
+def _without_header(what: DecodeAs, raw: bytes) -> Described:
+    """A reply of which the header is not there: everything but the header's fields."""
+    if what not in HEADED:
+        raise UsageError(
+            f"{what.value} has no header to leave out",
+            hint=f"--no-header is for {', '.join(form.value for form in HEADED)}",
+        )
+    unit = {DecodeAs.KEYS: 8, DecodeAs.RESERVATION: forms.RESERVATION.size}.get(what, 1)
+    if len(raw) % unit or (what is DecodeAs.RESERVATION and len(raw) != unit):
+        raise MalformedError(
+            f"{what.value} without a header", f"{len(raw)} bytes are not {unit} bytes for each"
+        )
+    form = forms.READ_KEYS
+    whole = form.build(prgeneration=0, additional_length=len(raw)) + raw
+    title, fields = _describe(what, whole)
+    kept = _moved(fields, -form.size)
+    return Described(what.value, title, kept, tuple(_explanations(what, whole)))
+
+
+def _moved(fields: Iterable[Field], by: int) -> tuple[Field, ...]:
+    """The fields at their place plus by, without those that lie before the beginning then."""
+    found = []
+    for each in fields:
+        if each.offset is not None and each.offset + by < 0:
+            continue
+        value = each.value
+        groups = tuple(Group(_moved(part.fields, by)) for part in value if isinstance(part, Group))
+        offset = None if each.offset is None else each.offset + by
+        found.append(replace(each, value=groups or value, offset=offset))
+    return tuple(found)
 
 
 def _describe(what: DecodeAs, raw: bytes) -> tuple[str, list[Field]]:
@@ -431,7 +465,7 @@ def _out_move(raw: bytes) -> list[Field]:
 def _keys(raw: bytes) -> list[Field]:
     reply = ReadKeys.parse(raw)
     form = forms.READ_KEYS
-    _believable(form, reply.additional_length)
+    _believable(form, reply.additional_length, raw)
     keys = tuple(_key(key) for key in reply.keys)
     return [
         *_declared(form, raw),
@@ -441,8 +475,11 @@ def _keys(raw: bytes) -> list[Field]:
 
 
 def _reservation(raw: bytes) -> list[Field]:
-    header = _declared(forms.READ_RESERVATION, raw)
-    if ReadReservation.parse(raw).reservation is None:
+    form = forms.READ_RESERVATION
+    header = _declared(form, raw)
+    held = ReadReservation.parse(raw).reservation
+    _believable(form, 0 if held is None else forms.RESERVATION.size, raw)
+    if held is None:
         return [*header, Field("reservation", "none")]
     return [*header, *_declared(forms.RESERVATION, raw, forms.READ_RESERVATION.size)]
 
@@ -454,7 +491,7 @@ def _capabilities(raw: bytes) -> list[Field]:
 
 def _full_status(raw: bytes) -> list[Field]:
     reply = ReadFullStatus.parse(raw)
-    _believable(forms.READ_FULL_STATUS, reply.additional_length)
+    _believable(forms.READ_FULL_STATUS, reply.additional_length, raw)
     registrations = tuple(
         _registration(raw, offset, end, each) for offset, end, each in full_status_descriptors(raw)
     )
@@ -517,14 +554,24 @@ def _truncated(truncated: bool) -> list[Field]:
     return [Field(_TRUNCATED, "more exists than arrived")] if truncated else []
 
 
-def _believable(form: Form, additional_length: int) -> None:
-    """MalformedError for a length that no reply has: the bytes are not the reply's."""
-    if additional_length > _LONGEST_REPLY - form.size:
-        raise MalformedError(
-            form.what,
-            f"ADDITIONAL LENGTH {additional_length} is more than any reply has",
-            hint="an offset column or a header in front of the bytes is no part of the reply",
-        )
+def _believable(form: Form, additional_length: int, raw: bytes) -> None:
+    """MalformedError where the bytes cannot be the reply's.
+
+    No reply has such a length; or more follows than the length says, and not as an empty buffer.
+    """
+    size = form.size + additional_length
+    if size > _LONGEST_REPLY:
+        problem = f"ADDITIONAL LENGTH {additional_length} is more than any reply has"
+    elif any(raw[size:]):
+        problem = f"ADDITIONAL LENGTH is {additional_length}, {len(raw) - form.size} bytes follow"
+    else:
+        return
+    raise MalformedError(
+        form.what,
+        problem,
+        hint="an offset column in front of the bytes is no part of the reply, "
+        "and the reply's first 8 bytes are: --no-header if they are not there",
+    )
 
 
 def _lines(fields: tuple[Field, ...], indent: str) -> list[str]:

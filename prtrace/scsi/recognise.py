@@ -49,6 +49,8 @@ READ_AS: Final = {
     InAction.READ_FULL_STATUS: DecodeAs.FULL_STATUS,
 }
 """What the reply to a PERSISTENT RESERVE IN is."""
+HEADED: Final = (DecodeAs.KEYS, DecodeAs.RESERVATION, DecodeAs.FULL_STATUS)
+"""The replies that begin with a header, PRGENERATION and ADDITIONAL LENGTH."""
 
 _OURS: Final = (
     Opcode.RESERVE_6,

@@ -86,9 +86,24 @@ def test_a_line_of_a_log(prtrace):
 
 def test_an_offset_column_is_not_data(prtrace):
     text = " 00     00 00 00 01 00 00 00 08  00 00 00 00 66 6e 00 01\n"
-    done = prtrace("decode", "--as", "keys", "-", stdin=text)
+    refused = prtrace("decode", "--as", "keys", "-", stdin=text)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "--no-header" in refused.stderr
+    done = prtrace("decode", "--as", "keys", "--header", "-", stdin=text)
     assert done.returncode == 0
-    assert "0x00000000666e0001" in done.stdout
+    assert "prgeneration: 1\n" in done.stdout
+    assert "  keys:\n    0x00000000666e0001\n" in done.stdout
+    done = prtrace("decode", "--as", "keys", "--no-header", "-", stdin=text)
+    assert done.returncode == 0
+    assert "prgeneration" not in done.stdout
+    assert "  keys:\n    0x0000000100000008\n    0x00000000666e0001\n" in done.stdout
+
+
+def test_words_without_a_header_are_read_where_that_is_said(prtrace):
+    done = prtrace("decode", "--as", "keys", "--no-header", "00 00 00 01 00 00 00 00")
+    assert (done.returncode, "0x0000000100000000" in done.stdout) == (0, True)
+    done = prtrace("decode", "--no-header", CDB)
+    assert (done.returncode, "no header" in done.stderr) == (2, True)
 
 
 def test_a_reply_that_was_cut_off(prtrace):

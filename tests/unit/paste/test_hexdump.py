@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prtrace.errors import MalformedError
-from prtrace.paste.hexdump import parse_hex
+from prtrace.paste.hexdump import parse_hex, parse_runs
 
 REPLY = bytes.fromhex("00000001 00000008 00000000666e0001")
 CDB = bytes.fromhex("5f010500000000001800")
@@ -62,6 +62,18 @@ def shows_its_order(data):
     return swapped == data or any(
         characters(one).strip() != characters(other).strip()
         for (_, one), (_, other) in zip(rows(data), rows(swapped), strict=True)
+    )
+
+
+def may_be_decimal(data, *, shown=True):
+    """Whether two hex digits for each byte are decimal numbers, too, with the same characters."""
+    words = [f"{byte:02x}" for byte in data]
+    if len(words) < 2 or not all(word.isdecimal() and word[0] != "0" for word in words):
+        return False
+    other = bytes(map(int, words))
+    return not shown or all(
+        characters(one).strip() == characters(two).strip()
+        for (_, one), (_, two) in zip(rows(data), rows(other), strict=True)
     )
 
 
@@ -121,10 +133,13 @@ def test_spellings(spell, data):
 @given(data=st.binary(min_size=1, max_size=80), change=st.data())
 def test_any_dump_in_any_dress(writer, data, change):
     """Case, line ends, indentation and lost blanks at the ends of lines."""
-    lines = writer(data).splitlines()
     if change.draw(st.booleans()):
         # The characters would be upper case too then, which no dump has: leave them out.
         lines = sg_persist(data).upper().splitlines()
+        shown = False
+    else:
+        lines = writer(data).splitlines()
+        shown = writer is not sg_persist
     indent = change.draw(st.sampled_from(["", "  ", "\t", "    "]))
     end = change.draw(st.sampled_from(["\n", "\r\n", "  \n"]))
     if change.draw(st.booleans()):
@@ -132,9 +147,12 @@ def test_any_dump_in_any_dress(writer, data, change):
     text = "".join(f"{indent}{line}{end}" for line in lines)
     try:
         assert parse_hex(text) == data
-    except MalformedError:
-        assert writer is xxd, text
-        assert not shows_its_order(data), text
+    except MalformedError as error:
+        if "decimal" in error.message:
+            assert may_be_decimal(data, shown=shown), text
+        else:
+            assert writer is xxd, text
+            assert not shows_its_order(data), text
 
 
 @given(st.binary(min_size=1, max_size=40) | LOOKALIKES, st.booleans())
@@ -172,6 +190,111 @@ def test_bytes_by_od_are_read_or_refused(options, data):
         assert parse_hex(text) == data
     except MalformedError:
         assert "*" in text, text
+
+
+def od_of(data, *, sign, width):
+    """od -A n -t u1 or d1, without running it."""
+    numbers = [byte - 256 if sign and byte > 127 else byte for byte in data]
+    cells = [f"{number:{5 if sign else 4}}" for number in numbers]
+    return "\n".join("".join(cells[at : at + width]) for at in range(0, len(cells), width))
+
+
+@pytest.mark.parametrize("sign", [False, True], ids=["u1", "d1"])
+@pytest.mark.parametrize("data", [CDB, REPLY, bytes(range(10, 90))], ids=len)
+def test_od_of_the_tests_is_od(data, sign):
+    printed = od(data, "-v", "-A", "n", "-w16", "-t", "d1" if sign else "u1")
+    assert printed.rstrip("\n") == od_of(data, sign=sign, width=16)
+
+
+@given(
+    st.lists(
+        st.integers(0, 255) | st.integers(0, 20) | st.integers(10, 99), min_size=2, max_size=40
+    )
+    | st.lists(st.integers(0, 9) | st.integers(247, 255), min_size=2, max_size=20),
+    st.data(),
+)
+def test_decimal_numbers_are_never_read_as_hex(numbers, dress):
+    """With a sign or without, with offsets, characters and separators, in lines of any width."""
+    data = bytes(numbers)
+    sign = dress.draw(st.booleans())
+    width = dress.draw(st.sampled_from([4, 8, 16, 32]))
+    lines = od_of(data, sign=sign, width=width).splitlines()
+    if dress.draw(st.booleans()):
+        parts = [data[at : at + width] for at in range(0, len(data), width)]
+        lines = [f"{line}  >{characters(part)}<" for line, part in zip(lines, parts, strict=True)]
+    offset = dress.draw(st.sampled_from([None, "{:07o} ", "{:07} ", "{:08x}: "]))
+    if offset is not None:
+        lines = [offset.format(at * width) + line for at, line in enumerate(lines)]
+    if dress.draw(st.booleans()):
+        lines = [f"[{', '.join(line.split())}]" for line in lines]
+    with contextlib.suppress(MalformedError):
+        assert parse_hex("\n".join(lines)) == data
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["94 16 24 32", "10 20\n30 40", "[94, 16]", "-1 -2 -3", "94 -1", "0000000  94  16  24",
+     "  16  17  >..<", "6 29 0"],
+)  # fmt: skip
+def test_what_may_be_decimal_is_refused_with_what_to_do(text):
+    with pytest.raises(MalformedError, match="decimal") as caught:
+        parse_hex(text)
+    assert "0x" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["94 16 00", "0x94 0x16", "94:16:05", "94 1a", "31 32 33  123", "0x1 0x10", "9416", "94"],
+)
+def test_what_shows_that_it_is_hex_is_read(text):
+    assert parse_hex(text)
+
+
+def test_the_layout_that_only_the_sg3_utils_have_is_told():
+    for size in (8, 16, 24, 300):
+        data = bytes(range(256)) + bytes(size)
+        for writer in WRITERS:
+            (run,) = parse_runs(writer(data))
+            assert run.by_sg_utils == (writer is sg_persist), writer
+    assert not parse_runs(REPLY.hex(" "))[0].by_sg_utils
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("0x7ffe1000:\t0x5f\t0x01\t0x05", "address"),
+        ("0x00000000: 5f 01 05", "address"),
+        ("0b01011111 0b00000001", "binary"),
+        (r"\x00AB\x01", "may be bytes"),
+        (r"'\x00,\x01'", "may be bytes"),
+        (r'"\x00 \x01"', "may be bytes"),
+        (r"\x00-", "may be bytes"),
+        ("     00 01 02 03 04 05 06 07\n00 5f 01 05", "columns"),
+        (
+            f"  {bytes(range(16)).hex(' ').upper()}\n\n00000000   5F 01 05 00 00 00 00 00 18 00",
+            "columns",
+        ),
+        (f"{bytes(range(16)).hex(' ')}\n00000000  5f 01 05 00 00 00 00 00 18 00", "columns"),
+    ],
+)
+def test_what_debuggers_and_programs_print_is_refused_with_what_it_looks_like(text, words):
+    with pytest.raises(MalformedError, match=words) as caught:
+        parse_hex(text)
+    assert caught.value.hint
+
+
+def test_bytes_that_count_up_are_read():
+    data = bytes(range(32))
+    assert parse_hex(f"{data[:16].hex(' ')}\n{data[16:].hex(' ')}") == data
+
+
+@pytest.mark.parametrize("size", [8, 16])
+@pytest.mark.parametrize("offset", ["00", "10", "f0"])
+def test_an_offset_whose_gap_was_lost_is_no_byte(size, offset):
+    """As a web page or a chat leaves it."""
+    with pytest.raises(MalformedError, match="may be an offset or a byte") as caught:
+        parse_hex(f"{offset} {bytes(range(0x20, 0x20 + size)).hex(' ')}")
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@
 import pytest
 
 from paste.lines import only
+from prtrace.errors import MalformedError
+from prtrace.paste.reader import read_text
 from prtrace.paste.seen import SenseTriple
 
 
@@ -25,3 +27,19 @@ from prtrace.paste.seen import SenseTriple
 )  # fmt: skip
 def test_sense_in_numbers_and_words(text, triple):
     assert only(text).triple == SenseTriple(*triple)
+
+
+def test_three_bytes_are_sense_where_they_are_a_known_code():
+    assert isinstance(read_text("0abcde"), bytes), "it may be a key"
+
+
+@pytest.mark.parametrize("text", ["6 4 0", "6 29 00", "6 2a 5", "06 29 05", "6,0x29,0"])
+def test_numbers_that_are_hex_or_the_same_in_decimal_are_sense(text):
+    assert only(text).triple.key == 6
+
+
+@pytest.mark.parametrize("text", ["6 41 0", "6, 41, 3", "5 32 0", "6,29,5"])
+def test_numbers_that_may_be_decimal_are_refused(text):
+    with pytest.raises(MalformedError, match="decimal") as caught:
+        only(text)
+    assert "0x" in caught.value.hint

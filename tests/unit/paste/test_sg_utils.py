@@ -9,14 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from prtrace.errors import MalformedError, UsageError
+from paste.test_hexdump import sg_persist
+from prtrace.errors import MalformedError, PrtraceError, UsageError
 from prtrace.model import Action
 from prtrace.paste import sg_utils
 from prtrace.paste.reader import read_text
 from prtrace.paste.seen import SenseTriple
 from prtrace.paste.shown import shown
 from prtrace.scsi.codes import InAction
+from prtrace.scsi.describe import describe
 from prtrace.scsi.transportid import FcPort, IscsiPort, SasPort, SrpPort
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -58,7 +62,11 @@ def test_replies_in_hex(version, what, silent):
         assert only(printed[f"{name}-H"]).reply == REPLIES[what]
         wanted = [f"{name}-HH", f"{name}-HHH"] if silent else []
     for each in wanted:
-        assert read_text(printed[each]) == REPLIES[what]
+        if each.endswith("-HHH") and what != "c":
+            assert read_text(printed[each]) == REPLIES[what]
+        else:
+            seen = only(printed[each])
+            assert (seen.raw, seen.header) == (REPLIES[what], None)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -92,6 +100,94 @@ def test_a_reply_of_no_known_kind_has_to_be_named(version):
 def test_the_command_line_tells_what_a_reply_is(typed):
     seen = only(f"{typed}\n{transcripts('1.46')['nk-H']}")
     assert (seen.reply_kind, seen.reply) == ("keys", KEYS)
+
+
+HEADED = [("keys", KEYS), ("reservation", HELD), ("full-status", FULL)]
+"""Kinds whose header -H leaves out."""
+
+
+def described(text, kind, header=None):
+    (one,) = shown(only(text), kind, header=header)
+    return one
+
+
+@pytest.mark.parametrize(("kind", "reply"), HEADED)
+@pytest.mark.parametrize("part", [0, 8], ids=["HH", "H"])
+def test_a_dump_alone_does_not_tell_whether_its_header_is_there(kind, reply, part):
+    with pytest.raises(UsageError, match="header") as caught:
+        described(sg_persist(reply[part:]), kind)
+    assert "--no-header" in caught.value.hint
+
+
+@pytest.mark.parametrize(("kind", "reply"), HEADED)
+def test_who_says_which_it_is_is_told_the_same_of_both(kind, reply):
+    whole = described(sg_persist(reply), kind, header=True)
+    behind = described(sg_persist(reply[8:]), kind, header=False)
+    names = [each.name for each in whole.fields]
+    assert names[:2] == ["prgeneration", "additional length"]
+    assert [(each.name, each.offset) for each in behind.fields] == [
+        (each.name, None if each.offset is None else each.offset - 8) for each in whole.fields[2:]
+    ]
+    assert whole.reservation_keys() == behind.reservation_keys()
+    assert whole.explanations == behind.explanations
+    assert not behind.truncated
+
+
+@given(
+    keys=st.lists(
+        st.integers(1, 0xFFFF_FFFF_FFFF_FFFF)
+        | st.builds(lambda high, low: high << 32 | low, st.integers(0, 9), st.integers(0, 32)),
+        min_size=1,
+        max_size=5,
+    ),
+    dress=st.sampled_from([str, str.upper, str.strip, str.lstrip]),
+)
+def test_keys_of_sg_persist_h_are_never_a_header(keys, dress):
+    """Not one whose halves could be PRGENERATION and ADDITIONAL LENGTH either."""
+    text = dress(sg_persist(b"".join(key.to_bytes(8, "big") for key in keys)))
+    with pytest.raises(PrtraceError) as caught:
+        described(text, "keys")
+    assert caught.value.hint
+    found = described(text, "keys", header=False)
+    assert found.reservation_keys() == tuple(each for each in dict.fromkeys(keys) if each)
+    if len(keys) <= 2:  # a chat keeps one blank
+        with pytest.raises(PrtraceError):
+            described(" ".join(text.split()), "keys")
+
+
+@pytest.mark.parametrize(
+    ("typed", "header"), [("-n -k -H", False), ("-nk -HH", True), ("-nkHHH", True), ("-k", None)]
+)
+def test_the_command_line_tells_whether_the_header_is_there(typed, header):
+    """Of a dump whose line with the header's fields was not copied; another command's is there."""
+    refused = "PR in (Read keys): Reservation conflict"
+    for cdb in ("", "    Persistent reservation in cdb: [5e 00 00 00 00 00 00 20 00 00]\n"):
+        text = f"{refused}\n# sg_persist {typed} /dev/sda\n{cdb}{sg_persist(KEYS[8:])}"
+        _, seen = read_text(text)
+        assert (seen.reply_kind, seen.reply, seen.header) == ("keys", KEYS[8:], header)
+        if header is None:
+            with pytest.raises(UsageError, match="header"):
+                list(shown(seen, None))
+
+
+def test_a_header_that_is_not_there_is_no_matter_of_other_forms():
+    for kind in ("cdb", "out", "sense", "capabilities"):
+        with pytest.raises(UsageError, match="no header"):
+            describe(bytes(24), kind, header=False)
+    for kind, size in (("keys", 12), ("reservation", 8), ("reservation", 32)):
+        with pytest.raises(MalformedError, match=f"{size} bytes"):
+            describe(bytes(size), kind, header=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reply"), [*HEADED, ("keys", bytes(8)), ("reservation", bytes(8))]
+)
+def test_more_than_the_reply_is_no_reply(kind, reply):
+    """Bytes behind it that are not 0: an offset column, or no header."""
+    assert describe(reply + bytes(8), kind).title
+    with pytest.raises(MalformedError, match="ADDITIONAL LENGTH is") as caught:
+        describe(reply + bytes(7) + b"\x08", kind)
+    assert "offset column" in caught.value.hint
 
 
 @pytest.mark.parametrize("version", VERSIONS)
