@@ -23,6 +23,8 @@ from prtrace.state.event import rfc3339
 
 SCHEMA: Final = "prtrace.explain/1"
 _THIS: Final = "this host"
+_TOOLS: Final = ("sg_persist", "sg_raw", "mpathpersist", "blkpr")
+"""Programs by which others register: fence_scsi calls sg_persist."""
 
 
 def account(
@@ -148,7 +150,8 @@ def _registration(
 ) -> dict[str, Any]:
     """A registration with its host, and with whose key it may be.
 
-    registered: who was seen to register a key; its form tells nothing more then.
+    registered: who was seen to register a key; its form tells nothing more then, unless that is a
+    tool, which others call.
     """
     address, host = host_of_nexus(each["nexus"])
     found = _of_host(each)
@@ -168,7 +171,9 @@ def _registration(
         # Hosts may share a key: who registered it elsewhere need not have done it here.
         why = f"it was seen to register this key{'' if here else ' on another nexus'}"
         owner_seen = Owner(made.who, why, certain=bool(here))
-        named = (*(owner for owner in named if owner.certain), owner_seen)
+        certain = [owner for owner in named if owner.certain]
+        inferred = [owner for owner in named if made.by_tool and not owner.certain]
+        named = (*certain, owner_seen, *inferred)
     return {
         **found,
         "owners": [
@@ -188,6 +193,8 @@ class _Registered:
     nexus: Nexus
     port: str
     """The nexus's initiator port then, "" where it is not known."""
+    by_tool: bool
+    """Whether the process is one of a tool, so that the key is somebody else's choice."""
 
     def on(self, nexus: Nexus, host: str, port: str | None) -> bool:
         """Whether it was made on this nexus: an address is one host's, a port everywhere."""
@@ -209,12 +216,14 @@ def _registered(recordings: Sequence[tuple[str, Sequence[Step]]]) -> Iterator[_R
                 and step.event.issuer is not None
             ):
                 path = step.before.paths.get(command.nexus)
+                issuer = step.event.issuer
                 yield _Registered(
                     command.sa_key,
                     f"{who(step.event)}{f' on {host}' if host else ''}",
                     host,
                     command.nexus,
                     "" if path is None else path.local.initiator_port or "",
+                    who(step.event) == f"{issuer.comm}[{issuer.pid}]" and issuer.comm in _TOOLS,
                 )
 
 

@@ -24,6 +24,7 @@ from lab.agent import cli
 from lab.doors import Doors, PrOutCommand
 from lab.stranger import Stranger
 from labkit import pace
+from labkit.foreign import fence_scsi
 from labkit.lio import IQN
 from labkit.oracle import oracle
 from labkit.sysfs import Disk, addresses, disk
@@ -39,7 +40,7 @@ from prtrace.scsi.cdb import PrOutCdb
 from prtrace.state.event import Command, Event
 
 pytestmark = [
-    pytest.mark.machine(luns=2, nexuses=2, transport="loop,iscsi"),
+    pytest.mark.machine(luns=2, nexuses=2, transport="loop,iscsi", needs=("fence_scsi",)),
     pytest.mark.timeout(300),
 ]
 
@@ -421,6 +422,44 @@ def test_a_fence_by_a_host_that_is_known(scene: Scene, node2: Stranger, tmp_path
     told = scene.told("--ports", str(tmp_path))
     (registered,) = told["registrations"]
     assert registered["host"] == "node2"
+    offered = [each["command"] or "" for each in told["remedies"]]
+    assert not [each for each in offered if "--preempt" in each or "--clear" in each], offered
+
+
+def test_a_fence_by_a_cluster_s_agent(scene: Scene) -> None:
+    """The unmodified fence_scsi, as a cluster calls it: two nodes come up, one fences the other.
+
+    Over iSCSI: to fence is PREEMPT AND ABORT, which tcm_loop does not survive.
+    """
+    one, two = (path for path in scene.unit.paths if path.transport == "iscsi")
+    Path("/run/cluster").mkdir(exist_ok=True)  # for the node's own key
+    for action, path, key in (
+        ("on", one, 0x7E570001),
+        ("on", two, 0x7E570002),
+        ("off", two, 0x7E570001),
+    ):
+        words = f"{fence_scsi().command} --action={action} --devices={path.block} --key={key:x}"
+        scene.run("sh", "-c", words)
+    fenced = scene.says(
+        "lost registration",
+        ("observed", f"PREEMPT AND ABORT on {two.hctl} by sg_persist["),
+        ("observed", f"registered {two.hctl} with key 0x000000007e570002"),
+    )
+    assert fenced["nexus"] == one.hctl
+    scene.take_attentions(one)
+    scene.write(one, 64, status=CONFLICT)
+    scene.says(
+        "reservation conflict",
+        ("inferred", "WERO refuses writes of a nexus that is not registered"),
+        ("observed", "PREEMPT AND ABORT by sg_persist["),
+    )
+    told = scene.told()
+    (registered,) = told["registrations"]
+    seen, inferred = registered["owners"]
+    assert registered["key"] == "0x000000007e570002"
+    assert (seen["name"].partition("[")[0], seen["certain"]) == ("sg_persist", True)
+    assert inferred["name"] == "fence_scsi, node 0002 of the cluster 7e57"
+    assert not inferred["certain"]
     offered = [each["command"] or "" for each in told["remedies"]]
     assert not [each for each in offered if "--preempt" in each or "--clear" in each], offered
 
