@@ -19,7 +19,7 @@ from prtrace.agent.options import (
     AgentOptions,
 )
 from prtrace.api.address import SOCKET, SOCKET_VARIABLE
-from prtrace.cli.options import MOST, log_options
+from prtrace.cli.options import FOLDER, MOST, log_options
 from prtrace.errors import UsageError
 from prtrace.store.room import KEEP_BYTES, KEEP_EVENTS
 
@@ -78,7 +78,7 @@ Examples:
 @click.argument("devices", metavar="[DEVICE]...", nargs=-1)
 @click.option(
     "--state-dir",
-    type=click.Path(path_type=Path),
+    type=FOLDER,
     default=STATE_DIR,
     help="where history and state are kept",
 )
@@ -160,7 +160,7 @@ Examples:
 @click.option(
     "--claims",
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    type=FOLDER,
     multiple=True,
     default=(CLAIMS_DIR,),
     help="run directory of a prtrace proxy; can be given more than once",

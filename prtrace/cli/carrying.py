@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import click
 from click.core import ParameterSource
 
-from prtrace.cli.options import json_option
+from prtrace.cli.options import FOLDER, json_option
 from prtrace.cli.text import document, flush, labelled, line, lose_output, plain, warn
 from prtrace.errors import PrtraceError, UsageError
 from prtrace.move import savefile
@@ -33,7 +33,7 @@ def _there(context: click.Context, option: click.Parameter, value: Path) -> Path
 
 _STATE_DIR: dict[str, Any] = {
     "metavar": "DIR",
-    "type": click.Path(path_type=Path),
+    "type": FOLDER,
     "default": STATE_DIR,
     "help": "where the journals are kept",
 }

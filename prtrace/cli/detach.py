@@ -28,7 +28,7 @@ def command(*, yes: bool) -> None:
     # Loads ctypes: only here.
     from prtrace.probe import attach, pins
 
-    if not pins.BASE.is_dir():
+    if not pins.is_there():
         line("nothing of prtrace's is in the kernel")
         return
     with pins.Lock() as lock:

@@ -19,7 +19,7 @@ from typing import Any, Final
 import click
 
 from prtrace.api.client import Client
-from prtrace.cli.options import Function
+from prtrace.cli.options import FOLDER, Function
 from prtrace.cli.rebuild import Rebuilt
 from prtrace.cli.text import warn
 from prtrace.errors import MalformedError, NoSuchDeviceError, UsageError
@@ -52,7 +52,7 @@ def names_options(function: Function) -> Function:
         "--ports",
         "ports_folder",
         metavar="DIR",
-        type=click.Path(path_type=Path),
+        type=FOLDER,
         default=PORTS_FOLDER,
         help="files of prtrace ports --json of the hosts that may use the disks",
     )
@@ -110,7 +110,8 @@ def read_recording(file: Path) -> list[Recording]:
         with file.open("rb") as opened:
             return [Recording.parse(opened, str(file))]
     except OSError as error:
-        raise UsageError(f"{file}: {os.strerror(error.errno or 0)}") from error
+        named = file if error.filename is None else os.fsdecode(error.filename)
+        raise UsageError(f"{named}: {os.strerror(error.errno or 0)}") from error
     except (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise MalformedError(str(file), f"the archive cannot be read: {error}") from error
 
@@ -143,7 +144,7 @@ def _sosreports(file: Path) -> list[Recording]:
 
 
 def _unpacked(folder: Path) -> Iterator[tuple[str, sosreport.SosFile]]:
-    for path in sorted(folder.rglob("*")):
+    for path in _below(folder):
         name = path.relative_to(folder).as_posix()
         # A link may lead out of the report.
         if sosreport.is_wanted(name) and path.is_file() and not path.is_symlink():
@@ -151,6 +152,20 @@ def _unpacked(folder: Path) -> Iterator[tuple[str, sosreport.SosFile]]:
             with path.open("rb") as opened:
                 text = opened.read(_LONGEST_LOG).decode(errors="replace")
             yield name, sosreport.SosFile(text, int(status.st_mtime))
+
+
+def _below(folder: Path) -> list[Path]:
+    """All files below a folder.
+
+    Raises OSError where this user may not look into a part of it, which Path.rglob() leaves out
+    in silence.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    walked = os.walk(folder, onerror=refuse)
+    return sorted(Path(at, name) for at, _, names in walked for name in names)
 
 
 def _archived(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from prtrace.cli.options import Seconds, log_options, socket_option
+from prtrace.cli.options import FOLDER, Seconds, log_options, socket_option
 from prtrace.libvirt.machine import MovePolicy
 from prtrace.libvirt.service import RUN_DIR, STATE_DIR, ServiceOptions, run
 from prtrace.linux import logs
@@ -24,13 +24,13 @@ Examples:
 @socket_option
 @click.option(
     "--run-dir",
-    type=click.Path(path_type=Path),
+    type=FOLDER,
     default=RUN_DIR,
     help="where hook and plugin find this service",
 )
 @click.option(
     "--state-dir",
-    type=click.Path(path_type=Path),
+    type=FOLDER,
     default=STATE_DIR,
     help="what is remembered of moves",
 )

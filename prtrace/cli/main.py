@@ -124,6 +124,16 @@ def main(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         lose_output()
         return _READER_GONE
+    except PermissionError as error:
+        if error.filename is None:
+            return _internal(error)
+        _report(
+            PrtraceError(
+                f"{os.fsdecode(error.filename)}: {error.strerror}",
+                hint="run it as root, or name what this user may look into",
+            )
+        )
+        return PrtraceError.exit_code
     except OSError as error:
         if error.filename is not None or error.errno not in _NO_ROOM:
             return _internal(error)

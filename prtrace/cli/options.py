@@ -26,6 +26,10 @@ _AGO: Final = re.compile(r"([0-9]{1,12})\s*(s|m|min|h|d)")
 _SECONDS: Final = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
 
 
+FOLDER: Final = click.Path(path_type=Path, readable=False)
+"""Of a folder that has a default: whether this user may read it is told in words that name no
+option, which nobody gave."""
+
 socket_option = click.option(
     "--socket",
     metavar="PATH",

@@ -83,6 +83,19 @@ def require_bpffs(base: Path = BASE) -> None:
         raise UnavailableError(f"{base}: {error.strerror}", hint="run it as root") from None
 
 
+def is_there(base: Path = BASE) -> bool:
+    """Whether anything can be pinned below base.
+
+    Raises PermissionError where this user may not look, which Path.is_dir() takes for nothing
+    from Python 3.14 on.
+    """
+    try:
+        os.stat(base)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 class Lock(Descriptor):
     """What keeps other agents away from the programs.
 
