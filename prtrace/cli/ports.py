@@ -9,6 +9,7 @@ import click
 from prtrace.api.client import Client
 from prtrace.cli.options import json_option, socket_option
 from prtrace.cli.text import document, line, plain
+from prtrace.errors import AgentUnreachableError
 from prtrace.explain.ports import Ports
 
 
@@ -23,12 +24,16 @@ Examples:
 @json_option
 @socket_option
 def command(*, as_json: bool, socket: str) -> None:
-    """List the initiator ports of this host.
+    """List the initiator ports of this host; without an agent as sysfs has them.
 
     The JSON of every host, collected into one folder, is what lets explain
     name the host that holds a reservation.
     """
-    ports = Ports(sockets.gethostname(), own_ports(Client(socket)))
+    try:
+        own = own_ports(Client(socket))
+    except AgentUnreachableError:
+        own = _in_sysfs()
+    ports = Ports(sockets.gethostname(), own)
     if as_json:
         document(ports.to_json())
         return
@@ -46,3 +51,12 @@ def own_ports(client: Client) -> frozenset[str]:
         for path in unit["nexuses"]
         if path["initiator_port"]
     )
+
+
+def _in_sysfs() -> frozenset[str]:
+    """What an agent would say if it ran: its user may read no more of them than anybody."""
+    # Loads the reader of sysfs: only where no agent has read it.
+    from prtrace.linux.units import scan
+
+    ports = (device.nexus.initiator_port for device in scan().devices.values())
+    return frozenset(filter(None, ports))

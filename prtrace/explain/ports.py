@@ -1,6 +1,6 @@
 """Which host an initiator port belongs to (pure).
 
-Every agent knows its own ports.  `prtrace ports --json` prints them as
+`prtrace ports --json` prints those of a host, from its agent or from sysfs, as
 
     {"schema": "prtrace.ports/1", "host": "node1", "ports": ["naa.21000024ff…", "iqn.…,i,0x…"]}
 

@@ -82,3 +82,9 @@ def test_a_node_that_is_no_scsi_device_is_refused() -> None:
     absent = cli("read", "/dev/null")
     assert absent.returncode not in (0, 1), absent
     assert "Traceback" not in absent.stderr
+
+
+def test_ports_are_told_where_no_agent_is(unit: Unit) -> None:
+    told = json.loads(cli("ports", "--json").stdout)["ports"]
+    for path in unit.paths:
+        assert any(path.initiator.removeprefix("naa.") in port for port in told), told
