@@ -2,16 +2,27 @@
 
 A doubt that no reading clears makes the agent ask again and again.  Of such readings the
 newest of each kind stays in the history and says by its count how many there were, as long
-as nothing else happened to the unit.  Replaying loses nothing by it: each of them left the
-state as it was, and the newest one is there.
+as nothing else happened to the unit.  Replaying loses nothing by it: each of them left what is
+known as it was, and the newest one, which says how old that is, is there.  A reading that failed
+or whose reply was cut off says less than a whole one: it is of another kind.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
+from typing import Final
 
+from prtrace.scsi.codes import Status, status_title
 from prtrace.state.event import Event
+
+_GOOD: Final = status_title(Status.GOOD)
+Kind = tuple[str, bool, bool]
+"""Which reading it was, whether it was answered GOOD, whether its reply was cut off."""
+
+
+def _kind(event: Event) -> Kind:
+    return event.action, event.status == _GOOD, event.truncated
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +41,7 @@ class Idle:
 
     def __init__(self, own: Callable[[Event], bool]) -> None:
         self._own = own
-        self._kept: dict[str, dict[str, _Kept]] = {}
+        self._kept: dict[str, dict[Kind, _Kept]] = {}
         self.replaced: list[int] = []
 
     def counted(self, events: Iterable[Event], idle: Container[int]) -> list[Event]:
@@ -40,7 +51,7 @@ class Idle:
         """
         self.replaced = []
         chosen: list[Event | None] = []
-        here: dict[str, dict[str, int]] = {}
+        here: dict[str, dict[Kind, int]] = {}
         disturbed: set[str] = set()
         for event in events:
             if not self._is_counted(event, idle):
@@ -50,16 +61,17 @@ class Idle:
                 continue
             same = here.setdefault(event.lu, {})
             count = 1
-            if event.action in same:
-                earlier = chosen[same[event.action]]
-                chosen[same[event.action]] = None
+            kind = _kind(event)
+            if kind in same:
+                earlier = chosen[same[kind]]
+                chosen[same[kind]] = None
                 count += earlier.count if earlier else 0
             elif event.lu not in disturbed:
-                kept = self._kept.get(event.lu, {}).get(event.action)
+                kept = self._kept.get(event.lu, {}).get(kind)
                 if kept is not None:
                     self.replaced.append(kept.seq)
                     count += kept.count
-            same[event.action] = len(chosen)
+            same[kind] = len(chosen)
             chosen.append(event._replace(count=count))
         return [event for event in chosen if event is not None]
 
@@ -68,7 +80,7 @@ class Idle:
         for event in events:
             if self._is_counted(event, idle):
                 of_unit = self._kept.setdefault(event.lu, {})
-                of_unit[event.action] = _Kept(event.seq, event.count)
+                of_unit[_kind(event)] = _Kept(event.seq, event.count)
             else:
                 self._kept.pop(event.lu, None)
 

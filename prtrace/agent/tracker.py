@@ -247,13 +247,15 @@ def target_of(unit: LogicalUnit | None) -> str:
 
 
 def _same(before: LuState | None, after: LuState | None) -> bool:
-    """Whether a reading left everything that is stated of a unit as it was."""
+    """Whether a reading left everything that is known of a unit as it was, but its age."""
     if after is None:
         return True
-    return before is not None and _stated(before) == _stated(after)
+    return before is not None and _known(before) == _known(after)
 
 
-def _stated(state: LuState) -> tuple[object, ...]:
+def _known(state: LuState) -> tuple[object, ...]:
+    """What later evidence is judged by, except when the device was asked last."""
+    census = state.census
     return (
         state.supported,
         state.paths,
@@ -262,8 +264,17 @@ def _stated(state: LuState) -> tuple[object, ...]:
         state.reservation,
         state.unattributed,
         state.legacy_holder,
+        state.legacy_doubt,
         state.expected,
         state.doubts,
+        state.ordered,
+        state.anchor,
+        census and (census.generation, census.keys),
+        state.spread,
+        state.aptpl,
+        state.capabilities,
+        state.names_nexuses,
+        state.under_way,
     )
 
 

@@ -31,6 +31,8 @@ def histories(draw: st.DrawFn) -> tuple[list[list[Event]], set[int]]:
                 record=0 if kind == "told" else record,
                 action=draw(st.sampled_from(_READINGS)) if own else "REGISTER",
                 device="own" if own else "",
+                status=draw(st.sampled_from(("GOOD", "BUSY"))) if own else "",
+                truncated=own and draw(st.booleans()),
             )
         )
     batches = []
@@ -84,6 +86,17 @@ def test_what_is_missing_is_counted_and_nothing_else(
     gone = missing(batches, history)
     assert gone <= idle
     check_counted(shown(history), gone)
+
+
+@given(histories())
+def test_the_newest_of_each_kind_stays(drawn: tuple[list[list[Event]], set[int]]) -> None:
+    """A reading that failed, or whose reply was cut off, does not stand for a whole one."""
+    batches, idle = drawn
+    there = {event.record for event in stored(batches, idle)}
+    newest: dict[tuple[object, ...], int] = {}
+    for event in (event for batch in batches for event in batch if event.record in idle):
+        newest[event.lu, event.action, event.status, event.truncated] = event.record
+    assert there >= set(newest.values())
 
 
 @given(histories(), st.data())
