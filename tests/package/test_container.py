@@ -43,8 +43,9 @@ def test_podman_loads_it(image: Path) -> None:
     script = """
         mount -t sysfs none /sys
         cd /out
-        podman --storage-driver vfs load -i prtrace.oci.tar > loaded
-        podman --storage-driver vfs image inspect --format '{{.Config.Entrypoint}} {{.Config.Cmd}}' \
+        vfs() { podman --storage-driver vfs "$@"; }
+        vfs load -i prtrace.oci.tar > loaded
+        vfs image inspect --format '{{.Config.Entrypoint}} {{.Config.Cmd}}' \
             "$(sed 's/^Loaded image: //' loaded)" > inspected
     """
     roots.run(root, script, image.parent)
