@@ -28,6 +28,17 @@ from prtrace.errors import InDoubtError
 from prtrace.explain.account import account
 from prtrace.explain.incident import IncidentKind
 from prtrace.explain.ports import Ports
+from prtrace.explain.statement import (
+    Moment,
+    Statement,
+    commands,
+    nothing_wrong,
+    offers,
+    statements,
+)
+from prtrace.explain.statement import (
+    recordings as of_recordings,
+)
 
 EVENTS: Final = 2000
 """The newest events of a unit that are looked at: enough for a story, and bounded."""
@@ -107,17 +118,12 @@ def account_lines(told: Mapping[str, Any]) -> Iterator[str]:
     """The account in words, newest first."""
     yield plain(f"{told['lu']}  {told['target']}".rstrip())
     yield from labelled("times", f"in the zone {datetime.now().astimezone():%Z (UTC%z)}")
-    yield from _now(told)
-    yield from _paths(told)
+    for each in statements(told):
+        yield from _stated(each)
     shown = [each for each in told["incidents"] if not each["harmless"]]
     harmless = sum(each["count"] for each in told["incidents"] if each["harmless"])
     yield ""
-    if shown:
-        yield "What happened, newest first"
-    elif told["doubt"]:
-        yield "Nothing was seen to go wrong; what is in doubt may hide it."
-    else:
-        yield "Nothing went wrong in what was recorded."
+    yield nothing_wrong(told) or "What happened, newest first"
     for incident in shown[:_SHOWN]:
         yield ""
         yield from _incident(incident)
@@ -127,94 +133,24 @@ def account_lines(told: Mapping[str, Any]) -> Iterator[str]:
     if harmless:
         yield ""
         yield from labelled("harmless", f"{harmless} conflicts of scans: see --json")
-    if told["remedies"] and (shown or told["doubt"]):
+    if offered := offers(told):
         yield ""
         yield "What may be done; prtrace does nothing of it"
-        for each in told["remedies"]:
+        for remedy in offered:
             yield ""
-            host = f"On {each['host']}: " if each["host"] else ""
-            yield from labelled("-", plain(f"{host}{each['what']}"), column=4)
-            for command in filter(None, (each["command"] or "").split("; ")):
-                yield f"    {plain(command)}"
-            yield from labelled("costs", plain(each["costs"]), indent=4, column=11)
+            host = f"On {remedy['host']}: " if remedy["host"] else ""
+            yield from labelled("-", plain(f"{host}{remedy['what']}"), column=4)
+            for text in commands(remedy):
+                yield f"    {plain(text)}"
+            yield from labelled("costs", plain(remedy["costs"]), indent=4, column=11)
     yield ""
-    for each in told["recorded"]:
-        host = f" of {each['host']}" if each["host"] else ""
-        since = f" from {_clock(each['first'])} on" if each["first"] else ""
-        yield from labelled(
-            "seen", plain(f"{each['events']} events{host}{since}; what was before is not in it")
-        )
-        if each["ahead"] is not None:
-            yield from labelled("clock", plain(_clocks(each, told["recorded"][0])))
+    for each in of_recordings(told):
+        yield from _stated(each)
 
 
-def _clocks(each: Mapping[str, Any], first: Mapping[str, Any]) -> str:
-    """How far the clock of a recording is from the first one's, by PRGENERATION."""
-    least, most = each["ahead"]["least_s"], each["ahead"]["most_s"]
-    name, other = each["host"] or "this host", first["host"] or "the first host"
-    if each["ahead"]["contradict"]:
-        return (
-            f"no difference of {name}'s and {other}'s clocks fits PRGENERATION: one was set "
-            "meanwhile, or the disk began to count anew; do not compare their times"
-        )
-    if least is None and most is None:
-        return f"nothing tells how far {name}'s clock is from {other}'s"
-    between = {
-        (True, True): f"between {least} and {most} s ahead of",
-        (True, False): f"at least {least} s ahead of",
-        (False, True): f"at most {most} s ahead of",
-    }[least is not None, most is not None]
-    return (
-        f"by PRGENERATION {name}'s is {between} {other}'s (negative: behind), if neither was set "
-        "meanwhile"
-    )
-
-
-def _now(told: Mapping[str, Any]) -> Iterator[str]:
-    as_of = f"as of {_clock(told['as_of'])}" if told["as_of"] else "never confirmed by the device"
-    if told["as_of"] and told["clock"]:
-        as_of += f" by {told['clock']}'s clock"
-    yield from labelled("known", f"{as_of}; what other hosts did since is not seen")
-    for doubt in told["doubt"]:
-        yield from labelled("IN DOUBT", plain(f"{doubt['what']}: {doubt['reason']}"))
-    held = told["reservation"]
-    doubted = any(doubt["what"] == "reservation" for doubt in told["doubt"])
-    mark = " (in doubt)" if doubted else ""
-    if told["legacy_reservation"] is not None:
-        holder = told["legacy_reservation"]
-        text = f"an SPC-2 RESERVE by {holder}{mark}; sg_persist does not show it"
-        yield from labelled("reservation", plain(text))
-    elif held is None:
-        yield from labelled("reservation", "not known" if doubted else "none")
-    else:
-        who = "a nexus that is not known"
-        if held["type"] in ("WEAR", "EAAR"):
-            who = "every registered nexus"
-        elif held["holders"]:
-            who = ", ".join(held["holders"])
-        yield from labelled("reservation", plain(f"{held['type']}, held by {who}{mark}"))
-    for each in told["registrations"]:
-        where = each["device"] or each["initiator_port"] or each["nexus"]
-        words = f"{each['key']} on {where}"
-        if each["host"]:
-            words += f", {each['host']}"
-        for owner in each["owners"]:
-            words += f"; {'' if owner['certain'] else 'maybe '}{owner['name']}: {owner['why']}"
-        yield from labelled("registered", plain(words))
-    for key in told["unattributed_keys"]:
-        yield from labelled("registered", f"{key} on a nexus that is not known")
-
-
-def _paths(told: Mapping[str, Any]) -> Iterator[str]:
-    words = {True: "yes", False: "NO", None: "not known"}
-    for path in told["paths"]:
-        if "may_write" in path:
-            name = path["device"] or path["sg"] or path["nexus"]
-            if path["host"]:
-                name += f" of {path['host']}"
-            text = f"{name}: read {words[path['may_read']]}, write {words[path['may_write']]}"
-            why = path.get("why_write") or ""
-            yield from labelled("path", plain(f"{text} ({why})" if why else text))
+def _stated(each: Statement) -> Iterator[str]:
+    words = (_clock(word.at) if isinstance(word, Moment) else word for word in each.words)
+    yield from labelled(each.label, plain("".join(words)))
 
 
 def _incident(incident: Mapping[str, Any]) -> Iterator[str]:

@@ -33,6 +33,7 @@ from prtrace.explain.account import account
 from prtrace.explain.chart import Chart, chart
 from prtrace.explain.ports import Ports
 from prtrace.explain.recording import Recording
+from prtrace.explain.statement import commands, nothing_wrong, offers, recordings, statements
 from prtrace.explain.timeline import timeline
 from prtrace.state.event import rfc3339
 
@@ -80,17 +81,14 @@ def command(
     devices, files = split(words)
     ports, keys = read_ports(ports_folder), read_keys(keys_file)
     if files:
-        recordings = read_recordings(files)
-        told = list(_recorded(recordings, devices))
-        ports += [Ports(each.host, frozenset(each.ports)) for each in recordings if each.ports]
+        read = read_recordings(files)
+        told = list(_recorded(read, devices))
+        ports += [Ports(each.host, frozenset(each.ports)) for each in read if each.ports]
     else:
         told = list(_asked(Client(socket), devices))
     if not told:
         raise UsageError("there is no logical unit to report on")
-    charts = [
-        chart(each.unit["lu"], each.steps, None if each.joined is None else each.joined.ahead)
-        for each in told
-    ]
+    charts = [_chart(each) for each in told]
     if form == "perfetto":
         text = json.dumps(perfetto.trace(charts), separators=(",", ":"))
     else:
@@ -104,23 +102,36 @@ def command(
     warn(f"{plain(str(output))}: {len(charts)} logical units, {marks} events")
 
 
+def _chart(looked: Looked) -> Chart:
+    joined = looked.joined
+    if joined is None:
+        return chart(looked.unit["lu"], looked.steps)
+    return chart(looked.unit["lu"], looked.steps, joined.ahead, joined.reference)
+
+
 def _page(charts: list[Chart], accounts: Iterator[dict[str, Any]]) -> str:
     folder = resources.files("prtrace.explain") / "report"
     frame, style, script = (
         (folder / f"page.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js")
     )
     units = [
-        {"chart": each.to_json(), "account": told}
+        {
+            "chart": each.to_json(),
+            "account": told,
+            "statements": [said.as_json() for said in (*statements(told), *recordings(told))],
+            "nothing_wrong": nothing_wrong(told),
+            "offers": [{**offer, "commands": commands(offer)} for offer in offers(told)],
+        }
         for each, told in zip(charts, accounts, strict=True)
     ]
     return page.page(page.Parts(frame, style, script), units, rfc3339(time.time_ns()))
 
 
-def _recorded(recordings: list[Recording], devices: list[str]) -> Iterator[Looked]:
-    wanted = [find_unit(device, recordings) for device in devices] or units_of(recordings)
+def _recorded(read: list[Recording], devices: list[str]) -> Iterator[Looked]:
+    wanted = [find_unit(device, read) for device in devices] or units_of(read)
     for lu in dict.fromkeys(wanted):
         yield look(
-            [each for each in recordings if any(event.lu == lu for event in each.events)],
+            [each for each in read if any(event.lu == lu for event in each.events)],
             lu,
             newest=_EVENTS,
         )

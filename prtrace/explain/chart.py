@@ -21,6 +21,8 @@ from prtrace.state.event import Command, Event, key_text, rfc3339
 from prtrace.state.unit import Fact, LuState, Path
 
 _MICROSECOND: Final = 1000
+_MILLISECOND: Final = 1_000_000
+"""A page's times have no smaller part."""
 EVERY_LANE: Final = -1
 """The lane of what concerns the whole unit."""
 
@@ -78,7 +80,11 @@ class Chart:
 
     lu: str
     start: int
-    """Nanoseconds since the epoch."""
+    """Nanoseconds since the epoch, whole milliseconds."""
+    clock: str = ""
+    """The host by whose clock all times are, where there are several."""
+    ahead: dict[str, int] = field(default_factory=dict)
+    """By how much each host's clock is taken to be ahead of that, nanoseconds."""
     lanes: list[str] = field(default_factory=list)
     bands: list[Band] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
@@ -113,6 +119,8 @@ class Chart:
         return {
             "lu": self.lu,
             "start": rfc3339(self.start),
+            "clock": self.clock,
+            "ahead": {host: by // _MICROSECOND for host, by in self.ahead.items()},
             "lanes": self.lanes,
             "bands": bands,
             "marks": marks,
@@ -126,18 +134,20 @@ def chart(
     lu: str,
     recordings: Sequence[tuple[str, Sequence[Step]]],
     ahead: Mapping[str, int] | None = None,
+    clock: str = "",
 ) -> Chart:
     """The chart of unit lu from every host's recording of it.
 
     ahead: by how much each host's clock is ahead of the one that the chart is drawn by,
-    nanoseconds.
+    nanoseconds.  clock: the host that has this one.
     """
     recordings = [
         (host, [_earlier(step, (ahead or {}).get(host, 0)) for step in steps])
         for host, steps in recordings
     ]
     times = [step.event.time for _, steps in recordings for step in steps]
-    made = Chart(lu, min(times, default=0))
+    start = min(times, default=0) // _MILLISECOND * _MILLISECOND
+    made = Chart(lu, start, clock=clock, ahead=dict(ahead or {}))
     lanes = _Lanes(recordings)
     for host, steps in recordings:
         _Telling(made, lanes, host, steps).tell()
@@ -212,13 +222,16 @@ class _Telling:
         before: LuState | None = None
         for number, step in enumerate(self._steps):
             at = self._time(step.event.time)
-            if before is None or _differ(before, step.after):
-                self._change(at, step.after)
-            before = step.after
             if any(isinstance(seen, NotWatched) for seen in step.seen) and number:
                 since = self._time(self._steps[number - 1].event.time)
                 text = "nobody watched"
                 self._made.bands.append(Band(EVERY_LANE, Lasting.NOT_WATCHED, since, at, text))
+                # What was so before the gap is not known to have been so in it.
+                self._change(since, None)
+                before = None
+            if before is None or _differ(before, step.after):
+                self._change(at, step.after)
+            before = step.after
             self._made.marks.append(self._mark(step, at))
         if self._steps:
             self._change(self._time(self._steps[-1].event.time), None)

@@ -29,7 +29,11 @@ class Parts:
 
 
 def page(parts: Parts, units: Sequence[Mapping[str, Any]], made: str) -> str:
-    """The page.  units: {"chart": Chart.to_json(), "account": prtrace.explain/1}; made: when."""
+    """The page.  made: when, RFC 3339.
+
+    units: {"chart": Chart.to_json(), "account": prtrace.explain/1, "statements": what of it is
+    said in words, "nothing_wrong": a sentence or null, "offers": remedies with "commands"}.
+    """
     report = json.dumps({"schema": SCHEMA, "made": made, "units": units}, separators=(",", ":"))
     policy = (
         f"default-src 'none'; script-src {_hash(parts.script)}; style-src {_hash(parts.style)}; "

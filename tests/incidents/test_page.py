@@ -100,7 +100,23 @@ def test_lanes_bands_and_what_explain_says(browser: Browser, tmp_path: Path) -> 
     told = " ".join(browser.texts("#incidents li"))
     assert "PREEMPT on 5:0:0:0 of node2 by fence_scsi[100] took it away" in told
     assert "was fenced, or taken by the holder" in " ".join(browser.texts("#now dd"))
-    assert "between 89 and 99 s ahead" in " ".join(browser.texts("#now dd"))
+    assert "node2's is between 89.0 and 99.0 s ahead of node1's" in " ".join(
+        browser.texts("#now dd")
+    )
+    assert "by node1's clock" in browser.texts("#clock")[0]
+
+
+def test_it_says_of_now_what_explain_says(browser: Browser, tmp_path: Path) -> None:
+    browser.open(report(tmp_path, hosts("an-spc-2-reserve")))
+    now = browser.texts("#now dd")
+    assert any(text.startswith("an SPC-2 RESERVE by ") for text in now), now
+    assert "none" not in now
+    browser.open(report(tmp_path, hosts("a-move-that-changed-the-type")))
+    # Each command stands alone, as it is to be copied.
+    first, second = browser.texts("#now dd code")
+    assert first.startswith("sg_persist --out --release ")
+    assert second.startswith("sg_persist --out --reserve ")
+    assert browser.run("return document.getElementById('clock').hidden")
 
 
 def test_it_goes_by_keys_and_finds(browser: Browser, tmp_path: Path) -> None:
@@ -167,6 +183,12 @@ def test_dark_light_and_print(browser: Browser, tmp_path: Path) -> None:
     )
     browser.chrome("Emulation.setEmulatedMedia", media="", features=[])
     assert hidden
+    closed = "return document.querySelectorAll('details:not([open])').length"
+    browser.run("document.querySelector('details').open = false")
+    browser.run("window.dispatchEvent(new Event('beforeprint'))")
+    assert browser.run(closed) == 0, "what is closed is not on paper"
+    browser.run("window.dispatchEvent(new Event('afterprint'))")
+    assert browser.run(closed) == 1
     printed = tmp_path / "report.pdf"
     browser.print_to(printed)
     assert printed.read_bytes().startswith(b"%PDF")

@@ -14,7 +14,7 @@
     "paths changed": ["faint", "circle"], "records lost": ["bad", "circle"],
   };
   const AT = 0, LANE_OF = 1, SORT = 2, WHAT = 3, WHO = 4, RESULT = 5, HOST = 6, COUNT = 7;
-  let chart, account, from, to, first, last, gutter = 0, chosen = -1, colours = {}, waiting = 0;
+  let unit, chart, account, from, to, first, last, gutter = 0, chosen = -1, colours = {}, waiting = 0;
   let wanted = "", fits = null;
 
   const clockOf = (micro) => new Date(Date.parse(chart.start.slice(0, 23) + "Z") + micro / 1000);
@@ -297,7 +297,7 @@
       const box = element("details"), head = element("summary");
       const times = incident.count > 1 ? ` ×${incident.count}` : "";
       head.append(element("b", incident.kind, incident.harmless ? "" : "bad"),
-        ` ${stampOf(incident.last)} ${incident.device || incident.nexus}`
+        ` ${stampOf(incident.last)} ${incident.device || incident.nexus || "the unit"}`
         + `${incident.host ? ` on ${incident.host}` : ""}${times}: ${incident.title}`);
       const chain = element("ol");
       for (const link of incident.chain) {
@@ -312,15 +312,16 @@
       box.append(head, chain);
       head.addEventListener("click", () => {
         if (box.open || !incident.at) return;
-        const at = (Date.parse(incident.at.slice(0, 23) + "Z") - Date.parse(chart.start.slice(0, 23) + "Z")) * 1000;
+        const at = (Date.parse(incident.at.slice(0, 23) + "Z") - Date.parse(chart.start.slice(0, 23) + "Z"))
+          * 1000 - (chart.ahead[incident.host] || 0);
         const span = Math.max((last - first) / 20, 10e6);
         look(at - span / 2, at + span / 2);
       });
       return box;
     });
-    const none = element("p", "Nothing went wrong in what was recorded.", "none");
-    $("incidents").replaceChildren(...(made.length ? made : [none]));
-    if (made.length) made[0].open = true;
+    const none = unit.nothing_wrong === null ? [] : [element("p", unit.nothing_wrong, "none")];
+    $("incidents").replaceChildren(...none, ...made);
+    if (made.length && !none.length) made[0].open = true;
   }
 
   const stampOf = (text) => {
@@ -332,36 +333,15 @@
     const list = [];
     const say = (label, text, className) =>
       list.push(element("dt", label), element("dd", text, className));
-    const clock = account.clock ? ` by ${account.clock}'s clock` : "";
-    say("known", account.as_of ? `as of ${stampOf(account.as_of)}${clock}; what other hosts did since is not seen`
-      : "never confirmed by the device");
-    for (const doubt of account.doubt) say("in doubt", `${doubt.what}: ${doubt.reason}`, "odd");
-    const held = account.reservation;
-    const doubted = account.doubt.some((each) => each.what === "reservation");
-    say("reservation", held === null ? (doubted ? "not known" : "none") : `${held.type}, held by ${
-      held.type === "WEAR" || held.type === "EAAR" ? "every registered nexus"
-      : held.holders.length ? held.holders.join(", ") : "a nexus that is not known"}`);
-    for (const each of account.registrations) {
-      const owners = each.owners.map((owner) => `; ${owner.certain ? "" : "maybe "}${owner.name}`).join("");
-      say("registered", `${each.key} on ${each.device || each.initiator_port || each.nexus}${
-        each.host ? `, ${each.host}` : ""}${owners}`);
+    for (const each of unit.statements) {
+      const words = each.words.map((word) => (typeof word === "string" ? word : stampOf(word.at)));
+      say(each.label, words.join(""), each.tone);
     }
-    const may = (value) => (value === null ? "not known" : value ? "yes" : "NO");
-    for (const path of account.paths) {
-      if (path.may_write === undefined) continue;
-      say("path", `${path.device || path.sg || path.nexus}${path.host ? ` of ${path.host}` : ""}: read ${may(path.may_read)}, write ${
-        may(path.may_write)} (${path.why_write})`, path.may_write === false ? "bad" : "");
-    }
-    for (const each of account.recorded) {
-      say("seen", `${each.events} events${each.host ? ` of ${each.host}` : ""}${
-        each.first ? ` from ${stampOf(each.first)} on` : ""}`);
-      const ahead = each.ahead;
-      if (ahead && (ahead.least_s !== null || ahead.most_s !== null))
-        say("clock", `by PRGENERATION between ${ahead.least_s ?? "?"} and ${ahead.most_s ?? "?"} s ahead`);
-    }
-    for (const each of account.remedies) {
-      const what = `${each.host ? `On ${each.host}: ` : ""}${each.what}`;
-      say("may be done", `${what}${each.command ? ` ${each.command}` : ""} (costs ${each.costs})`);
+    for (const each of unit.offers) {
+      const offer = element("dd", `${each.host ? `On ${each.host}: ` : ""}${each.what}`);
+      offer.append(...each.commands.map((text) => element("code", text)),
+        element("p", `costs: ${each.costs}`));
+      list.push(element("dt", "may be done"), offer);
     }
     $("now").replaceChildren(...list);
   }
@@ -392,13 +372,17 @@
   }
 
   function take(number) {
-    ({ chart, account } = report.units[number]);
+    unit = report.units[number];
+    ({ chart, account } = unit);
     first = 0;
     last = Math.max(chart.marks.length ? chart.marks[chart.marks.length - 1][AT] : 0, 2000);
     const margin = (last - first) * 0.01;
     first -= margin;
     last += margin;
     chosen = -1;
+    $("clock").hidden = !chart.clock;
+    $("clock").textContent = `The times of the chart and of the table are by ${chart.clock}'s clock, as far `
+      + "as the difference is known (clock, above); all others are each host's own.";
     $("now-title").textContent = `${chart.lu}  ${account.target}`;
     pen.font = "12px system-ui, 'DejaVu Sans', sans-serif";
     const longest = Math.max(...[...chart.lanes, "the whole unit"].map((each) => pen.measureText(each).width));
@@ -464,11 +448,19 @@
   const again = () => { readColours(); draw(); };
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
   window.matchMedia("print").addEventListener("change", again);
-  window.addEventListener("beforeprint", again);
-  window.addEventListener("afterprint", again);
+  let opened = [];
+  window.addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("details:not([open])")];
+    for (const each of opened) each.open = true;
+    again();
+  });
+  window.addEventListener("afterprint", () => {
+    for (const each of opened) each.open = false;
+    again();
+  });
   new ResizeObserver(() => draw()).observe($("stage"));
 
-  $("made").textContent = `made ${stampOf(report.made)}; times are this browser's`;
+  $("made").textContent = `made ${stampOf(report.made)}; times are in this browser's zone`;
   for (const each of report.units) $("unit").append(element("option", each.chart.lu));
   $("choice").hidden = report.units.length < 2;
   readColours();

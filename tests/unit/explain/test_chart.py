@@ -40,6 +40,9 @@ def test_a_time_that_nobody_watched_is_a_band_of_the_whole_unit():
     (gap,) = (each for each in bands if each.what is Lasting.NOT_WATCHED)
     assert gap.lane == EVERY_LANE
     assert gap.end - gap.begin > 3000 * 10**6
+    others = [each for each in bands if each is not gap]
+    assert others
+    assert all(each.end <= gap.begin or each.begin >= gap.end for each in others)
 
 
 def test_an_address_that_becomes_another_nexus_has_another_lane(tmp_path):
@@ -64,6 +67,7 @@ def test_an_address_that_becomes_another_nexus_has_another_lane(tmp_path):
 def test_every_event_is_drawn_in_the_page_and_in_the_trace(file):
     story = read(file)
     made = drawn(file.stem)
+    assert made.start % 1_000_000 == 0, "a page's times end at milliseconds"
     told = json.loads(json.dumps(made.to_json()))
     steps = [timeline(events, LU) for events in story.hosts.values()]
     assert len(told["marks"]) == sum(map(len, steps))
