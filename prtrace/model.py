@@ -134,77 +134,78 @@ def target_text(vendor: str, product: str, revision: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """Who asked for a command.
-
-    start_ns: the process's start, nanoseconds of CLOCK_BOOTTIME; with pid it names one process.
-    cgroup: the cgroup v2 id.  requested: "MAJOR:MINOR" of the block node that was opened,
-    where it differs from the disk the command went to (dm-multipath), else "".  guest, uuid:
-    QEMU's name (its UUID where it has none) and UUID.  client_pid, client_comm: the process
-    that had the issuer send it, through `prtrace proxy`; 0 and "" where nobody did.
-    """
+    """Who asked for a command."""
 
     pid: int
     comm: str
     start_ns: int = 0
+    """The process's start, nanoseconds of CLOCK_BOOTTIME; with pid it names one process."""
     cgroup: int = 0
+    """The id of its control group (cgroup v2)."""
     path: IssuePath = IssuePath.UNKNOWN
     requested: str = ""
+    """ "MAJOR:MINOR" of the block node that was opened, where that is not the disk the command
+    went to (dm-multipath); else ""."""
     guest: str = ""
+    """QEMU's name of the guest, its UUID where it has no name; "" where the process runs none."""
     uuid: str = ""
+    """The guest's UUID, "" where it is not known."""
     client_pid: int = 0
+    """The process that had the issuer send the command, through `prtrace proxy`; 0 where nobody
+    did."""
     client_comm: str = ""
+    """That process's name, "" where there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """One thing seen on one logical unit.
-
-    target: "VENDOR/PRODUCT/REVISION" of the logical unit as INQUIRY gives them, or "".
-    seq: the kernel's record number (0 where the observation is not a record).
-    time: wall clock, nanoseconds since the epoch.  start_ns, done_ns: CLOCK_MONOTONIC of
-    submission and completion; two commands whose spans overlap have no known order.
-    life: LocalNexus.life of the scsi_device that carried the command, 0 where not known.
-    """
+    """One thing seen on one logical unit."""
 
     lu: str
     nexus: Nexus
     target: str = ""
+    """ "VENDOR/PRODUCT/REVISION" of the logical unit as INQUIRY gives them, or ""."""
     seq: int = 0
+    """The number of the kernel's record, 0 where the observation is not of a record."""
     time: int = 0
+    """Wall clock, nanoseconds since the epoch."""
     start_ns: int = 0
+    """The submission on CLOCK_MONOTONIC; two commands whose spans overlap have no known order."""
     done_ns: int = 0
+    """The completion on the same clock."""
     issuer: Issuer | None = None
     life: int = 0
+    """LocalNexus.life of the scsi_device that carried the command, 0 where not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrOut(Observation):
-    """A PERSISTENT RESERVE OUT and its outcome.
-
-    scope: 0 is the logical unit.  type is None where the action has none or its code is
-    reserved.  problem says, for an UNKNOWN outcome or a parameter list that could not be
-    trusted, what is wrong with it.  timed_out: the kernel gave up waiting, and the device may
-    carry it out still; another observation of the same nexus and start_ns follows when the
-    request is over.  transport_ids: the initiator ports that the list names, with
-    SPEC_I_PT or REGISTER AND MOVE; None where they did not arrive whole.  relative_target_port:
-    of REGISTER AND MOVE.  compared: whether the sender cannot have changed the names under way.
-    """
+    """A PERSISTENT RESERVE OUT and its outcome."""
 
     action: Action
     outcome: Outcome
     key: int
     sa_key: int
     type: ReservationType | None = None
+    """None where the action has none, or where its code is reserved."""
     scope: int = 0
+    """0 is the logical unit."""
     aptpl: bool = False
     spec_i_pt: bool = False
     all_tg_pt: bool = False
     unreg: bool = False
     transport_ids: tuple[str, ...] | None = None
+    """The initiator ports that the parameter list names, with SPEC_I_PT or REGISTER AND MOVE; None
+    where they did not arrive whole."""
     relative_target_port: int | None = None
+    """Of REGISTER AND MOVE; None for other actions."""
     compared: bool = True
+    """Whether the sender cannot have changed the names while the command was under way."""
     problem: str = ""
+    """What is wrong with an UNKNOWN outcome, or with a parameter list that cannot be trusted."""
     timed_out: bool = False
+    """Whether the kernel gave up waiting, so that the device may carry the command out still.
+    Another observation of the same nexus and start_ns follows when the request is over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,41 +239,35 @@ class ReservationRead(Observation):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FullStatus:
-    """One registration in a READ FULL STATUS reply.
-
-    initiator_port: canonical text of the TransportID ("naa.…", "iqn.…,i,0x…", …).
-    type and scope are those of the reservation where holder is set.
-    """
+    """One registration in a READ FULL STATUS reply."""
 
     initiator_port: str
+    """Canonical text of the TransportID ("naa.…", "iqn.…,i,0x…", …)."""
     relative_target_port: int
     key: int
     holder: bool
     all_target_ports: bool = False
     type: ReservationType | None = None
+    """The reservation's, where holder is set."""
     scope: int = 0
+    """As type."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FullStatusRead(Observation):
-    """A READ FULL STATUS reply.
-
-    paths: this host's nexuses to the unit at the time, which tells which of the
-    registrations are its own; none where the state knows them from a PathsSeen.
-    """
+    """A READ FULL STATUS reply."""
 
     generation: int
     registrations: tuple[FullStatus, ...]
     truncated: bool
     paths: tuple[LocalNexus, ...] = ()
+    """This host's nexuses to the unit at the time, which tell which of the registrations are its
+    own; none where the state knows them from a PathsSeen."""
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What REPORT CAPABILITIES says (SPC-6 6.16.4): the bits by their names there.
-
-    types: those in the type mask, None where TMV says that there is none.
-    """
+    """What REPORT CAPABILITIES says (SPC-6 6.16.4): the bits by their names there."""
 
     rlr_c: bool
     crh: bool
@@ -282,6 +277,7 @@ class Capabilities:
     ptpl_a: bool
     allow_commands: int
     types: tuple[ReservationType, ...] | None
+    """Those in the type mask, None where TMV says that there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -399,38 +395,39 @@ AnyObservation = (
 
 @dataclass(frozen=True, slots=True)
 class LocalNexus:
-    """A local path to a logical unit, as sysfs describes it.
-
-    nexus: "H:C:T:L".  device: its disk node ("/dev/sda") or "".  sg, bsg: its other nodes or
-    "".  initiator_port, target_port and relative_target_port are None where neither sysfs
-    nor configfs knows them.  transport: "fc", "sas", "iscsi", "srp", "loop" or "".  state: the
-    midlayer's word, "running" for a device that takes commands.  life: the inode number of
-    the scsi_device's directory in sysfs, which no other scsi_device has had since the host
-    was started; 0 where not known.
-    """
+    """A local path to a logical unit, as sysfs describes it."""
 
     nexus: Nexus
+    """ "H:C:T:L"."""
     lu: str
     device: str = ""
+    """The node of its disk ("/dev/sda"), "" where it is no disk."""
     sg: str = ""
+    """Its sg node, or ""."""
     bsg: str = ""
+    """Its bsg node, or ""."""
     initiator_port: str | None = None
+    """None where neither sysfs nor configfs knows it."""
     target_port: str | None = None
+    """As initiator_port."""
     relative_target_port: int | None = None
+    """As initiator_port."""
     transport: str = ""
+    """ "fc", "sas", "iscsi", "srp", "loop" or ""."""
     state: str = ""
+    """The midlayer's word: "running" for a device that takes commands."""
     life: int = 0
+    """The inode number of the scsi_device's directory in sysfs, which no other scsi_device has had
+    since the host was started; 0 where not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogicalUnit:
-    """A logical unit of this host: its designator and every name it goes by.
-
-    lu: "naa.6001405…"; "hctl.H:C:T:L" where the device gives no designator, which names it
-    on this host only, until it is removed.  kind: "disk", "tape", … (peripheral device type).
-    """
+    """A logical unit of this host: its designator and every name it goes by."""
 
     lu: str
+    """ "naa.6001405…"; "hctl.H:C:T:L" where the device gives no designator, which names it on this
+    host only, until it is removed."""
     vendor: str = ""
     product: str = ""
     revision: str = ""
@@ -438,6 +435,7 @@ class LogicalUnit:
     devices: tuple[str, ...] = field(default=())
     """Every node: disks, sg nodes, device-mapper nodes; by-id links are looked up on request."""
     kind: str = "disk"
+    """ "disk", "tape", … (peripheral device type)."""
 
     @property
     def target(self) -> str:

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LongReply:
-    """A whole reply.  begun_ns, ended_ns: CLOCK_MONOTONIC before and after asking for it."""
+    """A whole reply."""
 
     cdb: bytes
     received: bytes
     begun_ns: int
+    """CLOCK_MONOTONIC before the command was sent."""
     ended_ns: int
+    """CLOCK_MONOTONIC after its answer came."""
 
 
 def completed(cut: Event | None, replies: Iterable[LongReply]) -> Event | None:

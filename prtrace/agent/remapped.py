@@ -20,15 +20,16 @@ MOST: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class _Remapped:
-    """life: of the scsi_device.  remembered: what the kernel says; found: what the device says.
-
-    named: how often it has named another unit than the kernel does.
-    """
+    """What one scsi_device said of itself."""
 
     life: int
+    """LocalNexus.life of the scsi_device."""
     remembered: str
+    """The unit that the kernel says it is."""
     found: str
+    """The unit that the device says it is."""
     named: int
+    """How often the device has named another unit than the kernel does."""
 
 
 class Remapped:

@@ -72,17 +72,16 @@ class Result(enum.Enum):
 
 
 class Candidate(NamedTuple):
-    """A path that takes commands, as it is now.
-
-    target: names the target port.  host: the SCSI host's number.  reluctance: how much is to be
-    said against reading over it; the path with the least is taken among those that have failed
-    equally often.
-    """
+    """A path that takes commands, as it is now."""
 
     nexus: Nexus
     target: str
+    """Names the target port."""
     host: str
+    """The SCSI host's number."""
     reluctance: tuple[int, ...] = ()
+    """What speaks against reading over this path.  Of the paths that have failed equally often,
+    the one with the least is taken."""
 
 
 class ReadOrder(NamedTuple):

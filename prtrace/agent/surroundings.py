@@ -51,16 +51,17 @@ _log = logging.getLogger("prtrace.surroundings")
 
 
 class Asked(NamedTuple):
-    """Who asked.  exe, unit: the issuer's program file and systemd unit, "" where it is gone.
-
-    cdb, parameter: what the issuer's client wanted, where that is not what was issued.
-    """
+    """Who asked for a command."""
 
     issuer: Issuer | None
     exe: str = ""
+    """The issuer's program file, "" where the process is gone."""
     unit: str = ""
+    """The issuer's systemd unit, "" where the process is gone or in none."""
     cdb: bytes = b""
+    """What the issuer's client asked for, b"" where that is what was issued."""
     parameter: bytes = b""
+    """The client's parameter list; as cdb."""
 
 
 class Surroundings:

@@ -43,26 +43,29 @@ FORGET_AFTER_NS: Final = 30 * 86_400 * 1_000_000_000
 
 @dataclass(slots=True)
 class Proposal:
-    """What a batch leads to.  states: only those that changed.
-
-    safe: lu -> the nexus on which reading is safe, because a command was just answered on it.
-    lost: how many records had found no room when the newest of these was made.
-    own: how many of the commands this process sent.  numbers: of the records.  idle: of
-    those that are readings which told nothing new.  met: the inventory whose paths are in the
-    states.  forgotten: units of which nothing is known any more.  cut: by nexus and
-    CDB, the newest commands of this agent whose replies were longer than a record.
-    """
+    """What a batch leads to."""
 
     events: list[Event] = field(default_factory=list)
     states: dict[str, LuState] = field(default_factory=dict)
+    """Only those that changed, by logical unit."""
     safe: dict[str, str] = field(default_factory=dict)
+    """By logical unit, the nexus on which a command was just answered: reading there takes no unit
+    attention that is meant for somebody else."""
     lost: int = 0
+    """How many records had found no room when the newest of these was made."""
     own: int = 0
+    """How many of the commands this process sent."""
     numbers: list[int] = field(default_factory=list)
+    """The records' numbers."""
     idle: set[int] = field(default_factory=set)
+    """The numbers of those records that are readings which told nothing new."""
     met: Inventory | None = None
+    """The inventory whose paths are in the states."""
     forgotten: set[str] = field(default_factory=set)
+    """Units of which nothing is known any more."""
     cut: dict[tuple[str, bytes], Event] = field(default_factory=dict)
+    """By nexus and CDB, the newest commands of this agent whose replies were longer than a
+    record."""
 
 
 class Tracker:

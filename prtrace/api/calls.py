@@ -54,20 +54,21 @@ _compact: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Call(NamedTuple):
-    """A call that its peer may make.
-
-    method: the full name.  parameters: checked against the interface's declaration.  oneway:
-    no reply is wanted.  more: several replies may come.  peer_may: the most that its peer may
-    do, whatever this method needs.  behind: the agent has not yet come to all that had happened
-    when the call came, and the call waited long enough.
-    """
+    """A call that its peer may make."""
 
     method: str
+    """The full name."""
     parameters: dict[str, Any]
+    """Checked against the interface's declaration."""
     oneway: bool
+    """Whether no reply is wanted."""
     more: bool
+    """Whether several replies may come."""
     peer_may: Right
+    """The most that the peer may do, whatever this method needs."""
     behind: bool = False
+    """Whether the agent has not yet come to all that had happened when the call came, and the call
+    has waited long enough."""
 
 
 class Refusal(Exception):  # noqa: N818 - an answer for the peer, not a fault of ours

@@ -13,17 +13,18 @@ from prtrace.linux.peer import Peer
 
 
 class ConnectionLimits(NamedTuple):
-    """Connections at once.
-
-    others: of all uids but 0 together; each: of one such uid; process: of one process of it.
-    unsent: bytes that may wait to be sent before others than root are asked to wait.
-    """
+    """How many connections there may be at once."""
 
     total: int = 256
+    """Of everybody together."""
     others: int = 192
+    """Of all uids but 0 together."""
     each: int = 32
+    """Of one uid that is not 0."""
     process: int = 8
+    """Of one process of such a uid."""
     unsent: int = 16 << 20
+    """Bytes that may wait to be sent before others than root are asked to wait."""
 
 
 class Room:

@@ -19,14 +19,13 @@ class Resolution(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """A unit that newer knowledge is wanted of.
-
-    asked: its knowledge was older than wanted.  problem: why nobody asks the device.
-    """
+    """A unit that a caller wants newer knowledge of."""
 
     lu: str
     asked: bool
+    """Whether what is known is older than the caller wants."""
     problem: str = ""
+    """Why nobody asks the device all the same, "" where somebody does."""
 
 
 HISTORY_BEHIND: Final = "records of what happened wait to be taken: the history is not current"

@@ -34,14 +34,16 @@ class Resolved(NamedTuple):
 
 
 class Directory(NamedTuple):
-    """Every name of the scanned devices.  block, char: "MAJOR:MINOR" to "H:C:T:L"."""
+    """Every name of the scanned devices."""
 
     sys: Path
     dev: Path
     units: Mapping[str, LogicalUnit]
     nexuses: Mapping[str, LocalNexus]
     block: Mapping[str, str]
+    """ "H:C:T:L" by the block node's "MAJOR:MINOR"."""
     char: Mapping[str, str]
+    """ "H:C:T:L" by the character node's "MAJOR:MINOR"."""
     maps: Mapping[str, MultipathMap]
 
     def resolve(self, name: str, look: Look = os.stat) -> Resolved:

@@ -14,7 +14,7 @@ _MULTIPATHD: Final = "mpath-"
 
 
 class MultipathMap(NamedTuple):
-    """A map.  lu: the designator that all its paths share, "" where they disagree or have none."""
+    """A map."""
 
     name: str
     """The map's, "mpatha"."""
@@ -26,6 +26,7 @@ class MultipathMap(NamedTuple):
     disks: tuple[str, ...]
     """The kernel names of its paths."""
     lu: str
+    """The designator that all its paths share, "" where they disagree or have none."""
 
     @property
     def is_multipathds(self) -> bool:

@@ -12,17 +12,20 @@ from prtrace.linux.sysfs import SYS, inode, names, read_text, target
 
 
 class DeviceNodes(NamedTuple):
-    """disk, sg, bsg: kernel names, "" where there is none.  other: tape and changer names.
-
-    block: "MAJOR:MINOR" of the disk or "".  chars: those of all character nodes.
-    """
+    """The device nodes of one SCSI device; a name is "" where there is none."""
 
     disk: str = ""
+    """The kernel's name of the disk."""
     sg: str = ""
+    """The kernel's name of the sg node."""
     bsg: str = ""
+    """The kernel's name of the bsg node."""
     other: tuple[str, ...] = ()
+    """The kernel's names of tape and changer nodes."""
     block: str = ""
+    """ "MAJOR:MINOR" of the disk."""
     chars: tuple[str, ...] = ()
+    """ "MAJOR:MINOR" of every character node."""
 
     @classmethod
     def of(cls, device: Path) -> Self:

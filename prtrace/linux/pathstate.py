@@ -28,13 +28,12 @@ _RMB: Final = 0x80
 
 
 class PathState(NamedTuple):
-    """state: the midlayer's word, "" where the device is gone.
-
-    access: the ALUA state of the target port, "" where the device has none.
-    """
+    """How a path is at the moment of the call."""
 
     state: str
+    """The midlayer's word, "" where the device is gone."""
     access: str = ""
+    """The ALUA state of the target port, "" where the device has none."""
 
     @property
     def runs(self) -> bool:

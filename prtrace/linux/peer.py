@@ -20,17 +20,15 @@ _GROUPS_SIZE: Final = 1024  # the most that Python's getsockopt takes: 256 group
 
 
 class Peer(NamedTuple):
-    """A process as the kernel saw it when it connected.
-
-    pid is 0 where the process is in a foreign PID namespace.  A pid may be reused: it is for
-    messages, or to be joined with the process's start, and never decides alone.  groups: the
-    supplementary ones; none are known of a process with more than 256.
-    """
+    """A process as the kernel saw it when it connected."""
 
     pid: int
+    """0 where the process is in a foreign PID namespace.  A pid may be reused: it is for messages,
+    or to be joined with the process's start, and never decides alone."""
     uid: int
     gid: int
     groups: frozenset[int] = frozenset()
+    """The supplementary groups; none are known of a process with more than 256."""
 
     @classmethod
     def of(cls, connection: socket.socket) -> Self:

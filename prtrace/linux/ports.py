@@ -30,10 +30,12 @@ _GID: Final = re.compile(r"[0-9a-f]{4}(?::[0-9a-f]{4}){7}")
 
 
 class InitiatorPort(NamedTuple):
-    """transport: "fc", "sas", "iscsi", "srp", "loop" or "".  text: None where unknown."""
+    """The initiator port of a nexus."""
 
     transport: str = ""
+    """ "fc", "sas", "iscsi", "srp", "loop" or ""."""
     text: str | None = None
+    """The port's name as this module writes it; None where it is not known."""
 
 
 class InitiatorPorts:

@@ -32,19 +32,18 @@ _START_FIELD: Final = 19  # field 22 of /proc/PID/stat, counted from the state b
 
 
 class ProcessIdentity(NamedTuple):
-    """One process.  All text is cleaned and bounded; it was chosen by the process.
-
-    start_ns: nanoseconds since boot (CLOCK_BOOTTIME), as it was asked for.  exe: ""
-    where it cannot be read.  cmdline: at most 4096 characters of it, the last argument being
-    "…" where more was cut off.  unit: the systemd unit that contains it, "" for none.
-    """
+    """One process.  All text is cleaned and bounded, because the process chose it."""
 
     pid: int
     start_ns: int
+    """Nanoseconds since boot (CLOCK_BOOTTIME), as the caller gave them."""
     comm: str
     exe: str = ""
+    """The program file, "" where it cannot be read."""
     cmdline: tuple[str, ...] = ()
+    """At most 4096 characters of it; the last argument is "…" where more was cut off."""
     unit: str = ""
+    """The systemd unit that contains the process, "" for none."""
     guest: GuestIdentity | None = None
 
 

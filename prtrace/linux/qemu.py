@@ -24,10 +24,12 @@ _NAME_LIMIT: Final = 256
 
 
 class GuestIdentity(NamedTuple):
-    """name: cleaned, as the command line gives it.  uuid: lower case.  "" where not given."""
+    """A guest as its QEMU's command line names it; a text is "" where it is not given."""
 
     name: str
+    """Cleaned: whoever starts the QEMU chooses it."""
     uuid: str
+    """In lower case."""
 
 
 def is_qemu(name: str) -> bool:

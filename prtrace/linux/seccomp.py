@@ -38,21 +38,22 @@ _X32: Final = 0x40000000
 
 
 class CallRule(NamedTuple):
-    """A call that is allowed where one argument is right.
-
-    argument: its place, from 0.  values: what its lower 32 bits may be, after mask.
-    """
+    """A call that is allowed where one argument is right."""
 
     argument: int
+    """The argument's place, from 0."""
     values: tuple[int, ...]
+    """What the argument's lower 32 bits may be, after mask."""
     mask: int = 0xFFFFFFFF
 
 
 class _Machine(NamedTuple):
-    """audit: the kernel's name of the architecture.  column: of _CALLS."""
+    """What a filter needs to know of an architecture."""
 
     audit: int
+    """The kernel's number of the architecture (AUDIT_ARCH_*)."""
     column: int
+    """The column of _CALLS that has its numbers."""
 
 
 _MACHINES: Final = {"x86_64": _Machine(0xC000003E, 0), "aarch64": _Machine(0xC00000B7, 1)}

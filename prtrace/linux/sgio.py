@@ -101,18 +101,18 @@ class SgIoHdr(ctypes.Structure):
 
 
 class Reply(NamedTuple):
-    """What came back for one command.
-
-    status: SAM status byte.  host_status, driver_status: the kernel's DID_* and DRIVER_*
-    bytes.  received: no more bytes than the driver says were transferred; a driver that
-    keeps no residual count leaves zeros at the end, so decoders go by the lengths inside.
-    """
+    """What came back for one command."""
 
     status: int
+    """SAM status byte."""
     host_status: int
+    """The kernel's DID_* byte."""
     driver_status: int
+    """The kernel's DRIVER_* byte."""
     sense: bytes
     received: bytes
+    """No more bytes than the driver says were transferred.  A driver that keeps no residual count
+    leaves zeros at the end, so decoders go by the lengths inside."""
     duration_ms: int
 
     @property

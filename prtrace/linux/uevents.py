@@ -44,18 +44,19 @@ _OF_MANY: Final = frozenset({"fc_remote_ports", "iscsi_session"})
 
 
 class Uevent(NamedTuple):
-    """action: "add", "remove", "change", "move", "bind", ….  devpath: below /sys.
-
-    device_type: DEVTYPE ("disk", "partition", "scsi_device", …).  name: DEVNAME ("sda").
-    number: "MAJOR:MINOR".  Each is "" where the event has none.
-    """
+    """One device event of the kernel; a text is "" where the event has none."""
 
     action: str
+    """ "add", "remove", "change", "move", "bind", …."""
     devpath: str
+    """The device's path below /sys."""
     subsystem: str
     device_type: str = ""
+    """DEVTYPE: "disk", "partition", "scsi_device", …."""
     name: str = ""
+    """DEVNAME: "sda"."""
     number: str = ""
+    """ "MAJOR:MINOR"."""
 
     @property
     def address(self) -> str:

@@ -37,14 +37,12 @@ class Use(enum.IntEnum):
 
 
 class Users(NamedTuple):
-    """What a look at the users of all devices came to.
-
-    opened: the "H:C:T:L" of devices that were seen in use.  unseen: what could not be looked at,
-    for the log; "" where everything was.
-    """
+    """What a look at the users of all devices came to."""
 
     opened: frozenset[str] = frozenset()
+    """The "H:C:T:L" of devices that were seen in use."""
     unseen: str = ""
+    """What could not be looked at, for the log; "" where everything was."""
 
     def of(self, hctl: str) -> Use:
         """Whether the device with this address is in use."""
