@@ -159,7 +159,8 @@ class Answers:
         try:
             return self._surroundings.inventory.resolve(name, stat_below_dev)
         except NoSuchDeviceError:
-            # Whoever asks for what is not here again and again costs one look at it all.
+            # A name that is not here may be asked for again and again: the devices are scanned
+            # once in _LOOKED_LATELY_NS for all these calls together.
             age = time.monotonic_ns() - self._surroundings.scanned_ns
             if name in self._tracker.states or age < _LOOKED_LATELY_NS:
                 raise

@@ -83,7 +83,7 @@ class Backlog:
         self.look()
 
     def look(self) -> None:
-        """Records were taken: let go on who has waited for them."""
+        """Records were taken: let the callers go on that have waited for them."""
         if self._adopting:
             return
         for each in self._waiting:

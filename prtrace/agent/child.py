@@ -76,7 +76,8 @@ class Child(NamedTuple):
         finally:
             with contextlib.suppress(OSError):
                 sys.stderr.flush()
-            # Nothing of the agent's, whose copy this process is, is to be ended here.
+            # This process is a copy of the agent: an ordinary exit would run the agent's exit
+            # functions, and close what the agent still uses.
             os._exit(status)
 
     def require_alive(self) -> None:

@@ -229,8 +229,9 @@ def _registration(before: LuState, nexus: str) -> dict[str, str]:
 def _unregisters(event: Event) -> bool:
     """Whether a PR OUT may have taken its own nexus's registration away.
 
-    One that a unit attention was the answer to has not: a nexus that was fenced learns of it so,
-    and may be asking for what was done to it by then.
+    One that was answered by a unit attention has not: the device did not execute it.  A nexus
+    that was fenced learns of the fence by such an answer, and its own command may have asked for
+    just what the fence had done.
     """
     if outcome(event) in (Outcome.CONFLICT, Outcome.NOT_EXECUTED):
         return False

@@ -78,7 +78,8 @@ class Sequence:
         now, where all that came is read; None where more may wait.  told() ends it.
         """
         if made is not None and self.newest is not None and made > self.newest:
-            # Nothing behind them says so: a store that is older than the programs' ring.
+            # These numbers were given and are not in the ring, and no later record shows the gap:
+            # the store is an older copy, and another agent has read them.
             self._gaps.append(_Gap(self.newest + 1, made))
             self.newest = made
         for gap in self._gaps:

@@ -67,7 +67,7 @@ _SAMPLES_APART: Final = 0.1
 _RESCAN_AFTER: Final = 0.2
 """Seconds of quiet after a device event: a new device brings a burst of them."""
 _VERIFY_LOOKS: Final = 4
-"""How often in the time that --verify gives it is looked which units are to be read."""
+"""How often, in the interval that --verify gives, the agent looks which units are due."""
 _CHECK_EVERY_S: Final = 60.0
 _CHECK_BYTES_A_S: Final = 2 << 20
 _ENDS_EVERY: Final = 5
@@ -101,7 +101,7 @@ class _Staff(NamedTuple):
             each.require_alive()
 
     def end(self) -> None:
-        """Have them end; moves that are under way come to their end first."""
+        """Tell the processes to end, the mover once its moves are over, and wait for them."""
         self.mover.end(patience=None)
         self.helper.end()
         self.keeper.end()
@@ -142,7 +142,7 @@ def run(options: AgentOptions) -> None:
         tested = _NOT_TESTED if options.read_in_doubt is False else selftest.run(attached.programs)
         staff = _hire(options, admin_gid, attached, listener)
         stack.callback(staff.end)
-        # The mover has the listening socket now, and the keeper removes its path.
+        # The mover accepts on its own descriptor of the socket; the keeper removes the path.
         listener.socket.close()
         _let_go(attached)
         stack.callback(attached.programs.close)
@@ -156,7 +156,7 @@ def run(options: AgentOptions) -> None:
 
 
 def _let_go(attached: Attached) -> None:
-    """Close what the keeper has now: links and programs."""
+    """Close the descriptors of links and programs: the keeper has its own."""
     attached.misses.close()
     programs = attached.programs
     for fd in programs.links.values():
@@ -165,7 +165,7 @@ def _let_go(attached: Attached) -> None:
 
 
 def _import_the_rest() -> None:
-    """What is read of prtrace and of Python when it is first needed: it may not be then."""
+    """Import what is otherwise imported at its first use: this process may not read files then."""
     import concurrent.futures.thread
 
     import psutil
@@ -276,7 +276,7 @@ class Agent:
             completed=self._completed,
             opened=helping.open,
             look=helping.users,
-            # Whoever waits for the unit to be known looks again.
+            # Callers that wait for the unit to be known look at its state again.
             vouched=lambda: self._server.publish(()),
         )
         self._server = ApiServer(
@@ -333,7 +333,7 @@ class Agent:
         ticking = loop.create_task(self._work(), name="work")
         try:
             stopping = loop.create_task(self._stop.wait(), name="stop")
-            # Work that ends is work that failed: fail with it.
+            # _work() never returns: a task that is done has failed, and result() raises why.
             await asyncio.wait((stopping, ticking), return_when=asyncio.FIRST_COMPLETED)
             if ticking.done():
                 ticking.result()
@@ -605,7 +605,7 @@ class Agent:
             if self._paused and not self._watch.stalled:
                 asyncio.get_running_loop().add_reader(self._events.fd, self._or_end, self._pump)
                 self._paused = False
-            # Samples that found no room left nobody's name, so everybody is asked.
+            # A sample that found no room does not say on which nexus it was: all are read.
             missed = self._counters.stats()["sample_ring_full"]
             self._watch.count(all_nexuses=missed > unseen)
             unseen = missed
@@ -649,7 +649,7 @@ class Agent:
             self._watch.damaged(found)
 
     def _keep(self) -> None:
-        """Have the programs looked after; what is wrong for long is said once."""
+        """Have the programs looked after; a fault that lasts is logged once."""
         try:
             kept = self._keeper.look()
         except KeeperGoneError:

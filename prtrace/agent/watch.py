@@ -184,7 +184,7 @@ class Watch:
                     if record.header.kind == RecordKind.SAMPLE:
                         self._counters.note(record)
                 except MalformedError as error:
-                    # It only says where to look: look everywhere.
+                    # A sample only says which nexus's counters to read, so all of them are read.
                     self._all_nexuses = True
                     _log.error("a sample cannot be read: %s", error.message)
             self._samples.commit()

@@ -22,7 +22,7 @@ from prtrace.move.verbs import Moves, Report
 
 
 def _there(context: click.Context, option: click.Parameter, value: Path) -> Path:
-    """A folder that somebody names, and that is none, has no journals to speak of."""
+    """The folder; UsageError for a named one that is none: it would seem to have no moves."""
     named = context.get_parameter_source(option.name or "") is not ParameterSource.DEFAULT
     if named and not value.is_dir():
         raise UsageError(

@@ -70,7 +70,9 @@ def command(
 
 
 def _into(output: Path, save: Callable[[], SaveFile]) -> None:
-    """A save ends an earlier one whose file may travel: not before output can be written."""
+    """Save into output, which is opened first: a save makes an earlier file void, which may be on
+    its way to the destination, and must not where no new file can be written.
+    """
     file: SaveFile | None = None
     try:
         with whole(output) as write:

@@ -46,7 +46,7 @@ def flush() -> None:
 
 
 def lose_output() -> None:
-    """Nothing more can be printed: Python would complain of what is left when it exits."""
+    """Throw away what is not printed yet: Python would report at its exit that it cannot be."""
     if sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -63,7 +63,7 @@ def command(devices: tuple[str, ...], *, socket: str) -> None:
         raise UnavailableError(
             "watch draws with rich, which is not installed", hint="apt-get install python3-rich"
         ) from error
-    # Asked first, so that what is wrong with the question is said on the screen that stays.
+    # Ask before the alternate screen is opened: an error of the request stays readable then.
     view = _View(Client(socket), devices)
     view.ask()
     signal.signal(signal.SIGTERM, _interrupt)
