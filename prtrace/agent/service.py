@@ -54,8 +54,8 @@ from prtrace.probe.ring import Ring
 from prtrace.state.decode import NOT_WATCHED, OTHER_UNIT
 from prtrace.state.event import Command, Event
 from prtrace.store.database import FILE, Store
-from prtrace.store.failure import DamagedError
 from prtrace.store.lock import StateDirLock
+from prtrace.store.written import Written
 
 _TICK: Final = 1.0
 _SWITCH: Final = 0.001
@@ -68,6 +68,8 @@ _RESCAN_AFTER: Final = 0.2
 """Seconds of quiet after a device event: a new device brings a burst of them."""
 _VERIFY_LOOKS: Final = 4
 """How often, in the interval that --verify gives, the agent looks which units are due."""
+_FOLLOW_EVERY_S: Final = 5.0
+"""Seconds between two looks whether what was written has reached the disk."""
 _CHECK_EVERY_S: Final = 60.0
 _CHECK_BYTES_A_S: Final = 2 << 20
 _ENDS_EVERY: Final = 5
@@ -305,7 +307,9 @@ class Agent:
         self._asked_at = 0.0
         self._verify_at = 0
         self._well_at = 0.0
-        self._store, self._checking, self._check_at = store, False, 0.0
+        self._store, self._written = store, Written(store.path)
+        self._checking, self._check_at = False, 0.0
+        self._followed, self._follow_at = 0, 0.0
         self._said: set[str] = set()
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
@@ -624,26 +628,31 @@ class Agent:
                 self._watch.forget()
 
     def _look_into_store(self) -> None:
-        """Have all of the database read beside the loop, once in a while."""
-        size, now = self._store.size().bytes, time.monotonic()
-        if self._checking or now < self._check_at:
+        """Beside the loop: does the disk have what was written, and is it as it was written?"""
+        now, changes = time.monotonic(), self._store.changes
+        whole = now >= self._check_at
+        # What fails to be stored has a reason that SQLite does not tell.
+        due = now >= self._follow_at and (changes != self._followed or self._watch.stalled)
+        if self._checking or not (whole or due):
             return
         self._checking = True
-        # Some 200 MiB a second: at most a hundredth of the time is spent on it.
-        self._check_at = now + max(_CHECK_EVERY_S, size / _CHECK_BYTES_A_S)
+        self._followed, self._follow_at = changes, now + _FOLLOW_EVERY_S
+        if whole:
+            # Some 200 MiB a second: at most a hundredth of the time is spent on it.
+            self._check_at = now + max(_CHECK_EVERY_S, self._store.bytes / _CHECK_BYTES_A_S)
         threading.Thread(
             target=self._check_store,
-            args=(asyncio.get_running_loop(),),
+            args=(asyncio.get_running_loop(), whole),
             name="prtrace-check",
             daemon=True,
         ).start()
 
-    def _check_store(self, loop: asyncio.AbstractEventLoop) -> None:
-        found = Store.damage(self._store.path)
+    def _check_store(self, loop: asyncio.AbstractEventLoop, whole: bool) -> None:
+        found = self._written.failure() or (Store.damage(self._store.path) if whole else None)
         with contextlib.suppress(RuntimeError):  # the agent has ended meanwhile
             loop.call_soon_threadsafe(self._store_checked, found)
 
-    def _store_checked(self, found: DamagedError | None) -> None:
+    def _store_checked(self, found: StoreError | None) -> None:
         self._checking = False
         if found is not None:
             self._watch.damaged(found)

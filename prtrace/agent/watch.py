@@ -244,7 +244,7 @@ class Watch:
             self.tell(tuple(lost._replace(lu=lu, nexus=nexus) for lu, nexus in found))
 
     def look_at_store(self) -> None:
-        """Notice a file that was damaged: nothing is given to it any more, until a restart.
+        """Notice a file that is no use: nothing is given to it any more, until a restart.
 
         Raises StoreError where the file was deleted or replaced: a restart takes what is there.
         """

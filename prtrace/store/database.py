@@ -139,6 +139,11 @@ class Store(Closing):
         """The number of the newest event that this object stored or found; 0: none yet."""
         return self._extent.last
 
+    @property
+    def changes(self) -> int:
+        """Grows with what is written, for whoever asks whether anything was."""
+        return self._database.total_changes
+
     def commit(
         self,
         epoch: str,
@@ -252,15 +257,16 @@ class Store(Closing):
             return dict(self._database.execute("SELECT name, value FROM meta"))
 
     def size(self) -> Size:
-        """How much is stored; the write-ahead log counts into the bytes."""
+        """How much is stored."""
         with as_store_error(self.path, "read"):
             held = room.extent(self._database)
-        size = 0
-        for path in (self.path, Path(f"{self.path}-wal")):
-            # The log is there only while somebody has the database open.
-            if path.exists():
-                size += path.stat().st_size
-        return Size(held.events, held.first, held.last, size)
+        return Size(held.events, held.first, held.last, self.bytes)
+
+    @property
+    def bytes(self) -> int:
+        """On the disk; the write-ahead log is counted, which is there while the file is open."""
+        files = (self.path, Path(f"{self.path}-wal"))
+        return sum(each.stat().st_size for each in files if each.exists())
 
     def aside(self) -> list[Aside]:
         """The records that could not be digested, oldest first."""

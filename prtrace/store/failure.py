@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +36,28 @@ def damaged(path: Path, problem: str) -> DamagedError:
         f"{path} is damaged: {problem[:200]}",
         hint=f"stop the agent, move {path}* aside (keep it: sqlite3's .recover may save the "
         "history) and start the agent: it reads the devices anew",
+    )
+
+
+def refused_by_disk(path: Path, what: str, error: OSError) -> StoreError:
+    """The error for a file system that fails: what it did not do, and why.
+
+    A file system that an error has made read-only says so by EROFS, whatever its mount shows.
+    """
+    if error.errno == errno.EROFS:
+        return readonly(path)
+    return StoreError(
+        f"{path}: {what}: {os.strerror(error.errno or 0)}",
+        hint="see the kernel's log for why, mend that, and restart the agent: what never reached "
+        "the disk is said to be missing then",
+    )
+
+
+def readonly(path: Path) -> StoreError:
+    """The error for a file system to which nothing can be written any more."""
+    return StoreError(
+        f"the file system of {path} is read-only",
+        hint="see the kernel's log for why, make it writable, and restart the agent",
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from prtrace.errors import StoreError
-from prtrace.store.failure import damaged
+from prtrace.store.failure import damaged, readonly, refused_by_disk
 from prtrace.store.schema import APPLICATION_ID
 
 _MAGIC: Final = b"SQLite format 3\0"  # https://www.sqlite.org/fileformat2.html 1.3
@@ -33,8 +33,8 @@ class File(NamedTuple):
     def require_same(self, path: Path) -> None:
         """Raise StoreError where path is gone, another file, or no database of prtrace.
 
-        And where its file system is read-only: ext4 becomes so after an error, and lets a write to
-        an open file seem to succeed that never reaches the disk.
+        And where its file system is read-only, or cannot be read: see Written for what neither
+        the mount nor a reader is told.
         """
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -42,26 +42,23 @@ class File(NamedTuple):
             raise _gone(path, error) from error
         try:
             found = os.fstat(fd)
+            if (found.st_dev, found.st_ino) != (self.device, self.inode):
+                raise ReplacedError(
+                    f"{path} was replaced by another file while the agent used it",
+                    hint=_HINT,
+                )
             header = os.pread(fd, _HEADER, 0)
-            readonly = os.fstatvfs(fd).f_flag & os.ST_RDONLY
+            flags = os.fstatvfs(fd).f_flag
         except OSError as error:
-            raise damaged(path, f"its header cannot be read: {error.strerror}") from error
+            raise refused_by_disk(path, "its header cannot be read", error) from error
         finally:
             os.close(fd)
-        if (found.st_dev, found.st_ino) != (self.device, self.inode):
-            raise ReplacedError(
-                f"{path} was replaced by another file while the agent used it",
-                hint=_HINT,
-            )
         if header[: len(_MAGIC)] != _MAGIC or (
             int.from_bytes(header[_APPLICATION], "big") != APPLICATION_ID
         ):
             raise damaged(path, "its header was overwritten")
-        if readonly:
-            raise StoreError(
-                f"the file system of {path} is read-only",
-                hint="see the kernel's log for why, make it writable, and restart the agent",
-            )
+        if flags & os.ST_RDONLY:
+            raise readonly(path)
 
 
 class ReplacedError(StoreError):

@@ -8,6 +8,8 @@ read (tests/kernel/test_bad_input); pins that are removed, and a bpffs that is u
 from __future__ import annotations
 
 import contextlib
+import itertools
+import mmap
 import os
 import random
 import shutil
@@ -19,13 +21,24 @@ from pathlib import Path
 
 import pytest
 from lab.agent import STATE_DIR, Agent, cli
-from lab.load import Load, check_answers, check_history, check_oracle, counters, fresh, newest
+from lab.load import (
+    Load,
+    check_answers,
+    check_history,
+    check_oracle,
+    counters,
+    fresh,
+    newest,
+    pr_out,
+)
 from labkit import pace
 from labkit.target import Unit
 from labkit.waiting import await_that
 
 from prtrace.linux.sgio import SgDevice
 from prtrace.model import Action
+from prtrace.probe import libbpf, pins
+from prtrace.probe.record import NEXUS, nexus_text
 from prtrace.scsi.cdb import PrOutCdb
 from prtrace.scsi.parameter import BasicList
 from prtrace.store.database import FILE
@@ -35,7 +48,8 @@ pytestmark = [pytest.mark.machine(nexuses=2, needs=("load",)), pytest.mark.timeo
 STORE = STATE_DIR / FILE
 DAY = 86_400
 GROUP = Path("/sys/fs/cgroup/prtrace-test")
-IMAGE, ELSEWHERE = Path("/run/prtrace-image"), Path("/run/prtrace-ext4")
+IMAGE, SECTORS = Path("/run/prtrace-image"), 1 << 16
+DISK, ELSEWHERE = Path("/dev/mapper/prtrace-disk"), Path("/run/prtrace-ext4")
 
 
 def register(unit: Unit, key: int, *, path: int = 0) -> None:
@@ -120,59 +134,108 @@ def test_a_store_that_is_damaged_is_given_nothing_more(agent: Agent, unit: Unit)
     check_oracle(shown, unit)
 
 
-def device_of(path: Path) -> str:
-    number = path.stat().st_dev
-    return f"{os.major(number)}:{os.minor(number)}"
+def run(*words: str) -> str:
+    # Without the device manager nobody but dmsetup itself makes the node.
+    alone = {**os.environ, "DM_DISABLE_UDEV": "1"}
+    done = subprocess.run(
+        words, check=False, timeout=pace.limit(60), env=alone, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{words}: {done.stderr}"
+    return done.stdout.strip()
 
 
-@contextlib.contextmanager
-def own_file_system() -> Iterator[Callable[..., None]]:
-    """An ext4 of its own, mounted at ELSEWHERE; what is given runs mount with these words."""
-    subprocess.run(["modprobe", "-a", "loop", "ext4"], check=True, timeout=60)
-    with IMAGE.open("wb") as file:
-        file.truncate(32 << 20)
-    subprocess.run(["mkfs.ext4", "-q", "-F", str(IMAGE)], check=True, timeout=60)
-    ELSEWHERE.mkdir(exist_ok=True)
+class OwnDisk:
+    """An ext4 of its own, on a disk that can be made to refuse what is written to it."""
 
-    def mount(*words: str) -> None:
-        subprocess.run(["mount", *words, str(ELSEWHERE)], check=True, timeout=60)
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        run("modprobe", "-a", "loop", "dm-mod", "dm-flakey", "ext4")
+        with IMAGE.open("wb") as file:
+            file.truncate(SECTORS * 512)
+        self._loop = run("losetup", "--find", "--show", str(IMAGE))
+        stack.callback(run, "losetup", "--detach", self._loop)
+        run("dmsetup", "create", DISK.name, "--table", self._well)
+        stack.callback(run, "dmsetup", "remove", "--retry", DISK.name)
+        run("mkfs.ext4", "-q", "-F", str(DISK))
+        ELSEWHERE.mkdir(exist_ok=True)
+        self.mount()
+        stack.callback(run, "umount", str(ELSEWHERE))
 
-    mount("-o", "loop,errors=remount-ro", str(IMAGE))
-    try:
-        yield mount
-    finally:
-        subprocess.run(["umount", "--lazy", str(ELSEWHERE)], check=False, timeout=60)
+    @property
+    def _well(self) -> str:
+        return f"0 {SECTORS} linear {self._loop} 0"
+
+    def mount(self) -> None:
+        run("mount", "-o", "errors=remount-ro", str(DISK), str(ELSEWHERE))
+
+    def mount_anew(self) -> None:
+        """As after whatever was wrong was mended."""
+        run("umount", str(ELSEWHERE))
+        self._becomes(self._well)
+        self.mount()
+
+    def has_an_error_in_ext4(self) -> None:
+        number = ELSEWHERE.stat().st_dev
+        disk = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}").resolve()
+        Path(f"/sys/fs/ext4/{disk.name}/trigger_fs_error").write_text("of the test's")
+
+    def refuses_writes(self) -> None:
+        self._becomes(f"0 {SECTORS} flakey {self._loop} 0 0 3600 1 error_writes")
+
+    def _becomes(self, table: str) -> None:
+        run("dmsetup", "load", DISK.name, "--table", table)
+        run("dmsetup", "suspend", "--nolockfs", "--noflush", DISK.name)
+        run("dmsetup", "resume", DISK.name)
 
 
-def test_a_store_that_cannot_be_written_any_more(unit: Unit) -> None:
-    """As when ext4 finds an error: the file system is read-only from then on."""
+FAULTS = pytest.mark.parametrize("fault", [OwnDisk.has_an_error_in_ext4, OwnDisk.refuses_writes])
+
+
+@FAULTS
+def test_a_store_that_cannot_be_written_any_more(
+    unit: Unit, fault: Callable[[OwnDisk], None]
+) -> None:
+    """Linux 6.1 tells neither a writer nor the mount table, only who waits for the disk."""
+    written_no_more(unit, fault)
+
+
+@FAULTS
+@pytest.mark.slow
+@pytest.mark.machine(kernels=("6.12", "7"))
+def test_a_store_that_cannot_be_written_any_more_later(
+    unit: Unit, fault: Callable[[OwnDisk], None]
+) -> None:
+    """Later ones fail writers too, and those between 6.6 and 6.15 readers as well."""
+    written_no_more(unit, fault)
+
+
+def written_no_more(unit: Unit, fault: Callable[[OwnDisk], None]) -> None:
     fresh()
     socket = Path("/run/prtrace-ext4.socket")
-    with (
-        own_file_system() as mount,
-        Agent(state_dir=ELSEWHERE / "state", socket=socket) as agent,
-    ):
+    with contextlib.ExitStack() as stack:
+        disk = OwnDisk(stack)
+        agent = stack.enter_context(Agent(state_dir=ELSEWHERE / "state", socket=socket))
         agent.settled(60)
-        mark = newest(agent)
-        loop = Path(os.path.realpath(f"/sys/dev/block/{device_of(ELSEWHERE)}")).name
-        Path(f"/sys/fs/ext4/{loop}/trigger_fs_error").write_text("of the test's")
+        fault(disk)
         load = Load(unit, 1)
         load.burst(50)
         total = load.end()
         # It finds out when it has something to write.
         await_that(
             "it says so",
-            lambda: "read-only" in (agent.status()["status"]["store"]["problem"] or ""),
+            lambda: agent.status()["status"]["store"]["problem"],
+            told=lambda: f"{Path('/proc/mounts').read_text()}\n{agent.log}",
         )
+        print(agent.status()["status"]["store"]["problem"])
         assert cli("show", unit.lu, socket=socket).returncode == 4
         agent.kill(signal.SIGTERM)
-        subprocess.run(["umount", str(ELSEWHERE)], check=True, timeout=60)
-        mount("-o", "loop", str(IMAGE))
+        disk.mount_anew()
         agent.start()
         agent.caught_up()
         (shown,) = agent.settled(60)
-        check_answers(list(agent.events(since_seq=mark)), total)
         check_oracle(shown, unit)
+        events = list(agent.events())
+        if not any(event["command"] == "LOST" for event in events):
+            check_answers(events, total)
         agent.kill(signal.SIGTERM)
 
 
@@ -228,6 +291,45 @@ def test_an_agent_that_stands_still_under_load(agent: Agent, unit: Unit, seed: i
 @pytest.mark.timeout(1500)
 def test_an_agent_that_stands_still_for_a_minute(agent: Agent, unit: Unit, seed: int) -> None:
     stood_still(agent, unit, seed, 60, 12 << 20)
+
+
+def test_a_nexus_without_room_for_its_counters_is_told(agent: Agent, unit: Unit) -> None:
+    """What nobody counts may have told of a lost registration, of whichever unit."""
+    holder, other = unit.paths
+    counts = libbpf.bpf_obj_get(str(pins.epochs()[-1].path / "maps" / "pr_counts"))
+    try:
+        full(counts)
+        with SgDevice(holder.sg) as device:
+            pr_out(device, 1, (0xA).to_bytes(8, "big"), type_=1).expect_good("RESERVE")
+        fd = os.open(other.block, os.O_WRONLY | os.O_DIRECT)
+        try:
+            with mmap.mmap(-1, 4096) as page, pytest.raises(OSError, match=r"."):
+                os.pwrite(fd, page, 0)
+        finally:
+            os.close(fd)
+        assert other.hctl not in {nexus_text(key) for key, _ in libbpf.map_items(counts)}
+    finally:
+        os.close(counts)
+    await_that(
+        "it says so",
+        lambda: any("no counter free" in (each["problem"] or "") for each in agent.events()),
+        told=lambda: [*agent.events()],
+    )
+    causes = [each["cause"] for each in agent.status()["status"]["loss"]]
+    assert "no room for a nexus's counters" in causes
+    (shown,) = agent.settled(60)
+    check_oracle(shown, unit)
+
+
+def full(counts: int) -> None:
+    """Fill the map with addresses that nothing here has."""
+    for key, _ in list(libbpf.map_items(counts)):
+        libbpf.bpf_map_delete_elem(counts, key)
+    value = bytes(libbpf.bpf_map_get_info(counts).value_size)
+    with contextlib.suppress(OSError):  # E2BIG, in the end
+        for number in itertools.count():
+            key = NEXUS.build(lun=number, host=1 << 20, channel=0, target=0)
+            libbpf.bpf_map_update_elem(counts, key, value)
 
 
 @contextlib.contextmanager

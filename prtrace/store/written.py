@@ -1,0 +1,48 @@
+"""Whether what was written to the database reaches the disk."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from prtrace.errors import StoreError
+from prtrace.store.failure import refused_by_disk
+
+_SUFFIXES: Final = ("", "-wal")
+
+
+class Written:
+    """The database's file and its log, each with a descriptor that hears of every failure.
+
+    A write that succeeds is in the page cache.  Where it cannot go to the disk, the kernel tells
+    whoever waits for it by fdatasync() on a descriptor that was open meanwhile, once, and forgets
+    the page.  SQLite waits when it carries the log over into the database, and ignores what it is
+    told when that follows a commit; then it goes on with what is in memory, until there is none.
+    ext4 gets there by errors=remount-ro: Linux 6.12 marks the mount as read-only no more
+    (d3476f3dad4a), and 6.1 lets writes to an open file succeed.
+
+    To be used by one thread at a time, not the one that may not wait for a disk.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._open: dict[str, int] = {}
+
+    def failure(self) -> StoreError | None:
+        """Wait until all is on the disk; what was wrong where it is not.  Not told again."""
+        for suffix in _SUFFIXES:
+            try:
+                os.fdatasync(self._descriptor(suffix))
+            except FileNotFoundError:
+                pass  # no log yet, or a file that was deleted: File tells
+            except OSError as error:
+                return refused_by_disk(self._path, "what is written never reaches the disk", error)
+        return None
+
+    def _descriptor(self, suffix: str) -> int:
+        found = self._open.get(suffix)
+        if found is None:
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            found = self._open[suffix] = os.open(f"{self._path}{suffix}", flags)
+        return found
