@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +13,12 @@ from prtrace.errors import StoreError
 _FULL: Final = (sqlite3.SQLITE_FULL,)
 _DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _REFUSED: Final = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH)
+
+OF_THE_DISK: Final = (
+    "see the kernel's log for why, mend that, and restart the agent: what never reached the disk "
+    "is said to be missing then"
+)
+"""The hint where the disk or its file system fails."""
 
 
 @contextmanager
@@ -36,20 +40,6 @@ def damaged(path: Path, problem: str) -> DamagedError:
         f"{path} is damaged: {problem[:200]}",
         hint=f"stop the agent, move {path}* aside (keep it: sqlite3's .recover may save the "
         "history) and start the agent: it reads the devices anew",
-    )
-
-
-def refused_by_disk(path: Path, what: str, error: OSError) -> StoreError:
-    """The error for a file system that fails: what it did not do, and why.
-
-    A file system that an error has made read-only says so by EROFS, whatever its mount shows.
-    """
-    if error.errno == errno.EROFS:
-        return readonly(path)
-    return StoreError(
-        f"{path}: {what}: {os.strerror(error.errno or 0)}",
-        hint="see the kernel's log for why, mend that, and restart the agent: what never reached "
-        "the disk is said to be missing then",
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from prtrace.errors import StoreError
-from prtrace.store.failure import damaged, readonly, refused_by_disk
+from prtrace.store.failure import OF_THE_DISK, damaged, readonly
 from prtrace.store.schema import APPLICATION_ID
 
 _MAGIC: Final = b"SQLite format 3\0"  # https://www.sqlite.org/fileformat2.html 1.3
@@ -50,7 +50,9 @@ class File(NamedTuple):
             header = os.pread(fd, _HEADER, 0)
             flags = os.fstatvfs(fd).f_flag
         except OSError as error:
-            raise refused_by_disk(path, "its header cannot be read", error) from error
+            raise StoreError(
+                f"{path}: its header cannot be read: {error.strerror}", hint=OF_THE_DISK
+            ) from error
         finally:
             os.close(fd)
         if header[: len(_MAGIC)] != _MAGIC or (

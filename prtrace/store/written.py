@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Final
 
 from prtrace.errors import StoreError
-from prtrace.store.failure import refused_by_disk
+from prtrace.store.failure import OF_THE_DISK, readonly
 
 _SUFFIXES: Final = ("", "-wal")
 
@@ -37,7 +38,13 @@ class Written:
             except FileNotFoundError:
                 pass  # no log yet, or a file that was deleted: File tells
             except OSError as error:
-                return refused_by_disk(self._path, "what is written never reaches the disk", error)
+                # A file system that an error has made read-only, whatever its mount shows.
+                if error.errno == errno.EROFS:
+                    return readonly(self._path)
+                return StoreError(
+                    f"{self._path}: what is written never reaches the disk: {error.strerror}",
+                    hint=OF_THE_DISK,
+                )
         return None
 
     def _descriptor(self, suffix: str) -> int:

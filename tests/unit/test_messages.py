@@ -37,13 +37,14 @@ def text(node: ast.expr) -> str:
 
 
 def raised() -> Iterator[tuple[str, str]]:
-    """(where, message) of each error that a module raises with words of its own."""
+    """(where, message) of each error that a module raises, or makes, with words of its own."""
     for path in sorted((TOP / "prtrace").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             match node:
-                case ast.Raise(exc=ast.Call(func=ast.Name(id=name), args=[message, *_])) if (
-                    name in _NAMES
-                ):
+                case (
+                    ast.Raise(exc=ast.Call(func=ast.Name(id=name), args=[message, *_]))
+                    | ast.Return(value=ast.Call(func=ast.Name(id=name), args=[message, *_]))
+                ) if name in _NAMES:
                     yield f"{path.relative_to(TOP)}:{node.lineno}", text(message)
 
 
