@@ -41,7 +41,7 @@ from prtrace.linux.reader import (
 from prtrace.linux.sgio import Reply, SgDevice
 from prtrace.linux.users import Use, Users, users_of
 from prtrace.model import LOCAL_NAME
-from prtrace.scsi.codes import Status
+from prtrace.scsi.codes import InAction, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -187,7 +187,10 @@ class Resolver:
             self._forget(lu)
         if safe:
             self._safe[lu] = safe, time.monotonic()
-        self._schedule.want(lu, time.monotonic(), fresh=fresh, wanted=wanted)
+        state = self._state(lu)
+        # What was seen since it refused may have shown that it has reservations.
+        proven = fresh and state is not None and state.supported
+        self._schedule.want(lu, time.monotonic(), fresh=fresh, wanted=wanted or proven)
         self._turn()
 
     def changed(self, states: Mapping[str, LuState]) -> None:
@@ -443,6 +446,7 @@ def _result(reading: Reading) -> Result:
     if not isinstance(reading, Unread):
         return Result.ANSWERED
     kind = reading.failure.kind
-    if kind is FailureKind.UNSUPPORTED:
+    # Of an INQUIRY it says nothing of reservations.
+    if kind is FailureKind.UNSUPPORTED and reading.failure.command == InAction.READ_KEYS.title:
         return Result.REFUSED
     return Result.UNIT_FAILED if kind in _UNIT_FAILED else Result.PATH_FAILED

@@ -160,7 +160,7 @@ class Schedule:
     def want(self, lu: str, now: float, *, fresh: bool, wanted: bool = False) -> None:
         """A unit is in doubt.  fresh: something new was seen of it.
 
-        wanted: somebody wants it read, even if it refused.
+        wanted: it is to be read even if it refused.
         """
         unit = self._units.get(lu)
         if unit is not None and wanted:
@@ -249,7 +249,7 @@ class Schedule:
         if result is Result.REFUSED:
             unit.refusals.add(nexus)
         here = {path.nexus for path in self._candidates(order.lu)}
-        if unit.refusals and unit.refusals >= here:
+        if here and unit.refusals >= here:
             unit.refused = True
             self._at(order.lu, unit, now + self._limits.refused_pause_s)
         elif any(unit.failures.get(other, 0) < unit.failures[nexus] for other in here):

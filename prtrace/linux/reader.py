@@ -66,6 +66,9 @@ _DRIVER_TIMEOUT: Final = 0x06  # kernels before 5.14
 _DRIVER_MASK: Final = 0x0F
 _OTHER_UNIT: Final = frozenset({(0x3F, 0x03), (0x3F, 0x0E)})
 """INQUIRY DATA HAS CHANGED, REPORTED LUNS DATA HAS CHANGED."""
+_AWAY: Final = (0x25, 0x00)
+"""LOGICAL UNIT NOT SUPPORTED: an ILLEGAL REQUEST that says nothing of the command.  A target whose
+unit is unmapped for a moment, or not configured yet, answers so."""
 
 
 Known = TypeVar("Known", ReadKeys, ReadFullStatus, ReadReservation, ReportCapabilities)
@@ -124,7 +127,7 @@ class FailureKind(enum.Enum):
     UNSUPPORTED = "unsupported"
     """ILLEGAL REQUEST: the device does not know persistent reservations, or not this command."""
     REFUSED = "refused"
-    """Any other status or sense: not ready, hardware error, …"""
+    """Any other status or sense: not ready, hardware error, no such logical unit now, …"""
     TIMEOUT = "timeout"
     """The kernel gave up waiting; what it did to the device to abort the command is not known."""
     TRANSPORT = "transport"
@@ -495,7 +498,7 @@ class Reader:
         if sense is None:
             return
         self._attentions.append(sense)
-        if (sense.asc, sense.ascq) in _OTHER_UNIT:
+        if _asc(sense) in _OTHER_UNIT:
             self._require_unit(sense)
 
     def _require_unit(self, sense: Sense | None = None) -> None:
@@ -551,9 +554,13 @@ def _failure(command: str, answer: Answer) -> ReadFailure | None:
     kind = FailureKind.REFUSED
     if answer.attention:
         kind = FailureKind.UNIT_ATTENTION
-    elif sense.key == ILLEGAL_REQUEST and not sense.deferred:
+    elif sense.key == ILLEGAL_REQUEST and not sense.deferred and _asc(sense) != _AWAY:
         kind = FailureKind.UNSUPPORTED
     return ReadFailure(kind, command, sense.text, sense)
+
+
+def _asc(sense: Sense) -> tuple[int | None, int | None]:
+    return sense.asc, sense.ascq
 
 
 def _may_be_cut(

@@ -27,10 +27,11 @@ from prtrace.linux.units import Inventory, scan
 from prtrace.linux.users import Use, Users
 from prtrace.model import LocalNexus
 from prtrace.scsi.codes import InAction, Opcode
+from prtrace.scsi.sense import FIXED, ILLEGAL_REQUEST, Sense
 from prtrace.state.apply import new_state
 from prtrace.state.unit import LuState
 from tests.unit.linux.conftest import Tree, page_83
-from tests.unit.linux.scripted import ScriptedTarget
+from tests.unit.linux.scripted import ScriptedTarget, check
 
 NAA = "6001405000000001000000000000000a"
 LU = f"naa.{NAA}"
@@ -113,6 +114,45 @@ def test_the_other_path_is_asked_when_one_fails(tree: Tree) -> None:
     made.devices["sg1"] = ScriptedTarget(page=page_83(NAA))
     made.run(lambda _: bool(made.devices["sg1"].sent))
     assert made.devices["sg1"].sent[:2] == ["INQUIRY", "READ KEYS"]
+
+
+class Lun(ScriptedTarget):
+    """A logical unit that is unmapped at the target for a while."""
+
+    away = True
+
+    def send(self, cdb: bytes, data_out: bytes, room: int, timeout_ms: int) -> Reply:
+        if self.away:
+            self.sent.append("away")
+            return check(Sense(FIXED, ILLEGAL_REQUEST, 0x25, 0))
+        return super().send(cdb, data_out, room, timeout_ms)
+
+
+def test_a_unit_that_is_away_for_a_moment_has_not_refused(tree: Tree) -> None:
+    made = bench(tree)
+    unit = made.devices["sg0"] = made.devices["sg1"] = Lun(page=page_83(NAA))
+
+    def back_later(_: Resolver) -> bool:
+        unit.away = len(unit.sent) < 6
+        return "READ KEYS" in unit.sent
+
+    made.run(back_later)
+    assert unit.sent[:6] == ["away"] * 6
+
+
+def test_what_refused_is_asked_again_when_it_was_seen_to_have_reservations(tree: Tree) -> None:
+    made = bench(tree)
+    unknown = frozenset(InAction)
+    for node in ("sg0", "sg1"):
+        made.devices[node] = ScriptedTarget(unknown=unknown, page=page_83(NAA))
+
+    def told_anew(resolver: Resolver) -> bool:
+        asked = sum(each.sent.count("READ KEYS") for each in made.devices.values())
+        if asked == len(made.devices):
+            resolver.resolve(LU, fresh=True)
+        return asked > len(made.devices)
+
+    made.run(told_anew)
 
 
 def test_a_reading_for_which_there_was_no_thread_is_tried_again(

@@ -316,7 +316,7 @@ def test_a_busy_device_is_asked_again_after_a_pause() -> None:
             FailureKind.UNSUPPORTED,
             "24/00 INVALID FIELD",
         ),
-        (check(Sense(FIXED, ILLEGAL_REQUEST, 0x25, 0)), FailureKind.UNSUPPORTED, "25/00"),
+        (check(Sense(FIXED, ILLEGAL_REQUEST, 0x25, 0)), FailureKind.REFUSED, "25/00"),
         (check(Sense(FIXED, NOT_READY, 0x04, 0x0C)), FailureKind.REFUSED, "UNAVAILABLE STATE"),
         (check(Sense(FIXED + 1, ILLEGAL_REQUEST, 0x20, 0)), FailureKind.REFUSED, "(deferred)"),
         (check(Sense(FIXED + 1, UNIT_ATTENTION, 0x2A, 3)), FailureKind.REFUSED, "(deferred)"),
