@@ -375,7 +375,7 @@ def test_a_holder_elsewhere_whose_key_is_registered_here_too(
 def test_an_address_that_another_session_gets(
     target: Target, unit: Unit, agent: Agent, stranger: Stranger
 ) -> None:
-    """A1: both sessions log out and in; the registration stays with the ports that made it."""
+    """Both sessions log out and in; the registration stays with the ports that made it."""
     world = World(target, agent, stranger, 1)
     path = next(each for each in world.paths[unit.lu] if each.transport == "iscsi")
     with SgDevice(path.sg) as device:

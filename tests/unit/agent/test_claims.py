@@ -77,7 +77,7 @@ def test_a_helper_is_known_by_what_it_sent(claims: Claims) -> None:
     assert client(claims, record(**(HELPER | {"cdb": other}))) is None
 
 
-def test_a_helper_that_was_asked_the_like_by_somebody_else(claims: Claims) -> None:
+def test_a_record_of_another_parameter_list_is_not_joined(claims: Claims) -> None:
     assert client(claims, record(LIST[::-1], **HELPER)) is None, "another list"
     submitted = {"head": LIST[::-1] + bytes(104), "head_length": 24}
     assert client(claims, record(**HELPER, **submitted)) is None, "the list at submission counts"

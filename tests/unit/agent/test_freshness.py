@@ -72,7 +72,7 @@ def test_a_wish_ends_with_time() -> None:
     assert seen.doubts == ()
 
 
-def test_a_unit_that_nobody_knows() -> None:
+def test_a_unit_that_nobody_knows_is_wanted_and_has_no_state() -> None:
     wishes = Freshness({})
     assert wishes.want("naa.9", moment(NOW), 5)
     assert wishes.state("naa.9", NOW) is None

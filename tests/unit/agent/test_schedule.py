@@ -171,7 +171,7 @@ def test_the_number_under_way_is_limited_whatever_hangs() -> None:
     assert world.most_under_way == 20
 
 
-def test_the_next_path_after_a_failure() -> None:
+def test_after_a_failure_the_next_path_is_asked_at_once() -> None:
     world = World({"lu": [path("0:0:0:0", 0), path("1:0:0:0", 1), path("2:0:0:0", 2)]})
     world.answer = lambda order: (
         (Result.ANSWERED, 0.0) if order.path.host == "2" else (Result.PATH_FAILED, 0.01)
@@ -192,7 +192,7 @@ def test_a_failed_path_is_not_taken_before_the_others_failed_as_often() -> None:
     assert abs(used.count("0:0:0:0") - used.count("1:0:0:0")) <= 1
 
 
-def test_the_path_with_the_least_against_it() -> None:
+def test_the_path_with_the_least_against_it_is_read() -> None:
     world = World({"lu": [path("0:0:0:0", 1, 0), path("1:0:0:0", 0, 1), path("2:0:0:0", 1, 1)]})
     world.schedule.want("lu", 0.0, fresh=True)
     world.run(0.3)
@@ -381,7 +381,7 @@ class MovingWorld(World):
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("units", [40, 400, pytest.param(4000, marks=pytest.mark.slow)])
-def test_a_moving_world(units: int, seed: int) -> None:
+def test_no_unit_is_forgotten_whatever_moves(units: int, seed: int) -> None:
     """The rates hold from start to end, whatever moves; and no unit is forgotten."""
     world = MovingWorld(units, seed)
     for lu in world.paths:

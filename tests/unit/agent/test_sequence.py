@@ -72,7 +72,7 @@ def test_a_death_at_any_moment_changes_nothing(numbers: list[int], at: int, look
     assert lost(living) == lost(dying)
 
 
-def test_the_last_ones_are_missed_too() -> None:
+def test_numbers_that_are_missing_at_the_end_are_found() -> None:
     """Nothing behind them came: a store was put back that is older than the ring."""
     sequence = Sequence(4, 0)
     assert sequence.look(0, 7) == 0

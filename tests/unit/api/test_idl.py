@@ -19,7 +19,7 @@ error Refused (why: object)
 """
 
 
-def test_the_whole_language():
+def test_the_whole_language_is_read():
     read = parse(TEXT)
     point = Struct({"x": Scalar("int"), "y": Optional(Scalar("int"))})
     assert read.name == "io.example"
@@ -52,7 +52,7 @@ def test_the_whole_language():
         ("interface a.b method M()", "'->' is wanted"),
     ],
 )
-def test_what_is_refused(text, why):
+def test_what_is_no_definition_is_refused(text, why):
     with pytest.raises(MalformedError, match=why):
         parse(text)
 

@@ -31,7 +31,7 @@ from prtrace.linux.peer import Peer
 from prtrace.state.event import Command
 
 
-def test_single_replies(served):
+def test_each_call_gets_its_reply(served):
     client = served.client()
     assert [unit["lu"] for unit in client.call("Show")["units"]] == ["naa.1", "naa.2"]
     assert client.call("Show", devices=["/dev/sdb"])["units"] == [{"lu": "naa.2"}]
@@ -130,7 +130,7 @@ def test_followers_hear_of_their_units_only(served):
     wait_for(lambda: served.connections() == 0)
 
 
-def test_changes_only(served):
+def test_with_changes_only_commands_that_change_are_sent(served):
     """Of what is stored, and of what happens then."""
 
     def happen():

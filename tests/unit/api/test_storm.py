@@ -123,7 +123,7 @@ def served_of(served, count):
 
 
 @pytest.mark.parametrize("when", ["9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z"])
-def test_times_beyond_what_can_be_stored(served, when):
+def test_a_time_beyond_what_can_be_stored_is_answered(served, when):
     served.happen(3)
     (reply,) = [
         r for r in served.client().stream("Events", since_time=when) if not r.get("events")
@@ -134,7 +134,7 @@ def test_times_beyond_what_can_be_stored(served, when):
 @pytest.mark.parametrize(
     "when", ["", "x", "2023-11-14T22:13:20", "2023-99-14T22:13:20Z", "9" * 5000]
 )
-def test_what_is_no_time(served, when):
+def test_what_is_no_time_is_refused(served, when):
     if when:
         with pytest.raises(UsageError):
             list(served.client().stream("Events", since_time=when))

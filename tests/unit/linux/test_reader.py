@@ -397,7 +397,7 @@ def test_other_unit_attentions_cause_no_inquiry() -> None:
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
 def test_another_unit_without_a_unit_attention_is_not_believed(when: str) -> None:
-    """A10: an array maps another unit to the address, and raises no unit attention."""
+    """An array maps another unit to the address, and raises no unit attention."""
     other = page_83(NAA[:-1] + "b")
     target = ScriptedTarget([registrant(1, A)], page=page_83(NAA))
     if when == "before":

@@ -145,7 +145,7 @@ def test_a_refreshed_inventory_is_a_scanned_one(tree: Tree) -> None:
 
 
 def test_the_devices_own_answer_overrides_what_the_kernel_remembers(tree: Tree) -> None:
-    """A10: 3:0:0:0 was mapped to the other unit; the kernel has not asked it again."""
+    """3:0:0:0 was mapped to the other unit; the kernel has not asked it again."""
     one, other = f"{'6' * 31}1", f"{'6' * 31}2"
     tree.device("2:0:0:0", page=page_83(one), disk="sda", block="8:0")
     tree.device("3:0:0:0", page=page_83(one), disk="sdb", block="8:16")

@@ -31,7 +31,9 @@ SENSE = Sense(FIXED, UNIT_ATTENTION, 0x2A, 0x03).build()
         (Reply(0, 0xE, 0, b"", b"", 1), 2, (0xB, 0x29, 7)),
     ],
 )
-def test_replies(reply: Reply, status: int, code: tuple[int, int, int] | None) -> None:
+def test_the_guest_gets_status_sense_and_data_of_a_reply(
+    reply: Reply, status: int, code: tuple[int, int, int] | None
+) -> None:
     told = of_reply(reply)
     assert told.status == status
     assert told.data == (b"data" if status == 0 else b"")
@@ -52,7 +54,7 @@ def test_no_errno_is_good(number: int) -> None:
     assert of_errno(number).status != 0
 
 
-def test_errnos() -> None:
+def test_a_failed_system_call_is_a_status_or_sense_data() -> None:
     assert of_errno(errno.EBADE).status == 0x18
     assert of_errno(errno.EDOM).status == 0x28
     assert of_errno(errno.ENOTTY).sense[2] == 0xB

@@ -58,7 +58,7 @@ def numbered(token: int) -> Attribution:
     return replace(RECORD, token=token, comm=f"prx{token:012x}")
 
 
-def test_both_lines() -> None:
+def test_the_line_at_the_beginning_and_the_one_at_the_end_make_one_record() -> None:
     known: dict[tuple[int, int, int], Attribution] = {}
     assert parse_lines(begin(RECORD), known) == [RECORD]
     assert parse_lines(end(ENDED), known) == [ENDED]
@@ -112,5 +112,5 @@ def test_values_out_of_bounds_are_no_record(name: str, value: object) -> None:
 
 
 @pytest.mark.parametrize("line", [b"[" * 200_000, b"9" * 10_000, b'{"schema":' * 50_000])
-def test_no_line_is_too_much(line: bytes) -> None:
+def test_no_line_keeps_the_next_one_from_being_read(line: bytes) -> None:
     assert parse_lines(line + b"\n" + begin(RECORD), {}) == [RECORD]

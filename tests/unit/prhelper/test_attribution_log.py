@@ -21,12 +21,14 @@ def new_log(folder: Path) -> AttributionLog:
     return AttributionLog(folder, SparingLog(logging.getLogger("test")))
 
 
-def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
+def test_a_directory_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="cannot be written"):
         new_log(tmp_path / "x")
 
 
-def test_it_is_rotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_file_is_kept_once_under_another_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(attribution_log, "ROTATE_SIZE", 3 * len(LINE))
     log = new_log(tmp_path)
     for _ in range(5):
@@ -36,7 +38,7 @@ def test_it_is_rotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log.close()
 
 
-def test_a_rotation_that_fails_half_way_is_caught_up(
+def test_a_rotation_that_failed_half_way_is_completed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The old file is renamed and no new one can be opened: no line is lost, then or later."""

@@ -19,7 +19,9 @@ from .test_attribution import RECORD, begin, end, numbered
 from .test_attribution_log import new_log
 
 
-def test_log_and_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_record_that_is_written_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(attribution_log, "ROTATE_SIZE", 2000)
     log, reader = new_log(tmp_path), AttributionReader(tmp_path)
     assert reader.read() == []
@@ -61,7 +63,7 @@ def test_the_last_lines_before_a_rotation_are_read(
     reader.close()
 
 
-def test_a_proxy_that_starts_anew_in_an_empty_directory(tmp_path: Path) -> None:
+def test_a_new_proxys_log_is_read_from_its_beginning(tmp_path: Path) -> None:
     reader = AttributionReader(tmp_path)
     for token in range(3):
         log = new_log(tmp_path)
@@ -124,7 +126,9 @@ def test_many_records_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyP
         b"\0" * 300_000 + b"\n\xff\n",
     ],
 )
-def test_a_file_full_of_something_else(tmp_path: Path, content: bytes) -> None:
+def test_a_record_behind_a_file_full_of_something_else_is_read(
+    tmp_path: Path, content: bytes
+) -> None:
     (tmp_path / NAME).write_bytes(content)
     reader = AttributionReader(tmp_path)
     assert reader.of_comm(7, RECORD.comm) is None
@@ -134,7 +138,7 @@ def test_a_file_full_of_something_else(tmp_path: Path, content: bytes) -> None:
     reader.close()
 
 
-def test_the_end_of_a_huge_file_counts(tmp_path: Path) -> None:
+def test_of_a_huge_file_the_end_is_read(tmp_path: Path) -> None:
     with (tmp_path / NAME).open("wb") as file:
         file.truncate(1 << 40)
         file.seek(0, os.SEEK_END)
@@ -185,7 +189,7 @@ def test_only_what_its_owner_alone_can_write_is_believed(tmp_path: Path) -> None
     log.close()
 
 
-def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
+def test_a_directory_that_is_not_there_has_no_records(tmp_path: Path) -> None:
     assert AttributionReader(tmp_path / "x").read() == []
 
 

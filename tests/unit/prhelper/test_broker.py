@@ -177,7 +177,9 @@ def test_an_unknown_outcome_ends_the_connection_and_keeps_the_use(tmp_path: Path
     assert told.status == 2
 
 
-def test_a_helper_that_is_not_there(tmp_path: Path) -> None:
+def test_where_the_helper_is_gone_nothing_happened_and_the_guard_knows_no_use(
+    tmp_path: Path,
+) -> None:
     bench = Bench(tmp_path, 'guard = "refuse"', own=False)
     requester = bench.broker.requester(client(1), lambda: False)
     bench.made[0].lost = True

@@ -28,7 +28,7 @@ def listener(tmp_path: Path):
         yield listener
 
 
-def test_this_process() -> None:
+def test_a_client_is_told_by_the_kernel_and_named_by_its_socket() -> None:
     one, other = socket.socketpair()
     with one, other:
         found = client_of(one, "")
@@ -87,7 +87,7 @@ def test_a_number_that_is_another_process_now(listener, monkeypatch: pytest.Monk
     assert (found.start_ns, found.vouched.name) == (0, "")
 
 
-def test_alive() -> None:
+def test_a_process_lives_while_its_number_and_start_are_there() -> None:
     me = os.getpid()
     assert is_alive(User("", "", me, start_of_process(me)))
     assert not is_alive(User("", "", me, start_of_process(me) + 10**9))

@@ -84,7 +84,7 @@ def served() -> Iterator[Served]:
     served.thread.join(pace.limit(30))
 
 
-def test_a_request_in_one_piece_and_in_many(served: Served) -> None:
+def test_a_request_in_many_pieces_is_answered_as_in_one(served: Served) -> None:
     served.send(bytes(4))
     served.send(READ_KEYS, NULL)
     assert served.reply()[: len(IO_ERROR)] == IO_ERROR
@@ -116,14 +116,16 @@ def test_what_ends_a_connection(served: Served, parts: list[Any]) -> None:
     assert served.ended()
 
 
-def test_the_client_leaves(served: Served) -> None:
+def test_a_client_that_leaves_ends_the_connection(served: Served) -> None:
     served.send(bytes(4))
     served.send(READ_KEYS[:5], NULL)
     served.sock.shutdown(socket.SHUT_WR)
     assert served.ended()
 
 
-def test_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_greeting_and_a_request_have_a_deadline_and_an_idle_client_has_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with monkeypatch.context() as brief:
         brief.setattr(module, "GREETING_SECONDS", 0.05)
         assert Served().ended()

@@ -49,7 +49,7 @@ def talk() -> Iterator[Talk]:
     talk.close()
 
 
-def test_hold_and_release(talk: Talk) -> None:
+def test_a_held_guest_waits_until_it_is_released(talk: Talk) -> None:
     talk.say(do="hold", guest="vm1", seconds=30)
     assert talk.hear() == {"hold": 1, "held": True, "clients": []}
     assert passes(gate, VM1, 0.1) is None
@@ -137,7 +137,9 @@ def test_who_leaves_delays_nobody(talk: Talk) -> None:
         (b'{"do": "answer", "command": "x"}', "'x' is not a number"),
     ],
 )
-def test_what_is_no_sense(talk: Talk, line: bytes, words: str) -> None:
+def test_a_line_that_makes_no_sense_is_answered_and_the_next_is_read(
+    talk: Talk, line: bytes, words: str
+) -> None:
     talk.sock.sendall(line + b"\n")
     assert words in str(talk.hear()["error"])
     talk.say(do="answer", command=99)
@@ -145,12 +147,12 @@ def test_what_is_no_sense(talk: Talk, line: bytes, words: str) -> None:
     assert "watch" in talk.hear()
 
 
-def test_a_line_without_end(talk: Talk) -> None:
+def test_a_line_without_end_is_refused(talk: Talk) -> None:
     talk.sock.sendall(b"x" * (1 << 20))
     assert "at most 4096 bytes" in str(talk.hear()["error"])
 
 
-def test_not_too_many(talk: Talk) -> None:
+def test_one_connection_has_at_most_64_holds_and_watches(talk: Talk) -> None:
     for _ in range(64):
         talk.say(do="watch", guest="x")
         talk.hear()

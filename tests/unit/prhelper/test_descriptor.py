@@ -38,7 +38,7 @@ def test_layout_is_that_of_the_header(tmp_path: Path) -> None:
         ("/", os.O_PATH),
     ],
 )
-def test_no_device(path: str, flags: int) -> None:
+def test_a_descriptor_of_no_device_is_refused(path: str, flags: int) -> None:
     fd = os.open(path, flags)
     try:
         with pytest.raises(MalformedError, match="descriptor"):
@@ -48,7 +48,7 @@ def test_no_device(path: str, flags: int) -> None:
         os.close(fd)
 
 
-def test_pipes_and_sockets() -> None:
+def test_pipes_and_sockets_are_refused() -> None:
     ends = os.pipe()
     with socket.socket() as sock:
         for fd in (*ends, sock.fileno()):
@@ -58,6 +58,6 @@ def test_pipes_and_sockets() -> None:
         os.close(fd)
 
 
-def test_a_closed_number() -> None:
+def test_a_number_that_is_no_descriptor_is_an_error_of_the_device() -> None:
     with pytest.raises(DeviceError):
         Inspector().node_of(1 << 20)

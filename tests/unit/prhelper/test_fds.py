@@ -26,7 +26,9 @@ def is_open(fd: int) -> bool:
     return True
 
 
-def test_one_descriptor(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_descriptor_comes_once_is_not_inherited_and_closes_once(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
     with OwnedFd(os.open("/dev/null", os.O_RDONLY)) as sent:
         assert send(pair[0], b"abc", sent.fd) == 3
     got = receive(pair[1], 2)
@@ -40,7 +42,9 @@ def test_one_descriptor(pair: tuple[socket.socket, socket.socket]) -> None:
 
 
 @pytest.mark.parametrize(("count", "kept"), [(2, 2), (3, 2), (100, 2)])
-def test_too_many(pair: tuple[socket.socket, socket.socket], count: int, kept: int) -> None:
+def test_descriptors_beyond_the_limit_are_closed_and_told_as_lost(
+    pair: tuple[socket.socket, socket.socket], count: int, kept: int
+) -> None:
     before = len(os.listdir("/proc/self/fd"))
     socket.send_fds(pair[0], [b"x"], [0] * count)
     got = receive(pair[1], 16)
@@ -50,12 +54,12 @@ def test_too_many(pair: tuple[socket.socket, socket.socket], count: int, kept: i
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_the_end(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_the_end_of_the_connection_is_no_bytes(pair: tuple[socket.socket, socket.socket]) -> None:
     pair[0].close()
     assert receive(pair[1], 16).data == b""
 
 
-def test_release_hands_over() -> None:
+def test_a_released_descriptor_stays_open() -> None:
     with OwnedFd(os.open("/dev/null", os.O_RDONLY)) as owned:
         fd = owned.release()
     assert is_open(fd)

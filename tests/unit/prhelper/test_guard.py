@@ -66,7 +66,7 @@ def test_a_use_begins_before_the_command_is_sent() -> None:
     ("outcome", "uses"),
     [(Effect.DONE, True), (Effect.UNKNOWN, True), (Effect.NOTHING, False)],
 )
-def test_what_the_first_command_leaves(outcome: Effect, uses: bool) -> None:
+def test_the_first_command_leaves_a_use_unless_it_did_nothing(outcome: Effect, uses: bool) -> None:
     watch = guard()
     watch.settle(NEXUS, ONE, pr_out(0), outcome, new=watch.add(NEXUS, ONE))
     assert bool(watch.company(NEXUS, TWO).others) is uses
@@ -75,7 +75,7 @@ def test_what_the_first_command_leaves(outcome: Effect, uses: bool) -> None:
 @pytest.mark.parametrize(
     "request_", [pr_out(0, 0), pr_out(6, 0), pr_out(3), Request(bytes((CLEANUP,)) + bytes(15))]
 )
-def test_what_ends_a_use(request_: Request) -> None:
+def test_only_a_command_that_was_done_ends_a_use(request_: Request) -> None:
     watch = guard()
     used(watch, ONE)
     for outcome in (Effect.NOTHING, Effect.UNKNOWN):

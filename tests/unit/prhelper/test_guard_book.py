@@ -27,7 +27,7 @@ def known(folder: Path) -> set[tuple[str, User]]:
     return {(key, user) for keys, user in GuardBook(folder).load() for key in keys}
 
 
-def test_what_has_begun_and_not_ended(tmp_path: Path) -> None:
+def test_a_restart_knows_the_uses_that_have_begun_and_not_ended(tmp_path: Path) -> None:
     book = opened(tmp_path)
     assert known(tmp_path) == set()
     book.note(("a", "b"), ONE, using=True)
@@ -108,7 +108,7 @@ def test_it_is_written_anew_when_it_is_long(
     assert known(tmp_path) == {("a", ONE)}
 
 
-def test_a_directory_that_is_not_there_and_a_link(tmp_path: Path) -> None:
+def test_a_directory_that_is_not_there_and_a_link_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="cannot be used"):
         GuardBook(tmp_path / "x").begin([])
     (tmp_path / NAME).symlink_to("/etc/passwd")

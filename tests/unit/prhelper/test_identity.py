@@ -56,12 +56,12 @@ def test_everything_else_is_a_process(cgroup: str) -> None:
     assert of(cgroup) == Vouched(f"process:{ME}", "process")
 
 
-def test_version_1_of_cgroups() -> None:
+def test_a_guest_is_known_in_version_1_of_cgroups() -> None:
     text = f"9:memory:/machine.slice\n1:name=systemd:/machine.slice/{QEMU_SCOPE}\n0::/\n"
     assert vouched("", text, unit_of_cgroup(text), "", ME).name == "wal di"
 
 
-def test_labels() -> None:
+def test_a_label_of_one_guest_vouches_and_a_label_of_many_does_not() -> None:
     guest = of(label="system_u:system_r:svirt_t:s0:c107,c434")
     assert guest == Vouched("label:c107,c434", "label")
     assert of(label=f"libvirt-{UUID} (enforce)") == Vouched(f"label:{UUID}", "label", (UUID,))
@@ -75,7 +75,7 @@ def test_labels() -> None:
         assert of(label=label).by == "process"
 
 
-def test_what_is_believed_first() -> None:
+def test_the_socket_is_believed_before_the_group_and_the_label() -> None:
     guest = of(f"/machine.slice/{QEMU_SCOPE}", socket="vm1", label=f"libvirt-{UUID} (enforce)")
     assert guest == Vouched("socket:vm1", "socket", ("vm1", "wal di", UUID))
     assert guest.name == "vm1"

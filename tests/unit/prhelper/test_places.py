@@ -12,7 +12,7 @@ from prtrace.prhelper.places import Limits, Places
 SMALL = Limits(connections=6, of_user=4, of_unit=3, of_process=2)
 
 
-def test_each_limit_by_its_name() -> None:
+def test_a_refusal_names_the_limit_that_is_reached() -> None:
     places = Places(SMALL)
     assert places.take(1, "a.scope", 10) == places.take(1, "a.scope", 10) == ""
     assert places.take(1, "a.scope", 10) == "pid 10 has 2 connections"

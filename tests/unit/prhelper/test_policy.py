@@ -33,13 +33,13 @@ def pr_out(action: int, flags: int = 0, size: int = 24) -> Request:
 
 
 @pytest.mark.parametrize("length", range(9))
-def test_capabilities_of_any_length(length: int) -> None:
+def test_capabilities_are_masked_however_short_the_reply_is(length: int) -> None:
     shown = masked(pr_in(2, length), Response(0, b"", LIO[:length])).data
     assert shown == bytes.fromhex("00081190ea010000")[:length]
 
 
 @given(st.integers(0, 255), st.integers(0, 255), st.integers(0, 255), st.binary(max_size=64))
-def test_nothing_else_is_changed(opcode: int, action: int, status: int, data: bytes) -> None:
+def test_only_capabilities_are_changed(opcode: int, action: int, status: int, data: bytes) -> None:
     request = Request(bytes((opcode, action)) + bytes(14), b"", 64)
     shown = masked(request, Response(status, b"s", data))
     if (opcode, action & 0x1F, status) == (0x5E, 2, 0) and len(data) > 2:
@@ -92,12 +92,12 @@ def test_a_list_longer_than_64_kib_is_not_what_came() -> None:
     assert answer.sense[12:14] == b"\x24\x00"
 
 
-def test_the_default() -> None:
+def test_the_default_hides_and_warns() -> None:
     assert Policy.parse("") == Policy()
     assert Policy().settings(client("vm"), "naa.1") == Settings(hide=True, guard=Guard.WARN)
 
 
-def test_rules() -> None:
+def test_the_first_rule_that_says_a_setting_counts() -> None:
     policy = Policy.parse(
         f"""
         hide = false

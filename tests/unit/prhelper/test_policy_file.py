@@ -23,18 +23,18 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_policy(path: Path) -> None:
+def test_a_policy_is_read(path: Path) -> None:
     assert read_policy(path).default.guard is Guard.REFUSE
 
 
-def test_a_link_to_a_policy(path: Path) -> None:
+def test_a_link_to_a_policy_is_followed(path: Path) -> None:
     link = path.with_name("link")
     link.symlink_to(path)
     assert read_policy(link).default.guard is Guard.REFUSE
 
 
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])
-def test_others_could_write_it(path: Path, mode: int) -> None:
+def test_a_file_that_others_could_write_is_refused(path: Path, mode: int) -> None:
     path.chmod(mode)
     with pytest.raises(UsageError, match="can be written by others") as found:
         read_policy(path)
@@ -42,7 +42,7 @@ def test_others_could_write_it(path: Path, mode: int) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_it_belongs_to_somebody_else(path: Path) -> None:
+def test_a_file_of_somebody_else_is_refused(path: Path) -> None:
     os.chown(path, 65534, -1)
     with pytest.raises(UsageError, match="belongs to uid 65534"):
         read_policy(path)
@@ -56,7 +56,7 @@ def test_a_fifo_does_not_wait_for_a_writer(path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["/", "/dev/null", "/no/such/file"])
-def test_no_file(place: str) -> None:
+def test_what_is_no_file_is_refused(place: str) -> None:
     with pytest.raises(UsageError):
         read_policy(Path(place))
 
@@ -71,14 +71,16 @@ def test_no_file(place: str) -> None:
         (b"= 1", "is not TOML"),
     ],
 )
-def test_what_is_wrong_in_it(path: Path, content: bytes, words: str) -> None:
+def test_what_is_wrong_in_a_file_is_told_with_its_name(
+    path: Path, content: bytes, words: str
+) -> None:
     path.write_bytes(content)
     with pytest.raises(UsageError, match=words) as found:
         read_policy(path)
     assert str(path) in found.value.message
 
 
-def test_the_command_says_so(path: Path) -> None:
+def test_the_command_says_what_is_wrong_with_its_policy(path: Path) -> None:
     """No traceback, and the exit status of a request that makes no sense."""
     path.write_bytes(b"x = " + b"[" * 3000 + b"]" * 3000)
     command = [sys.executable, "-m", "prtrace", "proxy", "--listen", str(path.with_name("s")),

@@ -129,12 +129,12 @@ def test_what_ends_the_connection(data: bytes, descriptors: int, words: str) -> 
 
 
 @pytest.mark.parametrize(("offered", "asked"), [(0, 1), (1, 2), (1, 3), (0, 0x80000000)])
-def test_features_that_were_not_offered(offered: int, asked: int) -> None:
+def test_features_that_were_not_offered_are_refused(offered: int, asked: int) -> None:
     with pytest.raises(MalformedError, match="asks for features"):
         ServerSession(offered).feed(asked.to_bytes(4, "big"))
 
 
-def test_features_that_were() -> None:
+def test_features_that_were_offered_are_taken() -> None:
     session = ServerSession(FEATURE_CLEANUP)
     assert session.greeting == b"\0\0\0\1"
     session.feed(b"\0\0\0\1")
@@ -174,7 +174,7 @@ def test_more_than_wanted_is_the_callers_mistake() -> None:
         (256, 0, READ_KEYS),
     ],
 )
-def test_replies_that_no_helper_may_give(status: int, size: int, cdb: bytes) -> None:
+def test_a_reply_that_no_helper_may_give_is_refused(status: int, size: int, cdb: bytes) -> None:
     client = ClientSession()
     client.feed(bytes(4))
     room = 0x2000 if cdb is READ_KEYS else 0

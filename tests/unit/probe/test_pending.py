@@ -24,7 +24,7 @@ def pending(state: State, start_ns: int) -> Pending:
     )
 
 
-def test_fields() -> None:
+def test_the_fields_are_where_the_programs_write_them() -> None:
     seen = pending(State.ENDED, 7)
     assert (seen.start_ns, seen.generation, seen.opcode) == (7, 2, 0x5F)
     assert (seen.nexus, seen.page83) == ("3:0:0:5", b"\1\2\3")

@@ -61,7 +61,7 @@ def state(kind=ReservationType.WERO, *registered, holder=OTHER, **facts):
     )
 
 
-def test_standings():
+def test_a_nexus_is_a_holder_a_registrant_or_neither():
     assert standing(state(ReservationType.WERO, ME, OTHER), ME) is Standing.REGISTERED
     assert standing(state(ReservationType.WERO, ME, OTHER), OTHER) is Standing.HOLDER
     assert standing(state(ReservationType.WEAR, ME, OTHER), ME) is Standing.HOLDER

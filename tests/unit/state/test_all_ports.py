@@ -263,7 +263,7 @@ class World:
 
 
 @pytest.mark.parametrize("first", range(0, 2000, 100))
-def test_walks(first: int) -> None:
+def test_what_is_stated_without_doubt_is_so_on_random_walks(first: int) -> None:
     for seed in range(first, first + 100):
         world = World(seed)
         for _ in range(_STEPS):

@@ -138,7 +138,9 @@ def test_a_command_whose_cdb_cannot_be_read_is_never_nothing(
     ],
     ids=str,
 )
-def test_outcomes(fields: dict[str, object], outcome: Outcome) -> None:
+def test_an_answer_tells_what_became_of_a_command(
+    fields: dict[str, object], outcome: Outcome
+) -> None:
     seen = told(PREEMPT_WERO, data=LIST, **fields)
     assert isinstance(seen, PrOut)
     assert seen.outcome is outcome
@@ -210,7 +212,7 @@ def test_a_reserved_type_is_not_guessed_at() -> None:
     assert (seen.outcome, seen.type) == (Outcome.UNKNOWN, None)
 
 
-def test_replies() -> None:
+def test_each_reply_tells_what_it_lists() -> None:
     keys = told(READ_KEYS, data=bytes.fromhex("00000003 00000008 0000000000123abc"))
     assert isinstance(keys, KeysRead)
     assert (keys.generation, keys.keys, keys.truncated) == (3, (0x123ABC,), False)
@@ -264,7 +266,7 @@ def test_an_invalid_field_may_be_another_one_than_the_service_action(
     assert isinstance(seen, Unsupported if unknown else ReadFailed)
 
 
-def test_capabilities() -> None:
+def test_a_reply_to_report_capabilities_tells_its_bits_and_types() -> None:
     reply = bytes.fromhex("00081d91ea010000")
     (seen,) = decode(event(bytes.fromhex("5e020000000000000800"), data=reply))[1]
     assert isinstance(seen, CapabilitiesRead)
@@ -281,14 +283,14 @@ def test_capabilities() -> None:
         ("57000000000000000000", "RELEASE(10)", True),
     ],
 )
-def test_legacy(cdb: str, action: str, release: bool) -> None:
+def test_reserve_and_release_of_spc2_are_told_apart(cdb: str, action: str, release: bool) -> None:
     described, (seen,) = decode(event(bytes.fromhex(cdb)))
     assert described.action == action
     assert isinstance(seen, LegacyReserve)
     assert seen.release is release
 
 
-def test_counted_events() -> None:
+def test_a_counted_event_tells_its_cause_and_its_number() -> None:
     base = {"lu": "naa.1", "nexus": "1:0:0:0", "count": 5}
     (conflict,) = decode(Event(command=Command.CONFLICT, **base))[1]
     assert isinstance(conflict, ConflictSeen)

@@ -331,7 +331,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row[0] for row in ROWS])
-def test_row(row) -> None:
+def test_a_command_has_the_effect_that_its_row_says(row) -> None:
     _, before, before_held, command, after, after_held, added, attentions = row
     state = send(start(before, before_held), *command).state
     assert state.doubts == ()

@@ -78,11 +78,11 @@ def test_times_keep_every_nanosecond(time):
         ("1970-01-01T00:00:00.123456789123Z", 123_456_789),
     ],
 )
-def test_other_forms_of_time(text, time):
+def test_other_forms_of_time_are_understood(text, time):
     assert nanoseconds(text) == time
 
 
 @pytest.mark.parametrize("text", ["", "now", "1970-01-01T00:00:00", "1970-13-01T00:00:00Z"])
-def test_what_is_no_time(text):
+def test_what_is_no_time_is_refused(text):
     with pytest.raises(ValueError, match=r"."):
         nanoseconds(text)

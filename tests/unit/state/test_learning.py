@@ -79,7 +79,7 @@ def read_keys(generation: int, *listed: int, truncated=False) -> KeysRead:
     return KeysRead(lu=LU, nexus=A, generation=generation, keys=listed, truncated=truncated)
 
 
-def test_keys_confirm() -> None:
+def test_the_same_keys_confirm_the_registrations() -> None:
     change = apply(start({A: 1, B: 2}), read_keys(10, 2, 1))
     assert change.effect == "confirmed by reading"
     assert change.state.doubts == ()

@@ -130,7 +130,7 @@ def test_the_key_of_who_is_registered_already_may_stay() -> None:
 
 
 def test_names_that_the_sender_could_change_are_applied_and_doubted() -> None:
-    """F2: the record compares the first 24 bytes of a list, and the names come behind them."""
+    """The record compares the first 24 bytes of a parameter list; the names come behind them."""
     state = moved(alone(), "naa.2", compared=False)
     assert (doubted(state), holder(state)) == (BOTH, B)
     state = specified(nobody(SCST), "naa.2", compared=False)

@@ -84,7 +84,7 @@ def test_conflict_that_was_due_changes_nothing_and_its_absence_is_evidence(row) 
     done = send(state, *arguments)
     assert done.state.doubts
     assert "should not have been done" in done.effect
-    # The state that rules it out may be old, and this is the cheapest moment to look (A12).
+    # The state that rules it out may be old, and this is the cheapest moment to look.
     unknown = send(state, *arguments, outcome=Outcome.UNKNOWN)
     assert unknown.state.doubts
 
@@ -135,7 +135,7 @@ def reading(at: int) -> KeysRead:
 
 
 def test_a_command_that_timed_out_is_under_way_until_its_request_is_over() -> None:
-    """A4: a reply before that shows what was, not what the device will do yet."""
+    """A reply before that shows what was, and not what the device will still do."""
     state = timed_out(start({}), A, REGISTER, 0, 5)
     early = apply(state, reading(300)).state
     assert doubted(early) >= {Fact.REGISTRATIONS, Fact.GENERATION}

@@ -1,8 +1,4 @@
-"""What a reply proves by its PRGENERATION, and what it does not: faults A5, A6, A7 and F1.
-
-Not taken over from the reports: "5/20/00 wipes the state" is answered by doubt, but the unit is
-asked again as every unit in doubt is, not "rarely": how often is the resolver's policy.
-"""
+"""What a reply proves by its PRGENERATION, and what it does not."""
 
 from __future__ import annotations
 
@@ -72,7 +68,7 @@ def nameless(target: str = TARGET) -> LuState:
 
 
 def test_an_observed_key_binds_at_its_own_generation_only() -> None:
-    """A5: a stranger with the same key took ours away; the reply must not be bound to ours."""
+    """A stranger with the same key preempted the local nexus, which the reply does not list."""
     state = send(nameless(), A, Action.REGISTER, 0, 0xA1, start_ns=20, done_ns=30).state
     same = apply(state, full(1, descriptor("naa.9", 0xA1, 7))).state
     assert keys(same) == {A: 0xA1}
@@ -82,7 +78,7 @@ def test_an_observed_key_binds_at_its_own_generation_only() -> None:
 
 
 def test_nobody_is_renamed_on_an_ambiguous_key() -> None:
-    """A6: the guest's key is on two hosts, and the other host's nexus holds."""
+    """Two nexuses of elsewhere have the sender's key, and one of them holds."""
     state = apply(
         nameless(),
         full(2, descriptor("naa.8", 0xB, 1), descriptor("naa.9", 0xB, 1, holder=True, type=EA)),
@@ -95,7 +91,7 @@ def test_nobody_is_renamed_on_an_ambiguous_key() -> None:
 
 
 def test_a_reply_that_names_no_registrations_does_not_settle_them() -> None:
-    """A7: this target may or may not count an unregistration; another host came meanwhile."""
+    """This target may or may not count an unregistration; another host may have come meanwhile."""
     state = send(start({A: 1, B: 2}, None, OTHER), B, Action.REGISTER, 2, 0).state
     assert (state.generation, state.spread) == (10, 1)
     assert doubted(state) == {Fact.GENERATION}
@@ -116,7 +112,7 @@ def test_a_generation_that_can_be_anything_proves_nothing() -> None:
 
 @pytest.mark.parametrize("target", [TARGET, OTHER])
 def test_a_reply_that_contradicts_what_was_observed(target: str) -> None:
-    """F1: READ FULL STATUS shows another key than the REGISTER that nothing has followed."""
+    """READ FULL STATUS shows another key than the REGISTER that nothing has followed."""
     state = send(
         start({}, None, target), A, Action.REGISTER, 0, 0xA, start_ns=20, done_ns=30
     ).state
@@ -194,7 +190,7 @@ def test_no_byte_order_is_guessed(registered: list[int], turned: bool, told: boo
 
 
 def test_who_registered_is_not_kept_where_it_may_have_been_made_anew() -> None:
-    """A12: the same key at a later PRGENERATION is no proof of the same registration."""
+    """The same key at a later PRGENERATION is no proof of the same registration."""
     named = LocalNexus(A, LU, initiator_port="naa.2001", relative_target_port=1)
     state = apply(start({}), PathsSeen(lu=LU, nexus="", paths=(named,))).state
     state = send(state, A, Action.REGISTER, 0, 0xA, start_ns=20, done_ns=30).state
@@ -206,7 +202,7 @@ def test_who_registered_is_not_kept_where_it_may_have_been_made_anew() -> None:
 
 
 def test_one_descriptor_for_all_target_ports() -> None:
-    """B4: what SPC-4 6.15.5 describes; every nexus of that initiator port is registered.
+    """As SPC-4 6.15.5 describes it: every nexus of that initiator port is registered.
 
     What others of them have is not known any more once one of them changes: a device may have
     more target ports than are visible here, or none.
@@ -293,7 +289,7 @@ def test_a_registration_that_is_in_doubt_tells_no_target_port() -> None:
 
 
 def test_a_device_that_forgets_its_reservations_for_a_moment() -> None:
-    """A12: LIO with emulate_pr 0; the registrations are all there still."""
+    """LIO answers so while emulate_pr is 0, and has all the registrations still."""
     state = start({A: 1})
     gone = apply(state, Unsupported(lu=LU, nexus=A)).state
     assert gone.supported
@@ -310,7 +306,7 @@ def test_the_scope_of_a_reservation_is_kept() -> None:
 
 
 def test_a_target_without_read_full_status_is_not_in_doubt_for_ever() -> None:
-    """B2: the keys are known; whose they are is not asked again and again."""
+    """The keys are known; whose they are is not asked again and again."""
     state = apply(new_state(LU, OTHER), keys_read(3, 5, 6, at=500)).state
     assert Fact.REGISTRATIONS in doubted(state)
     state = apply(state, Unsupported(lu=LU, nexus=A, full_status=True)).state

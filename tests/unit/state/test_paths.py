@@ -1,4 +1,4 @@
-"""Paths that come, go and change: faults A1, A3, A8, A9 and their siblings, in the fold."""
+"""Paths that come, go and change, as the fold takes them."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def held_by_host1() -> Fold:
 
 
 def test_an_address_that_is_reused_is_another_nexus() -> None:
-    """A1: after logout and login the kernel gives 1:0:0:0 to the other session."""
+    """After logout and login the kernel gives 1:0:0:0 to the other session."""
     fold = held_by_host1()
     state = fold.paths(path("1:0:0:0", HOST2, life=21), path("2:0:0:0", HOST1, life=22))
     assert set(state.registrations) == {"2:0:0:0"}
@@ -97,7 +97,7 @@ def test_an_address_that_is_reused_is_another_nexus() -> None:
 
 
 def test_a_new_session_is_not_the_old_one() -> None:
-    """A1: a re-login with another ISID; the old session's registration is nobody's here."""
+    """A re-login with another ISID: no path of this host has the old session's registration."""
     fold = held_by_host1()
     other = HOST1.replace("000001", "000007")
     state = fold.paths(path("1:0:0:0", other, life=21), path("2:0:0:0", HOST2, life=12))
@@ -118,7 +118,7 @@ def test_a_session_that_comes_may_be_the_one_listed_without_its_isid() -> None:
 
 
 def test_another_lun_number_is_the_same_nexus() -> None:
-    """A1: the unit is remapped to another LUN of the same target: same ports, same nexus."""
+    """The unit is mapped to another LUN of the same target: the ports stay, so the nexus does."""
     fold = held_by_host1()
     state = fold.paths(path("1:0:0:9", HOST1, life=31), path("2:0:0:0", HOST2, life=12))
     assert state.holders == ("1:0:0:9",)
@@ -127,7 +127,7 @@ def test_another_lun_number_is_the_same_nexus() -> None:
 
 
 def test_a_path_that_returns_has_its_registration() -> None:
-    """A3: it was listed as a foreign one while the path was down."""
+    """The registration was listed as one of elsewhere while the path was down."""
     fold = Fold()
     fold.paths(path("1:0:0:0", HOST1, life=11))
     fold.read("1:0:0:0", 2, status(HOST1, 0xB1), status(HOST2, 0xB2, holder=True))
@@ -210,7 +210,7 @@ def test_paths_with_one_name_are_not_told_apart_by_it() -> None:
 
 
 def test_a_unit_without_a_designator_ends_with_its_device() -> None:
-    """A9."""
+    """The name was made of the address, and the next device there may be another unit."""
     fold = Fold("hctl.1:0:0:0")
     fold.paths(path("1:0:0:0", None, None, life=11))
     fold.read("1:0:0:0", 0)

@@ -21,5 +21,5 @@ from prtrace.state.quirks import GENERIC, LIO, SCST, SPDK, Profile, profile_of
         ("", GENERIC),
     ],
 )
-def test_profile(target: str, profile: Profile) -> None:
+def test_a_target_is_known_by_its_inquiry_fields(target: str, profile: Profile) -> None:
     assert profile_of(target) is profile

@@ -108,7 +108,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("before", "seen", "cdb", "why"), ROWS)
-def test_the_reason(before, seen, cdb, why):
+def test_a_refusal_has_its_reason(before, seen, cdb, why):
     assert refusal(before, seen, cdb) == why
 
 
@@ -119,7 +119,7 @@ def test_every_action_has_a_reason_or_none(action):
     assert refusal(state(me=1), done, b"") == ""
 
 
-def test_who_holds():
+def test_the_holder_is_named_where_it_is_known():
     assert holder(state(kind=None)) == ""
     assert holder(state(kind=ReservationType.WEAR)) == "every registered nexus holds WEAR"
     assert holder(state(doubts=UNRESERVED)) == ""

@@ -99,7 +99,7 @@ ANSWERS = {
 
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
 def test_an_answer_ends_what_is_expected(answer) -> None:
-    """A2: none waits on a nexus that was answered, so the next one is a stranger's."""
+    """No unit attention waits on a nexus that was answered: the next one is a stranger's."""
     state = apply(preempted(), answer).state
     assert not state.expected
     assert doubted(apply(state, met(B, 200)).state) == DOUBT
@@ -112,7 +112,7 @@ def test_an_answer_to_an_earlier_command_ends_nothing() -> None:
 
 @pytest.mark.parametrize(("target", "shared"), [("LIO-ORG/disk/4.0", True), (SCST, False)])
 def test_sessions_of_one_initiator_name_share_them_on_lio(target: str, shared: bool) -> None:
-    """A2, stale: raised for session 1, delivered on session 2; then session 1 expects none.
+    """Raised for session 1 and delivered on session 2; then session 1 expects none.
 
     Another host may have preempted session 2 before: both are told of by this one.
     """
@@ -158,7 +158,9 @@ def test_reset_drops_the_spc2_reservation_and_information_lost_drops_everything(
         ((A, WERO), "7:0:0:1", False),
     ],
 )
-def test_conflicts_of_ordinary_commands(held, nexus: str, doubts: bool) -> None:
+def test_a_conflict_of_an_ordinary_command_is_a_sign_where_access_is_allowed(
+    held, nexus: str, doubts: bool
+) -> None:
     state = start({A: 1, B: 2}, held)
     change = apply(state, ConflictSeen(lu=LU, nexus=nexus, count=3))
     assert bool(change.state.doubts) is doubts
@@ -258,7 +260,7 @@ def test_spc2_conflict_without_a_reason_and_unknown_outcome() -> None:
     assert doubted(unknown) == {Fact.RESERVATION}
 
 
-def test_failed_reads() -> None:
+def test_a_read_that_conflicts_is_a_sign_and_other_failures_are_none() -> None:
     def failed(outcome: Outcome) -> ReadFailed:
         return ReadFailed(lu=LU, nexus=A, action="READ KEYS", outcome=outcome)
 
@@ -270,7 +272,7 @@ def test_failed_reads() -> None:
     assert apply(reserved, failed(Outcome.CONFLICT)).state.doubts == ()
 
 
-def test_losses_and_commands_not_understood() -> None:
+def test_lost_records_and_commands_that_cannot_be_read_leave_doubt() -> None:
     lost = apply(start({A: 1}), RecordsLost(lu=LU, nexus=A, cause="ring full", count=3))
     assert doubted(lost.state) == DOUBT
     assert f"3 records of {A} lost (ring full)" in lost.effect
@@ -281,7 +283,7 @@ def test_losses_and_commands_not_understood() -> None:
 
 
 def test_commands_that_met_another_unit_leave_nothing_certain() -> None:
-    """A10: a nexus of the unit leads to another one, since nobody knows when."""
+    """A nexus of the unit leads to another unit, and since when is not known."""
     told = Event(
         Command.LOST, lu=LU, nexus=B, problem=f"{OTHER_UNIT}naa.b", start_ns=200, done_ns=200
     )

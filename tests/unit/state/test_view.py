@@ -161,7 +161,7 @@ HELD = Reservation(ReservationType.WERO, 0, "2:0:0:1", 0x123ABC, Source.OBSERVED
 
 
 def test_each_path_is_told_registered_or_not_and_what_it_may_do():
-    """D2: one of several paths without a registration is the classical fault."""
+    """A path without a registration beside one that has one is a common fault of a cluster."""
     shown = view(state(LOCAL, reservation=HELD))["nexuses"]
     told = [(p["nexus"], p["registered"], p["may_read"], p["may_write"]) for p in shown]
     assert told == [("2:0:0:1", True, True, True), ("3:0:0:1", False, True, False)]
@@ -187,7 +187,7 @@ def test_what_a_path_may_do_is_not_told_in_doubt():
 
 
 def test_whose_keys_they_are_cannot_be_known_without_read_full_status():
-    """B2: the final truth there, and no doubt."""
+    """A device without READ FULL STATUS tells no more than that, so it is not a doubt."""
     known = state(
         LOCAL, unattributed=(5, 6), names_nexuses=False, reservation=replace(HELD, holder=None)
     )
@@ -197,7 +197,7 @@ def test_whose_keys_they_are_cannot_be_known_without_read_full_status():
 
 
 def test_a_holder_that_may_be_here_is_not_called_another_host():
-    """A8."""
+    """The registration may be that of a path here whose port names are not known."""
     maybe = replace(ELSEWHERE, maybe_local=True)
     shown = view(state(maybe, reservation=replace(HELD, holder=maybe.nexus)))
     (told,) = shown["unknowable"]
