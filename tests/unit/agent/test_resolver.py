@@ -455,7 +455,7 @@ def test_a_unit_that_is_not_in_doubt_any_more_is_left_alone(tree: Tree) -> None:
 
 
 def test_another_unit_behind_the_address_is_not_read(tree: Tree) -> None:
-    """A10: not a single PR IN goes to it, and the agent is told which unit it is."""
+    """The other unit gets no PR IN, and the agent is told which unit it is."""
     made = bench(tree)
     tree.write("bus/scsi/devices/3:0:0:0/state", "offline\n")
     other = f"{NAA[:-1]}b"
@@ -490,7 +490,7 @@ class RemappedTarget(ScriptedTarget):
 
 
 def test_a_reading_teaches_nothing_for_certain_before_the_unit_is_asked_again(tree: Tree) -> None:
-    """A10: the unit is unvouched until the last INQUIRY, and misled is told before that ends."""
+    """The unit is unvouched until the last INQUIRY, and misled is called before that ends."""
     made = bench(tree)
     tree.write("bus/scsi/devices/3:0:0:0/state", "offline\n")
     target = made.devices["sg0"] = RemappedTarget(page=page_83(NAA))
@@ -547,6 +547,28 @@ def test_what_is_verified_is_read_where_nobody_is_disturbed(tree: Tree) -> None:
         assert made.opened == []
 
 
+def test_no_command_is_sent_after_the_end(tree: Tree) -> None:
+    """The unit stays in doubt, and would be read again every few milliseconds."""
+    made = bench(tree)
+
+    async def play() -> None:
+        resolver = made.resolver()
+        resolver.resolve(LU, fresh=True)
+        await came_true(lambda: resolver.sent > 0)
+        resolver.close()
+        # The reading under way goes on to its own end.
+        await came_true(
+            lambda: "prtrace-read" not in [each.name for each in threading.enumerate()]
+        )
+        begun = len(made.opened)
+        resolver.resolve(LU, fresh=True, wanted=True)
+        resolver.verify(LU)
+        await asyncio.sleep(20 * QUICK.first_pause_s)
+        assert len(made.opened) == begun
+
+    asyncio.run(play())
+
+
 def test_what_is_in_doubt_does_not_wait_for_a_path_that_nobody_uses(tree: Tree) -> None:
     made = bench(tree)
     busy = Users(frozenset({"2:0:0:0", "3:0:0:0"}))
@@ -563,7 +585,7 @@ def test_what_is_in_doubt_does_not_wait_for_a_path_that_nobody_uses(tree: Tree) 
 
 
 _HANGS = """
-import asyncio, sys, time
+import asyncio, sys, threading, time
 from pathlib import Path
 from prtrace.agent.resolver import Resolver
 from prtrace.agent.schedule import ReadingLimits
@@ -596,6 +618,9 @@ async def main():
     while not (looks if what == "look" else bench.opened):
         await asyncio.sleep(0.01)
     resolver.close()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    others = [each for each in threading.enumerate() if each is not threading.main_thread()]
+    assert others and all(each.daemon for each in others), others
     print("closed", flush=True)
 
 asyncio.run(main())
@@ -604,7 +629,10 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("what", ["device", "look"])
 def test_the_agent_does_not_wait_for_what_hangs(tree: Tree, tmp_path: Path, what: str) -> None:
-    """The device and the look would take ten minutes."""
+    """The device and the look would take ten minutes.
+
+    What could hold up the end is a task or a thread that Python waits for, and neither is left.
+    """
     bench(tree)
     with subprocess.Popen(
         [sys.executable, "-c", _HANGS, str(tmp_path), what],

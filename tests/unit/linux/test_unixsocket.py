@@ -80,7 +80,10 @@ def test_a_dead_agents_socket_is_replaced(path):
     path.parent.mkdir()
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
-    Listener.bind(path).close()
+    successor = Listener.bind(path)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+    successor.close()
 
 
 def test_what_is_no_socket_is_left_alone(path):

@@ -35,7 +35,7 @@ def passes(gate: Gate, client: HelperClient, seconds: float) -> bool | None:
     return found[0] if found else None
 
 
-def test_who_is_meant() -> None:
+def test_a_guest_is_meant_by_its_name_or_its_process() -> None:
     assert Named("vm1").means(VM1)
     assert not Named("vm1").means(VM2)
     assert Named(pid=13).means(NAMELESS)
@@ -80,7 +80,7 @@ def test_a_hold_waits_for_what_is_under_way() -> None:
     gate.release(hold)
 
 
-def test_what_does_not_end_is_not_held() -> None:
+def test_a_hold_gives_up_where_a_command_does_not_end() -> None:
     gate = Gate()
     with gate.passing(VM1):
         _, held = gate.hold(Named("vm1"), 0.1)
@@ -88,13 +88,14 @@ def test_what_does_not_end_is_not_held() -> None:
     assert passes(gate, VM1, pace.limit(10)) is False
 
 
-def test_two_holds_of_one_guest() -> None:
+def test_a_guest_waits_while_one_of_two_holds_lasts() -> None:
     gate = Gate()
     first, _ = gate.hold(Named("vm1"), 30)
     second, _ = gate.hold(Named(pid=11), 30)
     gate.release(first)
     assert passes(gate, VM1, 0.1) is None
     gate.release(second)
+    assert passes(gate, VM1, pace.limit(10)) is False
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,9 @@ def test_two_holds_of_one_guest() -> None:
         (Request(bytes((CLEANUP,)) + bytes(15)), Response(0), True),
     ],
 )
-def test_what_a_watch_sees(request_: Request, response: Response, told: bool) -> None:
+def test_a_watch_sees_what_may_have_changed_a_registration_of_its_guest(
+    request_: Request, response: Response, told: bool
+) -> None:
     gate, seen = Gate(), []
     end = gate.watch(Named("vm1"), lambda *what: seen.append(what))
     gate.tell(VM2, request_, response)
