@@ -192,12 +192,12 @@ class Event(NamedTuple):
                 client_comm=_word(given, "client_comm"),
             )
         return cls(
-            seq=int(given["seq"]),
+            seq=_number(given, "seq"),
             epoch=_word(given, "epoch"),
-            record=int(given.get("record") or 0),
+            record=_number(given, "record"),
             time=_time(given["time"]),
-            start_ns=int(given.get("start_ns") or 0),
-            done_ns=int(given.get("done_ns") or 0),
+            start_ns=_number(given, "start_ns"),
+            done_ns=_number(given, "done_ns"),
             lu=lu,
             nexus=_word(given, "nexus"),
             device=_word(given, "device"),
@@ -213,8 +213,8 @@ class Event(NamedTuple):
             sense=_word(given, "sense"),
             problem=_word(given, "problem"),
             effect=_word(given, "effect"),
-            attempts=int(given.get("attempts", 1)),
-            count=int(given.get("count", 1)),
+            attempts=_number(given, "attempts", 1),
+            count=_number(given, "count", 1),
             issuer=issuer,
             exe=_word(given, "exe"),
             unit=_word(given, "unit"),
@@ -226,7 +226,7 @@ class Event(NamedTuple):
             paths=tuple(path_from_json(lu, path) for path in given.get("paths") or ()),
             asked=bytes.fromhex(_word(given, "asked")),
             asked_data=bytes.fromhex(_word(given, "asked_data")),
-            life=int(given.get("life") or 0),
+            life=_number(given, "life"),
             reason=_word(given, "reason"),
         )
 
@@ -287,6 +287,18 @@ def _word(given: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name} is a text, not {value!r:.40}")
     return value
+
+
+def _number(given: Mapping[str, Any], name: str, absent: int = 0) -> int:
+    """A number that is not negative and fits into 64 bits.
+
+    Raises KeyError where it is needed and absent, ValueError for another one.
+    """
+    value = given[name] if name in _NEEDED else given.get(name, absent)
+    number = int(value or 0)
+    if not 0 <= number < 1 << 64:
+        raise ValueError(f"{name} is no number of 64 bits: {value!r:.40}")
+    return number
 
 
 def _time(given: object) -> int:

@@ -225,7 +225,7 @@ def test_decimal_numbers_are_never_read_as_hex(numbers, dress):
     offset = dress.draw(st.sampled_from([None, "{:07o} ", "{:07} ", "{:08x}: "]))
     if offset is not None:
         lines = [offset.format(at * width) + line for at, line in enumerate(lines)]
-    if dress.draw(st.booleans()):
+    elif dress.draw(st.booleans()):
         lines = [f"[{', '.join(line.split())}]" for line in lines]
     with contextlib.suppress(MalformedError):
         assert parse_hex("\n".join(lines)) == data
