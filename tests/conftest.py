@@ -45,10 +45,8 @@ NOT_SEEN_YET = (
     "tests/kernel/test_truth.py::test_walk[",
     "tests/kernel/test_truth.py::test_walk_without_reading",
     "tests/libvirt/test_migrate.py::test_a_holder_of_wero_moves[7]",
-    "tests/package/test_confinement.py::test_the_profile_is_enforced",
-    "tests/package/test_container.py::test_podman_loads_it",
     "tests/package/test_life.py",
-    "tests/package/test_virsh.py",
+    "tests/package/test_virsh.py::test_a_guest_moves_between_hosts_with_the_packages[trixie]",
 )
 """Tests that were rewritten, or whose subject was, and that nobody has seen pass since on the tree
 as it is.  They count as slow, so that CI tells of what is known to work; a line goes when its test

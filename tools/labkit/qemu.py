@@ -41,11 +41,11 @@ class Shape:
 
     memory as QEMU writes it ("2G").  cpus: emulated processors spin on each other's locks while
     the host runs something else, so two of them start in 6 s on an idle host but in 20 s on a busy
-    one, where one starts in 6 to 9. Ask for two where races are the point.  icount: one processor
+    one, where one starts in 6 to 9.  Ask for two where races are the point.  icount: one processor
     whose clock advances one nanosecond an instruction, so that CPU-bound figures repeat; its clock
     jumps ahead whenever it is idle.  idles: with icount, the clock of an idle machine goes on as
     the host's does instead, so that no time-out is over while a disk works.  options: further
-    arguments for QEMU. link: a second machine.  root: a Debian root of its own (labkit.roots), in
+    arguments for QEMU.  link: a second machine.  root: a Debian root of its own (labkit.roots), in
     which systemd runs; without it the machine has this machine's files.  disk: an image with an
     empty ext4 file system, which keeps what the machine writes to its root, so that the next
     machine with it goes on where this one ended.
