@@ -132,10 +132,11 @@ def _back(unit: Mapping[str, Any], told: Iterable[tuple[str, Incident]]) -> Iter
         if key in there:
             where = _list(_by_key(unit).get(str(key), []))
             yield Remedy(
-                f"Key {key} was preempted, and {where} has it again.  Where its host was "
-                "restarted since then, its cluster let it in.  Where it was not, it writes what "
-                "is older than the fence: cut it off first, by its power or at the switch, and "
-                "stop what registers there by itself; fence it again then, from another host.",
+                f"Key {key} was preempted, and {where} has it now.  Where its host was "
+                "restarted since then, its cluster let it in.  Where that host had the key before "
+                "and was not restarted, it writes what is older than the fence: cut it off first, "
+                "by its power or at the switch, and stop what registers there by itself; fence it "
+                "again then, from another host.",
                 "",
                 "that host its access",
             )

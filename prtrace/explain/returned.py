@@ -8,6 +8,7 @@ writes on then.  Which of the two it was is not in the commands.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from prtrace.explain.incident import Certainty, Incident, IncidentKind, Link
 from prtrace.explain.links import device, observed, pr_out, who
@@ -21,39 +22,63 @@ _PREEMPTS = (Action.PREEMPT, Action.PREEMPT_AND_ABORT)
 
 def returned(steps: Sequence[Step]) -> Iterator[Incident]:
     """The keys that came back, oldest first."""
-    taken: dict[int, int] = {}
-    """By key: the step that tells of the PREEMPT."""
-    gone: set[int] = set()
+    taken: dict[int, _Fence] = {}
+    """By key."""
     known: Mapping[Nexus, Registration] = {}
     for number, step in enumerate(steps):
-        for key in _preempted(step, known):
-            taken[key] = number
-            gone.discard(key)
+        for key, sure, sender in _preempted(step, known):
+            taken[key] = _Fence(number, sure, sender)
         after = step.after
         if after.registrations is known or after.doubted(Fact.REGISTRATIONS):
             continue
         known = after.registrations
-        if not taken:
-            continue
-        holding = {each.key: nexus for nexus, each in after.registrations.items()}
-        for key, preempted in list(taken.items()):
-            if key not in holding:
-                gone.add(key)
-            elif key in gone:
-                gone.discard(key)
-                yield _incident(steps, preempted, number, key, holding[key])
+        for key, fence in list(taken.items()):
+            nexus = fence.look(known, key)
+            if nexus is not None:
+                yield _incident(steps, fence, number, key, nexus)
                 del taken[key]
 
 
-def _preempted(step: Step, known: Mapping[Nexus, Registration]) -> Iterator[int]:
-    """The keys that the step tells to be preempted.
+@dataclass(slots=True)
+class _Fence:
+    """A PREEMPT of a key, and what became of it as far as registrations were certain since."""
+
+    number: int
+    """The step that tells of it."""
+    sure: bool
+    """Whether a nexus was registered with the key before."""
+    sender: Nexus | None
+    """The nexus that sent it, None where only a unit attention tells of it."""
+    gone: bool = False
+    """Whether the key was nowhere since."""
+    stayed: set[Nexus] | None = None
+    """The nexuses that were registered all the time since: they were not fenced by it."""
+
+    def look(self, registered: Mapping[Nexus, Registration], key: int) -> Nexus | None:
+        """The nexus that has the key again, None where none has."""
+        back = [nexus for nexus, each in registered.items() if each.key == key]
+        stayed = self.stayed or set()
+        new = [each for each in back if each not in stayed and each != self.sender]
+        if self.gone and new:
+            return new[-1]
+        self.gone = self.gone or not back
+        others = {nexus for nexus, each in registered.items() if self.gone or each.key != key}
+        self.stayed = others if self.stayed is None else others & self.stayed
+        return None
+
+
+def _preempted(
+    step: Step, known: Mapping[Nexus, Registration]
+) -> Iterator[tuple[int, bool, Nexus | None]]:
+    """The keys that the step tells to be preempted, whether somebody had them, and the sender.
 
     known: the registrations before, as far as they were certain.
     """
+    before = step.before
     for seen in step.seen:
         if isinstance(seen, AttentionSeen):
             if seen.attention is Attention.REGISTRATIONS_PREEMPTED and seen.nexus in known:
-                yield known[seen.nexus].key
+                yield known[seen.nexus].key, True, None
         elif (
             isinstance(seen, PrOut)
             and seen.outcome is Outcome.DONE
@@ -61,12 +86,15 @@ def _preempted(step: Step, known: Mapping[Nexus, Registration]) -> Iterator[int]
             # By its own key a nexus takes a guest's reservation over.
             and seen.sa_key not in (0, seen.key)
         ):
-            yield seen.sa_key
+            sure = not before.doubted(Fact.REGISTRATIONS)
+            if not sure or seen.sa_key in {each.key for each in before.registrations.values()}:
+                yield seen.sa_key, sure, seen.nexus
 
 
 def _incident(
-    steps: Sequence[Step], preempted: int, number: int, key: int, nexus: Nexus
+    steps: Sequence[Step], preempt: _Fence, number: int, key: int, nexus: Nexus
 ) -> Incident:
+    preempted = preempt.number
     took = steps[preempted]
     # What a command in the middle of a doubt did is certain when a reading has shown it.
     made = _registering(steps[preempted + 1 : number + 1], nexus, key)
@@ -78,8 +106,16 @@ def _incident(
     if command is None:
         now = f"a reading shows {nexus} registered with it; who did it was not recorded here"
     else:
-        now = f"{command.action.value} on {command.nexus} by {who(step.event)} registered it again"
-    chain = [observed(step, now), observed(took, f"{by} had taken key {key_text(key)} away")]
+        now = f"{command.action.value} on {command.nexus} by {who(step.event)} registered it"
+        now += " again" if preempt.sure else ""
+    chain = [observed(step, now)]
+    if preempt.sure:
+        chain.append(observed(took, f"{by} had taken key {key_text(key)} away"))
+    else:
+        text = f"{by} was to take key {key_text(key)} away"
+        chain.append(observed(took, text))
+        text = "whether anybody was registered with that key then"
+        chain.append(Link(text, Certainty.UNKNOWN, took.event.time, took.event.seq))
     chain += _appeared(steps[preempted : number + 1], nexus)
     after = steps[number].after
     held = after.reservation
@@ -98,6 +134,7 @@ def _incident(
             Certainty.UNKNOWN,
         )
     )
+    again = "again" if preempt.sure else "now"
     return Incident(
         IncidentKind.RETURNED,
         nexus,
@@ -105,7 +142,7 @@ def _incident(
         step.event.time,
         step.event.time,
         1,
-        f"key {key_text(key)} was preempted and is registered again",
+        f"key {key_text(key)} was preempted and is registered {again}",
         tuple(chain),
         returned=key,
     )
