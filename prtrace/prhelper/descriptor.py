@@ -65,6 +65,13 @@ class Node:
     keys: tuple[str, ...] = ()
     """What its nexuses go by, sorted; the number alone where sysfs knows no SCSI device."""
 
+    def life(self, nexus: str) -> str:
+        """What the nexus's scsi_device goes by in keys, which no later one at its address does.
+
+        The address alone where keys do not tell.
+        """
+        return next((key for key in self.keys if key.partition("#")[0] == nexus), nexus)
+
     @property
     def lu(self) -> str:
         """The logical unit's designator, "" where sysfs does not know one."""

@@ -4,9 +4,11 @@ PERSISTENT RESERVE IN goes through the map's own node: the kernel takes a path, 
 is dead, another is asked.  The commands that change something go over the paths' own nodes:
 
 REGISTER, REGISTER AND IGNORE  every path, because I/O may take any of them.  A path that is dead
-    does not fail the whole; it is owed the registration.  Where some paths accept the guest's key
-    and others do not (a path that came back has an old key, or none), the others get it by
-    REGISTER with no key, or with one that this client registered: never over somebody else's.
+    does not fail the whole; it is owed the registration, as is one that comes later: a session
+    that logs in anew is another scsi_device, and may be another I_T nexus.  Where some paths
+    accept the guest's key and others do not (a path that came back has an old key, or none), the
+    others get it by REGISTER with no key, or with one that this client registered: never over
+    somebody else's.
     In the end the path that accepted first must still accept the key: if a peer preempted the
     guest meanwhile, what was added since is taken back, so that a fenced guest stays fenced.
 RESERVE     a path that accepts it; the reservation may be held by another path of ours already,
@@ -14,6 +16,8 @@ RESERVE     a path that accepts it; the reservation may be held by another path 
     may be sent on the next path when nobody knows what became of it on one.
 RELEASE     every path: one that does not hold answers GOOD and releases nothing.  If a dead path
     of ours still holds afterwards, the guest is told of a failure.
+    Where the unit does not say whether a dead path of ours holds, the guest is told of a failure
+    too, by RESERVE and RELEASE alike: a conflict would be a fence, and GOOD a disk that is free.
 CLEAR, PREEMPT, PREEMPT AND ABORT  one path, and not one that failed last time.  A PREEMPT of the
     guest's own key, or of all (key 0), removes our other paths' registrations too; they are made
     again, between two proofs that the guest is registered still.
@@ -35,9 +39,11 @@ Lessons of multipath-tools 0.13 (its commits 8d5f4a5e, 92872ca8, 9d177080, 3bd41
 
 from __future__ import annotations
 
+import enum
 import os
 import time
 from dataclasses import dataclass, field
+from itertools import product
 from typing import TYPE_CHECKING, Final
 
 from prtrace.errors import DeviceError, MalformedError
@@ -59,10 +65,15 @@ from prtrace.scsi.cdb import PrOutCdb
 from prtrace.scsi.codes import InAction, Opcode, OutCode, Status, out_action, type_code
 from prtrace.scsi.forms import APTPL, BASIC_PARAMETER_LIST, PR_IN_CDB, PR_OUT_CDB, SCOPE_SHIFT
 from prtrace.scsi.sense import UNIT_ATTENTION, Sense
+from prtrace.scsi.transportid import IscsiPort
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
+    from prtrace.linux.reader import ReportedRegistration
+
+    Ports = tuple[str | None, int | None]
+    """Of a nexus: the initiator port's name and the relative target port, where they are known."""
     Send = Callable[[int, Request], Reply | int]
     Opened = Callable[[Node], Iterator["_Path"]]
 
@@ -87,6 +98,14 @@ _HARMLESS: Final = Request(_READ_KEYS.ljust(CDB_SIZE, b"\0"), b"", _ROOM)
 """Tells whether a path is alive."""
 _REGISTRATIONS: Final = (OutCode.REGISTER, OutCode.REGISTER_AND_IGNORE)
 _PREEMPTIONS: Final = (OutCode.PREEMPT, OutCode.PREEMPT_AND_ABORT)
+
+
+class Whose(enum.Enum):
+    """Whose the reservation of a unit is, as far as the unit says."""
+
+    OURS = "a path of the map holds it"
+    NOT_OURS = "somebody else holds it, or nobody"
+    NOT_TOLD = "a path of the map may hold it"
 
 
 @dataclass(slots=True)
@@ -141,10 +160,8 @@ class _Known:
     lu: str
     key: int = 0
     """The guest's, 0 for none."""
-    missing: int = 0
-    """How many paths have not got it."""
     reached: set[str] = field(default_factory=set)
-    """The paths that have."""
+    """The paths that have it, by their lives: see Node."""
     keys: list[int] = field(default_factory=list)
     """The keys that the client has asked to be registered with, the newest first."""
     strays: set[tuple[str, int]] = field(default_factory=set)
@@ -159,15 +176,20 @@ class _Known:
     def note(self, key: int, paths: list[_Path], node: Node) -> None:
         """The guest's registration is key now, on those of paths that accepted it."""
         self.key, self.not_before = key, 0.0
-        self.reached = {path.nexus for path in paths if path.good}
-        self.missing = len(node.nexuses) - len(self.reached) if key else 0
-        self.strays = {stray for stray in self.strays if stray[0] not in self.reached}
+        reached = {path.nexus for path in paths if path.good}
+        self.reached = {node.life(nexus) for nexus in reached}
+        self.strays = {stray for stray in self.strays if stray[0] not in reached}
 
-    def has_answered(self, paths: list[_Path]) -> bool:
+    def lacking(self, node: Node) -> frozenset[str]:
+        """The paths that have not got the registration: those that came after it, too."""
+        if not self.key:
+            return frozenset()
+        return frozenset(each for each in node.nexuses if node.life(each) not in self.reached)
+
+    def has_answered(self, paths: list[_Path], node: Node) -> bool:
         """Whether a conflict is one of a path that has the registration, or none lacks it."""
-        return not self.missing or any(
-            path.conflict and path.nexus in self.reached for path in paths
-        )
+        lacking = self.lacking(node)
+        return not lacking or any(path.conflict and path.nexus not in lacking for path in paths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,14 +280,14 @@ class MapExecution:
         else:
             response, used = self._first(request, paths)
         conflict = response.status == Status.RESERVATION_CONFLICT
-        if (
-            action == OutCode.RESERVE
-            and conflict
-            and self._ours(request, fd, node) == request.cdb[_SCOPE_TYPE_AT]
-        ):
-            # Held by a path of ours that is dead: held by the guest.
-            return Response(Status.GOOD)
-        if conflict and known.key == key and not known.has_answered(paths):
+        if action == OutCode.RESERVE and conflict:
+            whose = self._whose(request, fd, node, request.cdb[_SCOPE_TYPE_AT])
+            if whose is Whose.OURS:
+                # Held by a path of ours that is dead: held by the guest.
+                return Response(Status.GOOD)
+            if whose is Whose.NOT_TOLD and _unseen(paths, node):
+                return check(COMMUNICATION_FAILURE)
+        if conflict and known.key == key and not known.has_answered(paths, node):
             # No path that has the registration said anything: that is no fence.
             return check(COMMUNICATION_FAILURE)
         if response.status != Status.GOOD or not used.good:
@@ -275,9 +297,9 @@ class MapExecution:
         elif action in _PREEMPTIONS and sa_key in (0, key):
             known.asks_for(key)
             known.note(key, [used], node)
-            self._pay(request, used, paths, known)
-        elif known.missing and known.key == key and time.monotonic() >= known.not_before:
-            self._pay(request, used, paths, known)
+            self._pay(request, used, paths, known, node)
+        elif known.key == key and time.monotonic() >= known.not_before:
+            self._pay(request, used, paths, known, node)
         return response
 
     def _of(self, node: Node) -> _Known:
@@ -287,10 +309,15 @@ class MapExecution:
             known = self._known[node.number] = _Known(node.lu)
         return known
 
-    def _pay(self, request: Request, used: _Path, paths: list[_Path], known: _Known) -> None:
+    def _pay(
+        self, request: Request, used: _Path, paths: list[_Path], known: _Known, node: Node
+    ) -> None:
         """Register the paths that lack the registration which the used path has just proved."""
+        # Also where nobody said so before: a path may be registered that this client did not ask.
+        known.reached.add(node.life(used.nexus))
+        lacking = known.lacking(node)
         for path in paths:
-            if path is used or path.nexus in known.reached or not known.missing:
+            if path.nexus not in lacking:
                 continue
             begun = time.monotonic()
             if not self._proves(request, used, known.key):
@@ -306,8 +333,7 @@ class MapExecution:
                     self._take_back(request, path, known, known.key)
                 return
             if added:
-                known.reached.add(path.nexus)
-                known.missing -= 1
+                known.reached.add(node.life(path.nexus))
 
     def _proves(self, request: Request, path: _Path, key: int) -> bool:
         """Whether the path accepts the guest's key: no peer has taken it away."""
@@ -453,36 +479,78 @@ class MapExecution:
                 return path.response
         if not any(path.good for path in paths):
             return first.response
-        unseen = len(paths) < len(node.nexuses) or any(path.dead for path in paths)
         conflict = next((path.response for path in paths if path.conflict), None)
-        if (unseen or conflict) and self._ours(request, fd, node) is not None:
-            # Not released: on a path that is dead, or with another type, which LIO answers with
-            # RESERVATION CONFLICT.
-            return conflict or check(COMMUNICATION_FAILURE)
+        if _unseen(paths, node) or conflict:
+            whose = self._whose(request, fd, node)
+            if whose is Whose.OURS:
+                # Not released: on a path that is dead, or with another type, which LIO answers
+                # with RESERVATION CONFLICT.
+                return conflict or check(COMMUNICATION_FAILURE)
+            if whose is Whose.NOT_TOLD:
+                return check(COMMUNICATION_FAILURE)
         return Response(Status.GOOD)
 
-    def _ours(self, request: Request, fd: int, node: Node) -> int | None:
-        """Scope and type of a reservation that a path of the map holds with the guest's key.
+    def _whose(
+        self, request: Request, fd: int, node: Node, scope_type: int | None = None
+    ) -> Whose:
+        """Whose the reservation is, by READ FULL STATUS, which names the holder's ports.
 
-        None where nobody holds one, or another host, or where the unit does not say: keys
-        can be shared, so the key alone proves nothing (READ FULL STATUS names the port).
+        scope_type: of the reservation that is meant, as in the CDB; None for any.  Keys can be
+        shared, so the key alone does not tell whose a reservation with it is.
         """
         key, _ = _keys(request)
         device = _MapDevice(node.number, lambda asked: self._ask(asked, fd, node))
         state = Reader(device).read()
-        if not isinstance(state, PrState) or not state.named or state.reservation is None:
-            return None
+        if not isinstance(state, PrState):
+            return Whose.NOT_TOLD
         reservation = state.reservation
-        if reservation.key != key:
-            return None
+        if reservation is None or reservation.key != key:
+            return Whose.NOT_OURS
+        held = reservation.scope << SCOPE_SHIFT | type_code(reservation.type)
+        if scope_type not in (None, held):
+            return Whose.NOT_OURS
+        holders = [each for each in state.registrations if each.holder]
+        if not state.named or not holders:
+            return Whose.NOT_TOLD
         found = scan()
         mine = [found.nexus(nexus) for nexus in node.nexuses]
-        ports = {(n.initiator_port, n.relative_target_port) for n in mine if n is not None}
-        for registration in state.registrations:
-            port = registration.transport_id and registration.transport_id.text
-            if registration.holder and (port, registration.relative_target_port) in ports:
-                return reservation.scope << SCOPE_SHIFT | type_code(reservation.type)
+        ports = [None if n is None else (n.initiator_port, n.relative_target_port) for n in mine]
+        return whose(holders, ports)
+
+
+def whose(holders: Iterable[ReportedRegistration], paths: Iterable[Ports | None]) -> Whose:
+    """Whose a reservation is, by the ports of its holders and of the map's paths (pure).
+
+    paths: None for one that sysfs does not describe any more.
+    """
+    same = {_same(holder, path) for holder, path in product(holders, tuple(paths))}
+    if True in same:
+        return Whose.OURS
+    return Whose.NOT_TOLD if None in same else Whose.NOT_OURS
+
+
+def _same(holder: ReportedRegistration, path: Ports | None) -> bool | None:
+    """Whether holder is the path's nexus; None where the names do not tell."""
+    mine, here = path or (None, None)
+    port, relative = holder.transport_id, holder.relative_target_port
+    if None not in (relative, here) and relative != here:
+        return False
+    if port is None or mine is None:
         return None
+    mine = mine.casefold()
+    if isinstance(port, IscsiPort):
+        # Without the session's part it is the name of each session of that initiator.
+        each = IscsiPort(port.name).text.casefold()
+        if mine == each or (port.isid is None and mine.startswith(f"{each},")):
+            return None
+    if port.text.casefold() != mine:
+        return False
+    return None if None in (relative, here) else True
+
+
+def _unseen(paths: list[_Path], node: Node) -> bool:
+    """Whether a path of the map has not said anything of the command."""
+    return len(paths) < len(node.nexuses) or any(path.dead or path.reply is None for path in paths)
 
 
 def _is_attention(response: Response) -> bool:

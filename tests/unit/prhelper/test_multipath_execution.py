@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count, product
 
 import pytest
 
+from prtrace.linux.reader import ReportedRegistration
 from prtrace.linux.sgio import Reply
 from prtrace.prhelper import multipath_execution
 from prtrace.prhelper.descriptor import Node
 from prtrace.prhelper.guard import Effect, outcome_of
-from prtrace.prhelper.multipath_execution import MapExecution, _Path
+from prtrace.prhelper.multipath_execution import MapExecution, Whose, _Path, whose
 from prtrace.prhelper.protocol import Request
 from prtrace.scsi.codes import OutCode
+from prtrace.scsi.transportid import FcPort, IscsiPort
 
 PATHS = ("1:0:0:0", "2:0:0:0")
 NODE = Node("253:0", True, True, PATHS, ("a key",))
@@ -53,7 +55,7 @@ class Device:
 
     @property
     def guest(self) -> dict[str, int]:
-        return {path: key for path, key in self.registered.items() if path in PATHS}
+        return {path: key for path, key in self.registered.items() if path != "peer"}
 
     def fence(self) -> None:
         self.fenced = bool(self.guest)
@@ -128,7 +130,7 @@ def execution(device: Device) -> MapExecution:
 
     made = MapExecution(lambda fd, request: device.send(names.get(fd, PATHS[0]), request), opened)
     # What READ FULL STATUS says takes a host's ports: see tests/proxy/test_failed_paths.
-    made._ours = lambda *_: None  # type: ignore[method-assign]
+    made._whose = lambda *_: Whose.NOT_OURS  # type: ignore[method-assign]
     return made
 
 
@@ -377,3 +379,125 @@ def test_a_path_that_dies_before_the_proof_takes_no_reservation_along(
     assert device.holder == PATHS[1]
     assert guest.execute(REQUESTS["ignore"], -1, NODE).status == 0
     assert (device.holder, device.guest) == (PATHS[1], dict.fromkeys(PATHS, KEY))
+
+
+LATER = {
+    "another address": Node("253:0", True, True, (PATHS[0], "5:0:0:0"), ("a key",)),
+    "another device at the address": replace(NODE, keys=(f"{PATHS[0]}#1", f"{PATHS[1]}#3")),
+}
+BEFORE = replace(NODE, keys=(f"{PATHS[0]}#1", f"{PATHS[1]}#2"))
+"""Each scsi_device's directory in sysfs has an inode of its own."""
+
+
+@pytest.mark.parametrize("later", LATER.values(), ids=LATER)
+def test_a_path_that_comes_after_the_registration_gets_it_with_the_next_command(
+    later: Node,
+) -> None:
+    """A session that logs in anew; I/O over it would conflict, which no multipath tries again."""
+    device = Device()
+    guest = execution(device)
+    guest.execute(REQUESTS["register"], -1, BEFORE)
+    del device.registered[PATHS[1]]
+    for _ in range(2):
+        assert guest.execute(REQUESTS["reserve"], -1, later).status == 0
+        assert device.guest == dict.fromkeys(later.nexuses, KEY)
+    sent = device.sent
+    guest.execute(REQUESTS["reserve"], -1, later)
+    assert device.sent == sent + 1, "what is paid is not paid again"
+
+
+@pytest.mark.parametrize("later", LATER.values(), ids=LATER)
+@pytest.mark.parametrize("word", REQUESTS)
+def test_a_guest_that_is_fenced_while_a_path_comes_stays_fenced(later: Node, word: str) -> None:
+    for place in count(1):
+        device = Device()
+        guest = execution(device)
+        guest.execute(REQUESTS["register"], -1, BEFORE)
+        del device.registered[PATHS[1]]
+        device.happens = {device.sent + place: "fence"}
+        sent = device.sent + place
+        answer = guest.execute(REQUESTS[word], -1, later)
+        if device.sent < sent:
+            break
+        assert device.overwritten == []
+        if word not in REGISTERING or answer.status:
+            assert device.guest == {}, place
+    assert place > 1
+
+
+def test_the_registration_of_somebody_else_on_a_path_that_comes_is_left_alone() -> None:
+    device = Device()
+    guest = execution(device)
+    guest.execute(REQUESTS["register"], -1, BEFORE)
+    device.registered["5:0:0:0"] = PEER
+    assert guest.execute(REQUESTS["reserve"], -1, LATER["another address"]).status == 0
+    assert (device.registered["5:0:0:0"], device.overwritten) == (PEER, [])
+
+
+@pytest.mark.parametrize(
+    ("said", "release", "reserve"),
+    [
+        # Of a path that does not answer nobody knows whether it holds.
+        (Whose.NOT_TOLD, Effect.UNKNOWN, Effect.UNKNOWN),
+        (Whose.OURS, Effect.UNKNOWN, Effect.DONE),
+        (Whose.NOT_OURS, Effect.DONE, Effect.NOTHING),
+    ],
+)
+def test_a_reservation_that_a_path_without_answer_may_hold(
+    said: Whose, release: Effect, reserve: Effect
+) -> None:
+    for word, effect in (("release", release), ("reserve", reserve)):
+        device = Device(dead=frozenset(PATHS[1:]), holder=PATHS[1])
+        device.registered |= dict.fromkeys(PATHS, KEY)
+        guest = execution(device)
+        guest._whose = lambda *_: said  # type: ignore[method-assign]
+        assert outcome_of(guest.execute(REQUESTS[word], -1, NODE)) is effect
+
+
+def test_a_conflict_that_every_path_tells_is_a_conflict() -> None:
+    """One that holds it would have accepted the same RESERVE."""
+    device = Device(holder="peer")
+    device.registered |= dict.fromkeys(PATHS, KEY)
+    guest = execution(device)
+    guest._whose = lambda *_: Whose.NOT_TOLD  # type: ignore[method-assign]
+    assert guest.execute(REQUESTS["reserve"], -1, NODE).status == 0x18
+
+
+ISCSI = b"iqn.2026-01.example:A"
+
+
+@pytest.mark.parametrize(
+    ("port", "relative", "mine", "here", "expected"),
+    [
+        (IscsiPort(ISCSI, 1), 1, "iqn.2026-01.example:a,i,0x000000000001", 1, Whose.OURS),
+        (IscsiPort(ISCSI, 1), 1, "iqn.2026-01.example:a,i,0x000000000001", 2, Whose.NOT_OURS),
+        (IscsiPort(ISCSI, 1), 1, "iqn.2026-01.example:a,i,0x000000000002", 1, Whose.NOT_OURS),
+        (IscsiPort(ISCSI, 1), 1, "iqn.2026-01.example:b,i,0x000000000001", 1, Whose.NOT_OURS),
+        (IscsiPort(ISCSI), 1, "iqn.2026-01.example:a,i,0x000000000001", 1, Whose.NOT_TOLD),
+        (IscsiPort(ISCSI), 1, "iqn.2026-01.example:a", 1, Whose.NOT_TOLD),
+        (IscsiPort(ISCSI, 1), 1, "iqn.2026-01.example:a", 1, Whose.NOT_TOLD),
+        (IscsiPort(ISCSI), 1, "iqn.2026-01.example:ab,i,0x000000000001", 1, Whose.NOT_OURS),
+        (FcPort(0x10), 1, "naa.0000000000000010", 1, Whose.OURS),
+        (FcPort(0x10), None, "naa.0000000000000010", 1, Whose.NOT_TOLD),
+        (FcPort(0x10), 1, "naa.0000000000000010", None, Whose.NOT_TOLD),
+        (FcPort(0x10), 1, "naa.0000000000000011", 1, Whose.NOT_OURS),
+        (FcPort(0x10), 1, None, 1, Whose.NOT_TOLD),
+        (FcPort(0x10), 1, None, 2, Whose.NOT_OURS),
+        (None, None, "naa.0000000000000010", 1, Whose.NOT_TOLD),
+    ],
+)
+def test_whose_a_reservation_is(
+    port: IscsiPort | FcPort | None,
+    relative: int | None,
+    mine: str | None,
+    here: int | None,
+    expected: Whose,
+) -> None:
+    holder = ReportedRegistration(KEY, port, relative, holder=True)
+    assert whose([holder], [(mine, here)]) is expected
+    if port is not None:
+        assert whose([holder], [("naa.99", 1), (mine, here)]) is expected
+
+
+def test_a_path_that_sysfs_does_not_describe_any_more_may_hold() -> None:
+    assert whose([ReportedRegistration(KEY, FcPort(1), 1)], [None]) is Whose.NOT_TOLD
