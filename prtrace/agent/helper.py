@@ -22,12 +22,15 @@ import socket
 import stat
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from prtrace.agent.child import receive
+from prtrace.agent.schedule import ReadingLimits
 from prtrace.errors import (
     DeviceError,
     NoSuchDeviceError,
@@ -76,8 +79,9 @@ _COUNT: Final = struct.Struct("=I")
 _MOST_NODES: Final = 8192
 _LONGEST: Final = 1 << 17
 """Bytes of a message: the longest reply has 65,535 and its sense data."""
-_MOST_AT_ONCE: Final = 64
-"""Connections; the resolver has fewer readings under way."""
+_MOST_READINGS: Final = ReadingLimits().under_way
+_MOST: Final = {_DEVICE: _MOST_READINGS, _NODES: 4, _RECORDS: 8}
+"""Connections, by what is asked for: devices that hang keep nobody from the rest."""
 _LONGEST_CDB: Final = 16
 _LONGEST_WAIT_MS: Final = 60_000
 _AT_ONCE: Final = 5.0
@@ -91,11 +95,55 @@ the kernel's error handler holds both, and so does a transport that waits for it
 _TEXT: Final = 400
 
 
+class NoPlaceError(UnavailableError):
+    """The helper has too much to do: that says nothing of the device."""
+
+
+class _Lanes:
+    """How many devices are served of each target port; for any thread.
+
+    The kernel may hold a command for longer than the agent waits for it, so what the agent has
+    under way does not tell.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._served: Counter[str] = Counter()
+
+    @contextmanager
+    def place(self, port: str) -> Iterator[bool]:
+        """Whether there is one: of one target port at most as many as are left for others."""
+        with self._lock:
+            left = _MOST_READINGS - self._served.total()
+            given = self._served[port] < left
+            self._served[port] += given
+        try:
+            yield given
+        finally:
+            with self._lock:
+                self._served[port] -= given
+                if not self._served[port]:
+                    del self._served[port]
+
+
+@dataclass(frozen=True, slots=True)
+class _Serving:
+    """What all requests share.  directories: where proxies leave their records."""
+
+    directories: Sequence[Path]
+    lanes: _Lanes = field(default_factory=_Lanes)
+    places: Mapping[bytes, threading.BoundedSemaphore] = field(
+        default_factory=lambda: {
+            what: threading.BoundedSemaphore(most) for what, most in _MOST.items()
+        }
+    )
+
+
 def serve(link: socket.socket, directories: Sequence[Path] = ()) -> None:
     """Answer requests until the agent is gone.  directories: where proxies leave their records."""
-    places = threading.BoundedSemaphore(_MOST_AT_ONCE)
+    serving = _Serving(directories)
     while request := receive(link, _REQUEST.size + 1):
-        given = _begun(request, directories, places)
+        given = _begun(request, serving)
         try:
             if given is None:
                 link.send(_NONE)
@@ -106,18 +154,17 @@ def serve(link: socket.socket, directories: Sequence[Path] = ()) -> None:
             return  # the agent is gone
 
 
-def _begun(
-    request: bytes, directories: Sequence[Path], places: threading.BoundedSemaphore
-) -> socket.socket | None:
+def _begun(request: bytes, serving: _Serving) -> socket.socket | None:
     """Begin to answer on a thread; the agent's end of the connection, None where it cannot be."""
-    if len(request) != _REQUEST.size or not places.acquire(blocking=False):
+    places = serving.places.get(request[:1])
+    if len(request) != _REQUEST.size or places is None or not places.acquire(blocking=False):
         return None
     try:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     except OSError:  # no more descriptors
         places.release()
         return None
-    work = (request, ours, directories, places)
+    work = (request, ours, serving, places)
     try:
         threading.Thread(target=_answer, args=work, name="prtrace", daemon=True).start()
     except RuntimeError:  # no more threads
@@ -131,37 +178,50 @@ def _begun(
 def _answer(
     request: bytes,
     connection: socket.socket,
-    directories: Sequence[Path],
+    serving: _Serving,
     places: threading.BoundedSemaphore,
 ) -> None:
     what, block, major, minor = _REQUEST.unpack(request)
     try:
         with connection:
             if what == _DEVICE:
-                _serve_device(connection, block=block, major=major, minor=minor)
+                _serve_device(connection, serving.lanes, block=block, major=major, minor=minor)
             elif what == _NODES:
                 connection.send(_packed(nodes_in_use()))
-            elif what == _RECORDS and major < len(directories):
-                _give_records(connection, directories[major], newest=block)
+            elif what == _RECORDS and major < len(serving.directories):
+                _give_records(connection, serving.directories[major], newest=block)
     except OSError:
         pass  # the agent wants no answer any more
     finally:
         places.release()
 
 
-def _serve_device(connection: socket.socket, *, block: bool, major: int, minor: int) -> None:
+def _serve_device(
+    connection: socket.socket, lanes: _Lanes, *, block: bool, major: int, minor: int
+) -> None:
     try:
-        device = SgDevice(_node(block=block, major=major, minor=minor))
+        node, port = _node(block=block, major=major, minor=minor)
     except PrtraceError as error:
         connection.send(_refused(error))
         return
-    with device:
-        if os.fstat(device.fileno()).st_rdev != os.makedev(major, minor):
-            connection.send(_refused(NoSuchDeviceError(f"{device.path} is another device now")))
+    with lanes.place(port) as given:
+        if not given:
+            why = f"{node}: target port {port} has not answered too many commands"
+            connection.send(_refused(UnavailableError(why)))
             return
-        connection.send(_ANSWER.pack(_GOOD, 0, 0, 0, 0, 0, 0))
-        while command := connection.recv(_COMMAND.size + 1):
-            connection.send(_sent(device, command))
+        try:
+            device = SgDevice(node)
+        except PrtraceError as error:
+            connection.send(_refused(error))
+            return
+        with device:
+            if os.fstat(device.fileno()).st_rdev != os.makedev(major, minor):
+                gone = NoSuchDeviceError(f"{device.path} is another device now")
+                connection.send(_refused(gone))
+                return
+            connection.send(_ANSWER.pack(_GOOD, 0, 0, 0, 0, 0, 0))
+            while command := connection.recv(_COMMAND.size + 1):
+                connection.send(_sent(device, command))
 
 
 def _sent(device: SgDevice, command: bytes) -> bytes:
@@ -209,18 +269,19 @@ def is_reading(cdb: bytes, room: int) -> bool:
     return False
 
 
-def _node(*, block: bool, major: int, minor: int, sys: Path = SYS) -> str:
-    """The node of the SCSI device with this number, by the name that the kernel gives it."""
+def _node(*, block: bool, major: int, minor: int, sys: Path = SYS) -> tuple[str, str]:
+    """The node of the SCSI device with this number, by the kernel's name, and its H:C:T."""
     entry = target(sys / "dev" / ("block" if block else "char") / f"{major}:{minor}")
     device = None if entry is None else target(entry / "device")
     subsystem = None if device is None else target(device / "subsystem")
-    if entry is None or subsystem is None or subsystem != target(sys / "bus/scsi"):
+    scsi = subsystem is not None and subsystem == target(sys / "bus/scsi")
+    if entry is None or device is None or not scsi:
         raise NoSuchDeviceError(f"{major}:{minor} is no SCSI device here")
     lines = (read_bytes(entry / "uevent") or b"").splitlines()
     names = [line.removeprefix(b"DEVNAME=") for line in lines if line.startswith(b"DEVNAME=")]
     if len(names) != 1:
         raise NoSuchDeviceError(f"{major}:{minor} has no node")
-    return "/dev/" + os.fsdecode(names[0])
+    return "/dev/" + os.fsdecode(names[0]), device.name.rpartition(":")[0]
 
 
 def _give_records(connection: socket.socket, directory: Path, *, newest: bool) -> None:
@@ -334,6 +395,8 @@ class Helper:
             with self._asked(request) as connection:
                 _reply(node, connection, _RECOVERY)
                 yield HeldDevice(node, connection)
+        except BlockingIOError as error:
+            raise NoPlaceError(f"{node}: {error.strerror}") from error
         except OSError as error:
             raise UnavailableError(f"{node}: {error.strerror}") from error
 

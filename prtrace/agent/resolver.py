@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from prtrace.agent.helper import NoPlaceError
 from prtrace.agent.longreply import LongReply
 from prtrace.agent.schedule import Candidate, ReadingLimits, ReadOrder, Result, Schedule
 from prtrace.errors import PrtraceError
@@ -300,6 +301,8 @@ class Resolver:
                 if capabilities and not isinstance(reading, Unread):
                     reader.capabilities()
                     sent += reader.way.sent
+        except NoPlaceError as error:
+            return _Asked(Result.UNIT_FAILED, 0, error.message)
         except PrtraceError as error:
             return _Asked(Result.PATH_FAILED, 0, error.message)
         if isinstance(reading, Unread):
@@ -378,10 +381,15 @@ class Resolver:
         if self._looked_at is not None and now - self._looked_at < self._limits.look_every_s:
             return True
         if self._looking_since is None:
-            self._looking_since = now
-            threading.Thread(
+            look = threading.Thread(
                 target=self._look, args=(loop,), name="prtrace-look", daemon=True
-            ).start()
+            )
+            try:
+                look.start()
+            except RuntimeError as error:  # no more threads: tried again in the next turn
+                self._found(Users(self._users.opened, str(error)))
+                return True
+            self._looking_since = now
         if now - self._looking_since < self._limits.look_takes_s:
             return False
         self._found(Users(self._users.opened, "the look takes too long"))

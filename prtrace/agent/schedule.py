@@ -38,9 +38,10 @@ class ReadingLimits(NamedTuple):
     host_busy: int = 8
     """The same for one SCSI host."""
     slow_s: float = 0.04
-    under_way: int = 256
+    under_way: int = 128
     """Readings under way in all, slow ones too; of one lane at most as many as are still free, so
-    that those that hang in some lanes leave room for others."""
+    that those that hang in some lanes leave room for others.  Each is a thread here and one in the
+    helper, of the 512 that the unit may have."""
     spread_s: float = 0.2
     """Something new is followed after a random part of this: a cluster's hosts see it at once."""
     first_pause_s: float = 0.5

@@ -635,17 +635,21 @@ class Agent:
         due = now >= self._follow_at and (changes != self._followed or self._watch.stalled)
         if self._checking or not (whole or due):
             return
+        check = threading.Thread(
+            target=self._check_store,
+            args=(asyncio.get_running_loop(), whole),
+            name="prtrace-check",
+            daemon=True,
+        )
+        try:
+            check.start()
+        except RuntimeError:
+            return  # no more threads: tried again in the next tick
         self._checking = True
         self._followed, self._follow_at = changes, now + _FOLLOW_EVERY_S
         if whole:
             # Some 200 MiB a second: at most a hundredth of the time is spent on it.
             self._check_at = now + max(_CHECK_EVERY_S, self._store.bytes / _CHECK_BYTES_A_S)
-        threading.Thread(
-            target=self._check_store,
-            args=(asyncio.get_running_loop(), whole),
-            name="prtrace-check",
-            daemon=True,
-        ).start()
 
     def _check_store(self, loop: asyncio.AbstractEventLoop, whole: bool) -> None:
         found = self._written.failure() or (Store.damage(self._store.path) if whole else None)

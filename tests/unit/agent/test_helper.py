@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import struct
 import threading
@@ -14,10 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from labkit import pace
+from labkit.waiting import await_that
 
 from prtrace.agent import helper
-from prtrace.agent.helper import Helper, is_reading
-from prtrace.errors import NoSuchDeviceError, UnavailableError
+from prtrace.agent.helper import Helper, NoPlaceError, is_reading
+from prtrace.agent.schedule import ReadingLimits
+from prtrace.errors import DeviceError, NoSuchDeviceError, UnavailableError
 from prtrace.linux.units import scan
 from prtrace.linux.users import Nodes, Use
 from prtrace.prhelper.attribution_log import NAME
@@ -195,4 +198,61 @@ def test_a_helper_that_is_gone_is_told() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     theirs.close()
     with ours, pytest.raises(UnavailableError), Helper(ours).open("/dev/null"):
+        pass
+
+
+HUNG, WELL = "/dev/null", "/dev/zero"
+
+
+class Device:
+    """Opened after a while that the test determines, or at once; then it says who it is."""
+
+    goes_on = threading.Event()
+
+    def __init__(self, path: str) -> None:
+        if path == HUNG:
+            self.goes_on.wait(pace.limit(60))
+        raise DeviceError(f"{path} was opened")
+
+
+def test_a_target_port_that_hangs_keeps_nobody_from_the_rest(
+    monkeypatch: pytest.MonkeyPatch, link: socket.socket, tmp_path: Path
+) -> None:
+    hung = os.stat(HUNG).st_rdev
+    nodes = {os.minor(hung): (HUNG, "1:0:0"), os.minor(os.stat(WELL).st_rdev): (WELL, "2:0:0")}
+    monkeypatch.setattr(Device, "goes_on", threading.Event())
+    monkeypatch.setattr(helper, "SgDevice", Device)
+    monkeypatch.setattr(helper, "_node", lambda *, block, major, minor: nodes[minor])
+    request = helper._REQUEST.pack(helper._DEVICE, False, os.major(hung), os.minor(hung))
+    helping = Helper(link)
+    most = ReadingLimits().under_way
+    with contextlib.ExitStack() as stack:
+        stack.callback(Device.goes_on.set)
+        asked = [stack.enter_context(helping._asked(request)) for _ in range(most)]
+
+        def refused() -> list[socket.socket]:
+            return select.select(asked, (), (), 0)[0]
+
+        await_that("half of them are refused", lambda: len(refused()) >= most // 2)
+        assert b"has not answered too many commands" in refused()[0].recv(helper._LONGEST)
+
+        def opened() -> bool:
+            try:
+                with helping.open(WELL):
+                    return False
+            except NoPlaceError:
+                return False  # those who were refused have yet to leave their places
+            except DeviceError as error:
+                return error.message == f"{WELL} was opened"
+
+        await_that("a device of another target port is opened", opened)
+        Tree(tmp_path)
+        helping.users(scan(tmp_path / "sys", tmp_path / "dev").directory)
+        assert len(refused()) == most // 2, "the others hang"
+
+
+def test_that_there_is_no_place_says_nothing_of_the_device() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.send(b"-")
+    with ours, theirs, pytest.raises(NoPlaceError), Helper(ours).open("/dev/null"):
         pass

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from labkit import pace
 
+from prtrace.agent.helper import NoPlaceError
 from prtrace.agent.resolver import Resolver, reluctance
 from prtrace.agent.schedule import ReadingLimits
 from prtrace.linux.directory import Directory
@@ -169,6 +170,47 @@ def test_a_reading_for_which_there_was_no_thread_is_tried_again(
 
     monkeypatch.setattr(threading.Thread, "start", scarce)
     bench(tree).run(lambda resolver: resolver.sent >= 6)
+    assert refused
+
+
+def test_a_reading_for_which_the_helper_had_no_place_is_no_failure_of_the_path(
+    tree: Tree,
+) -> None:
+    made = bench(tree)
+    refused, open_ = [], made.open
+
+    @contextlib.contextmanager
+    def scarce(node: str) -> Iterator[ScriptedTarget]:
+        if not refused:
+            refused.append(Path(node).name)
+            raise NoPlaceError("the agent's helper has too much to do")
+        with open_(node) as device:
+            yield device
+
+    made.open = scarce  # type: ignore[method-assign]
+    made.run(lambda resolver: resolver.sent >= 3)
+    assert made.opened[:1] == refused, "another path was asked instead"
+
+
+def test_a_look_for_which_there_was_no_thread_is_taken_later(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = bench(tree)
+    start, refused, looks = threading.Thread.start, [], []
+
+    def scarce(thread: threading.Thread) -> None:
+        if thread.name == "prtrace-look" and not refused:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    def look(_: Directory) -> Users:
+        looks.append(1)
+        return Users()
+
+    made.look = look
+    monkeypatch.setattr(threading.Thread, "start", scarce)
+    made.run(lambda resolver: bool(looks) and resolver.sent >= 6)
     assert refused
 
 
