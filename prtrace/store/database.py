@@ -363,14 +363,18 @@ class Store(Closing):
         for seq in replaced:
             gone += self._database.execute("DELETE FROM event WHERE seq = ?", (seq,)).rowcount
         now = now._replace(events=now.events + len(rows) - gone, last=last)
-        return stored, self._bounded(now, 4 * len(rows) + _PRUNED_BESIDES)
+        units = {self._unit_id(event.lu) for event in stored}
+        return stored, self._bounded(now, 4 * len(rows) + _PRUNED_BESIDES, units)
 
-    def _bounded(self, now: Extent, at_most: int) -> Extent:
-        """Make room where it is needed, at most for so many events at once."""
+    def _bounded(self, now: Extent, at_most: int, units: Iterable[int]) -> Extent:
+        """Make room where it is needed, at most for so many events at once.
+
+        units: those to which something was added.
+        """
         over = min(at_most, room.excess(self._database, now.events, self._limits))
         now = room.with_boundary(self._database, now, over, self._limits)
         if over:
-            now = room.prune(self._database, now, over, self._limits)
+            now = room.prune(self._database, now, over, self._limits, units)
         self._database.execute(
             "UPDATE extent SET events = ?, pruned = ?", (now.events, now.pruned)
         )

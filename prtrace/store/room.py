@@ -5,13 +5,16 @@ changed since the last one are copied to checkpoint.  What is deleted lies befor
 so the first boundary behind everything deleted is a place to replay from.
 
 Who reserved, preempted and cleared is what a history is asked for.  When room is needed,
-readings that told nothing new go first, the oldest of them first; then the oldest of
+readings that told nothing new go first, the oldest of them first; then the oldest of the units
+to which something is added, of each as far as it keeps its newest thousand: whoever can send
+commands to one unit, as often as he likes, takes nothing away from the others.  Then the oldest of
 whatever there is.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 KEEP_EVENTS: Final = 1_000_000
@@ -19,6 +22,10 @@ KEEP_BYTES: Final = 2 << 30
 """How much of the disk the history may take: events with the longest data have 9 KiB each."""
 _IDLE: Final = "idle = 1"
 """In the words of the partial index event_idle."""
+_OF_UNIT: Final = (
+    "unit_id = ? AND seq <= (SELECT seq FROM event WHERE unit_id = ?"
+    " ORDER BY seq DESC LIMIT 1 OFFSET 1000)"
+)
 _LATEST: Final = 10
 """The newest tenth of what is kept stays whole: what happened just now is shown as it was."""
 
@@ -91,26 +98,36 @@ def with_boundary(
     return now._replace(boundary=set_boundary(database, now.boundary, now.last))
 
 
-def prune(database: sqlite3.Connection, now: Extent, over: int, limits: HistoryLimits) -> Extent:
+def prune(
+    database: sqlite3.Connection,
+    now: Extent,
+    over: int,
+    limits: HistoryLimits,
+    units: Iterable[int],
+) -> Extent:
     """Delete so many events, as far as they do not belong to the newest; what is held then.
 
-    now: as it is before, boundary included.  To be called in a transaction.
+    now: as it is before, boundary included.  units: those to which something was added.  To be
+    called in a transaction.
     """
     latest = max(1, min(limits.events, now.events) // _LATEST)
     # A replay begins at a boundary, and none may be missing behind what is deleted.
     newest = min(now.last - latest, now.boundary)
     deleted, pruned = 0, now.pruned
-    for condition in (_IDLE, "1"):
+    conditions: list[tuple[str, tuple[int, ...]]] = [
+        (_IDLE, ()),
+        *((_OF_UNIT, (unit, unit)) for unit in units),
+        ("1", ()),
+    ]
+    for condition, of in conditions:
         chosen = f"SELECT seq FROM event WHERE {condition} AND seq <= ? ORDER BY seq LIMIT ?"  # noqa: S608
-        (greatest,) = database.execute(
-            f"SELECT max(seq) FROM ({chosen})",  # noqa: S608
-            (newest, over - deleted),
-        ).fetchone()
+        wanted = (*of, newest, over - deleted)
+        (greatest,) = database.execute(f"SELECT max(seq) FROM ({chosen})", wanted).fetchone()  # noqa: S608
         if greatest is not None:
             pruned = max(pruned, greatest)
             deleted += database.execute(
                 f"DELETE FROM event WHERE seq IN ({chosen})",  # noqa: S608
-                (newest, over - deleted),
+                wanted,
             ).rowcount
         if deleted >= over:
             break

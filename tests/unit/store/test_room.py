@@ -31,6 +31,30 @@ def test_readings_that_told_something_stay_as_long_as_commands(tmp_path):
         assert {event.record for event in store.events()} >= set(range(1, 51))
 
 
+def test_commands_to_one_unit_push_nothing_of_another_out(tmp_path):
+    """A guest that is refused a REGISTER all the time, or changes its key all the time."""
+    with Store.open(tmp_path / "prtrace.db", keep_events=2000) as store:
+        store.commit("a", [make_event(n, lu=f"naa.{n % 7}") for n in range(1, 501)])
+        for start in range(501, 10_501, 100):
+            numbers = range(start, start + 100)
+            store.commit("a", [make_event(n, lu="naa.9") for n in numbers])
+        kept = [event.record for event in store.events()]
+        assert kept[:500] == list(range(1, 501))
+        assert kept[500:] == list(range(10_501 - len(kept[500:]), 10_501)), "the newest are kept"
+        assert 1500 <= len(kept) == store.size().events <= 2000
+        assert store.base()[0] >= kept[500] - 1
+
+
+def test_where_every_unit_has_few_the_oldest_go(tmp_path):
+    with Store.open(tmp_path / "prtrace.db", keep_events=1000) as store:
+        for start in range(1, 5001, 100):
+            numbers = range(start, start + 100)
+            store.commit("a", [make_event(n, lu=f"naa.{n % 50}") for n in numbers])
+        kept = [event.record for event in store.events()]
+        assert kept == list(range(5001 - len(kept), 5001))
+        assert 500 < len(kept) <= 1000
+
+
 def test_a_limit_in_bytes(tmp_path):
     limit = 4 << 20
     path = tmp_path / "prtrace.db"
