@@ -13,7 +13,8 @@ from typing import Any, Final
 import click
 
 from prtrace.api.client import Client
-from prtrace.cli.given import find_unit, in_order, read_recordings, split
+from prtrace.cli.files import read_recordings, split
+from prtrace.cli.history import find_unit, in_order
 from prtrace.cli.options import MOST, json_option, since_option, socket_option
 from prtrace.cli.text import cut, labelled, line, plain, width
 from prtrace.errors import UsageError

@@ -11,17 +11,8 @@ from typing import Any, Final
 import click
 
 from prtrace.api.client import Client
-from prtrace.cli.given import (
-    find_unit,
-    look,
-    moment,
-    names_options,
-    read_keys,
-    read_ports,
-    read_recordings,
-    stored,
-    units_of,
-)
+from prtrace.cli.files import names_options, read_keys, read_ports, read_recordings
+from prtrace.cli.history import find_unit, look, moment, stored, units_of
 from prtrace.cli.options import json_option, socket_option
 from prtrace.cli.text import document, labelled, line, plain, warn
 from prtrace.errors import InDoubtError

@@ -9,7 +9,7 @@ import click
 
 from prtrace.api.client import Client
 from prtrace.cli.anonymise import anonymise_option, anonymous
-from prtrace.cli.given import paths_of
+from prtrace.cli.history import paths_of
 from prtrace.cli.options import output_option, since_option, socket_option
 from prtrace.cli.output import write_whole
 from prtrace.cli.ports import own_ports

@@ -12,18 +12,8 @@ from typing import Any, Final
 import click
 
 from prtrace.api.client import Client
-from prtrace.cli.given import (
-    Looked,
-    find_unit,
-    look,
-    names_options,
-    read_keys,
-    read_ports,
-    read_recordings,
-    split,
-    stored,
-    units_of,
-)
+from prtrace.cli.files import names_options, read_keys, read_ports, read_recordings, split
+from prtrace.cli.history import Looked, find_unit, look, stored, units_of
 from prtrace.cli.options import output_option, socket_option
 from prtrace.cli.output import write_whole
 from prtrace.cli.text import plain, warn

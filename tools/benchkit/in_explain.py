@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from prtrace.cli.explain import EVENTS, account_lines
-from prtrace.cli.given import rebuilt_unit
+from prtrace.cli.history import rebuilt_unit
 from prtrace.explain.account import account
 from prtrace.explain.recording import Recording
 from prtrace.explain.timeline import timeline

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from explain.story import read
 from prtrace.cli.explain import account_lines
-from prtrace.cli.given import in_order, look, units_of
+from prtrace.cli.history import in_order, look, units_of
 from prtrace.errors import MalformedError, PrtraceError
 from prtrace.explain.account import account
 from prtrace.explain.chart import chart

@@ -10,7 +10,7 @@ import pytest
 
 from explain.story import LU, Story, read
 from prtrace.cli.explain import account_lines
-from prtrace.cli.given import look, paths_of
+from prtrace.cli.history import look, paths_of
 from prtrace.cli.rebuild import Rebuilt
 from prtrace.explain.account import account
 from prtrace.explain.causes import incidents

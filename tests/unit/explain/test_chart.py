@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from explain.story import LU, read
-from prtrace.cli.given import look
+from prtrace.cli.history import look
 from prtrace.explain.chart import EVERY_LANE, Lasting, Sort, chart
 from prtrace.explain.perfetto import trace
 from prtrace.explain.recording import Recording

@@ -7,7 +7,7 @@ from labkit.places import CHECKOUT
 
 from explain.story import LU, read
 from prtrace.cli.explain import account_lines
-from prtrace.cli.given import look
+from prtrace.cli.history import look
 from prtrace.explain.account import account
 from prtrace.explain.recording import Recording
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from explain import story
 from explain.story import LU
 from explain.test_skew import START, recorded
-from prtrace.cli.given import in_order, look
+from prtrace.cli.history import in_order, look
 from prtrace.explain.account import account
 from prtrace.explain.joined import join
 from prtrace.explain.recording import Recording

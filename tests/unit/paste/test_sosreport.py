@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 import pytest
 
 from prtrace.cli.explain import account_lines
-from prtrace.cli.given import find_unit, read_recording, rebuilt_unit
+from prtrace.cli.files import read_recording
+from prtrace.cli.history import find_unit, rebuilt_unit
 from prtrace.errors import MalformedError, NoSuchDeviceError, UsageError
 from prtrace.explain.account import account
 from prtrace.explain.recording import Recording

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from prtrace.cli.given import PORTS_FOLDER, by_host, find_unit, read_ports, read_recordings
+from prtrace.cli.files import read_recordings
+from prtrace.cli.history import by_host, find_unit
 from prtrace.errors import NoSuchDeviceError, UsageError
 from prtrace.explain.recording import Recording
 from prtrace.model import LocalNexus
@@ -105,14 +106,3 @@ def test_hosts_of_one_name_are_told_apart_by_their_ports(tmp_path):
     hosts = by_host(read_recordings(files))
     assert [len(each.events) for each in hosts.values()] == [2, 2]
     assert list(hosts) == ["localhost", f"localhost ({tmp_path}/three)"]
-
-
-def test_a_folder_of_ports_that_somebody_named_is_there(tmp_path):
-    assert read_ports(tmp_path) == []
-    with pytest.raises(UsageError, match="is not there"):
-        read_ports(tmp_path / "typo")
-    (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="Not a directory"):
-        read_ports(tmp_path / "file")
-    if not PORTS_FOLDER.exists():
-        assert read_ports(PORTS_FOLDER) == []
