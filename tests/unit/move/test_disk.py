@@ -48,7 +48,7 @@ def full_after(monkeypatch, lines):
     monkeypatch.setattr(os, "fdatasync", sync)
 
 
-def test_a_disk_that_is_full_after_a_command(tmp_path, monkeypatch):
+def test_a_command_whose_end_finds_no_room_on_the_disk_is_in_doubt(tmp_path, monkeypatch):
     target, file, there = pair(tmp_path, monkeypatch)
     # The first line begins the journal and is no append.
     full_after(monkeypatch, 0)
@@ -59,7 +59,7 @@ def test_a_disk_that_is_full_after_a_command(tmp_path, monkeypatch):
     assert "No space left" in unit.why
 
 
-def test_a_disk_that_is_full_in_the_pause(tmp_path, monkeypatch):
+def test_a_disk_that_is_full_in_the_pause_lets_nobody_run(tmp_path, monkeypatch):
     target, file, there = pair(tmp_path, monkeypatch)
     assert there.moves().prepare(file).good
     full_after(monkeypatch, 1)
@@ -113,7 +113,9 @@ def test_what_cannot_be_settled_holds_up_nothing(tmp_path, monkeypatch, raw):
     ("where", "value"),
     [("generation", float("inf")), ("relative_target_port", float("inf")), ("device", [1])],
 )
-def test_a_file_with_a_checksum_that_fits_and_no_sense(tmp_path, monkeypatch, where, value):
+def test_a_file_that_makes_no_sense_is_refused_though_its_checksum_fits(
+    tmp_path, monkeypatch, where, value
+):
     _target, file, _there = pair(tmp_path, monkeypatch)
     document = file.to_json()
     unit = document["units"][0]

@@ -38,11 +38,11 @@ GLOBAL_ON = ("-global", "driver=scsi-block,property=migrate-pr,value=on")
         (["qemu-kvm", "-M", "pc-q35-9.0,firmware=a,,type=pc-q35-11.0", "-device", DISK], False),
     ],
 )
-def test_reason(arguments, itself):
+def test_the_command_line_tells_whether_qemu_moves_reservations_itself(arguments, itself):
     assert bool(reason(arguments)) is itself
 
 
-def test_a_program_that_does_not_know_it():
+def test_a_program_that_is_no_qemu_moves_nothing_itself():
     assert moves_itself(os.getpid()) == ""
 
 

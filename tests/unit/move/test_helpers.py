@@ -121,7 +121,7 @@ def test_a_process_that_is_gone_acts_for_nobody(processes):
         (["qemu-pr-helper"], ""),
     ],
 )
-def test_the_socket_of_a_helper(arguments, socket):
+def test_a_helpers_command_line_tells_its_socket(arguments, socket):
     assert helper_socket(arguments) == socket
 
 

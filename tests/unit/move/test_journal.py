@@ -119,7 +119,7 @@ def test_a_line_that_was_cut_was_never_acted_on(tmp_path, cut):
     assert last(tmp_path).verb is Verb.WITHDRAW
 
 
-def test_one_at_a_time(tmp_path):
+def test_one_process_at_a_time_has_a_units_journal(tmp_path):
     with Journal(tmp_path, LU), pytest.raises(UnderWayError) as refused:
         Journal(tmp_path, LU)
     assert str(os.getpid()) in refused.value.message
@@ -132,7 +132,7 @@ def test_long_designators_with_a_common_beginning_have_locks_of_their_own(tmp_pa
 
 
 @pytest.mark.parametrize("text", ["", "{}\n", "x\n", '{"memory": 5}\n', "\0\n", "[]\n"])
-def test_what_is_no_journal(tmp_path, text):
+def test_what_is_no_journal_is_refused(tmp_path, text):
     with Journal(tmp_path, LU) as journal:
         journal.write(ENTRY, 1)
     (path,) = (tmp_path / "move").glob("*.journal")
@@ -159,7 +159,7 @@ def test_what_another_units_or_the_other_sides_journal_was(tmp_path, lu, side):
     assert isinstance(error, MalformedError)
 
 
-def test_no_place(tmp_path):
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "move").write_text("a file")
     with pytest.raises(StoreError):
         Journal(tmp_path, LU)
@@ -237,7 +237,7 @@ def test_who_may_not_look_does_not_hear_that_nothing_is_there(tmp_path):
 
 
 @pytest.mark.parametrize("order", ["-1", "1" * 21, "1e3", "", "x"])
-def test_an_order_that_no_save_wrote(tmp_path, order):
+def test_an_order_that_no_save_wrote_is_refused(tmp_path, order):
     given = ENTRY.to_json() | {"order": order}
     with pytest.raises(MalformedError, match="order"):
         Entry.from_json(given)

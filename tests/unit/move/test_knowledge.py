@@ -62,7 +62,7 @@ def unit(*registrations):
     ],
     ids=["used", "earlier", "another nexus", "refused", "called as we are"],
 )
-def test_who_used_the_nexus(event, users):
+def test_those_who_changed_something_used_the_nexus(event, users):
     known = learn((SIDE,), Observed(event, units=[unit(AT)]))
     assert [user.comm for user in known.users[LU]] == users
     assert known.units == {LU: unit(AT)}
@@ -82,12 +82,12 @@ def test_a_reading_does_not_hide_who_used_the_nexus():
     assert known.units[LU]["registrations"][0]["at"].startswith("2031")
 
 
-def test_no_agent():
+def test_without_an_agent_nothing_is_learned():
     with pytest.raises(AgentUnreachableError):
         learn((SIDE,), Nobody())
 
 
-def test_one_guest_is_asked_for():
+def test_a_guest_and_a_process_are_not_asked_for_at_once():
     assert asked_user(None, None) == (None, "")
     with pytest.raises(UsageError):
         asked_user("db1", 7)

@@ -28,7 +28,7 @@ def pair(tmp_path, monkeypatch):
     return target, source.file(WERO, held=True), there
 
 
-def test_progress_that_nobody_reads(tmp_path, monkeypatch):
+def test_progress_that_nobody_reads_keeps_no_verb_from_its_end(tmp_path, monkeypatch):
     target, file, there = pair(tmp_path, monkeypatch)
     report = there.moves(progress=lost).prepare(file)
     assert [unit.word for unit in report.units] == [Word.PREPARED]
@@ -39,7 +39,7 @@ def test_progress_that_nobody_reads(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("json", [[], ["--json"]], ids=["text", "JSON"])
-def test_a_log_on_a_disk_that_is_full(tmp_path, monkeypatch, capfd, json):
+def test_a_log_on_a_full_disk_changes_no_exit_status(tmp_path, monkeypatch, capfd, json):
     target, file, there = pair(tmp_path, monkeypatch)
     path = tmp_path / "file.json"
     path.write_text(file.dump())
@@ -66,7 +66,7 @@ def options_of(how):
 @pytest.mark.parametrize(
     "command", [["decode", "--as", "cdb", "5e000000000000010000"], ["prepare", "--help"]]
 )
-def test_other_output_that_cannot_be_written(monkeypatch, capfd, command):
+def test_another_commands_output_that_cannot_be_written_is_a_failure(monkeypatch, capfd, command):
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as gone, open("/dev/full", "w", encoding="ascii") as full:

@@ -25,7 +25,7 @@ def pair(target, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("blind", [False, True])
-def test_the_guest_registered_after_the_file_was_saved(tmp_path, monkeypatch, blind):
+def test_a_registration_that_the_file_does_not_know_moves_nothing(tmp_path, monkeypatch, blind):
     target = Target({S1: K}, S1, WE, blind=blind)
     source, there = pair(target, tmp_path, monkeypatch)
     file = source.file(key=None)
@@ -52,7 +52,7 @@ def test_whoever_registered_may_be_the_guest_on_the_source(tmp_path, monkeypatch
     assert target.log == []
 
 
-def test_nothing_registered(tmp_path, monkeypatch):
+def test_a_guest_that_registered_nothing_moves_without_a_command(tmp_path, monkeypatch):
     target = Target({}, blind=True)
     source, there = pair(target, tmp_path, monkeypatch)
     file = source.file(key=None)
@@ -74,7 +74,7 @@ def test_an_old_file_without_a_key_is_superseded(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("blind", [False, True])
-def test_a_registered_path_that_takes_no_commands(tmp_path, monkeypatch, blind):
+def test_a_registered_path_that_takes_no_commands_is_named(tmp_path, monkeypatch, blind):
     target = Target({S1: K, D1: K, PEER: 0xB}, PEER, WERO, blind=blind)
     source = Host(target, {"1:0:0:0": S1, "1:0:1:0": (S1[0], 2)}, tmp_path, monkeypatch)
     file = source.file(WERO)
@@ -107,7 +107,7 @@ def test_a_dry_run_reads_the_journal_and_tells_nobody_to_run(tmp_path, monkeypat
     assert words(there.moves(dry_run=True).prepare(file)) == [Word.SUPERSEDED]
 
 
-def test_a_file_without_units(tmp_path, monkeypatch):
+def test_a_file_without_units_is_refused(tmp_path, monkeypatch):
     source, _ = pair(Target({}), tmp_path, monkeypatch)
     with pytest.raises(MalformedError, match="no logical unit"):
         savefile.parse(replace(source.file(), units=()).dump())
@@ -133,7 +133,9 @@ def test_a_source_path_that_is_gone_may_have_the_key(tmp_path, monkeypatch):
     assert set(target.keys) == {D1, PEER}
 
 
-def test_a_source_path_that_is_offline_and_has_the_key(tmp_path, monkeypatch):
+def test_a_source_path_that_is_offline_and_has_the_key_leaves_finish_in_doubt(
+    tmp_path, monkeypatch
+):
     second = (S1[0], 2)
     target = Target({S1: K, second: K, D1: K, PEER: 0xB}, PEER, WERO)
     source = Host(target, {"1:0:0:0": S1, "1:0:1:0": second}, tmp_path, monkeypatch)
@@ -178,7 +180,7 @@ def test_a_key_elsewhere_is_the_other_sides_whoever_left_it_there(tmp_path, monk
 
 
 @pytest.mark.parametrize("verb", ["finish", "rollback", "release"])
-def test_a_target_that_lists_a_nexus_twice(tmp_path, monkeypatch, verb):
+def test_where_a_target_lists_a_nexus_twice_nothing_is_sent(tmp_path, monkeypatch, verb):
     """The registration that a dictionary would drop may be the committed destination's."""
     target = Target({S1: K, ("iqn.d", 1): 8, PEER: 0xB}, None, None)
     source, _ = pair(target, tmp_path, monkeypatch)
@@ -191,7 +193,7 @@ def test_a_target_that_lists_a_nexus_twice(tmp_path, monkeypatch, verb):
     assert "twice" in report.units[0].why
 
 
-def test_a_target_that_lists_a_nexus_twice_seen_from_the_destination(tmp_path, monkeypatch):
+def test_where_a_target_lists_a_nexus_twice_the_destination_sends_nothing(tmp_path, monkeypatch):
     target = Target({S1: K, PEER: 0xB}, PEER, WERO)
     source, there = pair(target, tmp_path, monkeypatch)
     file = source.file(WERO)

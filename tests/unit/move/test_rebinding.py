@@ -39,7 +39,7 @@ def prepared(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("others", [{}, {"2:0:0:0": E1}], ids=["free", "another's"])
-def test_a_session_that_came_back_at_another_address(tmp_path, monkeypatch, others):
+def test_a_session_that_came_back_at_another_address_moves_on(tmp_path, monkeypatch, others):
     target, file, now = prepared(tmp_path, monkeypatch)
     there = now({**others, "5:0:0:0": D1})
     assert there.moves().load(file).may_run

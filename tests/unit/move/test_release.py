@@ -21,7 +21,7 @@ def words(report):
     return [unit.word for unit in report.units]
 
 
-def test_a_load_that_was_not_told_of_the_release(tmp_path, monkeypatch):
+def test_a_load_that_was_not_told_of_the_release_is_in_doubt(tmp_path, monkeypatch):
     target, source, there, file = prepared(tmp_path, monkeypatch)
     assert words(source.moves().release(file)) == [Word.RELEASED]
     report = there.moves().load(file)
@@ -35,7 +35,7 @@ def test_a_load_that_was_not_told_of_the_release(tmp_path, monkeypatch):
     assert target.holder == D1
 
 
-def test_and_back(tmp_path, monkeypatch):
+def test_a_rollback_of_both_sides_reserves_again(tmp_path, monkeypatch):
     target, source, there, file = prepared(tmp_path, monkeypatch)
     assert source.moves().release(file).good
     assert words(there.moves().rollback(file)) == [Word.WITHDRAWN]
@@ -51,12 +51,12 @@ def test_only_a_destination_that_is_off_keeps_its_key(tmp_path, monkeypatch):
     assert target.holder == S1
 
 
-def test_the_source_holds_beside_a_destination_that_may_have_run(tmp_path, monkeypatch):
+def test_beside_a_destination_that_may_have_run_the_source_is_in_doubt(tmp_path, monkeypatch):
     _target, source, _there, file = prepared(tmp_path, monkeypatch)
     assert words(source.moves().rollback(file, side="source")) == [Word.IN_DOUBT]
 
 
-def test_the_guest_released_it_meanwhile(tmp_path, monkeypatch):
+def test_what_the_guest_released_meanwhile_is_not_reserved_again(tmp_path, monkeypatch):
     target, _source, there, file = prepared(tmp_path, monkeypatch, kind="LIO-ORG/X/4.0")
     for holder in (None, PEER):
         target.holder, target.kind = holder, None if holder is None else WE

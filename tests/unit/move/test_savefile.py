@@ -33,7 +33,7 @@ AT = 1_700_000_000_123_456_789
 FILE = SaveFile("0123456789abcdef" * 2, AT + 1, AT, "here", "db1", (UNIT,))
 
 
-def test_there_and_back():
+def test_a_file_is_read_as_it_was_written():
     assert savefile.parse(FILE.dump()) == FILE
 
 
@@ -43,13 +43,13 @@ def test_fits_its_schema():
 
 
 @given(st.integers(0, len(FILE.dump()) - 3))
-def test_cut(length):
+def test_a_file_that_was_cut_is_refused(length):
     with pytest.raises(MalformedError):
         savefile.parse(FILE.dump()[:length])
 
 
 @given(st.integers(0, len(FILE.dump()) - 1), st.characters())
-def test_edited(place, letter):
+def test_a_file_that_was_edited_is_refused_or_means_the_same(place, letter):
     text = FILE.dump()
     edited = text[:place] + letter + text[place + 1 :]
     try:
@@ -60,7 +60,7 @@ def test_edited(place, letter):
 
 
 @given(st.text())
-def test_anything(text):
+def test_what_is_no_file_is_refused(text):
     with pytest.raises(MalformedError):
         savefile.parse(text)
 
@@ -109,7 +109,7 @@ def test_any_value_anywhere(place, value):
     jsonschema.validate(json.loads(read.dump()), schema)
 
 
-def test_a_file_of_no_unit():
+def test_a_file_of_no_unit_is_refused():
     with pytest.raises(MalformedError, match="no logical unit"):
         savefile.parse(sealed(FILE.to_json() | {"units": []}))
 
@@ -121,7 +121,7 @@ def test_text_that_is_none(field):
         savefile.parse(resealed(**{field: "naa.\ud800"}))
 
 
-def test_an_order_that_no_machine_writes():
+def test_an_order_that_no_machine_writes_is_refused():
     with pytest.raises(MalformedError):
         savefile.parse(sealed(FILE.to_json() | {"order": "9" * 5000}))
 
@@ -144,12 +144,12 @@ def test_an_order_that_no_machine_writes():
     ],
     ids=str,
 )
-def test_contradictions(changes):
+def test_a_file_that_contradicts_itself_is_refused(changes):
     with pytest.raises(MalformedError):
         savefile.parse(resealed(**changes))
 
 
-def test_other_versions_and_other_files():
+def test_other_versions_and_other_files_are_refused():
     newer = FILE.dump().replace("prtrace.save/2", "prtrace.save/3")
     with pytest.raises(MalformedError) as refused:
         savefile.parse(newer)

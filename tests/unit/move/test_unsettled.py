@@ -50,7 +50,9 @@ class Observer:
         (DESTINATION, Verb.COMMIT, Word.COMMITTED, Lines(told=True)),
     ],
 )
-def test_check_and_save(tmp_path, monkeypatch, side, verb, end, lines):
+def test_what_is_in_question_here_is_in_doubt_for_check_and_save(
+    tmp_path, monkeypatch, side, verb, end, lines
+):
     # The peer has fenced; the key here is one that a killed abort has revived.
     target = Target({S1: K, PEER: 0xB}, PEER, ReservationType.WERO)
     host = Host(target, {"1:0:0:0": S1}, tmp_path, monkeypatch)
@@ -75,7 +77,7 @@ def test_check_and_save(tmp_path, monkeypatch, side, verb, end, lines):
         assert file.order > 7
 
 
-def test_a_move_after_the_last_order_there_is(tmp_path, monkeypatch):
+def test_no_move_is_saved_after_the_last_order_there_is(tmp_path, monkeypatch):
     """A file with more digits would be one that nobody can read."""
     target = Target({S1: K}, S1, ReservationType.WERO)
     source = Host(target, {"1:0:0:0": S1}, tmp_path, monkeypatch)

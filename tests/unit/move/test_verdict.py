@@ -45,7 +45,7 @@ def with_more(*more, **changes):
     )
 
 
-def test_clear_and_movable():
+def test_nothing_to_move_is_clear_and_a_key_of_one_guest_is_movable():
     assert judge(SIDE, Facts("naa.6")).verdict is Verdict.CLEAR
     verdict = judge(SIDE, HELD, asked=QEMU)
     assert (verdict.verdict, verdict.key, verdict.held) == (Verdict.MOVABLE, 0x4B, True)
@@ -79,14 +79,14 @@ def test_clear_and_movable():
         ),
     ],
 )
-def test_obstacles(facts, obstacle):
+def test_each_obstacle_has_its_fact_and_its_verdict(facts, obstacle):
     verdict = judge(SIDE, facts)
     assert [reason.obstacle for reason in verdict.reasons] == [obstacle]
     doubtful = obstacle is Obstacle.IN_DOUBT
     assert verdict.verdict is (Verdict.IN_DOUBT if doubtful else Verdict.BLOCKED)
 
 
-def test_others_on_the_same_nexus():
+def test_another_guest_on_the_nexus_is_in_the_way():
     other = Sender(200, "qemu", "db2")
     verdict = judge(SIDE, HELD, asked=QEMU, users=(QEMU, other))
     assert [reason.obstacle for reason in verdict.reasons] == [Obstacle.OTHER_USER]
@@ -116,7 +116,7 @@ VM = "qemu-system-x86"
     ids=["nameless", "itself", "number given again", "kvm", "clone", "restarted", "no UUID known"],
 )
 @pytest.mark.parametrize("asks", [False, True], ids=["", "asked"])
-def test_one_guest_is_not_another(one, other, same, asks):
+def test_a_guest_is_told_from_another_by_what_is_known_of_both(one, other, same, asks):
     facts = Facts("naa.6", registrations=(registered("1:0:0:0", by=one),))
     side = Side("/dev/x", "naa.6", "", SIDE.paths[:1])
     verdict = judge(side, facts, asked=one if asks else None, users=(other,))
@@ -165,12 +165,12 @@ def test_what_prepare_will_ask_for_is_said_on_the_source(capable, aptpl, noted):
     assert any("--aptpl" in note for note in verdict.notes) is noted
 
 
-def test_qemu_moves_it():
+def test_what_qemu_moves_itself_is_blocked():
     verdict = judge(SIDE, HELD, moves_itself="migrate-pr=on")
     assert [reason.obstacle for reason in verdict.reasons] == [Obstacle.QEMU_MOVES_IT]
 
 
-def test_gravest_counts():
+def test_the_gravest_verdict_of_several_units_counts():
     clear, movable = judge(SIDE, Facts("naa.6")), judge(SIDE, HELD)
     doubtful = judge(SIDE, Facts("naa.6", unplaced=(5,)))
     blocked = judge(SIDE, HELD, moves_itself="on")
@@ -199,7 +199,7 @@ def test_what_nobody_can_know_is_taken_from_what_is_shown():
     assert judge(SIDE, facts).verdict is Verdict.IN_DOUBT
 
 
-def test_facts_from_anything():
+def test_what_is_no_unit_has_no_facts():
     for wrong in ({}, {"lu": 1}, {"lu": "naa.6", "generation": "x"}):
         with pytest.raises(MalformedError):
             Facts.from_show(wrong)
