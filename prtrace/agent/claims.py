@@ -100,9 +100,10 @@ class Claims:
 
 
 def _same_list(claim: Attribution, record: Record) -> bool:
-    """Whether the list is the claim's too; several guests may ask a helper for the like at once.
+    """Whether the parameter list is that of the attribution record, as far as both are known.
 
-    On several nexuses it is a multipath map's, where the helper makes lists of its own.
+    It tells apart the guests that have one helper send commands to one nexus at once.  For a
+    multipath map, and so on several nexuses, the helper makes parameter lists of its own.
     """
     if record.cdb[:1] != bytes((Opcode.PR_OUT,)) or len(claim.nexuses) > 1:
         return True

@@ -389,7 +389,7 @@ class Agent:
     def self_test(self) -> tuple[str, str]:
         """("passed" | "failed" | "not run", detail): do the programs see what this process sends?
 
-        INQUIRY over each door at the start says so, and ever after the agent's own readings.
+        At the start INQUIRY commands over each issue path tell, later the agent's own readings.
         """
         sent, own = self._resolver.sent, self._watch.own
         if self._tested.result == "failed":
