@@ -15,16 +15,14 @@ from typing import TYPE_CHECKING, Final
 
 from prtrace.prhelper.protocol import Response
 from prtrace.scsi.codes import Status
-from prtrace.scsi.sense import FIXED, UNIT_ATTENTION, Sense
+from prtrace.scsi.sense import FIXED, ILLEGAL_REQUEST, NOT_READY, UNIT_ATTENTION, Sense
 
 if TYPE_CHECKING:
     from prtrace.linux.sgio import Reply
 
 _MEDIUM_ERROR: Final = 0x3
 _HARDWARE_ERROR: Final = 0x4
-_ILLEGAL_REQUEST: Final = 0x5
 _DATA_PROTECT: Final = 0x7
-_NOT_READY: Final = 0x2
 _ABORTED_COMMAND: Final = 0xB
 _DRIVER_TIMEOUT: Final = 0x06
 _DRIVER_SENSE: Final = 0x08
@@ -37,12 +35,12 @@ Code = tuple[int, int, int]
 """Sense key, additional sense code and its qualifier."""
 COMMUNICATION_FAILURE: Final[Code] = (_ABORTED_COMMAND, 0x08, 0x00)
 IO_ERROR: Final[Code] = (_ABORTED_COMMAND, 0x00, 0x06)
-INVALID_OPCODE: Final[Code] = (_ILLEGAL_REQUEST, 0x20, 0x00)
-LIST_LENGTH: Final[Code] = (_ILLEGAL_REQUEST, 0x1A, 0x00)
-INVALID_CDB: Final[Code] = (_ILLEGAL_REQUEST, 0x24, 0x00)
-INVALID_LIST: Final[Code] = (_ILLEGAL_REQUEST, 0x26, 0x00)
-INSUFFICIENT_RESOURCES: Final[Code] = (_ILLEGAL_REQUEST, 0x55, 0x03)
-INSUFFICIENT_REGISTRATIONS: Final[Code] = (_ILLEGAL_REQUEST, 0x55, 0x04)
+INVALID_OPCODE: Final[Code] = (ILLEGAL_REQUEST, 0x20, 0x00)
+LIST_LENGTH: Final[Code] = (ILLEGAL_REQUEST, 0x1A, 0x00)
+INVALID_CDB: Final[Code] = (ILLEGAL_REQUEST, 0x24, 0x00)
+INVALID_LIST: Final[Code] = (ILLEGAL_REQUEST, 0x26, 0x00)
+INSUFFICIENT_RESOURCES: Final[Code] = (ILLEGAL_REQUEST, 0x55, 0x03)
+INSUFFICIENT_REGISTRATIONS: Final[Code] = (ILLEGAL_REQUEST, 0x55, 0x04)
 
 _OF_HOST: Final[dict[int, Code]] = {
     0x01: (_ABORTED_COMMAND, 0x05, 0x00),  # DID_NO_CONNECT: does not respond to selection
@@ -59,8 +57,8 @@ _OF_ERRNO: Final[dict[int, Code]] = {
     errno.ENODATA: (_MEDIUM_ERROR, 0x11, 0x00),
     errno.EREMOTEIO: (_HARDWARE_ERROR, 0x44, 0x00),
     errno.ENOMEM: (_HARDWARE_ERROR, 0x44, 0x00),
-    errno.ENOMEDIUM: (_NOT_READY, 0x3A, 0x00),
-    errno.EINVAL: (_ILLEGAL_REQUEST, 0x24, 0x00),
+    errno.ENOMEDIUM: (NOT_READY, 0x3A, 0x00),
+    errno.EINVAL: (ILLEGAL_REQUEST, 0x24, 0x00),
     errno.ENOSPC: (_DATA_PROTECT, 0x27, 0x07),
 }
 

@@ -69,7 +69,7 @@ class ProxyOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class _Door:
+class _Listening:
     """A listening socket, and what is done with who comes in."""
 
     listener: Listener
@@ -94,13 +94,13 @@ def run(options: ProxyOptions) -> None:
     _load()
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(_signals())
-        doors = _doors(options, server, control)
-        for door in doors:
-            stack.callback(door.listener.close)
+        sockets = _listening(options, server, control)
+        for listening in sockets:
+            stack.callback(listening.listener.close)
         notify("READY=1")
-        for door in doors:
-            log.info("listening at %s", door.listener.path)
-        for number in _accept(doors, signals, sparing):
+        for listening in sockets:
+            log.info("listening at %s", listening.listener.path)
+        for number in _accept(sockets, signals, sparing):
             if number != signal.SIGHUP:
                 break
             _reload(broker, options, sparing)
@@ -139,22 +139,22 @@ def _signals() -> Iterator[socket.socket]:
 
 
 def _accept(
-    doors: tuple[_Door, ...], signals: socket.socket, sparing: SparingLog
+    sockets: tuple[_Listening, ...], signals: socket.socket, sparing: SparingLog
 ) -> Iterator[int]:
     """Accept for ever; each signal's number as it comes."""
     poll = select.poll()
     poll.register(signals, select.POLLIN)
-    by_number = {door.listener.socket.fileno(): door for door in doors}
+    by_number = {listening.listener.socket.fileno(): listening for listening in sockets}
     for number in by_number:
         poll.register(number, select.POLLIN)
     while True:
         for number, _ in poll.poll():
-            door = by_number.get(number)
-            if door is None:
+            listening = by_number.get(number)
+            if listening is None:
                 yield from signals.recv(64)
                 continue
             try:
-                sock, _ = door.listener.socket.accept()
+                sock, _ = listening.listener.socket.accept()
             except BlockingIOError:
                 continue
             except OSError as error:
@@ -162,7 +162,7 @@ def _accept(
                 sparing.say(logging.WARNING, "accept", f"nobody could be accepted: {error}")
                 time.sleep(_ACCEPT_PAUSE)
                 continue
-            door.welcome(sock)
+            listening.welcome(sock)
 
 
 def _policy(options: ProxyOptions) -> Policy:
@@ -187,7 +187,7 @@ def _reload(broker: Broker, options: ProxyOptions, sparing: SparingLog) -> None:
     notify("READY=1")
 
 
-def _doors(options: ProxyOptions, server: Server, control: Control) -> tuple[_Door, ...]:
+def _listening(options: ProxyOptions, server: Server, control: Control) -> tuple[_Listening, ...]:
     """Every listening socket; UsageError where there is none to serve guests on."""
     found: list[tuple[str, Listener]] = list(Listener.all_handed_over())
     if found and options.socket is not None:
@@ -199,20 +199,20 @@ def _doors(options: ProxyOptions, server: Server, control: Control) -> tuple[_Do
         found.append((f"{GUEST_NAME}{name}", Listener.bind(path, mode=mode)))
     if options.control is not None:
         found.append((CONTROL_NAME, Listener.bind(options.control, mode=0o600)))
-    doors = []
+    sockets = []
     serving = False
     for name, listener in found:
         if name == CONTROL_NAME:
-            doors.append(_Door(listener, control.welcome))
+            sockets.append(_Listening(listener, control.welcome))
             continue
         guest = name.removeprefix(GUEST_NAME) if name.startswith(GUEST_NAME) else ""
-        doors.append(_Door(listener, lambda sock, guest=guest: server.welcome(sock, guest)))  # type: ignore[misc]
+        sockets.append(_Listening(listener, lambda sock, guest=guest: server.welcome(sock, guest)))  # type: ignore[misc]
         serving = True
     if not serving:
         for _, listener in found:
             listener.close()
         raise UsageError("nothing to listen at", hint="give --listen PATH, or start a socket unit")
-    return tuple(doors)
+    return tuple(sockets)
 
 
 def _execution(upstream: Path | None) -> Callable[[], Execution]:

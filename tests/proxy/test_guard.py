@@ -138,6 +138,8 @@ def races(bed: Bed, seed: int, count: int) -> None:
     pairs = list(itertools.product(bed.nodes, repeat=2))
     for number in range(count):
         race(bed, r, pairs[number % len(pairs)])
+        if number % 50 == 49:
+            print(f"{number + 1} races", flush=True)
 
 
 @pytest.mark.machine(nexuses=2, multipath=True)
