@@ -43,7 +43,7 @@ from prtrace.state.learning import learn_full_status
 from prtrace.state.naming import move, specify
 from prtrace.state.order import Order, another_overlaps, commutes, could_touch, place
 from prtrace.state.partial import give_names_up, learn_keys, learn_reservation, take_names_up
-from prtrace.state.paths import is_former, note_paths
+from prtrace.state.paths import doubt_what_a_log_in_ends, is_former, note_paths
 from prtrace.state.preempting import preempt
 from prtrace.state.registering import register
 from prtrace.state.reserving import clear, release, reserve
@@ -161,6 +161,7 @@ def apply(state: LuState, seen: AnyObservation) -> Change:
         case NotWatched():
             return Change(_unwatched(draft, state), "in doubt: nobody was watching")
         case PathsSeen():
+            doubt_what_a_log_in_ends(draft, seen)
             note_paths(draft, seen)
         case Unsupported():
             return _unsupported(draft, state, seen)

@@ -266,6 +266,15 @@ def is_other_session(port: str | None, relative: int | None, path: LocalNexus) -
     )
 
 
+def is_same_initiator(port: str | None, relative: int | None, path: LocalNexus) -> bool:
+    """Whether a nexus of these two ports may be one of path's initiator, in whatever session, at
+    path's target port: what is not known of a name may be anything."""
+    names = initiator_name(port), initiator_name(path.initiator_port)
+    return ("" in names or names[0] == names[1]) and (
+        relative is None or path.relative_target_port in (None, relative)
+    )
+
+
 def port_names(path: LocalNexus) -> tuple[str, int | None]:
     """The names by which path's nexus is told from others: not alike in two spellings."""
     return _fold(path.initiator_port), path.relative_target_port

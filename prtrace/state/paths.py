@@ -5,6 +5,9 @@ and goes, and the kernel gives its H:C:T:L to the next one.  So whatever is know
 address is put under the port names when the scsi_device is gone, and under the new address
 when a scsi_device with these ports appears.  What has no port names cannot be followed: it
 keeps a name of its own, and is in doubt.
+
+With its path an initiator may have logged out of the target, and not every target keeps what an
+initiator has registered until it logs in again (Profile.forgets_at_logout).
 """
 
 from __future__ import annotations
@@ -14,10 +17,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from prtrace.model import LOCAL_NAME, LocalNexus, Nexus, PathsSeen
-from prtrace.state.binding import may_be, port_names, same_names
+from prtrace.state.binding import is_same_initiator, may_be, port_names, same_names
 from prtrace.state.doubt import ALL, named
 from prtrace.state.draft import Draft
 from prtrace.state.unit import Fact, Path, Registration
+
+_FORGETTING = "the target may have forgotten with a session what its initiator registered"
 
 
 def note_paths(draft: Draft, seen: PathsSeen) -> None:
@@ -65,6 +70,48 @@ def note_paths(draft: Draft, seen: PathsSeen) -> None:
         draft.forget()
         draft.doubt(ALL, "never read")
         draft.say("a unit without a designator ends with its device")
+
+
+def doubt_what_a_log_in_ends(draft: Draft, seen: PathsSeen) -> None:
+    """Put in doubt what the target may have forgotten; to be called before note_paths().
+
+    Any registration of the initiator at the target port of a path that is gone or new: that of a
+    session before the last log-in is kept, and goes, with those of the others.
+    """
+    if draft.profile.forgets_at_logout is False:
+        return
+    now = {path.nexus: path for path in seen.paths}
+    gone = [
+        path.local
+        for nexus, path in draft.paths.items()
+        if nexus not in now or not _is_same(path.local, now[nexus])
+    ]
+    before = draft.paths
+    came = [
+        path
+        for nexus, path in now.items()
+        if nexus not in before or not _is_same(before[nexus].local, path)
+    ]
+    ports = [_ports(draft, each) for each in draft.registrations.values()]
+    ports += [(None, None)] if draft.unattributed else []
+    for path in (*gone, *came):
+        if any(is_same_initiator(port, relative, path) for port, relative in ports):
+            what = "is gone" if path in gone else "is new"
+            reason = f"{path.nexus} {what}, and {_FORGETTING}"
+            draft.anchor = draft.census = None
+            draft.doubt(ALL, reason)
+            draft.settle(ALL)
+            draft.say(f"in doubt: {named(ALL)} ({reason})")
+            return
+
+
+def _ports(draft: Draft, each: Registration) -> tuple[str | None, int | None]:
+    """The registration's ports, as far as they are known; a command that was seen names none."""
+    path = draft.paths.get(each.nexus)
+    if path is None:
+        return each.initiator_port, each.relative_target_port
+    local = path.local
+    return each.initiator_port or local.initiator_port, local.relative_target_port
 
 
 def is_former(draft: Draft, nexus: Nexus, life: int, done_ns: int) -> bool:

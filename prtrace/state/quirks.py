@@ -65,6 +65,14 @@ class Profile(NamedTuple):
     attentions_shared: bool
     """A unit attention is raised for an initiator port's name, whatever the ISID, and delivered on
     one of its sessions."""
+    forgets_at_logout: bool | None
+    """The end of an initiator's last session may end its registrations, the reservation with them;
+    PRGENERATION stays, and no unit attention tells.
+
+    SPC keeps them.  LIO frees those of a node ACL with the ACL: with one that it made at the
+    log-in, where cache_dynamic_acls is 0, and with one that somebody deletes
+    (drivers/target/target_core_transport.c, transport_free_session and target_complete_nacl;
+    target_core_device.c, core_disable_device_list_for_node)."""
     lists_every_port: bool
     """READ FULL STATUS has one descriptor per target port of an ALL_TG_PT registration, not one in
     all."""
@@ -98,6 +106,7 @@ GENERIC = Profile(
     # never come hides a stranger's.
     attention_clears_all=True,
     attentions_shared=False,
+    forgets_at_logout=None,
     # SPC-4 6.15.5 has one descriptor for all the ports.
     lists_every_port=False,
 )
@@ -124,6 +133,7 @@ LIO = Profile(
     raises_attentions=True,
     attention_clears_all=True,
     attentions_shared=True,
+    forgets_at_logout=True,
     lists_every_port=True,
     mixes_sessions=True,
 )
@@ -150,6 +160,7 @@ SCST = Profile(
     raises_attentions=True,
     attention_clears_all=False,
     attentions_shared=False,
+    forgets_at_logout=False,
     lists_every_port=True,
 )
 

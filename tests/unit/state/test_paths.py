@@ -24,7 +24,9 @@ from prtrace.state.codec import from_json, to_json
 from prtrace.state.unit import Fact, LuState
 
 LU = "naa.6001405"
-TARGET = "LIO-ORG/disk/4.0"
+TARGET = "SCST_FIO/disk/320"
+"""A target that keeps registrations whoever logs out."""
+FORGETFUL = ("LIO-ORG/disk/4.0", "DELL/X/1")
 HOST1 = "iqn.2003-01.org.x:host1,i,0x00023d000001"
 HOST2 = "iqn.2003-01.org.x:host2,i,0x00023d000003"
 
@@ -32,16 +34,17 @@ HOST2 = "iqn.2003-01.org.x:host2,i,0x00023d000003"
 class Fold:
     """A unit's state and a clock."""
 
-    def __init__(self, lu: str = LU) -> None:
+    def __init__(self, lu: str = LU, target: str = TARGET) -> None:
         self.lu = lu
-        self.state: LuState = new_state(lu, TARGET, 1)
+        self.target = target
+        self.state: LuState = new_state(lu, target, 1)
         self.now = 1000
         self.effect = ""
 
     def see(self, kind, nexus: str = "", **fields) -> LuState:
         self.now += 10
         span = {"start_ns": self.now - 5, "done_ns": self.now, "time": self.now, **fields}
-        change = apply(self.state, kind(lu=self.lu, nexus=nexus, target=TARGET, **span))
+        change = apply(self.state, kind(lu=self.lu, nexus=nexus, target=self.target, **span))
         self.state, self.effect = change.state, change.effect
         assert from_json(to_json(self.state)) == self.state
         return self.state
@@ -54,10 +57,9 @@ class Fold:
         fields.setdefault("outcome", Outcome.DONE)
         return self.see(PrOut, nexus, action=action, key=key, sa_key=sa_key, type=kind, **fields)
 
-    def read(self, nexus: str, generation: int, *listed: FullStatus) -> LuState:
-        return self.see(
-            FullStatusRead, nexus, generation=generation, registrations=listed, truncated=False
-        )
+    def read(self, nexus: str, generation: int, *listed: FullStatus, **fields) -> LuState:
+        told = {"generation": generation, "registrations": listed, "truncated": False}
+        return self.see(FullStatusRead, nexus, **told, **fields)
 
 
 def path(nexus: str, port: str | None, relative: int | None = 1, life: int = 0, **more):
@@ -74,9 +76,9 @@ def status(port: str, key: int, relative: int = 1, *, holder: bool = False) -> F
     )
 
 
-def held_by_host1() -> Fold:
+def held_by_host1(target: str = TARGET) -> Fold:
     """host1 over 1:0:0:0 registered 0xa1 and holds WERO; host2 is 2:0:0:0, not registered."""
-    fold = Fold()
+    fold = Fold(target=target)
     fold.paths(path("1:0:0:0", HOST1, life=11), path("2:0:0:0", HOST2, life=12))
     fold.read("1:0:0:0", 0)
     fold.send("1:0:0:0", Action.REGISTER, 0, 0xA1)
@@ -94,6 +96,47 @@ def test_an_address_that_is_reused_is_another_nexus() -> None:
     assert not state.doubts
     assert "vanished" in fold.effect
     assert "appeared" in fold.effect
+
+
+@pytest.mark.parametrize("target", [TARGET, *FORGETFUL])
+@pytest.mark.parametrize(
+    ("isid", "relative", "concerned"),
+    [("000001", 1, True), ("000007", 1, True), ("000001", 2, False)],
+    ids=["same session", "another session", "another target port"],
+)
+def test_what_a_target_may_forget_at_a_log_out_is_in_doubt_until_it_is_read(
+    target: str, isid: str, relative: int, *, concerned: bool
+) -> None:
+    """LIO frees an initiator's registrations with its last session; PRGENERATION stays."""
+    fold = held_by_host1(target)
+    doubted = target in FORGETFUL
+    stays = path("2:0:0:0", HOST2, life=12)
+    for paths in ((stays,), (stays, path("3:0:0:0", HOST1, life=31))):
+        state = fold.paths(*paths)
+        assert {each.what for each in state.doubts} == (set(Fact) if doubted else set())
+        # Nor does a reply of before tell what is there now.
+        fold.read("2:0:0:0", 1, status(HOST1, 0xA1, holder=True), start_ns=fold.now - 5)
+        assert bool(fold.state.doubts) is doubted
+        fold.read("2:0:0:0", 1, status(HOST1, 0xA1, holder=True))
+        assert not fold.state.doubts
+    fold.paths(stays)
+    fold.read("2:0:0:0", 1, status(HOST1, 0xA1, holder=True))
+    other = HOST1.replace("000001", isid)
+    state = fold.paths(stays, path("3:0:0:0", other, relative, life=32))
+    assert bool(state.doubts) is (doubted and concerned)
+    assert ("forgotten" in fold.effect) is (doubted and concerned)
+    fold.read("2:0:0:0", 1 if doubted else 2)
+    assert fold.state.reservation is None
+    assert not fold.paths(stays).doubts, "there is nothing to be forgotten"
+
+
+def test_what_has_no_name_may_be_forgotten_with_any_session() -> None:
+    fold = Fold(target=FORGETFUL[0])
+    fold.paths(path("1:0:0:0", HOST1, life=11), path("2:0:0:0", None, None, life=12))
+    fold.read("1:0:0:0", 1, status(HOST2, 0xB2))
+    assert fold.paths(path("1:0:0:0", HOST1, life=11)).doubts
+    fold.read("1:0:0:0", 1, status(HOST2, 0xB2))
+    assert not fold.paths(path("1:0:0:0", HOST1, life=13)).doubts, "of another initiator"
 
 
 def test_a_new_session_is_not_the_old_one() -> None:
