@@ -254,7 +254,7 @@ _LOSSES: Final = {
     "ring_full": "the ring was full",
     "missed": "its end was not seen: a program was busy, or no driver took it",
     "signs_skipped": "a program was busy: conflicts and unit attentions may be uncounted",
-    "lost_map_full": "no room to note whose record was lost",
+    "lost_map_full": "nobody knows whose record was lost",
     "sample_ring_full": "samples: the ring was full",
     "count_map_full": "no room for a nexus's counters",
     "pending_full": "no room to remember a submission",

@@ -41,7 +41,7 @@ def put_aside(tracker: Tracker, raw: bytes, error: Exception) -> Proposal:
         ),
     )
     proposal = Proposal(numbers=[number] if number else [])
-    units = _units(tracker, record)
+    units = _units(tracker, record) or tracker.everybody(proposal) or [_NOBODY]
     for lu in units:
         tracker.add(proposal, told._replace(lu=lu))
         told = told._replace(record=0)
@@ -56,10 +56,10 @@ def _parsed(raw: bytes) -> Record | None:
 
 
 def _units(tracker: Tracker, record: Record | None) -> list[str]:
-    """Whose record it may be."""
+    """Whose record it is, if that can be told."""
     if record is not None:
         try:
             return [tracker.surroundings.unit(record.nexus, record.page83)]
         except (OSError, PrtraceError):
             pass  # which unit it is may be the very thing that cannot be found out
-    return tracker.everybody() or [_NOBODY]
+    return []

@@ -36,6 +36,7 @@ _BUSY: Final = 2.5
 """Seconds for which a sample makes its nexus's counters worth reading."""
 RING_FULL: Final = "the ring was full"
 ENDED_UNSEEN: Final = "its end was not seen: a program was busy, or no driver took it"
+WHOSE_UNKNOWN: Final = "nobody knows of which unit"
 SIGN_UNSEEN: Final = (
     "a unit attention or a conflict was missed: a program was busy, or no counter free"
 )
@@ -95,6 +96,7 @@ class Told:
 class CounterReading:
     """New events, and the facts that make them told once they are stored.
 
+    events: one without a unit is of every unit that is here or known.
     suspects: requests that were told to have ended unseen: scsi_cmnd -> Pending.start_ns.
     """
 
@@ -211,7 +213,9 @@ class Counters:
         suspects = self._unfinished(meta)
         events += (
             self._lost(
-                self._surroundings.unit(each.nexus, each.page83), each.nexus, MAY_HAVE_ENDED
+                self._surroundings.unit_of(each.nexus, each.page83, each.life),
+                each.nexus,
+                MAY_HAVE_ENDED,
             )
             for each in suspects.values()
         )
@@ -289,7 +293,7 @@ class Counters:
                 if now == told:
                     continue
                 meta[f"loss/{loss.nexus}"] = self._told_text(now)
-                lu = self._surroundings.unit(loss.nexus, loss.page83)
+                lu = self._surroundings.unit_of(loss.nexus, loss.page83)
                 at = loss.last_ns + skew
                 for cause, grown in (
                     (RING_FULL, now[0] - told[0]),
@@ -297,12 +301,12 @@ class Counters:
                 ):
                     if grown:
                         yield self._lost(lu, loss.nexus, cause, grown, at, loss.target)
+        # After the entries: a record that is lost meanwhile is told the next time.
         unplaced = self._stat(Stat.LOST_MAP_FULL)
         if unplaced > self._told.unplaced:
             # Nobody knows whose records they were, so everybody's state is in doubt.
             meta["unplaced/"] = self._told_text(unplaced)
-            for lu in self._surroundings.inventory.units:
-                yield self._lost(lu, "", RING_FULL, unplaced - self._told.unplaced)
+            yield self._lost("", "", WHOSE_UNKNOWN, unplaced - self._told.unplaced)
 
     def _unfinished(self, meta: dict[str, str]) -> dict[bytes, Pending]:
         """Where programs were skipped: the commands that may have ended meanwhile.
@@ -337,8 +341,7 @@ class Counters:
         if not grown:
             return
         meta.update((f"signs/{key}", self._told_text(n)) for key, n in grown.items())
-        for lu in self._surroundings.inventory.units:
-            yield self._lost(lu, "", SIGN_UNSEEN)
+        yield self._lost("", "", SIGN_UNSEEN)
 
     def _told_text(self, value: object) -> str:
         """With the epoch, because the next one's counters begin anew."""

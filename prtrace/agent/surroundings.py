@@ -119,6 +119,18 @@ class Surroundings:
         nexus = self.nexus(hctl)
         return local_name(hctl) if nexus is None else nexus.lu
 
+    def unit_of(self, hctl: str, page83: bytes, life: int = 0) -> str:
+        """The unit's designator, "" where it is not certain.
+
+        page83: of a time that has passed, b"" where it was not seen.  life: of the device that was
+        at the address then, 0 where it is not known.
+        """
+        name = self._named(page83)
+        if name is not None:
+            return self._remapped.unit(hctl, name)
+        nexus = self.nexus(hctl)
+        return nexus.lu if nexus is not None and life and nexus.life == life else ""
+
     def _named(self, page83: bytes) -> str | None:
         if page83 not in self._names:
             if len(self._names) >= _NAMES:

@@ -172,6 +172,11 @@ class Tracker:
             proposal.states[event.lu] = folded.state
         proposal.events.append(event)
 
+    def add_told(self, proposal: Proposal, event: Event) -> None:
+        """Add an event that no record tells; without a unit it is of every unit."""
+        for lu in [event.lu] if event.lu else self.everybody(proposal):
+            self.add(proposal, event._replace(lu=lu))
+
     def complete(self, nexus: str, replies: Sequence[LongReply]) -> tuple[Event, ...]:
         """The events of whole replies to commands of this agent over nexus; see longreply."""
         cut = [self._cut.pop((nexus, cdb), None) for cdb in {reply.cdb for reply in replies}]
@@ -197,9 +202,10 @@ class Tracker:
             return new_state(lu, target, now)
         return replace(known, target=target) if target and not known.target else known
 
-    def everybody(self) -> list[str]:
-        """Every unit that is here or known."""
-        return list({**self.surroundings.inventory.units, **self.states})
+    def everybody(self, proposal: Proposal) -> list[str]:
+        """Every unit that is here, or known once the proposal is accepted."""
+        known = {**self.surroundings.inventory.units, **self.states, **proposal.states}
+        return [lu for lu in known if lu not in proposal.forgotten]
 
     def accept(self, proposal: Proposal) -> None:
         """The store has the proposal: it is the truth from now on."""

@@ -87,6 +87,7 @@ class Watch:
         self._unstored = ""
         self._uncounted = ""
         self._owed = 0
+        self._owed_events: tuple[Event, ...] = ()
         self._rests_until = 0.0
         self.consumed = 0
         self.own = 0
@@ -219,7 +220,7 @@ class Watch:
         _log.error("%d records never came: every unit is in doubt", gone)
         now, at = time.time_ns(), time.monotonic_ns()
         lost = Event(Command.LOST, time=now, start_ns=at, done_ns=at, problem=GAP, count=gone)
-        if self.tell(tuple(lost._replace(lu=lu) for lu in self._tracker.everybody())):
+        if self.tell((lost,)):
             self._sequence.told(gone)
         return self._sequence.missing
 
@@ -261,11 +262,20 @@ class Watch:
         self._damaged = error.message
 
     def tell(self, events: tuple[Event, ...], reading: CounterReading | None = None) -> bool:
-        """Take events that come from no record; returns whether the store has them."""
+        """Take events that come from no record; returns whether the store has them.
+
+        events: one without a unit is of every unit that is here or known.
+        """
         proposal = Proposal()
         for event in events:
-            self._tracker.add(proposal, event)
+            self._tracker.add_told(proposal, event)
         return self._tell(proposal, reading)
+
+    def owe(self, events: tuple[Event, ...]) -> None:
+        """Tell events that must not be lost: where the store does not take them now, they are told
+        together with what it takes next."""
+        self._owed_events += events
+        self.tell(())
 
     def forget(self) -> None:
         """Forget units that are gone for long; the history says when."""
@@ -304,7 +314,7 @@ class Watch:
             # In the same transaction: no state without its doubt is ever shown.
             reading = self._counted(all_nexuses=False)
             for event in reading.events:
-                self._tracker.add(proposal, event)
+                self._tracker.add_told(proposal, event)
         stored = self._commit(proposal, reading)
         if stored is None:
             self._events.rewind()
@@ -389,6 +399,8 @@ class Watch:
         self, proposal: Proposal, reading: CounterReading | None, aside: Iterable[Aside] = ()
     ) -> list[Event] | None:
         """Store a proposal and accept it; None where the store does not take it."""
+        for event in self._owed_events:
+            self._tracker.add_told(proposal, event)
         meta = {} if reading is None else dict(reading.meta)
         if proposal.numbers or self._sequence.newest is not None:
             meta |= self._counters.numbers_meta(
@@ -414,6 +426,7 @@ class Watch:
         if self._unstored:
             _log.warning("storing again")
             self._unstored = ""
+        self._owed_events = ()
         self._tracker.accept(proposal)
         if reading is not None:
             self._counters.accept(reading)

@@ -328,6 +328,8 @@ class Pending(NamedTuple):
     nexus: str
     page83: bytes
     """The beginning of the unit's VPD page 83h, as the kernel had it at the submission."""
+    life: int
+    """Of the scsi_device: see LocalNexus.life."""
 
     @classmethod
     def parse(cls, value: bytes) -> Self:
@@ -335,7 +337,7 @@ class Pending(NamedTuple):
         c = PENDING.parse(value)
         page83 = c.page83[: c.page83_length]
         state, nexus = State(c.state), nexus_text(c.nexus)
-        return cls(c.start_ns, c.generation, state, c.opcode, nexus, page83)
+        return cls(c.start_ns, c.generation, state, c.opcode, nexus, page83, c.life)
 
     def may_end(self, now_ns: int) -> bool:
         """Whether an end of it may be to come."""
