@@ -346,6 +346,7 @@ class OtherUnit(Observation):
     """
 
     found: str
+    """"" where the device did not say which unit it is, though it was asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

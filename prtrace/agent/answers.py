@@ -142,7 +142,9 @@ class Answers:
     def unconfirmed(self, lus: Sequence[str]) -> list[str]:
         """Those that were wanted, and that the device has not confirmed since."""
         self._watch.drain()
-        return [lu for lu in lus if not self._freshness.is_met(lu) or self._resolver.unvouched(lu)]
+        return [
+            lu for lu in lus if not self._freshness.is_met(lu) or self._resolver.unfinished(lu)
+        ]
 
     def resolve(self, name: str) -> Resolution:
         """Find a name among what is here, then among what is known."""

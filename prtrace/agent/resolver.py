@@ -79,7 +79,8 @@ class _Asked(NamedTuple):
     """What a reading came to.  sent: commands.  problem: for the log, "" for none.
 
     other: the unit that is at the address instead of the one that was to be read.
-    long: the replies that no record holds whole.
+    long: the replies that no record holds whole.  proven: the replies, if any came, are those of
+    the unit that was to be read.
     """
 
     result: Result
@@ -87,6 +88,7 @@ class _Asked(NamedTuple):
     problem: str = ""
     other: str = ""
     long: tuple[LongReply, ...] = ()
+    proven: bool = True
 
 
 class _Listening:
@@ -115,8 +117,9 @@ class Resolver:
     state: gives the present state of a unit.  opened: opens a node to send commands to.
     look: finds out who uses which device.  misled: is told that a nexus leads to another unit
     than the inventory says, with both units' names.  completed: is told the replies over a nexus
-    that no record holds whole.  vouched: is called when unvouched() has become False of a unit.
-    sent: commands so far.
+    that no record holds whole.  unproven: is told that the replies over a nexus may be those of
+    another unit than the one that was to be read.  vouched: is called when unvouched() or
+    unfinished() has become False of a unit.  sent: commands so far.
     """
 
     def __init__(
@@ -128,6 +131,7 @@ class Resolver:
         look: Callable[[Directory], Users] = users_of,
         misled: Callable[[str, str, str], None] = lambda _nexus, _lu, _found: None,
         completed: Callable[[str, Sequence[LongReply]], None] = lambda _nexus, _replies: None,
+        unproven: Callable[[str, str], None] = lambda _nexus, _lu: None,
         vouched: Callable[[], None] = lambda: None,
     ) -> None:
         self._host = host
@@ -136,11 +140,12 @@ class Resolver:
         self._look_at = look
         self._misled = misled
         self._completed = completed
+        self._unproven = unproven
         self._vouched = vouched
         self._reading: Counter[tuple[str, Nexus]] = Counter()
         """How many readings of a unit over a nexus are under way."""
-        self._taught: set[tuple[str, Nexus]] = set()
-        """Those of them that have changed what is known of the unit."""
+        self._replied: dict[tuple[str, Nexus], bool] = {}
+        """Those of them of which replies have come; whether one changed what is stated."""
         self._polite: set[str] = set()
         """Read only where no unit attention can be taken from anybody."""
         self._limits = ReadingLimits() if limits is None else limits
@@ -199,21 +204,30 @@ class Resolver:
         for lu in states:
             # By state: it knows who wants the unit confirmed.
             now = self._state(lu)
-            if now is None or not now.doubts:
+            # What a reading has brought that is not over may be of another unit.
+            if (now is None or not now.doubts) and not self.unfinished(lu):
                 self._forget(lu)
 
-    def taught(self, lu: str, nexus: Nexus) -> None:
-        """A reply to this agent over nexus has changed what is known of a unit."""
+    def replied(self, lu: str, nexus: Nexus, *, news: bool) -> None:
+        """A reply to this agent came over nexus; news: it changed what is stated of the unit."""
         if self._reading[lu, nexus]:
-            self._taught.add((lu, nexus))
+            self._replied[lu, nexus] = news or self._replied.get((lu, nexus), False)
+
+    def has_replied(self, lu: str, nexus: Nexus) -> bool:
+        """Whether a reply has come to a reading over nexus that is not over."""
+        return (lu, nexus) in self._replied
 
     def unvouched(self, lu: str) -> bool:
-        """Whether a reading that is not over has changed what is known of a unit.
+        """Whether a reading that is not over has changed what is stated of a unit.
 
         A reading ends with the question which unit the device is.  Until that is answered its
         replies may be those of a unit that was mapped to the address after it began.
         """
-        return any(unit == lu for unit, _ in self._taught)
+        return any(unit == lu and news for (unit, _), news in self._replied.items())
+
+    def unfinished(self, lu: str) -> bool:
+        """Whether a reading that is not over has brought anything, if only a confirmation."""
+        return any(unit == lu for unit, _ in self._replied)
 
     def close(self) -> None:
         """Stop asking.  Readings under way end by themselves, or with the process."""
@@ -282,7 +296,8 @@ class Resolver:
             asked = self._ask(order, capabilities)
         except Exception as error:
             # A fault must not keep the place of the reading for ever.
-            asked = _Asked(Result.UNIT_FAILED, 0, f"{type(error).__name__}: {error}")
+            problem = f"{type(error).__name__}: {error}"
+            asked = _Asked(Result.UNIT_FAILED, 0, problem, proven=False)
         with contextlib.suppress(RuntimeError):  # the agent has ended meanwhile
             loop.call_soon_threadsafe(self._done, order, asked)
 
@@ -296,18 +311,15 @@ class Resolver:
             with self._open(nexus.sg or nexus.device or nexus.bsg) as device:
                 listening = _Listening(device)
                 reader = Reader(listening, policy)
-                reading = reader.read()
-                sent = reading.way.sent
-                if capabilities and not isinstance(reading, Unread):
-                    reader.capabilities()
-                    sent += reader.way.sent
+                reading = reader.read(capabilities=capabilities)
+                sent = reader.way.sent
         except NoPlaceError as error:
-            return _Asked(Result.UNIT_FAILED, 0, error.message)
+            return _Asked(Result.UNIT_FAILED, 0, error.message, proven=False)
         except PrtraceError as error:
-            return _Asked(Result.PATH_FAILED, 0, error.message)
+            return _Asked(Result.PATH_FAILED, 0, error.message, proven=False)
         if isinstance(reading, Unread):
-            # Nobody knows that its replies are this unit's: the last INQUIRY did not say so.
-            return _Asked(_result(reading), sent, reading.failure.text, reading.failure.found)
+            why, found = reading.failure.text, reading.failure.found
+            return _Asked(_result(reading), sent, why, found, proven=reading.proven)
         return _Asked(_result(reading), sent, long=tuple(listening.long))
 
     def _lacks_capabilities(self, lu: str, state: LuState) -> bool:
@@ -323,12 +335,19 @@ class Resolver:
         if asked.problem:
             self._tell(order.lu, order.path.nexus, asked.problem)
         if asked.other:
+            self._asked_capabilities.discard(order.lu)
             self._misled(order.path.nexus, order.lu, asked.other)
+        elif not asked.proven:
+            self._asked_capabilities.discard(order.lu)
+            self._unproven(order.path.nexus, order.lu)
         elif asked.long:
             self._completed(order.path.nexus, asked.long)
         # After the agent was told that it was misled: the doubt must not be gone for a moment.
         self._over(order.lu, order.path.nexus)
         self._schedule.end(order, asked.result, time.monotonic())
+        state = self._state(order.lu)
+        if state is None or not state.doubts:
+            self._forget(order.lu)
         self._turn()
 
     def _over(self, lu: str, nexus: Nexus) -> None:
@@ -337,8 +356,7 @@ class Resolver:
         self._reading[reading] -= 1
         if not self._reading[reading]:
             del self._reading[reading]
-            if reading in self._taught:
-                self._taught.remove(reading)
+            if self._replied.pop(reading, None) is not None:
                 self._vouched()
 
     def _candidates(self, lu: str) -> list[Candidate]:

@@ -51,7 +51,8 @@ from prtrace.probe import libbpf, pins, selftest
 from prtrace.probe.attach import Attached, attach
 from prtrace.probe.programs import Engine
 from prtrace.probe.ring import Ring
-from prtrace.state.decode import NOT_WATCHED, OTHER_UNIT
+from prtrace.scsi.codes import Status, status_title
+from prtrace.state.decode import NOT_WATCHED, OTHER_UNIT, UNPROVEN
 from prtrace.state.event import Command, Event
 from prtrace.store.database import FILE, Store
 from prtrace.store.lock import StateDirLock
@@ -84,6 +85,7 @@ _NO_RELOAD: Final = (
     "SIGHUP changes nothing: options are read at the start; restart the agent to change them, and "
     "what happens meanwhile is not missed"
 )
+_ANSWERS: Final = frozenset(map(status_title, (Status.GOOD, Status.CHECK_CONDITION)))
 _NAME: Final = "store"
 """The meta entry with the name by which a store claims records."""
 
@@ -275,6 +277,7 @@ class Agent:
             self._surroundings,
             lambda lu: self._freshness.state(lu, time.monotonic_ns()),
             misled=self._misled,
+            unproven=self._unproven,
             completed=self._completed,
             opened=helping.open,
             look=helping.users,
@@ -406,16 +409,21 @@ class Agent:
         return "not run", self._tested.detail
 
     def _published(self, stored: list[Event], proposal: Proposal) -> None:
-        for event in stored:
-            told = event.command is Command.PR_IN and event.record not in proposal.idle
-            if told and self._tracker.is_own(event):
-                self._resolver.taught(event.lu, event.nexus)
+        for event in proposal.events:
+            if _is_answer(event) and self._tracker.is_own(event):
+                told = event.record not in proposal.idle
+                self._resolver.replied(event.lu, event.nexus, news=told)
         self._resolver.changed(proposal.states)
         self._entries.forget(proposal.forgotten)
         self._server.publish(stored)
         for entry in self._entries.of(stored, proposal.states) if self._journal else ():
             self._journal.send(entry)
-        news = {each.lu for each in stored if not self._tracker.is_own(each)}
+        news = {
+            each.lu
+            for each in stored
+            # That a reading of the agent's own has failed is nothing new of the unit.
+            if not self._tracker.is_own(each) and each.problem != UNPROVEN
+        }
         for lu, state in proposal.states.items():
             if state.doubts:
                 self._ask(lu, proposal.safe.get(lu, ""), fresh=lu in news)
@@ -489,9 +497,23 @@ class Agent:
         units = (believed, found) if follows else (believed,)
         if not follows:
             self._say_once(f"{hctl} says that it is another unit each time it is asked")
-        if self._watch.tell(tuple(told._replace(lu=lu) for lu in units)) and follows:
+        self._watch.owe(tuple(told._replace(lu=lu) for lu in units))
+        if follows:
             self._surroundings.correct(hctl, found)
             self._meet_units()
+
+    def _unproven(self, hctl: str, lu: str) -> None:
+        """The replies to a reading may be those of another unit than the kernel remembers."""
+        self._or_end(lambda: self._doubt_replies(hctl, lu))
+
+    def _doubt_replies(self, hctl: str, lu: str) -> None:
+        # The records of the replies are in the ring, or were read.
+        self._watch.drain()
+        waiting = self._watch.behind or self._watch.stalled
+        if waiting or self._resolver.has_replied(lu, hctl):
+            now, at = time.time_ns(), time.monotonic_ns()
+            told = Event(Command.LOST, time=now, start_ns=at, done_ns=at, lu=lu, nexus=hctl)
+            self._watch.owe((told._replace(problem=UNPROVEN),))
 
     def _completed(self, nexus: str, replies: Sequence[LongReply]) -> None:
         """Whole replies that no record holds: their records are in the ring, or were read."""
@@ -682,6 +704,11 @@ class Agent:
             if text not in self._kept:
                 _log.warning("%s", text)
         self._kept = said
+
+
+def _is_answer(event: Event) -> bool:
+    """Whether a device has answered a PR IN in a way that tells something of reservations."""
+    return event.command is Command.PR_IN and event.status in _ANSWERS
 
 
 def _gid(group: str) -> int | None:

@@ -142,6 +142,15 @@ class FailureKind(enum.Enum):
     """The reply does not fit into the longest that a PR IN command can ask for."""
 
 
+_ANSWERED: Final = frozenset(FailureKind) - {
+    FailureKind.TIMEOUT,
+    FailureKind.TRANSPORT,
+    FailureKind.GONE,
+    FailureKind.OTHER_UNIT,
+}
+"""Where the device has answered and may answer once more."""
+
+
 class ReadFailure(NamedTuple):
     """The device did not answer a command as it should.
 
@@ -272,6 +281,9 @@ class Unread(NamedTuple):
 
     failure: ReadFailure
     way: Way
+    proven: bool = False
+    """Whether the replies that came before the failure are those of the unit that the policy
+    names: the device has said so since, or the policy names none."""
 
 
 Reading = PrState | Disagreement | Unread
@@ -307,12 +319,14 @@ class Reader:
     _unsupported: set[InAction] = field(default_factory=set)
     _sent: int = 0
 
-    def read(self) -> Reading:
+    def read(self, *, capabilities: bool = False) -> Reading:
         """READ KEYS, READ RESERVATION and READ FULL STATUS, until they agree.
 
-        Raises UnavailableError where the host does not let the commands through.
+        capabilities: REPORT CAPABILITIES is sent as well, for whoever sees its reply; a device
+        need not know it.  Raises UnavailableError where the host does not let the commands
+        through.
         """
-        return self._reading(self._whole)
+        return self._reading(self._whole_and_capabilities if capabilities else self._whole)
 
     def look(self) -> Reading:
         """As read, with READ FULL STATUS alone where an earlier read proved that it is right.
@@ -361,7 +375,29 @@ class Reader:
             found = read()
             self._require_unit()
         except _FailedError as error:
-            return Unread(error.failure, self.way)
+            return self._unread(error.failure)
+        return found
+
+    def _unread(self, failure: ReadFailure) -> Unread:
+        """failure; where the device answers still, it is asked whose its replies were."""
+        if not self.policy.lu:
+            return Unread(failure, self.way, proven=True)
+        if failure.kind not in _ANSWERED or failure.command == "INQUIRY":
+            return Unread(failure, self.way)
+        try:
+            self._require_unit()
+        except _FailedError as error:
+            other = error.failure.kind is FailureKind.OTHER_UNIT
+            return Unread(error.failure if other else failure, self.way)
+        return Unread(failure, self.way, proven=True)
+
+    def _whole_and_capabilities(self) -> Reading:
+        found = self._whole()
+        try:
+            self._command(InAction.REPORT_CAPABILITIES, ReportCapabilities.parse)
+        except _FailedError as error:
+            if error.failure.kind is FailureKind.OTHER_UNIT:
+                raise
         return found
 
     def _short(self) -> Reading:

@@ -111,7 +111,8 @@ def _unwatched(draft: Draft, state: LuState) -> LuState:
 
 def apply(state: LuState, seen: AnyObservation) -> Change:
     """Return what seen makes of state."""
-    if not state.supported and _proves_support(seen):
+    if not state.supported and (_proves_support(seen) or isinstance(seen, OtherUnit)):
+        # Where it was another unit, it was the other that had no reservations.
         state = _anew(state, seen.time)
     draft = draft_of(state, seen)
     if isinstance(seen, PrOut | UnreadablePrOut) and not seen.timed_out:

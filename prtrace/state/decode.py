@@ -67,6 +67,9 @@ NOT_WATCHED: Final = "nobody was watching"
 OTHER_UNIT: Final = "another logical unit is at this address: "
 """How the problem of a LOST event begins that stands for commands which met another unit."""
 
+UNPROVEN: Final = "which logical unit answered is not known"
+"""The problem of a LOST event that stands for replies which may be those of another unit."""
+
 END_LOST: Final = "it timed out, its request is over, and no record tells how it ended"
 """The problem of a LOST event after which nothing is under way on the nexus any more."""
 
@@ -110,6 +113,8 @@ def decode(event: Event) -> tuple[Event, tuple[AnyObservation, ...]]:
             if event.problem.startswith(OTHER_UNIT):
                 found = event.problem.removeprefix(OTHER_UNIT)
                 return event, (OtherUnit(**_seen(event), found=found),)
+            if event.problem == UNPROVEN:
+                return event, (OtherUnit(**_seen(event), found=""),)
             lost = RecordsLost(
                 **_seen(event),
                 cause=event.problem,

@@ -185,11 +185,17 @@ def note_other_unit(draft: Draft, seen: OtherUnit) -> None:
     When the device confirmed something over that nexus, it may have been the other unit that did.
     """
     draft.expected.pop(seen.nexus, None)
-    draft.over(seen.nexus)
     draft.anchor = draft.census = None
+    # No reply shows which unit they are of.
+    draft.capabilities = draft.aptpl = None
+    draft.names_nexuses = True
     draft.confirmed = {
         fact: each for fact, each in draft.confirmed.items() if each.nexus != seen.nexus
     }
+    if not seen.found:
+        _doubt(draft, f"which unit answered over {seen.nexus} is not known")
+        return
+    draft.over(seen.nexus)
     _doubt(
         draft, f"{seen.nexus} leads to {seen.found}: its commands were taken for another unit's"
     )

@@ -549,14 +549,14 @@ def test_a_reading_teaches_nothing_for_certain_before_the_unit_is_asked_again(tr
             misled=misled,
             vouched=lambda: told.append("over"),
         )
-        resolver.taught(LU, "2:0:0:0")
+        resolver.replied(LU, "2:0:0:0", news=True)
         assert not resolver.unvouched(LU), "nothing was under way"
         resolver.resolve(LU, fresh=True)
         await came_true(lambda: "held up" in target.sent)
         assert not resolver.unvouched(LU), "nothing has been learned yet"
-        resolver.taught(LU, "3:0:0:0")
+        resolver.replied(LU, "3:0:0:0", news=True)
         assert not resolver.unvouched(LU), "somebody else's reading"
-        resolver.taught(LU, "2:0:0:0")
+        resolver.replied(LU, "2:0:0:0", news=True)
         assert resolver.unvouched(LU)
         assert not resolver.unvouched("naa.another")
         target.held.set()
@@ -566,6 +566,63 @@ def test_a_reading_teaches_nothing_for_certain_before_the_unit_is_asked_again(tr
 
     asyncio.run(play())
     assert told[:2] == [f"2:0:0:0 leads to naa.{NAA[:-1]}b", "over"]
+
+
+class SilentTarget(ScriptedTarget):
+    """It answers everything but the INQUIRY at the end, which is held up; then again."""
+
+    held: threading.Event
+
+    def send(self, cdb: bytes, data_out: bytes, room: int, timeout_ms: int) -> Reply:
+        asked = cdb[0] == Opcode.INQUIRY and InAction.READ_FULL_STATUS.title in self.sent
+        if asked and "held up" not in self.sent:
+            self.sent.append("held up")
+            assert self.held.wait(60)
+            return check(Sense(FIXED, 2, 4, 1))
+        return super().send(cdb, data_out, room, timeout_ms)
+
+
+@pytest.mark.parametrize(
+    ("replied", "news"),
+    [(True, True), (True, False), (False, False)],
+    ids=["news", "confirmation", "nothing came"],
+)
+def test_a_reading_whose_unit_is_not_known_at_the_end_vouches_for_nothing(
+    tree: Tree, *, replied: bool, news: bool
+) -> None:
+    """The agent is told before the reading is over, and the unit is read again."""
+    made = bench(tree)
+    tree.write("bus/scsi/devices/3:0:0:0/state", "offline\n")
+    target = made.devices["sg0"] = SilentTarget(page=page_83(NAA))
+    target.held = threading.Event()
+    doubtful = made.states[LU]
+    told: list[str] = []
+
+    async def play() -> None:
+        def unproven(nexus: str, lu: str) -> None:
+            assert resolver.unfinished(lu) is resolver.has_replied(lu, nexus) is replied
+            told.append("unproven")
+            if replied:
+                made.states[LU] = doubtful
+
+        resolver = Resolver(
+            *(made, made.states.get, QUICK, made.open),
+            unproven=unproven,
+            vouched=lambda: told.append("over"),
+        )
+        resolver.resolve(LU, fresh=True)
+        await came_true(lambda: "held up" in target.sent)
+        if replied:
+            resolver.replied(LU, "2:0:0:0", news=news)
+            assert resolver.unvouched(LU) is news
+            made.states[LU] = replace(doubtful, doubts=())
+            resolver.changed(made.states)
+        target.held.set()
+        await came_true(lambda: target.sent.count(InAction.READ_KEYS.title) > 1)
+        resolver.close()
+
+    asyncio.run(play())
+    assert told[:2] == (["unproven", "over"] if replied else ["unproven"])
 
 
 def test_what_is_verified_is_read_where_nobody_is_disturbed(tree: Tree) -> None:

@@ -12,7 +12,7 @@ import pytest
 from examples import share
 
 from agent.records import Producer, lu, pr_out, read_keys, record
-from prtrace.agent.counters import Counters, Told
+from prtrace.agent.counters import SIGN_UNSEEN, Counters, Told
 from prtrace.agent.surroundings import Surroundings
 from prtrace.agent.tracker import Proposal, Tracker
 from prtrace.agent.watch import Watch
@@ -20,7 +20,9 @@ from prtrace.cli.rebuild import Rebuilt
 from prtrace.errors import DeviceError, StoreError
 from prtrace.probe.misses import Misses
 from prtrace.probe.ring import Ring
+from prtrace.state.decode import UNPROVEN
 from prtrace.state.event import Command, Event
+from prtrace.state.unit import Fact
 from prtrace.store.database import Store
 
 HERE = Path(__file__).parent
@@ -231,6 +233,37 @@ def test_counters_that_cannot_be_read_hold_everything_up(agent: Agent, monkeypat
     assert "counters" in agent.watch.stalled
     assert not list(agent.store.events())
     del read
+
+
+def test_what_is_owed_is_told_with_whatever_the_store_takes_next(
+    agent: Agent, monkeypatch
+) -> None:
+    """No state that a doubt is about is stored without it, or shown."""
+    agent.put(register(1, 0x700))
+    agent.pump()
+    agent.put(register(2, 0x701))
+    full = failing(Store.commit, StoreError("the disk is full"), 1)
+    monkeypatch.setattr(Store, "commit", full)
+    agent.watch.owe((Event(Command.LOST, lu=lu(1), nexus="1:0:0:0", problem=UNPROVEN),))
+    assert agent.watch.stalled
+    assert not any(event.command is Command.LOST for event in agent.published)
+    assert agent.watch.pump()
+    assert [event.command for event in agent.published[-2:]] == [Command.PR_OUT, Command.LOST]
+    reasons = {each.reason for each in agent.tracker.states[lu(1)].doubts}
+    assert any("which unit answered over 1:0:0:0" in reason for reason in reasons), reasons
+    told = len(agent.published)
+    agent.put(register(3, 0x702))
+    agent.pump()
+    assert len(agent.published) == told + 1, "it is told once"
+
+
+def test_an_event_of_nobody_is_of_everybody(agent: Agent) -> None:
+    """Of units that are gone too, and of those that the same batch makes known."""
+    agent.put(register(1, 0x700))
+    agent.pump()
+    proposal = agent.tracker.propose([register(2, 0x701, unit=2)], frozenset())
+    agent.tracker.add_told(proposal, Event(Command.LOST, problem=SIGN_UNSEEN))
+    assert all(proposal.states[lu(unit)].doubted(Fact.GENERATION) for unit in (1, 2))
 
 
 class TestGaps:

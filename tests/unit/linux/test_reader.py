@@ -29,7 +29,7 @@ from prtrace.scsi.reply import FullStatusDescriptor, ReportCapabilities, Reserva
 from prtrace.scsi.sense import FIXED, ILLEGAL_REQUEST, NOT_READY, UNIT_ATTENTION, Sense
 from prtrace.scsi.transportid import IscsiPort
 from tests.unit.linux.conftest import page_83
-from tests.unit.linux.scripted import ScriptedTarget, attention, check, registrant
+from tests.unit.linux.scripted import NOT_KNOWN, ScriptedTarget, attention, check, registrant
 
 A, B = 0x1122334455667788, 0x0A00000000000000
 ROUND = ["READ KEYS", "READ RESERVATION", "READ FULL STATUS"]
@@ -426,6 +426,43 @@ def test_capabilities_of_another_unit_are_refused() -> None:
     found = reader(target, lu=f"naa.{NAA}").capabilities()
     assert isinstance(found, ReadFailure)
     assert found.kind is FailureKind.OTHER_UNIT
+
+
+@pytest.mark.parametrize(
+    ("answer", "proven", "asked"),
+    [
+        (check(NOT_KNOWN), True, 2),
+        (Reply(0x18, 0, 0, b"", b"", 1), True, 2),
+        (Reply(0, 1, 0, b"", b"", 1), False, 1),
+    ],
+    ids=["unsupported", "conflict", "transport"],
+)
+@pytest.mark.parametrize("moved", [False, True], ids=["same unit", "another unit"])
+def test_a_reading_that_fails_says_whose_its_replies_were(
+    answer: Reply, asked: int, *, proven: bool, moved: bool
+) -> None:
+    """A device that answers is asked once more which unit it is, whatever it answered."""
+    other = page_83(NAA[:-1] + "b")
+    target = ScriptedTarget(answers=deque([answer]), page=page_83(NAA))
+    if moved:
+        target.before = lambda _: setattr(target, "page", other)
+    found = reader(target, lu=f"naa.{NAA}").read()
+    assert isinstance(found, Unread)
+    assert target.sent.count("INQUIRY") == asked
+    assert found.proven is (proven and not moved)
+    assert (found.failure.kind is FailureKind.OTHER_UNIT) is (proven and moved)
+    unnamed = reader(ScriptedTarget(answers=deque([answer]))).read()
+    assert isinstance(unnamed, Unread)
+    assert unnamed.proven, "there is nothing to be proven"
+
+
+def test_a_reading_can_ask_for_capabilities_too() -> None:
+    target = ScriptedTarget(page=page_83(NAA))
+    whole(reader(target, lu=f"naa.{NAA}").read(capabilities=True))
+    assert target.sent == ["INQUIRY", *ROUND, "REPORT CAPABILITIES", "INQUIRY"]
+    target = ScriptedTarget(page=page_83(NAA), unknown=frozenset({InAction.REPORT_CAPABILITIES}))
+    whole(reader(target, lu=f"naa.{NAA}").read(capabilities=True))
+    assert target.sent[-1] == "INQUIRY"
 
 
 def test_which_unit_a_command_would_meet() -> None:

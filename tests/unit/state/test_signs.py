@@ -13,6 +13,7 @@ from prtrace.model import (
     Action,
     Attention,
     AttentionSeen,
+    Capabilities,
     ConflictSeen,
     FullStatusRead,
     KeysRead,
@@ -29,17 +30,29 @@ from prtrace.model import (
 )
 from prtrace.state.access import may
 from prtrace.state.apply import apply, new_state
-from prtrace.state.decode import OTHER_UNIT
+from prtrace.state.decode import OTHER_UNIT, UNPROVEN
 from prtrace.state.event import Command, Event
 from prtrace.state.expecting import LIMIT_NS
 from prtrace.state.fold import fold
-from prtrace.state.unit import Fact
+from prtrace.state.unit import Fact, UnderWay
 
 WE, WERO = ReservationType.WE, ReservationType.WERO
 
 
 def attention(nexus: str, what: Attention, count: int = 1) -> AttentionSeen:
     return AttentionSeen(lu=LU, nexus=nexus, attention=what, count=count)
+
+
+PTPL = Capabilities(
+    rlr_c=False,
+    crh=True,
+    sip_c=True,
+    atp_c=True,
+    ptpl_c=True,
+    ptpl_a=True,
+    allow_commands=0,
+    types=None,
+)
 
 
 def preempted(target: str = "LIO-ORG/disk/4.0"):
@@ -280,6 +293,29 @@ def test_lost_records_and_commands_that_cannot_be_read_leave_doubt() -> None:
     assert "list too short" in apply(start({A: 1}), unread).effect
     refused = UnreadablePrOut(lu=LU, nexus=A, outcome=Outcome.NOT_EXECUTED, problem="")
     assert apply(start({A: 1}), refused).state.doubts == ()
+
+
+def test_replies_of_nobody_knows_which_unit_leave_nothing_certain() -> None:
+    """Until the unit is read: what was confirmed over the nexus, capabilities and support too."""
+    told = Event(Command.LOST, lu=LU, nexus=B, problem=UNPROVEN, start_ns=200, done_ns=200)
+    late = UnderWay(B, 90, "REGISTER timed out")
+    known = replace(start({A: 1}), aptpl=True, capabilities=PTPL, names_nexuses=False)
+    state = fold(replace(known, under_way=(late,)), told).state
+    assert state is not None
+    assert doubted(state) == DOUBT
+    assert (state.aptpl, state.capabilities, state.names_nexuses) == (None, None, True)
+    assert state.under_way == (late,), "nothing says that the command is over"
+    none = Unsupported(lu=LU, nexus=B, start_ns=100, done_ns=110)
+    state = apply(new_state(LU), none).state
+    assert not state.supported
+    state = fold(state, told).state
+    assert state is not None
+    assert state.supported
+    assert doubted(state) == DOUBT
+    reply = FullStatusRead(
+        lu=LU, nexus=A, generation=3, registrations=(), truncated=False, start_ns=300, done_ns=310
+    )
+    assert not apply(state, reply).state.doubts
 
 
 def test_commands_that_met_another_unit_leave_nothing_certain() -> None:
