@@ -3,7 +3,8 @@
 STATE/UUID.json   {"version": 1, "phase": …, "move": {"file": …, "devices": …}, …}
 RUN/incoming/UUID  there while the guest may only go on here after somebody said so: the plugin
                    asks nobody about other guests
-RUN/outgoing/UUID  made by the plugin when a migration from here begins
+RUN/outgoing/UUID  made when a migration from here begins: by the plugin, or by the service where
+                   libvirt does not tell the plugin
 """
 
 from __future__ import annotations
@@ -157,6 +158,13 @@ class Guests:
     def outgoing(self, uuid: str) -> bool:
         """Whether a migration from here began since the guest last went on."""
         return (self._outgoing / uuid).exists()
+
+    def leaves(self, uuid: str) -> None:
+        """A migration from here begins; StoreError where that cannot be marked."""
+        try:
+            (self._outgoing / uuid).touch(mode=0o600)
+        except OSError as error:
+            raise _unusable(error) from error
 
     def stays(self, uuid: str) -> None:
         """The guest goes on here."""

@@ -19,8 +19,20 @@ from prtrace.libvirt.domain import NAMESPACE, Domain, parse
 URI: Final = "qemu:///system"
 _log = logging.getLogger(__name__)
 
-Heard = Callable[[str, bool], None]
-"""Called with a UUID to be looked at, and whether libvirt says that it left by migration."""
+
+class GuestNews(enum.Enum):
+    """What an event says of a guest."""
+
+    CHANGED = "changed"
+    """It is to be looked at."""
+    LEFT = "left"
+    """It left by migration."""
+    TRANSFERS = "transfers"
+    """Its memory is on the way to somewhere: a migration from here, a save file, a dump."""
+
+
+Heard = Callable[[str, GuestNews], None]
+"""Called with a UUID and what is new about it."""
 
 
 class GuestState(enum.Enum):
@@ -56,6 +68,8 @@ class Hypervisor:
             for name in ("JOB_COMPLETED", "DEVICE_REMOVED", "DEVICE_ADDED"):
                 kind = getattr(self._libvirt, f"VIR_DOMAIN_EVENT_ID_{name}")
                 register(None, kind, self._changed, None)
+            kind = self._libvirt.VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION
+            register(None, kind, self._transfers, None)
         except self._libvirt.libvirtError as error:
             raise HypervisorError(f"libvirt at {uri}: {error}") from error
 
@@ -108,6 +122,22 @@ class Hypervisor:
             return GuestState.LEFT if left else GuestState.ENDED
         return GuestState.BUSY
 
+    def paused_before(self, uuid: str) -> bool:
+        """Whether a guest that is being migrated, or saved, was paused before that began."""
+        known = self._libvirt
+        of_the_job = (
+            known.VIR_DOMAIN_PAUSED_MIGRATION,
+            known.VIR_DOMAIN_PAUSED_SAVE,
+            known.VIR_DOMAIN_PAUSED_DUMP,
+            known.VIR_DOMAIN_PAUSED_SNAPSHOT,
+            known.VIR_DOMAIN_PAUSED_POSTCOPY,
+        )
+        try:
+            state, reason = self._domain(uuid).state()
+        except known.libvirtError as error:
+            raise HypervisorError(f"guest {uuid}: {error}") from error
+        return state == known.VIR_DOMAIN_PAUSED and reason not in of_the_job
+
     def domain(self, uuid: str) -> Domain:
         """The guest's live XML, without what is secret."""
         try:
@@ -156,14 +186,17 @@ class Hypervisor:
         return self._connection.lookupByUUIDString(uuid)
 
     def _lifecycle(self, _: Any, domain: Any, event: int, detail: int, __: Any) -> None:
-        self._heard(
-            domain.UUIDString(),
+        left = (
             event == self._libvirt.VIR_DOMAIN_EVENT_STOPPED
-            and detail == self._libvirt.VIR_DOMAIN_EVENT_STOPPED_MIGRATED,
+            and detail == self._libvirt.VIR_DOMAIN_EVENT_STOPPED_MIGRATED
         )
+        self._heard(domain.UUIDString(), GuestNews.LEFT if left else GuestNews.CHANGED)
 
     def _changed(self, _: Any, domain: Any, *__: Any) -> None:
-        self._heard(domain.UUIDString(), False)
+        self._heard(domain.UUIDString(), GuestNews.CHANGED)
+
+    def _transfers(self, _: Any, domain: Any, *__: Any) -> None:
+        self._heard(domain.UUIDString(), GuestNews.TRANSFERS)
 
 
 def _bindings() -> Any:

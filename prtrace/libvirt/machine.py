@@ -10,9 +10,15 @@ order in which they do not:
 - A guest goes on here only after the agent said that it may, where somebody asks before it goes
   on (the plugin); where nobody asks, the agent is asked beside the running guest, and the guest
   is paused unless the answer is good.
-- The source gives its key up only after libvirt said that the guest left by migration.  The
-  destination gives its key up only while the guest does not run there.
-- A phase other than HOME says that something may be left here, until the agent says otherwise.
+- The source gives its key up only after libvirt said that the guest left by migration, or brings
+  it back from elsewhere.  The destination gives its key up only while the guest does not run
+  there.
+- A phase other than HOME says that something may be left here, until the agent says otherwise, or
+  the guest begins anew here.
+
+libvirt tells that a guest left after it told that the guest ended: first hook `stopped`, which has
+no reason in any version, then `release`, which has one from 10.5.0 on, then the event.  So an end
+without a reason says nothing of where the guest is, and nothing is forgotten because of it.
 
 Source of what libvirt calls and when: libvirt 9.0.0 and 11.3.0, src/qemu/qemu_migration.c and
 src/util/virhook.c.
@@ -46,7 +52,8 @@ class Phase(enum.Enum):
     LEFT = "left"
     """The guest left by migration; the key is to be given up here."""
     RECLAIMING = "reclaiming"
-    """The guest is paused here after a migration that failed in the pause."""
+    """A migration failed in the pause, and no answer says that the guest may go on here.  It is
+    paused here, or ended since: then it may be on the other host."""
 
 
 class MoveCall(enum.Enum):
@@ -139,7 +146,10 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """No QEMU of the guest is on this host.  migrated: libvirt says that it left by migration."""
+    """No QEMU of the guest is on this host.
+
+    migrated: libvirt says that it left by migration; else nobody says where it is.
+    """
 
     migrated: bool = False
 
@@ -173,12 +183,7 @@ class AgentSaid:
     why: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Time has passed: what could not be done may be tried again."""
-
-
-Input = Announced | Started | Ended | Runs | Waits | Acquires | AgentSaid | Tick
+Input = Announced | Started | Ended | Runs | Waits | Acquires | AgentSaid
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +210,9 @@ class Act(enum.Enum):
     NOTE = "write a new note"
     ADOPT = "the new file is the move's"
     """The file that came with the caller; before, it was the old move's that counted."""
+    FORGET = "the file is of no use any more"
+    RENEW = "the file becomes that of a move that begins now"
+    """The agent takes the call for a late one: it has heard of a newer save, or of a rollback."""
 
 
 Output = Ask | Permission | Act
@@ -283,8 +291,6 @@ def step(record: GuestRecord, given: Input, policy: MovePolicy) -> Stepped:
             return _waits(record)
         case Acquires():
             return _acquires(record, given)
-        case Tick():
-            return _tick(record)
         case AgentSaid():
             return _told(replace(record, asked=None), given)
         case _:
@@ -299,7 +305,7 @@ def _home(record: GuestRecord, *outputs: Output) -> Stepped:
     """Nothing of a move is here any more."""
     if record.resume:
         outputs = (*outputs, Act.RESUME)
-    return GuestRecord(caller=record.caller), outputs
+    return GuestRecord(caller=record.caller), (Act.FORGET, *outputs)
 
 
 def _reply(
@@ -347,13 +353,22 @@ def _started(record: GuestRecord, given: Started, policy: MovePolicy) -> Stepped
     match record.phase:
         case Phase.HOME:
             return _prepare(waiting)
-        case Phase.PREPARING | Phase.PREPARED | Phase.COMMITTING | Phase.WITHDRAWING:
+        case (
+            Phase.PREPARING
+            | Phase.PREPARED
+            | Phase.COMMITTING
+            | Phase.COMMITTED
+            | Phase.ARRIVED
+            | Phase.HELD
+            | Phase.WITHDRAWING
+        ):
             # The QEMU that this was prepared for is gone, or libvirt had not started another.
             return _ask(replace(waiting, phase=Phase.WITHDRAWING), MoveCall.WITHDRAW)
         case Phase.LEFT:
             return _ask(waiting, MoveCall.FINISH)
-        case Phase.COMMITTED | Phase.ARRIVED | Phase.HELD | Phase.RECLAIMING:
-            return record, (Permission(False, _UNFINISHED),)
+        case Phase.RECLAIMING:
+            # It is paused or runs elsewhere: the migration had not failed there.
+            return _ask(replace(waiting, phase=Phase.LEFT), MoveCall.FINISH)
         case _:
             assert_never(record.phase)
 
@@ -365,7 +380,7 @@ def _started_here(record: GuestRecord) -> Stepped:
             return record, (Permission(True),)
         case Phase.COMMITTED | Phase.HELD:
             # Committed: it may run here.  Held: its QEMU ended, and the guest begins anew.
-            return GuestRecord(), (Permission(True),)
+            return GuestRecord(), (Act.FORGET, Permission(True))
         case Phase.PREPARING | Phase.PREPARED | Phase.COMMITTING | Phase.WITHDRAWING:
             waiting = replace(record, phase=Phase.WITHDRAWING, caller=Caller.STARTS)
             return _ask(waiting, MoveCall.WITHDRAW)
@@ -383,22 +398,22 @@ def _prepare(record: GuestRecord) -> Stepped:
 def _ended(record: GuestRecord, given: Ended) -> Stepped:
     record = replace(record, resume=False)
     match record.phase:
-        case Phase.HOME if given.migrated:
+        case Phase.HOME | Phase.RECLAIMING if given.migrated:
             return _ask(replace(record, phase=Phase.LEFT), MoveCall.FINISH)
-        case Phase.HOME | Phase.LEFT:
+        case Phase.LEFT:
+            return _ask(record, MoveCall.FINISH)
+        case Phase.HOME | Phase.RECLAIMING:
             return record, ()
-        case Phase.RECLAIMING if given.migrated:
-            return _ask(replace(record, phase=Phase.LEFT), MoveCall.FINISH)
-        case Phase.RECLAIMING | Phase.HELD:
-            return GuestRecord(), ()
-        case Phase.ARRIVED:
-            # The guest ran here: its key stays, and the reservation follows it.
+        case Phase.ARRIVED | Phase.HELD if not given.migrated:
+            # The guest ran here: its key stays.  The reservation follows it when it runs again.
             return record, ()
         case (
             Phase.PREPARING
             | Phase.PREPARED
             | Phase.COMMITTING
             | Phase.COMMITTED
+            | Phase.ARRIVED
+            | Phase.HELD
             | Phase.WITHDRAWING
         ):
             return _ask(replace(record, phase=Phase.WITHDRAWING), MoveCall.WITHDRAW)
@@ -408,8 +423,12 @@ def _ended(record: GuestRecord, given: Ended) -> Stepped:
 
 def _runs(record: GuestRecord) -> Stepped:
     match record.phase:
-        case Phase.HOME | Phase.COMMITTED | Phase.LEFT | Phase.RECLAIMING:
+        case Phase.HOME:
+            return record, (Act.NOTE,)
+        case Phase.COMMITTED | Phase.LEFT:
             # Left: somebody started it here again, which the hook let happen.
+            return GuestRecord(), (Act.FORGET, Act.NOTE)
+        case Phase.RECLAIMING:
             return GuestRecord(), (Act.NOTE,)
         case Phase.PREPARED | Phase.COMMITTING if record.suspended:
             # Resumed before the commit ended: what is not seen as running can be committed.
@@ -431,6 +450,9 @@ def _runs(record: GuestRecord) -> Stepped:
 def _waits(record: GuestRecord) -> Stepped:
     if record.phase is Phase.PREPARED and record.suspended:
         return _ask(replace(record, phase=Phase.COMMITTING), MoveCall.COMMIT)
+    if record.phase is Phase.ARRIVED:
+        return _ask(record, MoveCall.LATE_COMMIT)
+    # A commit that nobody waits for any more could meet a source that goes on.
     return record, ()
 
 
@@ -454,29 +476,6 @@ def _acquires(record: GuestRecord, given: Acquires) -> Stepped:
             assert_never(record.phase)
 
 
-def _tick(record: GuestRecord) -> Stepped:
-    match record.phase:
-        case Phase.WITHDRAWING:
-            return _ask(record, MoveCall.WITHDRAW)
-        case Phase.LEFT:
-            return _ask(record, MoveCall.FINISH)
-        case Phase.ARRIVED:
-            return _ask(record, MoveCall.LATE_COMMIT)
-        case (
-            Phase.HOME
-            | Phase.PREPARING
-            | Phase.PREPARED
-            | Phase.COMMITTING
-            | Phase.COMMITTED
-            | Phase.HELD
-            | Phase.RECLAIMING
-        ):
-            # A commit that nobody waits for any more could meet a source that goes on.
-            return record, ()
-        case _:
-            assert_never(record.phase)
-
-
 def _told(record: GuestRecord, told: AgentSaid) -> Stepped:
     good = told.answer is Answer.GOOD
     match told.call:
@@ -493,7 +492,10 @@ def _told(record: GuestRecord, told: AgentSaid) -> Stepped:
             return _told_end(record, told)
         case MoveCall.RECLAIM:
             record, replies = _reply(record, good, told.why)
-            return _home(record, *replies, Act.NOTE) if good else (record, replies)
+            if not good:
+                return record, replies
+            # The file is kept: the guest takes it along where it leaves before its next note.
+            return GuestRecord(), (*replies, Act.NOTE)
         case _:
             assert_never(told.call)
 
@@ -535,6 +537,11 @@ def _told_late(record: GuestRecord, told: AgentSaid) -> Stepped:
 def _told_end(record: GuestRecord, told: AgentSaid) -> Stepped:
     """The move ends here, or has not yet; whoever wants to start the guest waits for it."""
     over = told.answer in (Answer.GOOD, Answer.SPENT)
+    superseded = told.call is MoveCall.FINISH and told.answer is Answer.SPENT
+    if superseded and record.caller is not Caller.STARTS:
+        # Neither a newer save nor a rollback gives the key up, and the guest is not here.
+        record, replies = _reply(record, False, told.why or _UNFINISHED)
+        return record, (Act.RENEW, *replies)
     if over and record.caller is Caller.COMES:
         return _prepare(record)
     record, replies = _reply(record, over, told.why or _UNFINISHED)

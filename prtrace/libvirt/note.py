@@ -57,10 +57,7 @@ class Note:
         )
 
     def fresh(self, now: int, newest: int = 0) -> dict[str, Any]:
-        """The file, as a move of its own that begins now (nanoseconds since the epoch).
-
-        newest: the order of the newest move of its units that this host knows; without it, a clock
-        that is behind would give every try the order of the last one.
+        """The file, as a move of its own; see renewed().
 
         The source hears of a migration that failed only where it was paused for it, and then
         sends the same note again: the destination has withdrawn that move, and would take the
@@ -68,9 +65,7 @@ class Note:
         """
         if self.file is None:
             raise TypeError("the note has no file")
-        file = savefile.from_document(self.file)
-        order = max(file.order + 1, now, newest + 1)
-        return dataclasses.replace(file, id=uuid.uuid4().hex, order=order).to_document()
+        return renewed(self.file, now, newest)
 
     def devices(self, there: Domain) -> dict[str, str]:
         """The destination's node of each logical unit, by its designator."""
@@ -109,6 +104,19 @@ class Note:
             separators=(",", ":"),
         )
         return f"<note>{escape(text)}</note>"
+
+
+def renewed(file: dict[str, Any], now: int, newest: int) -> dict[str, Any]:
+    """The file of a move of its own that begins now.
+
+    file: a prtrace.save/2 object, as what is returned.  now: nanoseconds since the epoch.
+    newest: the order of the newest move of its units that this host knows; without it, a clock
+    that is behind would give every try the order of the last one.  MalformedError for another
+    object.
+    """
+    given = savefile.from_document(file)
+    order = max(given.order + 1, now, newest + 1)
+    return dataclasses.replace(given, id=uuid.uuid4().hex, order=order).to_document()
 
 
 def parse(domain: Domain) -> Note | None:

@@ -14,8 +14,9 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +25,7 @@ from prtrace.libvirt import domain as domains
 from prtrace.libvirt import note as notes
 from prtrace.libvirt.agent import AgentCalls, Move
 from prtrace.libvirt.guests import Guest, Guests
-from prtrace.libvirt.hypervisor import GuestState, Hypervisor, HypervisorError
+from prtrace.libvirt.hypervisor import GuestNews, GuestState, Hypervisor, HypervisorError
 from prtrace.libvirt.machine import (
     Acquires,
     Act,
@@ -42,7 +43,6 @@ from prtrace.libvirt.machine import (
     Phase,
     Runs,
     Started,
-    Tick,
     Waits,
     step,
 )
@@ -92,7 +92,7 @@ class MoveService:
         self._agent = AgentCalls(options.agent, options.deadline)
         self._guests = Guests(options.state_dir, options.run_dir)
         self._hypervisor: Hypervisor | None = None
-        self._heard: queue.SimpleQueue[tuple[str, bool]] = queue.SimpleQueue()
+        self._heard: queue.SimpleQueue[tuple[str, GuestNews]] = queue.SimpleQueue()
         self._unnoted: set[str] = set()
         self._wake_notes = threading.Event()
         self._units: dict[str, set[str]] = {}
@@ -162,36 +162,32 @@ class MoveService:
 
     # The machine
 
-    def _give(self, guest: Guest, given: Input, reply: ReplyTo | None) -> bool:
+    def _give(self, guest: Guest, given: Input, reply: ReplyTo | None) -> None:
         """Take a step, and all that follow from it; guest.lock is held.
 
-        Says whether the agent was asked.  Where a step cannot be carried out, nobody waits any
-        more, and what was asked for counts as not answered, as after a restart.
+        Where a step cannot be carried out, nobody waits any more, and what was asked for counts
+        as not answered, as after a restart.
         """
         if guest.broken:
             if reply is not None:
                 reply(False, guest.broken)
-            return False
+            return
         if isinstance(given, Ended):
             self._guests.stays(guest.uuid)
         try:
-            return self._steps(guest, given, reply)
+            self._steps(guest, given, reply)
         except BaseException:
             guest.record = guest.record.restarted
             raise
 
-    def _steps(self, guest: Guest, given: Input, reply: ReplyTo | None) -> bool:
-        asked = False
+    def _steps(self, guest: Guest, given: Input, reply: ReplyTo | None) -> None:
         following: Input | None = given
         while following is not None:
             before = guest.record
             record, outputs = step(before, following, self._options.policy)
             move, coming = guest.move, guest.coming
+            self._take_file(guest, outputs)
             guest.record = record
-            if Act.ADOPT in outputs:
-                guest.move, guest.coming = coming, None
-            if record.phase is Phase.HOME and before.phase is not Phase.HOME:
-                guest.move = None
             try:
                 self._guests.store(guest)
             except PrtraceError:
@@ -207,8 +203,17 @@ class MoveService:
             following = None
             for output in outputs:
                 following = self._carry_out(guest, output, reply)
-            asked = asked or following is not None
-        return asked
+
+    def _take_file(self, guest: Guest, outputs: tuple[Output, ...]) -> None:
+        """What the outputs say of the move's file; it is stored with the record."""
+        if Act.ADOPT in outputs:
+            guest.move, guest.coming = guest.coming, None
+        if Act.FORGET in outputs:
+            guest.move = None
+        if Act.RENEW in outputs and guest.move is not None:
+            old = guest.move
+            newest = self._agent.newest_order(unit["lu"] for unit in old.file["units"])
+            guest.move = Move(notes.renewed(old.file, time.time_ns(), newest), old.devices)
 
     def _carry_out(self, guest: Guest, output: Output, reply: ReplyTo | None) -> Input | None:
         match output:
@@ -240,8 +245,8 @@ class MoveService:
                 self._libvirt_does(guest, "resume")
             case Act.NOTE:
                 self._wants_note(guest.uuid)
-            case Act.ADOPT:
-                pass
+            case Act.ADOPT | Act.FORGET | Act.RENEW:
+                pass  # see _take_file()
         return None
 
     def _libvirt_does(self, guest: Guest, what: str) -> None:
@@ -256,12 +261,12 @@ class MoveService:
 
     # What libvirt says
 
-    def heard(self, uuid: str, migrated: bool) -> None:
+    def heard(self, uuid: str, news: GuestNews) -> None:
         """An event of libvirt's, on its thread."""
-        self._heard.put((uuid, migrated))
+        self._heard.put((uuid, news))
 
-    def look(self, uuid: str, *, migrated: bool = False) -> bool:
-        """See how the guest is, and take the step that follows; whether the agent was asked."""
+    def look(self, uuid: str, *, migrated: bool = False) -> None:
+        """See how the guest is, and take the step that follows."""
         guest = self._guests.get(uuid)
         epoch, hypervisor = guest.epoch, self._hypervisor
         if hypervisor is None:
@@ -270,14 +275,34 @@ class MoveService:
         with guest.lock:
             if guest.epoch != epoch:
                 # Hook or plugin came meanwhile: what was seen may be older.
-                self._heard.put((uuid, migrated))
-                return False
+                self._heard.put((uuid, GuestNews.LEFT if migrated else GuestNews.CHANGED))
+                return
             migrated = (migrated or sight is GuestState.LEFT) and guest.move is not None
             given = _input(guest.record, sight, migrated=migrated)
-            asked = given is not None and self._give(guest, given, None)
+            if given is not None:
+                self._give(guest, given, None)
             if guest.record.phase is Phase.HOME and sight in (GuestState.RUNS, GuestState.WAITS):
                 self._wants_note(uuid)
-            return asked
+
+    def _transfers(self, uuid: str) -> None:
+        """The guest's memory is on its way from here to somewhere.
+
+        libvirt calls the plugin's inquire() when a migration begins, but not where the guest is
+        paused (qemuMigrationCookieAddLockstate() in src/qemu/qemu_migration_cookie.c): it would
+        ask nobody before that guest goes on here again.
+        """
+        guest, hypervisor = self._guests.get(uuid), self._hypervisor
+        leaves = guest.record.phase in (Phase.HOME, Phase.RECLAIMING) and guest.move is not None
+        if not leaves or self._guests.outgoing(uuid):
+            return
+        try:
+            paused = hypervisor is None or hypervisor.paused_before(uuid)
+        except HypervisorError:
+            # To be asked is the safe side.
+            paused = True
+        if paused:
+            _log.info("guest %s: is paused, and its memory is being sent", uuid)
+            self._guests.leaves(uuid)
 
     def _round(self) -> None:
         """What is due: guests that were heard of, and what could not be done before."""
@@ -290,35 +315,38 @@ class MoveService:
             if unfinished and now >= guest.due:
                 guest.wait = min(_LONGEST_WAIT_S, guest.wait * 2 or _ROUND_S)
                 guest.due = now + guest.wait
-                self._look_safely(guest.uuid, ticks=True)
+                self._look_safely(guest.uuid)
         if self._unnoted:
             self._wake_notes.set()
         if now >= self._census_due and self._hypervisor is not None:
             self._census_due = now + _CENSUS_S
             self._forget_unknown(self._hypervisor)
 
-    def _look_safely(self, uuid: str, *, migrated: bool = False, ticks: bool = False) -> None:
-        """Look at a guest; what could not be seen or done now is not lost, and stops no other.
-
-        ticks: what could not be done before is tried again, too.
-        """
+    def _look_safely(self, uuid: str, *, migrated: bool = False) -> None:
+        """Look at a guest; what could not be seen or done now is not lost, and stops no other."""
         guest = self._guests.get(uuid)
         guest.left = guest.left or migrated
         guest.missed = True
-        try:
-            asked = self.look(uuid, migrated=guest.left)
+
+        def work() -> None:
+            self.look(uuid, migrated=guest.left)
             guest.missed = guest.left = False
             if guest.record.phase is Phase.HOME:
                 guest.wait = guest.due = 0.0
-            if ticks and not asked:
-                with guest.lock:
-                    self._give(guest, Tick(), None)
+
+        self._safely(work, f"guest {uuid}: it could not be looked at")
+
+    def _safely(self, work: Callable[[], None], what: str) -> None:
+        """Do work; an error that does not end the service is said.  what: for one that nobody
+        foresaw."""
+        try:
+            work()
         except UnavailableError:
             raise
         except PrtraceError as error:
             self._warn(error)
         except Exception:
-            _log.exception("guest %s: it could not be looked at", uuid)
+            _log.exception("%s", what)
 
     def _warn(self, error: PrtraceError) -> None:
         """Say an error; once, where it is the same again and again."""
@@ -347,23 +375,27 @@ class MoveService:
         known = {guest.uuid for guest in self._guests.all()}
         for uuid in known | set(self._hypervisor.active()):
             self._look_safely(uuid)
+            self._safely(partial(self._met, uuid), f"guest {uuid}: its job was not seen")
+
+    def _met(self, uuid: str) -> None:
+        """The first look at the guest over this connection: its transfer may have begun before."""
+        hypervisor = self._hypervisor
+        if hypervisor is not None and hypervisor.under_job(uuid):
+            self._transfers(uuid)
 
     def watch(self) -> None:
         """Look at guests, for ever."""
         while True:
             try:
-                uuid, migrated = self._heard.get(timeout=_ROUND_S)
+                uuid, news = self._heard.get(timeout=_ROUND_S)
             except queue.Empty:
-                try:
-                    self._round()
-                except UnavailableError:
-                    raise
-                except PrtraceError as error:
-                    self._warn(error)
-                except Exception:
-                    _log.exception("a round was cut short")
+                self._safely(self._round, "a round was cut short")
+                continue
+            if news is GuestNews.TRANSFERS:
+                said = f"guest {uuid}: its job was not seen"
+                self._safely(partial(self._transfers, uuid), said)
             else:
-                self._look_safely(uuid, migrated=migrated)
+                self._look_safely(uuid, migrated=news is GuestNews.LEFT)
 
     # Notes
 

@@ -1,9 +1,10 @@
 """Two hosts, libvirt and a guest, as far as prtrace.libvirt.machine can tell them apart.
 
 Each host's machine is the real one.  libvirt takes a guest from S to D the way that it does (two
-hooks, a transfer, a pause, perhaps the plugin's questions, a confirmation), and may fail at any
-point.  The agents' calls do to the device what prtrace.move's tables say.  Everything that can
-happen next is a move of the world; explore() tries them all.
+hooks, a transfer, a pause, perhaps the plugin's questions, a confirmation, two hooks on S and an
+event), and may fail at any point and be tried again.  The agents' calls do to the device what
+prtrace.move's tables say.  Everything that can happen next is a move of the world; the Explorer
+tries them all.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ from prtrace.libvirt.machine import (
     Runs,
     Started,
     Stepped,
-    Tick,
     Waits,
     step,
 )
@@ -60,6 +60,7 @@ class Libvirt(enum.Enum):
     ACQUIRE = "acquire on D"
     CONFIRM = "confirm"
     UNDO = "undo"
+    """The migration failed, and the guest is paused on S."""
     REACQUIRE = "acquire on S"
     DONE = "done"
     FAILED = "failed"
@@ -67,10 +68,15 @@ class Libvirt(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What does not change.  holds: the guest alone holds; else it is a follower."""
+    """What does not change.
+
+    suspend: virsh migrate --suspend.  paused: the guest was paused before.  holds: the guest alone
+    holds; else it is a follower.
+    """
 
     plugin: bool
     suspend: bool
+    paused: bool
     holds: bool
 
     @property
@@ -87,9 +93,13 @@ class World:
     zombie: a call of D's service that was restarted, which the agent may yet carry out.
     event_s, event_d: libvirt has something to tell.  migrated: the guest left S; proved: S's
     service heard it.  ran: the guest has run on D.  allowed: the plugin let it go on on D.
-    committed, reclaimed: the agent said that it may.  undone: it went on on S after a pause.
-    split: S was told that the migration failed while the guest went on on D.  faults: how many
-    more are allowed.
+    committed, reclaimed: the agent said that it may.  passed: the guest may have gone on on D, and
+    has not gone on on S since; undone: it went on on S all the same.  split: S was told that the
+    migration failed while the guest went on on D.  suspended: it arrives paused.  passes: libvirt
+    has to tell that the memory is being sent; marked: the plugin asks before the guest goes on on
+    S; unheard: nobody was there to mark it.  hooks: how many libvirt has yet to call on S.  file:
+    S's service has a file; spent: the agent takes a finish with it for one that is late.
+    tries, faults: how many more are allowed.
     """
 
     source: GuestRecord = field(default_factory=GuestRecord)
@@ -111,9 +121,18 @@ class World:
     allowed: bool = False
     committed: bool = False
     reclaimed: bool = False
+    passed: bool = False
     undone: bool = False
+    suspended: bool = False
+    passes: bool = False
+    marked: bool = False
+    unheard: bool = False
+    hooks: int = 0
+    file: bool = True
+    spent: bool = False
     fenced: bool = False
     split: bool = False
+    tries: int = 0
     faults: int = 2
 
 
@@ -123,9 +142,11 @@ class BrokenError(Exception):
 
 def settings() -> Iterator[Setting]:
     for plugin in (False, True):
-        for suspend in (False, True):
+        # A guest that was paused arrives paused; only the plugin can tell it from --suspend.
+        ways = ((False, False), (True, False), (False, True))
+        for suspend, paused in ways if plugin else ways[:2]:
             for holds in (False, True):
-                yield Setting(plugin, suspend, holds)
+                yield Setting(plugin, suspend, paused, holds)
 
 
 def _require(holds: bool, what: str) -> None:
@@ -143,9 +164,11 @@ class Explorer:
         self.transitions = 0
         self.ends: set[tuple[Phase, Phase, Guest, Guest]] = set()
 
-    def run(self) -> None:
-        """Raises BrokenError with the shortest way to it."""
-        first = World(holder="S" if self.setting.holds else "")
+    def run(self, *, tries: int = 0, faults: int = 2) -> None:
+        """Raises BrokenError with the shortest way to it.  tries: beside the first."""
+        s = Guest.PAUSED if self.setting.paused else Guest.RUNS
+        holder = "S" if self.setting.holds else ""
+        first = World(s=s, holder=holder, tries=tries, faults=faults)
         seen: dict[World, tuple[World | None, str]] = {first: (None, "begin")}
         queue = deque([first])
         while queue:
@@ -178,7 +201,7 @@ class Explorer:
         _require(not both or world.split, "the guest runs on both hosts")
         if self.setting.plugin and world.d is Guest.RUNS:
             _require(world.committed, "the guest goes on on D without the agent's word")
-        if self.setting.plugin and world.libvirt is Libvirt.FAILED and world.undone:
+        if self.setting.plugin and world.undone and not world.unheard:
             _require(world.reclaimed, "the guest goes on on S without the agent's word")
         if world.d is Guest.RUNS and world.destination.phase is Phase.HELD:
             _require(world.event_d, "a guest that is not known to be allowed to goes on")
@@ -206,27 +229,42 @@ class Explorer:
 
     def _libvirt(self, world: World) -> Iterator[tuple[str, Callable[[], World]]]:
         setting, idle_d = self.setting, world.destination.asked is None
+        if world.hooks and world.source.asked is None:
+            yield from self._hooks(world)
         match world.libvirt:
-            case Libvirt.IDLE:
-                going = replace(world, libvirt=Libvirt.ANNOUNCE)
-                if idle_d:
-                    yield (
-                        "migrate begin",
-                        lambda: self.give_d(going, Announced(Given.FILE)),
-                    )
-            case Libvirt.TRANSFER:
-                yield (
-                    "the guest pauses on S",
-                    lambda: replace(world, s=Guest.PAUSED, libvirt=Libvirt.PAUSE),
+            case Libvirt.IDLE if idle_d:
+                yield "migrate begin", lambda: self._begins(world)
+            case Libvirt.FAILED | Libvirt.UNDO if (
+                # A call ends before its caller gives up, or soon after: sooner than libvirt can
+                # migrate a guest.
+                world.tries and world.d is Guest.NONE and idle_d and world.source.asked is None
+            ):
+                again = replace(
+                    world,
+                    tries=world.tries - 1,
+                    committed=False,
+                    allowed=False,
+                    reclaimed=False,
+                    undone=False,
                 )
-                yield "cancelled", lambda: self._d_ends(world, Libvirt.FAILED)
-            case Libvirt.PAUSE if setting.plugin and not setting.suspend:
+                yield "migrate begin, once more", lambda: self._begins(again)
+            case _:
+                pass
+        match world.libvirt:
+            case Libvirt.TRANSFER:
+                if not world.passes:
+                    yield (
+                        "the guest is paused on S",
+                        lambda: replace(world, s=Guest.PAUSED, passed=True, libvirt=Libvirt.PAUSE),
+                    )
+                yield "cancelled", lambda: self._d_ends(world, _failed(world))
+            case Libvirt.PAUSE if setting.plugin and not world.suspended:
                 if idle_d:
                     asking = replace(world, libvirt=Libvirt.ACQUIRE)
                     yield "acquire on D", lambda: self.give_d(asking, Acquires())
                 yield "fails in the pause", lambda: self._d_ends(world, Libvirt.UNDO)
             case Libvirt.PAUSE:
-                there = Guest.PAUSED if setting.suspend else Guest.RUNS
+                there = Guest.PAUSED if world.suspended else Guest.RUNS
                 yield (
                     f"the guest {there.value} on D",
                     lambda: replace(world, d=there, event_d=True, libvirt=Libvirt.CONFIRM),
@@ -236,20 +274,22 @@ class Explorer:
                 yield (
                     "confirmed: S's QEMU ends",
                     lambda: replace(
-                        world, s=Guest.NONE, migrated=True, event_s=True, libvirt=Libvirt.DONE
+                        world,
+                        s=Guest.NONE,
+                        migrated=True,
+                        event_s=True,
+                        hooks=2,
+                        libvirt=Libvirt.DONE,
                     ),
                 )
             case Libvirt.UNDO:
-                if not setting.plugin:
-                    yield (
-                        "goes on on S",
-                        lambda: replace(world, s=Guest.RUNS, event_s=True, libvirt=Libvirt.FAILED),
-                    )
+                if not (setting.plugin and world.marked):
+                    yield "goes on on S", lambda: self._goes_on_on_s(world)
                 elif world.source.asked is None:
                     asking = replace(world, libvirt=Libvirt.REACQUIRE)
                     yield "acquire on S", lambda: self.give_s(asking, Acquires(outgoing=True))
             case Libvirt.DONE:
-                if world.d is Guest.PAUSED and setting.suspend and not world.allowed:
+                if world.d is Guest.PAUSED and world.suspended and not world.allowed:
                     if not setting.plugin:
                         yield "resumed on D", lambda: replace(world, d=Guest.RUNS, event_d=True)
                     elif idle_d:
@@ -260,27 +300,63 @@ class Explorer:
             case _:
                 pass
 
+    def _begins(self, world: World) -> World:
+        """libvirt's Begin: it asks the plugin unless the guest is paused."""
+        runs = world.s is Guest.RUNS
+        going = replace(
+            world,
+            libvirt=Libvirt.ANNOUNCE,
+            suspended=self.setting.suspend or not runs,
+            marked=world.marked or (self.setting.plugin and runs),
+        )
+        return self.give_d(going, Announced(Given.FILE))
+
+    def _hooks(self, world: World) -> Iterator[tuple[str, Callable[[], World]]]:
+        """One after the other, and before the event; a release of 9.0 has no reason."""
+        called = replace(world, hooks=world.hooks - 1)
+        if world.hooks == 2:
+            yield "stopped end - on S", lambda: self.give_s(called, Ended())
+        else:
+            yield "release end - on S", lambda: self.give_s(called, Ended())
+            proved = replace(called, proved=True)
+            yield (
+                "release end migrated on S",
+                lambda: self.give_s(proved, Ended(migrated=world.file)),
+            )
+
+    def _goes_on_on_s(self, world: World) -> World:
+        return replace(
+            world,
+            s=Guest.RUNS,
+            event_s=True,
+            undone=world.passed,
+            passed=False,
+            marked=False,
+            libvirt=Libvirt.FAILED,
+        )
+
     def _d_ends(self, world: World, libvirt: Libvirt) -> World:
         return replace(world, d=Guest.NONE, event_d=True, libvirt=libvirt)
 
     def replied(self, world: World, reply: Permission) -> World:
         match world.libvirt:
             case Libvirt.ANNOUNCE if not reply.allow:
-                return replace(world, libvirt=Libvirt.FAILED)
+                return replace(world, libvirt=_failed(world))
             case Libvirt.ANNOUNCE:
                 started = Started(
                     Given.FILE,
                     incoming=True,
-                    suspended=self.setting.suspend,
+                    suspended=world.suspended,
                     asks=self.setting.plugin,
                     holds=self.setting.holds,
                 )
                 going = replace(world, d=Guest.INCOMING, libvirt=Libvirt.START)
                 return self.give_d(going, started)
             case Libvirt.START if reply.allow:
-                return replace(world, libvirt=Libvirt.TRANSFER)
+                passes = self.setting.plugin and world.s is Guest.PAUSED and not world.marked
+                return replace(world, passes=passes, libvirt=Libvirt.TRANSFER)
             case Libvirt.START:
-                return self._d_ends(world, Libvirt.FAILED)
+                return self._d_ends(world, _failed(world))
             case Libvirt.ACQUIRE if world.s is Guest.NONE:
                 # After --suspend: a refusal leaves it paused, and it can be asked again.
                 there = Guest.RUNS if reply.allow else Guest.PAUSED
@@ -294,9 +370,7 @@ class Explorer:
             case Libvirt.ACQUIRE:
                 return self._d_ends(world, Libvirt.UNDO)
             case Libvirt.REACQUIRE if reply.allow:
-                return replace(
-                    world, s=Guest.RUNS, event_s=True, undone=True, libvirt=Libvirt.FAILED
-                )
+                return self._goes_on_on_s(world)
             case Libvirt.REACQUIRE:
                 return replace(world, libvirt=Libvirt.UNDO)
             case _:
@@ -321,6 +395,10 @@ class Explorer:
                     world = replace(world, d=Guest.PAUSED, event_d=True)
                 case Act.RESUME if not source and world.d is Guest.PAUSED:
                     world = replace(world, d=Guest.RUNS, event_d=True)
+                case Act.FORGET if source:
+                    world = replace(world, file=False)
+                case Act.RENEW if source:
+                    world = replace(world, spent=False)
                 case Ask() | Act() | Permission():
                     # A reply that nobody waits for any more reaches nobody.
                     pass
@@ -362,6 +440,8 @@ class Explorer:
             case MoveCall.LOOK:
                 return world, Answer.GOOD if ks and not kd else Answer.REFUSED
             case MoveCall.PREPARE:
+                # What an earlier move's call would do now comes too late.
+                world = replace(world, zombie=None)
                 if not ks:
                     return replace(world, kd=False), Answer.SPENT
                 return replace(world, kd=True), Answer.GOOD
@@ -383,11 +463,14 @@ class Explorer:
                 return replace(world, kd=False), Answer.GOOD
             case MoveCall.FINISH:
                 _require(world.migrated and world.s is Guest.NONE, "S is deprived without proof")
+                if world.spent:
+                    return world, Answer.SPENT
                 if held_s:
                     return world, Answer.LATER
                 return replace(world, ks=False), Answer.GOOD
             case MoveCall.RECLAIM:
                 _require(world.s is Guest.PAUSED, "S's part of an abort beside a running guest")
+                world = replace(world, spent=True)
                 if held_s or held_d:
                     return replace(
                         world, ks=True, kd=False, holder="S", reclaimed=True
@@ -403,10 +486,11 @@ class Explorer:
         if world.destination.asked is None and world.zombie is None:
             heard = replace(world, event_d=False)
             yield "event on D", lambda: self._look_d(heard)
-            yield "tick on D", lambda: self.give_d(world, Tick())
-        if world.source.asked is None:
+        if world.passes:
+            yield "S hears that the memory is being sent", lambda: self.marks(world)
+        if world.source.asked is None and not world.hooks:
             if world.s is Guest.NONE:
-                ended = Ended(migrated=world.event_s)
+                ended = Ended(migrated=world.event_s and world.file)
                 proved = world.proved or world.event_s
                 yield (
                     "event on S",
@@ -414,7 +498,12 @@ class Explorer:
                 )
             elif world.s is Guest.RUNS:
                 yield "event on S", lambda: self.give_s(replace(world, event_s=False), Runs())
-            yield "tick on S", lambda: self.give_s(world, Tick())
+                if world.source.phase is Phase.HOME and world.libvirt is Libvirt.FAILED:
+                    yield "a new note on S", lambda: replace(world, file=True, spent=False)
+
+    def marks(self, world: World) -> World:
+        """S's service has the plugin ask, as libvirt did not."""
+        return replace(world, passes=False, marked=world.file)
 
     def _look_d(self, world: World) -> World:
         match world.d:
@@ -458,6 +547,15 @@ class Explorer:
             yield "fault: S's call is in doubt", lambda: replace(less, said_s=Answer.DOUBT)
         if world.event_s and world.s is Guest.NONE:
             yield "fault: S's event is lost", lambda: replace(less, event_s=False, migrated=True)
+        if world.hooks:
+            yield "fault: S's hooks reach nobody", lambda: replace(less, hooks=0)
+        if world.passes:
+            yield (
+                "fault: nobody hears that the memory is being sent",
+                lambda: replace(less, passes=False, unheard=True),
+            )
+        if world.hooks == 2 and world.file and not world.spent:
+            yield "fault: somebody saves on S by hand", lambda: replace(less, spent=True)
         if world.libvirt is Libvirt.CONFIRM:
             yield (
                 "fault: S never hears that D goes on",
@@ -473,6 +571,10 @@ class Explorer:
         if world.libvirt is Libvirt.REACQUIRE:
             return self.replied(world, Permission(False))
         return world
+
+
+def _failed(world: World) -> Libvirt:
+    return Libvirt.UNDO if world.s is Guest.PAUSED else Libvirt.FAILED
 
 
 def _said_d(world: World, answer: Answer) -> World:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from explore.libvirt_world import BrokenError, Explorer, Setting, Stepper, settings
+from explore.libvirt_world import BrokenError, Explorer, Setting, Stepper, World, settings
 
 from prtrace.libvirt.machine import (
     Acquires,
@@ -28,8 +28,11 @@ from prtrace.libvirt.machine import (
 def test_no_order_breaks_an_invariant(setting: Setting) -> None:
     explorer = Explorer(setting)
     explorer.run()
+    once = explorer.states
+    explorer.run(tries=1, faults=1)
     print(f"{setting}: {explorer.states} states, {explorer.transitions} transitions")
-    assert explorer.states > 50
+    assert once > 50
+    assert explorer.states > once + 1000
 
 
 def _good(told: AgentSaid, *answers: Answer) -> AgentSaid:
@@ -87,6 +90,32 @@ def _keeps_quiet_about_a_failed_withdrawal(
     return step(record, given, policy)
 
 
+def _forgets_at_the_first_end(record: GuestRecord, given: Input, policy: MovePolicy) -> Stepped:
+    """An end of which libvirt does not say where the guest is now ends the move."""
+    if isinstance(given, Ended) and record.phase is Phase.RECLAIMING and not given.migrated:
+        return GuestRecord(), (Act.FORGET,)
+    return step(record, given, policy)
+
+
+def _forgets_the_file_after_a_rollback(
+    record: GuestRecord, given: Input, policy: MovePolicy
+) -> Stepped:
+    """A guest that leaves before its next note has nothing to finish with."""
+    after, outputs = step(record, given, policy)
+    if isinstance(given, AgentSaid) and given.call is MoveCall.RECLAIM and Act.NOTE in outputs:
+        outputs = (Act.FORGET, *outputs)
+    return after, outputs
+
+
+def _takes_a_late_finish_for_done(
+    record: GuestRecord, given: Input, policy: MovePolicy
+) -> Stepped:
+    """What the agent takes for a late call is taken for one that was carried out."""
+    if isinstance(given, AgentSaid) and given.call is MoveCall.FINISH:
+        given = _good(given, Answer.SPENT)
+    return step(record, given, policy)
+
+
 @pytest.mark.parametrize(
     "mutant",
     [
@@ -97,12 +126,34 @@ def _keeps_quiet_about_a_failed_withdrawal(
         _lets_go_on_after_a_failure,
         _pauses_nobody,
         _keeps_quiet_about_a_failed_withdrawal,
+        _forgets_at_the_first_end,
+        _forgets_the_file_after_a_rollback,
+        _takes_a_late_finish_for_done,
     ],
 )
 def test_a_machine_without_a_rule_is_found_out(mutant: Stepper) -> None:
     def explore_all() -> None:
         for setting in settings():
+            Explorer(setting, mutant).run(tries=1, faults=1)
+        for setting in settings():
             Explorer(setting, mutant).run()
 
     with pytest.raises(BrokenError):
+        explore_all()
+
+
+class Unmarked(Explorer):
+    """S's service does not mark a guest that was paused before it was migrated."""
+
+    def marks(self, world: World) -> World:
+        return replace(world, passes=False)
+
+
+def test_a_paused_guest_that_nobody_marks_is_found_out() -> None:
+    def explore_all() -> None:
+        for setting in settings():
+            if setting.paused:
+                Unmarked(setting).run()
+
+    with pytest.raises(BrokenError, match="on S without the agent's word"):
         explore_all()

@@ -17,6 +17,7 @@ from prtrace.libvirt.machine import (
     Ended,
     Given,
     GuestRecord,
+    Input,
     MoveCall,
     MovePolicy,
     Output,
@@ -24,7 +25,6 @@ from prtrace.libvirt.machine import (
     Phase,
     Runs,
     Started,
-    Tick,
     Waits,
     step,
 )
@@ -133,7 +133,7 @@ def test_the_plugin_commits() -> None:
     record, found = step(record, AgentSaid(MoveCall.COMMIT, Answer.GOOD), STRICT)
     assert (record.phase, replies(found)) == (Phase.COMMITTED, [True])
     record, found = step(record, Runs(), STRICT)
-    assert (record, found) == (GuestRecord(), (Act.NOTE,))
+    assert (record, found) == (GuestRecord(), (Act.FORGET, Act.NOTE))
 
 
 @pytest.mark.parametrize("answer", NOT_GOOD)
@@ -141,7 +141,7 @@ def test_a_guest_does_not_go_on_without_a_good_commit(answer: Answer) -> None:
     record, _ = step(at(Phase.PREPARED), Acquires(), STRICT)
     record, found = step(record, AgentSaid(MoveCall.COMMIT, answer, "why"), STRICT)
     assert found == (Permission(False, "why"),)
-    assert outputs(record, Tick()) == ()
+    assert outputs(record, Waits()) == ()
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_the_reservation_follows_a_guest_that_goes_on() -> None:
     assert found == (Ask(MoveCall.LATE_COMMIT),)
     assert step(record, AgentSaid(MoveCall.LATE_COMMIT, Answer.GOOD), STRICT) == (
         GuestRecord(),
-        (Act.NOTE,),
+        (Act.FORGET, Act.NOTE),
     )
 
 
@@ -190,7 +190,7 @@ def test_a_suspended_guest_that_is_resumed_early_waits_for_its_commit() -> None:
     record, found = step(at(Phase.PREPARED, suspended=True), Runs(), STRICT)
     assert found == (Act.PAUSE, Ask(MoveCall.COMMIT))
     record, found = step(record, AgentSaid(MoveCall.COMMIT, Answer.GOOD), STRICT)
-    assert found == (Act.NOTE, Act.RESUME)
+    assert found == (Act.FORGET, Act.NOTE, Act.RESUME)
     assert record == GuestRecord()
 
 
@@ -205,7 +205,64 @@ def test_the_source_gives_up_only_what_left_by_migration(migrated: bool, phase: 
 def test_a_source_that_could_not_give_up_tries_again(answer: Answer) -> None:
     record, _ = step(GuestRecord(), Ended(migrated=True), STRICT)
     record, _ = step(record, AgentSaid(MoveCall.FINISH, answer), STRICT)
-    assert outputs(record, Tick()) == (Ask(MoveCall.FINISH),)
+    assert outputs(record, Ended()) == (Ask(MoveCall.FINISH),)
+
+
+def to_the_end(phase: Phase, answer: Answer, *given: Input) -> tuple[GuestRecord, list[Output]]:
+    """What comes of inputs, while the agent gives every call the same answer.
+
+    As for the service, a guest without a file did not leave with one.
+    """
+    record, said = at(phase), []
+    for each in given:
+        fileless = Act.FORGET in said and isinstance(each, Ended)
+        record, found = step(record, Ended() if fileless else each, STRICT)
+        said += found
+        while record.asked is not None:
+            record, found = step(record, AgentSaid(record.asked, answer), STRICT)
+            said += found
+    return record, said
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+@pytest.mark.parametrize("answer", list(Answer))
+def test_an_end_without_a_reason_takes_nothing_from_the_one_with_it(
+    phase: Phase, answer: Answer
+) -> None:
+    """Hook `stopped` has no reason in any version, `release` only from 10.5.0 on; what says that
+    the guest left comes after them."""
+    at_once, _ = to_the_end(phase, answer, Ended(migrated=True))
+    record, said = to_the_end(phase, answer, Ended(), Ended(), Ended(migrated=True))
+    assert record == at_once
+    finishes = phase in (Phase.HOME, Phase.LEFT, Phase.RECLAIMING)
+    assert (Ask(MoveCall.FINISH) in said) is finishes
+    if finishes:
+        assert (record.phase is Phase.HOME) is (answer is Answer.GOOD)
+
+
+@pytest.mark.parametrize("phase", [Phase.HELD, Phase.ARRIVED])
+def test_nothing_is_taken_over_for_a_guest_that_is_not_here(phase: Phase) -> None:
+    assert step(at(phase), Ended(), STRICT) == (at(phase), ())
+    assert outputs(at(phase), Ended(migrated=True)) == (Ask(MoveCall.WITHDRAW),)
+
+
+def test_a_rollback_keeps_the_file_that_the_guest_may_take_along() -> None:
+    record, found = to_the_end(Phase.RECLAIMING, Answer.GOOD, Acquires(outgoing=True))
+    assert (record, Act.FORGET in found) == (GuestRecord(), False)
+
+
+def test_a_finish_that_comes_late_for_the_agent_begins_anew() -> None:
+    record, found = to_the_end(Phase.HOME, Answer.SPENT, Ended(migrated=True))
+    assert (record.phase, found) == (Phase.LEFT, [Ask(MoveCall.FINISH), Act.RENEW])
+    assert outputs(record, Ended()) == (Ask(MoveCall.FINISH),)
+
+
+def test_a_guest_comes_back_where_its_migration_failed_here_only() -> None:
+    record, found = to_the_end(Phase.RECLAIMING, Answer.GOOD, COMES)
+    assert found[0] == Ask(MoveCall.FINISH)
+    assert (record.phase, replies(tuple(found))) == (Phase.PREPARED, [True])
+    record, found = to_the_end(Phase.RECLAIMING, Answer.LATER, COMES)
+    assert (record.phase, replies(tuple(found))) == (Phase.LEFT, [False])
 
 
 def test_an_ordinary_start_is_let_happen() -> None:
@@ -216,4 +273,4 @@ def test_an_ordinary_start_is_let_happen() -> None:
 def test_a_call_that_is_under_way_is_waited_for(phase: Phase) -> None:
     busy = replace(at(phase), asked=MoveCall.FINISH)
     with pytest.raises(ValueError, match="under way"):
-        step(busy, Tick(), STRICT)
+        step(busy, Waits(), STRICT)
