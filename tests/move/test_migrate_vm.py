@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
@@ -66,10 +67,10 @@ class Qemu:
 
 class Tunnel:
     """Passes QMP on from socket to qemu; breaks as soon as the command called last went through,
-    before any answer to it can come back."""
+    before any answer to it can come back.  Without one it does not break."""
 
     def __init__(self, socket_path: Path, qemu: Qemu, last: str) -> None:
-        self._last = f'"{last}"'.encode()
+        self._last = f'"{last}"'.encode() if last else b"\0"
         self._qemu = qemu
         self._listening = socket.socket(socket.AF_UNIX)
         self._listening.bind(str(socket_path))
@@ -102,8 +103,9 @@ class Tunnel:
             with suppress(OSError):
                 near.shutdown(socket.SHUT_RDWR)
             back.join(1)
-            # Not before QEMU has read what was sent.
-            self._qemu.status()
+            if self.broken.is_set():
+                # Not before QEMU has read what was sent.
+                self._qemu.status()
             with suppress(OSError):
                 far.shutdown(socket.SHUT_RDWR)
             back.join(pace.limit(LIMIT_S))
@@ -129,11 +131,21 @@ sys.exit(tool.main())
 class Run:
     """One run of the tool through a tunnel that breaks; what it said, called and left.
 
-    away: what sh does on the way to the destination for a rollback there, instead of it; $SOURCE
-    is the source's QEMU.  patience: for an answer of a QEMU, in seconds.
+    last: see Tunnel; "" for one that does not break.  away: what sh does on the way to the
+    destination for a rollback there, instead of it; $SOURCE is the source's QEMU.  patience: for
+    an answer of a QEMU, in seconds.  signals: what the tool gets while a verb runs, by the verb's
+    first words.  unread: nobody reads what the tool says.
     """
 
-    def __init__(self, folder: Path, last: str, away: str = "", patience: int = 60) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        last: str = "",
+        away: str = "",
+        patience: int = 60,
+        signals: Mapping[str, str] | None = None,
+        unread: bool = False,
+    ) -> None:
         calls = folder / "calls"
         calls.touch()
         with ExitStack() as stack:
@@ -141,28 +153,41 @@ class Run:
             there = stack.enter_context(Qemu(folder / "d.qmp", "-incoming", "defer"))
             assert (source.status(), there.status()) == ("running", "inmigrate")
             stack.enter_context(Tunnel(folder / "tunnel.qmp", there, last))
-            done = subprocess.run(
+            tool = subprocess.Popen(
                 [sys.executable, "-c", PATIENT, TOOL, str(patience), "--source", source.socket,
                  "--there", f"sh {self._way(folder, away)}",
                  "--destination", folder / "tunnel.qmp", "--uri", f"unix:{folder}/migration",
                  "/dev/nothing"],
-                env={**os.environ, "PRTRACE": f"sh {self._verb(folder, calls)}",
+                env={**os.environ, "PRTRACE": f"sh {self._verb(folder, calls, signals or {})}",
                      "SOURCE": str(source.process.pid)},
-                capture_output=True, text=True, timeout=pace.limit(LIMIT_S),
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             )  # fmt: skip
-            print(done.stdout, done.stderr, sep="\n")
-            self.status, self.said = done.returncode, done.stdout + done.stderr
+            stack.callback(tool.kill)
+            if unread:
+                assert tool.stdout is not None
+                tool.stdout.close()
+                tool.stdout = None
+            (folder / "tool").write_text(str(tool.pid))
+            self.said = tool.communicate(timeout=pace.limit(LIMIT_S))[0] or ""
+            self.status = tool.returncode
+            print(self.said)
             source.process.send_signal(signal.SIGCONT)
             if last == "cont":
                 # It runs once all of it has come, which the source does not wait for.
                 await_that("it has come", lambda: _status(there) != "inmigrate")
-            self.source, self.there = source.status(), _status(there)
+            self.source, self.there = _status(source), _status(there)
         self.calls = [json.loads(line) for line in calls.read_text().splitlines()]
 
     @staticmethod
-    def _verb(folder: Path, calls: Path) -> Path:
+    def _verb(folder: Path, calls: Path, signals: Mapping[str, str]) -> Path:
         script = folder / "verb.sh"
-        script.write_text(f'printf \'"%s"\\n\' "$*" >>{calls}\n')
+        pid = folder / "tool"
+        known = f"until [ -s {pid} ]; do sleep 0.1; done"
+        sends = "".join(
+            f'"{words}"*) {known}; kill -s {name} $(cat {pid});;\n'
+            for words, name in signals.items()
+        )
+        script.write_text(f'printf \'"%s"\\n\' "$*" >>{calls}\ncase "$*" in\n{sends}esac\n')
         return script
 
     @staticmethod
@@ -208,6 +233,41 @@ def test_what_the_destination_may_keep_is_said_last(tmp_path: Path) -> None:
     last = run.said.splitlines()[-1]
     assert "nothing was moved: the guest goes on here. The destination may keep the key" in last
     assert "prtrace rollback --as destination with " in last
+
+
+@pytest.mark.parametrize("name", ["INT", "TERM", "HUP"])
+def test_a_signal_is_undone_and_no_second_one_stops_that(tmp_path: Path, name: str) -> None:
+    run = Run(tmp_path, signals={"load": name, "rollback": name})
+    assert run.status == 1
+    assert "Traceback" not in run.said
+    assert (run.source, run.there) == ("running", "ended")
+    assert [call.split()[0] for call in run.calls] == [
+        "check", "save", "prepare", "load", "rollback", "rollback", "rollback",
+    ]  # fmt: skip
+    assert f"SIG{name}: wait, the migration is being undone" in run.said
+    assert run.said.rstrip().endswith("rolled back: the guest goes on here")
+
+
+def test_the_end_of_its_terminal_is_undone(tmp_path: Path) -> None:
+    """Nobody reads then, and to say something must not be what ends it."""
+    run = Run(tmp_path, signals={"load": "HUP"}, unread=True)
+    assert run.status == 1
+    assert (run.source, run.there) == ("running", "ended")
+    assert len([call for call in run.calls if call.startswith("rollback")]) == 3
+
+
+def test_a_signal_before_anything_was_saved_says_so(tmp_path: Path) -> None:
+    run = Run(tmp_path, signals={"check": "TERM"})
+    assert run.status == 1
+    assert "Traceback" not in run.said
+    assert (run.source, run.there) == ("running", "inmigrate")
+    assert run.said.rstrip().endswith("stopped by SIGTERM: nothing was moved")
+
+
+def test_a_signal_that_comes_after_finish_began_stops_nothing(tmp_path: Path) -> None:
+    run = Run(tmp_path, signals={"finish": "TERM"})
+    assert run.status == 0
+    assert (run.source, run.there) == ("ended", "running")
 
 
 @pytest.mark.slow
