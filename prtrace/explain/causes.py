@@ -138,7 +138,14 @@ def _of_step(steps: Sequence[Step], number: int, memory: Memory) -> Iterator[_Ca
             case NotWatched():
                 yield _of(_not_watched(steps, number))
             case RecordsLost():
-                text = f"{seen.count} records of {seen.nexus} were lost ({seen.cause})"
+                many = "record was" if seen.count == 1 else "records were"
+                text = f"{seen.count} {many} lost of {seen.nexus} ({seen.cause})"
+                if step.event.sense == links.SOME_PARAMETERS:
+                    text = (
+                        "a unit attention 2A came, of which the qualifier is not there (the "
+                        'kernel logs "Parameters changed"): whether it told of reservations is '
+                        "not known"
+                    )
                 yield _of(_incident(step, IncidentKind.NOT_WATCHED, text, (observed(step, text),)))
             case _:
                 pass

@@ -43,7 +43,7 @@ ABOUT_RESERVATIONS: Final = (
 """What tells a nexus that it may have lost its access."""
 OF_OTHERS: Final = frozenset((Attention.REGISTRATIONS_PREEMPTED, Attention.RESERVATIONS_PREEMPTED))
 """What tells of somebody else's PREEMPT or CLEAR."""
-_SOME_PARAMETERS: Final = "UNIT ATTENTION 2A/??"
+SOME_PARAMETERS: Final = "UNIT ATTENTION 2A/??"
 """What the kernel's log has of a unit attention 2A: not which (prtrace.paste.kernel)."""
 _DISK_MAJORS: Final = {8, *range(65, 72), *range(128, 136), 259}
 """Block majors of SCSI disks and of partitions (Documentation/admin-guide/devices.txt)."""
@@ -347,7 +347,7 @@ def attention(
                     )
                 yield observed(step, told)
                 return
-        if step.event.sense == _SOME_PARAMETERS:
+        if step.event.sense == SOME_PARAMETERS:
             yield Link(
                 f'the kernel logged "Parameters changed" for a unit attention{on}: 2A/03, 2A/04 '
                 "and 2A/05, of preempted or released reservations, are logged so, and so "
