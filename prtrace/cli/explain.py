@@ -11,7 +11,13 @@ from typing import Any, Final
 import click
 
 from prtrace.api.client import Client
-from prtrace.cli.files import names_options, read_keys, read_ports, read_recordings
+from prtrace.cli.files import (
+    configured_keys,
+    names_options,
+    read_keys,
+    read_ports,
+    read_recordings,
+)
 from prtrace.cli.history import find_unit, look, moment, stored, units_of
 from prtrace.cli.options import json_option, socket_option
 from prtrace.cli.text import document, labelled, line, plain, warn
@@ -88,15 +94,23 @@ def command(
                     f"prtrace: {each.host or 'one of the recordings'} has nothing of {lu}, but "
                     f"of {', '.join(units[:4]) or 'no unit'}; prtrace import --unit names a log's"
                 )
-        looked = look(given, lu, until)
+        looked, by_files = look(given, lu, until), configured_keys(given)
         ports += [Ports(each.host, frozenset(each.ports)) for each in given if each.ports]
     else:
         client = Client(socket)
         unit = client.call("Show", devices=[device])["units"][0]
         looked = look([stored(client, unit, EVENTS)], unit["lu"], until)
+        by_files = configured_keys(())
         if until is None:
             looked = replace(looked, unit=unit)
-    told = account(looked.unit, looked.steps, joined=looked.joined, ports=ports, keys=keys)
+    told = account(
+        looked.unit,
+        looked.steps,
+        joined=looked.joined,
+        ports=ports,
+        keys=keys,
+        configured=by_files,
+    )
     if as_json:
         document(told)
     else:

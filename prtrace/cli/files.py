@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import lzma
 import os
 import re
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -18,12 +19,16 @@ import click
 from prtrace.cli.options import FOLDER, Function
 from prtrace.cli.text import warn
 from prtrace.errors import MalformedError, UsageError
+from prtrace.explain.configured import FILES, configured
+from prtrace.explain.owners import Owner
 from prtrace.explain.ports import Ports, iscsi_name
-from prtrace.explain.recording import Recording
+from prtrace.explain.recording import Gathered, Recording
 from prtrace.paste import sosreport
 
 _LONGEST_FILE: Final = 1 << 30
 """Bytes of a recording."""
+_LONGEST_OUTPUT: Final = 4 << 20
+"""Characters of a file of this host that are read."""
 _LONGEST_LOG: Final = 64 << 20
 """Bytes of one file of a sosreport that are read."""
 _COLLECTED: Final = re.compile(r"[^/]*sosreport-[^/]+\.tar(?:\.(?:xz|gz|bz2))?")
@@ -193,6 +198,21 @@ def read_ports(folder: Path) -> list[Ports]:
         raise UsageError(f"{folder}: {os.strerror(error.errno or 0)}") from error
     files = [folder / name for name in names if name.endswith(".json")]
     return [Ports.from_json(_json(file), str(file)) for file in files]
+
+
+def read_files(files: Iterable[str]) -> Iterator[Gathered]:
+    """The ends of this host's files, as gathered; those that are not there are left out."""
+    for file in files:
+        with contextlib.suppress(OSError):
+            text = Path(file).read_text(errors="replace")[-_LONGEST_OUTPUT:]
+            yield Gathered("file", (file,), 0, text)
+
+
+def configured_keys(recordings: Sequence[Recording]) -> Mapping[int, Sequence[Owner]]:
+    """Whose configuration has which key: by recordings, by this host's files where none is."""
+    if recordings:
+        return configured(recordings)
+    return configured([Recording("", (), gathered=tuple(read_files(FILES)))])
 
 
 def read_keys(file: Path | None) -> dict[int, str]:

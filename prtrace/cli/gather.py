@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import socket as sockets
@@ -17,12 +16,14 @@ import click
 
 from prtrace.api.client import Client
 from prtrace.cli.anonymise import anonymise_option, anonymous
+from prtrace.cli.files import read_files
 from prtrace.cli.history import paths_of
 from prtrace.cli.options import output_option, socket_option
 from prtrace.cli.output import write_whole
 from prtrace.cli.ports import own_ports
 from prtrace.cli.text import plain, warn
 from prtrace.errors import AgentUnreachableError, PrtraceError
+from prtrace.explain import configured
 from prtrace.explain.recording import Gathered, Recording
 from prtrace.linux.reader import Reader, ReadPolicy
 from prtrace.linux.sgio import Reply, SgDevice
@@ -50,7 +51,7 @@ _COMMANDS: Final = (
     ("kernel", ("uname", "-a")),
     ("disks", ("lsscsi", "-g", "-i", "-t")),
     ("multipath maps", ("multipathd", "show", "maps", "json")),
-    ("multipath configuration", ("multipathd", "show", "config")),
+    (configured.MULTIPATH_CONFIGURATION, ("multipathd", "show", "config")),
     ("pacemaker fencing history", ("stonith_admin", "--history", "*", "--verbose")),
     ("pacemaker state", ("crm_mon", "-1", "-r", "-f")),
     ("LVM configuration", ("lvmconfig", "local/host_id", "global/use_lvmlockd")),
@@ -58,9 +59,7 @@ _COMMANDS: Final = (
     ("guests", ("virsh", "--readonly", "list", "--all")),
 )
 _FILES: Final = (
-    "/etc/multipath.conf",
-    "/etc/multipath/prkeys",
-    "/var/run/cluster/fence_scsi.key",
+    *configured.FILES,
     "/var/run/cluster/fence_scsi.dev",
     "/etc/lvm/lvmlocal.conf",
     "/etc/iscsi/initiatorname.iscsi",
@@ -130,10 +129,7 @@ def _programs() -> Iterator[Gathered]:
         if found.status == 0 and _has_lines(found.output):
             named.add(name)
         yield found
-    for file in _FILES:
-        with contextlib.suppress(OSError):
-            text = Path(file).read_text(errors="replace")[-_LONGEST:]
-            yield Gathered("file", (file,), 0, text)
+    yield from read_files(_FILES)
 
 
 def _has_lines(output: str) -> bool:

@@ -12,7 +12,14 @@ from typing import Any, Final
 import click
 
 from prtrace.api.client import Client
-from prtrace.cli.files import names_options, read_keys, read_ports, read_recordings, split
+from prtrace.cli.files import (
+    configured_keys,
+    names_options,
+    read_keys,
+    read_ports,
+    read_recordings,
+    split,
+)
 from prtrace.cli.history import Looked, find_unit, look, stored, units_of
 from prtrace.cli.options import output_option, socket_option
 from prtrace.cli.output import write_whole
@@ -74,8 +81,10 @@ def command(
         read = read_recordings(files)
         told = list(_recorded(read, devices))
         ports += [Ports(each.host, frozenset(each.ports)) for each in read if each.ports]
+        by_files = configured_keys(read)
     else:
         told = list(_asked(Client(socket), devices))
+        by_files = configured_keys(())
     if not told:
         raise UsageError("there is no logical unit to report on")
     charts = [_chart(each) for each in told]
@@ -83,7 +92,14 @@ def command(
         text = json.dumps(perfetto.trace(charts), separators=(",", ":"))
     else:
         accounts = (
-            account(each.unit, each.steps, joined=each.joined, ports=ports, keys=keys)
+            account(
+                each.unit,
+                each.steps,
+                joined=each.joined,
+                ports=ports,
+                keys=keys,
+                configured=by_files,
+            )
             for each in told
         )
         text = _page(charts, accounts)

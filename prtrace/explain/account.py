@@ -34,12 +34,14 @@ def account(
     joined: Joined | None = None,
     ports: Sequence[Ports] = (),
     keys: Mapping[int, str] | None = None,
+    configured: Mapping[int, Sequence[Owner]] | None = None,
 ) -> dict[str, Any]:
     """The account of a unit.
 
     unit: what is known now, an element of prtrace.show/1's units.  recordings: (host, steps) of
     every recording.  joined: their common history, where there are several; unit is its end then.
-    ports: whose initiator ports are whose.  keys: names that somebody gave to keys.
+    ports: whose initiator ports are whose.  keys: names that somebody gave to keys.  configured:
+    by key, whose configuration has it.
     """
     known = [*ports, *_recorded_ports(recordings)]
     if joined is None:
@@ -60,7 +62,8 @@ def account(
     found.sort(key=lambda each: (each[1].last, each[0]), reverse=True)
     registered = list(_registered(recordings))
     registrations = [
-        _registration(each, known, keys, registered) for each in unit["registrations"]
+        _registration(each, known, keys, registered, configured or {})
+        for each in unit["registrations"]
     ]
     paths = [_of_host(each) for each in unit["nexuses"]]
     shown = {**unit, "registrations": registrations, "paths": paths}
@@ -147,6 +150,7 @@ def _registration(
     ports: Collection[Ports],
     keys: Mapping[int, str] | None,
     registered: Sequence[_Registered],
+    configured: Mapping[int, Sequence[Owner]],
 ) -> dict[str, Any]:
     """A registration with its host, and with whose key it may be.
 
@@ -163,7 +167,7 @@ def _registration(
         told = sorted({known.host for known in ports} - {_THIS})
         if told and not owner.names:
             found["host"] += f" (no port of {', '.join(told)}: another host's, or stale)"
-    named = owners(key, keys)
+    named = (*owners(key, keys), *configured.get(key, ()))
     seen = [made for made in registered if made.key == key]
     if seen:
         here = [made for made in seen if made.on(address, host or "", port)]

@@ -55,7 +55,6 @@ class Recording:
     ports: tuple[str, ...] = ()
     """The host's own initiator ports, as far as it knows them."""
     gathered: tuple[Gathered, ...] = ()
-    """Not read back: people read it."""
     paths: tuple[LocalNexus, ...] = ()
     """The host's paths at the end: a recording that begins in the middle may tell none."""
     names: Mapping[str, str] = field(default_factory=dict)
@@ -77,6 +76,7 @@ class Recording:
         ports: tuple[str, ...] = ()
         paths: tuple[LocalNexus, ...] = ()
         events: list[Event] = []
+        gathered: list[Gathered] = []
         begun = False
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -98,6 +98,7 @@ class Recording:
                 host, ports, paths = _header(given, f"{name}, line {number}")
                 continue
             if isinstance(given, dict) and given.get("schema") == GATHERED:
+                gathered.append(_gathered(given, f"{name}, line {number}"))
                 continue
             try:
                 event = Event.from_json(given)
@@ -109,7 +110,7 @@ class Recording:
                     f"event {event.seq} comes after event {events[-1].seq}: sort the file by seq",
                 )
             events.append(event)
-        return cls(host, tuple(events), ports, paths=paths)
+        return cls(host, tuple(events), ports, tuple(gathered), paths)
 
     def lines(self) -> Iterator[str]:
         """The recording as parse() reads it."""
@@ -123,6 +124,16 @@ class Recording:
             yield json.dumps(each.to_json())
         for event in self.events:
             yield json.dumps(event.to_json(), separators=(",", ":"))
+
+
+def _gathered(given: dict[str, Any], where: str) -> Gathered:
+    name, command, output = (given.get(each) for each in ("name", "command", "output"))
+    status = given.get("status")
+    words = isinstance(command, list) and all(isinstance(each, str) for each in command)
+    texts = isinstance(name, str) and isinstance(output, str)
+    if not (words and texts and isinstance(status, int | None)):
+        raise MalformedError(where, "what was gathered has a name, a command, status and output")
+    return Gathered(str(name), tuple(command or ()), status, str(output))
 
 
 def _header(

@@ -45,6 +45,9 @@ def test_events_alone_are_a_recording_of_a_host_that_is_not_named():
         (['{"schema":"prtrace.recording/1","paths":{"naa.6":[{}]}}'], "list of paths"),
         (["", "{}"], "x, line 2"),
         (["[" * 100_000], "not JSON"),
+        (['{"schema":"prtrace.gathered/1","name":"x","command":"x","output":""}'], "gathered"),
+        (['{"schema":"prtrace.gathered/1","name":"x","command":[1],"output":""}'], "gathered"),
+        (['{"schema":"prtrace.gathered/1","name":"x","command":[],"output":null}'], "gathered"),
     ],
 )
 def test_what_is_wrong_is_named_by_its_line(lines, why):
@@ -63,5 +66,5 @@ def test_what_other_programs_said_is_beside_the_events():
     made = Recording("node1", (), ("naa.1",), (said,))
     lines = list(made.lines())
     assert json.loads(lines[1])["output"] == said.output
-    assert Recording.parse(lines, "file") == Recording("node1", (), ("naa.1",))
+    assert Recording.parse(lines, "file") == made
     assert list(read_lines(io.BytesIO("\n".join(lines).encode()), "file")) == []
