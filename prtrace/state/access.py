@@ -94,11 +94,12 @@ def may(state: LuState, nexus: Nexus, access: Access) -> Ruling:
         return told
     if profile_of(state.target).mixes_sessions:
         mixed = None if place is Standing.HOLDER else _mixed(state, nexus, found)
-        if mixed is None and _may_be_forgotten(state, nexus, found):
+        why = "this initiator has another session, and this target may take one for the other"
+        if _may_be_overlooked(state, nexus, found):
             mixed = Standing.NOT_REGISTERED
+            why = "this target may have forgotten it with another session of the initiator"
         if mixed is not None and ruling(held, mixed, access).allowed is not told.allowed:
-            return Ruling(None, "this initiator has another session, and this target may take one "
-                                "for the other")  # fmt: skip
+            return Ruling(None, why)
     if place is not Standing.REGISTERED:
         return told
     hidden = found.holder is None and not found.type.all_registrants
@@ -139,22 +140,14 @@ def _mixed(state: LuState, nexus: Nexus, found: Reservation) -> Standing | None:
     return Standing.HOLDER if alike else Standing.NOT_REGISTERED
 
 
-def _may_be_forgotten(state: LuState, nexus: Nexus, found: Reservation) -> bool:
-    """Whether LIO may have forgotten that nexus is registered.
+def _may_be_overlooked(state: LuState, nexus: Nexus, found: Reservation) -> bool:
+    """Whether LIO may take nexus, which is registered, for one that is not.
 
-    The bit of _mixed() is cleared when the registration of any session of the initiator ends
-    (__core_scsi3_free_registration()), and only the holder is looked for without it.
+    Only the holder is looked for without the bit of _mixed(): see prtrace.state.sessions.
     """
-    path = state.paths.get(nexus)
+    own = state.registrations.get(nexus)
     holds = nexus in (found.holder, found.designated)
-    if path is None or holds or nexus not in state.registrations:
-        return False
-    others = (other.local for name, other in state.paths.items() if name != nexus)
-    return any(
-        other.nexus not in state.registrations
-        and is_other_session(other.initiator_port, other.relative_target_port, path.local)
-        for other in others
-    )
+    return own is not None and own.overlooked and not holds
 
 
 def _port(state: LuState, each: Registration) -> str | None:

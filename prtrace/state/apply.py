@@ -47,6 +47,7 @@ from prtrace.state.paths import doubt_what_a_log_in_ends, is_former, note_paths
 from prtrace.state.preempting import preempt
 from prtrace.state.registering import register
 from prtrace.state.reserving import clear, release, reserve
+from prtrace.state.sessions import note_sessions
 from prtrace.state.unit import Fact, LuState, UnderWay
 
 _PREEMPTS = (Action.PREEMPT, Action.PREEMPT_AND_ABORT)
@@ -88,6 +89,7 @@ def _unwatched(draft: Draft, state: LuState) -> LuState:
     """
     seen = draft.seen
     note_paths(draft, PathsSeen(lu=seen.lu, nexus="", time=seen.time, paths=()))
+    note_sessions(draft, state)
     fresh = replace(
         draft.freeze(state),
         expected=LuState("").expected,
@@ -168,6 +170,7 @@ def apply(state: LuState, seen: AnyObservation) -> Change:
             return _unsupported(draft, state, seen)
         case _:
             assert_never(seen)
+    note_sessions(draft, state)
     return Change(draft.freeze(state), "; ".join(draft.words) or "none")
 
 

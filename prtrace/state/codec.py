@@ -287,6 +287,7 @@ def _registration(each: Registration) -> dict[str, Any]:
         "relative_target_port": each.relative_target_port,
         "maybe_local": each.maybe_local,
         "all_ports": each.all_ports,
+        "overlooked": each.overlooked,
     }
 
 
@@ -303,6 +304,8 @@ def _read_registration(value: Any) -> Registration:
         relative_target_port=_optional(fields["relative_target_port"], int),
         maybe_local=_typed(fields["maybe_local"], bool),
         all_ports=_typed(fields.get("all_ports", False), bool),
+        # Programs of before there was this did not look.
+        overlooked=_typed(fields.get("overlooked", True), bool),
     )
 
 

@@ -52,6 +52,8 @@ class Registration:
     maybe_local: read from the device, and it may be the registration of one of this host's
     nexuses whose own port names are not known, so that the two cannot be matched.
     all_ports: it was made for all target ports, by ALL_TG_PT.
+    overlooked: the target may take the nexus for one that is not registered: see
+    prtrace.state.sessions.
     """
 
     nexus: Nexus
@@ -64,6 +66,7 @@ class Registration:
     relative_target_port: int | None = None
     maybe_local: bool = False
     all_ports: bool = False
+    overlooked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

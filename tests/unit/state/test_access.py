@@ -164,35 +164,20 @@ def test_lio_may_take_a_session_for_another_one_of_its_initiator(kind):
 
 @pytest.mark.parametrize("kind", ReservationType)
 @pytest.mark.parametrize("target", ["LIO-ORG/disk/4.0", "DELL/X/1"])
-def test_lio_may_forget_a_registration_when_another_session_gives_its_own_up(kind, target):
-    """The session beside it is there and is not registered: it may have been."""
-    ports = {ME: "iqn.x:me,i,0x00023d000003", "2:0:0:0": FORMER}
-    mine = Registration(ME, 1, local=True, source=Source.OBSERVED, at=1)
+def test_lio_may_have_forgotten_a_registration_with_another_session_s(kind, target):
+    mine = Registration(ME, 1, local=True, source=Source.OBSERVED, at=1, overlooked=True)
+    other = None if kind.all_registrants else "iqn.y,i,0x1,3"
     state = LuState(
         "naa.1",
         target=target,
         registrations=MappingProxyType({ME: mine}),
-        reservation=Reservation(
-            kind, 0, None if kind.all_registrants else "iqn.y,i,0x1,3", 1, Source.READ, 1
-        ),
-        paths=MappingProxyType(
-            {
-                name: Path(LocalNexus(name, "naa.1", initiator_port=port, relative_target_port=3))
-                for name, port in ports.items()
-            }
-        ),
+        reservation=Reservation(kind, 0, other, 1, Source.READ, 1),
     )
     told = ruling(kind, standing(state, ME), Access.WRITE)
     differs = told.allowed and target.startswith("LIO")
     assert may(state, ME, Access.WRITE).allowed is (None if differs else told.allowed)
-    alone = with_paths(state, ME)
-    assert may(alone, ME, Access.WRITE) == told
-
-
-def with_paths(state, *names):
-    """The state with these paths alone."""
-    kept = {name: path for name, path in state.paths.items() if name in names}
-    return replace(state, paths=MappingProxyType(kept))
+    seen = MappingProxyType({ME: replace(mine, overlooked=False)})
+    assert may(replace(state, registrations=seen), ME, Access.WRITE) == told
 
 
 def test_lio_lets_every_session_of_a_registered_initiator_in():
