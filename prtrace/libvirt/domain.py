@@ -21,17 +21,15 @@ MAX_XML: Final = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """A guest as its XML tells of it.
-
-    luns: the node of each disk with device='lun', by the target's name ("sda"); "" where it has
-    none on the host, as of type='network' and type='volume'.  note: the text of the note, "" where
-    there is none.
-    """
+    """A guest as its XML tells of it."""
 
     uuid: str
     name: str
     luns: dict[str, str]
+    """The node of each disk with device='lun', by the target's name ("sda"); "" where it has none
+    on the host, as with type='network' and type='volume'."""
     note: str
+    """The text of the note; "" where there is none."""
 
     @property
     def nodes(self) -> list[str]:

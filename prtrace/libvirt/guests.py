@@ -26,30 +26,34 @@ _VERSION: Final = 1
 
 @dataclass(slots=True)
 class Guest:
-    """One guest on this host.
-
-    move: what the calls are about; at HOME the newest file that was saved here.  coming: the one
-    that a hook brought.  late: no commit in the pause will come.  count: of notes.  epoch: of
-    what was heard from hooks and plugin; what libvirt said of an earlier one is old.  note_due:
-    time.monotonic() of the next note at the earliest.  missed: something was heard of it and it
-    could not be looked at; left: one of these times libvirt had said that it left by migration.
-    lock: for everything else here.
-    """
+    """One guest on this host."""
 
     uuid: str
     record: GuestRecord = field(default_factory=GuestRecord)
     move: Move | None = None
+    """What the agent's calls are about.  At HOME it is the newest file that was saved here."""
     coming: Move | None = None
+    """What a hook brought along; the machine says when it takes the place of move."""
     late: bool = False
+    """Whether nobody will commit in the pause."""
     count: int = 0
+    """How many notes were written."""
     broken: str = ""
+    """What is wrong with the record on disk; "" where nothing is."""
     epoch: int = 0
+    """How often hook and plugin called.  What libvirt said before the last call is old."""
     wait: float = 0.0
+    """Seconds from the last look to the next, while something is unfinished."""
     due: float = 0.0
+    """time.monotonic() of the next look."""
     note_due: float = 0.0
+    """time.monotonic() of the next note at the earliest."""
     missed: bool = False
+    """Whether an event came and the guest could not be looked at."""
     left: bool = False
+    """Whether libvirt said in a missed event that the guest left by migration."""
     lock: threading.RLock = field(default_factory=threading.RLock)
+    """Held while any other field is read or written."""
 
     def to_json(self) -> dict[str, Any]:
         """What is stored."""

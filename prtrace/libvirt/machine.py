@@ -128,20 +128,19 @@ class Announced:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Hook `started begin`: a QEMU of the guest is up, and no other one is on this host.
-
-    incoming: it waits for a migration; None where that cannot be read.  suspended: the guest is
-    to stay paused after it.  postcopy: it may go on before its memory is here.  asks: the plugin
-    will ask before the guest goes on.  holds: the note says that the guest alone holds a
-    reservation.
-    """
+    """Hook `started begin`: a QEMU of the guest is up, and no other one is on this host."""
 
     given: Given
     incoming: bool | None
+    """Whether the QEMU waits for a migration; None where that cannot be read."""
     suspended: bool = False
+    """Whether the guest is to stay paused after the migration."""
     postcopy: bool = False
+    """Whether the guest may go on before its memory is here."""
     asks: bool = False
+    """Whether the plugin will ask before the guest goes on."""
     holds: bool = False
+    """Whether the note says that the guest alone holds a reservation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,19 +219,19 @@ Output = Ask | Permission | Act
 
 @dataclass(frozen=True, slots=True)
 class GuestRecord:
-    """What this host remembers of a guest; stored before an output is carried out.
-
-    announced: `migrate begin` came.  suspended: the guest is to arrive paused.  resume: it was
-    paused here and goes on after a good answer.  caller: who waits for a reply, asked: the call
-    that is under way; a restart forgets these two.
-    """
+    """What this host remembers of a guest; stored before an output is carried out."""
 
     phase: Phase = Phase.HOME
     announced: bool = False
+    """Whether `migrate begin` came."""
     suspended: bool = False
+    """Whether the guest is to arrive paused."""
     resume: bool = False
+    """Whether the guest was paused here, and goes on after a good answer."""
     caller: Caller | None = None
+    """Who waits for a reply; a restart forgets it."""
     asked: MoveCall | None = None
+    """The call that is under way; a restart forgets it."""
 
     @property
     def restarted(self) -> GuestRecord:

@@ -27,19 +27,21 @@ VERSION: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What the source knows of the guest's reservations.
-
-    disks: the logical unit of each LUN, by the target's name.  file: the prtrace.save/2 object, or
-    None, and then why says what keeps the reservation where it is.
-    """
+    """What the source knows of the guest's reservations."""
 
     uuid: str
     host: str
+    """The source's host name."""
     boot: str
+    """The boot ID of the source's kernel."""
     count: int
+    """The number of this note among the guest's notes on the source."""
     disks: dict[str, str]
+    """The designator of each LUN's logical unit, by the target's name ("sda")."""
     file: dict[str, Any] | None
+    """The prtrace.save/2 object; None where the reservation cannot move."""
     why: str = ""
+    """Without a file, what keeps the reservation where it is."""
 
     @property
     def given(self) -> Given:

@@ -482,21 +482,22 @@ class MoveService:
                 for lu in self._agent.changes():
                     said = ""
                     for uuid, units in list(self._units.items()):
-                        # None are known of a guest for which nothing could be saved.
+                        # Without units nothing could be saved for the guest: any unit may be one
+                        # of its own.
                         if lu in units or not units:
                             self._wants_note(uuid)
             except PrtraceError as error:
                 if error.message != said:
                     _log.warning("%s", error.message)
                 said = error.message
-            # What happened meanwhile was not heard.
+            # Until the next call nobody hears what changes.
             for uuid in list(self._units):
                 self._wants_note(uuid)
             time.sleep(_AGENT_S)
 
 
 def _with(reply: ReplyTo, why: str) -> ReplyTo:
-    """A reply that says why where the machine, which does not know the note, does not."""
+    """reply, with why as the sentence of a refusal for which the machine gives none."""
     return lambda allow, said: reply(allow, said or ("" if allow else why))
 
 

@@ -1,3 +1,5 @@
+"""What the agent's answers mean for the machine."""
+
 from __future__ import annotations
 
 from typing import Any

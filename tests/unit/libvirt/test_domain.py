@@ -1,3 +1,5 @@
+"""The domain's XML, as libvirt and the hook give it."""
+
 from __future__ import annotations
 
 import contextlib

@@ -1,3 +1,5 @@
+"""What is stored of guests, and what of it is read again."""
+
 from __future__ import annotations
 
 import shutil

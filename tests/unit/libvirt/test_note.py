@@ -1,3 +1,5 @@
+"""The note, there and back, and what no note may be."""
+
 from __future__ import annotations
 
 import contextlib
