@@ -113,6 +113,8 @@ def command(
     _write(output, "".join(f"{text}\n" for text in recording.lines()))
     left_out = len(found.refused) + len(unread)
     line(f"{len(events)} events in {plain(str(output))}, {left_out} lines left out")
+    if found.silent:
+        line(f"{found.silent} commands are no events: nothing about reservations is told of them")
     if found.again:
         line(f"{found.again} events are in a file before, too, and are counted once")
     if found.repeated:

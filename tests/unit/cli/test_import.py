@@ -28,6 +28,16 @@ def test_a_recording_that_replay_takes(prtrace, tmp_path):
     assert "exists" in again.stderr
 
 
+def test_commands_that_say_nothing_about_reservations_are_counted(prtrace, tmp_path):
+    log = tmp_path / "kernel.log"
+    write = "2026-11-27T12:00:09+00:00 host kernel: sd 6:0:0:1: [sdb] tag#2 CDB: Write(10) 2a 00"
+    log.write_text(f"{KERNEL}{write} 00 00 00 50 00 00 08 00\n")
+    done = prtrace("import", log, "-o", tmp_path / "a.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert "2 events in" in done.stdout
+    assert "1 commands are no events" in done.stdout
+
+
 def test_lines_that_lack_something_are_named(prtrace, tmp_path):
     log = tmp_path / "kernel.log"
     log.write_text(KERNEL + "[    5.5] sd 6:0:0:1: reservation conflict\n")

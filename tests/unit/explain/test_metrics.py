@@ -226,8 +226,9 @@ def test_the_dashboard_and_the_alerts_mean_the_same():
     for title in ("Registrations without an owner", "Units with two claimants"):
         (panel,) = (each for each in DASHBOARD["panels"] if each["title"] == title)
         expression = panel["targets"][0]["expr"]
-        for selector in re.findall(r"prtrace_\w+\{[^}]*\}", expression):
-            assert selector in plain
+        selectors = re.findall(r"prtrace_\w+\{[^}]*\}", expression)
+        assert selectors, expression
+        assert all(selector in plain for selector in selectors)
 
 
 def test_panels_lie_beside_each_other():
