@@ -321,11 +321,11 @@ def _note_under_way(
     draft: Draft, seen: PrOut | UnreadablePrOut, reason: str, facts: frozenset[Fact]
 ) -> None:
     """Nothing that is read before the request is over shows what the device will do yet."""
-    new = UnderWay(seen.nexus, seen.start_ns, reason, facts)
+    new = UnderWay(seen.nexus, seen.start_ns, reason, facts, life=seen.life)
     if len(draft.under_way) >= MAX_UNDER_WAY:
         # For all that come after: it ends when nothing is under way on the nexus.
         why = f"more than {MAX_UNDER_WAY} commands are under way"
-        new = UnderWay(seen.nexus, 0, why, doubt.ALL)
+        new = UnderWay(seen.nexus, 0, why, doubt.ALL, life=seen.life)
     if new not in draft.under_way:
         draft.under_way = (*draft.under_way, new)
 

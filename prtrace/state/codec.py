@@ -91,6 +91,8 @@ def _but_recent(state: LuState) -> dict[str, Any]:
         "capabilities": None if state.capabilities is None else capabilities(state.capabilities),
         "names_nexuses": state.names_nexuses,
         "under_way": [_under_way(each) for each in state.under_way],
+        # Beside them, so that programs of before there was this can read the others.
+        "under_way_lives": [each.life for each in state.under_way],
         "gone_since": state.gone_since,
         "legacy_doubt": state.legacy_doubt,
         "paths": [
@@ -168,7 +170,7 @@ def _state(document: Any) -> LuState:
         aptpl=_optional(fields.get("aptpl"), bool),
         capabilities=_read_capabilities(fields.get("capabilities")),
         names_nexuses=_typed(fields.get("names_nexuses", True), bool),
-        under_way=_list(fields.get("under_way", []), _read_under_way),
+        under_way=_all_under_way(fields),
         gone_since=_optional(fields.get("gone_since"), int),
         legacy_doubt=_typed(fields.get("legacy_doubt", ""), str),
         paths=MappingProxyType(_paths(fields)),
@@ -209,6 +211,12 @@ def _read_capabilities(value: Any) -> Capabilities | None:
 def _under_way(each: UnderWay) -> list[Any]:
     facts = sorted(fact.value for fact in each.facts)
     return [each.nexus, each.start_ns, each.reason, facts, each.unwatched]
+
+
+def _all_under_way(fields: dict[str, Any]) -> tuple[UnderWay, ...]:
+    found = _list(fields.get("under_way", []), _read_under_way)
+    lives = _list(fields.get("under_way_lives", [0] * len(found)), _int)
+    return tuple(each._replace(life=life) for each, life in zip(found, lives, strict=True))
 
 
 def _read_under_way(value: Any) -> UnderWay:

@@ -57,7 +57,11 @@ def note_paths(draft: Draft, seen: PathsSeen) -> None:
         for path in seen.paths
     }
     # A scsi_device goes when its requests are over, and this may be the first to tell.
-    draft.under_way = tuple(each for each in draft.under_way if each.nexus in now)
+    draft.under_way = tuple(
+        each
+        for each in draft.under_way
+        if each.nexus in now and _may_be_one_life(each.life, now[each.nexus].life)
+    )
     if draft.paths:
         draft.gone_since = None
     elif draft.gone_since is None:
@@ -131,12 +135,16 @@ def is_former(draft: Draft, nexus: Nexus, life: int, done_ns: int) -> bool:
 
 def _is_same(old: LocalNexus, new: LocalNexus) -> bool:
     """Whether both describe one life of one scsi_device, and one nexus."""
-    if old.life and new.life and old.life != new.life:
+    if not _may_be_one_life(old.life, new.life):
         return False
     ports = ((old.initiator_port, new.initiator_port), (old.target_port, new.target_port))
     changed = any(a and b and a.casefold() != b.casefold() for a, b in ports)
     relative = old.relative_target_port, new.relative_target_port
     return not changed and (None in relative or relative[0] == relative[1])
+
+
+def _may_be_one_life(one: int, other: int) -> bool:
+    return 0 in (one, other) or one == other
 
 
 def _named(path: LocalNexus) -> bool:

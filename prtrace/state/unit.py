@@ -145,7 +145,8 @@ class UnderWay(NamedTuple):
 
     start_ns: its submission, by which its end is recognised.  reason: that of the doubts about
     facts, which nothing takes away before that.  unwatched: nobody was watching since, so that no
-    record will tell its end.
+    record will tell its end.  life: of the scsi_device that carries it, 0 where not known; it goes
+    when its requests are over, and so does the kernel that had it.
     """
 
     nexus: Nexus
@@ -153,6 +154,7 @@ class UnderWay(NamedTuple):
     reason: str
     facts: frozenset[Fact] = frozenset(Fact)
     unwatched: bool = False
+    life: int = 0
 
 
 class Settled(NamedTuple):

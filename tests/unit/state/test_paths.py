@@ -18,6 +18,7 @@ from prtrace.model import (
     PathsSeen,
     PrOut,
     ReservationType,
+    UnreadablePrOut,
 )
 from prtrace.state.apply import apply, new_state
 from prtrace.state.codec import from_json, to_json
@@ -188,6 +189,27 @@ def test_commands_of_a_former_life_are_not_joined_to_the_present_one() -> None:
     fold.send("1:0:0:0", Action.REGISTER, 0, 0xEE, life=11)
     assert "1:0:0:0" not in fold.state.registrations
     assert fold.state.doubted(Fact.REGISTRATIONS)
+
+
+@pytest.mark.parametrize(
+    ("life", "ends"), [(4711, True), (11, False), (0, False)], ids=["another", "same", "not known"]
+)
+@pytest.mark.parametrize("readable", [True, False])
+def test_a_command_of_the_kernel_before_a_reset_is_over(
+    life: int, *, ends: bool, readable: bool
+) -> None:
+    """The host was reset after a PREEMPT timed out; the address is another scsi_device's now."""
+    fold = held_by_host1()
+    end = {"outcome": Outcome.UNKNOWN, "timed_out": True, "problem": "TIMEOUT", "life": 11}
+    if readable:
+        fold.send("1:0:0:0", Action.PREEMPT, 0xA1, 0xB1, **end)
+    else:
+        fold.see(UnreadablePrOut, "1:0:0:0", **end)
+    fold.see(NotWatched)
+    assert fold.state.under_way[0].unwatched
+    fold.paths(path("1:0:0:0", HOST1, life=life))
+    state = fold.read("1:0:0:0", 9, status(HOST1, 0xA1, holder=True))
+    assert (not state.under_way) is (not state.doubts) is ends
 
 
 def test_without_a_life_the_time_decides() -> None:
