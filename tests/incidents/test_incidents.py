@@ -209,6 +209,7 @@ def test_a_path_that_is_added_to_a_reserved_unit(scene: Scene) -> None:
     finally:
         back(scene.two)
     known(scene, scene.two, there=True)
+    scene.agent.settled(pace.limit(SECONDS))
     scene.write(scene.two, 0, status=CONFLICT)
     scene.says(
         "reservation conflict",
@@ -224,6 +225,7 @@ def test_the_holder_s_path_is_gone(scene: Scene) -> None:
     gone(scene.two)
     try:
         known(scene, scene.two, there=False)
+        scene.agent.settled(pace.limit(SECONDS))  # LIO may have forgotten what was registered
         scene.write(scene.one, 0, status=CONFLICT)
         scene.says(
             "reservation conflict",
@@ -447,6 +449,7 @@ def test_a_fence_by_a_cluster_s_agent(scene: Scene) -> None:
     )
     assert fenced["nexus"] == one.hctl
     scene.take_attentions(one)
+    scene.agent.settled(pace.limit(SECONDS))
     scene.write(one, 64, status=CONFLICT)
     scene.says(
         "reservation conflict",
@@ -635,6 +638,7 @@ def test_the_session_before_a_new_login(scene: Scene) -> None:
     new = _disk_of("lab2", lu)
     assert new is not None
     subprocess.run(["sg_turs", "-n", "4", new.block], capture_output=True, timeout=60)
+    scene.agent.settled(pace.limit(SECONDS))
     # LIO takes the new session for the former one: it is another path that is refused.
     scene.write(scene.one, 64, status=CONFLICT)
     subprocess.run(["sg_persist", "-n", "-i", "-k", scene.one.block], timeout=60)
