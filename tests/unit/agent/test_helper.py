@@ -201,6 +201,18 @@ def test_a_helper_that_is_gone_is_told() -> None:
         pass
 
 
+def test_a_node_is_named_as_the_kernel_does_and_has_its_target_port(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    device = tree.device("2:0:1:3", disk="sdc", block="8:32")
+    below = device.relative_to(tree.sys)
+    tree.link(f"{below}/subsystem", tree.sys / "bus/scsi")
+    tree.link(f"{below}/block/sdc/device", device)
+    tree.write(f"{below}/block/sdc/uevent", "MAJOR=8\nMINOR=32\nDEVNAME=sdc\n")
+    assert helper._node(block=True, major=8, minor=32, sys=tree.sys) == ("/dev/sdc", "2:0:1")
+    with pytest.raises(NoSuchDeviceError):
+        helper._node(block=False, major=8, minor=32, sys=tree.sys)
+
+
 HUNG, WELL = "/dev/null", "/dev/zero"
 
 
