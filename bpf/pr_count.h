@@ -73,34 +73,58 @@ static __always_inline __u64 pr_next_sequence(void)
 
 #endif
 
+static __always_inline int pr_same_page83(struct pr_loss *one, struct pr_loss *other)
+{
+	__u64 *a = (__u64 *)one->page83, *b = (__u64 *)other->page83;
+	__u64 unlike = one->page83_length ^ other->page83_length;
+	int i;
+
+	_Pragma("unroll")
+	for (i = 0; i < PR_PAGE83_SIZE / 8; i++)
+		unlike |= a[i] ^ b[i];
+	return !unlike;
+}
+
 /*
  * Count a record that is lost.  stat: PR_STAT_RING_FULL or PR_STAT_MISSED.  The unit is told by the
  * device or, where the device may be gone, by what was remembered of it; one of the two is 0.
+ *
+ * The kernel gives an H:C:T:L to one unit after the other, and an entry is never deleted.  A loss
+ * that another unit than the entry's has had is counted as nobody's, which puts all units in doubt.
+ * Only then the entry becomes that unit's: whoever reads the entry first and PR_STAT_LOST_MAP_FULL
+ * afterwards has no loss of the unit before without that.
  */
 __noinline int pr_note_loss(__u64 device, struct pr_pending *pending, struct pr_nexus *on, __u32 stat)
 {
-	struct pr_loss first = {}, *loss;
+	struct pr_loss now = {}, *loss;
 	struct pr_nexus nexus;
 
 	if (!on)
 		return 0;
 	nexus = *on;	/* a key has to be on the stack */
 	pr_add(stat, 1);
+	if (pending) {
+		__builtin_memcpy(now.inquiry, pending->inquiry, PR_INQUIRY_SIZE);
+		now.page83_length = pending->page83_length;
+		__builtin_memcpy(now.page83, pending->page83, PR_PAGE83_SIZE);
+	} else if (device) {
+		pr_read_inquiry((void *)device, now.inquiry);
+		now.page83_length = pr_read_page83((void *)device, now.page83);
+	}
 	loss = bpf_map_lookup_elem(&pr_losses, &nexus);
 	if (!loss) {
-		if (pending) {
-			__builtin_memcpy(first.inquiry, pending->inquiry, PR_INQUIRY_SIZE);
-			first.page83_length = pending->page83_length;
-			__builtin_memcpy(first.page83, pending->page83, PR_PAGE83_SIZE);
-		} else if (device) {
-			pr_read_inquiry((void *)device, first.inquiry);
-			first.page83_length = pr_read_page83((void *)device, first.page83);
-		}
-		bpf_map_update_elem(&pr_losses, &nexus, &first, BPF_NOEXIST);
+		bpf_map_update_elem(&pr_losses, &nexus, &now, BPF_NOEXIST);
 		loss = bpf_map_lookup_elem(&pr_losses, &nexus);
 	}
 	if (!loss) {
 		pr_add(PR_STAT_LOST_MAP_FULL, 1);
+		return 0;
+	}
+	if (!pr_same_page83(loss, &now)) {
+		pr_add(PR_STAT_LOST_MAP_FULL, 1);
+		__builtin_memcpy(loss->inquiry, now.inquiry, PR_INQUIRY_SIZE);
+		loss->page83_length = now.page83_length;
+		__builtin_memcpy(loss->page83, now.page83, PR_PAGE83_SIZE);
 		return 0;
 	}
 	if (stat == PR_STAT_MISSED)

@@ -53,7 +53,7 @@ enum pr_stat {
 	PR_STAT_SEEN,		/* numbered records: submitted + ring full */
 	PR_STAT_SUBMITTED,
 	PR_STAT_RING_FULL,
-	PR_STAT_LOST_MAP_FULL,	/* a record was lost and its nexus could not be noted */
+	PR_STAT_LOST_MAP_FULL,	/* a record was lost, and nobody knows of which unit */
 	PR_STAT_SAMPLES,
 	PR_STAT_SAMPLES_LIMITED,
 	PR_STAT_SAMPLE_RING_FULL,

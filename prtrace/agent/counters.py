@@ -301,7 +301,7 @@ class Counters:
                 ):
                     if grown:
                         yield self._lost(lu, loss.nexus, cause, grown, at, loss.target)
-        # After the entries: a record that is lost meanwhile is told the next time.
+        # After the entries: see pr_note_loss() in bpf/pr_count.h.
         unplaced = self._stat(Stat.LOST_MAP_FULL)
         if unplaced > self._told.unplaced:
             # Nobody knows whose records they were, so everybody's state is in doubt.

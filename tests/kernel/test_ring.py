@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import signal
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from lab.agent import Agent
@@ -18,7 +20,9 @@ from lab.load import (
     fresh,
     newest,
 )
+from labkit import sysfs
 from labkit.target import Target, Unit
+from labkit.waiting import await_that
 
 pytestmark = pytest.mark.machine(luns=2, nexuses=4, needs=("load",))
 
@@ -70,6 +74,56 @@ def test_what_a_full_ring_drops_is_in_doubt_by_name(target: Target, seed: int) -
         units = {unit["lu"]: unit for unit in agent.settled(60)}
         check_oracle(units[touched.lu], touched)
         assert "Traceback" not in agent.log
+
+
+@pytest.mark.timeout(480)
+def test_a_loss_is_told_of_whoever_has_the_address_now(target: Target, seed: int) -> None:
+    """Two units at one H:C:T:L, one after the other; records of both find no room."""
+    first, then = target.units[:2]
+    at = first.paths[0]
+    port = Path(at.tpg) / "lun" / f"lun_{at.hctl.rpartition(':')[2]}" / "port"
+    fresh()
+    with Agent(*_SMALL) as agent:
+        agent.settled(60)
+        lost = []
+        for unit in (first, then):
+            if unit is then:
+                link(port, then, at.hctl)
+            told = await_path(agent, unit, at.hctl)
+            agent.settled(60)
+            mark = newest(agent)
+            load = Load(replace(unit, paths=(replace(at, block=told.block),)), seed)
+            agent.send(signal.SIGSTOP)
+            load.burst(4 * _BURST)
+            load.end()
+            agent.send(signal.SIGCONT)
+            agent.caught_up()
+            lost.append({e["lu"] for e in agent.events(since_seq=mark) if e["command"] == "LOST"})
+        link(port, first, at.hctl)
+        print(lost)
+        assert lost[0] == {first.lu}
+        assert then.lu in lost[1]
+        for unit in (first, then):
+            check_oracle({each["lu"]: each for each in agent.settled(60)}[unit.lu], unit)
+
+
+def link(port: Path, unit: Unit, hctl: str) -> None:
+    """Have LIO's port lead to unit, at the same address."""
+    port.unlink()
+    await_that(f"{hctl} is gone", lambda: hctl not in sysfs.addresses())
+    port.symlink_to(unit.directory)
+    sysfs.await_disk(hctl)
+
+
+def await_path(agent: Agent, unit: Unit, hctl: str) -> sysfs.Disk:
+    """The disk at an address, once the agent knows that it leads to unit."""
+
+    def known() -> bool:
+        shown = {each["lu"]: each for each in agent.show()}
+        return hctl in {path["nexus"] for path in shown[unit.lu]["nexuses"]}
+
+    await_that(f"{hctl} leads to {unit.lu}", known)
+    return sysfs.await_disk(hctl)
 
 
 def stopped(built: Unit, seed: int, commands: int) -> None:
