@@ -45,6 +45,22 @@ def test_a_follower_moves(hosts: Hosts) -> None:
     follows(hosts)
 
 
+def test_a_guest_that_was_paused_before_moves(hosts: Hosts) -> None:
+    """libvirt does not tell the plugin on the source of it; the service hears it otherwise."""
+    register(hosts.a.path, ReservationType.WE)
+    start(hosts)
+    hosts.a.virsh("suspend", "waldi")
+    with Peer(hosts) as peer:
+        migrate(hosts)
+        said = "is paused, and its memory is being sent"
+        await_that("the service hears it", lambda: said in hosts.a.log("service"))
+        assert hosts.b.state() == "paused"
+        hosts.b.virsh("resume", "waldi")
+        arrived(hosts, ReservationType.WE, holds=True)
+    assert peer.outcomes == {Outcome.CONFLICT}
+    assert peer.without_key == 0
+
+
 @pytest.fixture
 def moving(hosts: Hosts) -> Iterator[threading.Thread]:
     """A migration of a WE holder that is prepared, and too slow to come to the pause by itself."""
