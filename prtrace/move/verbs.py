@@ -700,7 +700,8 @@ def next_step(entry: Entry) -> str:
     match entry.verb, entry.end:
         case None, _:
             return (
-                f"prepare and load it on the destination, or prtrace rollback {move} --as source"
+                "nothing was sent for it: prepare and load it on the destination where the guest "
+                f"is to move, leave it, or drop it by prtrace rollback {move} --as source"
             )
         case Verb.FINISH, None | Word.WAIT | Word.UNTAKEN | Word.IN_DOUBT:
             return f"prtrace finish {move}"
