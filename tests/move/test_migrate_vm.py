@@ -278,3 +278,14 @@ def test_a_source_that_does_not_answer_is_to_be_seen_to(tmp_path: Path) -> None:
     last = run.said.splitlines()[-1]
     assert "TimeoutError: see whether the guest runs here" in last
     assert "cont here if that ends with 0. The destination may keep the key" in last
+
+
+@pytest.mark.slow
+def test_a_source_that_does_not_answer_after_a_signal_is_to_be_seen_to(tmp_path: Path) -> None:
+    run = Run(tmp_path, away="kill -STOP $SOURCE", patience=20, signals={"load": "TERM"})
+    assert run.status == 1
+    assert "Traceback" not in run.said
+    assert "nothing was moved" not in run.said
+    last = run.said.splitlines()[-1]
+    assert "TimeoutError: see whether the guest runs here" in last
+    assert "cont here if that ends with 0. The destination may keep the key" in last
