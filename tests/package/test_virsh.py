@@ -194,7 +194,7 @@ def test_a_guest_moves_between_hosts_with_the_packages(hosts: Machines) -> None:
         host.run("! grep 'E[0-9A-F][0-9A-F]' /run/guest.console")
     # The source's part ends once libvirt has told it that the guest left.
     wait(b, "prtrace moves")
-    pages.follow(b, "the guest's key, on a path of the destination")
+    pages.follow(b, "at an initiator port of the destination")
     a.run(f"prtrace show {LUN}")
     # What the service keeps ready for the guest's next move, and nothing else.
     wait(a, "prtrace moves | grep '^  last .* save$'")
@@ -202,8 +202,10 @@ def test_a_guest_moves_between_hosts_with_the_packages(hosts: Machines) -> None:
     assert [each["verb"] for each in listed if each["next"]] == ["save"]
     moved(a, b)
     explained(b)
-    for words in ("multipath.conf", "journalctl -u", "metrics --details", "replay --check"):
-        pages.follow(b, words)
+    pages.follow(b, "multipath.conf")
+    pages.follow(b, "journalctl -u")
+    pages.follow(b, "metrics --details")
+    pages.follow(b, "replay --check")
     for host in (a, b):
         host.run("! journalctl --no-pager | grep -A20 Traceback")
         host.run(

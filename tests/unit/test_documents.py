@@ -5,6 +5,7 @@ tests/kernel/test_documents.py runs the commands that can be run.
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -70,6 +71,21 @@ def simple_commands(line: str) -> list[list[str]]:
         else:
             found[-1].append(word)
     return [words for words in found if words]
+
+
+def test_each_block_of_a_host_is_followed_by_its_words() -> None:
+    """test_virsh.py is slow, and finds a block by words that somebody may have changed since."""
+    tree = ast.parse((CHECKOUT / "tests/package/test_virsh.py").read_text())
+    calls = [each for each in ast.walk(tree) if isinstance(each, ast.Call)]
+    followed = [
+        ast.literal_eval(each.args[1])
+        for each in calls
+        if isinstance(each.func, ast.Attribute) and each.func.attr == "follow"
+    ]
+    hosts = [block for block in SHELL if block.mark == "host"]
+    found = [block.name for words in followed for block in hosts if words in block.text]
+    assert sorted(found) == sorted(block.name for block in hosts)
+    assert len(found) == len(followed)
 
 
 def check(words: list[str]) -> None:
