@@ -27,7 +27,7 @@ from lab.load import TEST_UNIT_READY, drain
 from lab.stranger import Stranger
 from labkit.lio import IQN, ISCSI
 from labkit.oracle import OracleState, oracle
-from labkit.sysfs import addresses, await_disk, disk
+from labkit.sysfs import addresses, disk
 from labkit.target import Target, Unit, UnitPath
 from labkit.waiting import await_that
 
@@ -400,73 +400,6 @@ def test_an_address_that_another_session_gets(
     world.judge()
     assert stranger.pr_out(0, "REGISTER", 0, 0x77).status == 0
     assert stranger.pr_out(0, "CLEAR", 0x77).status == 0
-
-
-def test_what_the_target_forgets_with_a_session_is_not_stated(
-    target: Target, unit: Unit, agent: Agent, stranger: Stranger
-) -> None:
-    """LIO frees what is registered by way of a node ACL with the ACL; PRGENERATION stays."""
-    world = World(target, agent, stranger, 1)
-    path = next(each for each in world.paths[unit.lu] if each.initiator.find(":host1,") > 0)
-    hctl = path.hctl
-    acl = ISCSI / "acls" / path.initiator.partition(",")[0]
-    kept = ISCSI / "attrib" / "cache_dynamic_acls"
-    kept.write_text("0")
-    try:
-        # One that the operator made and deletes, then one of the log-in.
-        for made in (True, False):
-            here = await_disk(hctl)
-            with SgDevice(here.sg) as device:
-                drain(device)
-                cdb = PrOutCdb(Action.REGISTER_AND_IGNORE, parameter_length=24).build()
-                assert device.send(cdb, BasicList(0, 0xA1).build()).status == 0
-                kind = ReservationType.WERO
-                cdb = PrOutCdb(Action.RESERVE, type=kind, parameter_length=24).build()
-                assert device.send(cdb, BasicList(0xA1, 0).build()).status == 0
-            assert agent.show(unit.lu)[0]["reservation"]["holders"] == [hctl]
-            world._iscsiadm("lab1", "--logout")
-            if made:
-                acl.rmdir()
-            await_that("LIO has forgotten", lambda: not oracle(unit.directory).registrations)
-            world._iscsiadm("lab1", "--login")
-            await_that("the disks come back", lambda: world._complete(["lab1"]))
-            hctl = next(each for each in session_addresses("lab1") if leads_to(each, unit))
-            await_that(
-                f"the agent knows {hctl}",
-                lambda at=hctl: (
-                    at in {each["nexus"] for each in agent.show(unit.lu)[0]["nexuses"]}
-                ),
-            )
-            agent.settled(_SECONDS)
-            (shown,) = agent.show(unit.lu)
-            assert not shown["registrations"], shown
-            assert shown["reservation"] is None, shown
-    finally:
-        kept.write_text("1")
-        if not acl.exists():
-            acl.mkdir()
-
-
-def session_addresses(name: str) -> list[str]:
-    """The addresses of the session of an open-iscsi interface."""
-    hosts = {
-        (entry / "device").resolve().parent.name.removeprefix("host")
-        for entry in Path("/sys/class/iscsi_session").iterdir()
-        if (entry / "ifacename").read_text().strip() == name
-    }
-    return [hctl for hctl in addresses() if hctl.partition(":")[0] in hosts]
-
-
-def known_paths(agent: Agent, unit: Unit) -> set[str]:
-    """The addresses that the agent has of unit."""
-    (shown,) = agent.show(unit.lu)
-    return {each["nexus"] for each in shown["nexuses"]}
-
-
-def leads_to(hctl: str, unit: Unit) -> bool:
-    """Whether the disk at an address is unit."""
-    here = disk(hctl)
-    return here is not None and here.lu == unit.lu
 
 
 def _walk(target: Target, agent: Agent, stranger: Stranger, seed: int, steps: int) -> World:
