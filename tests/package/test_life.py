@@ -139,7 +139,11 @@ def upgraded_under_load(host: Host) -> None:
     events = copied_history(host)
     numbers = [(event.epoch, event.record) for event in events if event.record]
     assert len(numbers) == len(set(numbers))
-    storm = [event for event in events if event.command is Command.PR_OUT and event.comm == "load"]
+    storm = [
+        event
+        for event in events
+        if event.command is Command.PR_OUT and event.issuer and event.issuer.comm == "load"
+    ]
     assert sum(event.count for event in storm) == sent
     # The storm's last key is known: its commands' order was kept.
     *_, last = (
