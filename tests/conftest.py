@@ -43,7 +43,6 @@ NOT_SEEN_YET = (
     "tests/kernel/test_attacks.py::test_attached_and_detached_at_any_moment_under_load",
     "tests/kernel/test_truth.py::test_walk[",
     "tests/kernel/test_truth.py::test_walk_without_reading",
-    "tests/libvirt/test_with_plugin.py::test_a_guest_that_was_paused_before_moves",
     "tests/package/test_life.py",
     "tests/package/test_virsh.py::test_a_guest_moves_between_hosts_with_the_packages[trixie]",
 )
