@@ -44,7 +44,6 @@ NOT_SEEN_YET = (
     "tests/kernel/test_truth.py::test_walk[",
     "tests/kernel/test_truth.py::test_walk_without_reading",
     "tests/package/test_life.py",
-    "tests/package/test_virsh.py::test_a_guest_moves_between_hosts_with_the_packages[trixie]",
 )
 """Tests that were rewritten, or whose subject was, and that nobody has seen pass since on the tree
 as it is.  They count as slow, so that CI tells of what is known to work; a line goes when its test
