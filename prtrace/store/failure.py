@@ -15,8 +15,8 @@ _DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _REFUSED: Final = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH)
 
 OF_THE_DISK: Final = (
-    "see the kernel's log for why, mend that, and restart the agent: what never reached the disk "
-    "is said to be missing then"
+    "see the kernel's log for why, mend that, and restart the agent: it says what is missing, "
+    "where the disk has at least the beginning of the file"
 )
 """The hint where the disk or its file system fails."""
 
