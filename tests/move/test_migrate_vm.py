@@ -26,6 +26,9 @@ from qemu.qmp import ConnectError, QMPClient
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "migrate-vm"
 LIMIT_S = 120
+HEEDING = ("env", "--default-signal=INT,TERM,HUP")
+"""A job in the background of a shell ignores SIGINT, and one of nohup SIGHUP, with all that they
+start; the tool leaves a signal that is ignored alone."""
 
 
 class Qemu:
@@ -154,7 +157,8 @@ class Run:
             assert (source.status(), there.status()) == ("running", "inmigrate")
             stack.enter_context(Tunnel(folder / "tunnel.qmp", there, last))
             tool = subprocess.Popen(
-                [sys.executable, "-c", PATIENT, TOOL, str(patience), "--source", source.socket,
+                [*HEEDING, sys.executable, "-c", PATIENT, TOOL, str(patience),
+                 "--source", source.socket,
                  "--there", f"sh {self._way(folder, away)}",
                  "--destination", folder / "tunnel.qmp", "--uri", f"unix:{folder}/migration",
                  "/dev/nothing"],
