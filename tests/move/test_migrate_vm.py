@@ -97,12 +97,14 @@ class Tunnel:
             far.connect(str(self._qemu.socket))
             back = threading.Thread(target=self._back, args=(far, near))
             back.start()
-            while octets := near.recv(65536):
-                if self._last in octets:
-                    self.broken.set()
-                far.sendall(octets)
-                if self.broken.is_set():
-                    break
+            # A tool that was stopped has left something unread, and a QEMU may have ended.
+            with suppress(OSError):
+                while octets := near.recv(65536):
+                    if self._last in octets:
+                        self.broken.set()
+                    far.sendall(octets)
+                    if self.broken.is_set():
+                        break
             with suppress(OSError):
                 near.shutdown(socket.SHUT_RDWR)
             back.join(1)
