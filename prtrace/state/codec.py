@@ -7,14 +7,17 @@ reader of the old form would misread the new one; from_json knows only its own.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from dataclasses import replace
 from functools import cache, lru_cache
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 from prtrace.errors import MalformedError
 from prtrace.model import Attention, Capabilities, IssuePath, Issuer, ReservationType
+from prtrace.state.binding import isid_of
 from prtrace.state.event import path_from_json, path_to_json
+from prtrace.state.quirks import profile_of
 from prtrace.state.unit import (
     Census,
     Confirmation,
@@ -141,7 +144,7 @@ def _state(document: Any) -> LuState:
     # Programs of before there was this wrote none.
     if "confirmed_ns" in fields and starts.keys() != fields.get("confirmed", {}).keys():
         raise ValueError("not one time for each confirmation")
-    return LuState(
+    state = LuState(
         lu=_typed(fields["lu"], str),
         target=_typed(fields["target"], str),
         generation=_optional(fields["generation"], int),
@@ -181,6 +184,28 @@ def _state(document: Any) -> LuState:
             }
         ),
     )
+    unseen = {each["nexus"] for each in fields["registrations"] if "overlooked" not in each}
+    return _overlooked(state, unseen) if unseen else state
+
+
+def _overlooked(state: LuState, unseen: Container[str]) -> LuState:
+    """The state, where nobody looked whether the target may overlook these registrations.
+
+    unseen: their nexuses, as programs of before there was this have stored them.
+    """
+    if not profile_of(state.target).mixes_sessions:
+        return state
+
+    def may_be(each: Registration) -> bool:
+        path = state.paths.get(each.nexus)
+        port = each.initiator_port if path is None else path.local.initiator_port
+        return each.nexus in unseen and bool(isid_of(port))
+
+    marked = {
+        nexus: replace(each, overlooked=True) if may_be(each) else each
+        for nexus, each in state.registrations.items()
+    }
+    return replace(state, registrations=MappingProxyType(marked))
 
 
 def capabilities(each: Capabilities) -> dict[str, Any]:
@@ -312,8 +337,7 @@ def _read_registration(value: Any) -> Registration:
         relative_target_port=_optional(fields["relative_target_port"], int),
         maybe_local=_typed(fields["maybe_local"], bool),
         all_ports=_typed(fields.get("all_ports", False), bool),
-        # Programs of before there was this did not look.
-        overlooked=_typed(fields.get("overlooked", True), bool),
+        overlooked=_typed(fields.get("overlooked", False), bool),
     )
 
 

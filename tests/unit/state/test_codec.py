@@ -6,6 +6,7 @@ test_any_sequence.py has the round trip, after every observation.
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,7 @@ from prtrace.errors import MalformedError
 from prtrace.model import KeysRead
 from prtrace.state.apply import apply, new_state
 from prtrace.state.codec import from_json, to_json
-from prtrace.state.unit import Fact
+from prtrace.state.unit import Fact, Registration, Source
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=4),
@@ -51,3 +52,22 @@ def test_a_confirmation_has_its_time(times) -> None:
 def test_garbage_is_declared_malformed(garbage) -> None:
     with pytest.raises(MalformedError):
         from_json(garbage)
+
+
+@pytest.mark.parametrize(
+    ("target", "port", "overlooked"),
+    [
+        ("LIO-ORG/disk1/4.0", "iqn.2003-01.org.example:a,i,0x00023d000001", True),
+        ("LIO-ORG/disk1/4.0", "naa.6001405000000001", False),
+        ("SCST_FIO/disk1/370", "iqn.2003-01.org.example:a,i,0x00023d000001", False),
+    ],
+)
+def test_what_a_store_of_before_cannot_know_is_assumed_only_where_it_matters(
+    target, port, overlooked
+) -> None:
+    """A registration that LIO may overlook: only of an initiator that can have two sessions."""
+    each = Registration("2:0:0:1", 0xA, False, Source.READ, 1, None, port, 1)
+    state = replace(new_state("naa.6", target, 1), registrations={"2:0:0:1": each})
+    document = to_json(state)
+    del document["registrations"][0]["overlooked"]
+    assert from_json(document).registrations["2:0:0:1"].overlooked is overlooked
