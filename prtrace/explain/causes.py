@@ -458,6 +458,9 @@ def _lost_reservation(steps: Sequence[Step], number: int) -> Iterator[Incident]:
             chain.append(Link(text, Certainty.INFERRED, each.event.time, each.event.seq))
         if not between and not reset:
             text = "which command it was and who sent it was not recorded here"
+            if forgotten := list(links.forgotten(steps[since : number + 1], mine)):
+                chain += forgotten
+                text = "whether a command did it instead was not recorded here"
             chain.append(Link(text, Certainty.UNKNOWN))
     if now is None:
         chain.append(_free(told))

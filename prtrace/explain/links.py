@@ -26,6 +26,7 @@ from prtrace.model import (
     RecordsLost,
 )
 from prtrace.state.event import Event, key_text
+from prtrace.state.quirks import profile_of
 from prtrace.state.refusal import command_name, holder
 from prtrace.state.unit import Fact, LuState, Reservation
 
@@ -438,11 +439,30 @@ def author(steps: Sequence[Step], number: int, nexus: Nexus, key: int) -> Iterat
     yield Link(NOBODY_RECORDED, Certainty.UNKNOWN)
 
 
+def forgotten(steps: Iterable[Step], nexuses: Sequence[Nexus]) -> Iterator[Link]:
+    """When the target may have forgotten what nexuses had registered, so that no command did it:
+    see prtrace.state.quirks.Profile.forgets_at_logout."""
+    for step in steps:
+        before, after = step.before.paths, step.after.paths
+        went = [nexus for nexus in nexuses if nexus in before and nexus not in after]
+        if not went or profile_of(step.after.target).forgets_at_logout is False:
+            continue
+        yield observed(step, f"the path {', '.join(went)} went away")
+        yield Link(
+            "whether the target forgot then what was registered over it: not every target keeps "
+            "that until the initiator logs in again",
+            Certainty.UNKNOWN,
+            step.event.time,
+            step.event.seq,
+        )
+
+
 def _may_have_been(steps: Sequence[Step], number: int, nexus: Nexus, key: int) -> Iterator[Link]:
     """Commands whose effect nobody knew for certain, and times without records."""
     for step in reversed(steps[:number]):
         if not step.after.doubted(Fact.REGISTRATIONS) and nexus in step.after.registrations:
             return
+        yield from forgotten((step,), (nexus,))
         for seen in step.seen:
             match seen:
                 case PrOut() if _may_take(seen, nexus, key):
