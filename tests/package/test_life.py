@@ -30,6 +30,8 @@ UPGRADED = "/run/upgraded"
 
 CODE = "/usr/lib/python3/dist-packages/prtrace"
 
+PROXY = "systemctl show --property MainPID --value prtrace-proxy.service"
+
 # 1,000 commands a second, for 60 s and until the upgrade is over; ten at a time.
 STORM = f"""
 import json, os, subprocess, time
@@ -215,12 +217,17 @@ def reinstalled(host: Host) -> None:
     host.apt(f"install {OUT}/newer.deb {OUT}/prtrace-proxy_*.deb")
     assert host.keys("/dev/sda")["/dev/sda"] == "123"
     host.run("prtrace replay --check /var/lib/prtrace/prtrace.db", 900)
-    host.run("systemctl start prtrace-proxy.socket && systemctl is-active prtrace-proxy.socket")
+    host.run("systemctl start prtrace-proxy.socket prtrace-proxy.service")
+    before = host.run(PROXY)
+    host.apt(f"install --reinstall {OUT}/newer.deb")
+    # It runs the package's code, and must not go on with that of before.
+    assert host.run(PROXY) not in (before, "0\n")
 
 
 def purged(host: Host) -> None:
-    """Nothing of it is left."""
+    """Nothing of it is left, and nothing runs."""
     host.apt("purge prtrace prtrace-proxy")
+    host.run("! systemctl is-active 'prtrace*'")
     gone(
         host,
         f"{CODE} /var/lib/prtrace /run/prtrace /run/prtrace-proxy* /etc/default/prtrace*"
