@@ -37,7 +37,8 @@ from prtrace.linux.sgio import Reply as Answer
 from prtrace.model import ReservationType
 from prtrace.scsi.cdb import PrInCdb
 from prtrace.scsi.codes import InAction, Opcode, ReservedCode, Status, status_title
-from prtrace.scsi.designator import PAGE_CODE, lu_name
+from prtrace.scsi.designator import PAGE_CODE
+from prtrace.scsi.facts import IN_PLACE, Parser
 from prtrace.scsi.forms import EVPD, INQUIRY_CDB
 from prtrace.scsi.reply import (
     FullStatusDescriptor,
@@ -308,12 +309,15 @@ class _FailedError(Exception):
 class Reader:
     """Asks one device; it remembers what the device cannot do and how it writes keys.
 
-    sleep waits between two tries of a busy device, in seconds.
+    sleep waits between two tries of a busy device, in seconds.  parser: who makes facts of the
+    device's bytes; this module looks into none, so that it may run with rights that a parser must
+    not have.  Where a parser does not answer, every method raises its DeviceError.
     """
 
     device: Device
     policy: ReadPolicy = POLITE
     sleep: Callable[[float], None] = time.sleep
+    parser: Parser = IN_PLACE
     _order: ByteOrder = ByteOrder.UNPROVEN
     _attentions: list[Sense] = field(default_factory=list)
     _unsupported: set[InAction] = field(default_factory=set)
@@ -341,7 +345,7 @@ class Reader:
         self._begin()
         try:
             self._require_unit()
-            found = self._command(InAction.REPORT_CAPABILITIES, ReportCapabilities.parse)
+            found = self._command(InAction.REPORT_CAPABILITIES, self.parser.capabilities)
             self._require_unit()
         except _FailedError as error:
             return error.failure
@@ -428,8 +432,8 @@ class Reader:
                 return Disagreement(tuple(reasons), replies, self.way)
 
     def _round(self) -> Replies:
-        keys = self._command(InAction.READ_KEYS, ReadKeys.parse)
-        held = self._command(InAction.READ_RESERVATION, ReadReservation.parse)
+        keys = self._command(InAction.READ_KEYS, self.parser.keys)
+        held = self._command(InAction.READ_RESERVATION, self.parser.reservation)
         # Last, because it alone names the holder: the key of READ RESERVATION may be that of
         # several nexuses, and whoever watches would be in doubt again after each round.
         status = self._full_status()
@@ -443,7 +447,7 @@ class Reader:
         if InAction.READ_FULL_STATUS in self._unsupported:
             return None
         try:
-            return self._command(InAction.READ_FULL_STATUS, ReadFullStatus.parse)
+            return self._command(InAction.READ_FULL_STATUS, self.parser.full_status)
         except _FailedError as error:
             if error.failure.kind is not FailureKind.UNSUPPORTED:
                 raise
@@ -504,7 +508,7 @@ class Reader:
         busy = 0
         while True:
             answer = self._send(command, cdb, room)
-            failure = _failure(command, answer)
+            failure = _failure(command, answer, self.parser)
             if failure is None:
                 return answer.received
             if failure.kind is FailureKind.BUSY and busy < self.policy.busy:
@@ -552,7 +556,7 @@ class Reader:
         )
         page = self._executed("INQUIRY", cdb, _PAGE_ROOM)
         try:
-            found = lu_name(page)
+            found = self.parser.lu_name(page)
         except MalformedError as error:
             raise _FailedError(FailureKind.MALFORMED, "INQUIRY", error.message) from error
         if found != self.policy.lu:
@@ -560,7 +564,7 @@ class Reader:
             raise _FailedError(FailureKind.OTHER_UNIT, "INQUIRY", problem, sense, found)
 
 
-def _failure(command: str, answer: Answer) -> ReadFailure | None:
+def _failure(command: str, answer: Answer, parser: Parser) -> ReadFailure | None:
     """What an answer other than GOOD is; None for GOOD."""
     if answer.transport_fault:
         timed_out = (
@@ -584,11 +588,11 @@ def _failure(command: str, answer: Answer) -> ReadFailure | None:
         case _:
             return ReadFailure(FailureKind.REFUSED, command, answer.text)
     try:
-        sense = Sense.parse(answer.sense)
+        sense = parser.sense(answer.sense)
     except MalformedError as error:
         return ReadFailure(FailureKind.REFUSED, command, f"CHECK CONDITION, {error.message}")
     kind = FailureKind.REFUSED
-    if answer.attention:
+    if sense.attention:
         kind = FailureKind.UNIT_ATTENTION
     elif sense.key == ILLEGAL_REQUEST and not sense.deferred and _asc(sense) != _AWAY:
         kind = FailureKind.UNSUPPORTED

@@ -36,7 +36,7 @@ from prtrace.errors import (
 from prtrace.linux.closing import Descriptor
 from prtrace.model import Outcome
 from prtrace.scsi.codes import Status
-from prtrace.scsi.sense import UNIT_ATTENTION, Sense
+from prtrace.scsi.sense import Sense
 
 SG_IO: Final = 0x2285
 SG_GET_VERSION_NUM: Final = 0x2282
@@ -132,22 +132,27 @@ class Reply(NamedTuple):
     @property
     def attention(self) -> bool:
         """Whether a unit attention was delivered instead of executing the command."""
-        return (
-            not self.transport_fault
-            and self.status == Status.CHECK_CONDITION
-            and _is_attention(self.sense)
-        )
+        return self.checked and _is_attention(self.sense)
+
+    @property
+    def checked(self) -> bool:
+        """Whether the device answered CHECK CONDITION, so that its sense data says why."""
+        return not self.transport_fault and self.status == Status.CHECK_CONDITION
 
     @property
     def outcome(self) -> Outcome:
         """What became of the command's effect; UNKNOWN whenever the transport failed."""
+        return self.outcome_where(attention=self.attention)
+
+    def outcome_where(self, *, attention: bool) -> Outcome:
+        """As outcome, where another process has looked into the sense data."""
         if self.transport_fault:
             return Outcome.UNKNOWN
         if self.status == Status.GOOD:
             return Outcome.DONE
         if self.status == Status.RESERVATION_CONFLICT:
             return Outcome.CONFLICT
-        if self.status in _REFUSED or self.attention:
+        if self.status in _REFUSED or attention:
             return Outcome.NOT_EXECUTED
         return Outcome.UNKNOWN
 
@@ -348,10 +353,9 @@ class SgDevice(Descriptor):
 def _is_attention(raw: bytes) -> bool:
     """Whether sense data says UNIT ATTENTION, about this command and not an earlier one."""
     try:
-        sense = Sense.parse(raw)
+        return Sense.parse(raw).attention
     except MalformedError:
         return False
-    return sense.key == UNIT_ATTENTION and not sense.deferred
 
 
 def _require_scsi_node(path: str, status: os.stat_result) -> None:

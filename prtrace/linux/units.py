@@ -7,19 +7,19 @@ device was found (sysfs vpd_pg83), so that no unit attention is collected on the
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from sys import intern
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from prtrace.errors import MalformedError
 from prtrace.linux.directory import ADDRESS, Directory, Resolved
 from prtrace.linux.multipath import MultipathMap, multipath_maps
 from prtrace.linux.nodes import DeviceNodes
 from prtrace.linux.ports import InitiatorPorts
 from prtrace.linux.sysfs import SYS, inode, names, read_bytes, read_text, target
-from prtrace.model import LOCAL_NAME, LocalNexus, LogicalUnit
-from prtrace.scsi import designator
+from prtrace.model import LOCAL_NAME, LocalNexus, LogicalUnit, Nexus
+from prtrace.scsi.designator import PageNames, page_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from prtrace.linux.directory import Look
 
 DEV: Final = Path("/dev")
+NamesIn = Callable[[Nexus, bytes], PageNames]
+"""The names in a VPD page 83h of a nexus, "H:C:T:L"."""
 
 _NO_UNIT: Final = frozenset({0x1E, 0x1F})  # well-known logical unit; no device
 _GOING: Final = frozenset({"cancel", "deleted"})
@@ -109,14 +111,20 @@ class ScsiDevice(NamedTuple):
     unit: LogicalUnit
 
 
-def scan(sys: Path = SYS, dev: Path = DEV) -> Inventory:
+def names_here(_nexus: Nexus, page: bytes) -> PageNames:
+    """The process itself looks into the page."""
+    return page_names(page)
+
+
+def scan(sys: Path = SYS, dev: Path = DEV, names_in: NamesIn = names_here) -> Inventory:
     """Look at every SCSI device once; one that vanishes meanwhile is left out.
 
-    Raises UnavailableError where sysfs may not be read.
+    names_in: looks into VPD pages 83h, which are bytes of the devices.  Raises UnavailableError
+    where sysfs may not be read, and what names_in raises.
     """
     ports = InitiatorPorts(sys)
     root = sys / "bus/scsi/devices"
-    found = {hctl: _device(root / hctl, ports, dev) for hctl in _addresses(names(root))}
+    found = {hctl: _device(root / hctl, ports, dev, names_in) for hctl in _addresses(names(root))}
     devices = {hctl: device for hctl, device in found.items() if device is not None}
     return _inventory(sys, dev, devices, None)
 
@@ -150,7 +158,9 @@ def _addresses(entries: Iterable[str]) -> list[str]:
     return sorted(addresses, key=lambda hctl: [int(part) for part in hctl.split(":")])
 
 
-def _device(link: Path, ports: InitiatorPorts, dev: Path) -> ScsiDevice | None:
+def _device(
+    link: Path, ports: InitiatorPorts, dev: Path, names_in: NamesIn = names_here
+) -> ScsiDevice | None:
     directory = target(link)
     code = None if directory is None else read_text(directory / "type")
     if directory is None or code is None or not code.isdecimal() or int(code) in _NO_UNIT:
@@ -164,16 +174,16 @@ def _device(link: Path, ports: InitiatorPorts, dev: Path) -> ScsiDevice | None:
     if state is None or state in _GOING:
         return None
     port = ports.of(hctl, directory)
-    target_port, relative_target_port = _target_port(page)
+    told = names_in(hctl, page) if page else PageNames()
     nexus = LocalNexus(
         nexus=hctl,
-        lu=_designator(page, directory, hctl),
+        lu=_designator(told.lu, directory, hctl),
         device=f"{dev}/{nodes.disk}" if nodes.disk else "",
         sg=f"{dev}/{nodes.sg}" if nodes.sg else "",
         bsg=f"{dev}/bsg/{nodes.bsg}" if nodes.bsg else "",
         initiator_port=port.text,
-        target_port=target_port,
-        relative_target_port=relative_target_port,
+        target_port=told.target_port,
+        relative_target_port=told.relative_target_port,
         transport=port.transport,
         state=intern(state),
         life=inode(directory),
@@ -188,15 +198,13 @@ def _device(link: Path, ports: InitiatorPorts, dev: Path) -> ScsiDevice | None:
     return ScsiDevice(nexus, nodes, unit)
 
 
-def _designator(page: bytes, directory: Path, hctl: str) -> str:
+def _designator(name: str | None, directory: Path, hctl: str) -> str:
     """The unit's name; "hctl.H:C:T:L" rather than one that other units may have too.
 
     A vendor specific designator need not be unique (SPC-4 table 604).  sysfs wwid is the
     kernel's own choice from the same page, for a page that is damaged further on.
     """
-    try:
-        name = designator.lu_name(page)
-    except MalformedError:
+    if name is None:
         name = read_text(directory / "wwid", 300) or ""
         name = "\\x20".join(name.split(" "))
     # One string for all the paths of a unit, not one each.
@@ -206,13 +214,6 @@ def _designator(page: bytes, directory: Path, hctl: str) -> str:
 def local_name(hctl: str) -> str:
     """The name of a unit that gives no designator: it is this one's for as long as it is here."""
     return f"{LOCAL_NAME}{hctl}"
-
-
-def _target_port(page: bytes) -> tuple[str | None, int | None]:
-    try:
-        return designator.target_port(page), designator.relative_target_port(page)
-    except MalformedError:
-        return None, None
 
 
 def _units(

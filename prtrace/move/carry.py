@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from prtrace.errors import InDoubtError, PrtraceError, StoreError
+from prtrace.linux.units import NamesIn
 from prtrace.model import Action, LocalNexus, Outcome
 from prtrace.move import multipathd
-from prtrace.move.device import Paths
+from prtrace.move.device import ParserOf, Paths, pages_here, parsers_here
 from prtrace.move.journal import (
     DESTINATION,
     SOURCE,
@@ -58,6 +60,10 @@ class MoveOptions:
     """Called at each moment at which the process may die: "look", "before REGISTER", …, "end"."""
     until: float | None = None
     """time.monotonic() from which on no look and no command begins; None: there is time."""
+    parsers: Callable[[], AbstractContextManager[ParserOf]] = parsers_here
+    """Gives, for one verb, who makes facts of the bytes of devices."""
+    pages: Callable[[], AbstractContextManager[NamesIn]] = pages_here
+    """Gives, for one look at sysfs, who says which names are in VPD pages 83h."""
     hands_over: bool | None = None
     """Whether the target keeps a registrant that preempts the holder's key, which it has, too;
     None: as far as prtrace knows the target."""

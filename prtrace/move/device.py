@@ -7,7 +7,8 @@ the command sent again, a bounded number of times.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final, TypeVar
 
@@ -15,6 +16,7 @@ from prtrace.errors import (
     ConflictError,
     DeviceError,
     InDoubtError,
+    MalformedError,
     NoSuchDeviceError,
     PrtraceError,
 )
@@ -31,6 +33,7 @@ from prtrace.linux.reader import (
     Unread,
 )
 from prtrace.linux.sgio import Reply, SgDevice
+from prtrace.linux.units import NamesIn, names_here
 from prtrace.model import (
     FullStatus,
     FullStatusRead,
@@ -46,6 +49,7 @@ from prtrace.move.reading import Reading, of_full_status, of_keys
 from prtrace.move.side import LocalPath, Side
 from prtrace.scsi.cdb import PrOutCdb
 from prtrace.scsi.codes import ReservedCode
+from prtrace.scsi.facts import IN_PLACE, Parser
 from prtrace.scsi.parameter import BasicList
 from prtrace.scsi.sense import Sense
 from prtrace.state.apply import apply, new_state
@@ -64,17 +68,39 @@ _LEAST_MS: Final = 500
 _POLICY: Final = ReadPolicy(attentions=ATTEMPTS, timeout_ms=TIMEOUT_MS)
 
 
+ParserOf = Callable[[LocalNexus], Parser]
+
+
+def here(_nexus: LocalNexus) -> Parser:
+    """The process itself, for every nexus."""
+    return IN_PLACE
+
+
+@contextmanager
+def parsers_here() -> Iterator[ParserOf]:
+    """What MoveOptions.parsers is for a process that may parse what it is sent."""
+    yield here
+
+
+@contextmanager
+def pages_here() -> Iterator[NamesIn]:
+    """The same of MoveOptions.pages."""
+    yield names_here
+
+
 class Paths(Closing):
     """The open nodes of a side; a context manager.
 
     attentions: what was delivered on the way, as text, oldest first.  reads, writes: how many
     PR IN and PR OUT were sent, repetitions included.  until: time.monotonic() that no command's
-    time limit goes beyond, None for TIMEOUT_MS each.
+    time limit goes beyond, None for TIMEOUT_MS each.  parser_of: who makes facts of what comes
+    over a nexus; nothing here looks into bytes of a device.
     """
 
-    def __init__(self, side: Side, until: float | None = None) -> None:
+    def __init__(self, side: Side, until: float | None = None, parser_of: ParserOf = here) -> None:
         self.side = side
         self._until = until
+        self._parser_of = parser_of
         self.attentions: list[str] = []
         self.reads = 0
         self.writes = 0
@@ -124,13 +150,32 @@ class Paths(Closing):
             except PrtraceError as error:
                 self._fault(path, error)
                 return Outcome.UNKNOWN
-            if reply.outcome is Outcome.UNKNOWN:
+            attention = self._attention(path, reply)
+            outcome = reply.outcome_where(attention=attention is not None)
+            if outcome is Outcome.UNKNOWN:
                 self._silent.add(command.nexus)
             last = attempt == ATTEMPTS - 1 or self.late
-            if reply.outcome is not Outcome.NOT_EXECUTED or last:
-                return reply.outcome
-            self._wait(path, reply)
+            if outcome is not Outcome.NOT_EXECUTED or last:
+                return outcome
+            if attention is not None:
+                self.attentions.append(f"{path.nexus.nexus}: {attention.text}")
+            else:
+                # BUSY or TASK SET FULL: the device says "later", and not when.
+                time.sleep(_BUSY_WAIT_S)
         raise AssertionError("unreachable")
+
+    def _attention(self, path: LocalPath, reply: Reply) -> Sense | None:
+        """The unit attention that was delivered instead of executing a command, if it was."""
+        if not reply.checked:
+            return None
+        try:
+            sense = self._reader(path).parser.sense(reply.sense)
+        except MalformedError:
+            return None
+        except PrtraceError as error:
+            self._fault(path, error)
+            return None
+        return sense if sense.attention else None
 
     def _prove(self, path: LocalPath) -> None:
         """Make sure that a command over path meets this unit; what is raised says why it may not.
@@ -251,19 +296,13 @@ class Paths(Closing):
                     break
         raise failure
 
-    def _wait(self, path: LocalPath, reply: Reply) -> None:
-        """Before a command is sent again that was not executed."""
-        if reply.attention:
-            self.attentions.append(f"{path.nexus.nexus}: {Sense.parse(reply.sense).text}")
-        else:
-            # BUSY or TASK SET FULL: the device says "later", and not when.
-            time.sleep(_BUSY_WAIT_S)
-
     def _reader(self, path: LocalPath) -> Reader:
         reader = self._readers.get(path.nexus.nexus)
         policy = _POLICY._replace(lu=self.side.lu, timeout_ms=self._limit_ms)
         if reader is None:
-            reader = self._readers[path.nexus.nexus] = Reader(self._device(path), policy)
+            parser = self._parser_of(path.nexus)
+            reader = Reader(self._device(path), policy, parser=parser)
+            self._readers[path.nexus.nexus] = reader
         reader.policy = policy
         return reader
 

@@ -46,7 +46,7 @@ from prtrace.move import journal as journals
 from prtrace.move import savefile, saving
 from prtrace.move.arrival import arrival, late_veto
 from prtrace.move.carry import Carrier, MoveOptions, UnitReport, refusal, side_name
-from prtrace.move.device import Paths
+from prtrace.move.device import ParserOf, Paths
 from prtrace.move.facts import Facts, Sender
 from prtrace.move.journal import DESTINATION, SOURCE, Entry, Journal
 from prtrace.move.knowledge import Knowledge, Observer, asked_user, itself_of, learn
@@ -157,7 +157,7 @@ class Moves:
         read: bool = False,
     ) -> tuple[UnitVerdict, ...]:
         """May the reservations of devices move to another host?  read: ask the devices, too."""
-        sides = _sides(devices)
+        sides = self._sides(devices)
         folder = self._options.state_dir
         known = {side.lu: journals.read(folder, side.lu) for side in sides}
         return self._judged(sides, known, guest, pid, read)[2]
@@ -179,7 +179,7 @@ class Moves:
 
         Raises BlockedError and DoubtError, see prtrace.move.saving.
         """
-        sides = _sides(devices)
+        sides = self._sides(devices)
         with ExitStack() as stack:
             opened = {
                 side.lu: stack.enter_context(Journal(self._options.state_dir, side.lu))
@@ -360,9 +360,9 @@ class Moves:
         """entries: what this host's journals say, by designator."""
         asked, itself = asked_user(guest, pid)
         if self._observer is None:
-            known = Knowledge(read_units(sides))
+            known = Knowledge(self._read(sides))
         else:
-            known = learn(sides, self._observer, read_units if read else None)
+            known = learn(sides, self._observer, self._read if read else None)
         verdicts = tuple(
             self._verdict(side, known, entries[side.lu], asked, itself) for side in sides
         )
@@ -426,14 +426,27 @@ class Moves:
         except (OSError, UnicodeDecodeError, PrtraceError):
             return None
 
+    def _read(self, sides: Iterable[Side]) -> dict[str, dict[str, Any]]:
+        with self._options.parsers() as parser_of:
+            return read_units(sides, parser_of)
+
     def _hands_over(self, side: Side) -> bool:
         if self._options.hands_over is not None:
             return self._options.hands_over
         return profile_of(side.target).self_preempt_clears is True
 
+    def _scan(self) -> Inventory:
+        with self._options.pages() as names_in:
+            return scan(names_in=names_in)
+
+    def _sides(self, devices: Sequence[str]) -> tuple[Side, ...]:
+        if not devices:
+            raise UsageError("no device is named")
+        return find_sides(self._scan(), devices)
+
     def _there(self, file: SaveFile, devices: Mapping[str, str]) -> tuple[Side, ...]:
         """The destination's sides; where nothing is named, what an earlier verb used."""
-        names, inventory = dict(devices), scan()
+        names, inventory = dict(devices), self._scan()
         for entry in self._entries(file):
             same = entry.move == file.id and entry.side == DESTINATION and entry.device
             if same and entry.lu not in names and not _named(file, entry.lu, devices):
@@ -451,7 +464,7 @@ class Moves:
                 f"this host's journal says that it is the destination of move {file.id}",
                 hint="run it on the source",
             )
-        return find_saved_sides(scan(), file, by_address=claimed or SOURCE in roles)
+        return find_saved_sides(self._scan(), file, by_address=claimed or SOURCE in roles)
 
     def _entries(self, file: SaveFile) -> list[Entry]:
         """What this host's journals say of file's units, whatever the move."""
@@ -493,6 +506,7 @@ class Moves:
             carriers = []
             reports = []
             opened: list[Journal] = []
+            parser_of = stack.enter_context(options.parsers())
             for unit, found in pairs:
                 side = found
                 journal, entries = None, journals.read(options.state_dir, unit.lu)
@@ -504,7 +518,7 @@ class Moves:
                 here = known.get(side_name(verb))
                 if here is not None and here.move == file.id:
                     known[here.side], side = rebound(here, side, boot_id())
-                paths = stack.enter_context(Paths(side, options.until))
+                paths = stack.enter_context(Paths(side, options.until, parser_of))
                 if unit.key is None:
                     reports.append(
                         _without_key(verb, file, unit, paths, journal, known, runs=runs)
@@ -713,7 +727,7 @@ def next_step(entry: Entry) -> str:
             return ""
 
 
-def read_units(sides: Iterable[Side]) -> dict[str, dict[str, Any]]:
+def read_units(sides: Iterable[Side], parser_of: ParserOf) -> dict[str, dict[str, Any]]:
     """The units of sides as one reading of each device shows them, by designator.
 
     It collects the unit attentions that wait for the nexus that is read over.
@@ -723,7 +737,7 @@ def read_units(sides: Iterable[Side]) -> dict[str, dict[str, Any]]:
         now = time.time_ns()
         unit = LogicalUnit(side.lu, nexuses=tuple(path.nexus for path in side.paths))
         try:
-            with Paths(side) as paths:
+            with Paths(side, parser_of=parser_of) as paths:
                 state = paths.state(now)
         except ConflictError:
             # Only an SPC-2 reservation makes a device refuse PR IN.
@@ -760,12 +774,6 @@ def _dry(report: UnitReport) -> UnitReport:
 
 def _source_paths(unit: SavedUnit) -> tuple[LocalNexus, ...]:
     return tuple(path.as_nexus(unit.lu, OTHER_SIDE + path.nexus) for path in unit.paths)
-
-
-def _sides(devices: Sequence[str]) -> tuple[Side, ...]:
-    if not devices:
-        raise UsageError("no device is named")
-    return find_sides(scan(), devices)
 
 
 def _without_key(

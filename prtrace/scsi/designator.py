@@ -207,6 +207,27 @@ def lu_name_partial(page: bytes) -> str | None:
     return best.text
 
 
+class PageNames(NamedTuple):
+    """The names in a page; None for what it does not tell for certain."""
+
+    lu: str | None = None
+    """As lu_name."""
+    target_port: str | None = None
+    relative_target_port: int | None = None
+
+
+def page_names(page: bytes) -> PageNames:
+    """The names in a page, whatever bytes it has."""
+    try:
+        lu: str | None = lu_name(page)
+    except MalformedError:
+        lu = None
+    try:
+        return PageNames(lu, target_port(page), relative_target_port(page))
+    except MalformedError:
+        return PageNames(lu)
+
+
 def relative_target_port(page: bytes) -> int | None:
     """The relative port identifier of the port that answered, None where it is not told."""
     for each in _parsed(page).designators:

@@ -146,6 +146,11 @@ class Sense:
         return bool(self.response_code & 1)
 
     @property
+    def attention(self) -> bool:
+        """Whether a unit attention was delivered instead of executing this command."""
+        return self.key == UNIT_ATTENTION and not self.deferred
+
+    @property
     def text(self) -> str:
         """For people: "UNIT ATTENTION 2A/03 RESERVATIONS PREEMPTED"."""
         words = [KEYS[self.key]]

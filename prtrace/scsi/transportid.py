@@ -18,8 +18,8 @@ _SIZE: Final = forms.FC_TRANSPORT_ID.size
 _WHAT: Final = forms.FC_TRANSPORT_ID.what
 _ISID_MARK: Final = b",i,0x"
 _ISID_DIGITS: Final = 12
-_ISCSI_NAME_MAX: Final = 223
-"""RFC 3720 3.2.6.1."""
+ISCSI_NAME_MAX: Final = 223
+"""Bytes of a name (RFC 3720 3.2.6.1)."""
 _ISCSI_MIN_ADDITIONAL: Final = 20
 
 
@@ -104,7 +104,7 @@ class IscsiPort:
 
     def build(self) -> bytes:
         """4 bytes and the padded name; MalformedError when the name cannot be sent."""
-        if not 0 < len(self.name) <= _ISCSI_NAME_MAX or 0 in self.name:
+        if not 0 < len(self.name) <= ISCSI_NAME_MAX or 0 in self.name:
             raise MalformedError(
                 forms.ISCSI_TRANSPORT_ID.what, "the name is empty, too long or has a NUL"
             )
@@ -237,9 +237,9 @@ def _parse_iscsi(raw: bytes, format_code: int) -> tuple[TransportId, int]:
         name, isid = name[:mark], int(digits, 16)
     if format_code > 1 or not name:
         return UnknownPort(raw[:size]), size
-    if len(name) > _ISCSI_NAME_MAX:
+    if len(name) > ISCSI_NAME_MAX:
         raise MalformedError(
-            form.what, f"the name has {len(name)} bytes, more than {_ISCSI_NAME_MAX}"
+            form.what, f"the name has {len(name)} bytes, more than {ISCSI_NAME_MAX}"
         )
     return IscsiPort(name, isid), size
 

@@ -122,7 +122,7 @@ class Host:
         class Paths:
             """prtrace.move.device.Paths over the small target."""
 
-            def __init__(self, side, until=None):
+            def __init__(self, side, until=None, parser_of=None):
                 self.side, self.attentions, self.reads, self.writes = side, [], 0, 0
                 self.until = until
 
@@ -158,7 +158,7 @@ class Host:
                 return host.target.send(host.paths[command.nexus], command)
 
         self.monkeypatch.setattr(verbs, "Paths", Paths)
-        self.monkeypatch.setattr(verbs, "scan", self._inventory)
+        self.monkeypatch.setattr(verbs, "scan", lambda names_in: self._inventory())
         return verbs.Moves(MoveOptions(state_dir=self.folder, **options), observer)
 
     def observer(self):
