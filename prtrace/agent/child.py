@@ -1,4 +1,4 @@
-"""The agent's privileged processes: forked before the agent reads a byte, ended with it.
+"""The agent's other processes: forked before the agent reads a byte, ended with it.
 
 Each has one end of a socket; the kernel closes the other end with the agent, whatever ends it, and
 that ends them.  They keep no descriptor that they do not need and no capability that they do not
@@ -47,11 +47,13 @@ class Child(NamedTuple):
         *,
         kept: tuple[Capability, ...],
         descriptors: Iterable[int] = (),
+        user: tuple[int, int] | None = None,
     ) -> Child:
         """Fork a process that serves its end of a socket until the agent's is closed.
 
         kept: its capabilities.  descriptors: those that it keeps beside the standard ones; every
-        other one is closed.  Call it before the first thread is started.
+        other one is closed.  user: the uid and gid that it becomes, None for root's.  Call it
+        before the first thread is started.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # Nothing that exists now is collected in either process.  Where no memory may be made
@@ -67,8 +69,11 @@ class Child(NamedTuple):
         try:
             for number in _IGNORED:
                 signal.signal(number, signal.SIG_IGN)
-            _close_all_but({0, 1, 2, theirs.fileno(), *descriptors})
-            capabilities.drop(kept)
+            close_all_but({0, 1, 2, theirs.fileno(), *descriptors})
+            if user is None:
+                capabilities.drop(kept)
+            else:
+                capabilities.become(*user, kept)
             serve(theirs)
             status = 0
         except Exception:
@@ -125,7 +130,8 @@ def receive(link: socket.socket, size: int) -> bytes:
         return b""
 
 
-def _close_all_but(kept: set[int]) -> None:
+def close_all_but(kept: set[int]) -> None:
+    """Close every descriptor of this process but these."""
     for name in os.listdir("/proc/self/fd"):
         if int(name) not in kept:
             with contextlib.suppress(OSError):  # that of the listing itself is closed by now

@@ -33,14 +33,14 @@ _CALLS: Final = tuple(
     """
 access brk clock_getres clock_gettime clock_nanosleep close connect dup dup2 dup3 epoll_create1
 epoll_ctl epoll_pwait epoll_wait eventfd2 exit exit_group faccessat faccessat2 fadvise64 fallocate
-fchmod fcntl fdatasync flock fstat fstatfs fsync ftruncate futex getcpu getcwd getdents64 getegid
+fchmod fdatasync flock fstat fstatfs fsync ftruncate futex getcpu getcwd getdents64 getegid
 geteuid getgid getgroups getpeername getpid getppid getrandom getrlimit getrusage getsockname
 getsockopt gettid gettimeofday getuid lseek lstat madvise membarrier mincore mkdir mkdirat mmap
-mprotect mremap msync munmap nanosleep newfstatat open openat pipe2 poll ppoll pread64 prlimit64
+mprotect mremap msync munmap nanosleep newfstatat open openat pipe2 poll ppoll pread64
 pselect6 pwrite64 read readlink readlinkat readv recvfrom recvmsg rename renameat renameat2
 restart_syscall rmdir rseq rt_sigaction rt_sigprocmask rt_sigreturn rt_sigtimedwait
 sched_getaffinity sched_yield select sendmsg sendto set_robust_list setsockopt shutdown sigaltstack
-stat statfs statx sysinfo tgkill time umask uname unlink unlinkat utimensat wait4 waitid write
+stat statfs statx sysinfo time umask uname unlink unlinkat utimensat wait4 waitid write
 writev
 """.split()  # noqa: SIM905
 )
@@ -60,6 +60,9 @@ _RULES: Final = {
     "socket": CallRule(0, (_AF_UNIX,)),
     "socketpair": CallRule(0, (_AF_UNIX,)),
 }
+_OWN_FILES: Final = (0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030)
+"""What fcntl may do: F_DUPFD to F_SETLKW, F_OFD_*, F_DUPFD_CLOEXEC; not F_SETOWN, which has the
+kernel signal another process of the same user."""
 _ERRORS: Final = {"clone3": errno.ENOSYS}
 """Its flags are in memory, where no filter can look; the C library then takes clone."""
 
@@ -163,6 +166,15 @@ def needed(release: str = "") -> tuple[Capability, ...]:
     return (Capability.BPF,) if old else ()
 
 
+def _toward_itself() -> dict[str, CallRule]:
+    """Calls by which a process could end or slow down others of its user: the mover's parsers."""
+    return {
+        "fcntl": CallRule(1, _OWN_FILES),
+        "prlimit64": CallRule(0, (0,)),
+        "tgkill": CallRule(0, (os.getpid(),)),
+    }
+
+
 def enter(user: AgentUser, state_dir: Path) -> None:
     """Become user for good, without a capability.  Raises UnavailableError.
 
@@ -177,7 +189,7 @@ def enter(user: AgentUser, state_dir: Path) -> None:
                 "the kernel has no Landlock: what keeps the agent from files that anybody may "
                 "write is its unit alone"
             )
-        seccomp.allow(_CALLS, _RULES, _ERRORS)
+        seccomp.allow(_CALLS, {**_RULES, **_toward_itself()}, _ERRORS)
     except OSError as error:
         raise UnavailableError(
             f"privileges cannot be dropped: {error}", hint="run the agent as root"

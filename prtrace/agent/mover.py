@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from prtrace.agent.child import receive
 from prtrace.agent.conversation import Conversation
+from prtrace.agent.parser import Parsers
 from prtrace.api.calls import Call, Calls, Refusal
 from prtrace.api.client import Client
 from prtrace.api.interface import Fault
@@ -80,23 +81,31 @@ _log = logging.getLogger("prtrace.mover")
 
 
 def serve(
-    link: socket.socket, listening: socket.socket, state_dir: Path, admin_gid: int | None
+    link: socket.socket,
+    listening: socket.socket,
+    state_dir: Path,
+    admin_gid: int | None,
+    to_parsers: socket.socket,
 ) -> None:
-    """Settle what is in question, then serve connections until the agent is gone."""
+    """Settle what is in question, then serve connections until the agent is gone.
+
+    to_parsers: to the process that forks parsers (prtrace.agent.parser).
+    """
     threading.stack_size(_STACK)
-    settle(state_dir)
+    parsers = Parsers(to_parsers)
+    settle(state_dir, parsers)
     journal = SystemJournal.of_service()
-    serve_connections(link, listening, lambda: _moves(state_dir), admin_gid, journal)
+    serve_connections(link, listening, lambda: _moves(state_dir, parsers), admin_gid, journal)
 
 
-def _moves(state_dir: Path) -> AgentMoves:
+def _moves(state_dir: Path, parsers: Parsers) -> AgentMoves:
     # Most agents are never asked to move anything: what that takes is loaded when one is.
     from prtrace.agent.moves import AgentMoves
 
-    return AgentMoves(state_dir)
+    return AgentMoves(state_dir, parsers)
 
 
-def settle(state_dir: Path) -> None:
+def settle(state_dir: Path, parsers: Parsers) -> None:
     """Finish what a move left in question when it was killed, before anybody is answered."""
     try:
         # Path.glob() takes a folder that may not be read for an empty one.
@@ -108,7 +117,7 @@ def settle(state_dir: Path) -> None:
         _log.warning("whether a move left anything in question is not known: %s", error)
         return
     try:
-        _moves(state_dir).settle()
+        _moves(state_dir, parsers).settle()
     except PrtraceError as error:
         _log.warning("what is in question of a move could not be settled: %s", error.message)
 

@@ -10,9 +10,11 @@ import logging
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from prtrace.agent.parser import Parsers
 from prtrace.api.calls import Refusal
 from prtrace.api.interface import Fault
 from prtrace.api.source import Observed, Step
@@ -30,16 +32,27 @@ _log = logging.getLogger(__name__)
 
 
 class AgentMoves:
-    """prtrace.api.source.MoveCalls.  state_dir: where the journals are."""
+    """prtrace.api.source.MoveCalls.  state_dir: where the journals are.
 
-    def __init__(self, state_dir: Path) -> None:
+    parsers: who looks into what devices answer; this process has root's rights.
+    """
+
+    def __init__(self, state_dir: Path, parsers: Parsers) -> None:
         self._state_dir = state_dir
+        self._parsers = parsers
+
+    def _options(self, kept: bool | None = None, **more: Any) -> MoveOptions:
+        """kept: whether parsers wait for the next verb of their units; see Parsers.of_verb."""
+        given = self._parsers
+        return MoveOptions(
+            self._state_dir, parsers=partial(given.of_verb, kept), pages=given.of_scan, **more
+        )
 
     def check(
         self, observed: Observed, devices: Sequence[str], guest: str | None, pid: int | None
     ) -> dict[str, Any]:
         """See Moves.check."""
-        moves = Moves(MoveOptions(self._state_dir), _Observer(observed))
+        moves = Moves(self._options(), _Observer(observed))
         verdicts = moves.check(devices, guest=guest, pid=pid)
         return check_view(verdicts, socket.gethostname())
 
@@ -47,7 +60,7 @@ class AgentMoves:
         self, observed: Observed, devices: Sequence[str], guest: str | None, pid: int | None
     ) -> dict[str, Any]:
         """See Moves.save."""
-        moves = Moves(MoveOptions(self._state_dir), _Observer(observed))
+        moves = Moves(self._options(), _Observer(observed))
         host = socket.gethostname()
         try:
             return moves.save(devices, guest=guest, pid=pid, host=host).to_document()
@@ -66,7 +79,7 @@ class AgentMoves:
 
     def check_file(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """See Moves.check_arrival."""
-        moves = Moves(MoveOptions(self._state_dir, until=_until(given)))
+        moves = Moves(self._options(until=_until(given)))
         file, devices = savefile.from_document(given["file"]), given.get("devices") or {}
         verdicts = moves.check_arrival(file, devices, late=bool(given.get("late")))
         return check_view(verdicts, socket.gethostname())
@@ -76,7 +89,9 @@ class AgentMoves:
         file = savefile.from_document(given["file"])
         dry_run = bool(given.get("dry_run"))
         until = _until(given)
-        moves = Moves(MoveOptions(self._state_dir, dry_run=dry_run, progress=step, until=until))
+        # After Prepare comes Load, for which the guest is paused.
+        kept = None if dry_run else verb == "Prepare"
+        moves = Moves(self._options(kept, dry_run=dry_run, progress=step, until=until))
         try:
             return _run(moves, verb, file, given).to_json()
         except UnderWayError as error:
@@ -84,14 +99,14 @@ class AgentMoves:
 
     def unfinished(self) -> dict[str, Any]:
         """See Moves.unfinished."""
-        moves = Moves(MoveOptions(self._state_dir))
+        moves = Moves(self._options())
         for error in moves.unreadable():
             raise error
         return moves_view(moves.moves())
 
     def settle(self) -> None:
         """Finish what is in question since before this agent started; what cannot be is logged."""
-        for settled in Moves(MoveOptions(self._state_dir)).settle():
+        for settled in Moves(self._options()).settle():
             if isinstance(settled, PrtraceError):
                 _log.warning("a move's key stays in question: %s", settled.message)
 

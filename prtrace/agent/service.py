@@ -24,6 +24,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from prtrace.agent import confinement, helper, keeper, mover
+from prtrace.agent import parser as parsers
 from prtrace.agent.answers import Answers
 from prtrace.agent.backlog import Backlog
 from prtrace.agent.child import Child
@@ -98,15 +99,17 @@ class _Staff(NamedTuple):
     keeper: Child
     helper: Child
     mover: Child
+    parser: Child
 
     def require_alive(self) -> None:
         """Raise PrtraceError where one of them has ended."""
-        for each in (self.mover, self.helper, self.keeper):
+        for each in (self.mover, self.parser, self.helper, self.keeper):
             each.require_alive()
 
     def end(self) -> None:
         """Tell the processes to end, the mover once its moves are over, and wait for them."""
         self.mover.end(patience=None)
+        self.parser.end()
         self.helper.end()
         self.keeper.end()
 
@@ -127,6 +130,9 @@ def run(options: AgentOptions) -> None:
                 hint="name another group: --admin-group",
             )
         confinement.prepare(options.state_dir, user)
+        # Before the history is open, whose index is memory that a fork would have, too.
+        parser = Child.start("parser", parsers.serve, kept=(), user=(user.uid, user.gid))
+        stack.callback(parser.end)
         with user.acting():
             store = stack.enter_context(
                 Store.open(
@@ -144,7 +150,7 @@ def run(options: AgentOptions) -> None:
         attached = attach(engine, options.ring_size, stack.enter_context(pins.Lock()))
         libbpf.trim()
         tested = _NOT_TESTED if options.read_in_doubt is False else selftest.run(attached.programs)
-        staff = _hire(options, admin_gid, attached, listener)
+        staff = _hire(options, admin_gid, attached, listener, parser)
         stack.callback(staff.end)
         # The mover accepts on its own descriptor of the socket; the keeper removes the path.
         listener.socket.close()
@@ -185,10 +191,11 @@ def _hire(
     admin_gid: int | None,
     attached: Attached,
     listener: Listener,
+    parser: Child,
 ) -> _Staff:
     """Fork the processes that keep privileges, each with what it needs and nothing else."""
     needed = keeper.descriptors(attached)
-    return _Staff(
+    staff = _Staff(
         Child.start(
             "keeper",
             lambda link: keeper.serve(link, attached, listener),
@@ -198,11 +205,17 @@ def _hire(
         Child.start("helper", lambda link: helper.serve(link, options.claims), kept=helper.KEPT),
         Child.start(
             "mover",
-            lambda link: mover.serve(link, listener.socket, options.state_dir, admin_gid),
+            lambda link: mover.serve(
+                link, listener.socket, options.state_dir, admin_gid, parser.link
+            ),
             kept=mover.KEPT,
-            descriptors={listener.socket.fileno()},
+            descriptors={listener.socket.fileno(), parser.link.fileno()},
         ),
+        parser,
     )
+    # It is the mover's alone: what ends the mover ends the parsers, and nothing else does.
+    parser.link.close()
+    return staff
 
 
 @contextlib.contextmanager

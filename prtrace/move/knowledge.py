@@ -14,7 +14,7 @@ from prtrace.errors import UsageError
 from prtrace.move.facts import Sender
 from prtrace.move.guest import find_guest, find_process, guests_of, helpers_of, moves_itself
 from prtrace.move.side import Side
-from prtrace.state.event import Command, Event
+from prtrace.state.event import Command, Event, rfc3339
 
 LAST: Final = 1000
 """How many events of a unit an Observer is asked for."""
@@ -111,7 +111,8 @@ def _users(changes: Iterable[Event], since: str) -> tuple[Sender, ...]:
     found: dict[Sender, None] = {}
     for event in changes:
         issuer = event.issuer
-        recent = not since or event.to_json()["time"] >= since
+        # Not to_json(), which looks into the bytes of commands and replies: this is root.
+        recent = not since or rfc3339(event.time) >= since
         if issuer is not None and recent:
             sender = Sender(
                 issuer.pid,

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -19,6 +21,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from prtrace.agent import helper
 from prtrace.agent.answers import Answers
@@ -30,6 +34,7 @@ from prtrace.errors import PrtraceError, UnavailableError
 _libc = ctypes.CDLL(None, use_errno=True)
 _PTRACE, _PROCESS_VM_READV, _UNSHARE, _BPF, _PERF_EVENT_OPEN = 101, 310, 272, 321, 298
 _LISTEN = 50
+_TGKILL = 234
 _PR_OUT = bytes((0x5F, 6, 0, 0, 0, 0, 0, 0, 24, 0))
 _held: list[Any] = []
 
@@ -54,6 +59,11 @@ def called(number: int, *arguments: object) -> int:
     if result < 0:
         raise OSError(ctypes.get_errno(), "syscall")
     return result
+
+
+def forks_parsers() -> int:
+    """The process of this one's user that forks parsers for the mover: the first child."""
+    return min(child.pid for child in psutil.Process().children())
 
 
 def wrote(path: str) -> str:
@@ -227,6 +237,14 @@ def attempts(state_dir: str, disk: str, sg: str) -> dict[str, Callable[[], objec
         "open a pin": lambda: called(_BPF, 7, b"\0" * 128, 128),
         "perf_event_open": lambda: called(_PERF_EVENT_OPEN, b"\0" * 128, -1, 0, -1, 0),
         "kill a process of root's": lambda: os.kill(parent, signal.SIGTERM),
+        "kill what forks parsers": lambda: os.kill(forks_parsers(), signal.SIGKILL),
+        "kill a thread of it": lambda: called(_TGKILL, forks_parsers(), forks_parsers(), 9),
+        "limit it": lambda: resource.prlimit(forks_parsers(), resource.RLIMIT_CPU, (0, 0)),
+        "have the kernel signal it": lambda: fcntl.fcntl(
+            links()[0].fileno(), fcntl.F_SETOWN, forks_parsers()
+        ),
+        "read its memory": lambda: read_memory(forks_parsers()),
+        "trace it": lambda: called(_PTRACE, 16, forks_parsers(), 0, 0),
         "have PR OUT sent": lambda: sent_by_helper(sg),
         "have another device opened": lambda: opened_by_helper((False, 1, 3)),
         "move as a reader": moved_as_a_reader,

@@ -76,6 +76,44 @@ def test_nothing_is_got(unit_of_agent: Unit, lio: Callable[[], OracleState]) -> 
     assert lio().registrations == before.registrations
 
 
+class OtherParsers(Agent):
+    program = (str(Path(__file__).with_name("parser_taken_over.py")),)
+
+
+@pytest.mark.parametrize("what", ["tries", "lies", "hangs"])
+def test_who_parses_for_the_mover_gets_nothing(
+    unit_of_agent: Unit, lio: Callable[[], OracleState], what: str
+) -> None:
+    """And a move of which it parses the replies has touched nothing, and is not done."""
+    source, there = unit_of_agent.paths[:2]
+    register = ["sg_persist", "--out", "--register", "--param-sark=5e", source.block]
+    subprocess.run(register, check=True, timeout=60)
+    before = lio()
+    os.environ["PARSER"] = what
+    try:
+        with OtherParsers() as agent:
+            agent.settled()
+            file = agent.call("Save", devices=[source.block])["file"]
+            given = {"file": file, "devices": {file["units"][0]["lu"]: there.block}}
+            *_, last = agent.client().stream("Prepare", **given)
+    finally:
+        del os.environ["PARSER"]
+    (told,) = last["report"]["units"]
+    print(told)
+    assert not last["report"]["may_run"]
+    assert told["writes"] == 0
+    if what != "lies":
+        assert told["result"] == "in doubt"
+        said = {"tries": "got: nothing by 21 attempts", "hangs": "has not answered within"}[what]
+        assert said in told["why"]
+    assert lio() == before
+    subprocess.run(
+        ["sg_persist", "--out", "--register", "--param-rk=5e", source.block],
+        check=True,
+        timeout=60,
+    )
+
+
 def status_of(pid: int) -> dict[str, str]:
     told = Path(f"/proc/{pid}/status").read_text()
     return dict(re.findall(r"^(\w+):\s*(.*)$", told, re.MULTILINE))
@@ -100,11 +138,14 @@ def test_each_process_has_what_the_table_says(unit_of_agent: Unit) -> None:
         rights = {int(each["CapEff"], 16) for each in found.values()}
         assert rights == {0, held(keeper.KEPT), held(helper.KEPT)}
         assert held(helper.KEPT) == held(mover.KEPT)
-        assert len(children) == 3
+        assert len(children) == 4
+        # What forks parsers is the first.
+        unprivileged = (parent, children[0])
         for pid, each in found.items():
             assert each["NoNewPrivs"] == "1"
             assert int(each["CapPrm"], 16) == int(each["CapEff"], 16)
-            assert (each["Uid"].split()[0] == "0") == (pid != parent)
+            assert (each["Uid"].split()[0] == "0") == (pid not in unprivileged)
+        assert int(found[children[0]]["CapEff"], 16) == 0
         assert found[parent]["Seccomp"] == "2"
         agent.kill()
     # The kernel closes their sockets with the agent; that is what they end by.
@@ -113,7 +154,7 @@ def test_each_process_has_what_the_table_says(unit_of_agent: Unit) -> None:
     )
 
 
-@pytest.mark.parametrize("which", range(3))
+@pytest.mark.parametrize("which", range(4))
 def test_without_one_of_them_the_agent_ends_and_says_so(unit_of_agent: Unit, which: int) -> None:
     with Agent() as agent:
         assert agent.process is not None
@@ -121,4 +162,6 @@ def test_without_one_of_them_the_agent_ends_and_says_so(unit_of_agent: Unit, whi
         children = children_of(parent)
         os.kill(children[which], signal.SIGKILL)
         assert agent.process.wait(pace.limit(20)) == 1
-        assert f"the agent's {('keeper', 'helper', 'mover')[which]} has ended" in agent.log
+        assert (
+            f"the agent's {('parser', 'keeper', 'helper', 'mover')[which]} has ended" in agent.log
+        )

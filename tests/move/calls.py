@@ -36,17 +36,28 @@ NOBODY, GROUP = 65534, "games"
 THERE = (2, 3)
 
 
+class Watched(Agent):
+    """The agent, whose mover ends where it parses a byte of a device itself."""
+
+    program = (str(Path(__file__).with_name("root_parses_nothing.py")),)
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        if error[0] is not None:
+            print(self.log[-4000:], flush=True)
+
+
 def main() -> None:
     bed = Bed()
     there = bed.make_second_map()
     options = ("--socket-mode", "0666", "--admin-group", GROUP)
-    with Agent(*options) as agent:
+    with Watched(*options) as agent:
         moves(bed, agent, there)
         refusals(bed, agent)
         who_may(bed, agent)
         gone_client(bed, agent, there)
         at_once(bed, agent, there)
-    settles(bed, Agent(*options), there)
+    settles(bed, Watched(*options), there)
     finish()
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from labkit import pace
 
+from prtrace.agent.child import Child
+from prtrace.agent.parser import Parsers, serve
 from prtrace.errors import ConflictError, DeviceError, NoSuchDeviceError, UnavailableError
 from prtrace.linux.reader import (
     LARGEST_ROOM,
@@ -23,8 +27,9 @@ from prtrace.linux.reader import (
     Unread,
 )
 from prtrace.linux.sgio import Reply
-from prtrace.model import ReservationType
+from prtrace.model import LocalNexus, ReservationType
 from prtrace.scsi.codes import InAction
+from prtrace.scsi.facts import Parser
 from prtrace.scsi.reply import FullStatusDescriptor, ReportCapabilities, ReservationDescriptor
 from prtrace.scsi.sense import FIXED, ILLEGAL_REQUEST, NOT_READY, UNIT_ATTENTION, Sense
 from prtrace.scsi.transportid import IscsiPort
@@ -36,8 +41,26 @@ ROUND = ["READ KEYS", "READ RESERVATION", "READ FULL STATUS"]
 NAA = "6001405000000001000000000000000a"
 
 
+_parsing: list[Parser] = []
+
+
+@pytest.fixture(scope="module", params=["here", "in another process"], autouse=True)
+def parsing(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a Reader concludes is the same, whoever parses."""
+    if request.param == "here":
+        _parsing[:] = [Parser()]
+        yield
+        return
+    child = Child.start("parser", serve, kept=())
+    with Parsers(child.link, pace.limit(20)).of_verb() as parser_of:
+        _parsing[:] = [parser_of(LocalNexus("0:0:0:0", "a unit"))]
+        yield
+    child.end()
+
+
 def reader(target: ScriptedTarget, **policy: object) -> Reader:
-    return Reader(target, ReadPolicy(**policy), sleep=lambda _: None)  # type: ignore[arg-type]
+    given = ReadPolicy(**policy)  # type: ignore[arg-type]
+    return Reader(target, given, sleep=lambda _: None, parser=_parsing[0])
 
 
 def whole(reading: Reading) -> PrState:

@@ -6,6 +6,7 @@ from prtrace.errors import AgentUnreachableError, UsageError
 from prtrace.model import Issuer, LocalNexus
 from prtrace.move.knowledge import asked_user, learn
 from prtrace.move.side import LocalPath, Side
+from prtrace.scsi.form import Form
 from prtrace.state.event import Command, Event
 
 LU, HERE, ELSEWHERE = "naa.6", "1:0:0:0", "9:0:0:0"
@@ -66,6 +67,20 @@ def test_those_who_changed_something_used_the_nexus(event, users):
     known = learn((SIDE,), Observed(event, units=[unit(AT)]))
     assert [user.comm for user in known.users[LU]] == users
     assert known.units == {LU: unit(AT)}
+
+
+def test_no_byte_of_an_event_is_looked_into(monkeypatch):
+    """The mover has root's rights, and the bytes are those of guests and devices."""
+
+    def parse(*_arguments):
+        raise AssertionError("parsed")
+
+    monkeypatch.setattr(Form, "parse", parse)
+    event = out(cdb=bytes.fromhex("5f000000000000001800"), data=bytes(24))
+    with pytest.raises(AssertionError, match="parsed"):
+        event.to_json()
+    known = learn((SIDE,), Observed(event, units=[unit(AT)]))
+    assert [user.comm for user in known.users[LU]] == ["qemu"]
 
 
 def test_a_reading_does_not_hide_who_used_the_nexus():
