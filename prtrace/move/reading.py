@@ -79,7 +79,7 @@ def of_full_status(
     profile = profile_of(target)
     each_listed = profile.lists_every_port
     bound = bind(registrations, (*own, *other), {}, former={}, each_port_listed=each_listed)
-    mixed = _mixed(registrations, own, other) if profile.mixes_sessions else ()
+    mixed = _mixed(registrations, own, other) if profile.mixes_sessions is not False else ()
     if _hides_own(bound, own):
         holder_key = next((each.key for each in registrations if each.holder), None)
         shared = kind is not None and kind.all_registrants

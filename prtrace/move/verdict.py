@@ -237,7 +237,7 @@ def _key_reasons(
 
 def _session_reasons(side: Side, facts: Facts, own: dict[Nexus, Registered]) -> list[Reason]:
     """Registered sessions that the target may take for ours: every destination refuses then."""
-    if not profile_of(facts.target).mixes_sessions:
+    if profile_of(facts.target).mixes_sessions is False:
         return []
     return [
         Reason(
@@ -351,7 +351,7 @@ def _notes(
             f"{facts.type.title}: only the path that holds the reservation can write, "
             "registered or not"
         )
-    if facts.type is not None and profile_of(facts.target).mixes_sessions:
+    if facts.type is not None and profile_of(facts.target).mixes_sessions is not False:
         notes += [
             f"{one.nexus} and {two.nexus} are sessions of one initiator at one target port, which "
             "this target may take for one another: it may refuse what one of them writes"

@@ -92,7 +92,7 @@ def may(state: LuState, nexus: Nexus, access: Access) -> Ruling:
     told = ruling(held, place, access)
     if found is None:
         return told
-    if profile_of(state.target).mixes_sessions:
+    if profile_of(state.target).mixes_sessions is not False:
         mixed = None if place is Standing.HOLDER else _mixed(state, nexus, found)
         why = "this initiator has another session, and this target may take one for the other"
         if _may_be_overlooked(state, nexus, found):

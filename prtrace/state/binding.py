@@ -18,7 +18,8 @@ local nexus of that initiator port is bound, and those of target ports that are 
 are one registration "<initiator port>,*", which may stand for none.  Targets that were examined
 list one per target port, alike in everything, and lose them one by one: which ports are left
 nobody can tell, so a local nexus is bound only if it was known to be registered with that key.
-The others are "<initiator port>,*" as well, which may be local then.
+The others are "<initiator port>,*" as well, which may be local then.  One descriptor of a target
+of which it is not known which of the two it does is for all ports, or for one of them.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def bind(
     observed: Mapping[Nexus, Registration],
     *,
     former: Mapping[Nexus, Registration],
-    each_port_listed: bool,
+    each_port_listed: bool | None,
 ) -> Bound:
     """Match descriptors with paths.
 
@@ -162,7 +163,7 @@ def _spread(
     descriptors: Iterable[FullStatus],
     whole: Iterable[LocalNexus],
     former: Mapping[Nexus, Registration],
-    each_port_listed: bool,
+    each_port_listed: bool | None,
 ) -> dict[str, list[Nexus]]:
     """Return the nexuses of every ALL_TG_PT initiator port, or none where they are not known.
 
@@ -181,13 +182,16 @@ def _spread(
         # One side lacks the ISID: which session has registered is not known.
         partly = any(_fold(path.initiator_port) != port for path in fitting)
         wild = f"{group[0].initiator_port}{WILD}"
-        one_by_one = each_port_listed or len(group) > 1
-        if not alike or partly or (one_by_one and len(group) < len(local)):
+        one_by_one = True if len(group) > 1 else each_port_listed
+        known = [nexus for nexus in local if _has(former, nexus, group[0].key)]
+        if not alike or partly or (one_by_one is True and len(group) < len(local)):
             result[port] = []
-        elif not one_by_one:
+        elif one_by_one is False:
             result[port] = [*local, wild]
+        elif one_by_one is None:
+            # It is for all ports, or for one that is not known: the one known, if there is one.
+            result[port] = [*known, wild] if len(known) == 1 else [wild]
         else:
-            known = [nexus for nexus in local if _has(former, nexus, group[0].key)]
             result[port] = [*known, wild] if len(group) > len(known) else known
     return result
 

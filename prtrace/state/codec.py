@@ -193,7 +193,7 @@ def _overlooked(state: LuState, unseen: Container[str]) -> LuState:
 
     unseen: their nexuses, as programs of before there was this have stored them.
     """
-    if not profile_of(state.target).mixes_sessions:
+    if profile_of(state.target).mixes_sessions is False:
         return state
 
     def may_be(each: Registration) -> bool:

@@ -36,8 +36,7 @@ def learn_full_status(draft: Draft, seen: FullStatusRead) -> None:
         return
     ordered = _in_byte_order(draft, seen)
     if ordered is None:
-        note_generation(draft, seen.generation, "READ FULL STATUS")
-        draft.say("not learned: nothing shows in which byte order the reply is")
+        _leave_unread(draft, seen)
         return
     seen = ordered
     if reason := _disagreement(draft, seen):
@@ -132,27 +131,73 @@ def _is_same_look(census: Census, seen: FullStatusRead) -> bool:
 def _in_byte_order(draft: Draft, seen: FullStatusRead) -> FullStatusRead | None:
     """The reply with its keys and target ports turned round, if that is what the target does.
 
-    None where nothing shows whether it does, and it makes a difference.
-    SPDK copies them into READ FULL STATUS in the processor's byte order (lib/scsi/scsi_pr.c
-    scsi_pr_in_read_full_status); READ KEYS, or what was observed, tells.
+    None where nothing shows whether it does, and it makes a difference: READ KEYS settles it, and
+    every reading of prtrace's own begins with that.  SPDK copies them into READ FULL STATUS in the
+    processor's byte order (lib/scsi/scsi_pr.c, scsi_pr_in_read_full_status); READ KEYS, or what
+    was observed, tells.
     """
-    if not draft.profile.turns_full_status:
+    if draft.profile.turns_full_status is False:
         return seen
-    turned = tuple(
-        replace(
-            each,
-            key=int.from_bytes(each.key.to_bytes(8, "big"), "little"),
-            relative_target_port=int.from_bytes(
-                each.relative_target_port.to_bytes(2, "big"), "little"
-            ),
-        )
-        for each in seen.registrations
-    )
+    turned = tuple(map(_turned, seen.registrations))
     other = replace(seen, registrations=turned)
     wrong, right = _disagreement(draft, seen), _disagreement(draft, other)
-    if not wrong and not right and other != seen:
+    if wrong or right or other == seen:
+        return other if wrong and not right else seen
+    if _keys(other) != _keys(seen):
         return None
-    return other if wrong and not right else seen
+    # READ KEYS does not settle it either: at which target port each of them is, is not known.
+    return replace(
+        seen,
+        registrations=tuple(
+            each
+            if each.relative_target_port == opposite.relative_target_port
+            else replace(each, relative_target_port=0, all_target_ports=True)
+            for each, opposite in zip(seen.registrations, turned, strict=True)
+        ),
+    )
+
+
+def _turned(each: FullStatus) -> FullStatus:
+    """The registration with its numbers in the other byte order."""
+    return replace(
+        each,
+        key=int.from_bytes(each.key.to_bytes(8, "big"), "little"),
+        relative_target_port=int.from_bytes(
+            each.relative_target_port.to_bytes(2, "big"), "little"
+        ),
+    )
+
+
+def _keys(seen: FullStatusRead) -> list[int]:
+    return [each.key for each in seen.registrations]
+
+
+def _may_be_held_so(held: Reservation | None, seen: FullStatusRead) -> bool:
+    """Whether the reply, in whatever byte order it is, can tell of this reservation."""
+    holding = [each for each in seen.registrations if each.holder]
+    if held is None or not holding:
+        return held is None and not holding
+    keys = {key for each in holding for key in (each.key, _turned(each).key)}
+    return {(each.type, each.scope) for each in holding} == {(held.type, held.scope)} and (
+        held.type.all_registrants or held.key in keys
+    )
+
+
+def _leave_unread(draft: Draft, seen: FullStatusRead) -> None:
+    """Note a reply of which nothing shows in which byte order it is.
+
+    It confirms nothing; but what it contradicts in any byte order is in doubt.
+    """
+    note_generation(draft, seen.generation, "READ FULL STATUS")
+    draft.say("not learned: nothing shows in which byte order the reply is")
+    if not (draft.doubted(Fact.RESERVATION) or _may_be_held_so(draft.reservation, seen)):
+        draft.doubt((Fact.RESERVATION,), "READ FULL STATUS tells of another reservation")
+    if draft.doubted(Fact.REGISTRATIONS):
+        return
+    stated = {*draft.unattributed, *(each.key for each in draft.registrations.values())}
+    if stated not in (set(_keys(seen)), {_turned(each).key for each in seen.registrations}):
+        facts = (Fact.REGISTRATIONS, Fact.RESERVATION)
+        draft.doubt(facts, "READ FULL STATUS lists other keys than are known, in any byte order")
 
 
 def _paths(draft: Draft, seen: FullStatusRead) -> tuple[LocalNexus, ...]:

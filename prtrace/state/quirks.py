@@ -3,7 +3,15 @@
 The state machine asks the profile and never the target's name.  None in a field means that
 it is not known what the target does; the machine then applies nothing and puts what the
 command may have changed in doubt.  GENERIC is None wherever two targets that could be
-examined differ, for an unknown target may be either of them.
+examined differ, for an unknown target may be either of them, and careful in the few fields that
+have no None.
+
+An unknown target may be one of the known ones under another name.  LIO's vendor name is an
+attribute (configfs wwn/vendor_id), makers of storage ship it under their own names, and what else
+would tell it is no proof: the NAA designator 6001405... of VPD page 83h has a company identifier
+that is an attribute, too (wwn/company_id), the T10 designator there repeats the vendor name, and
+who ships a changed LIO may have changed what a profile says.  SPDK's vendor name is compiled in
+(DEFAULT_DISK_VENDOR).  So nothing but the name makes a target a known one.
 
 Sources: Linux drivers/target/target_core_pr.c and target_core_ua.c (LIO), SCST
 scst/src/scst_pres.c, SPDK lib/scsi/scsi_pr.c; for 3PAR a report on the Linux kernel mailing
@@ -63,8 +71,8 @@ class Profile(NamedTuple):
     attention_clears_all: bool
     """Delivering one unit attention drops the others that wait for the same nexus."""
     attentions_shared: bool
-    """A unit attention is raised for an initiator port's name, whatever the ISID, and delivered on
-    one of its sessions."""
+    """A unit attention may be raised for an initiator port's name, whatever the ISID, and
+    delivered on one of its sessions."""
     forgets_at_logout: bool | None
     """The end of an initiator's last session may end its registrations, the reservation with them;
     PRGENERATION stays, and no unit attention tells.
@@ -73,13 +81,13 @@ class Profile(NamedTuple):
     log-in, where cache_dynamic_acls is 0, and with one that somebody deletes
     (drivers/target/target_core_transport.c, transport_free_session and target_complete_nacl;
     target_core_device.c, core_disable_device_list_for_node)."""
-    lists_every_port: bool
+    lists_every_port: bool | None
     """READ FULL STATUS has one descriptor per target port of an ALL_TG_PT registration, not one in
     all."""
-    mixes_sessions: bool = False
+    mixes_sessions: bool | None = False
     """Whom a reservation lets in is asked of an initiator's name, and of its ISID in part only."""
-    turns_full_status: bool = False
-    """READ FULL STATUS may give numbers in the wrong byte order."""
+    turns_full_status: bool | None = False
+    """READ FULL STATUS gives keys and relative target ports in the processor's byte order."""
 
 
 GENERIC = Profile(
@@ -101,14 +109,16 @@ GENERIC = Profile(
     release_shared=None,
     release_checks_key=None,
     holder_key_follows=None,
+    # A target that raises none raises none for a stranger's commands either.
     raises_attentions=True,
     # Forgetting an expected unit attention costs at worst one reading; keeping one that will
     # never come hides a stranger's.
     attention_clears_all=True,
-    attentions_shared=False,
+    attentions_shared=True,
     forgets_at_logout=None,
-    # SPC-4 6.15.5 has one descriptor for all the ports.
-    lists_every_port=False,
+    lists_every_port=None,
+    mixes_sessions=None,
+    turns_full_status=None,
 )
 
 LIO = Profile(
@@ -164,12 +174,11 @@ SCST = Profile(
     lists_every_port=True,
 )
 
-SPDK = GENERIC._replace(name="SPDK", raises_attentions=False, turns_full_status=True)
+SPDK = GENERIC._replace(name="SPDK", raises_attentions=False)
 """SPDK names itself INTEL 0001, which other products may do as well.
 
-So only what is harmless when wrong is taken from its source: it raises no unit attentions, and
-its READ FULL STATUS is turned round where only that agrees with READ KEYS.  Everything else
-stays unknown.
+So only what is harmless when wrong is taken from its source: it raises no unit attentions.
+Everything else stays unknown, the byte order of its READ FULL STATUS, which it turns, as well.
 """
 
 

@@ -58,19 +58,23 @@ def _of_all_ports(draft: Draft, seen: PrOut) -> bool:
 
     Where a target lists one for all, others may be at ports that are not here.  LIO takes an
     unregistration for one of all those with the key, where it lets it pass without ALL_TG_PT
-    (drivers/target/target_core_pr.c, core_scsi3_emulate_pro_register).
+    (drivers/target/target_core_pr.c, core_scsi3_emulate_pro_register).  Where it is not known how
+    the target lists them, it may be either.
     """
     own = draft.registrations.get(seen.nexus)
     if own is None:
         return False
-    others = (each for each in draft.registrations.values() if each is not own)
-    if not draft.profile.lists_every_port:
-        return any(is_wild(each) and _same_port(draft, each, own) for each in others)
+    others = [
+        each
+        for each in draft.registrations.values()
+        if each is not own and _same_port(draft, each, own)
+    ]
+    one_by_one = draft.profile.lists_every_port
+    if one_by_one is not True and any(map(is_wild, others)):
+        return True
     # How the others were made may not be known.
-    takes_along = own.all_ports and not seen.sa_key
-    return takes_along and any(
-        each.key == own.key and _same_port(draft, each, own) for each in others
-    )
+    takes_along = one_by_one is not False and own.all_ports and not seen.sa_key
+    return takes_along and any(each.key == own.key for each in others)
 
 
 def _same_port(draft: Draft, one: Registration, other: Registration) -> bool:

@@ -23,7 +23,7 @@ _UNSEEN = (NotWatched, OtherUnit, RecordsLost)
 
 def note_sessions(draft: Draft, before: LuState) -> None:
     """Note of which registrations it is not known any more whether the target acts on them."""
-    if not draft.profile.mixes_sessions:
+    if draft.profile.mixes_sessions is False:
         return
     was, now = before.registrations, draft.registrations
     if isinstance(draft.seen, _UNSEEN):

@@ -7,6 +7,7 @@ Outcome: DONE, CONFLICT, or UNKNOWN for CHECK CONDITION.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 from prtrace.model import Action, Attention, FullStatus, LocalNexus, Outcome, ReservationType
@@ -240,7 +241,8 @@ class OtherTarget(ReferenceTarget):
     """A target that differs from LIO where targets differ, as chance has it.
 
     held_key: the key by which READ RESERVATION names the holder, and that a PREEMPT must name to
-    take over; where it does not follow it is the one that the holder reserved with.
+    take over; where it does not follow it is the one that the holder reserved with.  turns: READ
+    FULL STATUS has its numbers in the other byte order.
     """
 
     def __init__(self, nexuses: list[str], random: Random) -> None:
@@ -249,6 +251,20 @@ class OtherTarget(ReferenceTarget):
         self.clears = random.random() < 0.5
         self.unregister_adds = random.randrange(2)
         self.held_key: int | None = None
+        self.turns = random.random() < 0.5
+
+    def full_status(self) -> tuple[FullStatus, ...]:
+        told = super().full_status()
+        if not self.turns:
+            return told
+        return tuple(
+            replace(
+                each,
+                key=int.from_bytes(each.key.to_bytes(8, "big"), "little"),
+                relative_target_port=each.relative_target_port << 8,
+            )
+            for each in told
+        )
 
     def slot_key(self) -> int | None:
         return super().slot_key() if self.shared() else self.slot and self.held_key

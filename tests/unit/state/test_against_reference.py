@@ -54,9 +54,9 @@ class Walk:
 
     def __init__(self, seed: int, *, target: str = TARGET) -> None:
         self.random = Random(seed)
-        self.device = (
-            ReferenceTarget(LOCAL) if target == TARGET else OtherTarget(LOCAL, Random(seed))
-        )
+        # A target that is not known may be LIO under another name.
+        lio = target == TARGET or seed % 3 == 0
+        self.device = ReferenceTarget(LOCAL) if lio else OtherTarget(LOCAL, Random(seed))
         self.state = new_state(LU, target, 1)
         self.target = target
         self.now = 1000
@@ -121,6 +121,8 @@ class Walk:
                 )
             )
             return
+        if self.target != TARGET:
+            self.read_keys()
         self.feed(
             FullStatusRead(
                 **self.span(),
@@ -388,6 +390,10 @@ class World(Walk):
             return
         kind, key, _ = self.device.reservation() or (None, 0, None)
         generation = self.device.generation
+        if self.target != TARGET and self.random.random() < 0.5:
+            keys = self.device.keys()
+            self.feed(KeysRead(**span, truncated=False, generation=generation, keys=keys))
+            span |= self.span()
         self.feed(
             self.random.choice(
                 [

@@ -135,7 +135,7 @@ class World:
         every = [(port, target_port) for port in _PORTS for target_port in _TARGET_PORTS]
         seen = chance.sample(every, chance.randint(1, 3))
         self.here = {f"{number}:0:0:0": nexus for number, nexus in enumerate(seen, 1)}
-        self.target = OTHER if one else LIO
+        self.target = OTHER if one or chance.random() < 0.5 else LIO
         self.state = new_state(LU, self.target)
         self.stale = True
         self.now = 1000
@@ -204,11 +204,13 @@ class World:
         )
 
     def _read(self, name: str) -> None:
-        if self.chance.random() < 0.4:
+        told = self.chance.random()
+        if told < 0.8:
             keys = tuple(self.device.keys.values())
             self._see(
                 KeysRead, name, generation=self.device.generation, keys=keys, truncated=False
             )
+        if told < 0.4:
             return
         self._see(
             FullStatusRead,
@@ -217,7 +219,7 @@ class World:
             registrations=self.device.listed(),
             truncated=False,
         )
-        self.stale = False
+        self.stale = self.stale and "not learned" in self.steps[-1]
 
     def wrong(self) -> list[str]:
         if self.stale:

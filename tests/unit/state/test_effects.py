@@ -55,8 +55,8 @@ def start(keys: dict[str, int], held: tuple | None = None, target: str = TARGET)
         lu=LU, nexus=D, generation=10, registrations=tuple(described), truncated=False, paths=paths
     )
     state = new_state(LU, target)
-    if keys and target == SPDK:
-        # Its READ FULL STATUS is believed beside READ KEYS only.
+    if keys and target in (SPDK, OTHER):
+        # Their READ FULL STATUS is believed beside READ KEYS only.
         listed = tuple(keys.values())
         state = apply(
             state, KeysRead(lu=LU, nexus=D, generation=10, keys=listed, truncated=False)

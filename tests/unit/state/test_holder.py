@@ -57,6 +57,7 @@ def told(target: str, *, by: str = "naa.1", kind: ReservationType = WERO) -> LuS
     state = apply(state, PathsSeen(lu=LU, nexus="", paths=PATHS)).state
     keys = {"naa.1": 1, "naa.2": 2, "naa.9": 3, "naa.8": 3}
     listed = (descriptor(port, key, kind if by == port else None) for port, key in keys.items())
+    state = apply(state, keys_read(5, *keys.values())).state
     return apply(state, full(5, *listed)).state
 
 
@@ -186,6 +187,7 @@ def test_a_holder_that_preempts_the_key_it_reserved_with_may_remove_others() -> 
     state = send(state, A, Action.RESERVE, 1, 0, WERO, start_ns=3000, done_ns=3001).state
     state = send(state, A, Action.REGISTER, 1, 7, start_ns=3100, done_ns=3101).state
     listed = descriptor("naa.1", 7, WERO), descriptor("naa.9", 1)
+    state = apply(state, keys_read(7, 7, 1, at=3150)).state
     state = apply(state, full(7, *listed, at=3200)).state
     state = apply(state, reserved(1, generation=7, at=3300)).state
     assert doubted(state) == frozenset()

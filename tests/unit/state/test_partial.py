@@ -30,7 +30,7 @@ from prtrace.model import (
     ReservationType,
     Unsupported,
 )
-from prtrace.state.access import may
+from prtrace.state.access import Standing, may, standing
 from prtrace.state.apply import apply, new_state
 from prtrace.state.codec import from_json, to_json
 from prtrace.state.draft import LONG_AGO
@@ -113,15 +113,17 @@ def test_a_generation_that_can_be_anything_proves_nothing() -> None:
 @pytest.mark.parametrize("target", [TARGET, OTHER])
 def test_a_reply_that_contradicts_what_was_observed(target: str) -> None:
     """READ FULL STATUS shows another key than the REGISTER that nothing has followed."""
+    # Of a target that is not known this one could be in the other byte order.
+    other = 0xA << 56 if target == TARGET else 0xB
     state = send(
         start({}, None, target), A, Action.REGISTER, 0, 0xA, start_ns=20, done_ns=30
     ).state
-    change = apply(state, full(11, descriptor("naa.2001", 0xA << 56)))
+    change = apply(state, full(11, descriptor("naa.2001", other)))
     assert keys(change.state) == {A: 0xA}
     assert Fact.REGISTRATIONS in doubted(change.state)
     assert "contradicts what was observed" in change.effect
     # Repeating it does not make it right; READ KEYS that says so, too, does.
-    again = apply(change.state, full(11, descriptor("naa.2001", 0xA << 56), at=3000)).state
+    again = apply(change.state, full(11, descriptor("naa.2001", other), at=3000)).state
     assert keys(again) == {A: 0xA}
 
 
@@ -133,9 +135,10 @@ def test_two_replies_of_one_generation_that_differ() -> None:
     assert keys(change.state) == {}
 
 
+@pytest.mark.parametrize("target", [SPDK, OTHER])
 @pytest.mark.parametrize("told", ["READ KEYS", "REGISTER"])
-def test_spdk_turns_numbers_round(told: str) -> None:
-    state = start({}, None, SPDK)
+def test_spdk_turns_numbers_round(told: str, target: str) -> None:
+    state = start({}, None, target)
     state = send(state, A, Action.REGISTER, 0, 0xA, start_ns=20, done_ns=30).state
     if told == "READ KEYS":
         state = apply(state, keys_read(11, 0xA)).state
@@ -144,17 +147,23 @@ def test_spdk_turns_numbers_round(told: str) -> None:
     assert state.doubts == ()
 
 
-@pytest.mark.parametrize("key", [0xA << 56, 0xA, 0x11 * 0x0101010101010101])
-def test_a_byte_order_that_nothing_shows_teaches_nothing(key: int) -> None:
+PALINDROME = 0x11 * 0x0101010101010101
+
+
+@pytest.mark.parametrize("target", [SPDK, OTHER])
+@pytest.mark.parametrize("key", [0xA << 56, 0xA])
+def test_a_byte_order_that_nothing_shows_teaches_nothing(key: int, target: str) -> None:
     """READ FULL STATUS alone, at a PRGENERATION of which nothing else is known."""
     seen = full(3, descriptor("naa.9", key, 1 << 8))
-    fresh = apply(new_state(LU, SPDK), seen)
+    fresh = apply(new_state(LU, target), seen)
     assert (keys(fresh.state), doubted(fresh.state) - {Fact.GENERATION}) == (
         {},
         {Fact.REGISTRATIONS, Fact.RESERVATION},
     )
     assert "byte order" in fresh.effect
-    state = send(start({}, None, SPDK), A, Action.REGISTER, 0, 0xA, start_ns=20, done_ns=30).state
+    state = send(
+        start({}, None, target), A, Action.REGISTER, 0, 0xA, start_ns=20, done_ns=30
+    ).state
     later = apply(state, full(13, descriptor("naa.2001", key, 1 << 8))).state
     assert keys(later) == {A: 0xA}
     assert doubted(later) >= {Fact.REGISTRATIONS, Fact.RESERVATION}
@@ -163,6 +172,27 @@ def test_a_byte_order_that_nothing_shows_teaches_nothing(key: int) -> None:
         told = apply(later, keys_read(13, 0xA, at=3000)).state
         told = apply(told, full(13, descriptor("naa.2001", key, 1 << 8), at=4000)).state
         assert (keys(told), told.doubts) == ({"naa.2001,1": 0xA}, ())
+
+
+def test_keys_that_are_alike_in_both_byte_orders_are_at_any_target_ports() -> None:
+    """READ KEYS does not show how the target ports are to be read, so asking again is no use."""
+    path = LocalNexus(A, LU, initiator_port="naa.9", relative_target_port=1)
+    for relative in (1, 1 << 8):
+        state = apply(new_state(LU, OTHER), PathsSeen(lu=LU, nexus="", paths=(path,))).state
+        state = apply(state, keys_read(3, PALINDROME)).state
+        state = apply(state, full(3, descriptor("naa.9", PALINDROME, relative))).state
+        assert (keys(state), state.doubts) == ({"naa.9,*": PALINDROME}, ())
+        assert standing(state, A) is Standing.UNKNOWN
+
+
+def test_keys_that_are_none_of_those_known_are_doubt_in_any_byte_order() -> None:
+    """LIO does not count an unregistration, so that the same PRGENERATION proves nothing."""
+    state = send(start({A: 1, B: 2}, None, OTHER), B, Action.REGISTER, 2, 0).state
+    assert not apply(state, full(10, descriptor(port_of(A), 1))).state.doubts
+    assert not apply(state, full(10, descriptor(port_of(A), 1 << 56))).state.doubts
+    other = apply(state, full(10, descriptor("naa.9", 3))).state
+    assert doubted(other) == {Fact.REGISTRATIONS, Fact.RESERVATION}
+    assert keys(other) == {A: 1}
 
 
 @given(
@@ -202,7 +232,8 @@ def test_who_registered_is_not_kept_where_it_may_have_been_made_anew() -> None:
 
 
 def test_one_descriptor_for_all_target_ports() -> None:
-    """As SPC-4 6.15.5 describes it: every nexus of that initiator port is registered.
+    """As SPC-4 6.15.5 describes it every nexus of that initiator port is registered; as LIO lists
+    them, it is the one of them that is left.
 
     What others of them have is not known any more once one of them changes: a device may have
     more target ports than are visible here, or none.
@@ -212,12 +243,16 @@ def test_one_descriptor_for_all_target_ports() -> None:
         for number, nexus in enumerate((A, B), 1)
     )
     state = apply(new_state(LU, OTHER), PathsSeen(lu=LU, nexus="", paths=paths)).state
+    state = apply(state, keys_read(1, 5)).state
     state = apply(state, full(1, descriptor("naa.1", 5, 0, all_target_ports=True))).state
-    assert keys(state) == {A: 5, B: 5, "naa.1,*": 5}
-    assert state.doubts == ()
+    assert (keys(state), state.doubts) == ({"naa.1,*": 5}, ())
+    assert {standing(state, each) for each in (A, B)} == {Standing.UNKNOWN}
     # READ KEYS may list it once, or once for each port.
     for listed in ((5,), (5, 5), (5, 5, 5, 5)):
         assert not apply(state, keys_read(1, *listed, at=3000)).state.unattributed
+    # Who sends its key has it.
+    state = send(state, A, Action.REGISTER, 5, 5).state
+    assert A in keys(state)
     left = send(state, A, Action.REGISTER, 5, 0).state
     assert Fact.REGISTRATIONS in doubted(left)
     holding = full(1, descriptor("naa.1", 5, 0, all_target_ports=True, holder=True, type=WEAR))
@@ -243,7 +278,8 @@ def test_a_key_that_is_for_all_target_ports_explains_no_other_port_s() -> None:
 def test_a_nexus_whose_key_is_gone_may_have_another_s() -> None:
     """A key that is for all target ports hides it: READ KEYS does not say who is registered."""
     wild, other = descriptor("naa.1", 5, 0, all_target_ports=True), descriptor("naa.2", 6)
-    state = apply(new_state(LU, OTHER), full(1, wild, other)).state
+    state = apply(new_state(LU, OTHER), keys_read(1, 5, 6, at=100)).state
+    state = apply(state, full(1, wild, other)).state
     assert not state.doubts
     state = apply(state, keys_read(1, 5, 5, 5, at=3000)).state
     assert Fact.REGISTRATIONS in doubted(state)
@@ -491,6 +527,7 @@ def test_aptpl_of_a_command_that_may_not_have_changed_it(known) -> None:
 def test_how_many_go_is_not_known_where_one_stands_for_any_target_ports() -> None:
     path = LocalNexus(A, LU, initiator_port="naa.1", relative_target_port=1)
     state = apply(new_state(LU, OTHER), PathsSeen(lu=LU, nexus="", paths=(path,))).state
+    state = apply(state, keys_read(1, 5)).state
     state = apply(state, full(1, descriptor("naa.1", 5, 0, all_target_ports=True))).state
     assert not state.doubts
     assert Fact.GENERATION in doubted(send(state, A, Action.CLEAR, 5).state)
@@ -502,6 +539,7 @@ def test_a_key_binds_no_nameless_path_that_may_be_registered_for_all_target_port
     state = apply(state.state, keys_read(0)).state
     state = send(state, A, Action.REGISTER, 0, 5, start_ns=1100, done_ns=1200).state
     everywhere = descriptor("naa.1", 5, 0, all_target_ports=True)
+    state = apply(state, keys_read(1, 5, 5, at=1300)).state
     state = apply(state, full(1, descriptor("naa.9", 5), everywhere)).state
     assert all(each.maybe_local for each in state.registrations.values())
     assert state.registrations.keys() == {"naa.9,1", "naa.1,*"}
@@ -560,6 +598,7 @@ def test_a_key_is_not_taken_for_that_of_a_nexus_with_other_ports() -> None:
         LocalNexus(B, LU),
     )
     state = apply(new_state(LU, OTHER), PathsSeen(lu=LU, nexus="", paths=paths)).state
+    state = apply(state, keys_read(5, 7)).state
     state = apply(state, full(5, descriptor("naa.9", 7))).state
     assert state.registrations["naa.9,1"].maybe_local
     reserved_by = send(state, A, Action.RESERVE, 7, 0, WERO).state

@@ -12,6 +12,7 @@ from prtrace.model import (
     AttentionSeen,
     FullStatus,
     FullStatusRead,
+    KeysRead,
     LocalNexus,
     NotWatched,
     Outcome,
@@ -22,6 +23,7 @@ from prtrace.model import (
 )
 from prtrace.state.apply import apply, new_state
 from prtrace.state.codec import from_json, to_json
+from prtrace.state.quirks import profile_of
 from prtrace.state.unit import Fact, LuState
 
 LU = "naa.6001405"
@@ -59,8 +61,11 @@ class Fold:
         return self.see(PrOut, nexus, action=action, key=key, sa_key=sa_key, type=kind, **fields)
 
     def read(self, nexus: str, generation: int, *listed: FullStatus, **fields) -> LuState:
-        told = {"generation": generation, "registrations": listed, "truncated": False}
-        return self.see(FullStatusRead, nexus, **told, **fields)
+        told = {"generation": generation, "truncated": False}
+        if profile_of(self.target).turns_full_status is not False:
+            keys = tuple(each.key for each in listed)
+            self.see(KeysRead, nexus, **told, keys=keys, **fields)
+        return self.see(FullStatusRead, nexus, **told, registrations=listed, **fields)
 
 
 def path(nexus: str, port: str | None, relative: int | None = 1, life: int = 0, **more):

@@ -13,6 +13,7 @@ from prtrace.model import (
     ConflictSeen,
     FullStatus,
     FullStatusRead,
+    KeysRead,
     LocalNexus,
     NotWatched,
     Outcome,
@@ -27,6 +28,7 @@ from prtrace.state.codec import from_json, to_json
 
 LU = "naa.1"
 TARGET = "LIO-ORG/disk/4.0"
+RENAMED = "SYNOLOGY/iSCSI Storage/4.0"
 PORTS = {"1:0:0:0": "iqn.x:me,i,0x00023d000001", "2:0:0:0": "iqn.x:me,i,0x00023d010002"}
 KEYS = {"1:0:0:0": 1, "2:0:0:0": 2}
 HOLDER = "iqn.y:other,i,0x00023d000001"
@@ -45,9 +47,10 @@ class Lio:
 class World:
     """The unit and what is known of it.  current: nothing happened unseen since it was read."""
 
-    def __init__(self, lio: Lio) -> None:
+    def __init__(self, lio: Lio, target: str = TARGET) -> None:
         self.lio = lio
-        self.state = new_state(LU, TARGET, 1)
+        self.target = target
+        self.state = new_state(LU, target, 1)
         self.now = 1000
         self.current = False
         self.see(PathsSeen, paths=tuple(map(path, PORTS)))
@@ -55,7 +58,7 @@ class World:
     def see(self, kind, nexus: str = "", **fields) -> None:
         self.now += 10
         span = {"start_ns": self.now - 5, "done_ns": self.now, "time": self.now}
-        seen = kind(lu=LU, nexus=nexus, target=TARGET, **span, **fields)
+        seen = kind(lu=LU, nexus=nexus, target=self.target, **span, **fields)
         self.state = apply(self.state, seen).state
         assert from_json(to_json(self.state)) == self.state
 
@@ -97,8 +100,9 @@ class World:
     def read(self) -> None:
         listed = [status(HOLDER, 9, holder=True)]
         listed += [status(PORTS[nexus], KEYS[nexus]) for nexus in sorted(self.lio.registered)]
-        told = {"generation": self.lio.generation, "registrations": tuple(listed)}
-        self.see(FullStatusRead, TWO, truncated=False, **told)
+        told = {"generation": self.lio.generation, "truncated": False}
+        self.see(KeysRead, TWO, keys=tuple(each.key for each in listed), **told)
+        self.see(FullStatusRead, TWO, registrations=tuple(listed), **told)
         self.current = not self.state.doubts
 
     def judge(self, what: object) -> int:
@@ -136,12 +140,13 @@ STEPS = [
 @pytest.mark.parametrize(
     "registered", [frozenset(), frozenset({ONE}), frozenset(PORTS)], ids=["none", "one", "both"]
 )
-def test_whoever_is_said_to_be_let_in_is_let_in(registered: frozenset[str]) -> None:
+@pytest.mark.parametrize("target", [TARGET, RENAMED])
+def test_whoever_is_said_to_be_let_in_is_let_in(registered: frozenset[str], target: str) -> None:
     """Every sequence of three steps, from every state of LIO that a first reading may find."""
     certain = 0
     for bit in {bool(registered), False}:
         for steps in product(STEPS, repeat=3):
-            world = World(Lio(registered, bit))
+            world = World(Lio(registered, bit), target)
             world.read()
             for step in steps:
                 world.act(*step)
