@@ -51,7 +51,7 @@ def figures(seconds: float, commands: int) -> tuple[dict[str, Any], str]:
         begun = machine.run(f"sh -c {shlex.quote(START)}", timeout=300)
         assert begun.status == 0, begun.output[-4000:]
         script = RUN.format(seconds=seconds, commands=commands)
-        limit = seconds + 300
+        limit = pace.limit(seconds + 300)
         done = machine.run(f"sh -c {shlex.quote(script)}", timeout=limit, sink=_shown)
         assert done.status == 0, done.output[-4000:]
     told: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
