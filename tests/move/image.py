@@ -118,7 +118,9 @@ def _boot(kernel: Path, initramfs: Path, folder: Path) -> None:
             if process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"no guest: {(folder / 'console.out').read_text()[-2000:]}")
             time.sleep(0.1)
-        asyncio.run(asyncio.wait_for(_write_state(folder), BOOT_S))
+        written = migrate(folder / "qmp", f"exec:cat > {folder}/state")
+        if not asyncio.run(asyncio.wait_for(written, BOOT_S)):
+            raise RuntimeError("the guest's state cannot be written")
     finally:
         process.kill()
         process.wait()
@@ -131,17 +133,18 @@ def console(path: Path) -> tuple[str, ...]:
     return ("-chardev", f"pipe,id=console,path={path}", "-serial", "chardev:console")
 
 
-async def _write_state(folder: Path) -> None:
+async def migrate(socket: Path, uri: str) -> bool:
+    """Have the QEMU at socket migrate there; whether it did, and not failed."""
     client = QMPClient()
-    await client.connect(str(folder / "qmp"))
+    await client.connect(str(socket))
     with client.listener("MIGRATION") as events:
         capabilities = [{"capability": "events", "state": True}]
         await client.execute("migrate-set-capabilities", {"capabilities": capabilities})
-        await client.execute("migrate", {"uri": f"exec:cat > {folder}/state"})
-        while (status := (await events.get())["data"]["status"]) != "completed":
-            if status == "failed":
-                raise RuntimeError("the guest's state cannot be written")
+        await client.execute("migrate", {"uri": uri})
+        while (status := (await events.get())["data"]["status"]) not in ("completed", "failed"):
+            pass
     await client.disconnect()
+    return bool(status == "completed")
 
 
 if __name__ == "__main__":

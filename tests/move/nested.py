@@ -6,6 +6,7 @@ import asyncio
 import re
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -17,6 +18,17 @@ STEP_S = 300
 UUID = "5c6f9c4e-0d1f-4c52-8b5b-0c4a5f7d9f11"
 
 
+@dataclass(frozen=True)
+class Emulator:
+    """A QEMU: how it is called, and what every scsi-block device of it is given."""
+
+    command: tuple[str, ...] = ("qemu-system-x86_64",)
+    properties: str = ""
+
+
+THIS_MACHINES = Emulator()
+
+
 class Guest:
     """name: also of its files in folder.  disks: node and, where a proxy is asked, its socket.
 
@@ -24,12 +36,17 @@ class Guest:
     """
 
     def __init__(
-        self, folder: Path, name: str, incoming: str, *disks: tuple[str, Path | None]
+        self,
+        folder: Path,
+        name: str,
+        incoming: str,
+        *disks: tuple[str, Path | None],
+        emulator: Emulator = THIS_MACHINES,
     ) -> None:
         self.name = name
         self.qmp = folder / f"{name}.qmp"
         self._console = folder / name
-        command = ["qemu-system-x86_64", "-name", f"guest={name},debug-threads=on",
+        command = [*emulator.command, "-name", f"guest={name},debug-threads=on",
                    "-uuid", UUID, *MACHINE, *console(self._console),
                    "-qmp", f"unix:{self.qmp},server=on,wait=off",
                    "-incoming", incoming]  # fmt: skip
@@ -39,6 +56,7 @@ class Guest:
                 command += ["-object", f"pr-manager-helper,id=pr{number},path={helper}"]
                 drive += f",file.pr-manager=pr{number}"
             device = f"scsi-block,bus=scsi.0,scsi-id={number},drive=d{number},share-rw=on"
+            device += emulator.properties
             command += ["-drive", drive, "-device", device]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
@@ -116,9 +134,15 @@ def _octets(dump: str) -> bytes:
     return bytes.fromhex("".join(lines[0].split())) if lines else b""
 
 
-def started(folder: Path, name: str, snapshot: str, *disks: tuple[str, Path | None]) -> Guest:
+def started(
+    folder: Path,
+    name: str,
+    snapshot: str,
+    *disks: tuple[str, Path | None],
+    emulator: Emulator = THIS_MACHINES,
+) -> Guest:
     """A guest that goes on from snapshot, once it has found its disks."""
-    guest = Guest(folder, name, f"exec:cat {snapshot}", *disks)
+    guest = Guest(folder, name, f"exec:cat {snapshot}", *disks, emulator=emulator)
     # What is typed before the state is there goes to a console that the state replaces.
     guest.wait_until("running")
     for number in range(len(disks)):

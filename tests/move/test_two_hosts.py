@@ -15,19 +15,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from labkit import roots
 from labkit.control import CompletedRun
 from labkit.machine import Machine
 from labkit.qemu import Link, Shape
 from labkit.target import TargetSpec, Unit, UnitPath
 from labkit.waiting import await_that
 
+from move import image
+
 KEY = 0x4B4B
 PRTRACE = ("python3", "-m", "prtrace")
 PORTAL = "10.0.0.1"
+CALLER = "10.0.0.2"
 LOOP, ISCSI = 0, 1
 OTHER_KEY = 0xC3C3
 WE, WERO, WEAR = 1, 5, 7
 IN_DOUBT = 4
+BLOCKED = 11
 pytestmark = pytest.mark.timeout(600)
 
 ORACLE = """\
@@ -119,6 +124,36 @@ class Host:
 
 
 @dataclass(frozen=True)
+class OwnMove:
+    """A host's side in a migration that QEMU does all by itself: own_move.py."""
+
+    host: Host
+
+    def start(self, *words: str) -> None:
+        """Begin with these arguments."""
+        command = shlex.join(("python3", "tests/move/own_move.py", *words))
+        self.host.run("bash", "-c", f"setsid {command} </dev/null >/run/own.log 2>&1 &")
+
+    def says(self, what: str) -> None:
+        """Wait until it says so."""
+        await_that(
+            what,
+            lambda: self.host.run("grep", "-sxF", what, "/run/own/said", expect=None).status == 0,
+            300,
+            told=lambda: self.host.run("cat", "/run/own.log", "/run/own/said", expect=None).output,
+        )
+
+    def goes(self) -> None:
+        """The source is to migrate now."""
+        self.host.run("touch", "/run/own/go")
+
+    def ends(self) -> None:
+        """Nobody needs its QEMU any more; what that said is printed."""
+        self.host.run("touch", "/run/own/end")
+        self.host.run("cat", "/run/own.log", expect=None)
+
+
+@dataclass(frozen=True)
 class Hosts:
     """Both machines, each with its agent."""
 
@@ -164,7 +199,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     here = TargetSpec(nexuses=1, transport="loop,iscsi", portal=PORTAL)
     there = TargetSpec(nexuses=1, transport="iscsi", portal=PORTAL, remote=True)
     listening = Shape(link=Link(socket, f"{PORTAL}/24", listens=True))
-    calling = Shape(link=Link(socket, "10.0.0.2/24", listens=False))
+    calling = Shape(link=Link(socket, f"{CALLER}/24", listens=False))
     with ExitStack() as machines:
         a = Host(machines.enter_context(Machine("6.1", here, shape=listening)))
         # It takes its time while the other machine starts.
@@ -207,36 +242,45 @@ def test_both_agents_know_of_a_rollback(hosts: Hosts, upto: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_what_qemus_own_move_did_to_the_others_is_told(hosts: Hosts) -> None:
-    """QEMU 11 moves a reservation of type 7: its two commands, and what both agents saw.
+    """QEMU 11 moves a guest's reservation of type 7 by itself, and both agents watch it.
 
-    No QEMU of that version is here: sg_persist sends what it sends, under its name.  The guest's
-    QEMU on the source only goes; another node holds, too, as every registrant of type 7 does.
+    Another node holds, too, as every registrant of type 7 does.
     """
+    root, snapshot = roots.root("trixie", roots.QEMU_11), image.snapshot()
     here, other = hosts.a.unit.paths[LOOP], hosts.a.unit.paths[ISCSI]
-    for path, words in (
-        (here, f"--register-ignore --param-sark={KEY:x}"),
-        (here, f"--clear --param-rk={KEY:x}"),
-        (here, f"--register --param-sark={KEY:x}"),
-        (other, f"--register --param-sark={OTHER_KEY:x}"),
-        (here, f"--reserve --param-rk={KEY:x} --prout-type={WEAR}"),
-    ):
+    for words in (f"--register-ignore --param-sark={KEY:x}", f"--clear --param-rk={KEY:x}"):
+        hosts.a.run("sg_persist", "--out", *words.split(), here.block)
+    guests = [OwnMove(hosts.a), OwnMove(hosts.b)]
+    try:
+        guests[0].start("source", str(root), here.block, f"{CALLER}:4444", str(snapshot))
+        guests[0].says("reserved")
+        words = f"--register --param-sark={OTHER_KEY:x}"
         # A unit attention of what was before may come first.
-        for _ in range(3):
-            if not hosts.a.run(
-                "sg_persist", "--out", *words.split(), path.block, expect=None
-            ).status:
-                break
-    reserved = hosts.a.says()["reservation"]
-    assert reserved[0] == WEAR
-    assert len(reserved[1]) == 2
-    hosts.b.run("sg_turs", hosts.there.sg, expect=None)
-    hosts.b.run("cp", "/usr/bin/sg_persist", "/run/qemu-system-x86")
-    for words in (
-        f"--register --param-sark={KEY:x}",
-        f"--preempt --param-rk={KEY:x} --param-sark={KEY:x} --prout-type={WE}",
-    ):
-        hosts.b.run("/run/qemu-system-x86", "--out", *words.split(), hosts.there.block)
+        await_that(
+            "the other node registers",
+            lambda: (
+                hosts.a.run("sg_persist", "--out", *words.split(), other.block, expect=None).status
+                == 0
+            ),
+        )
+        reserved = hosts.a.says()["reservation"]
+        assert reserved[0] == WEAR
+        assert len(reserved[1]) == 2
+        hosts.b.run("sg_turs", hosts.there.sg, expect=None)
+        refused = hosts.a.prtrace("check", here.block, expect=BLOCKED).output
+        assert "migrate-pr=on" in refused
+
+        guests[1].start("destination", str(root), hosts.there.block, f"{CALLER}:4444")
+        guests[1].says("waits")
+        guests[0].goes()
+        guests[0].says("moved")
+        guests[0].says("lost 0")
+        guests[1].says("writes")
+    finally:
+        for guest in guests:
+            guest.ends()
     hosts.b.shown()
     hosts.a.run("sg_turs", here.sg, expect=None)
     hosts.a.shown()

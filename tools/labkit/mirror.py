@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,15 +119,18 @@ class Archive:
         self._write_sources((*_OWN, *self._foreign))
         self._apt("apt-get", "update", timeout=600)
 
-    def sources(self, release: str) -> list[str]:
-        """The apt source lines of release, its updates and its security suite; within alone()."""
+    def sources(self, release: str, more: Iterable[str] = ()) -> list[str]:
+        """The apt source lines of release, its updates and its security suite; within alone().
+
+        more: names of other suites.
+        """
         if not any(self._folder.glob("keyring/**/*.gpg")):
             self.update()
         keyring = self._folder / "keyring" / _HOST_KEYRING.relative_to("/")
         mirror = addresses()
         lines = [
             f"deb [signed-by={keyring}] {mirror.archive} {suite} main"
-            for suite in (release, f"{release}-updates")
+            for suite in (release, f"{release}-updates", *more)
         ]
         if mirror.security:
             lines.append(f"deb [signed-by={keyring}] {mirror.security} {release}-security main")

@@ -29,6 +29,12 @@ LIBVIRT = ("libvirt-daemon-system", "libvirt-clients", "python3-libvirt", "qemu-
            "python3-psutil", "libbpf1", "sg3-utils", "strace")  # fmt: skip
 """A host with libvirt, and what prtrace depends on."""
 
+QEMU_11 = tuple(
+    f"{name}/trixie-backports"
+    for name in ("qemu-system-x86", "qemu-system-common", "qemu-system-data", "seabios")
+)
+"""The QEMU that moves a reservation by itself (migrate-pr), for a root of trixie."""
+
 _TIMEOUT_S = 1800
 
 # The root is the lower layer of a file system that is thrown away; the network is not there.
@@ -54,7 +60,8 @@ chroot "$WORK/root" \\
 def root(release: str, packages: Iterable[str]) -> Path:
     """The folder of a root of release with packages and what they depend on; made when missing.
 
-    Raises LabError where mmdebstrap fails; its messages are in the error.
+    A package of another suite is "NAME/SUITE", and so is each that it needs from there.  Raises
+    LabError where mmdebstrap fails; its messages are in the error.
     """
     if release not in RELEASES:
         raise LabError(f"{release} is none of {', '.join(RELEASES)}")
@@ -129,7 +136,8 @@ def _copy_tree(into: Path) -> None:
 def _make(archive: Archive, release: str, packages: list[str], into: Path) -> None:
     if shutil.which("mmdebstrap") is None:
         raise LabError("mmdebstrap is not installed", hint="run ./tools/setup")
-    sources = archive.sources(release)
+    suites = {suite for _, _, suite in (name.partition("/") for name in packages) if suite}
+    sources = archive.sources(release, sorted(suites))
     done = subprocess.run(
         [
             "mmdebstrap",
@@ -138,6 +146,9 @@ def _make(archive: Archive, release: str, packages: list[str], into: Path) -> No
             # The mirror may be a snapshot whose dates are past; signatures are still checked.
             '--aptopt=Acquire::Check-Valid-Until "false"',
             "--aptopt=Apt::Install-Recommends false",
+            # The keyring is in a cache that apt's own unprivileged user may not reach: /root is
+            # its owner's alone.
+            '--aptopt=APT::Sandbox::User "root"',
             "--dpkgopt=path-exclude=/usr/share/doc/*",
             "--dpkgopt=path-exclude=/usr/share/locale/*",
             *(release, str(into), *sources),
