@@ -103,6 +103,8 @@ def serve(link: socket.socket) -> None:
                 return
             if message[:1] == b"+":
                 _, number = _BEGIN.unpack(message)
+                if len(living) >= _MOST:
+                    living = {each for each in living if not os.waitpid(each, os.WNOHANG)[0]}
                 # Without the descriptor the kernel had none left for it.
                 pid = _forked(given[0], most) if given and len(living) < _MOST else 0
                 for end in given:

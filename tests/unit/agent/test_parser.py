@@ -162,6 +162,15 @@ def test_units_of_which_there_are_more_than_parsers(monkeypatch: pytest.MonkeyPa
     child.end()
 
 
+def test_one_that_nobody_had_ended_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its socket is closed, and it ends by itself."""
+    monkeypatch.setattr(parser, "_MOST", 2)
+    with parsers() as given:
+        monkeypatch.setattr(given, "end", lambda process: process.close())
+        for _ in range(3):
+            asked(given, ON[:2], False)
+
+
 def test_more_of_them_than_there_may_be(
     monkeypatch: pytest.MonkeyPatch, taken_over: Callable[[Answering], None]
 ) -> None:
