@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from prtrace.model import FullStatus, FullStatusRead, LocalNexus, Nexus, ReservationType
-from prtrace.state.binding import Bound, bind
+from prtrace.state.binding import Bound, bind, may_be
 from prtrace.state.doubt import ALL
 from prtrace.state.draft import MAX_REGISTRATIONS, Draft
 from prtrace.state.order import another_overlaps
@@ -21,6 +21,8 @@ from prtrace.state.paths import by_address
 from prtrace.state.registering import FURTHER
 from prtrace.state.unit import Census, Fact, Registration, Reservation, Source
 
+_NAMED = 8
+"""Nexuses that an effect names at most."""
 ONE_LOOK_NS = 1_000_000_000
 """Between two commands of a process that looks at a unit once."""
 
@@ -83,6 +85,31 @@ def learn_full_status(draft: Draft, seen: FullStatusRead) -> None:
         draft.say("corrected by reading: " + _summary(draft))
     else:
         draft.say("read: " + _summary(draft))
+    if gone := _gone(draft, before[0]):
+        draft.say("not registered any more: " + ", ".join(gone[:_NAMED]))
+
+
+def _gone(draft: Draft, before: Mapping[Nexus, Registration]) -> list[Nexus]:
+    """Those that were registered before the reply, and are not after it under whatever name."""
+    if draft.unattributed:
+        return []
+    gone = []
+    for nexus, was in before.items():
+        path = draft.paths.get(nexus)
+        ports = LocalNexus(
+            nexus,
+            draft.lu,
+            initiator_port=was.initiator_port if path is None else path.local.initiator_port,
+            relative_target_port=(
+                was.relative_target_port if path is None else path.local.relative_target_port
+            ),
+        )
+        if ports.initiator_port and not any(
+            may_be(each.initiator_port, each.relative_target_port, ports)
+            for each in draft.registrations.values()
+        ):
+            gone.append(nexus)
+    return gone
 
 
 def _former(draft: Draft) -> Mapping[Nexus, Registration]:

@@ -340,3 +340,20 @@ def test_the_age_of_what_is_known(known) -> None:
         fold.send("1:0:0:0", Action.CLEAR, 0xA1)
         assert fold.state.confirmed[Fact.REGISTRATIONS].at == fold.now - 5
         assert fold.state.as_of == read_at, "CLEAR does not tell PRGENERATION"
+
+
+@pytest.mark.parametrize("target", [TARGET, FORGETFUL[0]])
+def test_who_is_not_registered_any_more_is_named_where_its_path_is_away(target: str) -> None:
+    """It held nothing, and another host took its registration away meanwhile."""
+    fold = held_by_host1(target)
+    fold.read("1:0:0:0", 2, status(HOST1, 0xA1, holder=True), status(HOST2, 0xB2))
+    fold.paths(path("1:0:0:0", HOST1, life=11))
+    fold.read("1:0:0:0", 3, status(HOST1, 0xA1, holder=True))
+    assert f"not registered any more: {HOST2},1" in fold.effect
+    fold.read("1:0:0:0", 3, status(HOST1, 0xA1, holder=True))
+    assert "not registered" not in fold.effect
+    # Under another name it is there still.
+    fold.paths(path("4:0:0:0", HOST1, life=41))
+    fold.read("4:0:0:0", 3, status(HOST1, 0xA1, holder=True))
+    assert fold.state.registrations.keys() == {"4:0:0:0"}
+    assert "not registered" not in fold.effect
