@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -206,9 +206,9 @@ class Counters:
             if not any(grown):
                 continue
             meta[f"count/{counts.nexus}"] = self._told_text(counts.count[:_CAUSES])
-            events += (
-                self._counted(counts, cause, grown[cause], skew) for cause in Cause if grown[cause]
-            )
+            for cause in Cause:
+                if grown[cause]:
+                    events += self.counted(counts, cause, grown[cause], skew)
         events += self._losses(meta, skew)
         suspects = self._unfinished(meta)
         events += (
@@ -258,20 +258,32 @@ class Counters:
                 found.append(Counts.parse(key, value))
         return found
 
-    def _counted(self, counts: Counts, cause: Cause, grown: int, skew: int) -> Event:
+    def counted(self, counts: Counts, cause: Cause, grown: int, skew: int) -> Iterator[Event]:
+        """The events of what was counted of one cause on one nexus.
+
+        A sample shows of which unit one of them is; where there is none, the address does.  Where
+        that led to another unit a moment ago, all units in question are in doubt for the rest.
+        """
         samples = self._samples.get(counts.nexus, {})
         sample = samples.get(cause)
         page83 = next((each.page83 for each in samples.values()), b"")
         nexus = self._surroundings.nexus(counts.nexus)
         conflict = cause is Cause.CONFLICT
-        return Event(
+        lu = self._surroundings.unit(counts.nexus, page83 if sample is None else sample.page83)
+        former = self._surroundings.former_units(counts.nexus) - {lu}
+        if former and (sample is None or grown > 1):
+            for each in sorted(former if sample is not None else {lu, *former}):
+                yield self._lost(each, counts.nexus, SIGN_UNSEEN)
+            if sample is None:
+                return
+        yield Event(
             epoch=self._epoch,
             time=counts.last_ns[cause] + skew,
             # When an attention's command was submitted was not counted: it may have been before
             # whatever raised one.
             start_ns=counts.last_ns[cause] if conflict else LONG_AGO,
             done_ns=counts.last_ns[cause],
-            lu=self._surroundings.unit(counts.nexus, page83),
+            lu=lu,
             nexus=counts.nexus,
             device="" if nexus is None else nexus.device,
             command=Command.CONFLICT if conflict else Command.UNIT_ATTENTION,

@@ -268,6 +268,10 @@ class Agent:
         meta = store.meta()
         self._name = meta.get(_NAME) or os.urandom(8).hex()
         self._tracker = Tracker(epoch, store.states(), self._surroundings, self._own)
+        # What was counted while no agent ran may be of units that were there meanwhile.
+        self._surroundings.note_former(
+            path.local for state in self._tracker.states.values() for path in state.paths.values()
+        )
         self._counters = Counters(
             attached.programs.maps,
             epoch,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from prtrace.agent.claims import Claims, sent_by_proxy
+from prtrace.agent.formerunits import FormerUnits
 from prtrace.agent.remapped import Remapped
 from prtrace.errors import MalformedError
 from prtrace.linux.nodes import bsg_major
@@ -75,6 +76,7 @@ class Surroundings:
     def __init__(self, claims: Iterable[Path] = (), opened: Opened | None = None) -> None:
         self.inventory: Inventory
         self._remapped = Remapped()
+        self._former = FormerUnits()
         self.scanned_at = self.scanned_ns = 0
         self.rescan()
         self._names: dict[bytes, str | None] = {}
@@ -104,8 +106,20 @@ class Surroundings:
 
     def _scanned(self, inventory: Inventory) -> None:
         inventory = self._remapped.applied(inventory)
+        if self.scanned_ns:
+            self.note_former(self.inventory.directory.nexuses.values(), inventory)
         self.inventory = inventory
         self.scanned_at, self.scanned_ns = time.time_ns(), time.monotonic_ns()
+
+    def note_former(
+        self, nexuses: Iterable[LocalNexus], inventory: Inventory | None = None
+    ) -> None:
+        """Note nexuses that were known before the inventory; None: the present one."""
+        self._former.note(nexuses, inventory or self.inventory, time.monotonic_ns())
+
+    def former_units(self, hctl: str) -> frozenset[str]:
+        """The designators of units that an address led to until a moment ago."""
+        return self._former.of(hctl, time.monotonic_ns())
 
     def unit(self, hctl: str, page83: bytes) -> str:
         """The unit's designator: from the record's own page 83h, else from sysfs.
