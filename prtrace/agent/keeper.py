@@ -31,7 +31,7 @@ KEPT: Final = (
 )
 """To load and attach (types of modules, fentry; SYSLOG: the addresses of functions)."""
 
-_LOOK, _MISSES, _CLAIMED, _CLAIM = "look", "misses", "claimed", "claim"
+_LOOK, _MISSES, _READERS, _CLAIM = "look", "misses", "readers", "claim"
 _NAME: Final = re.compile(r"[0-9a-f]{16}")
 _LONGEST_REQUEST: Final = 64
 _LONGEST: Final = 1 << 17
@@ -78,12 +78,11 @@ class _Work:
             return self.look()
         if what == _MISSES:
             return self.misses()
-        if _NAME.fullmatch(name):
-            if what == _CLAIMED:
-                return {"claimed": pins.claimed(self.attached.epoch, name)}
-            if what == _CLAIM:
-                self.attached.claim(name)
-                return {}
+        if what == _READERS:
+            return {"readers": [*pins.readers(self.attached.epoch)]}
+        if what == _CLAIM and _NAME.fullmatch(name):
+            self.attached.claim(name)
+            return {}
         raise PrtraceError("the keeper knows no such request")
 
 
@@ -145,9 +144,9 @@ class Keeper:
         told = self._ask(_MISSES)
         return Skipped(dict(told["ends"]), dict(told["signs"]))
 
-    def claimed(self, store: str) -> bool:
-        """See prtrace.probe.pins.claimed."""
-        return bool(self._ask(f"{_CLAIMED} {store}")["claimed"])
+    def readers(self) -> set[str]:
+        """See prtrace.probe.pins.readers."""
+        return set(self._ask(_READERS)["readers"])
 
     def claim(self, store: str) -> None:
         """See prtrace.probe.attach.Attached.claim."""

@@ -466,13 +466,24 @@ class Agent:
         happened to the units we know is unknown.  The store is told before the claim: an
         agent killed in between does it again.
         """
-        if not self._keeper.claimed(self._name):
-            self._tell_unwatched()
+        readers = self._keeper.readers()
+        if readers != {self._name}:
+            self._tell_unwatched(begun=bool(readers))
         self._keeper.claim(self._name)
 
-    def _tell_unwatched(self) -> None:
-        """Put every unit that is known in doubt: nobody was watching."""
+    def _tell_unwatched(self, *, begun: bool) -> None:
+        """Put every unit that is known in doubt: nobody was watching.
+
+        begun: other stores have had records of these programs, so that there is something before
+        the history of this one, of the units that are here as well.
+        """
+        if begun:
+            _log.warning(
+                "another store had the records of these programs: what happened before now is not "
+                "in this one"
+            )
         now, at = time.time_ns(), time.monotonic_ns()
+        units = self._tracker.everybody(Proposal()) if begun else self._tracker.states
         unknown = tuple(
             Event(
                 time=now,
@@ -482,7 +493,7 @@ class Agent:
                 command=Command.LOST,
                 problem=NOT_WATCHED,
             )
-            for lu in self._tracker.states
+            for lu in units
         )
         if not self._watch.tell(unknown, CounterReading(unknown, {_NAME: self._name})):
             raise StoreError(self._watch.stalled, hint="nothing is read before it can be stored")

@@ -313,14 +313,14 @@ def restore(epoch: Epoch, programs: Programs, store: str) -> list[str]:
         for name in lost:
             libbpf.bpf_obj_pin(wanted[name], str(folder / name))
         made += sorted(lost)
-    if store and not claimed(epoch, store):
+    if store and readers(epoch) != {store}:
         claim(epoch, store)
     return made
 
 
-def claimed(epoch: Epoch, store: str) -> bool:
-    """Whether the store of this name, and no other since, has had the epoch's records."""
-    return [path.name for path in epoch.path.glob(f"{_READER}*")] == [_READER + store]
+def readers(epoch: Epoch) -> set[str]:
+    """The names of the stores that have had the epoch's records; see claim()."""
+    return {path.name.removeprefix(_READER) for path in epoch.path.glob(f"{_READER}*")}
 
 
 def claim(epoch: Epoch, store: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -165,7 +166,13 @@ def test_what_cannot_go_on_puts_everything_in_doubt(target: Target) -> None:
 
         agent.kill()
         elsewhere = Path("/run/prtrace-elsewhere")
+        shutil.rmtree(elsewhere, ignore_errors=True)
         with Agent(state_dir=elsewhere) as visitor:
             visitor.settled(60)
+            told = sorted(visitor.events(), key=lambda each: each["seq"])
+            assert "another store had the records" in visitor.log
+        for built in target.units:
+            first = next(each for each in told if each["lu"] == built.lu)
+            assert first["problem"] == "nobody was watching", first
         unknown(agent, target, "another store")
         assert "Traceback" not in agent.log

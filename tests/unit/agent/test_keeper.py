@@ -46,8 +46,8 @@ def test_one_that_does_not_answer_is_told_and_not_asked_again(
     ours, theirs = ends
     keeper = Keeper(ours, patience=0.05)
     with pytest.raises(KeeperGoneError, match="does not answer"):
-        keeper.claimed("0123456789abcdef")
+        keeper.claim("0123456789abcdef")
     with pytest.raises(KeeperGoneError):
         keeper.skipped()
-    assert theirs.recv(100) == b"claimed 0123456789abcdef"
+    assert theirs.recv(100) == b"claim 0123456789abcdef"
     assert theirs.recv(100) == b"", "it does not hear that it may end"
