@@ -72,6 +72,8 @@ _VERIFY_LOOKS: Final = 4
 """How often, in the interval that --verify gives, the agent looks which units are due."""
 _FOLLOW_EVERY_S: Final = 5.0
 """Seconds between two looks whether what was written has reached the disk."""
+_DISK_PATIENCE_NS: Final = 5_000_000_000
+"""Nanoseconds that the disk may take for what was written; then nothing more is given to it."""
 _CHECK_EVERY_S: Final = 60.0
 _CHECK_BYTES_A_S: Final = 2 << 20
 _ENDS_EVERY: Final = 5
@@ -668,6 +670,7 @@ class Agent:
             self._watch.look_for_gaps()
             self._watch.look_at_store()
             self._look_into_store()
+            self._wait_for_disk()
             self._verify()
             self._staff.require_alive()
             self._keep()
@@ -700,6 +703,12 @@ class Agent:
         if whole:
             # Some 200 MiB a second: at most a hundredth of the time is spent on it.
             self._check_at = now + max(_CHECK_EVERY_S, self._store.bytes / _CHECK_BYTES_A_S)
+
+    def _wait_for_disk(self) -> None:
+        """Keep away from a disk that does not answer: whoever writes waits in the kernel."""
+        waiting = self._written.waiting
+        over = waiting is not None and time.monotonic_ns() - waiting.since_ns >= _DISK_PATIENCE_NS
+        self._watch.wait_for_disk(waiting.since if waiting is not None and over else None)
 
     def _check_store(self, loop: asyncio.AbstractEventLoop, whole: bool) -> None:
         found = self._written.failure() or (Store.damage(self._store.path) if whole else None)

@@ -28,7 +28,7 @@ from prtrace.linux.pathstate import is_quiet
 from prtrace.probe.record import Record, RecordKind
 from prtrace.probe.ring import Ring
 from prtrace.state.decode import END_LOST
-from prtrace.state.event import Command, Event
+from prtrace.state.event import Command, Event, rfc3339
 from prtrace.store.database import Aside, Store
 from prtrace.store.file import ReplacedError
 
@@ -39,6 +39,7 @@ _RESPONSIVE: Final = 0.1
 """Seconds that a batch should take: between two of them callers are answered."""
 _SLICE: Final = 0.05
 """Seconds that a drain takes of the loop's time, about: one batch more than that at most."""
+WAITS_FOR_DISK: Final = "what was written waits for the disk"
 GAP: Final = "their numbers are missing"
 """The problem of a LOST event for records that never came and were not counted as lost."""
 
@@ -84,6 +85,7 @@ class Watch:
         self._portion = _BATCH
         self._single = 0
         self._damaged = ""
+        self._waiting = ""
         self._unstored = ""
         self._uncounted = ""
         self._owed = 0
@@ -96,14 +98,14 @@ class Watch:
     @property
     def stalled(self) -> str:
         """Why what is known is older than what happened; "" where it is not."""
-        return self._damaged or self._unstored or self._uncounted
+        return self._damaged or self._waiting or self._unstored or self._uncounted
 
     def pump(self) -> bool:
         """Take one batch of records; returns whether there may be more.
 
         A store that fails leaves the records in the ring; see stalled.
         """
-        if self._damaged:
+        if self._damaged or self._waiting:
             return False
         raws: list[bytes] = []
         try:
@@ -261,6 +263,14 @@ class Watch:
         self._hold(error)
         self._damaged = error.message
 
+    def wait_for_disk(self, since: int | None) -> None:
+        """Give nothing to the store while the disk does not take what it was given.
+
+        Whoever writes then may have to wait in the kernel for as long as the disk does.  since:
+        when that was written, nanoseconds since the epoch; None: the disk has it.
+        """
+        self._waiting = "" if since is None else f"{WAITS_FOR_DISK} since {rfc3339(since)}"
+
     def tell(self, events: tuple[Event, ...], reading: CounterReading | None = None) -> bool:
         """Take events that come from no record; returns whether the store has them.
 
@@ -399,6 +409,9 @@ class Watch:
         self, proposal: Proposal, reading: CounterReading | None, aside: Iterable[Aside] = ()
     ) -> list[Event] | None:
         """Store a proposal and accept it; None where the store does not take it."""
+        if self._waiting:
+            self._idle.forget()
+            return None
         for event in self._owed_events:
             self._tracker.add_told(proposal, event)
         meta = {} if reading is None else dict(reading.meta)

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import logging
 import os
+import threading
+import time
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from prtrace.errors import StoreError
 from prtrace.store.failure import OF_THE_DISK, readonly
 
 _SUFFIXES: Final = ("", "-wal")
+_TOLD_AFTER_S: Final = 20.0
+"""Seconds that a disk may take for what was written to it before the log is told."""
+_TOLD_EVERY_S: Final = 600.0
+
+_log = logging.getLogger("prtrace.store")
+
+
+class Unanswered(NamedTuple):
+    """Since when somebody waits for the disk."""
+
+    since: int
+    """Nanoseconds since the epoch."""
+    since_ns: int
+    """The same on CLOCK_MONOTONIC."""
 
 
 class Written:
@@ -23,15 +41,46 @@ class Written:
     ext4 gets there by errors=remount-ro: Linux 6.12 marks the mount as read-only no more
     (d3476f3dad4a), and 6.1 lets writes to an open file succeed.
 
-    To be used by one thread at a time, not the one that may not wait for a disk.
+    To be used by one thread at a time, not the one that may not wait for a disk; but for waiting,
+    which any thread may look at.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._open: dict[str, int] = {}
+        self._told_at = -_TOLD_EVERY_S
+        self.waiting: Unanswered | None = None
 
     def failure(self) -> StoreError | None:
-        """Wait until all is on the disk; what was wrong where it is not.  Not told again."""
+        """Wait until all is on the disk; what was wrong where it is not.  Not told again.
+
+        A disk that does not answer is told to the log by a thread of its own: every other one may
+        have to wait for that disk by then.
+        """
+        self.waiting = Unanswered(time.time_ns(), time.monotonic_ns())
+        teller = threading.Timer(_TOLD_AFTER_S, self._tell)
+        teller.daemon = True
+        # Without a thread to spare the status alone tells.
+        with contextlib.suppress(RuntimeError):
+            teller.start()
+        try:
+            return self._failure()
+        finally:
+            teller.cancel()
+            self.waiting = None
+
+    def _tell(self) -> None:
+        now = time.monotonic()
+        if now - self._told_at >= _TOLD_EVERY_S:
+            self._told_at = now
+            _log.error(
+                "%s: what was written waits for the disk for %d s now, and nothing is stored until"
+                " the disk has it: see the kernel's log for why",
+                self._path,
+                _TOLD_AFTER_S,
+            )
+
+    def _failure(self) -> StoreError | None:
         for suffix in _SUFFIXES:
             try:
                 os.fdatasync(self._descriptor(suffix))

@@ -36,6 +36,7 @@ from labkit import pace
 from labkit.target import Unit
 from labkit.waiting import await_that
 
+from prtrace.agent.watch import WAITS_FOR_DISK
 from prtrace.linux.sgio import SgDevice
 from prtrace.model import Action
 from prtrace.probe import libbpf, pins
@@ -182,6 +183,15 @@ class OwnDisk:
     def refuses_writes(self) -> None:
         self._becomes(f"0 {SECTORS} flakey {self._loop} 0 0 3600 1 error_writes")
 
+    @contextlib.contextmanager
+    def suspended(self) -> Iterator[None]:
+        """What is sent to it waits."""
+        run("dmsetup", "suspend", "--nolockfs", "--noflush", DISK.name)
+        try:
+            yield
+        finally:
+            run("dmsetup", "resume", DISK.name)
+
     def _becomes(self, table: str) -> None:
         run("dmsetup", "load", DISK.name, "--table", table)
         run("dmsetup", "suspend", "--nolockfs", "--noflush", DISK.name)
@@ -237,6 +247,50 @@ def written_no_more(unit: Unit, fault: Callable[[OwnDisk], None]) -> None:
         (shown,) = agent.settled(60)
         check_oracle(shown, unit)
         await_that("nothing is missing, or it is told", lambda: told_or_there(agent, total))
+        agent.kill(signal.SIGTERM)
+
+
+def test_a_disk_that_does_not_answer(unit: Unit) -> None:
+    """A suspended map: fdatasync() does not return, and nobody else waits for it."""
+    fresh()
+    socket = Path("/run/prtrace-ext4.socket")
+    with contextlib.ExitStack() as stack:
+        disk = OwnDisk(stack)
+        agent = stack.enter_context(Agent(state_dir=ELSEWHERE / "state", socket=socket))
+        agent.settled(60)
+        register(unit, 0xA)
+        assert keys(agent) == {"0x000000000000000a"}
+        # Nothing of ext4's own is under way then, for which a write would have to wait.
+        os.sync()
+        with disk.suspended():
+            register(unit, 0xB)
+            await_that(
+                "the status says so",
+                lambda: WAITS_FOR_DISK in agent.status()["status"]["store"]["problem"],
+                told=lambda: agent.log,
+            )
+            register(unit, 0xC)
+            # It answers, and says that it does not know.
+            (shown,) = agent.show()
+            assert WAITS_FOR_DISK in {
+                each["reason"].split(": ")[1].split(" since")[0] for each in shown["doubt"]
+            }
+            assert cli("show", unit.lu, socket=socket).returncode == 4
+            assert cli("status", socket=socket).returncode == 1
+            await_that("the journal says so", lambda: WAITS_FOR_DISK in agent.log)
+        await_that(
+            "it goes on",
+            lambda: not agent.status()["status"]["store"]["problem"],
+            told=lambda: agent.log,
+        )
+        assert keys(agent) == {"0x000000000000000c"}
+        (shown,) = agent.show()
+        check_oracle(shown, unit)
+        sent = [each["sa_key"] for each in agent.events() if each["command"] == "PR OUT"]
+        assert {"0x000000000000000a", "0x000000000000000b", "0x000000000000000c"} <= set(sent), (
+            sent
+        )
+        assert "Traceback" not in agent.log
         agent.kill(signal.SIGTERM)
 
 

@@ -15,7 +15,7 @@ from agent.records import Producer, lu, pr_out, read_keys, record
 from prtrace.agent.counters import SIGN_UNSEEN, Counters, Told
 from prtrace.agent.surroundings import Surroundings
 from prtrace.agent.tracker import Proposal, Tracker
-from prtrace.agent.watch import Watch
+from prtrace.agent.watch import WAITS_FOR_DISK, Watch
 from prtrace.cli.rebuild import Rebuilt
 from prtrace.errors import DeviceError, StoreError
 from prtrace.probe.misses import Misses
@@ -255,6 +255,26 @@ def test_what_is_owed_is_told_with_whatever_the_store_takes_next(
     agent.put(register(3, 0x702))
     agent.pump()
     assert len(agent.published) == told + 1, "it is told once"
+
+
+def test_nothing_is_written_to_a_disk_that_does_not_answer(agent: Agent) -> None:
+    """Whoever writes to it may have to wait in the kernel, and nobody is answered meanwhile."""
+    agent.put(register(1, 5))
+    agent.pump()
+    agent.watch.wait_for_disk(0)
+    assert agent.watch.stalled == f"{WAITS_FOR_DISK} since 1970-01-01T00:00:00.000000000Z"
+    before = agent.store.changes
+    agent.put(register(2, 6))
+    agent.pump()
+    agent.watch.owe((Event(Command.LOST, time=1, done_ns=1, start_ns=1, lu=lu(1), count=1),))
+    agent.watch.meet()
+    assert (agent.store.changes, agent.keys(1)) == (before, {"1:0:0:0": 5})
+    agent.watch.wait_for_disk(None)
+    assert not agent.watch.stalled
+    agent.pump()
+    assert agent.keys(1) == {"1:0:0:0": 6}
+    told = [event.command for event in agent.published]
+    assert told == [Command.PR_OUT, Command.PR_OUT, Command.LOST]
 
 
 def test_an_event_of_nobody_is_of_everybody(agent: Agent) -> None:
