@@ -1,11 +1,8 @@
 """An agent's socket with two units behind it, and the commands run as programs."""
 
-import json
 import os
-from importlib import resources
 from types import MappingProxyType
 
-import jsonschema
 import pytest
 from api.conftest import Served, StoreSource
 from labkit import pace
@@ -141,13 +138,6 @@ def prtrace(forking):
         )
 
     return run
-
-
-def valid(document, name):
-    """The document, once the shipped schema of that name has allowed it."""
-    schema = json.loads((resources.files("prtrace") / "schema" / f"{name}.json").read_text())
-    jsonschema.validate(document, schema)
-    return document
 
 
 def lines(done):

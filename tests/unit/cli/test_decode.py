@@ -1,11 +1,10 @@
 """decode: from arguments, files and standard input."""
 
 import json
-from importlib import resources
 from pathlib import Path
 
-import jsonschema
 import pytest
+from shipped import valid
 
 from cli.conftest import lines
 
@@ -74,8 +73,7 @@ def test_a_transcript(prtrace):
     found = json.loads(prtrace("decode", "--json", "-", stdin=text).stdout)["found"]
     assert [each["kind"] for each in found] == ["cdb", "keys"]
     assert {each["line"] for each in found} == {1}
-    schema = json.loads(resources.files("prtrace.schema").joinpath("decode.1.json").read_text())
-    jsonschema.validate({"schema": "prtrace.decode/1", "found": found}, schema)
+    valid({"schema": "prtrace.decode/1", "found": found}, "decode.1")
 
 
 def test_a_line_of_a_log(prtrace):
@@ -156,8 +154,7 @@ def test_files_one_after_the_other(prtrace, tmp_path):
     found = json.loads(prtrace("decode", "--json", *names).stdout)
     assert [each["kind"] for each in found["found"]] == ["cdb", "out", "sense"]
     assert [each["file"] for each in found["found"]] == [str(names[at]) for at in (0, 0, 2)]
-    schema = json.loads(resources.files("prtrace.schema").joinpath("decode.1.json").read_text())
-    jsonschema.validate(found, schema)
+    valid(found, "decode.1")
 
 
 def test_of_several_files_the_one_that_cannot_be_read_is_named(prtrace, tmp_path):

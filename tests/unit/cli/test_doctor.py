@@ -2,7 +2,7 @@
 
 import json
 
-from cli.conftest import valid
+from shipped import valid
 
 
 def test_doctor_says_what_is_missing(prtrace):

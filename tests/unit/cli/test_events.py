@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 from api.conftest import wait_for
+from shipped import valid
 
-from cli.conftest import lines, pr_out, valid
+from cli.conftest import lines, pr_out
 from prtrace.api import recent
 from prtrace.explain.recording import Recording
 from prtrace.model import Issuer

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
-from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
+from shipped import valid
 
 from prtrace.cli import read
 from prtrace.errors import ConflictError, DeviceError, NoSuchDeviceError
@@ -20,16 +18,13 @@ from prtrace.scsi.reply import FullStatusDescriptor
 from prtrace.scsi.transportid import IscsiPort
 from tests.unit.linux.scripted import ScriptedTarget, attention, registrant
 
-SCHEMA = json.loads(
-    (Path(read.__file__).parents[1] / "schema" / "read.1.json").read_text(encoding="utf-8")
-)
 A, B = 0x1122334455667788, 0x0A00000000000000
 
 
 def told(target: ScriptedTarget) -> dict[str, Any]:
     reader = Reader(target)
     found = read._document("/dev/sda", reader.read(), reader, [])
-    jsonschema.validate(found, SCHEMA)
+    valid(found, "read.1")
     assert all(len(line) <= 80 for line in read.read_lines(found)), read.read_lines(found)
     return found
 

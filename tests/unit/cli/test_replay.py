@@ -4,8 +4,9 @@ import json
 from dataclasses import replace
 
 import pytest
+from shipped import valid
 
-from cli.conftest import NOW, pr_out, valid
+from cli.conftest import NOW, pr_out
 from prtrace.cli.rebuild import Rebuilt
 from prtrace.state.event import Command
 from prtrace.store.database import FILE, Store

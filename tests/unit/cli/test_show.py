@@ -2,7 +2,9 @@
 
 import json
 
-from cli.conftest import REMOTE, lines, valid
+from shipped import valid
+
+from cli.conftest import REMOTE, lines
 from prtrace.cli.knowledge import AgentObserver
 from prtrace.state.unit import Fact
 

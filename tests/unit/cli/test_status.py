@@ -3,8 +3,9 @@
 import json
 
 import pytest
+from shipped import valid
 
-from cli.conftest import lines, valid
+from cli.conftest import lines
 
 
 def test_status(prtrace, served):

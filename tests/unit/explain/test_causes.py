@@ -1,12 +1,11 @@
 """Incidents as stories: what must be said of each, and what must not."""
 
-import json
 import re
-from importlib import resources
 from pathlib import Path
 
 import jsonschema
 import pytest
+from shipped import valid
 
 from explain.story import LU, Story, read
 from prtrace.cli.explain import account_lines
@@ -19,7 +18,6 @@ from prtrace.explain.recording import Recording
 from prtrace.explain.timeline import timeline
 from prtrace.state.view import unit_view
 
-SCHEMA = json.loads((resources.files("prtrace") / "schema" / "explain.1.json").read_text())
 STORIES = sorted(Path(__file__).with_name("stories").glob("*.txt"))
 
 
@@ -47,8 +45,7 @@ def unwrapped(lines):
 @pytest.mark.parametrize("file", STORIES, ids=lambda file: file.stem)
 def test_the_story(file):
     story = read(file)
-    document = told(story)
-    jsonschema.validate(document, SCHEMA)
+    document = valid(told(story), "explain.1")
     links = [
         (incident["kind"], link["certainty"], link["text"])
         for incident in document["incidents"]
@@ -171,7 +168,7 @@ def test_every_story_says_something():
 
 def test_the_schema_refuses_what_is_not_an_account():
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate({"schema": "prtrace.explain/1"}, SCHEMA)
+        valid({"schema": "prtrace.explain/1"}, "explain.1")
 
 
 @pytest.mark.parametrize(

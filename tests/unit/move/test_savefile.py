@@ -1,12 +1,11 @@
 """The file that travels: whole, or refused."""
 
 import json
-from importlib import resources
 
-import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shipped import valid
 
 from prtrace.errors import MalformedError
 from prtrace.model import ReservationType
@@ -38,8 +37,7 @@ def test_a_file_is_read_as_it_was_written():
 
 
 def test_fits_its_schema():
-    schema = json.loads((resources.files("prtrace") / "schema/save.2.json").read_text())
-    jsonschema.validate(json.loads(FILE.dump()), schema)
+    valid(json.loads(FILE.dump()), "save.2")
 
 
 @given(st.integers(0, len(FILE.dump()) - 3))
@@ -105,8 +103,7 @@ def test_any_value_anywhere(place, value):
         read = savefile.parse(sealed(document))
     except MalformedError:
         return
-    schema = json.loads((resources.files("prtrace") / "schema/save.2.json").read_text())
-    jsonschema.validate(json.loads(read.dump()), schema)
+    valid(json.loads(read.dump()), "save.2")
 
 
 def test_a_file_of_no_unit_is_refused():

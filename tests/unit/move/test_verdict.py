@@ -1,11 +1,9 @@
 """Each obstacle, with the fact behind it."""
 
-import json
 from dataclasses import replace
-from importlib import resources
 
-import jsonschema
 import pytest
+from shipped import valid
 
 from prtrace.errors import MalformedError
 from prtrace.model import KeysRead, LocalNexus, ReservationRead, ReservationType, Unsupported
@@ -180,8 +178,7 @@ def test_the_gravest_verdict_of_several_units_counts():
     assert overall([clear, movable]).exit_code == 0
     assert overall([clear, doubtful, movable]).exit_code == 12
     assert overall([blocked, doubtful]).exit_code == 11
-    schema = json.loads((resources.files("prtrace") / "schema/check.2.json").read_text())
-    jsonschema.validate(check_view([clear, movable, doubtful, blocked], "here"), schema)
+    valid(check_view([clear, movable, doubtful, blocked], "here"), "check.2")
 
 
 def test_what_nobody_can_know_is_taken_from_what_is_shown():

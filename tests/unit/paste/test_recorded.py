@@ -1,11 +1,8 @@
 """Lines to events, and events to the state that replay shows."""
 # ruff: noqa: E501  # log lines are as long as they are
 
-import json
-from importlib import resources
-
-import jsonschema
 import pytest
+from shipped import valid
 
 from prtrace.cli.rebuild import Rebuilt
 from prtrace.errors import UsageError
@@ -65,9 +62,8 @@ def test_the_kernel_s_log():
 
 
 def test_events_are_those_that_replay_takes():
-    schema = json.loads(resources.files("prtrace.schema").joinpath("event.1.json").read_text())
     for event in imported(KERNEL).numbered():
-        jsonschema.validate(event.to_json(), schema)
+        valid(event.to_json(), "event.1")
         assert Event.from_json(event.to_json()) == event
     conflict, _, out = (decode(event)[1][0] for event in imported(KERNEL).numbered())
     assert isinstance(conflict, ConflictSeen)

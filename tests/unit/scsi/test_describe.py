@@ -1,12 +1,11 @@
 import json
-from importlib import resources
 from pathlib import Path
 
-import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scsi_forms import parses_or_refuses
+from shipped import valid
 
 from prtrace.errors import MalformedError, UsageError
 from prtrace.paste.hexdump import parse_hex
@@ -179,7 +178,6 @@ def test_places_are_those_of_the_standard():
 
 @pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.name)
 def test_json_fits_its_schema(path):
-    schema = json.loads(resources.files("prtrace.schema").joinpath("decode.1.json").read_text())
     raw, kind = capture(path.name)
     found = {
         "file": None,
@@ -188,7 +186,7 @@ def test_json_fits_its_schema(path):
         "device": None,
         **describe(raw, kind).as_json(),
     }
-    jsonschema.validate({"schema": "prtrace.decode/1", "found": [found]}, schema)
+    valid({"schema": "prtrace.decode/1", "found": [found]}, "decode.1")
 
 
 def test_a_length_that_no_reply_has_is_refused():

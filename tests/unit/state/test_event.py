@@ -3,19 +3,16 @@
 import contextlib
 import json
 from datetime import datetime, timedelta, timezone
-from importlib import resources
 
-import jsonschema
 import pytest
 from any_event import EVENTS, NUMBERS, TEXTS
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from shipped import valid
 
 from prtrace.errors import MalformedError
 from prtrace.model import Issuer
 from prtrace.state.event import Command, Event, nanoseconds, rfc3339
-
-SCHEMA = json.loads((resources.files("prtrace") / "schema" / "event.1.json").read_text())
 
 
 @given(EVENTS, NUMBERS, TEXTS)
@@ -23,7 +20,7 @@ def test_json_is_exact_and_in_the_schema(event, seq, epoch):
     event = event._replace(seq=seq, epoch=epoch)
     text = json.dumps(event.to_json())
     assert Event.from_json(json.loads(text)) == event
-    jsonschema.validate(json.loads(text), SCHEMA)
+    valid(json.loads(text), "event.1")
 
 
 JSON_VALUES = st.recursive(

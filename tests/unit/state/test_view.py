@@ -2,11 +2,10 @@
 
 import json
 from dataclasses import replace
-from importlib import resources
 from types import MappingProxyType
 
-import jsonschema
 import pytest
+from shipped import valid
 
 from prtrace.cli.unit import unit_lines
 from prtrace.model import Attention, IssuePath, Issuer, LocalNexus, LogicalUnit, ReservationType
@@ -23,7 +22,6 @@ from prtrace.state.unit import (
 )
 from prtrace.state.view import show_view, unit_view
 
-SCHEMA = json.loads((resources.files("prtrace") / "schema" / "show.1.json").read_text())
 NOW = 1_700_000_000_000_000_000
 REMOTE = "iqn.2003-01.org.example:other,i,0x00023d000001,1"
 
@@ -52,7 +50,7 @@ def state(*registrations, **fields):
 
 def view(a_state, unit=UNIT):
     shown = unit_view(a_state, unit, NOW)
-    jsonschema.validate(json.loads(json.dumps(show_view([shown], "here"))), SCHEMA)
+    valid(json.loads(json.dumps(show_view([shown], "here"))), "show.1")
     return shown
 
 
