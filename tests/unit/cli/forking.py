@@ -25,14 +25,20 @@ MOST = 1 << 20
 
 
 class Forking:
-    """Runs the program; a context manager."""
+    """Runs the program; a context manager.
+
+    before: words that start another program, which starts this one with other rights, say.
+    """
+
+    def __init__(self, *before: str) -> None:
+        self._before = before
 
     def __enter__(self) -> Forking:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # Every argument of a run is in one packet.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MOST)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "cli.forking", str(theirs.fileno())],
+            [*self._before, sys.executable, "-m", "cli.forking", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             env=os.environ | {"PYTHONPATH": ":".join(filter(None, sys.path))},
         )

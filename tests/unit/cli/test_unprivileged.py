@@ -7,6 +7,8 @@ import sys
 import pytest
 from labkit import pace
 
+from cli.forking import Forking
+
 LIKE_ANYBODY = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
 """Of root: without the capabilities by which a folder's mode does not matter."""
 
@@ -22,22 +24,19 @@ def closed(tmp_path):
     folder.chmod(0o700)
 
 
-def run(
-    arguments, code="import sys; from prtrace.cli.main import main; sys.exit(main(sys.argv[1:]))"
-):
-    prefix = LIKE_ANYBODY if os.geteuid() == 0 else ()
-    done = subprocess.run(
-        [*prefix, sys.executable, "-c", code, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=pace.limit(50),
-        env=os.environ | {"PYTHONPATH": ":".join(filter(None, sys.path))},
-        check=False,
-    )
+@pytest.fixture(scope="module")
+def forking():
+    with Forking(*(LIKE_ANYBODY if os.geteuid() == 0 else ())) as started:
+        yield started
+
+
+def denied(done, status, path=""):
+    """The program said of the path that this user may not, and ended with this status."""
     assert "Traceback" not in done.stderr
     assert "internal error" not in done.stderr
     assert "Permission denied" in done.stderr
-    return done
+    assert str(path) in done.stderr
+    assert done.returncode == status, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -58,10 +57,8 @@ def run(
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_a_folder_that_this_user_may_not_look_into(closed, arguments, status):
-    done = run([each.format(closed) for each in arguments])
-    assert str(closed) in done.stderr
-    assert done.returncode == status, done.stderr
+def test_a_folder_that_this_user_may_not_look_into(prtrace, closed, arguments, status):
+    denied(prtrace(*(each.format(closed) for each in arguments)), status, closed)
 
 
 def test_programs_that_this_user_may_not_see_are_not_denied(closed):
@@ -71,13 +68,19 @@ def test_programs_that_this_user_may_not_see_are_not_denied(closed):
         "pins.is_there.__defaults__ = (Path(sys.argv.pop()),);"
         "from prtrace.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
-    done = run(["detach", "--yes", closed / "prtrace"], code)
-    assert done.returncode == 1
+    before = LIKE_ANYBODY if os.geteuid() == 0 else ()
+    done = subprocess.run(
+        [*before, sys.executable, "-c", code, "detach", "--yes", closed / "prtrace"],
+        capture_output=True,
+        text=True,
+        timeout=pace.limit(50),
+        env=os.environ | {"PYTHONPATH": ":".join(filter(None, sys.path))},
+        check=False,
+    )
+    denied(done, 1)
     assert "root" in done.stderr
 
 
-def test_a_part_of_a_sosreport_that_this_user_may_not_see(tmp_path, closed):
+def test_a_part_of_a_sosreport_that_this_user_may_not_see(prtrace, tmp_path, closed):
     (tmp_path / "sos_commands").mkdir()
-    done = run(["explain", "sda", tmp_path])
-    assert done.returncode == 2
-    assert str(closed) in done.stderr
+    denied(prtrace("explain", "sda", tmp_path), 2, closed)
