@@ -24,7 +24,15 @@ from prtrace.scsi.codes import OutCode
 from prtrace.scsi.transportid import FcPort, IscsiPort
 
 PATHS = ("1:0:0:0", "2:0:0:0")
-NODE = Node("253:0", True, True, PATHS, ("a key",))
+
+
+class UnknownToSysfs(Node):
+    """The map of an exploration, which would ask sysfs for it a hundred thousand times."""
+
+    lu = ""
+
+
+NODE = UnknownToSysfs("253:0", True, True, PATHS, ("a key",))
 PEER, KEY, NEW = 0xB, 0xA, 0xC
 GOOD, CONFLICT = Reply(0, 0, 0, b"", b"", 0), Reply(0x18, 0, 0, b"", b"", 0)
 ATTENTION = Reply(2, 0, 0, bytes.fromhex("700006000000000a000000002a0500000000"), b"", 0)
