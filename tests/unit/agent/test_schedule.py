@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
+from examples import share
 
 from prtrace.agent.schedule import Candidate, ReadingLimits, ReadOrder, Result, Schedule
 
@@ -379,7 +380,7 @@ class MovingWorld(World):
             assert "healthy" not in self.wanted, "it waited for a second"
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(share(3)))
 @pytest.mark.parametrize("units", [40, 400, pytest.param(4000, marks=pytest.mark.slow)])
 def test_no_unit_is_forgotten_whatever_moves(units: int, seed: int) -> None:
     """The rates hold from start to end, whatever moves; and no unit is forgotten."""

@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from examples import share
 
 FUZZ = Path(__file__).parents[2] / "hostile/fuzz_calls.py"
 
 
-def run(executions: int, seconds: int) -> str:
+def run(executions: int, seconds: int) -> None:
     done = subprocess.run(
         [sys.executable, FUZZ, "--executions", str(executions)],
         capture_output=True,
@@ -20,15 +21,15 @@ def run(executions: int, seconds: int) -> str:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
-    return done.stdout
+    assert f"{executions} executions" in done.stdout
 
 
 @pytest.mark.timeout(120)
 def test_whatever_is_sent_is_a_call_or_refused() -> None:
-    assert "30000 executions" in run(30_000, 100)
+    run(share(50_000), 100)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3700)
 def test_a_million_messages() -> None:
-    assert "1000000 executions" in run(1_000_000, 3600)
+    run(1_000_000, 3600)

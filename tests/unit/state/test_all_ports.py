@@ -10,6 +10,7 @@ from __future__ import annotations
 from random import Random
 
 import pytest
+from examples import share
 from reference_target import LU
 
 from prtrace.model import (
@@ -264,7 +265,7 @@ class World:
         return port, int(target_port)
 
 
-@pytest.mark.parametrize("first", range(0, 2000, 100))
+@pytest.mark.parametrize("first", range(0, share(2000), 100))
 def test_what_is_stated_without_doubt_is_so_on_random_walks(first: int) -> None:
     for seed in range(first, first + 100):
         world = World(seed)
