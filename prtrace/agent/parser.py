@@ -302,7 +302,7 @@ class Parsers:
         with theirs:
             while time.monotonic() < end_by:
                 try:
-                    pid = self._forked(theirs)
+                    pid = self._forked(theirs, end_by)
                 except OSError as error:
                     why = f"does not answer: {error}"
                     break
@@ -316,13 +316,17 @@ class Parsers:
             hint="see the agent's log, and try again",
         )
 
-    def _forked(self, end: socket.socket) -> int:
+    def _forked(self, end: socket.socket, end_by: float) -> int:
         """The pid of a new parser, 0 where there can be none now; OSError without an answer."""
-        with self._asking:
+        # Where nobody answers, all the threads that ask give up at about the same time.
+        if not self._asking.acquire(timeout=_left(end_by)):
+            raise TimeoutError("timed out")
+        try:
             self._number = (self._number + 1) & 0xFFFF_FFFF
-            self._link.settimeout(self._patience)
+            self._link.settimeout(_left(end_by))
             socket.send_fds(self._link, [_BEGIN.pack(b"+", self._number)], [end.fileno()])
             while True:
+                self._link.settimeout(_left(end_by))
                 answer = self._link.recv(_LONGEST)
                 if len(answer) != _BEGUN.size:
                     raise ConnectionResetError("it has ended")
@@ -331,6 +335,8 @@ class Parsers:
                     return int(pid)
                 # It came too late for whoever asked.
                 self._link.send(_END.pack(b"-", pid))
+        finally:
+            self._asking.release()
 
     def _made_room(self) -> bool:
         """End the process that has had nothing to do for longest; False where all are busy."""
@@ -344,6 +350,11 @@ class Parsers:
         with self._asking, suppress(OSError):
             self._link.settimeout(self._patience)
             self._link.send(_END.pack(b"-", process.pid))
+
+
+def _left(end_by: float) -> float:
+    """Seconds until then, or next to none: with 0 a socket waits for nothing, and says so."""
+    return max(0.001, end_by - time.monotonic())
 
 
 class _Asked:
@@ -484,10 +495,9 @@ class _ParserProcess:
     def _received(self, size: int, end_by: float) -> bytes:
         received = bytearray()
         while len(received) < size:
-            left = end_by - time.monotonic()
-            if left <= 0:
+            if end_by <= time.monotonic():
                 raise TimeoutError
-            self._connection.settimeout(left)
+            self._connection.settimeout(_left(end_by))
             chunk = self._connection.recv(size - len(received))
             if not chunk:
                 raise ValueError("it has ended")
