@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from sources import statements
+
 import prtrace.errors
 from prtrace.errors import MalformedError, PrtraceError, UsageError
 
@@ -39,13 +41,13 @@ def text(node: ast.expr) -> str:
 def raised() -> Iterator[tuple[str, str]]:
     """(where, message) of each error that a module raises, or makes, with words of its own."""
     for path in sorted((TOP / "prtrace").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            match node:
+        for statement in statements(path):
+            match statement:
                 case (
                     ast.Raise(exc=ast.Call(func=ast.Name(id=name), args=[message, *_]))
                     | ast.Return(value=ast.Call(func=ast.Name(id=name), args=[message, *_]))
                 ) if name in _NAMES:
-                    yield f"{path.relative_to(TOP)}:{node.lineno}", text(message)
+                    yield f"{path.relative_to(TOP)}:{statement.lineno}", text(message)
 
 
 def refused() -> Iterator[tuple[str, str]]:

@@ -7,11 +7,10 @@ tested in a machine.  TESTED_BY has the modules that yet another file tests.
 
 from __future__ import annotations
 
-import ast
 from functools import cache
 from pathlib import Path
 
-import pytest
+from sources import imports
 
 TOP = Path(__file__).parents[2]
 PACKAGE = TOP / "prtrace"
@@ -82,13 +81,7 @@ def own(module: str) -> Path:
 @cache
 def imported(path: Path) -> frozenset[str]:
     """The modules of prtrace that a file imports, as "room/module"."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
-    parts = (name.split(".") for name in names if name.startswith("prtrace."))
+    parts = [name.split(".") for name in imports(path) if name.startswith("prtrace.")]
     return frozenset("/".join(each[1:3]) for each in parts) | frozenset(each[1] for each in parts)
 
 
@@ -116,16 +109,16 @@ def file_of(module: str) -> Path:
     return TESTS / named
 
 
-@pytest.mark.parametrize("module", modules())
-def test_a_module_has_tests(module: str) -> None:
-    if own(module).exists():
-        assert module not in ELSEWHERE, f"{module} has a file of its name"
-        return
-    file = file_of(module)
-    assert file.exists()
-    # What runs in a machine, or as a command, is another process.
-    if file.is_relative_to(TESTS / "unit") and not module.startswith(("cli/", "__main__")):
-        assert module in reached(file), f"{file} does not come to {module}"
+def test_a_module_has_tests() -> None:
+    for module in modules():
+        if own(module).exists():
+            assert module not in ELSEWHERE, f"{module} has a file of its name"
+            continue
+        file = file_of(module)
+        assert file.exists()
+        # What runs in a machine, or as a command, is another process.
+        if file.is_relative_to(TESTS / "unit") and not module.startswith(("cli/", "__main__")):
+            assert module in reached(file), f"{file} does not come to {module}"
 
 
 def test_the_tables_have_no_stale_rows() -> None:
