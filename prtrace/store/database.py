@@ -88,7 +88,7 @@ class Store(Closing):
         self._database = database
         self._limits = limits
         self._extent = room.extent(database)
-        self._file = File.of(path)
+        self._file = File(path)
         self._epochs: dict[str, int] = dict(database.execute("SELECT name, id FROM epoch"))
         self._units: dict[str, int] = dict(database.execute("SELECT lu, id FROM unit"))
         self._newest: dict[str, int] = {}
@@ -133,6 +133,7 @@ class Store(Closing):
     def close(self) -> None:
         """Close the database; a second call does nothing."""
         self._database.close()
+        self._file.close()
 
     @property
     def last_seq(self) -> int:
@@ -283,7 +284,7 @@ class Store(Closing):
         SQLite goes on with a file that was deleted or replaced under it, and with what it
         remembers of one that was overwritten: everything stored from then on is lost.
         """
-        self._file.require_same(self.path)
+        self._file.require_same()
 
     @classmethod
     def damage(cls, path: Path) -> DamagedError | None:

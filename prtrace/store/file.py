@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from prtrace.errors import StoreError
+from prtrace.linux.closing import Closing
 from prtrace.store.failure import OF_THE_DISK, damaged, readonly
 from prtrace.store.schema import APPLICATION_ID
 
@@ -15,52 +18,94 @@ _APPLICATION: Final = slice(68, 72)
 _HEADER: Final = 100
 
 
-class File(NamedTuple):
-    """The file behind a path, as it was when the database was opened."""
+class _Place(NamedTuple):
+    """What a file is known by for as long as somebody has it open."""
 
     device: int
     inode: int
 
     @classmethod
     def of(cls, path: Path) -> Self:
-        """Look at the file that is there now; StoreError where there is none."""
-        try:
-            found = path.stat()
-        except OSError as error:
-            raise _gone(path, error) from error
+        """OSError where there is no file, or a symbolic link."""
+        found = path.lstat()
+        if stat.S_ISLNK(found.st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
         return cls(found.st_dev, found.st_ino)
 
-    def require_same(self, path: Path) -> None:
-        """Raise StoreError where path is gone, another file, or no database of prtrace.
+
+class File(Closing):
+    """The database file behind a path and its log, as they were when the database was opened.
+
+    No descriptor of the file is closed while SQLite uses it: a process that closes one loses all
+    the locks that it has on the file, SQLite's among them.  Then the next program that looks into
+    the database takes itself for the only one, and deletes the log at its end, to which this one
+    goes on writing (https://www.sqlite.org/howtocorrupt.html 2.2).
+    """
+
+    __slots__ = ("_descriptor", "_log", "_path", "_place")
+
+    def __init__(self, path: Path) -> None:
+        """Raises StoreError where there is no file."""
+        self._path = path
+        self._descriptor: int | None = None
+        try:
+            self._place = _Place.of(path)
+        except OSError as error:
+            raise _gone(path, error) from error
+        try:
+            self._log: _Place | None = _Place.of(_log_of(path))
+        except OSError:
+            self._log = None  # nobody writes
+
+    def close(self) -> None:
+        """Give the descriptor back, after SQLite has; a second call does nothing."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def require_same(self) -> None:
+        """Raise StoreError where the path is gone, another file, or no database of prtrace.
 
         And where its file system is read-only, or cannot be read: see Written for what neither
         the mount nor a reader is told.
         """
+        _require(self._path, self._place)
+        if self._log is not None:
+            _require(_log_of(self._path), self._log)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError as error:
-            raise _gone(path, error) from error
-        try:
-            found = os.fstat(fd)
-            if (found.st_dev, found.st_ino) != (self.device, self.inode):
-                raise ReplacedError(
-                    f"{path} was replaced by another file while the agent used it",
-                    hint=_HINT,
-                )
-            header = os.pread(fd, _HEADER, 0)
-            flags = os.fstatvfs(fd).f_flag
+            header = os.pread(self._opened(), _HEADER, 0)
+            flags = os.statvfs(self._path).f_flag
         except OSError as error:
             raise StoreError(
-                f"{path}: its header cannot be read: {error.strerror}", hint=OF_THE_DISK
+                f"{self._path}: its header cannot be read: {error.strerror}", hint=OF_THE_DISK
             ) from error
-        finally:
-            os.close(fd)
         if header[: len(_MAGIC)] != _MAGIC or (
             int.from_bytes(header[_APPLICATION], "big") != APPLICATION_ID
         ):
-            raise damaged(path, "its header was overwritten")
+            raise damaged(self._path, "its header was overwritten")
         if flags & os.ST_RDONLY:
-            raise readonly(path)
+            raise readonly(self._path)
+
+    def _opened(self) -> int:
+        if self._descriptor is None:
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            self._descriptor = os.open(self._path, flags)
+        return self._descriptor
+
+
+def _log_of(path: Path) -> Path:
+    return Path(f"{path}-wal")
+
+
+def _require(path: Path, place: _Place) -> None:
+    try:
+        found = _Place.of(path)
+    except OSError as error:
+        raise _gone(path, error) from error
+    if found != place:
+        raise ReplacedError(
+            f"{path} was replaced by another file while the agent used it", hint=_HINT
+        )
 
 
 class ReplacedError(StoreError):
