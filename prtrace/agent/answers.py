@@ -20,7 +20,7 @@ from prtrace.agent.surroundings import Surroundings
 from prtrace.agent.tracker import Tracker, target_of
 from prtrace.agent.watch import Watch
 from prtrace.api.source import Resolution, Wanted
-from prtrace.errors import NoSuchDeviceError
+from prtrace.errors import NoSuchDeviceError, StoreError
 from prtrace.linux.devnode import stat_below_dev
 from prtrace.linux.directory import Resolved
 from prtrace.linux.pathstate import path_state
@@ -175,7 +175,6 @@ class Answers:
         programs = self._attached.programs
         counters = self._counters.stats()
         result, detail = self._self_test()
-        size = self._store.size()
         units = self._all()
         now = time.time_ns()
         behind = self._backlog.behind
@@ -216,17 +215,26 @@ class Answers:
             ],
             "ring": {"size": self._ring.size, "unread": self._ring.unread},
             "self_test": {"result": result, "at": rfc3339(now), "detail": detail},
-            "store": {
-                "path": str(self._store.path),
-                "events": size.events,
-                "bytes": size.bytes,
-                "problem": self._watch.stalled,
-            },
+            "store": self._stored(),
             "units": len(units),
             "nexuses": sum(len(self._surroundings.paths(lu)) for lu in units),
             "in_doubt": sum(bool(self._state(lu, now, behind=behind).doubts) for lu in units),
             "rss_bytes": _resident(),
             "memory_bytes": _charged(),
+        }
+
+    def _stored(self) -> dict[str, Any]:
+        """The store's part of status(), which a store that cannot be read does not take away."""
+        problem = self._watch.stalled
+        try:
+            size = self._store.size()
+        except StoreError as error:
+            size, problem = None, problem or error.message
+        return {
+            "path": str(self._store.path),
+            "events": None if size is None else size.events,
+            "bytes": None if size is None else size.bytes,
+            "problem": problem,
         }
 
     def _all(self) -> list[str]:

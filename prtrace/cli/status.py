@@ -67,9 +67,10 @@ def status_lines(status: Mapping[str, Any]) -> list[str]:
     lines += labelled(
         "ring", f"{amount(ring['size'])}, {amount(ring['unread'])} waiting", indent=0
     )
-    lines += labelled(
-        "store", f"{store['path']}: {store['events']} events, {amount(store['bytes'])}", indent=0
-    )
+    stored = "not known how much"
+    if store["events"] is not None:
+        stored = f"{store['events']} events, {amount(store['bytes'])}"
+    lines += labelled("store", f"{store['path']}: {stored}", indent=0)
     if store.get("problem"):
         lines += labelled("", f"NOTHING IS STORED: {store['problem']}", indent=0)
     lines += _losses(status)

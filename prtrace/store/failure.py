@@ -55,7 +55,8 @@ def _store_error(path: Path, doing: str, error: sqlite3.Error) -> StoreError:
     # The low byte is the result code, the rest says where it happened.
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in _DAMAGED:
-        return damaged(path, str(error))
+        failing = _unreadable(path)
+        return damaged(path, str(error)) if failing is None else failing
     if code in _FULL:
         return StoreError(
             f"{path} cannot be written: the disk is full",
@@ -82,3 +83,19 @@ def _store_error(path: Path, doing: str, error: sqlite3.Error) -> StoreError:
             hint="stop whatever else has it open (lsof shows it)",
         )
     return StoreError(f"{path} cannot be {doing}: {error}")
+
+
+def _unreadable(path: Path) -> StoreError | None:
+    """The error for a database on a file system that fails readers, which SQLite calls damaged.
+
+    ext4 of Linux 6.6 to 6.14 is one after an error of its own.  The log is tried: SQLite has no
+    locks on it that the process would lose by closing it (see File).
+    """
+    try:
+        with Path(f"{path}-wal").open("rb", buffering=0) as log:
+            log.read(1)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        return StoreError(f"{path} cannot be read: {error.strerror}", hint=OF_THE_DISK)
+    return None
