@@ -38,7 +38,6 @@ if not INSIDE:  # where importing hypothesis takes ten seconds
 
 
 NOT_SEEN_YET = (
-    "tests/agent/test_faults.py::test_a_store_that_cannot_be_written_any_more_later",
     "tests/agent/test_siege.py::test_ten_minutes",
     "tests/kernel/test_attacks.py::test_attached_and_detached_at_any_moment_under_load",
     "tests/kernel/test_truth.py::test_walk[",
