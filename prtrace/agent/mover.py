@@ -173,7 +173,9 @@ class _Mover:
         self._accepts_at = 0.0
 
     def close(self) -> None:
-        """Accept nothing more, and give the agent nothing more."""
+        """Accept nothing more, begin no move more, and give the agent nothing more."""
+        with self._lock:
+            self._ending = True
         self._listening.close()
         self._calling.close()
 
@@ -308,9 +310,8 @@ class _Mover:
                 self._moving.discard(thread)
 
     def wait(self) -> None:
-        """Begin no move more, until every one has come to its end: commands have a time limit."""
+        """Until every move has come to its end, after close(): commands have a time limit."""
         with self._lock:
-            self._ending = True
             moving = tuple(self._moving)
         for thread in moving:
             while thread in self._moving and thread.is_alive():
