@@ -49,8 +49,9 @@ _MAPS_FOR_EVERYBODY: Final = (5, 19)
 _AF_UNIX: Final = 1
 _CLONE_THREAD: Final = 0x10000
 _RULES: Final = {
-    # BPF_MAP_LOOKUP_ELEM to BPF_MAP_GET_NEXT_KEY, BPF_OBJ_GET_INFO_BY_FD: of what is open.
-    "bpf": CallRule(0, (1, 2, 3, 4, 15)),
+    # BPF_MAP_LOOKUP_ELEM to BPF_MAP_GET_NEXT_KEY, BPF_OBJ_GET_INFO_BY_FD,
+    # BPF_MAP_LOOKUP_AND_DELETE_ELEM: of what is open.
+    "bpf": CallRule(0, (1, 2, 3, 4, 15, 21)),
     # No other process.
     "clone": CallRule(0, (_CLONE_THREAD,), _CLONE_THREAD),
     # FIONBIO, FIOCLEX, TCGETS: no command to a device.

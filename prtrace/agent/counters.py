@@ -40,6 +40,8 @@ WHOSE_UNKNOWN: Final = "nobody knows of which unit"
 SIGN_UNSEEN: Final = (
     "a unit attention or a conflict was missed: a program was busy, or no counter free"
 )
+_GONE_S: Final = 30.0
+"""Seconds for which a nexus has to be gone before the programs forget what they counted on it."""
 _UNCOUNTED: Final = -1
 """In the place of a generation: signs for which no counter had room."""
 MAY_HAVE_ENDED: Final = "a program was busy, so that it may have ended unseen"
@@ -51,10 +53,12 @@ _KINDS: Final = frozenset({"count", "loss", "skipped", "signs", "unplaced", "new
 class Told:
     """How far each counter has been told: nexus -> counts, nexus -> losses by cause,
     generation -> how often its programs were skipped.  newest: the greatest number of a
-    record that is stored, None for none.  missing, no_room: see Sequence.
+    record that is stored, None for none.  missing, no_room: see Sequence.  last_ns: nexus -> when
+    the newest of its counts was counted (CLOCK_MONOTONIC); a former version did not store that.
     """
 
     counts: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    last_ns: dict[str, int] = field(default_factory=dict)
     losses: dict[str, tuple[int, int]] = field(default_factory=dict)
     skipped: dict[int, int] = field(default_factory=dict)
     signs: dict[int, int] = field(default_factory=dict)
@@ -69,13 +73,15 @@ class Told:
         told = cls()
         for name, text in meta.items():
             kind, _, of = name.partition("/")
-            if kind not in _KINDS:
+            if kind not in _KINDS or not text:
                 continue
             of_epoch, value = json.loads(text)
             if of_epoch != epoch:
                 continue
             if kind == "count":
-                told.counts[of] = tuple(value)
+                told.counts[of] = tuple(value[:_CAUSES])
+                if len(value) > _CAUSES:
+                    told.last_ns[of] = value[_CAUSES]
             elif kind == "loss":
                 told.losses[of] = (value[0], value[1])
             elif kind == "skipped":
@@ -91,10 +97,21 @@ class Told:
                 told.unplaced = value
         return told
 
+    def of(self, counts: Counts) -> tuple[int, ...]:
+        """What was told of an entry of pr_counts.
+
+        An entry whose counts all began after the newest one that was told is another than that.
+        """
+        began = min((at for at in counts.first_ns[:_CAUSES] if at), default=0)
+        if began > self.last_ns.get(counts.nexus, began):
+            return (0,) * _CAUSES
+        return self.counts.get(counts.nexus, (0,) * _CAUSES)
+
 
 @dataclass(frozen=True, slots=True)
 class CounterReading:
-    """New events, and the facts that make them told once they are stored.
+    """New events, and the facts that make them told once they are stored; "" for a fact that is
+    over.
 
     events: one without a unit is of every unit that is here or known.
     suspects: requests that were told to have ended unseen: scsi_cmnd -> Pending.start_ns.
@@ -134,6 +151,10 @@ class Counters:
         self._samples: dict[str, dict[Cause | None, Record]] = {}
         """By nexus and by what was counted: another cause's command is no example of it."""
         self._busy: dict[str, float] = {}
+        self._gone: dict[str, float] = {}
+        """Since when nexuses that have counts are not here."""
+        self._over: set[str] = set()
+        """Facts of the store about entries that are no more."""
 
     @property
     def newest(self) -> int | None:
@@ -198,14 +219,16 @@ class Counters:
         """What was counted and not yet told, on the nexuses of late samples or on all."""
         self._skipped = self._misses.skipped()
         events: list[Event] = []
-        meta: dict[str, str] = {}
+        meta = dict.fromkeys(self._over, "")
         skew = time.time_ns() - time.monotonic_ns()
         for counts in self._counts(all_nexuses):
-            told = self._told.counts.get(counts.nexus, (0,) * _CAUSES)
+            told = self._told.of(counts)
             grown = [now - before for now, before in zip(counts.count, told, strict=False)]
             if not any(grown):
                 continue
-            meta[f"count/{counts.nexus}"] = self._told_text(counts.count[:_CAUSES])
+            meta[f"count/{counts.nexus}"] = self._told_text(
+                [*counts.count[:_CAUSES], max(counts.last_ns[:_CAUSES])]
+            )
             for cause in Cause:
                 if grown[cause]:
                     events += self.counted(counts, cause, grown[cause], skew)
@@ -227,12 +250,48 @@ class Counters:
         """The reading is stored."""
         kept = Told.from_meta(self._epoch, reading.meta)
         self._told.counts.update(kept.counts)
+        self._told.last_ns.update(kept.last_ns)
+        self._over -= reading.meta.keys()
         self._told.losses.update(kept.losses)
         self._told.skipped.update(kept.skipped)
         self._told.signs.update(kept.signs)
         self._suspects.update(reading.suspects)
         self._told.unplaced = max(self._told.unplaced, kept.unplaced)
         self._samples.clear()
+
+    def prune(self) -> tuple[Event, ...]:
+        """Have the programs forget what they counted on nexuses that are gone for long.
+
+        Host numbers are given once, so that each log-in leaves an entry.  One goes when all of it
+        is told and nothing can be counted on it: there is no scsi_device and no command of one.
+        Returns what to tell where somebody counted all the same.  Raises OSError.
+        """
+        fd, now = self._maps["pr_counts"], time.monotonic()
+        told: dict[str, bytes] = {}
+        gone: dict[str, float] = {}
+        for key, value in libbpf.map_items(fd):
+            counts = Counts.parse(key, value)
+            if self._surroundings.is_here(counts.nexus):
+                continue
+            since = gone[counts.nexus] = self._gone.get(counts.nexus, now)
+            if now - since >= _GONE_S and counts.count[:_CAUSES] == self._told.of(counts):
+                told[counts.nexus] = key
+        self._gone = gone
+        size = libbpf.bpf_map_get_info(fd).value_size
+        lost = 0
+        for nexus in self.idle(told) if told else ():
+            taken = libbpf.bpf_map_lookup_and_delete_elem(fd, told[nexus], size)
+            if taken is None:
+                continue
+            counts = Counts.parse(told[nexus], taken)
+            if counts.count[:_CAUSES] == self._told.of(counts):
+                self._told.counts.pop(nexus, None)
+                self._told.last_ns.pop(nexus, None)
+                self._over.add(f"count/{nexus}")
+            else:
+                # Somebody counted after it was looked at: as if nothing had been done.
+                lost += not libbpf.bpf_map_create_elem(fd, told[nexus], taken)
+        return (self._lost("", "", SIGN_UNSEEN, lost),) if lost else ()
 
     def _stat(self, stat: Stat) -> int:
         key = int(stat).to_bytes(4, "little")

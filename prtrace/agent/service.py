@@ -76,6 +76,8 @@ _DISK_PATIENCE_NS: Final = 5_000_000_000
 """Nanoseconds that the disk may take for what was written; then nothing more is given to it."""
 _CHECK_EVERY_S: Final = 60.0
 _CHECK_BYTES_A_S: Final = 2 << 20
+_PRUNE_EVERY: Final = 10
+"""Ticks between two looks for counters of nexuses that are gone."""
 _ENDS_EVERY: Final = 5
 """Ticks between two looks for ends that were lost."""
 _FORGET_EVERY: Final = 60
@@ -677,6 +679,8 @@ class Agent:
             ticks += 1
             if ticks % _ENDS_EVERY == 0:
                 self._watch.look_for_lost_ends()
+            if ticks % _PRUNE_EVERY == 0:
+                self._watch.prune_counters()
             if ticks % _FORGET_EVERY == 0:
                 self._watch.forget()
 

@@ -173,6 +173,10 @@ class Surroundings:
             return found
         return self.inventory.nexus(hctl)
 
+    def is_here(self, hctl: str) -> bool:
+        """Whether there is a scsi_device at an address, of whatever kind."""
+        return self.inventory.nexus(hctl) is not None or (_DEVICES / hctl).exists()
+
     def paths(self, lu: str) -> tuple[LocalNexus, ...]:
         """This host's nexuses to a unit."""
         unit = self.inventory.units.get(lu)

@@ -246,6 +246,18 @@ class Watch:
         if found:
             self.tell(tuple(lost._replace(lu=lu, nexus=nexus) for lu, nexus in found))
 
+    def prune_counters(self) -> None:
+        """Have the programs forget what they counted for nexuses that are gone for long."""
+        if self.stalled:
+            return
+        try:
+            lost = self._counters.prune()
+        except (OSError, PrtraceError) as error:
+            _log.warning("counters of nexuses that are gone stay: %s", error)
+            return
+        if lost:
+            self.owe(lost)
+
     def look_at_store(self) -> None:
         """Notice a file that is no use: nothing is given to it any more, until a restart.
 

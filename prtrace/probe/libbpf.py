@@ -26,6 +26,7 @@ _DEBUG: Final = 2
 """LIBBPF_DEBUG: every relocation is one such message, a thousand for our object."""
 
 BPF_ANY: Final = 0
+BPF_NOEXIST: Final = 1
 
 
 class bpf_map_info(ctypes.Structure):  # noqa: N801 - named as in C
@@ -370,6 +371,28 @@ def bpf_map_delete_elem(fd: int, key: bytes) -> None:
     result = lib().bpf_map_delete_elem(c_int(fd), key)
     if result != -errno.ENOENT:
         check(result, "map delete")
+
+
+def bpf_map_create_elem(fd: int, key: bytes, value: bytes) -> bool:
+    """Set the value at key if there is none; returns whether there was none."""
+    result: int = lib().bpf_map_update_elem(c_int(fd), key, value, c_uint64(BPF_NOEXIST))
+    if result == -errno.EEXIST:
+        return False
+    check(result, "map update")
+    return True
+
+
+def bpf_map_lookup_and_delete_elem(fd: int, key: bytes, value_size: int) -> bytes | None:
+    """Remove key; the value that it had to the end, or None.
+
+    Of hashes since Linux 5.14 (3e87f192b405).
+    """
+    value = ctypes.create_string_buffer(value_size)
+    result: int = lib().bpf_map_lookup_and_delete_elem(c_int(fd), key, value)
+    if result == -errno.ENOENT:
+        return None
+    check(result, "map lookup and delete")
+    return value.raw
 
 
 def map_items(fd: int) -> Iterator[tuple[bytes, bytes]]:

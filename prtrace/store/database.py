@@ -163,7 +163,8 @@ class Store(Closing):
         stored already for epoch is left out: see known() for telling before.  aside: records
         that could not be digested, kept as they are.  idle: the records of readings that told
         nothing new; they go first when room is needed.  replaced: numbers of stored events
-        that these make superfluous.  forgotten: units that have no state any more.
+        that these make superfluous.  forgotten: units that have no state any more.  A name of
+        meta with "" is forgotten as well.
         """
         fresh = self._fresh(epoch, events)
         with as_store_error(self.path, "written"):
@@ -357,7 +358,12 @@ class Store(Closing):
         )
         if meta:
             self._database.executemany(
-                "INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", list(meta.items())
+                "INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)",
+                [(name, value) for name, value in meta.items() if value],
+            )
+            self._database.executemany(
+                "DELETE FROM meta WHERE name = ?",
+                [(name,) for name, value in meta.items() if not value],
             )
         self._put_aside(epoch_id, aside)
         gone = 0

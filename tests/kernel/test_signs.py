@@ -17,6 +17,8 @@ from labkit.target import Unit
 from labkit.waiting import await_that
 
 from prtrace.linux.sgio import SgDevice
+from prtrace.probe import libbpf, pins
+from prtrace.probe.record import nexus_text
 
 pytestmark = [pytest.mark.machine(nexuses=2), pytest.mark.timeout(200)]
 
@@ -112,3 +114,67 @@ def test_a_conflict_of_a_write_with_fua_is_counted_once(unit: Unit) -> None:
         assert sum(each["count"] for each in found) == 1, found
         pr_out(device, 3, _KEY).expect_good("CLEAR")
         assert "Traceback" not in agent.log
+
+
+def refused(path: sysfs.Disk) -> None:
+    """A write that meets a RESERVATION CONFLICT."""
+    fd = os.open(path.block, os.O_RDWR | os.O_DIRECT)
+    try:
+        with pytest.raises(OSError, match=r"."):
+            in_pages(lambda pages: os.pwritev(fd, [pages], 0))
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_what_was_counted_for_a_nexus_that_is_gone_takes_no_room(unit: Unit) -> None:
+    """Each log-in has an address of its own.  Nothing is told twice or lost by it, whenever the
+    agent is killed."""
+    holder, other = unit.paths
+    port = Path(other.tpg) / "lun" / f"lun_{other.hctl.rpartition(':')[2]}" / "port"
+    fresh()
+    with Agent() as agent:
+        agent.settled(60)
+        with SgDevice(holder.sg) as device:
+            pr_out(device, 6, sa_key=_KEY).expect_good("REGISTER")
+            pr_out(device, 1, _KEY, type_=_WE).expect_good("RESERVE")
+        counts = libbpf.bpf_obj_get(str(pins.epochs()[-1].path / "maps" / "pr_counts"))
+        try:
+            for number in (1, 2, 3):
+                refused(sysfs.await_disk(other.hctl))
+                await_that(
+                    f"{number} conflicts are told",
+                    lambda number=number: conflicts(agent, other.hctl) >= number,
+                    told=lambda: [*agent.events()],
+                )
+                assert other.hctl in counted(counts)
+                port.unlink()
+                await_that("it is gone", lambda: other.hctl not in sysfs.addresses())
+                await_that("its entry goes", lambda: other.hctl not in counted(counts), 120)
+                if number == 2:
+                    agent.kill()
+                port.symlink_to(unit.directory)
+                sysfs.await_disk(other.hctl)
+                if number == 2:
+                    agent.start()
+            assert conflicts(agent, other.hctl) == 3
+        finally:
+            os.close(counts)
+        with SgDevice(holder.sg) as device:
+            pr_out(device, 3, _KEY).expect_good("CLEAR")
+        assert "stay" not in agent.log
+        assert "Traceback" not in agent.log
+
+
+def counted(counts: int) -> set[str]:
+    """The nexuses that the programs have counters for."""
+    return {nexus_text(key) for key, _ in libbpf.map_items(counts)}
+
+
+def conflicts(agent: Agent, nexus: str) -> int:
+    return sum(
+        each["count"]
+        for each in agent.events()
+        if (each["command"], each["nexus"]) == ("CONFLICT", nexus)
+    )

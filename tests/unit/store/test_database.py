@@ -45,6 +45,12 @@ def test_known_tells_what_is_stored(store):
     assert store.known("a", []) == set()
 
 
+def test_a_fact_that_is_over_takes_no_room(store: Store) -> None:
+    store.commit("a", [], meta={"count/1:0:0:0": "1", "count/2:0:0:0": "2"})
+    store.commit("a", [], meta={"count/1:0:0:0": "", "count/3:0:0:0": ""})
+    assert store.meta() == {"count/2:0:0:0": "2"}
+
+
 def test_states_and_meta_are_of_the_same_transaction(store, path):
     state = new_state("naa.1", "LIO-ORG/disk/4.0", 5)
     store.commit("a", [make_event(1)], [state], {"baseline": "7"})
