@@ -73,6 +73,11 @@ class Action(enum.Enum):
     REPLACE_LOST = "REPLACE LOST RESERVATION"
 
 
+REGISTERS = (Action.REGISTER, Action.REGISTER_AND_IGNORE)
+"""Those that register the sender, or change or end its registration."""
+PREEMPTS = (Action.PREEMPT, Action.PREEMPT_AND_ABORT)
+
+
 class Outcome(enum.Enum):
     """What became of a command, as far as the effect on the reservation state goes."""
 

@@ -12,8 +12,8 @@ from prtrace.agent.formerunits import FormerUnits
 from prtrace.agent.remapped import Remapped
 from prtrace.errors import MalformedError
 from prtrace.linux.nodes import bsg_major
-from prtrace.linux.process import ProcessCache
-from prtrace.linux.qemu import UUID
+from prtrace.linux.process import COMM_LIMIT, ProcessCache
+from prtrace.linux.qemu import NAME_LIMIT, UUID
 from prtrace.linux.sgio import SG_IO, SG_MAJOR
 from prtrace.linux.sysfs import SYS, inode
 from prtrace.linux.text import clean
@@ -45,8 +45,6 @@ _DEVICES: Final = SYS / "bus/scsi/devices"
 _RESCAN_INTERVAL_NS: Final = 1_000_000_000
 """Between two scans that unknown nexuses cause: a burst of them costs one scan."""
 _NAMES: Final = 65536
-_NAME_LIMIT: Final = 256
-_COMM_LIMIT: Final = 64
 
 _log = logging.getLogger("prtrace.surroundings")
 
@@ -242,13 +240,13 @@ def _for_client(asked: Asked, issuer: Issuer, claim: Attribution, record: Record
     no long name pushes it out of a table.
     """
     uuid = claim.claimed_uuid if UUID.fullmatch(claim.claimed_uuid) else ""
-    claimed = clean(claim.claimed_guest, _NAME_LIMIT) or uuid
+    claimed = clean(claim.claimed_guest, NAME_LIMIT) or uuid
     issuer = replace(
         issuer,
-        guest=clean(claim.guest, _NAME_LIMIT) or (f"(claimed) {claimed}" if claimed else ""),
+        guest=clean(claim.guest, NAME_LIMIT) or (f"(claimed) {claimed}" if claimed else ""),
         uuid=uuid,
         client_pid=claim.client_pid,
-        client_comm=clean(claim.client_comm, _COMM_LIMIT),
+        client_comm=clean(claim.client_comm, COMM_LIMIT),
     )
     length = min(len(claim.cdb), len(record.cdb), PR_OUT_CDB.size)
     out = claim.cdb[:1] == bytes((Opcode.PR_OUT,))

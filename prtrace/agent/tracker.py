@@ -18,24 +18,14 @@ from prtrace.agent.surroundings import Surroundings
 from prtrace.linux.units import Inventory
 from prtrace.model import AttentionSeen, LogicalUnit, PrOut
 from prtrace.probe.record import Flag, Record, RecordKind
-from prtrace.scsi.codes import Opcode, host_byte_name, status_title
+from prtrace.scsi.codes import host_byte_name, status_title
 from prtrace.scsi.forms import SENSE_LENGTH_AT
 from prtrace.state.apply import new_state
-from prtrace.state.decode import REFUSED, TAKEN, TIMEOUT
+from prtrace.state.decode import COMMANDS, REFUSED, TAKEN, TIMEOUT
 from prtrace.state.draft import LONG_AGO
 from prtrace.state.event import Command, Event
 from prtrace.state.fold import fold
 from prtrace.state.unit import LuState, UnderWay
-
-_COMMANDS: Final[Mapping[int, Command]] = {
-    Opcode.PR_IN: Command.PR_IN,
-    Opcode.PR_OUT: Command.PR_OUT,
-    Opcode.RESERVE_6: Command.RESERVE,
-    Opcode.RESERVE_10: Command.RESERVE,
-    Opcode.RELEASE_6: Command.RELEASE,
-    Opcode.RELEASE_10: Command.RELEASE,
-}
-
 
 FORGET_AFTER_NS: Final = 30 * 86_400 * 1_000_000_000
 """How long a unit that is gone stays known: volumes come and go, and some return."""
@@ -232,7 +222,7 @@ class Tracker:
             nexus=hctl,
             device="" if nexus is None else nexus.device,
             target=record.target,
-            command=_COMMANDS[cdb[0]],
+            command=COMMANDS[cdb[0]],
             status=_status(header.kind, header.result),
             host_byte=_host_byte(header.kind, header.result),
             attempts=max(header.attempt, 1),

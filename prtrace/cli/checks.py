@@ -12,11 +12,11 @@ from prtrace.api.client import Client
 from prtrace.errors import PrtraceError
 from prtrace.linux.capabilities import Capability
 from prtrace.linux.multipath import multipath_maps
+from prtrace.linux.sysfs import SYS
 from prtrace.probe import requirements
 from prtrace.probe.requirements import Check, CheckResult
 
 _MULTIPATHD: Final = "@/org/kernel/linux/storage/multipathd"
-_SYS: Final = Path("/sys")
 
 
 def all_checks(socket: str) -> list[Check]:
@@ -49,7 +49,7 @@ def _privileges() -> Check:
 
 
 def _sg() -> Check:
-    if (_SYS / "class/scsi_generic").is_dir():
+    if (SYS / "class/scsi_generic").is_dir():
         return Check("sg driver", CheckResult.OK, "loaded")
     return Check(
         "sg driver",
@@ -60,7 +60,7 @@ def _sg() -> Check:
 
 
 def _multipath() -> list[Check]:
-    maps = [found for found in multipath_maps(_SYS, {}) if found.is_multipathds]
+    maps = [found for found in multipath_maps(SYS, {}) if found.is_multipathds]
     if not maps:
         return []
     if _MULTIPATHD in _read("/proc/net/unix"):

@@ -22,12 +22,10 @@ from prtrace.explain.incident import Certainty, Incident, IncidentKind, Link, Mo
 from prtrace.explain.links import observed, pr_out, who
 from prtrace.explain.ports import Ports, host_of
 from prtrace.explain.timeline import Step
-from prtrace.model import Action, FullStatusRead, Nexus, Outcome, PrOut
+from prtrace.model import PREEMPTS, REGISTERS, FullStatusRead, Nexus, Outcome, PrOut
 from prtrace.state.event import key_text
 from prtrace.state.unit import Doubt, Fact, LuState
 
-_PREEMPTS: Final = (Action.PREEMPT, Action.PREEMPT_AND_ABORT)
-_REGISTERS: Final = (Action.REGISTER, Action.REGISTER_AND_IGNORE)
 _MOVERS: Final = ("qemu", "prtrace")
 """How the names of programs begin that move a guest's reservation."""
 _WELL: Final = "it went right"
@@ -52,7 +50,7 @@ def _arrived(
 ) -> Iterator[Incident]:
     """The move that command ended on this host."""
     key = command.key
-    own = command.action in _PREEMPTS and key != 0 and command.sa_key == key
+    own = command.action in PREEMPTS and key != 0 and command.sa_key == key
     if not own or command.outcome is not Outcome.DONE:
         return
     start = _registered(steps, number, command)
@@ -93,7 +91,7 @@ def _registered(steps: Sequence[Step], number: int, command: PrOut) -> int | Non
         found = pr_out(steps[place])
         if found is None or found.nexus != command.nexus:
             continue
-        fits = found.action in _REGISTERS and found.sa_key == command.key
+        fits = found.action in REGISTERS and found.sa_key == command.key
         known = issuer is None or steps[place].event.issuer is None
         same = known or _program(steps[place]) == _program(steps[number])
         return place if fits and same and found.outcome is Outcome.DONE else None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from prtrace.explain.incident import Incident, Lost, Moved
-from prtrace.model import Action
+from prtrace.model import PREEMPTS, Action
 from prtrace.state.event import key_text
 
 _AGAIN: Final = (
@@ -21,8 +21,7 @@ _AGAIN: Final = (
 )
 _TYPES: Final = {"WE": 1, "EA": 3, "WERO": 5, "EARO": 6, "WEAR": 7, "EAAR": 8}
 _SHARED: Final = ("WEAR", "EAAR")
-_PREEMPTS: Final = (Action.PREEMPT, Action.PREEMPT_AND_ABORT)
-_TAKING: Final = (*_PREEMPTS, Action.CLEAR)
+_TAKING: Final = (*PREEMPTS, Action.CLEAR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +213,7 @@ def _return(
                 "nobody anything",
                 host,
             )
-        elif gone is not None and gone.by in _PREEMPTS and _elsewhere(unit, path, gone.key):
+        elif gone is not None and gone.by in PREEMPTS and _elsewhere(unit, path, gone.key):
             yield Remedy(
                 f"{named} was fenced, and another path of the same host has the key "
                 f"{key_text(gone.key)} again: do not register this one, before it is known that "
@@ -240,7 +239,7 @@ def _elsewhere(unit: Mapping[str, Any], path: Mapping[str, Any], key: int) -> bo
 
 def _again(held: Mapping[str, Any] | None, named: str, name: str, gone: Lost, host: str) -> Remedy:
     key = key_text(gone.key)
-    if gone.by in _PREEMPTS:
+    if gone.by in PREEMPTS:
         return Remedy(
             f"{named} was fenced, or taken by the holder: its key {key} was preempted.  Let its "
             "cluster let it in again, "

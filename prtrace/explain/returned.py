@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from prtrace.explain.incident import Certainty, Incident, IncidentKind, Link
 from prtrace.explain.links import device, observed, pr_out, who
 from prtrace.explain.timeline import Step
-from prtrace.model import Action, Attention, AttentionSeen, Nexus, Outcome, PrOut
+from prtrace.model import PREEMPTS, Action, Attention, AttentionSeen, Nexus, Outcome, PrOut
 from prtrace.state.event import key_text
 from prtrace.state.unit import Fact, Registration
-
-_PREEMPTS = (Action.PREEMPT, Action.PREEMPT_AND_ABORT)
 
 
 def returned(steps: Sequence[Step]) -> Iterator[Incident]:
@@ -82,7 +80,7 @@ def _preempted(
         elif (
             isinstance(seen, PrOut)
             and seen.outcome is Outcome.DONE
-            and seen.action in _PREEMPTS
+            and seen.action in PREEMPTS
             # By its own key a nexus takes a guest's reservation over.
             and seen.sa_key not in (0, seen.key)
         ):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PROC: Final = Path("/proc")
 
 _TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-_COMM_LIMIT: Final = 64  # 15 bytes, each of which may need four characters
+COMM_LIMIT: Final = 64  # 15 bytes, each of which may need four characters
 _PATH_LIMIT: Final = 512
 _CMDLINE_LIMIT: Final = 4096
 _STAT_LIMIT: Final = 4096
@@ -175,7 +175,7 @@ def _program(process: psutil.Process) -> tuple[str, list[str]]:
 
 def _comm(pid: int) -> str:
     raw = (PROC / str(pid) / "comm").read_bytes().rstrip(b"\n")
-    return clean(raw.decode("utf-8", "surrogateescape"), _COMM_LIMIT)
+    return clean(raw.decode("utf-8", "surrogateescape"), COMM_LIMIT)
 
 
 def _bounded(arguments: Sequence[str]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _PROGRAM: Final = re.compile(r"qemu-system-\w+|qemu-kvm|kvm")
 UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """A guest's UUID, in lower case."""
-_NAME_LIMIT: Final = 256
+NAME_LIMIT: Final = 256
 
 
 class GuestIdentity(NamedTuple):
@@ -87,4 +87,4 @@ def guest_of(program: str, arguments: Sequence[str]) -> GuestIdentity | None:
     uuid = (uuid or smbios_uuid).lower()
     if not UUID.fullmatch(uuid):
         uuid = ""
-    return GuestIdentity(clean(name, _NAME_LIMIT), uuid) if name or uuid else None
+    return GuestIdentity(clean(name, NAME_LIMIT), uuid) if name or uuid else None

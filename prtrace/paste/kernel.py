@@ -23,7 +23,7 @@ from typing import Final, TypeAlias
 
 from prtrace.paste.seen import Seen, SenseTriple
 from prtrace.paste.sense_words import additional_sense, sense_key
-from prtrace.paste.stamp import Stamp, split_stamp
+from prtrace.paste.stamp import MOMENT_NS, SECOND_NS, Stamp, split_stamp
 from prtrace.scsi.codes import Status
 from prtrace.scsi.commands import medium_command
 from prtrace.scsi.sense import UNIT_ATTENTION
@@ -93,10 +93,6 @@ def is_line(text: str) -> bool:
 _CONFLICT_BYTE: Final = "DID_NEXUS_FAILURE"
 """The host byte that kernels before 5.18 make of RESERVATION CONFLICT."""
 _SECTORS_PER_BLOCK: Final = 8
-_MOMENT_NS: Final = 100_000_000
-"""Between lines of one command, at most."""
-_SECOND_NS: Final = 1_000_000_000
-"""The same, where the log has whole seconds."""
 
 
 _Tagged: TypeAlias = tuple[str, str, str]
@@ -337,7 +333,7 @@ def _together(one: Stamp | None, other: Stamp | None) -> bool:
     if one is None or other is None:
         return one is other
     if one.since_boot_ns is not None and other.since_boot_ns is not None:
-        return 0 <= other.since_boot_ns - one.since_boot_ns <= _MOMENT_NS
+        return 0 <= other.since_boot_ns - one.since_boot_ns <= MOMENT_NS
     if (
         one.local is None
         or other.local is None
@@ -345,9 +341,10 @@ def _together(one: Stamp | None, other: Stamp | None) -> bool:
     ):
         return False
     apart = (
-        int((other.local - one.local).total_seconds()) * _SECOND_NS + other.part_ns - one.part_ns
+        int((other.local - one.local).total_seconds()) * SECOND_NS + other.part_ns - one.part_ns
     )
-    return 0 <= apart <= (_MOMENT_NS if one.part_ns or other.part_ns else _SECOND_NS)
+    # A log of whole seconds puts lines of one moment a second apart.
+    return 0 <= apart <= (MOMENT_NS if one.part_ns or other.part_ns else SECOND_NS)
 
 
 def _host(line: re.Match[str]) -> str:

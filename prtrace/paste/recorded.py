@@ -14,26 +14,17 @@ from typing import Final
 
 from prtrace.errors import UsageError
 from prtrace.paste.seen import Seen
-from prtrace.paste.stamp import Clock, Stamp
+from prtrace.paste.stamp import SECOND_NS, Clock, Stamp
 from prtrace.scsi.codes import Opcode, Status, status_title
 from prtrace.scsi.commands import medium_command
 from prtrace.scsi.sense import FIXED, UNIT_ATTENTION, Sense, attention, may_be_attention
-from prtrace.state.decode import TIMEOUT
+from prtrace.state.decode import COMMANDS, TIMEOUT
 from prtrace.state.event import Command, Event
 
-_SECOND_NS: Final = 1_000_000_000
-_APART_NS: Final = 10 * _SECOND_NS
+_APART_NS: Final = 10 * SECOND_NS
 """By which lines of several processors are not out of their order."""
 _MONTHS: Final = timedelta(days=120)
 """By which a time without a year is earlier than the one before where a year began between."""
-_COMMANDS: Final[Mapping[int, Command]] = {
-    Opcode.PR_IN: Command.PR_IN,
-    Opcode.PR_OUT: Command.PR_OUT,
-    Opcode.RESERVE_6: Command.RESERVE,
-    Opcode.RESERVE_10: Command.RESERVE,
-    Opcode.RELEASE_6: Command.RELEASE,
-    Opcode.RELEASE_10: Command.RELEASE,
-}
 
 
 @dataclass(slots=True)
@@ -96,7 +87,7 @@ class Import:
 
 def _same(event: Event) -> Event:
     """What two logs of one host that overlap have in common: one may have whole seconds."""
-    return event._replace(time=event.time // _SECOND_NS)
+    return event._replace(time=event.time // SECOND_NS)
 
 
 def of_one_year(seen: Iterable[Seen]) -> None:
@@ -197,15 +188,15 @@ class _Names:
 
 def _command(seen: Seen) -> Command | None:
     """What kind of event it is, None where it says nothing about reservations."""
-    if seen.cdb and seen.cdb[0] in _COMMANDS:
-        return _COMMANDS[seen.cdb[0]]
+    if seen.cdb and seen.cdb[0] in COMMANDS:
+        return COMMANDS[seen.cdb[0]]
     if seen.status == Status.RESERVATION_CONFLICT:
         return Command.CONFLICT
     sense = _sense(seen)
     if sense is not None and sense.key == UNIT_ATTENTION and _tells(sense):
         return Command.UNIT_ATTENTION
     if seen.opcode is not None and seen.opcode != Opcode.PR_IN:
-        return _COMMANDS.get(seen.opcode)
+        return COMMANDS.get(seen.opcode)
     return None
 
 
@@ -221,7 +212,7 @@ def _event(
     units: Mapping[str, str],
     names: _Names,
 ) -> Event:
-    if not seen.cdb and command in _COMMANDS.values():
+    if not seen.cdb and command in COMMANDS.values():
         # What it asked for decides what it can have changed.
         raise UsageError(f"of the CDB it has only the operation code, {seen.opcode or 0:#04x}")
     if seen.under_way:

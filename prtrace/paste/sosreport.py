@@ -18,7 +18,7 @@ from prtrace.errors import PrtraceError, UsageError
 from prtrace.paste.reader import read_text
 from prtrace.paste.recorded import Import
 from prtrace.paste.seen import Seen
-from prtrace.paste.stamp import Clock, parse_zone
+from prtrace.paste.stamp import SECOND_NS, Clock, parse_zone
 from prtrace.scsi.cdb import PrInCdb
 from prtrace.scsi.codes import InAction, Status, status_title, titled_type
 from prtrace.scsi.reply import FullStatusDescriptor, ReadFullStatus
@@ -71,7 +71,6 @@ _FC_DIGITS: Final = 16
 _SRP_DIGITS: Final = 32
 _ALLOCATION: Final = 8192
 """sg_persist's ALLOCATION LENGTH where nobody gives one."""
-_NS: Final = 1_000_000_000
 
 
 class SosFile(NamedTuple):
@@ -112,7 +111,7 @@ def read_report(files: Mapping[str, SosFile]) -> SosReport:
     events = list(found.events)
     first = min((files[name].time for name in files if _ASKED.fullmatch(name)), default=0)
     for lu in dict.fromkeys(disks.lu(name) for name in disks.asked):
-        lost = Event(command=Command.LOST, lu=lu, time=first * _NS, problem=NOT_WATCHED)
+        lost = Event(command=Command.LOST, lu=lu, time=first * SECOND_NS, problem=NOT_WATCHED)
         events += (lost, disks.paths(lu)._replace(time=lost.time))
     for name in sorted(files, key=lambda each: files[each].time):
         asked = _ASKED.fullmatch(name)
@@ -213,7 +212,7 @@ def _answered(
             continue
         yield Event(
             command=Command.PR_IN,
-            time=file.time * _NS,
+            time=file.time * SECOND_NS,
             lu=disks.lu(disk),
             nexus=disks.nexus(disk),
             device=f"/dev/{disk}",
@@ -310,7 +309,7 @@ def _zone(report: SosReport, told: re.Match[str]) -> tzinfo | None:
 
 def _drop_the_future(report: SosReport, name: str, found: Import, now: int) -> None:
     """A log without years that goes back over a New Year has lines of another year."""
-    late = [event for event in found.events if event.time > (now + 86_400) * _NS]
+    late = [event for event in found.events if event.time > (now + 86_400) * SECOND_NS]
     if late:
         report.notes.append(f"{name}: {len(late)} lines are of another year, and left out")
         found.events = [event for event in found.events if event not in late]

@@ -10,7 +10,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from prtrace.errors import UsageError
 
-_SECOND: Final = 1_000_000_000
+SECOND_NS: Final = 1_000_000_000
+MOMENT_NS: Final = 100_000_000
+"""Between lines of one command, at most."""
 _ISO: Final = re.compile(
     r"(?P<date>\d{4}-\d{2}-\d{2})[T ](?P<time>\d{2}:\d{2}:\d{2})(?:[.,](?P<part>\d{1,9}))?"
     r"(?P<zone>Z|[+-]\d{2}:?\d{2})?(?=\s|$|\])"
@@ -81,7 +83,7 @@ class Stamp:
                     hint="name the offset then with --zone +01:00",
                 )
         since = moment - datetime(1970, 1, 1, tzinfo=UTC)
-        return (since.days * 86_400 + since.seconds) * _SECOND + self.part_ns
+        return (since.days * 86_400 + since.seconds) * SECOND_NS + self.part_ns
 
 
 def split_stamp(line: str) -> tuple[Stamp | None, str]:
@@ -89,7 +91,7 @@ def split_stamp(line: str) -> tuple[Stamp | None, str]:
     text = line.lstrip()
     if (found := _BOOT.match(text)) is not None:
         part = _part(found["part"])
-        return Stamp(int(found["seconds"]) * _SECOND + part), text[found.end() :].strip()
+        return Stamp(int(found["seconds"]) * SECOND_NS + part), text[found.end() :].strip()
     for form in (_ISO, _HUMAN):
         if (found := form.match(text)) is not None:
             stamp = _iso(found) if form is _ISO else _human(found)

@@ -16,12 +16,10 @@ from dataclasses import replace
 from typing import Final
 
 from prtrace.paste.seen import Seen, SenseTriple
-from prtrace.paste.stamp import Stamp, split_stamp
+from prtrace.paste.stamp import MOMENT_NS, SECOND_NS, Stamp, split_stamp
 from prtrace.scsi.codes import Status
 
 SOURCE: Final = "ESXi"
-_SECOND_NS: Final = 1_000_000_000
-_MOMENT_NS: Final = 100_000_000
 """Between the two lines of one command, at most."""
 
 _STATUSES: Final = re.compile(
@@ -87,8 +85,8 @@ def _together(one: Stamp | None, other: Stamp | None) -> bool:
         return one == other
     if (one.local.tzinfo is None) != (other.local.tzinfo is None):
         return False
-    apart = (other.local - one.local).total_seconds() * _SECOND_NS + other.part_ns - one.part_ns
-    return 0 <= apart <= _MOMENT_NS
+    apart = (other.local - one.local).total_seconds() * SECOND_NS + other.part_ns - one.part_ns
+    return 0 <= apart <= MOMENT_NS
 
 
 def _command(number: int, stamp: Stamp | None, text: str, found: re.Match[str]) -> Seen:

@@ -12,7 +12,7 @@ from prtrace.probe import libbpf
 from prtrace.probe.record import COUNT, LOSS, NEXUS, PENDING
 
 _MODULES: Final = Path("/sys/module")
-_BTF: Final = Path("/sys/kernel/btf")
+BTF: Final = Path("/sys/kernel/btf")
 _BLOCK_LAYER: Final = ""
 
 
@@ -64,12 +64,12 @@ class Door(NamedTuple):
         if state:
             return state == "live"
         # Built in; or so new that it has no state yet: its types come before its folder.
-        return (_MODULES / self.module).exists() and not (_BTF / self.module).exists()
+        return (_MODULES / self.module).exists() and not (BTF / self.module).exists()
 
     @property
     def untyped(self) -> bool:
         """Whether the module is here, but the kernel has no types of it, so that nobody knows."""
-        return bool(_state(self.module)) and not (_BTF / self.module).exists()
+        return bool(_state(self.module)) and not (BTF / self.module).exists()
 
     @property
     def programs(self) -> frozenset[str]:

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from prtrace.errors import PrtraceError, UnavailableError
-from prtrace.linux.sysfs import names, read_text
+from prtrace.linux.sysfs import SYS, names, read_text
 from prtrace.probe import btf as types
 from prtrace.probe import objectfile
 
-_SYS: Final = Path("/sys")
-_BTF: Final = _SYS / "kernel" / "btf"
+_BTF: Final = SYS / "kernel" / "btf"
 _OTHER_ENGINE: Final = "boot the distribution's kernel, or use --engine bcc"
 _MACHINES: Final = ("x86_64", "aarch64")
 _DATA_READ_ON: Final = "x86_64"
@@ -157,7 +156,7 @@ def _machine() -> Check:
 
 
 def _lockdown() -> Check:
-    mode = re.search(r"\[(\w+)\]", read_text(_SYS / "kernel/security/lockdown") or "")
+    mode = re.search(r"\[(\w+)\]", read_text(SYS / "kernel/security/lockdown") or "")
     if mode and mode[1] == "confidentiality":
         return Check(
             "lockdown",
@@ -169,11 +168,11 @@ def _lockdown() -> Check:
 
 
 def _scsi() -> Check:
-    if not (_SYS / "bus/scsi").is_dir():
+    if not (SYS / "bus/scsi").is_dir():
         return Check(
             "SCSI midlayer", CheckResult.MISSING, "scsi_mod is not loaded", "modprobe scsi_mod"
         )
-    count = len(names(_SYS / "class/scsi_device"))
+    count = len(names(SYS / "class/scsi_device"))
     return Check("SCSI midlayer", CheckResult.OK, f"{count} devices")
 
 
@@ -203,7 +202,7 @@ def _btf() -> Check:
             _OTHER_ENGINE,
             Part.CORE,
         )
-    module = (_SYS / "module/scsi_mod/initstate").exists()
+    module = (SYS / "module/scsi_mod/initstate").exists()
     if module and not (_BTF / "scsi_mod").exists():
         return Check(
             "BTF",
@@ -251,7 +250,7 @@ def _shape_problem() -> str:
 
 
 def _kprobes() -> Check:
-    if not (_SYS / "bus/event_source/devices/kprobe/type").exists():
+    if not (SYS / "bus/event_source/devices/kprobe/type").exists():
         return Check(
             "kprobes",
             CheckResult.MISSING,
@@ -260,7 +259,7 @@ def _kprobes() -> Check:
             Part.CORE,
         )
     try:
-        enabled = read_text(_SYS / "kernel/debug/kprobes/enabled")
+        enabled = read_text(SYS / "kernel/debug/kprobes/enabled")
     except PrtraceError:
         # Lockdown refuses all of debugfs, root included: it is another check that says so.
         enabled = None

@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from prtrace.probe import btf
 from prtrace.probe.btf import Target
+from prtrace.probe.programs import BTF
 
-_BTF: Final = Path("/sys/kernel/btf")
 _TRACEPOINT: Final = "tp_btf"
 
 
@@ -41,7 +40,7 @@ def targets(sections: Mapping[str, str]) -> Iterator[Targets]:
             reading.callback(btf.btf__free, vmlinux)
             own = btf.btf__type_cnt(vmlinux)
             types = {"": (vmlinux, 0)}
-            for module in {name for name in sections.values() if name and (_BTF / name).exists()}:
+            for module in {name for name in sections.values() if name and (BTF / name).exists()}:
                 fd = btf.btf_of_module(module)
                 stack.callback(os.close, fd)
                 loaded = btf.btf__load_module_btf(module, vmlinux)

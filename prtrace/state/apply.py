@@ -16,6 +16,8 @@ from types import MappingProxyType
 from typing import NamedTuple, assert_never
 
 from prtrace.model import (
+    PREEMPTS,
+    REGISTERS,
     Action,
     AnyObservation,
     Attention,
@@ -50,7 +52,6 @@ from prtrace.state.reserving import clear, release, reserve
 from prtrace.state.sessions import note_sessions
 from prtrace.state.unit import Fact, LuState, UnderWay
 
-_PREEMPTS = (Action.PREEMPT, Action.PREEMPT_AND_ABORT)
 _ANSWERS = (CapabilitiesRead, KeysRead, ReservationRead, FullStatusRead, Unsupported)
 _OUTCOMES = (PrOut, UnreadablePrOut, ReadFailed, LegacyReserve)
 _OF_RESERVATIONS = (
@@ -58,7 +59,6 @@ _OF_RESERVATIONS = (
     Attention.RESERVATIONS_RELEASED,
     Attention.REGISTRATIONS_PREEMPTED,
 )
-_REGISTERS = (Action.REGISTER, Action.REGISTER_AND_IGNORE)
 
 
 class Change(NamedTuple):
@@ -256,7 +256,7 @@ def _pr_out(draft: Draft, seen: PrOut) -> None:
 
 def _former(draft: Draft, seen: PrOut) -> None:
     """A PR OUT over a scsi_device whose address stands for another nexus by now, or for none."""
-    harmless = seen.outcome is Outcome.CONFLICT and seen.action not in _PREEMPTS
+    harmless = seen.outcome is Outcome.CONFLICT and seen.action not in PREEMPTS
     if seen.outcome is Outcome.NOT_EXECUTED or harmless:
         draft.say("none")
         return
@@ -267,7 +267,7 @@ def _former(draft: Draft, seen: PrOut) -> None:
 
 
 def _conflict(draft: Draft, seen: PrOut) -> None:
-    if seen.action in _PREEMPTS:
+    if seen.action in PREEMPTS:
         # SPDK answers so after it removed the holder and the sender.
         facts = doubt.ALL
         reason = f"{seen.action.value} on {seen.nexus} met a RESERVATION CONFLICT"
@@ -279,7 +279,7 @@ def _conflict(draft: Draft, seen: PrOut) -> None:
     if not facts:
         draft.say("none")
         return
-    if seen.action not in _PREEMPTS or not _counts(draft, seen):
+    if seen.action not in PREEMPTS or not _counts(draft, seen):
         draft.anchor = None
     _doubt(draft, facts, reason)
     draft.settle(facts)
@@ -411,7 +411,7 @@ def _take_aptpl(draft: Draft, seen: PrOut, order: Order) -> None:
     LIO ends each REGISTER on a registered nexus with core_scsi3_update_and_write_aptpl, the one
     that unregisters too; SPC-6 5.14.7 speaks of registering alone.
     """
-    if seen.action not in (*_REGISTERS, Action.REGISTER_AND_MOVE) or draft.aptpl is seen.aptpl:
+    if seen.action not in (*REGISTERS, Action.REGISTER_AND_MOVE) or draft.aptpl is seen.aptpl:
         return
     if order is not Order.AFTER:
         # Which of two bits came last is not known.
@@ -428,7 +428,7 @@ def _take_aptpl(draft: Draft, seen: PrOut, order: Order) -> None:
 def _changes(draft: Draft, seen: PrOut) -> frozenset[Fact]:
     """Return the facts that seen may have changed if it was carried out."""
     touched = could_touch(seen.action)
-    if seen.action not in _REGISTERS or not draft.known(Fact.RESERVATION):
+    if seen.action not in REGISTERS or not draft.known(Fact.RESERVATION):
         return touched
     held = draft.reservation
     if held is None:

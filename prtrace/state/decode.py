@@ -7,6 +7,7 @@ saved years ago, so that replay and live tracking cannot drift apart.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, assert_never
 
 from prtrace.errors import MalformedError
@@ -41,7 +42,7 @@ from prtrace.scsi.cdb import (
     as_device_reads,
     parse_cdb,
 )
-from prtrace.scsi.codes import InAction, ReservedCode, Status, status_title
+from prtrace.scsi.codes import InAction, Opcode, ReservedCode, Status, status_title
 from prtrace.scsi.commands import medium_command
 from prtrace.scsi.parameter import BasicList, MoveList, parse_list
 from prtrace.scsi.reply import (
@@ -79,6 +80,15 @@ _INVALID_FIELD: Final = (5, 0x24, 0x00)
 """ILLEGAL REQUEST, INVALID FIELD IN CDB."""
 _SHORTEST_REPLY: Final = 8
 """Bytes of PRGENERATION and ADDITIONAL LENGTH."""
+COMMANDS: Final[Mapping[int, Command]] = {
+    Opcode.PR_IN: Command.PR_IN,
+    Opcode.PR_OUT: Command.PR_OUT,
+    Opcode.RESERVE_6: Command.RESERVE,
+    Opcode.RESERVE_10: Command.RESERVE,
+    Opcode.RELEASE_6: Command.RELEASE,
+    Opcode.RELEASE_10: Command.RELEASE,
+}
+"""What kind of event the end of a command is, by operation code."""
 _GOOD: Final = status_title(Status.GOOD)
 _CONFLICT: Final = status_title(Status.RESERVATION_CONFLICT)
 _CHECK_CONDITION: Final = status_title(Status.CHECK_CONDITION)

@@ -12,13 +12,12 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
-from prtrace.model import Action, Observation, PrOut
+from prtrace.model import REGISTERS, Action, Observation, PrOut
 from prtrace.state.doubt import ALL
 from prtrace.state.draft import Draft
 from prtrace.state.unit import Fact, Settled
 
 _RESERVATION = frozenset({Fact.RESERVATION})
-_REGISTERS = (Action.REGISTER, Action.REGISTER_AND_IGNORE)
 
 
 class Order(enum.Enum):
@@ -86,7 +85,7 @@ def commutes(draft: Draft, seen: PrOut) -> bool:
     An unregistration under an all-registrants reservation is none: whether it leaves somebody
     behind to hold the reservation depends on the others.
     """
-    if seen.action not in _REGISTERS or seen.spec_i_pt or seen.all_tg_pt:
+    if seen.action not in REGISTERS or seen.spec_i_pt or seen.all_tg_pt:
         return False
     if not draft.known(Fact.RESERVATION):
         return False
