@@ -1,4 +1,4 @@
-"""One core object on every kernel, bcc on two, and attach points that are missing."""
+"""The core object attaches on every kernel, bcc on two; a missing attach point is reported."""
 
 from __future__ import annotations
 

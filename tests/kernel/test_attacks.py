@@ -1,4 +1,4 @@
-"""What somebody with root's rights can do to attached programs: each with what becomes of it."""
+"""What root can do to the attached programs, and what the agent then does and says."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_attached_and_detached_at_any_moment_under_load(unit: Unit, seed: int) -
 
 @pytest.mark.machine(kernels=SERIES)
 def test_sg_is_unloaded_and_loaded(unit: Unit) -> None:
-    """It cannot be while programs are attached to it; what comes later is attached to."""
+    """sg cannot be unloaded under attached programs; an agent attaches to an sg loaded later."""
     path = unit.paths[0]
     fresh()
     with Agent() as agent:
@@ -157,7 +157,7 @@ def _no_sg() -> Iterator[None]:
 @pytest.mark.machine(kernels=SERIES)
 @pytest.mark.usefixtures("_no_sg")
 def test_sg_is_loaded_while_nobody_watches(unit: Unit) -> None:
-    """What was sent through it meanwhile may have ended unseen: that is told once."""
+    """Commands through sg meanwhile may have ended unseen: the next agent counts that, once."""
     path = unit.paths[0]
     with Agent() as agent:
         agent.settled(60)
@@ -180,7 +180,7 @@ def test_sg_is_loaded_while_nobody_watches(unit: Unit) -> None:
 @pytest.mark.machine(kernels=SERIES)
 @pytest.mark.usefixtures("_no_sg")
 def test_sg_is_loaded_and_cannot_be_hooked(unit: Unit) -> None:
-    """Its types are not told, so one of two programs has no place: the fallback sees its ends."""
+    """Without sg's BTF one of two programs cannot attach: the fallback sees its commands end."""
     path = unit.paths[0]
     told = Path("/run/btf")
     shutil.copytree("/sys/kernel/btf", told)
@@ -207,7 +207,7 @@ def test_sg_is_loaded_and_cannot_be_hooked(unit: Unit) -> None:
 
 
 def test_an_agent_is_interrupted_while_it_starts(seed: int) -> None:
-    """It ends, whether libbpf is loading or something else is done, and leaves no half of it."""
+    """SIGINT ends it at any moment, without a traceback; the next agent attaches everything."""
     chance = random.Random(seed)
     fresh()
     for _ in range(_TURNS):
@@ -223,7 +223,7 @@ def test_an_agent_is_interrupted_while_it_starts(seed: int) -> None:
 
 
 def test_kprobes_are_switched_off_while_an_agent_runs(unit: Unit) -> None:
-    """Nobody tells an agent: its own readings do, and what it did not compare is in doubt."""
+    """The kernel tells nobody.  The next agent's self-test fails, and a command has no sender."""
     path = unit.paths[0]
     fresh()
     command("mount", "-t", "debugfs", "debugfs", "/sys/kernel/debug")

@@ -67,7 +67,7 @@ def refused(
 
 
 def hidden(*paths: str) -> tuple[str, ...]:
-    """A command's prefix that lets it see nothing at these folders and files."""
+    """Words before a command that let it find empty folders and empty files at these paths."""
     _EMPTY.mkdir(exist_ok=True)
     nothing = _EMPTY.with_name("prtrace-nothing")
     nothing.touch()
@@ -79,7 +79,7 @@ def hidden(*paths: str) -> tuple[str, ...]:
 
 @pytest.mark.timeout(480)
 def test_a_host_that_lacks_or_spoils_something() -> None:
-    """One thing after the other is missing."""
+    """One thing after the other is missing or wrong; the agent names it and says what to do."""
     fresh()
     shutil.rmtree(_ELSEWHERE, ignore_errors=True)
     # The one capability is for reading this program, wherever it is.

@@ -147,7 +147,7 @@ def preempt_own_key(on: Bench) -> str:
 
 
 def preempt_designated(on: Bench) -> str:
-    """All registrants hold; the first to reserve is more equal than the others."""
+    """All registrants hold; LIO takes the one that reserved, which is preempted, for holder."""
     on.out(0, Action.REGISTER, sa_key=A)
     on.out(1, Action.REGISTER, sa_key=B)
     on.out(0, Action.RESERVE, A, kind=WEAR)
@@ -182,7 +182,7 @@ def unregister_all_tg_pt(on: Bench) -> str:
 
 
 def attention_takes_the_rest(on: Bench) -> str:
-    """Two unit attentions wait for nexus 1; how many are delivered?"""
+    """Two unit attentions wait for nexus 1: which of them it gets."""
     on.out(0, Action.REGISTER, sa_key=A)
     on.out(1, Action.REGISTER, sa_key=B)
     on.out(0, Action.RESERVE, A, kind=WERO)
@@ -208,7 +208,7 @@ def full_status_cut_off(on: Bench) -> str:
 
 
 def full_status_overrun(on: Bench) -> str:
-    """40 bytes are asked for; what lies behind them in memory?"""
+    """40 bytes are asked for: whether the memory behind them is written."""
     on.out(0, Action.REGISTER, sa_key=A)
     cdb = PrInCdb(InAction.READ_FULL_STATUS, 40).build()
     io = SgIo()

@@ -51,7 +51,7 @@ _VARYING = (
 
 @pytest.fixture(scope="module", autouse=True)
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """An agent with the options that a reader's has: none; and `prtrace` on the PATH."""
+    """An agent started without options, as a reader's is, and `prtrace` on the PATH."""
     folder = tmp_path_factory.mktemp("bin")
     program = folder / "prtrace"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m prtrace "$@"\n')

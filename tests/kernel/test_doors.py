@@ -98,7 +98,7 @@ def test_each_way_is_told(unit: Unit) -> None:
 
 @pytest.mark.machine(kernels=("7",))
 def test_a_list_that_changes_under_way_is_never_taken_at_its_word(unit: Unit) -> None:
-    """It lies on both sides of a page's end, and its sender's second thread writes to it."""
+    """Its list crosses the end of a page, and a second thread of its sender overwrites it."""
     fresh()
     with Agent("--read-in-doubt", "no") as agent, SgDevice(unit.paths[0].block) as device:
         pr_out(device, 6, sa_key=(1).to_bytes(8, "big")).expect_good("REGISTER")
@@ -119,7 +119,7 @@ def test_a_list_that_changes_under_way_is_never_taken_at_its_word(unit: Unit) ->
 
 @pytest.mark.machine(kernels=("7",))
 def test_the_fallback_sees_the_same(unit: Unit, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With an object that finds one of the doors under no name."""
+    """The object has no program for sg_rq_end_io(), so that the fallback is on."""
     monkeypatch.setenv("PRTRACE_BPF_OBJECT", os.fspath(without("fentry/sg_rq_end_io")))
     path = unit.paths[0]
     fresh()
@@ -144,7 +144,7 @@ def test_the_fallback_sees_the_same(unit: Unit, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.machine(kernels=("7",))
 def test_detach_leaves_nothing(unit: Unit) -> None:
-    """And is refused while an agent reads."""
+    """prtrace detach takes every program out of the kernel, and is refused beside an agent."""
     command = [sys.executable, "-m", "prtrace", "detach", "--yes"]
     fresh()
     with Agent() as agent:

@@ -63,7 +63,7 @@ def pr_out(device: SgDevice, action: int, key: int, sa_key: int, type_: int = 0)
 
 
 def nodes_of(nexus: LocalNexus) -> bool:
-    """Whether the drivers have made its nodes: they do so after the address is there."""
+    """Whether sd and sg have made the nexus's nodes, which appear after its H:C:T:L."""
     return all(node and Path(node).exists() for node in (nexus.device, nexus.sg))
 
 
@@ -336,7 +336,7 @@ def check_hot_plug(unit: dict[str, Any]) -> None:
 
 
 def check_events(unit: dict[str, Any]) -> None:
-    """Every change is told; a tiny buffer overflows and says so."""
+    """A uevent is read once, with its number; a socket whose buffer is too small says so."""
     name = Path(unit["paths"][0]["block"]).name
     trigger = Path("/sys/class/block", name, "uevent")
     with UeventSocket() as events:
@@ -355,7 +355,7 @@ def check_events(unit: dict[str, Any]) -> None:
 
 
 def check_scan_while_vanishing(unit: dict[str, Any]) -> None:
-    """Removing and finding a device under a scan makes it neither fail nor invent a name."""
+    """A scan beside a device that goes and comes neither fails nor invents a name."""
     path = unit["paths"][0]
     host = path["hctl"].split(":")[0]
     stop = threading.Event()

@@ -1,4 +1,4 @@
-"""A unit with 1,024 registrations: no record holds the replies, and nothing of them is lost.
+"""A unit with 1,024 registrations: its replies are longer than a record, and are read whole.
 
 Each is made by a session of its own over iSCSI, from user space (tests/lab/stranger.py).
 """
@@ -41,7 +41,7 @@ def key_of(number: int) -> int:
 
 
 def keys_told(session: Stranger) -> list[int]:
-    """READ KEYS as another host reads it, without a decoder of ours."""
+    """What READ KEYS answers to another host; no decoder of prtrace is in it."""
     answer = session.send(0, _READ_KEYS, room=_ROOM)
     assert answer.status == 0, answer
     _, length = struct.unpack_from(">II", answer.data)

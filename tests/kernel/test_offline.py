@@ -34,7 +34,7 @@ def register(node: int) -> int:
 
 @pytest.mark.machine(kernels=SERIES)
 def test_an_offline_device(unit: Unit) -> None:
-    """The ioctl, which asks nobody whether the device is there; then once more, when it is."""
+    """IOC_PR_REGISTER does not look whether the device is online: twice offline, then online."""
     path = unit.paths[0]
     state = Path(f"/sys/class/scsi_device/{path.hctl}/device/state")
     fresh()

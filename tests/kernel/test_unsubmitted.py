@@ -1,4 +1,8 @@
-"""Commands whose submission nobody saw, in memory that others had before: nobody is named."""
+"""A command whose submission was not seen: the sender of an earlier one is not taken for its own.
+
+The kernel gives the memory of a struct request to one command after the other, and the program at
+the end finds the sender by that address.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ def register(device: SgDevice) -> None:
 
 
 def test_nobody_is_named_where_the_submission_was_not_seen(unit: Unit) -> None:
-    """With the program at the submission, and without it, until the next agent brings it back."""
+    """Four commands with the program at the submission, then four without it."""
     fresh()
     with Agent() as agent, SgDevice(unit.paths[0].block) as device:
         agent.settled(30)

@@ -9,7 +9,7 @@ from prtrace.probe import objectfile
 
 
 def without(section: str) -> Path:
-    """A copy of the object whose program in section ("fentry/sg_rq_end_io") has nowhere to go."""
+    """A copy of the object whose program in section ("fentry/sg_rq_end_io") names no function."""
     kind, _, function = section.partition("/")
     nowhere = f"{kind}/{'nowhere'.ljust(len(function), '_')}"
     whole = objectfile.object_path().read_bytes()

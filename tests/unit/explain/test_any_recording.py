@@ -1,4 +1,4 @@
-"""Recordings that somebody changed: refused, or all is made of them that is made of others."""
+"""Recordings with changed lines: refused, or explained and drawn like any other."""
 
 import contextlib
 import json

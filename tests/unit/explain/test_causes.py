@@ -82,7 +82,7 @@ def test_it_fits_a_terminal(file):
 @pytest.mark.parametrize(
     ("exe", "harmless"), [("", True), ("/usr/sbin/lvm", True), ("/srv/writer", False)]
 )
-def test_who_calls_itself_a_scanner_and_executes_something_else_is_none(exe, harmless):
+def test_a_scanner_is_told_by_what_it_executes_and_not_by_its_name(exe, harmless):
     file = next(file for file in STORIES if file.stem == "a-scan-by-lvm")
     events = [event._replace(exe=exe) for event in read(file).hosts[""]]
     (found,) = incidents(timeline(events, LU))

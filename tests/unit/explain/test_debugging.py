@@ -20,7 +20,7 @@ MOMENT = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 
 
 def said(name):
-    """Its lines up to what may be done."""
+    """What explain says of a story, without the remedies."""
     hosts = read(Path(__file__).with_name("stories") / f"{name}.txt").hosts
     looked = look([Recording(host, tuple(each)) for host, each in hosts.items()], LU)
     told = account(looked.unit, looked.steps, joined=looked.joined)

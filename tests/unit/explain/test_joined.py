@@ -34,7 +34,7 @@ def facts(given_):
     return json.loads(json.dumps(told))
 
 
-def test_there_are_such_stories():
+def test_several_stories_have_several_hosts():
     assert len(SEVERAL) >= 5
 
 

@@ -1,4 +1,4 @@
-"""The state as metrics: what is said of it, and that no name can say more."""
+"""The state as metrics; a hostile name stays the value of its label."""
 
 import inspect
 import json

@@ -1,4 +1,4 @@
-"""Whose key it may be."""
+"""Which program or host a reservation key gives away by its form."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ STORY = Path(__file__).with_name("stories") / "nobody-watched.txt"
         (int.from_bytes(b"\x10WINLTFS"), "LTFS of the host 'WINLTFS'"),
     ],
 )
-def test_forms_that_show(key, name):
+def test_a_form_names_its_owner(key, name):
     (owner,) = owners(key)
     assert owner.name == name
     assert not owner.certain
@@ -61,7 +61,7 @@ FORMS = st.one_of(
         st.text("aZ09.-\x1b \x7f\0", max_size=8).map(str.encode),
     ).map(lambda parts: int.from_bytes(b"".join(parts)[:8].ljust(8, b"\0"))),
 )
-"""Keys of every form that shows, and others."""
+"""Keys of every form that names its owner, and others."""
 
 
 @given(FORMS)

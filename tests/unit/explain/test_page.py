@@ -1,4 +1,4 @@
-"""The page's own border: what is in the report is data, and its policy lets nothing else in."""
+"""What a report says stays text in its page, and the page's policy lets no other script run."""
 
 import html.parser
 import json

@@ -132,7 +132,7 @@ def test_spellings(spell, data):
 @pytest.mark.parametrize("writer", WRITERS)
 @given(data=st.binary(min_size=1, max_size=80), change=st.data())
 def test_any_dump_in_any_dress(writer, data, change):
-    """Case, line ends, indentation and lost blanks at the ends of lines."""
+    """In either case, with other line ends, indented, without blanks at the ends of its lines."""
     if change.draw(st.booleans()):
         # The characters would be upper case too then, which no dump has: leave them out.
         lines = sg_persist(data).upper().splitlines()

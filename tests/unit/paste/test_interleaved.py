@@ -1,4 +1,4 @@
-"""The kernel's log while several processors print at once: nothing is joined that is not one."""
+"""The kernel's log while several processors print: lines of two commands are never joined."""
 
 from dataclasses import dataclass
 
@@ -83,7 +83,7 @@ def logs(draw):
 
 
 @given(logs())
-def test_what_is_said_of_one_command_is_one_command_s(log):
+def test_lines_of_two_commands_are_never_joined(log):
     commands, lines = log
     for seen in read(lines):
         if seen.cdb and seen.triple is not None:

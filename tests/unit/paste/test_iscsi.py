@@ -168,7 +168,7 @@ def test_a_tag_may_have_been_used_again_where_segments_are_not_read(captured):
     ]  # fmt: skip
 
 
-def test_what_one_side_alone_said_begins_no_other_command():
+def test_a_frame_that_goes_on_with_a_pdu_begins_no_other_command():
     wire = Wire(40001)
     frames = [wire.command(16, REGISTER, LISTED), wire.frame(bytes(40)), wire.answer(16, 0x18)]
     assert told(*frames) == [("5f", 0x18)]

@@ -1,4 +1,4 @@
-"""A CDB names what the data behind it are, and nothing that could be something else."""
+"""A CDB says what the bytes behind it are, unless they could be something else as well."""
 
 import pytest
 from hypothesis import given
@@ -59,13 +59,13 @@ def test_a_reply(action, reply, kind):
         (bytes.fromhex("120083002400"), LIST),
     ],
 )
-def test_what_is_not_the_commands_stays_alone(raws):
+def test_bytes_that_the_command_cannot_have_stay_alone(raws):
     found = list(joined(runs(*raws)))
     assert len(found) == len(raws)
     assert not any(each.parameter_list or each.reply for each in found)
 
 
-def test_what_could_be_sense_data_as_well_stays_alone():
+def test_bytes_that_could_be_sense_data_as_well_stay_alone():
     raw = Sense(0x72, 6, 0x2A, 3).build()[:7] + b"\x10" + bytes(4) + bytes.fromhex("12345678")
     raw += bytes(8)
     _, alone = joined(runs(PREEMPT, raw))

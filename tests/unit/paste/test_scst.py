@@ -44,7 +44,7 @@ def test_nothing_is_reserved():
     assert dict(state.facts) == {"aptpl": "enabled", "reservation": "none"}
 
 
-def test_one_that_is_cut_off_is_refused_at_every_place():
+def test_a_file_that_is_cut_off_within_a_registration_is_refused():
     whole = file()
     boundaries = [len(file(ports=ports)) for ports in ((), (HOLDER,), (HOLDER, OTHER))]
     for size in range(8, len(whole) + 1):
@@ -60,7 +60,8 @@ def test_another_version_is_refused():
         list(scst.read(file(version=2)))
 
 
-def test_one_that_is_being_written_is_none():
+def test_a_file_that_is_being_written_is_not_taken_for_one():
+    """Its signature is zero until then."""
     assert not scst.is_file(bytes(8) + file()[8:])
 
 

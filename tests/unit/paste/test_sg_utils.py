@@ -120,7 +120,7 @@ def test_a_dump_alone_does_not_tell_whether_its_header_is_there(kind, reply, par
 
 
 @pytest.mark.parametrize(("kind", "reply"), HEADED)
-def test_who_says_which_it_is_is_told_the_same_of_both(kind, reply):
+def test_a_dump_with_its_header_says_what_one_without_it_says(kind, reply):
     whole = described(sg_persist(reply), kind, header=True)
     behind = described(sg_persist(reply[8:]), kind, header=False)
     names = [each.name for each in whole.fields]
@@ -170,7 +170,7 @@ def test_the_command_line_tells_whether_the_header_is_there(typed, header):
                 list(shown(seen, None))
 
 
-def test_a_header_that_is_not_there_is_no_matter_of_other_forms():
+def test_only_what_sg_persist_prints_without_its_header_may_lack_it():
     for kind in ("cdb", "out", "sense", "capabilities"):
         with pytest.raises(UsageError, match="no header"):
             describe(bytes(24), kind, header=False)
