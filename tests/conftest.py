@@ -38,7 +38,6 @@ if not INSIDE:  # where importing hypothesis takes ten seconds
 
 
 NOT_SEEN_YET = (
-    "tests/agent/test_siege.py::test_ten_minutes",
     "tests/kernel/test_attacks.py::test_attached_and_detached_at_any_moment_under_load",
     "tests/kernel/test_truth.py::test_walk[",
     "tests/kernel/test_truth.py::test_walk_without_reading",
