@@ -22,7 +22,10 @@ def notify(*assignments: str) -> None:
         to.settimeout(_PATIENCE_S)
         # A manager that is gone or hangs must not take its services along.
         with contextlib.suppress(OSError):
-            to.sendto("\n".join(assignments).encode(), address)
+            # Connected, poll(2) waits for room with the receiver; else it finds the sender's own
+            # buffer writable, and Python tries again and again until the time is over.
+            to.connect(address)
+            to.send("\n".join(assignments).encode())
 
 
 def watchdog_interval() -> float | None:
