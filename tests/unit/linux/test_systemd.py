@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from labkit import pace
 
+from prtrace.linux import systemd
 from prtrace.linux.systemd import notify, watchdog_interval
 
 
@@ -54,7 +55,10 @@ def test_a_manager_that_is_gone_is_no_error(
     notify("READY=1")
 
 
-def test_a_manager_that_does_not_read_is_not_waited_for(manager: socket.socket) -> None:
+def test_a_manager_that_does_not_read_is_not_waited_for(
+    manager: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(systemd, "_PATIENCE_S", 0.5)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as filler:
         filler.connect(manager.getsockname())
         with contextlib.suppress(BlockingIOError):
