@@ -58,10 +58,6 @@ class Reading:
     repeated: tuple[Nexus, ...] = ()
     mixed: tuple[Nexus, ...] = ()
 
-    def elsewhere(self, key: int) -> tuple[OtherRegistration, ...]:
-        """The registrations with key that are not this side's own."""
-        return tuple(entry for entry in self.others if entry.key == key)
-
 
 def of_full_status(
     generation: int,
