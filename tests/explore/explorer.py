@@ -49,52 +49,65 @@ NEIGHBOUR, NEIGHBOURS_KEY = "X1", 0x55
 
 @dataclass(frozen=True)
 class Setting:
-    """What one exploration is about.
-
-    flow: "plain" (commit in the pause), "late" (the guest goes on, then commit), "counted" (load
-    without prepare, and nobody orders load and rollback), "give up" (the source gives the key up
-    in the pause), "release" (a target that cannot hand over).  forgets: a load may come without
-    --released, too.
-    kind, holder: the reservation: "S", "P" (the peer), or kind None.
-    peers: what peers may do, each once for every time that it is named.  guest: what the guest may
-    do while it runs, likewise.  extra: how many verbs may begin once more than asked for.
-    early: finish may come before anything was committed; apart: never while another verb runs.
-    evicts: the destination may take the source's key away, after its guest went on.  careless:
-    the guest may go on on the destination without prepare and commit, so that only what ends
-    claim counts.
-    left: the nexus that has the key since an earlier move, whose finish may come at any moment
-    before this move has begun there ("D1": the move goes back to where the guest came from); ""
-    for none.  vanishes: the source's last path may go away for ever at any moment.
-    alike, near: which nexuses are sessions of one initiator, on a target that mixes them, see
-    small_target.Character; the neighbour is registered from the beginning where it is named.
-    """
+    """What one exploration is about: the target, the move, and what may happen beside it."""
 
     character: str = "LIO"
+    """The target's, a name of small_target.CHARACTERS."""
     kind: ReservationType | None = WERO
+    """The reservation's type; None: nothing is reserved."""
     holder: str = "S"
+    """"S" (the guest, on the source) or "P" (the peer)."""
     paths: int = 1
+    """Of each side."""
     blind: bool = False
+    """The target has no READ FULL STATUS."""
     flow: str = "plain"
+    """"plain": commit in the pause.  "late": the guest goes on, then commit.  "counted": a load
+    without prepare, and nobody orders load and rollback.  "give up": the source gives the key up
+    in the pause.  "release": the target cannot hand a reservation over."""
     crashes: int = 1
+    """How many processes may be killed."""
     lost: int = 0
+    """How many answers of the target may be lost."""
     extra: int = 1
+    """How many verbs may begin once more than asked for."""
     peers: tuple[str, ...] = ("preempt",)
+    """What peers may do, each once for every time that it is named."""
     guest: tuple[str, ...] = ()
+    """What the guest may do while it runs, each once for every time that it is named."""
     off: bool = False
+    """The destination's host may be fenced by its power switch, which the abort is told."""
     two: bool = False
+    """The same file may be loaded on a third host, E, too."""
     old: bool = False
+    """Verbs of the move before this one, from D to S, may come late."""
     suspends: bool = True
+    """A guest with several paths, moved late, goes on suspended."""
     holds_back: bool = True
+    """The proxy holds the guest's PERSISTENT RESERVE OUT back until a late commit is done."""
     running: bool = False
+    """The abort may be asked for while the guest runs on the source."""
     forgets: bool = False
+    """A load may come without --released, too."""
     early: bool = False
+    """finish may come before anything was committed."""
     apart: bool = False
+    """finish never runs while another verb runs."""
     evicts: bool = False
+    """The destination may take the source's key away after its guest went on."""
     careless: bool = False
+    """The guest may go on on the destination without prepare and commit: only what ends claim
+    counts."""
     left: str = ""
+    """The nexus that has the key since an earlier move, whose finish may come at any moment before
+    this move has begun there ("D1": the move goes back to where the guest came from); "": none."""
     vanishes: bool = False
+    """The source's last path may go away for ever at any moment."""
     alike: tuple[tuple[str, ...], ...] = ()
+    """Groups of nexuses that are sessions of one initiator, on a target that mixes them (see
+    small_target.Character); the neighbour is registered from the beginning where it is named."""
     near: bool = False
+    """Their ISIDs are alike in what the target compares."""
 
     def __str__(self):
         held = (

@@ -68,16 +68,16 @@ class Libvirt(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What does not change.
-
-    suspend: virsh migrate --suspend.  paused: the guest was paused before.  holds: the guest alone
-    holds; else it is a follower.
-    """
+    """What does not change."""
 
     plugin: bool
+    """The lock-manager plugin is loaded."""
     suspend: bool
+    """virsh migrate --suspend."""
     paused: bool
+    """The guest was paused before."""
     holds: bool
+    """The guest alone holds the reservation; else it is a follower."""
 
     @property
     def policy(self) -> MovePolicy:
@@ -86,54 +86,71 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Everything that can differ.
-
-    source, destination: the machines' records; s, d: the guest's QEMUs; ks, kd, holder: the
-    device.  said_s, said_d: what the agent will answer to a call that it has carried out.
-    zombie: a call of D's service that was restarted, which the agent may yet carry out.
-    event_s, event_d: libvirt has something to tell.  migrated: the guest left S; proved: S's
-    service heard it.  ran: the guest has run on D.  allowed: the plugin let it go on on D.
-    committed, reclaimed: the agent said that it may.  passed: the guest may have gone on on D, and
-    has not gone on on S since; undone: it went on on S all the same.  split: S was told that the
-    migration failed while the guest went on on D.  suspended: it arrives paused.  passes: libvirt
-    has to tell that the memory is being sent; marked: the plugin asks before the guest goes on on
-    S; unheard: nobody was there to mark it.  hooks: how many libvirt has yet to call on S.  file:
-    S's service has a file; spent: the agent takes a finish with it for one that is late.
-    tries, faults: how many more are allowed.
-    """
+    """Everything that can differ."""
 
     source: GuestRecord = field(default_factory=GuestRecord)
+    """The record of S's machine."""
     destination: GuestRecord = field(default_factory=GuestRecord)
+    """The record of D's machine."""
     s: Guest = Guest.RUNS
+    """The guest's QEMU on S."""
     d: Guest = Guest.NONE
+    """The guest's QEMU on D."""
     libvirt: Libvirt = Libvirt.IDLE
     ks: bool = True
+    """S's nexus is registered."""
     kd: bool = False
+    """D's nexus is registered."""
     holder: str = ""
+    """"S", "D" or "": neither of them."""
     said_s: Answer | None = None
+    """What S's agent will answer to a call that it has carried out."""
     said_d: Answer | None = None
+    """What D's agent will answer to a call that it has carried out."""
     zombie: MoveCall | None = None
+    """A call of D's service before its restart, which the agent may yet carry out."""
     event_s: bool = False
+    """libvirt has something to tell S's service."""
     event_d: bool = False
+    """libvirt has something to tell D's service."""
     migrated: bool = False
+    """The guest left S."""
     proved: bool = False
+    """S's service heard that the guest left."""
     ran: bool = False
+    """The guest has run on D."""
     allowed: bool = False
+    """The plugin let the guest go on on D."""
     committed: bool = False
+    """The agent said that the guest may go on on D."""
     reclaimed: bool = False
+    """The agent said that the guest may go on on S."""
     passed: bool = False
+    """The guest may have gone on on D, and has not gone on on S since."""
     undone: bool = False
+    """The guest went on on S although it may have gone on on D."""
     suspended: bool = False
+    """The guest arrives paused."""
     passes: bool = False
+    """libvirt has yet to tell that the memory is being sent."""
     marked: bool = False
+    """The plugin asks before the guest goes on on S."""
     unheard: bool = False
+    """No service was there to mark the guest."""
     hooks: int = 0
+    """How many hooks libvirt has yet to call on S."""
     file: bool = True
+    """S's service has a file."""
     spent: bool = False
+    """The agent takes a finish with S's file for one that is late."""
     fenced: bool = False
+    """The guest's registration was taken away by a peer."""
     split: bool = False
+    """S was told that the migration failed while the guest went on on D."""
     tries: int = 0
+    """How many more migrations may be begun."""
     faults: int = 2
+    """How many more faults may happen."""
 
 
 class BrokenError(Exception):

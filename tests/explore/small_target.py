@@ -14,25 +14,29 @@ AR = (ReservationType.WEAR, ReservationType.EAAR)
 
 
 class Character(NamedTuple):
-    """keeps_sender: of a PREEMPT of the holder's key, which the sender has too; hands_over is
-    what prtrace knows of it.  keeps_unreserved: the same while nothing is reserved.
-    unmatched_good: a PREEMPT of a key that nobody has is GOOD.  unregister_adds: to PRGENERATION.
-    counts_removed: PREEMPT adds one for each registration that it removes.
-    sessions: groups of nexuses that are sessions of one initiator at one target port, of a target
-    that mixes them as LIO does: one bit for each group says who is registered, the newest
-    registration sets it, and every registration that goes clears it; a session that is not the
-    holder of its group's reservation is nobody.  near: the ISIDs are alike in what the target
-    compares, so that each session of the holder's group is the holder."""
+    """How a target departs from the standard, or from other targets."""
 
     name: str
     keeps_sender: bool
+    """A PREEMPT of the holder's key, which the sender has too, leaves the sender registered."""
     keeps_unreserved: bool
+    """The same while nothing is reserved."""
     hands_over: bool
+    """What prtrace knows of keeps_sender."""
     unmatched_good: bool
+    """A PREEMPT of a key that nobody has is GOOD."""
     unregister_adds: int
+    """To PRGENERATION."""
     counts_removed: bool
+    """PREEMPT adds one to PRGENERATION for each registration that it removes."""
     sessions: tuple = ()
+    """Groups of nexuses that are sessions of one initiator at one target port, of a target that
+    mixes them as LIO does: one bit for each group says who is registered; the newest registration
+    sets it, and every registration that goes clears it.  A session that is not the holder, in the
+    holder's group, is taken for nobody."""
     near: bool = False
+    """The sessions' ISIDs are alike in what the target compares: each session of the holder's
+    group is the holder."""
 
     def group(self, nexus):
         """The number of nexus's group, None where it has none."""
@@ -48,15 +52,17 @@ CHARACTERS = {each.name: each for each in (LIO, SCST, PAR3, SPDK, HOSTILE)}
 
 
 class Target(NamedTuple):
-    """keys: (nexus, key), sorted.  holder: a nexus, also for the all-registrants types, where it
-    is one of the registrants and says nothing but to a target that mixes sessions.  active: the
-    groups whose bit is set."""
+    """The whole state of a unit."""
 
     keys: tuple
+    """(nexus, key), sorted."""
     holder: str | None = None
+    """A nexus.  For the all-registrants types it is one of the registrants, at which only a target
+    that mixes sessions looks."""
     type: ReservationType | None = None
     generation: int = 0
     active: frozenset = frozenset()
+    """The groups of sessions whose bit is set."""
 
     def key(self, nexus):
         return dict(self.keys).get(nexus)
