@@ -83,14 +83,11 @@ def watching(served, terminal):
     return terminal
 
 
-def test_it_shows_what_is_and_what_happens(served, watching):
+def test_it_shows_what_is_and_what_happens_in_a_terminal_of_any_size(served, watching):
     hostile = "\x1b]0;title\x07"
     watching.shows("naa.1", "0x0000000000123abc", "IN DOUBT", "PR OUT", "guest web1")
     happens(served, pr_out(3, action=2, issuer=Issuer(1, hostile)))
     watching.shows("\\x1b]0;title")
-
-
-def test_it_fits_the_terminal_that_changes(watching):
     for columns, rows in ((60, 15), (140, 40), (40, 8)):
         watching.tmux("resize-window", "-x", str(columns), "-y", str(rows))
         watching.shows("prtrace on")
