@@ -247,7 +247,7 @@ def installed(host: Host, name: str, pages: Pages) -> None:
     # Nobody is there to answer what apt asks.
     host.run("""echo 'Apt::Get::Assume-Yes "true";' >/etc/apt/apt.conf.d/yes""")
     pages.follow(host, "prtrace-proxy_*_all.deb")
-    pages.follow(host, "for the first script in /etc/libvirt/hooks")
+    pages.follow(host, "agent, commands, service, hook, plugin")
     # A machine in which all takes ten times as long.
     host.run("echo PRTRACE_LIBVIRT_DEADLINE=60 >>/etc/default/prtrace-libvirt")
     host.run("systemctl restart prtrace-libvirt.service")
