@@ -153,6 +153,8 @@ class Counters:
         self._busy: dict[str, float] = {}
         self._gone: dict[str, float] = {}
         """Since when nexuses that have counts are not here."""
+        self._displaced = 0
+        """Entries that grew while they were taken away, and could not be put back."""
         self._over: set[str] = set()
         """Facts of the store about entries that are no more."""
 
@@ -278,7 +280,6 @@ class Counters:
                 told[counts.nexus] = key
         self._gone = gone
         size = libbpf.bpf_map_get_info(fd).value_size
-        lost = 0
         for nexus in self.idle(told) if told else ():
             taken = libbpf.bpf_map_lookup_and_delete_elem(fd, told[nexus], size)
             if taken is None:
@@ -290,7 +291,10 @@ class Counters:
                 self._over.add(f"count/{nexus}")
             else:
                 # Somebody counted after it was looked at: as if nothing had been done.
-                lost += not libbpf.bpf_map_create_elem(fd, told[nexus], taken)
+                self._displaced += 1
+                if libbpf.bpf_map_create_elem(fd, told[nexus], taken):
+                    self._displaced -= 1
+        lost, self._displaced = self._displaced, 0
         return (self._lost("", "", SIGN_UNSEEN, lost),) if lost else ()
 
     def _stat(self, stat: Stat) -> int:

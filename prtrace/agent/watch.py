@@ -88,6 +88,7 @@ class Watch:
         self._waiting = ""
         self._unstored = ""
         self._uncounted = ""
+        self._unpruned = ""
         self._owed = 0
         self._owed_events: tuple[Event, ...] = ()
         self._rests_until = 0.0
@@ -253,7 +254,10 @@ class Watch:
         try:
             lost = self._counters.prune()
         except (OSError, PrtraceError) as error:
-            _log.warning("counters of nexuses that are gone stay: %s", error)
+            # A kernel that cannot does not learn it.
+            if str(error) != self._unpruned:
+                self._unpruned = str(error)
+                _log.warning("counters of nexuses that are gone stay: %s", error)
             return
         if lost:
             self.owe(lost)

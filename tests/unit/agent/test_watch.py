@@ -277,6 +277,17 @@ def test_nothing_is_written_to_a_disk_that_does_not_answer(agent: Agent) -> None
     assert told == [Command.PR_OUT, Command.PR_OUT, Command.LOST]
 
 
+def test_a_kernel_that_cannot_forget_counters_is_told_once(
+    agent: Agent, monkeypatch, caplog
+) -> None:
+    """Hashes know no lookup and delete before Linux 5.14; here there is no map at all."""
+    monkeypatch.setattr(agent.counters, "_maps", {"pr_counts": -1})
+    for _ in range(3):
+        agent.watch.prune_counters()
+    (told,) = [each.getMessage() for each in caplog.records]
+    assert told.startswith("counters of nexuses that are gone stay: ")
+
+
 def test_an_event_of_nobody_is_of_everybody(agent: Agent) -> None:
     """Of units that are gone too, and of those that the same batch makes known."""
     agent.put(register(1, 0x700))
