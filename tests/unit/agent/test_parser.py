@@ -49,12 +49,31 @@ OTHER = LocalNexus("99:0:0:0", ON[0].lu)
 Answering = Callable[[int, bytes], bytes]
 
 
+_MADE: list[Parsers] = []
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """Close the sockets of parsers that wait for another verb: the warning that one was left open
+    comes when the garbage is collected, in some other test."""
+    yield
+    while _MADE:
+        for each in _MADE.pop()._believed.values():
+            each.end()
+
+
+def asking(link: socket.socket, patience: float) -> Parsers:
+    """The mover's side of the process that forks parsers."""
+    _MADE.append(Parsers(link, patience))
+    return _MADE[-1]
+
+
 @contextmanager
 def parsers(patience: float = PATIENCE) -> Iterator[Parsers]:
     """The process that forks, as the agent starts it, with what is patched now."""
     child = Child.start("parser", parser.serve, kept=())
     try:
-        yield Parsers(child.link, patience)
+        yield asking(child.link, patience)
     finally:
         child.end()
 
@@ -93,7 +112,7 @@ def test_the_longest_replies_have_room() -> None:
 
 def test_each_unit_has_one_and_they_end_with_the_verb() -> None:
     child = Child.start("parser", parser.serve, kept=())
-    given = Parsers(child.link, PATIENCE)
+    given = asking(child.link, PATIENCE)
     with given.of_verb() as parser_of:
         for path in (*ON[:3], OTHER):
             assert parser_of(path).keys(KEYS.build()) == KEYS
@@ -115,7 +134,7 @@ def asked(given: Parsers, paths: Iterable[LocalNexus], kept: bool | None) -> Non
 def test_the_next_verb_of_a_move_finds_its_parsers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A guest is paused while Load runs: it forks nothing."""
     child = Child.start("parser", parser.serve, kept=())
-    given = Parsers(child.link, PATIENCE)
+    given = asking(child.link, PATIENCE)
     asked(given, ON[:3], True)
     begun = sorted(children_of(child.pid))
     assert len(begun) == 3
@@ -136,7 +155,7 @@ def test_the_next_verb_of_a_move_finds_its_parsers(monkeypatch: pytest.MonkeyPat
 
 def test_one_that_ended_while_it_waited_is_replaced() -> None:
     child = Child.start("parser", parser.serve, kept=())
-    given = Parsers(child.link, PATIENCE)
+    given = asking(child.link, PATIENCE)
     asked(given, ON[:1], True)
     (pid,) = children_of(child.pid)
     os.kill(pid, signal.SIGKILL)
@@ -150,7 +169,7 @@ def test_units_of_which_there_are_more_than_parsers(monkeypatch: pytest.MonkeyPa
     """Who has nothing to do makes room, whatever it waits for."""
     monkeypatch.setattr(parser, "_MOST", 3)
     child = Child.start("parser", parser.serve, kept=())
-    given = Parsers(child.link, PATIENCE)
+    given = asking(child.link, PATIENCE)
     asked(given, ON[:3], True)
     with given.of_verb() as parser_of:
 
@@ -177,7 +196,7 @@ def test_more_of_them_than_there_may_be(
 ) -> None:
     monkeypatch.setattr(parser, "_MOST", 1)
     taken_over(never)
-    with parsers(patience=2) as given, given.of_verb() as parser_of:
+    with parsers(patience=pace.limit(2)) as given, given.of_verb() as parser_of:
 
         def ask(path: LocalNexus) -> str:
             with pytest.raises(DeviceError) as told:
@@ -208,7 +227,7 @@ def names(given: Parsers, *pages: bytes, nexus: str = "1:0:0:0") -> list[PageNam
 
 def test_each_page_is_parsed_once_by_a_process_of_its_target() -> None:
     child = Child.start("parser", parser.serve, kept=())
-    given = Parsers(child.link, PATIENCE)
+    given = asking(child.link, PATIENCE)
     pages = (PAGE, PAGE[:9], b"", PAGE)
     with given.of_scan() as names_in:
         for nexus in ("1:0:0:0", "1:0:0:7", "2:0:1:0"):
@@ -259,7 +278,7 @@ def test_where_nobody_forks() -> None:
 def test_who_forks_too_late_is_not_taken_for_who_is_asked_next() -> None:
     """A process that was stopped for a while, with the machine perhaps, goes on after it."""
     child = Child.start("parser", parser.serve, kept=())
-    given = Parsers(child.link, 0.3)
+    given = asking(child.link, 0.3)
     os.kill(child.pid, signal.SIGSTOP)
     try:
         for path in ON[:2]:
@@ -335,7 +354,7 @@ def test_it_has_no_memory_without_limit(taken_over: Callable[[Answering], None])
 
 def test_it_has_no_descriptor_and_no_new_privileges() -> None:
     child = Child.start("parser", parser.serve, kept=())
-    given = Parsers(child.link, PATIENCE)
+    given = asking(child.link, PATIENCE)
     with given.of_verb() as parser_of:
         assert parser_of(ON[0]).keys(KEYS.build()) == KEYS
         (pid,) = children_of(child.pid)
@@ -394,7 +413,7 @@ def test_it_is_waited_for_once(
 ) -> None:
     taken_over(instead)
     child = Child.start("parser", parser.serve, kept=())
-    given = Parsers(child.link, 0.3)
+    given = asking(child.link, 0.3)
     with given.of_verb() as parser_of:
         for _ in range(3):
             with pytest.raises(DeviceError, match="has not answered within"):
@@ -440,7 +459,7 @@ def test_one_that_is_killed(taken_over: Callable[[Answering], None]) -> None:
     taken_over(never)
     child = Child.start("parser", parser.serve, kept=())
     with (
-        Parsers(child.link, PATIENCE).of_verb() as parser_of,
+        asking(child.link, PATIENCE).of_verb() as parser_of,
         ThreadPoolExecutor(1) as pool,
     ):
         answer = pool.submit(parser_of(ON[0]).keys, KEYS.build())
