@@ -41,7 +41,6 @@ NOT_SEEN_YET = (
     "tests/kernel/test_attacks.py::test_attached_and_detached_at_any_moment_under_load",
     "tests/kernel/test_truth.py::test_walk[",
     "tests/kernel/test_truth.py::test_walk_without_reading",
-    "tests/package/test_life.py",
 )
 """Tests that were rewritten, or whose subject was, and that nobody has seen pass since on the tree
 as it is.  They count as slow, so that CI tells of what is known to work; a line goes when its test
