@@ -40,7 +40,8 @@ from prtrace.move.verbs import Moves, Report
 
 MOVES = 1000
 BUDGET_S = 2700
-"""Of one run: a thousand moves took 2,300 s beside other work.  What was done is printed."""
+"""Of one run: a machine is not for one test alone.  Beside other work two processors did 915 moves
+in it.  What was done is printed."""
 LEAST = 20
 LANES = 2
 FENCE_SCSI_EACH = 20
