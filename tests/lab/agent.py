@@ -33,13 +33,17 @@ class Agent:
         *options: str,
         state_dir: Path = STATE_DIR,
         socket: Path | None = None,
+        log: Path | None = None,
         patience: float = 60.0,
     ) -> None:
-        """patience: seconds that a start may take, on an idle machine."""
+        """log: where it says something; in state_dir where none is given.  patience: seconds that
+        a start may take, on an idle machine.
+        """
         self.state_dir = state_dir
         self.socket = socket or state_dir / "io.prtrace"
         self.options = options
         self.patience = patience
+        self._log = log or state_dir / "agent.log"
         self._program: Program | None = None
 
     def __enter__(self) -> Agent:
@@ -62,7 +66,7 @@ class Agent:
     @property
     def log(self) -> str:
         """What all agents here have said so far."""
-        return (self.state_dir / "agent.log").read_text(errors="replace")
+        return self._log.read_text(errors="replace")
 
     def start(self, *, wait: bool = True, timeout: float | None = None) -> None:
         """Start an agent; with wait, return when it answers."""
@@ -70,7 +74,7 @@ class Agent:
             # It ended by itself, and the processes that served it may do so later.
             self._program.await_over()
         self.state_dir.mkdir(parents=True, exist_ok=True)
-        with (self.state_dir / "agent.log").open("ab") as log:
+        with self._log.open("ab") as log:
             self._program = Program(
                 [
                     *(sys.executable, *self.program, "agent"),
