@@ -203,13 +203,19 @@ def test_more_of_them_than_there_may_be(
                 parser_of(path).keys(KEYS.build())
             return told.value.message
 
+        def busy() -> bool:
+            asked_for = given._believed.get(ON[0].lu)
+            return asked_for is not None and asked_for._process is not None
+
         with ThreadPoolExecutor(2) as pool:
             first = pool.submit(ask, ON[0])
-            await_that("it is busy", lambda: given._believed[ON[0].lu]._process is not None)
+            await_that("it is busy", busy)
             # One of them has a place, and the other one waits for it.
             second = ask(ON[1])
             assert "has not answered within" in first.result()
-        assert "to look after already" in second or "has not answered within" in second
+        # Which of the two limits is over first depends on how long a fork takes.
+        ends = ("to look after already", "has not answered within", "does not answer")
+        assert any(each in second for each in ends), second
 
 
 PAGE = IdentificationPage(
