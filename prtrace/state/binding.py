@@ -235,12 +235,14 @@ def may_be_own(
     """The registrations of elsewhere, as far as is known, that may be those of path's nexus.
 
     A path whose names are other ones is not that registration's, whatever else is not known of it.
+    One that stands for any target ports may be that of a nexus that had another, too: LIO does not
+    ask which nexuses are registered that ALL_TG_PT registers along.
     path: None where nobody has told it.
     """
     return [
         each
         for each in registrations
-        if each.maybe_local
+        if (each.maybe_local or is_wild(each))
         and (path is None or may_be(each.initiator_port, each.relative_target_port, path))
     ]
 

@@ -324,6 +324,23 @@ def test_a_registration_that_is_in_doubt_tells_no_target_port() -> None:
     assert left.maybe_local
 
 
+ONE = descriptor("naa.1", 5, 0, all_target_ports=True)
+
+
+def test_a_nexus_that_lost_its_registration_may_have_another_for_all_target_ports() -> None:
+    """LIO does not ask whether those are registered that ALL_TG_PT registers along."""
+    paths = tuple(
+        LocalNexus(nexus, LU, initiator_port=port, relative_target_port=1)
+        for nexus, port in ((A, "naa.1"), (B, "naa.2"))
+    )
+    state = apply(new_state(LU, TARGET), PathsSeen(lu=LU, nexus="", paths=paths)).state
+    own, other = descriptor("naa.1", 4), descriptor("naa.2", 6)
+    state = apply(state, full(5, own, ONE, ONE, other, at=1300)).state
+    assert (keys(state), state.doubts) == ({A: 4, "naa.1,*": 5, B: 6}, ())
+    state = send(state, B, Action.PREEMPT, 6, 4, WERO).state
+    assert standing(state, A) is Standing.UNKNOWN
+
+
 def test_a_device_that_forgets_its_reservations_for_a_moment() -> None:
     """LIO answers so while emulate_pr is 0, and has all the registrations still."""
     state = start({A: 1})
