@@ -268,6 +268,7 @@ def _known(state: LuState) -> tuple[object, ...]:
         state.doubts,
         state.ordered,
         state.anchor,
+        state.surplus,
         census and (census.generation, census.keys),
         state.spread,
         state.aptpl,

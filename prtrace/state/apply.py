@@ -39,7 +39,7 @@ from prtrace.model import (
     Unsupported,
 )
 from prtrace.state import doubt, expecting, signs
-from prtrace.state.draft import MAX_UNDER_WAY, Draft, draft_of
+from prtrace.state.draft import GENERATION_MASK, MAX_UNDER_WAY, Draft, draft_of
 from prtrace.state.evidence import contradicted, unknown_nexus
 from prtrace.state.learning import learn_full_status
 from prtrace.state.naming import move, specify
@@ -78,7 +78,8 @@ def new_state(lu: str, target: str = "", time: int = 0) -> LuState:
 
 def in_doubt(state: LuState, reason: str, time: int) -> LuState:
     """Return state with everything in doubt for a reason that is no observation of its own."""
-    return replace(state, doubts=doubt.added(state.doubts, doubt.ALL, reason, time), spread=None)
+    doubts = doubt.added(state.doubts, doubt.ALL, reason, time)
+    return replace(state, doubts=doubts, spread=None, surplus=None)
 
 
 def _unwatched(draft: Draft, state: LuState) -> LuState:
@@ -349,7 +350,10 @@ def _done(draft: Draft, seen: PrOut) -> None:
             _doubt(draft, wrong, f"{seen.action.value} on {seen.nexus} should not have been done")
         # With an SPC-2 reservation active it would have met a conflict.
         draft.legacy_holder = None
+    before = draft.surplus_of()
     _take_effect(draft, seen, placed.order)
+    if draft.surplus is not None:
+        draft.surplus = (draft.surplus + draft.surplus_of() - before) & GENERATION_MASK
     if new and placed.order is not Order.AFTER:
         draft.ordered = False
     touched = could_touch(seen.action)

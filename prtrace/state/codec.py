@@ -98,6 +98,7 @@ def _but_recent(state: LuState) -> dict[str, Any]:
         "under_way_lives": [each.life for each in state.under_way],
         "gone_since": state.gone_since,
         "legacy_doubt": state.legacy_doubt,
+        "surplus": state.surplus,
         "paths": [
             {**path_to_json(path.local), "since_ns": path.since_ns, "renewed": path.renewed}
             for path in state.paths.values()
@@ -176,6 +177,7 @@ def _state(document: Any) -> LuState:
         under_way=_all_under_way(fields),
         gone_since=_optional(fields.get("gone_since"), int),
         legacy_doubt=_typed(fields.get("legacy_doubt", ""), str),
+        surplus=_optional(fields.get("surplus"), int),
         paths=MappingProxyType(_paths(fields)),
         confirmed=MappingProxyType(
             {

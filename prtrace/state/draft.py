@@ -69,6 +69,7 @@ class Draft:
     under_way: tuple[UnderWay, ...]
     gone_since: int | None
     legacy_doubt: str
+    surplus: int | None
     quiet: bool = False
     """Set where the order of commands is not known: then no unit attention is expected."""
     words: list[str] = field(default_factory=list)
@@ -82,9 +83,14 @@ class Draft:
         """Whether what is stated of fact may be wrong."""
         return any(each.what is fact for each in self.doubts)
 
-    def doubt(self, facts: Iterable[Fact], reason: str) -> None:
-        """Put facts in doubt since this observation."""
+    def doubt(self, facts: Iterable[Fact], reason: str, *, tells: bool = False) -> None:
+        """Put facts in doubt since this observation.
+
+        tells: PRGENERATION and the number of registrations together tell what was not seen.
+        """
         facts = frozenset(facts)
+        if not tells and facts & {Fact.REGISTRATIONS, Fact.GENERATION}:
+            self.surplus = None
         if Fact.GENERATION in facts:
             self.spread = None
         if {Fact.REGISTRATIONS, Fact.GENERATION} <= facts:
@@ -123,6 +129,11 @@ class Draft:
             return None
         return len(self.registrations) + len(self.unattributed)
 
+    def surplus_of(self) -> int:
+        """PRGENERATION less the number of registrations, as far as both are known."""
+        count = len(self.registrations) + len(self.unattributed)
+        return ((self.generation or 0) - count) & GENERATION_MASK
+
     def explains(self, generation: int) -> bool:
         """Whether the commands that were seen, and nothing else, make PRGENERATION this."""
         return self.spread is not None and self.generation == generation
@@ -149,14 +160,17 @@ class Draft:
         """Add to the effect's text."""
         self.words.append(words)
 
-    def advance(self, least: int, most: int | None, why: str) -> None:
-        """Add to PRGENERATION from least to most; None: anything.  why: why that is not known."""
+    def advance(self, least: int, most: int | None, why: str, *, tells: bool = False) -> None:
+        """Add to PRGENERATION from least to most; None: anything.  why: why that is not known.
+
+        tells: see doubt().
+        """
         spread = self.spread
         if self.generation is not None:
             self.generation = (self.generation + least) & GENERATION_MASK
         if least != most:
             self.anchor = None
-            self.doubt((Fact.GENERATION,), why)
+            self.doubt((Fact.GENERATION,), why, tells=tells)
         if most is None or spread is None:
             self.spread = None
         else:
@@ -230,7 +244,7 @@ class Draft:
         self.doubts = ()
         self.under_way = ()
         self.ordered = False
-        self.aptpl = self.capabilities = None
+        self.aptpl = self.capabilities = self.surplus = None
         self.names_nexuses = True
 
     def over(self, nexus: Nexus, start_ns: int | None = None) -> None:
@@ -287,6 +301,7 @@ class Draft:
             under_way=self.under_way,
             gone_since=self.gone_since,
             legacy_doubt=self.legacy_doubt,
+            surplus=self.surplus,
         )
 
 
@@ -332,4 +347,5 @@ def draft_of(state: LuState, seen: Observation) -> Draft:
         under_way=state.under_way,
         gone_since=state.gone_since,
         legacy_doubt=state.legacy_doubt,
+        surplus=state.surplus,
     )

@@ -14,11 +14,10 @@ from dataclasses import replace
 from prtrace.model import FullStatus, FullStatusRead, LocalNexus, Nexus, ReservationType
 from prtrace.state.binding import Bound, bind, may_be
 from prtrace.state.doubt import ALL
-from prtrace.state.draft import MAX_REGISTRATIONS, Draft
+from prtrace.state.draft import GENERATION_MASK, MAX_REGISTRATIONS, Draft
 from prtrace.state.order import another_overlaps
 from prtrace.state.partial import all_seen, contradicts, note_generation, only_whose_hold
 from prtrace.state.paths import by_address
-from prtrace.state.registering import FURTHER
 from prtrace.state.unit import Census, Fact, Registration, Reservation, Source
 
 _NAMED = 8
@@ -51,7 +50,7 @@ def learn_full_status(draft: Draft, seen: FullStatusRead) -> None:
         seen.registrations,
         paths,
         draft.registrations if proven else {},
-        former=_former(draft),
+        former=_former(draft, seen),
         each_port_listed=draft.profile.lists_every_port,
     )
     before = (draft.registrations, draft.reservation, draft.generation, draft.unattributed)
@@ -61,6 +60,7 @@ def learn_full_status(draft: Draft, seen: FullStatusRead) -> None:
     if not draft.explains(seen.generation):
         draft.aptpl = None
     draft.resolve(*ALL)
+    draft.surplus = _surplus(seen)
     local = {path.nexus for path in paths}
     draft.registrations, draft.unattributed = _registrations(
         draft, seen, bound, local, proven=proven
@@ -112,13 +112,25 @@ def _gone(draft: Draft, before: Mapping[Nexus, Registration]) -> list[Nexus]:
     return gone
 
 
-def _former(draft: Draft) -> Mapping[Nexus, Registration]:
-    """The registrations known before, where no doubt is about one that is known.
+def _former(draft: Draft, seen: FullStatusRead) -> Mapping[Nexus, Registration]:
+    """The registrations known before, where it is proven that those of ALL_TG_PT have stayed.
 
-    What ALL_TG_PT adds puts their number in doubt, and none of those.
+    PRGENERATION less the number of registrations proves it.  The target that lists each target
+    port raises PRGENERATION once for each that it registers, however many those are (LIO, drivers/
+    target/target_core_pr.c, __core_scsi3_add_registration), which leaves the difference as it is.
+    Whatever takes a registration away makes it greater, and so does another key; nothing makes it
+    less.  So where it is what the commands seen make it, none but those did either.
     """
-    doubts = [each for each in draft.doubts if each.what is Fact.REGISTRATIONS]
-    return draft.registrations if all(each.reason.endswith(FURTHER) for each in doubts) else {}
+    unmoved = draft.anchor == seen.generation and not draft.doubted(Fact.REGISTRATIONS)
+    # What LIO does not count is an unregistration: it takes all those of the key along or, with
+    # REGISTER AND IGNORE EXISTING KEY, its own alone.
+    if unmoved or draft.surplus == _surplus(seen):
+        return draft.registrations
+    return {}
+
+
+def _surplus(seen: FullStatusRead) -> int:
+    return (seen.generation - len(seen.registrations)) & GENERATION_MASK
 
 
 def _disagreement(draft: Draft, seen: FullStatusRead) -> str:

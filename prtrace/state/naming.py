@@ -96,8 +96,8 @@ def specify(draft: Draft, seen: PrOut) -> None:
     if not whole:
         why = f"{seen.action.value} on {seen.nexus} {FURTHER}"
         draft.ordered = False
-        draft.advance(0, None, why)
-        draft.doubt(_REGISTRATIONS, why)
+        draft.advance(0, None, why, tells=True)
+        draft.doubt(_REGISTRATIONS, why, tells=True)
         return
     each = draft.profile.counts_specified
     draft.advance(

@@ -19,6 +19,7 @@ from prtrace.state.unit import Census, Fact, Reservation, Source
 
 WHOSE_KEYS = "which nexus has which key is not known"
 _WHOSE_HOLD = "holder: which nexus has key"
+_MOST_BEYOND = GENERATION_MASK >> 1
 
 
 def learn_keys(draft: Draft, seen: KeysRead) -> None:
@@ -83,7 +84,7 @@ def learn_keys(draft: Draft, seen: KeysRead) -> None:
     elif gone or not was_known:
         # Equal keys alone do not show that the same nexuses still have them.
         draft.anchor = anchor
-        draft.doubt((Fact.REGISTRATIONS,), WHOSE_KEYS)
+        draft.doubt((Fact.REGISTRATIONS,), WHOSE_KEYS, tells=True)
     if not draft.names_nexuses:
         draft.confirm("READ KEYS", Fact.REGISTRATIONS)
         if too_few:
@@ -202,12 +203,16 @@ def note_generation(
         if draft.anchor == generation:
             # Nobody has preempted.
             sure -= {Fact.RESERVATION}
-        draft.doubt(sure - told, f"PRGENERATION {generation} could be anybody's doing")
+        reason = f"PRGENERATION {generation} could be anybody's doing"
+        draft.doubt(sure - told, reason, tells=True)
     elif beyond := (generation - least) & GENERATION_MASK:
         most = (least + spread) & GENERATION_MASK
         expected = str(least) if not spread else f"{least} to {most}"
         reason = f"PRGENERATION is {generation}, expected {expected}"
-        draft.doubt({Fact.REGISTRATIONS, Fact.RESERVATION} - told, reason)
+        # A lower one is that of a device that has begun anew.
+        draft.doubt(
+            {Fact.REGISTRATIONS, Fact.RESERVATION} - told, reason, tells=beyond <= _MOST_BEYOND
+        )
         draft.say(reason)
     draft.generation = generation
     draft.resolve(Fact.GENERATION)
@@ -273,7 +278,7 @@ def _nobody(draft: Draft, seen: KeysRead) -> None:
     draft.ordered = True
     draft.resolve(*Fact)
     draft.confirm("READ KEYS", *Fact)
-    draft.generation = draft.anchor = seen.generation
+    draft.generation = draft.anchor = draft.surplus = seen.generation
     if had and was_known:
         draft.say("corrected by reading: no registrations, no reservation")
     else:
@@ -286,7 +291,7 @@ def _ask_whose(draft: Draft, seen: KeysRead) -> None:
         default=seen.time,
     )
     draft.resolve(Fact.REGISTRATIONS)
-    draft.doubt((Fact.REGISTRATIONS,), WHOSE_KEYS)
+    draft.doubt((Fact.REGISTRATIONS,), WHOSE_KEYS, tells=True)
     draft.doubts = tuple(
         replace(each, since=since) if each.reason == WHOSE_KEYS else each for each in draft.doubts
     )

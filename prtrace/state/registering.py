@@ -39,8 +39,8 @@ def register(draft: Draft, seen: PrOut) -> None:
     if seen.all_tg_pt and not seen.spec_i_pt:
         why = f"{seen.action.value} on {seen.nexus} {FURTHER}"
         draft.ordered = False
-        draft.advance(0, None, why)
-        draft.doubt((Fact.REGISTRATIONS,), why)
+        draft.advance(0, None, why, tells=True)
+        draft.doubt((Fact.REGISTRATIONS,), why, tells=True)
         if spreads:
             draft.doubt((Fact.RESERVATION,), why)
     elif alone:

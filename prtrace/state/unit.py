@@ -205,6 +205,9 @@ class LuState:
     names_nexuses: False for a device that does not know READ FULL STATUS, so that nobody can
     tell whose a key is that no command was seen to register.
     under_way: the PR OUTs that timed out and whose requests are not over.
+    surplus: PRGENERATION less the number of registrations (modulo 2**32), as the commands seen
+    since the last reply that names all of these make it; None where there is none, or where it
+    does not tell of everything that may have gone unseen.  See prtrace.state.learning, _former.
     gone_since: when the last path of this host went (nanoseconds since the epoch), None while
     there is one and where nobody has told paths.
     """
@@ -240,6 +243,7 @@ class LuState:
     under_way: tuple[UnderWay, ...] = ()
     gone_since: int | None = None
     legacy_doubt: str = ""
+    surplus: int | None = None
 
     @property
     def as_of(self) -> int | None:

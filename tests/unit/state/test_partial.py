@@ -327,6 +327,64 @@ def test_a_registration_that_is_in_doubt_tells_no_target_port() -> None:
 ONE = descriptor("naa.1", 5, 0, all_target_ports=True)
 
 
+def unreserved(generation: int) -> ReservationRead:
+    return replace(reserved(generation, 0), type=None, start_ns=1500, done_ns=1501)
+
+
+def registered_everywhere(target: str = TARGET) -> LuState:
+    """A REGISTER with ALL_TG_PT over the only path here, of which nobody has read yet."""
+    path = LocalNexus(A, LU, initiator_port="naa.1", relative_target_port=1)
+    state = apply(new_state(LU, target), PathsSeen(lu=LU, nexus="", paths=(path,))).state
+    state = apply(state, keys_read(0)).state
+    return send(state, A, Action.REGISTER, 0, 5, all_tg_pt=True, start_ns=1100, done_ns=1200).state
+
+
+@pytest.mark.parametrize(
+    ("target", "reads"),
+    [
+        (TARGET, ()),
+        (TARGET, (unreserved(3),)),
+        (TARGET, (keys_read(3, 5, 5, 5, at=1500),)),
+        (OTHER, (keys_read(3, 5, 5, 5, at=1500),)),
+    ],
+)
+def test_a_path_that_registers_for_all_target_ports_is_registered(target, reads) -> None:
+    """LIO raises PRGENERATION once for each port, and how many there are is read with it."""
+    state = registered_everywhere(target)
+    for each in reads:
+        state = apply(state, each).state
+    state = apply(state, full(3, ONE, ONE, ONE)).state
+    assert (keys(state), state.doubts) == ({A: 5, "naa.1,*": 5}, ())
+    # Another host registers: it takes nothing away.
+    state = apply(state, keys_read(4, 5, 5, 5, 6, at=2500)).state
+    state = apply(state, full(4, ONE, ONE, ONE, descriptor("naa.2", 6), at=3000)).state
+    assert keys(state) == {A: 5, "naa.1,*": 5, "naa.2,1": 6}
+
+
+@pytest.mark.parametrize("reads", [(), (unreserved(4),)])
+@pytest.mark.parametrize("known", [False, True])
+def test_what_is_left_for_all_target_ports_is_not_the_path_s_after_an_unseen_preempt(
+    known, reads
+) -> None:
+    """The same initiator port has preempted its own key over a target port that is not here."""
+    state = registered_everywhere()
+    if known:
+        state = apply(state, full(3, ONE, ONE, ONE, at=1300)).state
+    for each in reads:
+        state = apply(state, each).state
+    state = apply(state, full(4, ONE)).state
+    assert keys(state) == {"naa.1,*": 5}
+    assert standing(state, A) is Standing.UNKNOWN
+
+
+def test_two_unseen_commands_do_not_hide_each_other() -> None:
+    """One takes a registration away and another is made: PRGENERATION is as far as for two."""
+    state = apply(registered_everywhere(), full(2, ONE, ONE, at=1300)).state
+    other = descriptor("naa.2", 6)
+    state = apply(state, full(4, ONE, other)).state
+    assert standing(state, A) is Standing.UNKNOWN
+
+
 def test_a_nexus_that_lost_its_registration_may_have_another_for_all_target_ports() -> None:
     """LIO does not ask whether those are registered that ALL_TG_PT registers along."""
     paths = tuple(
