@@ -23,8 +23,9 @@ from prtrace.explain.links import observed, pr_out, who
 from prtrace.explain.ports import Ports, host_of
 from prtrace.explain.timeline import Step
 from prtrace.model import PREEMPTS, REGISTERS, FullStatusRead, Nexus, Outcome, PrOut
+from prtrace.state.binding import same_ports
 from prtrace.state.event import key_text
-from prtrace.state.unit import Doubt, Fact, LuState
+from prtrace.state.unit import Doubt, Fact, LuState, Registration
 
 _MOVERS: Final = ("qemu", "prtrace")
 """How the names of programs begin that move a guest's reservation."""
@@ -125,7 +126,9 @@ def _left(step: Step, before: LuState, ports: tuple[Ports, ...]) -> Iterator[Inc
         arrived = [
             other
             for other in _with_key(after, each.key)
-            if other not in after.paths and not _has(before, other, each.key)
+            if other not in after.paths
+            and not _has(before, other, each.key)
+            and not _is_own(before, after.registrations[other])
         ]
         if not gone or not arrived:
             continue
@@ -148,6 +151,12 @@ def _left(step: Step, before: LuState, ports: tuple[Ports, ...]) -> Iterator[Inc
         moved = Moved(each.key, (_type(before), _type(after)), recorded=False)
         yield _incident(step, nexus, f"went from here to {went}", moved, wrong, doubts, chain)
         return
+
+
+def _is_own(state: LuState, each: Registration) -> bool:
+    """Whether it is of an initiator port of this host: its path is gone, or cannot be told."""
+    ports = (path.local.initiator_port for path in state.paths.values())
+    return any(port and same_ports(port, each.initiator_port) for port in ports)
 
 
 def _harm(before: LuState, after: LuState, key: int, ports: tuple[Ports, ...]) -> list[str]:
