@@ -24,6 +24,7 @@ from prtrace.model import (
     Attention,
     ConflictSeen,
     LegacyReserve,
+    LocalNexus,
     Nexus,
     NotWatched,
     Outcome,
@@ -31,6 +32,7 @@ from prtrace.model import (
     RecordsLost,
 )
 from prtrace.state.access import Standing, standing
+from prtrace.state.binding import may_be
 from prtrace.state.event import key_text
 from prtrace.state.refusal import holder, refusal
 from prtrace.state.unit import Fact, LuState, Registration
@@ -150,8 +152,8 @@ def _of_step(steps: Sequence[Step], number: int, memory: Memory) -> Iterator[_Ca
             case _:
                 pass
     lost = list(_lost_registrations(steps, number))
-    yield from map(_of, lost)
-    if not lost:
+    yield from (_of(incident) for incident, _ in lost)
+    if all(away for _, away in lost):
         yield from map(_of, _lost_reservation(steps, number))
 
 
@@ -307,12 +309,14 @@ def _doubtful_since(steps: Sequence[Step], number: int, fact: Fact) -> int:
     return number
 
 
-def _lost_registrations(steps: Sequence[Step], number: int) -> Iterator[Incident]:
-    """Registrations of this host that are gone for certain after the step, and were not before."""
+def _lost_registrations(steps: Sequence[Step], number: int) -> Iterator[tuple[Incident, bool]]:
+    """Registrations of this host that are gone for certain after the step, and were not before;
+    and whether their paths were away then."""
     after = steps[number].after
     if after.doubted(Fact.REGISTRATIONS):
         return
     gone: dict[Nexus, tuple[int, Registration]] = {}
+    away: dict[Nexus, Nexus] = {}
     for at in range(_doubtful_since(steps, number, Fact.REGISTRATIONS), number + 1):
         then = steps[at]
         # A path that goes leaves its registration behind, under the names of its ports.
@@ -321,14 +325,20 @@ def _lost_registrations(steps: Sequence[Step], number: int) -> Iterator[Incident
         for nexus, was in then.before.registrations.items():
             if _is_still(then.before, nexus, was, after):
                 continue
-            mine = was.local or nexus in then.before.paths
-            if mine and nexus not in then.after.registrations:
+            if nexus in then.after.registrations:
+                continue
+            if was.local or nexus in then.before.paths:
                 gone[nexus] = at, was
+            elif former := _lost_while_away(steps, at, was):
+                gone[nexus] = at, was
+                away[nexus] = former
     by: Action | None
     for nexus, (at, was) in gone.items():
         reset = False
         if nexus in after.registrations:
             continue
+        # What was told to it was told to its address.
+        address = away.get(nexus, nexus)
         step = steps[at]
         began = step
         command = links.pr_out(step)
@@ -342,11 +352,11 @@ def _lost_registrations(steps: Sequence[Step], number: int) -> Iterator[Incident
             by = command.action
         else:
             chain = [observed(step, f"a reading of the device shows {nexus} unregistered")]
-            chain += links.attention(steps, at, nexus)
-            chain += links.author(steps, number, nexus, was.key)
+            chain += links.attention(steps, at, address)
+            chain += links.author(steps, number, address, was.key)
             if steps[at].before.reservation is not None and after.reservation is None:
                 chain.append(_free(step))
-            signs = list(links.attentions_before(steps, number, nexus))
+            signs = list(links.attentions_before(steps, number, address))
             began = signs[-1][0] if signs else step
             told = {each for _, each in signs}
             if told.isdisjoint(links.ABOUT_RESERVATIONS):
@@ -355,11 +365,14 @@ def _lost_registrations(steps: Sequence[Step], number: int) -> Iterator[Incident
                 told |= links.attentions_after(steps, number, nexus)
             by = Action.PREEMPT if Attention.REGISTRATIONS_PREEMPTED in told else None
             reset = Attention.RESET in told and not told & links.OF_OTHERS
-        chain += links.registered_again(steps, number, nexus, was.key)
+        if nexus in away:
+            chain[1:1] = links.former_nexus(steps, at, nexus)
+        chain += links.registered_again(steps, number, address, was.key)
         title = f"{nexus} lost its registration with key {key_text(was.key)}"
-        yield replace(
+        incident = replace(
             _incident(step, IncidentKind.LOST_REGISTRATION, title, chain),
-            nexus=nexus,
+            # An address may be another nexus's by now.
+            nexus=f"{nexus}{_of_host(address)}" if nexus in away else nexus,
             at=began.event.time,
             last=began.event.time,
             device=links.device(step.before, nexus),
@@ -367,6 +380,26 @@ def _lost_registrations(steps: Sequence[Step], number: int) -> Iterator[Incident
                 was.key, by, own=command is not None and command.nexus == nexus, reset=reset
             ),
         )
+        yield incident, nexus in away
+
+
+def _lost_while_away(steps: Sequence[Step], at: int, was: Registration) -> Nexus | None:
+    """The address that a registration had while its path was here, where it went while that was
+    away: neither the holder's, of which the lost reservation tells, nor by its own host."""
+    step = steps[at]
+    held = step.before.reservation
+    if (held is not None and held.holder == was.nexus) or step.after.unattributed:
+        return None
+    address = links.former_address(steps, at, was)
+    command = links.pr_out(step)
+    if address and command is not None and _of_host(command.nexus) == _of_host(address):
+        return None
+    return address
+
+
+def _of_host(nexus: Nexus) -> str:
+    """The host in a nexus's name, "" where the history is one host's."""
+    return "".join(nexus.partition(" of ")[1:])
 
 
 def _free(step: Step) -> Link:
@@ -380,7 +413,13 @@ def _is_still(before: LuState, nexus: Nexus, was: Registration, after: LuState) 
     ports = _ports(before, nexus, was)
     if ports[0] is None:
         return nexus not in after.paths
-    return any(_ports(after, *each) == ports for each in after.registrations.items())
+    path = LocalNexus(nexus, after.lu, initiator_port=ports[0], relative_target_port=ports[1])
+    return any(
+        _ports(after, *each) == ports
+        # One of elsewhere may stand for this one: ALL_TG_PT has no target port.
+        or (not each[1].local and each[1].initiator_port and may_be(*_ports(after, *each), path))
+        for each in after.registrations.items()
+    )
 
 
 def _ports(state: LuState, nexus: Nexus, each: Registration) -> tuple[str | None, int | None]:

@@ -19,6 +19,7 @@ from prtrace.model import (
     AttentionSeen,
     IssuePath,
     LegacyReserve,
+    LocalNexus,
     Nexus,
     NotWatched,
     Outcome,
@@ -28,7 +29,7 @@ from prtrace.model import (
 from prtrace.state.event import Event, key_text
 from prtrace.state.quirks import profile_of
 from prtrace.state.refusal import command_name, holder
-from prtrace.state.unit import Fact, LuState, Reservation
+from prtrace.state.unit import Fact, LuState, Registration, Reservation
 
 _RESERVES: Final = (Action.RESERVE, Action.PREEMPT, Action.PREEMPT_AND_ABORT)
 NOBODY_RECORDED: Final = (
@@ -203,21 +204,14 @@ def former_nexus(steps: Sequence[Step], number: int, nexus: Nexus) -> Iterator[L
     if nexus in state.paths or each is None or each.initiator_port is None:
         return
     port = each.initiator_port
-    for step in reversed(steps[:number]):
-        for address, path in step.before.paths.items():
-            local = path.local
-            if (
-                local.initiator_port == port
-                and local.relative_target_port == each.relative_target_port
-                and address not in step.after.paths
-            ):
-                name = f" ({local.device})" if local.device else ""
-                text = f"{nexus} was {address}{name} of this host until it went away"
-                if address in state.paths:
-                    now = state.paths[address].local.initiator_port or "a port that is not known"
-                    text += f"; {address} is {now} now"
-                yield observed(step, text)
-                return
+    for step, local in _departed(steps, number, each):
+        address, name = local.nexus, f" ({local.device})" if local.device else ""
+        text = f"{nexus} was {address}{name} of this host until it went away"
+        if address in state.paths:
+            now = state.paths[address].local.initiator_port or "a port that is not known"
+            text += f"; {address} is {now} now"
+        yield observed(step, text)
+        return
     for address, path in state.paths.items():
         name, mine = iscsi_name(port), path.local.initiator_port or ""
         if name and name in (mine, iscsi_name(mine)):
@@ -230,6 +224,26 @@ def former_nexus(steps: Sequence[Step], number: int, nexus: Nexus) -> Iterator[L
                 Certainty.INFERRED,
             )
             return
+
+
+def former_address(steps: Sequence[Step], number: int, each: Registration) -> Nexus | None:
+    """The address of this host that a registration had until its path went away."""
+    return next((local.nexus for _, local in _departed(steps, number, each)), None)
+
+
+def _departed(
+    steps: Sequence[Step], number: int, each: Registration
+) -> Iterator[tuple[Step, LocalNexus]]:
+    """The paths of a registration that went away before the step, the newest first."""
+    for step in reversed(steps[:number]):
+        for address, path in step.before.paths.items() if step.renames else ():
+            local = path.local
+            if (
+                local.initiator_port == each.initiator_port
+                and local.relative_target_port == each.relative_target_port
+                and address not in step.after.paths
+            ):
+                yield step, local
 
 
 def how_unregistered(steps: Sequence[Step], number: int, nexus: Nexus) -> Iterator[Link]:

@@ -22,7 +22,7 @@
     no KIND                          nothing of that kind happened
 
 Commands:  REGISTER old new | IGNORE new | RESERVE key TYPE | RELEASE key TYPE | CLEAR key
-           PREEMPT key victim TYPE | FULL generation [port,rtp:key[*TYPE]]…
+           PREEMPT key victim TYPE | FULL generation [port,rtp:key[*TYPE]]…, rtp "all" for any
            KEYS generation [key]… | ATTENTION asc+ascq
            READ lba | WRITE lba (both refused) | RESERVE6 | RELEASE6 | GAP | LOST count
 An answer other than GOOD stands last: CONFLICT, TIMEOUT, HOSTERROR, NOTREADY.
@@ -231,12 +231,15 @@ def _full(rest: list[str]) -> bytes:
     """A READ FULL STATUS reply."""
     found = []
     for word in rest[1:]:
-        port, relative, key, kind = re.fullmatch(r"(.+),(\d+):(\w+?)(?:\*(\w+))?", word).groups()
+        port, relative, key, kind = re.fullmatch(
+            r"(.+),(\d+|all):(\w+?)(?:\*(\w+))?", word
+        ).groups()
         found.append(
             FullStatusDescriptor(
                 int(key, 16),
-                int(relative),
+                0 if relative == "all" else int(relative),
                 _transport_id(port),
+                all_tg_pt=relative == "all",
                 holder=kind is not None,
                 type=ReservationType[kind] if kind else None,
             )
