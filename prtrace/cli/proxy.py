@@ -90,6 +90,7 @@ Examples:
 @_limit("--connections-of-user", DEFAULT.of_user, "of one user id")
 @_limit("--connections-of-unit", DEFAULT.of_unit, "of one systemd unit (a guest, a login)")
 @_limit("--connections-of-process", DEFAULT.of_process, "of one process")
+@_limit("--arrivals-of-process", DEFAULT.arrivals, "new ones of one process a second")
 @log_options
 def command(
     *,
@@ -99,6 +100,7 @@ def command(
     connections_of_user: int,
     connections_of_unit: int,
     connections_of_process: int,
+    arrivals_of_process: int,
     log_level: str,
     log_format: str,
     **others: Any,
@@ -107,5 +109,8 @@ def command(
     if listen is not None and upstream is not None and listen.resolve() == upstream.resolve():
         raise UsageError("--listen and --upstream are the same socket")
     logs.set_up(log_level, log_format)
-    limits = Limits(connections, connections_of_user, connections_of_unit, connections_of_process)
+    limits = Limits(
+        connections, connections_of_user, connections_of_unit, connections_of_process,
+        arrivals_of_process,
+    )  # fmt: skip
     run(ProxyOptions(socket=listen, upstream=upstream, limits=limits, **others))

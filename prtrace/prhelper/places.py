@@ -14,12 +14,16 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Connections at a time: in all, of one user id, of one systemd unit, of one process."""
+    """Connections at a time: in all, of one user id, of one systemd unit, of one process.
+
+    arrivals: new connections of one process a second, after of_process at once (pace.py).
+    """
 
     connections: int = 1024
     of_user: int = 512
     of_unit: int = 128
     of_process: int = 64
+    arrivals: int = 4
 
 
 DEFAULT: Final = Limits()

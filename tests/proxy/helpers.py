@@ -21,8 +21,11 @@ START_SECONDS = 180
 def proxy(
     socket_path: Path, *options: str, log: Path | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """`prtrace proxy` at socket_path; what it says goes to log, where one is named."""
-    command = [sys.executable, "-m", "prtrace", "proxy"]
+    """`prtrace proxy` at socket_path; what it says goes to log, where one is named.
+
+    A test's process comes more often than a guest.
+    """
+    command = [sys.executable, "-m", "prtrace", "proxy", "--arrivals-of-process", "65536"]
     command += ["--listen", str(socket_path), *options]
     with process(command, socket_path, log) as running:
         yield running

@@ -165,6 +165,29 @@ def test_one_unit_cannot_take_all_places(path: Path) -> None:
             assert answered(path)
 
 
+COMES_AGAIN = """
+import socket, sys, time
+begun = time.monotonic()
+for _ in range(30):
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(sys.argv[1])
+        assert len(sock.recv(4, socket.MSG_WAITALL)) == 4
+print(time.monotonic() - begun)
+"""
+
+
+@pytest.mark.timeout(120)
+def test_who_comes_again_and_again_waits_and_nobody_else_does(path: Path) -> None:
+    options = ["--connections-of-process", "8", "--arrivals-of-process", "10"]
+    with proxy(path, *options), subprocess.Popen(
+        [sys.executable, "-c", COMES_AGAIN, str(path)], stdout=subprocess.PIPE, text=True
+    ) as again:  # fmt: skip
+        assert answered(path)
+        told, _ = again.communicate(timeout=pace.limit(60))
+        # Eight at once, and the rest ten a second.
+        assert float(told) >= (30 - 8 - 1) / 10
+
+
 @contextlib.contextmanager
 def in_group(name: str) -> Iterator[Callable[[], None]]:
     """What puts a child into a cgroup of its own; a skip would say nothing."""

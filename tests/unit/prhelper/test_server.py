@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from labkit import pace
 
+from prtrace.prhelper import server as module
 from prtrace.prhelper.places import Limits
 from prtrace.prhelper.server import Server
 
@@ -28,7 +30,9 @@ def await_(condition: Callable[[], bool]) -> None:
 def server() -> Iterator[Server]:
     import logging
 
-    server = Server(broker(), Limits(3, 3, 3, 3), SparingLog(logging.getLogger("test")))
+    server = Server(
+        broker(), Limits(3, 3, 3, 3, arrivals=1000), SparingLog(logging.getLogger("test"))
+    )
     yield server
     server.stop()
     server.wait(1)
@@ -73,6 +77,20 @@ def test_threads_serve_one_client_after_another(server: Server) -> None:
     assert not server._connections
 
 
+def test_a_thread_ends_where_enough_wait(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SPARE_THREADS", 1)
+    before = threading.active_count()
+    clients = [came(server) for _ in range(3)]
+    assert all(served(sock) for sock in clients)
+    assert threading.active_count() == before + 3
+    for sock in clients:
+        sock.close()
+    await_(lambda: threading.active_count() == before + 1)
+    assert server._idle == 1
+    with came(server) as sock:
+        assert served(sock)
+
+
 def test_a_stop_does_not_wait_for_idle_clients(server: Server) -> None:
     with came(server) as sock:
         assert served(sock)
@@ -99,3 +117,62 @@ def test_a_client_that_found_no_thread_is_served_by_the_next_free_one(
     await_(lambda: server._idle == 1)
     with came(server) as third:
         assert served(third)
+
+
+class _Late:
+    """The pace of a process that came too often: each connection is due a while later."""
+
+    SECONDS = 0.5
+
+    def due(self, _: int, now: float) -> float:
+        return now + self.SECONDS
+
+
+def test_who_comes_too_often_is_served_in_time_and_has_a_place_meanwhile(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server, "_pace", _Late())
+    begun = time.monotonic()
+    with came(server) as first:
+        assert served(first)
+        assert time.monotonic() - begun >= _Late.SECONDS
+        monkeypatch.setattr(_Late, "SECONDS", 3600)
+        early = [came(server), came(server)]
+        assert (len(server._places), len(server._early)) == (3, 2)
+        with came(server) as one_more:
+            assert not served(one_more)
+        assert f"pid {os.getpid()} is refused: all 3 connections are taken" in caplog.text
+        monkeypatch.setattr(_Late, "SECONDS", 0)
+    await_(lambda: len(server._places) == 2)
+    # Who is due sooner goes first.
+    with came(server) as sock:
+        assert served(sock)
+    for sock in early:
+        sock.close()
+
+
+def test_who_leaves_while_it_waits_gives_its_place_back(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_pace", _Late())
+    monkeypatch.setattr(_Late, "SECONDS", 3600)
+    for _ in range(3):
+        came(server).close()
+    await_(lambda: len(server._places) == 0)
+    assert not server._early
+
+
+def test_who_waits_without_a_thread_is_served_when_there_is_one(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(server, "_pace", _Late())
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", none_left)
+        first = came(server)
+        assert "clients wait for a thread" in caplog.text
+    with first, came(server) as second:
+        assert served(first)
+        assert served(second)
