@@ -341,7 +341,7 @@ def _carry_out(plan: Plan, position: Position, sight: Sight, row: Row, cell: Cel
                 return _ended(position, Word.IN_DOUBT, row, (*mine, *plan.paths))
             if told and not plan.settles:
                 position = replace(position, lines=replace(lines, told=True))
-            return _ended(position, word, row, _unserved(plan, position, sight, word))
+            return _ended(position, word, row, _unserved(plan, sight, word))
         case Do.REGISTER | Do.REGISTER_ONE:
             nexus = _best(plan, position, _lacking(plan, position, sight), cell.do)
             if nexus is None:
@@ -424,9 +424,18 @@ def _ended(
     return replace(position, request=End(word, remains, row))
 
 
-def _unserved(plan: Plan, position: Position, sight: Sight, word: Word) -> tuple[Nexus, ...]:
+_SERVING: Final = {
+    Verb.PREPARE: (Word.PREPARED,),
+    Verb.COMMIT: (Word.COMMITTED,),
+    Verb.LATE_COMMIT: (Word.DONE,),
+    Verb.RECLAIM: (Word.RESTORED, Word.RESTORED_BESIDE),
+}
+"""The ends with which each nexus of this side should have the key."""
+
+
+def _unserved(plan: Plan, sight: Sight, word: Word) -> tuple[Nexus, ...]:
     """The nexuses that should have the key after a good end, and have not."""
-    if word not in (Word.PREPARED, Word.COMMITTED, Word.RESTORED, Word.RESTORED_BESIDE):
+    if word not in _SERVING.get(plan.verb, ()):
         return ()
     return tuple(
         nexus for nexus in (*plan.paths, *plan.unasked) if nexus not in sight.with_key(plan.key)

@@ -900,7 +900,9 @@ class Explorer:
             return
         there = own[:-1] if flags & VANISHED and guest == "S" else own
         lacking = [nexus for nexus in there if target.key(nexus) != key]
-        if lacking and not self._rekeyed(state):
+        # A path whose answers were lost too often is left out, and named.
+        left_out = self.set.lost >= machine.TRIES
+        if lacking and not self._rekeyed(state) and not left_out:
             raise BrokenError("g", f"{lacking[0]} of the running guest has not its key")
         held = self.set.holder == "S" and self.set.kind is not None and not self.first().shared
         pending = self.set.flow == "late" and not flags & LATE_DONE and guest == "D"

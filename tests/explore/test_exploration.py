@@ -57,6 +57,8 @@ SETTINGS = [
     Setting(lost=1, extra=0),
     Setting(lost=1, paths=2, crashes=0, extra=0),
     Setting(lost=2, holder="P"),
+    *(Setting(lost=2, paths=2, flow=flow, crashes=0, extra=0, peers=())
+      for flow in ("plain", "late")),
     # Other orders.
     *(Setting(flow="late", kind=kind) for kind in (R.WERO, R.EARO)),
     Setting(flow="late", paths=2),
