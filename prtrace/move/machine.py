@@ -168,8 +168,9 @@ _NOT_YET: Final = frozenset({Word.WAIT, Word.UNTAKEN, Word.ONLY_HERE, Word.GUEST
 class Newest:
     """The journal's line "newest move here" of a logical unit.
 
-    order: orders moves, see prtrace.move.savefile.  verb: the latest of that move.  end: how
-    the verb ended, None while it runs or when it was killed.
+    order: orders moves, see prtrace.move.savefile.  verb: the latest of that move on the side that
+    asks, None where there was none.  end: how the verb ended, None while it runs or when it was
+    killed.
     """
 
     order: int
@@ -183,11 +184,11 @@ def admit(newest: Newest | None, order: int, move: str, verb: Verb) -> Word | No
 
     A verb that was delayed on its way must not undo what came after it.
     """
-    if newest is None or (newest.move != move and newest.order < order):
+    if newest is None or newest.order < order:
         return None
     if newest.move != move:
         return Word.SUPERSEDED
-    if newest.verb is None or newest.verb is verb or newest.verb.on_source is not verb.on_source:
+    if newest.verb is None or newest.verb is verb:
         return None
     if newest.verb in (Verb.FINISH, Verb.RECLAIM) and verb in (Verb.FINISH, Verb.RECLAIM):
         # Both end the move on the source.  Where the one came to no end that lets the guest
@@ -207,34 +208,31 @@ def answered(plan: Plan, position: Position, outcome: Outcome) -> Position:
     sent = position.request
     if not isinstance(sent, Send):
         raise TypeError("nothing was sent")
-    if outcome is Outcome.NOT_EXECUTED:
-        return replace(position, request=sent)
     done = outcome is Outcome.DONE
     refused = sent.do.value if outcome is Outcome.CONFLICT else ""
     tries = position.tries if done else _tried(position, sent.nexus, refused)
     if outcome is Outcome.CONFLICT and sent.do is Do.TOUCH:
         tries = position.tries
     registers = sent.action is Action.REGISTER and sent.sa_key != 0
-    adds = done and registers
     expected, counted = position.expected, position.counted
-    if adds and expected is not None:
+    if done and registers and expected is not None:
         expected += 1
     if outcome is Outcome.UNKNOWN and registers:
         expected = None
     position = replace(position, tries=tries, expected=expected, request=LOOK)
     if sent.do is not Do.TOUCH:
         return replace(position, answers=(), counted=None)
+    position = replace(position, touched=position.touched or done)
     if counted is None:
-        return replace(position, touched=position.touched or done)
+        return position
     if outcome is Outcome.UNKNOWN:
         return replace(position, answers=(), counted=None)
     position = replace(
         position,
-        touched=position.touched or done,
         answers=(*position.answers, (sent.nexus, done)),
         counted=counted + 1 if done else counted,
     )
-    return _ask_next(plan, position) or position
+    return _ask_next(plan, position)
 
 
 def looked(plan: Plan, position: Position, reading: Reading) -> Position:
@@ -246,14 +244,13 @@ def looked(plan: Plan, position: Position, reading: Reading) -> Position:
     if mute:
         # Nothing else tells whether it has the key.
         return _ended(position, Word.IN_DOUBT, remains=mute)
-    complete = position.counted == reading.generation and len(position.answers) == len(ask)
-    if ask and not complete:
+    if ask and position.counted != reading.generation:
         if position.restarts >= LOOKS:
             return _ended(position, Word.IN_DOUBT)
         position = replace(
             position, answers=(), counted=reading.generation, restarts=position.restarts + 1
         )
-        return _ask_next(plan, position) or position
+        return _ask_next(plan, position)
     lines = position.lines
     if plan.verb.on_source:
         before = not lines.nexuses and lines.released is None
@@ -271,11 +268,10 @@ def looked(plan: Plan, position: Position, reading: Reading) -> Position:
 def _proven(plan: Plan, position: Position, sight: Sight) -> Position:
     """On a blind target a nexus that nobody could touch may have a key that is still there."""
     end = position.request
-    done = isinstance(end, End) and end.word is Word.DONE and plan.verb is Verb.FINISH
-    if not (isinstance(end, End) and done and sight.there and plan.unasked):
-        return position
-    remains = (*end.remains, *plan.unasked)
-    return _ended(position, Word.IN_DOUBT, end.row, remains)
+    hidden = plan.verb is Verb.FINISH and sight.there and plan.unasked
+    if hidden and isinstance(end, End) and end.word is Word.DONE:
+        return _ended(position, Word.IN_DOUBT, end.row, (*end.remains, *plan.unasked))
+    return position
 
 
 def _to_ask(plan: Plan, lines: Lines) -> tuple[Nexus, ...]:
@@ -283,12 +279,13 @@ def _to_ask(plan: Plan, lines: Lines) -> tuple[Nexus, ...]:
     return plan.paths if plan.verb.on_source else lines.listed
 
 
-def _ask_next(plan: Plan, position: Position) -> Position | None:
+def _ask_next(plan: Plan, position: Position) -> Position:
+    """The next touch; a look where each nexus has answered."""
     asked = {nexus for nexus, _ in position.answers}
     for nexus in _to_ask(plan, position.lines):
         if nexus not in asked:
             return _send(plan, position, Do.TOUCH, nexus, None)
-    return None
+    return position
 
 
 def _decide(plan: Plan, position: Position, sight: Sight) -> Position:
@@ -339,7 +336,7 @@ def _carry_out(plan: Plan, position: Position, sight: Sight, row: Row, cell: Cel
             if told and mine and all(nexus in plan.unasked for nexus in mine):
                 # The key is where nobody can write from here.
                 return _ended(position, Word.IN_DOUBT, row, (*mine, *plan.paths))
-            if told and not plan.settles:
+            if told:
                 position = replace(position, lines=replace(lines, told=True))
             return _ended(position, word, row, _unserved(plan, sight, word))
         case Do.REGISTER | Do.REGISTER_ONE:
@@ -351,26 +348,21 @@ def _carry_out(plan: Plan, position: Position, sight: Sight, row: Row, cell: Cel
             counted = lines.counted or row in (Row.FRESH_COUNTED, Row.PARTLY_COUNTED)
             position = replace(position, lines=replace(lines, counted=counted))
             return _send(plan, position, cell.do, nexus, None)
-        case Do.PREEMPT:
-            proven = (each for each in mine if each not in lines.in_question)
-            nexus = _best(plan, position, proven, cell.do)
-            if nexus is None:
-                return _ended(position, Word.IN_DOUBT, row, mine)
-            position = replace(position, lines=replace(lines, preempted=True))
-            return _send(plan, position, cell.do, nexus, sight.type)
         case Do.UNREGISTER | Do.UNREGISTER_QUESTION:
             position = replace(position, leaving=cell.word)
             return _leave(plan, position, sight, cell.word or Word.IN_DOUBT, row)
-        case Do.TOUCH | Do.RELEASE | Do.RESERVE:
+        case Do.TOUCH | Do.PREEMPT | Do.RELEASE | Do.RESERVE:
             nexus = _best(plan, position, mine, cell.do)
             if nexus is None:
                 return _ended(position, Word.IN_DOUBT, row, mine)
             kind = sight.type
-            if cell.do is Do.RELEASE and plan.verb is Verb.RELEASE:
-                position = replace(position, lines=replace(lines, released=sight.type))
+            if cell.do is Do.PREEMPT:
+                lines = replace(lines, preempted=True)
             elif cell.do is Do.RESERVE:
                 kind = lines.released or plan.reserve
-            return _send(plan, position, cell.do, nexus, kind)
+            elif plan.verb is Verb.RELEASE:
+                lines = replace(lines, released=sight.type)
+            return _send(plan, replace(position, lines=lines), cell.do, nexus, kind)
     assert_never(cell.do)
 
 
@@ -456,9 +448,11 @@ def _failures(position: Position, nexus: Nexus, do: Do) -> int:
 
 def _best(plan: Plan, position: Position, nexuses: Iterable[Nexus], do: Do) -> Nexus | None:
     """The nexus with the fewest failures; None where each failed too often, or is not asked."""
-    asked = [nexus for nexus in nexuses if nexus not in plan.unasked]
-    best = min(asked, key=lambda nexus: _failures(position, nexus, do), default=None)
-    return None if best is None or _failures(position, best, do) >= TRIES else best
+    failures = {
+        nexus: _failures(position, nexus, do) for nexus in nexuses if nexus not in plan.unasked
+    }
+    fit = (nexus for nexus, count in failures.items() if count < TRIES)
+    return min(fit, key=failures.__getitem__, default=None)
 
 
 def _lacking(plan: Plan, position: Position, sight: Sight) -> tuple[Nexus, ...]:
@@ -507,7 +501,7 @@ class _Seen:
 
     @property
     def both(self) -> bool:
-        return self.verified and not self.question and self.sight.there
+        return self.verified and self.sight.there
 
     @property
     def overtaken(self) -> bool:
@@ -550,6 +544,7 @@ class _Seen:
 
 _Condition = Callable[[_Seen], bool]
 
+# The first row that fits counts: a condition says only what the rows before it leave open.
 _DESTINATION: Final[tuple[tuple[Row, _Condition], ...]] = (
     (Row.REPEATED, lambda s: s.sight.repeated),
     (Row.UNTOLD, lambda s: s.sight.blind or not s.position.lines.told),
@@ -621,26 +616,18 @@ _DESTINATION: Final[tuple[tuple[Row, _Condition], ...]] = (
         Row.RESERVED_BETWEEN,
         lambda s: s.both and s.plan.reserve is not None and s.sight.held is Held.ELSE,
     ),
-    (
-        Row.FREE,
-        lambda s: s.both and s.plan.reserve is not None and s.sight.held is Held.NOBODY,
-    ),
+    (Row.FREE, lambda s: s.both and s.plan.reserve is not None),
     (
         Row.UNRELEASED,
         # released by prtrace release, whose rollback may reserve again, or by the guest
         lambda s: (
-            s.both
-            and s.plan.held
-            and s.plan.type is not None
-            and not s.plan.type.all_registrants
-            and s.plan.reserve is None
-            and s.sight.held in (Held.NOBODY, Held.ELSE)
+            s.both and s.plan.held and s.plan.type is not None and not s.plan.type.all_registrants
         ),
     ),
     (Row.BOTH, lambda s: s.both),
-    (Row.D_ALONE, lambda s: s.verified and not s.sight.there and not s.sight.rekeyed),
+    (Row.D_ALONE, lambda s: s.verified and not s.sight.rekeyed),
     (Row.QUESTION_ALONE, lambda s: s.question and not s.sight.there and not s.sight.rekeyed),
-    (Row.REKEYED, lambda s: s.sight.rekeyed and bool(s.here)),
+    (Row.REKEYED, lambda s: bool(s.here)),
     (Row.REKEYED_ALONE, lambda s: s.sight.rekeyed),
     (Row.NOWHERE, lambda s: not s.here),
     (Row.NOTHING_LEFT, lambda s: not s.sight.there),
@@ -653,10 +640,7 @@ _SOURCE: Final[tuple[tuple[Row, _Condition], ...]] = (
     (Row.S_TOLD, lambda s: s.verified and s.position.lines.told and not s.gone_on),
     (Row.S_OTHER_KEY, lambda s: s.other_key and not s.here),
     (Row.S_QUESTION_HOLDS, lambda s: s.question and s.sight.held is Held.HERE),
-    (
-        Row.S_QUESTION_ALONE,
-        lambda s: s.question and not s.sight.there and s.sight.held is not Held.HERE,
-    ),
+    (Row.S_QUESTION_ALONE, lambda s: s.question and not s.sight.there),
     (
         Row.S_RELEASED_BESIDE,
         lambda s: (
@@ -685,12 +669,9 @@ _SOURCE: Final[tuple[tuple[Row, _Condition], ...]] = (
     ),
     (
         Row.S_PARTLY,
-        lambda s: bool(s.here) and not s.sight.there and s.sight.held is Held.HERE and s.lacking,
+        lambda s: not s.sight.there and s.sight.held is Held.HERE and s.lacking,
     ),
-    (
-        Row.S_ALONE_HOLDS,
-        lambda s: bool(s.here) and not s.sight.there and s.sight.held is Held.HERE,
-    ),
+    (Row.S_ALONE_HOLDS, lambda s: not s.sight.there and s.sight.held is Held.HERE),
     (Row.S_ALONE, lambda s: bool(s.here) and not s.sight.there),
     (
         Row.S_DEAF_UNCLEAR,
@@ -700,56 +681,27 @@ _SOURCE: Final[tuple[tuple[Row, _Condition], ...]] = (
     ),
     (
         Row.S_DEAF,
-        lambda s: (
-            s.verified and s.sight.there and s.sight.held is Held.HERE and not s.plan.hands_over
-        ),
+        lambda s: s.verified and s.sight.held is Held.HERE and not s.plan.hands_over,
     ),
     (
         Row.S_DEAF_OFF,
-        lambda s: (
-            s.verified
-            and s.sight.there
-            and s.sight.held is Held.HERE
-            and not s.plan.hands_over
-            and s.plan.off
-        ),
+        lambda s: s.sight.held is Held.HERE and not s.plan.hands_over and s.plan.off,
     ),
-    (
-        Row.S_DEAF_BESIDE,
-        lambda s: (
-            s.verified and s.sight.there and s.sight.held is Held.HERE and not s.plan.hands_over
-        ),
-    ),
-    (
-        Row.S_HOLDS_BESIDE,
-        lambda s: bool(s.here) and s.sight.there and s.sight.held is Held.HERE,
-    ),
-    (
-        Row.D_HOLDS_BESIDE_QUESTION,
-        lambda s: s.question and s.sight.there and s.sight.held is Held.THERE,
-    ),
+    (Row.S_DEAF_BESIDE, lambda s: s.sight.held is Held.HERE and not s.plan.hands_over),
+    (Row.S_HOLDS_BESIDE, lambda s: s.sight.held is Held.HERE),
+    (Row.D_HOLDS_BESIDE_QUESTION, lambda s: s.question and s.sight.held is Held.THERE),
     (
         Row.D_HOLDS_BESIDE,
-        lambda s: (
-            bool(s.here) and s.sight.there and s.sight.held is Held.THERE and s.plan.hands_over
-        ),
+        lambda s: bool(s.here) and s.sight.held is Held.THERE and s.plan.hands_over,
     ),
-    (Row.QUESTION_BESIDE, lambda s: s.question and s.sight.there),
+    (Row.QUESTION_BESIDE, lambda s: s.question),
     (
         Row.OFF,
-        lambda s: (
-            bool(s.here)
-            and s.sight.there
-            and s.sight.held in (Held.ELSE, Held.NOBODY)
-            and s.plan.off
-        ),
+        lambda s: bool(s.here) and s.sight.held in (Held.ELSE, Held.NOBODY) and s.plan.off,
     ),
-    (Row.BESIDE, lambda s: bool(s.here) and s.sight.there),
-    (
-        Row.S_GONE_D_HOLDS,
-        lambda s: not s.here and s.sight.there and s.sight.held is Held.THERE,
-    ),
-    (Row.S_GONE, lambda s: not s.here and s.sight.there),
+    (Row.BESIDE, lambda s: bool(s.here)),
+    (Row.S_GONE_D_HOLDS, lambda s: s.sight.held is Held.THERE),
+    (Row.S_GONE, lambda s: s.sight.there),
     (Row.S_NOWHERE, lambda s: not s.here),
 )
 

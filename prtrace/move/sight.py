@@ -28,12 +28,11 @@ class Sight:
 
     mine: the key of each of this side's nexuses that has one.  there: the guest's key is
     registered on the other side; for the source that is everywhere else, for it does not know
-    the destination's nexuses.  rekeyed: the source's nexuses have another key, and none
-    has the guest's; False on the source.  third: it is registered where neither side
-    is, and no leftover is known; False on the source.  unclear: the other side may not have
-    it, because what an earlier move left may be all that there is of it.  repeated: the reply
-    names a nexus twice, and nothing here is to be relied on.  mixed: the target may take another
-    nexus for one of the move's.
+    the destination's nexuses.  rekeyed: a nexus of the source has another key; False on the
+    source.  third: the guest's key is registered where neither side is, and no leftover is known;
+    the source cannot tell.  unclear: the other side may not have it, because what an earlier move
+    left may be all that there is of it.  repeated: the reply names a nexus twice, and nothing here
+    is to be relied on.  mixed: the target may take another nexus for one of the move's.
     """
 
     generation: int
@@ -97,11 +96,11 @@ def sight_of(view: Viewpoint, reading: Reading) -> Sight:
         reading.generation,
         mine,
         there,
-        another and not there,
+        another,
         third,
         reading.type,
         held,
-        unclear=view.source and bool(elsewhere) and elsewhere <= view.leftovers,
+        unclear=view.source and elsewhere <= view.leftovers,
         repeated=bool(reading.repeated),
         mixed=bool(reading.mixed),
     )
@@ -135,7 +134,7 @@ def blind_sight(
         mine,
         there=elsewhere > 0,
         rekeyed=False,
-        third=not view.source and elsewhere > most,
+        third=elsewhere > most,
         type=reading.type,
         held=held,
         blind=True,
