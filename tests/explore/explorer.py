@@ -38,8 +38,9 @@ PREPARED, ABORTED, MAY_COMMIT, TOLD_D, FINISHABLE, GAVE_UP = 1, 2, 4, 8, 16, 32
 TOLD_S, D_OFF, LEFT, RELEASED, SUSPENDED, LATE_DONE = 128, 256, 512, 1024, 2048, 4096
 TYPE_FREE, PREPARED_E, TOLD_E, FINISHED, ALARMED = 16384, 32768, 65536, 131072, 262144
 EVICTING, VANISHED, LATE_FINISH = 524288, 1048576, 2097152
-PLANNED_ANEW, REST = ("finish", "reclaim"), " over the rest"
-"""The source's verbs, and what they are called when one of its paths is gone."""
+PLANNED_ANEW = {"S": ("finish", "reclaim"), "D": ("prepare", "commit", "late", "withdraw")}
+REST = " over the rest"
+"""A side's verbs, and what they are called when one of its paths is gone."""
 TARGET = "LIO-ORG/explored/1"
 TWIN = "D0"
 """Another session of D's host, which the target lists by D1's names."""
@@ -98,11 +99,13 @@ class Setting:
     careless: bool = False
     """The guest may go on on the destination without prepare and commit: only what ends claim
     counts."""
+    settles: bool = False
+    """An agent that starts finishes what is in question on its host."""
     left: str = ""
     """The nexus that has the key since an earlier move, whose finish may come at any moment before
     this move has begun there ("D1": the move goes back to where the guest came from); "": none."""
-    vanishes: bool = False
-    """The source's last path may go away for ever at any moment."""
+    vanishes: str = ""
+    """The last path of "S" or of "D" may go away for ever at any moment."""
     alike: tuple[tuple[str, ...], ...] = ()
     """Groups of nexuses that are sessions of one initiator, on a target that mixes them (see
     small_target.Character); the neighbour is registered from the beginning where it is named."""
@@ -122,10 +125,11 @@ class Setting:
             name
             for name in (
                 "off", "two", "old", "running", "forgets", "early", "apart", "evicts", "careless",
-                "vanishes",
+                "settles",
             )
             if getattr(self, name)
         ]  # fmt: skip
+        words += [f"a path of {self.vanishes} vanishes"] if self.vanishes else []
         words += [f"{self.left} left"] if self.left else []
         words += ["one initiator " + "+".join(group) for group in self.alike]
         words += ["ISIDs alike"] if self.near else []
@@ -193,9 +197,11 @@ class Explorer:
             D: tuple(f"D{n}" for n in range(1, paths + 1)),
             E: ("E1",),
         }
+        self.gone = setting.vanishes and self.own[NAMES.index(setting.vanishes)][-1]
         self.plans = self._plans()
         self.names = sorted(self.plans)
         first = self.first()
+        self.shared = first.shared
         self.neighbour_may = first.key(NEIGHBOUR) is not None and lets_in(
             self.character, first, NEIGHBOUR
         )
@@ -226,11 +232,6 @@ class Explorer:
             "finish": plan(Verb.FINISH, S),
             "reclaim": plan(Verb.RECLAIM, S),
         }
-        if self.set.vanishes:
-            *still, gone = self.own[S]
-            for name in PLANNED_ANEW:
-                verb = plans[name][1].verb
-                plans[f"{name}{REST}"] = plan(verb, S, paths=tuple(still), unasked=(gone,))
         if self.set.off:
             plans["reclaim off"] = plan(Verb.RECLAIM, S, off=True)
         if self.set.evicts:
@@ -247,6 +248,14 @@ class Explorer:
             plans["commit"] = plan(Verb.COMMIT, D, reserve=kind if held else None)
         if self.set.forgets:
             plans["commit untold"] = plan(Verb.COMMIT, D)
+        if self.set.settles:
+            for name, (host, known) in [*plans.items()]:
+                plans[f"settle {name}"] = host, replace(known, settles=True, reserve=None)
+        if self.set.vanishes:
+            for name in plans.keys() & PLANNED_ANEW[self.set.vanishes]:
+                host, known = plans[name]
+                rest = tuple(nexus for nexus in known.paths if nexus != self.gone)
+                plans[f"{name}{REST}"] = host, replace(known, paths=rest, unasked=(self.gone,))
         if self.set.two:
             plans["prepare E"] = plan(Verb.PREPARE, E)
             plans["commit E"] = plan(Verb.COMMIT, E)
@@ -383,7 +392,7 @@ class Explorer:
     def _may_start(self, state, name):
         _target, guest, _key, _fenced, flags, _hosts, _budgets, _peer, _todo = state
         paused = guest == "P"
-        if name in PLANNED_ANEW and flags & VANISHED:
+        if flags & VANISHED and name in PLANNED_ANEW[self.set.vanishes]:
             return False
         if name.endswith(REST) and not flags & VANISHED:
             return False
@@ -435,7 +444,7 @@ class Explorer:
                 continue
             # What was asked for once may begin again, late, whatever the orchestrator thinks now.
             asked = ASKED.get(name.removesuffix(REST), 0)
-            if not self._may_start(state, name) and not (late and flags & asked):
+            if not (plan.settles or self._may_start(state, name) or (late and flags & asked)):
                 continue
             side = 0 if plan.verb.on_source else 1
             old = name.startswith("old")
@@ -445,9 +454,11 @@ class Explorer:
             if word is not None:
                 continue
             lines = self.lines.values[hosts[number][side]]
+            if plan.settles and not (lines.in_question and newest and newest[0] is plan.verb):
+                continue
             process = (name, self.positions.put(start(Lines() if old else lines)))
             after = list(hosts[number])
-            after[2 + side] = newest if old else (plan.verb, None)
+            after[2 + side] = newest if old or plan.settles else (plan.verb, None)
             after[4] = process
             begun = flags | EVICTING if name == "evict" else flags
             label = f"{NAMES[number]}: {name} begins" + (" (late)" if late else "")
@@ -464,8 +475,11 @@ class Explorer:
                 known = Newest(2, "this", newest[0], newest[1])
             elif self.set.old:
                 known = Newest(2, "this", None)
+            elif place == 0:
+                # Of a move before this one: as a destination the host has had none.
+                known = Newest(1, "before", Verb.FINISH, Word.DONE)
             if place != side and known is not None:
-                known = Newest(known.order, known.move, None)
+                known = replace(known, verb=None)
             word = self.admit(known, 1 if old else 2, "before" if old else "this", verb)
             if word is not None:
                 return word
@@ -495,7 +509,7 @@ class Explorer:
         changed, outcome = send(
             self.character, target, sent.nexus, sent.action, sent.key, sent.sa_key, sent.type
         )
-        if flags & VANISHED and sent.nexus == self.own[S][-1]:
+        if flags & VANISHED and sent.nexus == self.gone:
             changed, outcome = target, Outcome.NOT_EXECUTED
         text = f"{who} sends {sent.do.value} over {sent.nexus}"
         following = self._answer(name, place, outcome)
@@ -620,7 +634,7 @@ class Explorer:
         word = position.request.word
         host = list(hosts[number])
         host[4] = None
-        if not name.startswith("old"):
+        if not (name.startswith("old") or plan.settles):
             host[2 + side] = (plan.verb, word if plan.verb.on_source else None)
             flags = self._concluded(flags, name, word, guest)
         label = f"{NAMES[number]}: {name} says: {word.value}"
@@ -629,7 +643,7 @@ class Explorer:
         yield label, after
 
     def _concluded(self, flags, name, word, guest):
-        match name:
+        match name.removesuffix(REST):
             case "prepare" if word is Word.PREPARED:
                 flags |= PREPARED
             case "prepare E" if word is Word.PREPARED:
@@ -647,11 +661,11 @@ class Explorer:
                     flags |= ALARMED
             case "release" if word is Word.RELEASED:
                 flags |= RELEASED
-            case "finish" | "finish over the rest" if word is Word.DONE:
+            case "finish" if word is Word.DONE:
                 flags |= FINISHED
             case "evict" if word is Word.DONE:
                 flags &= ~EVICTING
-            case "reclaim" | "reclaim off" | "reclaim over the rest":
+            case "reclaim" | "reclaim off":
                 if word.may_run:
                     flags |= TOLD_S
         return flags
@@ -687,7 +701,7 @@ class Explorer:
         if guest == "P" and flags & TOLD_S:
             yield then("the guest goes on on S", guest="S")
         if self.set.vanishes and not flags & VANISHED:
-            yield then(f"{self.own[S][-1]} goes away", flags=flags | VANISHED)
+            yield then(f"{self.gone} goes away", flags=flags | VANISHED)
         if self.set.off and flags & ABORTED and not flags & D_OFF:
             off = _with_host(hosts, D, (*hosts[D][:4], None))
             yield then("D's host is fenced by its power switch", flags=flags | D_OFF, hosts=off)
@@ -775,6 +789,17 @@ class Explorer:
                     after, _ = send(self.character, target, TWIN, Action.REGISTER, 0, 0x66)
                     yield then("another session of D's host registers, listed as D1", after,
                                fenced, used=what)  # fmt: skip
+                case "twin leaves" if target.key(TWIN) is not None:
+                    after, _ = send(self.character, target, TWIN, Action.REGISTER, 0x66)
+                    yield then("the other session of D's host gives its key up", after, fenced,
+                               used=what)  # fmt: skip
+                case "retype" if target.holder == P and not fenced:
+                    free, _ = send(self.character, target, P, Action.RELEASE, PEER)
+                    after, _ = send(
+                        self.character, free, P, Action.RESERVE, PEER, 0, ReservationType.EARO
+                    )
+                    yield then("the peer reserves with another type", after, fenced,
+                               flags=flags | TYPE_FREE, used=what)  # fmt: skip
                 case "neighbour" if not fenced:
                     after, _ = send(
                         self.character, target, NEIGHBOUR, Action.REGISTER, 0, NEIGHBOURS_KEY
@@ -889,7 +914,7 @@ class Explorer:
         gap = self.set.flow == "release" and self.set.holder == "S" and target.type is None
         if target.type is not self.set.kind and not fenced and not gap:
             raise BrokenError("f", f"the reservation is {target.type!r}")
-        single = self.set.kind is not None and not self.first().shared
+        single = self.set.kind is not None and not self.shared
         if single and self.set.holder == "P" and target.holder != P:
             raise BrokenError("f", "the peer does not hold its reservation any more")
 
@@ -898,13 +923,13 @@ class Explorer:
         own = self.own[NAMES.index(guest)]
         if flags & (SUSPENDED | ALARMED):
             return
-        there = own[:-1] if flags & VANISHED and guest == "S" else own
+        there = own[:-1] if flags & VANISHED and guest == self.set.vanishes else own
         lacking = [nexus for nexus in there if target.key(nexus) != key]
         # A path whose answers were lost too often is left out, and named.
         left_out = self.set.lost >= machine.TRIES
         if lacking and not self._rekeyed(state) and not left_out:
             raise BrokenError("g", f"{lacking[0]} of the running guest has not its key")
-        held = self.set.holder == "S" and self.set.kind is not None and not self.first().shared
+        held = self.set.holder == "S" and self.set.kind is not None and not self.shared
         pending = self.set.flow == "late" and not flags & LATE_DONE and guest == "D"
         if held and not flags & TYPE_FREE and not pending and target.holder not in own:
             raise BrokenError("g", "the running guest does not hold its reservation any more")
@@ -926,15 +951,19 @@ class Explorer:
             if host[4] is not None:
                 quiet = False
                 self._alone(number, *host[4], target)
-        ended = LEFT | TYPE_FREE | D_OFF | FINISHABLE | TOLD_E | VANISHED
+        ended = LEFT | TYPE_FREE | FINISHABLE | TOLD_E | VANISHED
         lost = fenced or flags & ended or key != K
         # What else has the key, or whether D1 has it, only somebody outside can tell.
-        others = {"same key", "here, the key", "here, takes", "twin"}
+        others = {"same key", "here, the key", "here, takes"}
         shared = others & {*self.set.peers} or self.set.two or self.set.left
-        if not quiet or guest != "P" or lost or shared:
+        if not quiet or guest != "P" or lost or shared or target.key(TWIN) is not None:
             return
         there, here = hosts[D][1], hosts[S][0]
-        for _ in range(2):  # D that is told "the source first" comes second
+        if flags & D_OFF:
+            if not self.hands_over and target.holder in self.own[D]:
+                return  # nothing takes the reservation from there
+            target, word, here = self._run(S, "reclaim off", here, target)
+        for _ in range(0 if flags & D_OFF else 2):  # D that is told "the source first" is second
             target, _, there = self._run(D, "withdraw", there, target)
             target, word, here = self._run(S, "reclaim", here, target)
         if not word.may_run:
@@ -1008,7 +1037,7 @@ class Explorer:
         in_question = position.lines.in_question
         if word in claims.get(plan.verb, ()) and in_question and key == K:
             raise BrokenError("d", f"{word.value}, and {in_question[0]} is in question", label)
-        held = self.set.holder == "S" and self.set.kind is not None and not self.first().shared
+        held = self.set.holder == "S" and self.set.kind is not None and not self.shared
         if word in claims.get(plan.verb, ()) and word is not Word.PREPARED and held:
             theirs = self.set.guest or "here, takes" in self.set.peers
             free = flags & LEFT or (flags & TYPE_FREE and theirs) or fenced or key != K
@@ -1032,9 +1061,14 @@ class Explorer:
         if self.stop == (name, word):
             raise BrokenError("-", "asked for", label)
         own = self.own[number]
+        if plan.settles and position.lines.in_question and not remains:
+            raise BrokenError("d", "settled, and something is in question still", label)
         if word.may_run and fenced:
             raise BrokenError("a", "an end says that the fenced guest may run", label)
         registered = any(target.key(nexus) for nexus in own)
+        gone = [nexus for nexus in own if target.key(nexus) == K]
+        if word.may_run and gone and all(nexus in plan.unasked for nexus in gone):
+            raise BrokenError("g", f"{word.value}, and only {gone[0]} has the key", label)
         if word is Word.DONE and plan.verb is Verb.LATE_COMMIT and fenced and registered:
             raise BrokenError("a", "late commit ends well for a fenced guest", label)
         if word is Word.COMMITTED and (flags & TOLD_S or guest == "S"):

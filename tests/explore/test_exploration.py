@@ -45,9 +45,11 @@ SETTINGS = [
     Setting(peers=("same key", "preempt"), extra=0),
     Setting(peers=("read first", "preempt"), holder="P"),
     Setting(peers=("read first",), character="SPDK", holder="P", paths=2),
+    Setting(peers=("retype",), holder="P", crashes=0),
     # The guest's own commands while it runs.
     *(Setting(guest=(what,), holder=holder)
       for what in ("rekey", "leave", "preempt itself") for holder in "SP"),
+    Setting(guest=("rekey",), character="SPDK", crashes=0, extra=0),
     Setting(guest=("release",), peers=("reserve",)),
     Setting(guest=("reserve",), kind=None),
     Setting(paths=2, peers=("preempt", "there, the key"), extra=0, crashes=2),
@@ -59,6 +61,8 @@ SETTINGS = [
     Setting(lost=2, holder="P"),
     *(Setting(lost=2, paths=2, flow=flow, crashes=0, extra=0, peers=())
       for flow in ("plain", "late")),
+    Setting(settles=True, extra=0),
+    Setting(settles=True, extra=0, flow="counted", holder="P"),
     # Other orders.
     *(Setting(flow="late", kind=kind) for kind in (R.WERO, R.EARO)),
     Setting(flow="late", paths=2),
@@ -73,9 +77,10 @@ SETTINGS = [
     Setting(flow="give up", holder="P", paths=2),
     Setting(off=True, extra=0),
     Setting(off=True, holder="P", paths=2),
+    Setting(off=True, holder="P", character="SPDK", crashes=0, extra=0),
     Setting(two=True, holder="P", crashes=0, extra=0, peers=()),
     Setting(two=True, crashes=0, extra=0, peers=()),
-    Setting(old=True, extra=0),
+    Setting(old=True, peers=()),
     Setting(running=True, guest=("release",)),
     # The destination takes away what the source left.
     Setting(evicts=True, peers=("there, the key",), extra=0),
@@ -123,14 +128,18 @@ SETTINGS = [
     Setting(left="D1", flow="counted", holder="P", crashes=0, extra=0),
     Setting(left="D1", flow="late", careless=True, crashes=0, extra=0, peers=()),
     Setting(blind=True, left="L1", flow="late", holder="P", crashes=0, extra=0),
-    # A path of the source goes away for ever.
-    Setting(vanishes=True, paths=2, extra=0),
-    Setting(vanishes=True, paths=2, holder="P"),
-    Setting(vanishes=True, paths=2, kind=R.WEAR, peers=()),
-    Setting(vanishes=True, paths=2, character="SPDK", flow="release", extra=0),
-    Setting(vanishes=True, paths=2, holder="P", flow="give up", extra=0),
+    # A path of one side goes away for ever.
+    Setting(vanishes="S", paths=2, extra=0),
+    Setting(vanishes="S", paths=2, holder="P"),
+    Setting(vanishes="S", paths=2, kind=R.WEAR, peers=()),
+    Setting(vanishes="S", paths=2, character="SPDK", flow="release", extra=0),
+    Setting(vanishes="S", paths=2, holder="P", flow="give up", extra=0),
+    Setting(vanishes="D", paths=2, holder="P", crashes=0, extra=0),
+    Setting(vanishes="D", paths=2, holder="P", lost=4, crashes=0, extra=0, peers=()),
+    Setting(vanishes="D", paths=2, flow="late", crashes=0, extra=0, peers=()),
     # The target lists two nexuses by one name.
     *(Setting(peers=("twin", "preempt"), holder=holder, extra=0) for holder in "SP"),
+    Setting(peers=("twin", "twin leaves"), holder="P", crashes=0, extra=0),
     Setting(peers=("twin",), character="SPDK", flow="release", extra=0),
     Setting(peers=("twin",), flow="late", extra=0),
     Setting(peers=("twin", "there, the key"), evicts=True, crashes=0, extra=0),
@@ -153,13 +162,17 @@ SETTINGS = [
     # Targets without READ FULL STATUS.
     Setting(blind=True, extra=0),
     Setting(blind=True, holder="P"),
+    Setting(blind=True, lost=1, crashes=0, extra=0),
+    Setting(blind=True, flow="counted", crashes=0, extra=0),
+    Setting(blind=True, evicts=True, peers=("there, the key",), crashes=0, extra=0),
     Setting(blind=True, kind=R.WEAR, paths=2, extra=0),
     Setting(blind=True, kind=None, character="SCST"),
     Setting(blind=True, flow="late", extra=0),
     Setting(blind=True, character="SPDK", flow="release", extra=0),
     Setting(blind=True, left="L1", holder="P", guest=("leave",), extra=0),
     Setting(blind=True, left="L1", extra=0),
-    Setting(blind=True, vanishes=True, paths=2, holder="P", crashes=0, extra=0),
+    *(Setting(blind=True, vanishes=side, paths=2, holder="P", crashes=0, extra=0)
+      for side in "SD"),
 ]  # fmt: skip
 
 LARGER = [
@@ -351,7 +364,7 @@ COUNTEREXAMPLES = {
     "P18": (p18, Setting(left="E1", two=True, holder="P", crashes=0, extra=0, peers=()), {}),
     "P19": (
         nothing,
-        Setting(vanishes=True, paths=2, holder="P", peers=(), extra=0),
+        Setting(vanishes="S", paths=2, holder="P", peers=(), extra=0),
         {"knows_gone": False},
     ),
     "P20": (p20, Setting(peers=("twin",), extra=0), {}),
