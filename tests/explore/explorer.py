@@ -305,6 +305,10 @@ class Explorer:
         found = self.found
         try:
             self.check(first)
+        except BrokenError as broken:
+            self._tell(before, first, broken)
+            return found
+        try:
             for state in queue:
                 try:
                     for label, reached in self.moves(state):
