@@ -45,6 +45,10 @@ def _figure(count: int, found: dict[str, Any]) -> Figure:
         (
             Ratio(ours.median / programs.median, "QEMU's two commands by sg_persist"),
             Ratio(ours.median / plain.median, "the same two within a process"),
+            Ratio(
+                series("load of the agent").median / programs.median,
+                "QEMU's two commands by sg_persist: the agent's Load",
+            ),
             Ratio(found["writes"], "PR OUT", 1, unit=""),
             Ratio(found["reads"], "PR IN", 4, unit=""),
         ),
@@ -54,7 +58,8 @@ def _figure(count: int, found: dict[str, Any]) -> Figure:
             "load": series("load"),
             "sg_persist": programs,
             "within a process": plain,
-            "Save, Prepare and Load of the agent": series("agent"),
+            "Save and Prepare of the agent": series("before the pause of the agent"),
+            "Load of the agent": series("load of the agent"),
             "prtrace save, prepare and load": series("commands"),
         },
     )
