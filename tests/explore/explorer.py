@@ -136,6 +136,10 @@ class Setting:
         return ", ".join(words)
 
 
+class TooManyError(Exception):
+    """There are more states than the limit."""
+
+
 class BrokenError(Exception):
     """An invariant does not hold; args: its letter, what is wrong."""
 
@@ -328,7 +332,7 @@ class Explorer:
                     self._tell(before, state, broken)
                     return found
                 if len(queue) > limit:
-                    raise AssertionError(f"{self.set}: more than {limit} states")
+                    raise TooManyError(f"{self.set}: more than {limit} states")
         finally:
             found.states = len(queue)
         return found
