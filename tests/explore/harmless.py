@@ -17,7 +17,6 @@ REASONS: dict[str, tuple[str, ...]] = {
     "the rows behind it preempt first, and register the other paths then": ("row PARTLY_COUNTED",),
     "the row behind it says gone, which lets nobody run, too": ("row REKEYED_ALONE",),
     "the row behind it says the same, under another title": ("row S_GONE",),
-    "the row behind it reserves, and the end is in doubt all the same": ("row S_RELEASED_BESIDE",),
     "the row behind it is in doubt, too, and leaves the key to settle": ("row QUESTION_BESIDE",),
     # What never comes, in the product or in what is explored.
     "nobody gives an answer where nothing was sent": (
