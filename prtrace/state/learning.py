@@ -16,7 +16,13 @@ from prtrace.state.binding import Bound, bind, may_be
 from prtrace.state.doubt import ALL
 from prtrace.state.draft import GENERATION_MASK, MAX_REGISTRATIONS, Draft
 from prtrace.state.order import another_overlaps
-from prtrace.state.partial import all_seen, contradicts, note_generation, only_whose_hold
+from prtrace.state.partial import (
+    all_seen,
+    contradicts,
+    is_lower,
+    note_generation,
+    only_whose_hold,
+)
 from prtrace.state.paths import by_address
 from prtrace.state.unit import Census, Fact, Registration, Reservation, Source
 
@@ -119,14 +125,15 @@ def _former(draft: Draft, seen: FullStatusRead) -> Mapping[Nexus, Registration]:
     port raises PRGENERATION once for each that it registers, however many those are (LIO, drivers/
     target/target_core_pr.c, __core_scsi3_add_registration), which leaves the difference as it is.
     Whatever takes a registration away makes it greater, and so does another key; nothing makes it
-    less.  So where it is what the commands seen make it, none but those did either.
+    less but a target that begins anew.  So where it is what the commands seen make it, none but
+    those did either, and the target has not begun anew.  That a target has, its unit attention
+    says, the path that goes, or PRGENERATION, which is lower then.
     """
     unmoved = draft.anchor == seen.generation and not draft.doubted(Fact.REGISTRATIONS)
     # What LIO does not count is an unregistration: it takes all those of the key along or, with
     # REGISTER AND IGNORE EXISTING KEY, its own alone.
-    if unmoved or draft.surplus == _surplus(seen):
-        return draft.registrations
-    return {}
+    counted = draft.surplus == _surplus(seen) and not is_lower(seen.generation, draft.generation)
+    return draft.registrations if unmoved or counted else {}
 
 
 def _surplus(seen: FullStatusRead) -> int:

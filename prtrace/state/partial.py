@@ -196,6 +196,8 @@ def note_generation(
     if not draft.explains(generation):
         # A REGISTER may have gone unseen, and with it another APTPL bit.
         draft.aptpl = None
+    if is_lower(generation, least):
+        draft.surplus = None
     beyond: int | None = None
     if least is None or spread is None:
         # Anything fits, so the value shows nothing of what it counts.
@@ -209,10 +211,7 @@ def note_generation(
         most = (least + spread) & GENERATION_MASK
         expected = str(least) if not spread else f"{least} to {most}"
         reason = f"PRGENERATION is {generation}, expected {expected}"
-        # A lower one is that of a device that has begun anew.
-        draft.doubt(
-            {Fact.REGISTRATIONS, Fact.RESERVATION} - told, reason, tells=beyond <= _MOST_BEYOND
-        )
+        draft.doubt({Fact.REGISTRATIONS, Fact.RESERVATION} - told, reason, tells=True)
         draft.say(reason)
     draft.generation = generation
     draft.resolve(Fact.GENERATION)
@@ -220,6 +219,14 @@ def note_generation(
     if draft.known(Fact.REGISTRATIONS):
         draft.anchor = generation
     return beyond == 0
+
+
+def is_lower(generation: int, before: int | None) -> bool:
+    """Whether PRGENERATION, which wraps, is that of a device that has begun anew since before.
+
+    Nothing but that makes it lower.  before: at least so much it was, None where nobody knows.
+    """
+    return before is not None and (generation - before) & GENERATION_MASK > _MOST_BEYOND
 
 
 def _census(seen: KeysRead) -> Census:

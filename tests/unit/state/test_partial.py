@@ -377,6 +377,26 @@ def test_what_is_left_for_all_target_ports_is_not_the_path_s_after_an_unseen_pre
     assert standing(state, A) is Standing.UNKNOWN
 
 
+@pytest.mark.parametrize("reads", [(), (keys_read(3, 5, at=1600),)], ids=["at once", "keys"])
+def test_a_target_that_has_begun_anew_proves_nothing_of_what_was_before(reads) -> None:
+    """Its PRGENERATION less the number of registrations can come to the number of before."""
+    state = apply(registered_everywhere(), full(2, ONE, ONE, at=1300)).state
+    for number, (key, sa_key) in enumerate(((5, 6), (6, 5))):
+        at = 1400 + 20 * number
+        state = send(
+            state, A, Action.REGISTER, key, sa_key, all_tg_pt=True, start_ns=at, done_ns=at + 10
+        ).state
+    if not reads:
+        state = apply(state, full(4, ONE, ONE, at=1500)).state
+        assert keys(state) == {A: 5, "naa.1,*": 5}
+    # Over a port that is not here it was registered for two, and preempted the one that is.
+    for each in reads:
+        state = apply(state, each).state
+    state = apply(state, full(3, ONE, at=1700)).state
+    assert keys(state) == {"naa.1,*": 5}
+    assert standing(state, A) is Standing.UNKNOWN
+
+
 def test_two_unseen_commands_do_not_hide_each_other() -> None:
     """One takes a registration away and another is made: PRGENERATION is as far as for two."""
     state = apply(registered_everywhere(), full(2, ONE, ONE, at=1300)).state
