@@ -63,18 +63,15 @@ class Claimed:
     uuid: str = ""
 
 
-def client_of(sock: socket.socket, socket_name: str, accepted_ns: int = 0) -> HelperClient:
+def client_of(sock: socket.socket, socket_name: str) -> HelperClient:
     """The client of an accepted connection; socket_name: of the listening socket, "" for none.
 
-    accepted_ns: when it was accepted, on CLOCK_BOOTTIME; 0: just now.  Raises OSError where the
-    kernel does not tell.
+    Raises OSError where the kernel does not tell.
     """
     who = Peer.of(sock)
     start_ns = start_of_process(who.pid)
     cgroup = _cgroup(who.pid) if start_ns else ""
-    # A process that started later has the number of the one that came.
-    later = 0 < accepted_ns < start_ns
-    if start_ns and (later or not _is_still(sock, who.pid, start_ns)):
+    if start_ns and not _is_still(sock, who.pid, start_ns):
         # The number may have been another process's all the time.
         start_ns, cgroup = 0, ""
     unit = unit_of_cgroup(cgroup)

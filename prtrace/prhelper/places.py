@@ -16,7 +16,8 @@ from typing import Final
 class Limits:
     """Connections at a time: in all, of one user id, of one systemd unit, of one process.
 
-    arrivals: new connections of one process a second, after of_process at once (pace.py).
+    arrivals: new connections of one process a second, after of_process at once (pace.py); of one
+    unit twice as many, after of_unit.
     """
 
     connections: int = 1024

@@ -1,7 +1,7 @@
 """The proxy's server: a thread for each connection, and this module hands the threads out.
 
 The accepting thread finds out who a client is and whether there is a place for it.  A client that
-comes too often waits for that, without a thread, and has a place meanwhile.  A thread whose client
+comes too often waits, without a thread, and has its place meanwhile.  A thread whose client
 has left waits a while for the next one, so that not each connection starts one; where enough
 threads wait already, it ends.
 """
@@ -9,6 +9,7 @@ threads wait already, it ends.
 from __future__ import annotations
 
 import heapq
+import itertools
 import logging
 import queue
 import select
@@ -19,8 +20,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from prtrace.linux.peer import Peer
 from prtrace.prhelper.client import HelperClient, client_of
+from prtrace.prhelper.closing import Closer
 from prtrace.prhelper.connection import HelperConnection, Stop
 from prtrace.prhelper.pace import Pace
 from prtrace.prhelper.places import Limits, Places
@@ -35,7 +36,8 @@ _SPARE_THREADS: Final = 16
 _STOP_STEP: Final = 0.02
 _LOOKS_EACH: Final = 1.0
 _REFUSED_PAUSE: Final = 0.001
-"""After a connection that is not served at once: who comes again and again leaves others time."""
+_UNIT_FASTER: Final = 2
+"""How much more often a unit may come than one process; it has as many at once as connections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +53,9 @@ class _Early:
     """A client that came too often, and has a place until it is due (time.monotonic())."""
 
     due: float
-    accepted_ns: int
+    number: int
     sock: socket.socket = field(compare=False)
-    socket_name: str = field(compare=False)
-    peer: Peer = field(compare=False)
+    client: HelperClient = field(compare=False)
 
 
 class Server:
@@ -65,10 +66,15 @@ class Server:
         self._log = sparing
         self._lock = threading.Lock()
         self._places = Places(limits)
-        self._pace = Pace(limits.of_process, limits.arrivals)
+        self._paces = (
+            Pace(limits.of_process, limits.arrivals),
+            Pace(limits.of_unit, limits.arrivals * _UNIT_FASTER),
+        )
+        self._numbers = itertools.count()
         self._early: list[_Early] = []
         self._changed = threading.Condition(self._lock)
         self._usher: threading.Thread | None = None
+        self._closer = Closer(sparing)
         self._waiting: queue.SimpleQueue[_Guest] = queue.SimpleQueue()
         # Threads without a client, less the clients without a thread.
         self._idle = 0
@@ -80,108 +86,105 @@ class Server:
 
         socket_name: of the listening socket, "" for the one that all guests share.
         """
-        accepted_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         try:
-            peer = Peer.of(sock)
+            client = client_of(sock, socket_name)
         except OSError as error:
-            self._without_credentials(sock, error)
+            self._closer.close(sock)
+            self._log.say(logging.WARNING, "credentials", f"a client without credentials: {error}")
             return
         now = time.monotonic()
-        due = self._pace.due(peer.pid, now)
-        if due > now:
-            self._delay(_Early(due, accepted_ns, sock, socket_name, peer))
-            time.sleep(_REFUSED_PAUSE)
-        elif not self._admit(sock, socket_name, accepted_ns):
-            time.sleep(_REFUSED_PAUSE)
-
-    def _delay(self, early: _Early) -> None:
-        """Let the client wait until it is due."""
-        peer = early.peer
         with self._lock:
-            # Its unit is asked for when it is due.
-            full = self._places.take(peer.uid, "", peer.pid)
-            if not full:
-                heapq.heappush(self._early, early)
+            full = self._places.take(client.uid, client.unit, client.pid)
+            due = now if full else self._due(client, now)
+            if due > now:
+                heapq.heappush(self._early, _Early(due, next(self._numbers), sock, client))
                 self._changed.notify()
         if full:
-            self._refuse(early.sock, f"{peer.uid}", f"pid {peer.pid}", full)
+            self._closer.close(sock)
+            self._log.say(
+                logging.WARNING, f"places {client.uid} {client.unit}",
+                f"{client.title} is refused: {full}",
+            )  # fmt: skip
+        elif due <= now:
+            self._admit(sock, client)
+            return
         elif self._usher is None:
-            usher = threading.Thread(target=self._admit_in_time, daemon=True)
-            try:
-                usher.start()
-            except RuntimeError as error:
-                # The next one that comes too often tries again.
-                self._log.say(logging.ERROR, "threads", f"clients wait for a thread: {error}")
-            else:
-                self._usher = usher
+            self._employ_usher()
+        # Who comes again and again leaves others time.
+        time.sleep(_REFUSED_PAUSE)
+
+    def _due(self, client: HelperClient, now: float) -> float:
+        """When the client is served, now or later.
+
+        pid 0 and the unit "" stand for all of which nothing is known: they do not wait for each
+        other.
+        """
+        of_process, of_unit = self._paces
+        due = now
+        if client.pid:
+            due = of_process.due((client.pid, client.start_ns), now)
+        if client.unit:
+            due = max(due, of_unit.due(client.unit, now))
+        return due
+
+    def _employ_usher(self) -> None:
+        usher = threading.Thread(target=self._admit_in_time, daemon=True)
+        try:
+            usher.start()
+        except RuntimeError as error:
+            # The next one that comes too often tries again.
+            self._log.say(logging.ERROR, "threads", f"clients wait for a thread: {error}")
+        else:
+            self._usher = usher
 
     def _admit_in_time(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         look = 0.0
         while True:
+            gone: list[_Early] = []
+            early = None
             with self._changed:
                 if not self._early:
                     self._changed.wait()
                     continue
                 now = time.monotonic()
                 if now >= look:
-                    self._dismiss_gone()
+                    gone = self._dismiss_gone()
                     look = now + _LOOKS_EACH
-                    continue
-                left = min(self._early[0].due, look) - now
-                if left > 0:
-                    self._changed.wait(left)
-                    continue
-                early = heapq.heappop(self._early)
-                self._places.give_back(early.peer.uid, "", early.peer.pid)
-            self._admit(early.sock, early.socket_name, early.accepted_ns)
+                elif self._early[0].due <= now:
+                    early = heapq.heappop(self._early)
+                else:
+                    self._changed.wait(min(self._early[0].due, look) - now)
+            for each in gone:
+                self._closer.close(each.sock)
+            if early is not None:
+                self._admit(early.sock, early.client)
 
-    def _dismiss_gone(self) -> None:
-        """Give the places of those back who have left while they waited."""
+    def _dismiss_gone(self) -> list[_Early]:
+        """Give the places of those back who have left while they waited; they are to be closed."""
         poll = select.poll()
         for early in self._early:
             poll.register(early.sock, 0)
-        gone = {number for number, events in poll.poll(0) if events & select.POLLHUP}
-        waiting = []
-        for early in self._early:
-            if early.sock.fileno() in gone:
-                self._places.give_back(early.peer.uid, "", early.peer.pid)
-                early.sock.close()
-            else:
-                waiting.append(early)
-        heapq.heapify(waiting)
-        self._early = waiting
+        left = {number for number, events in poll.poll(0) if events & select.POLLHUP}
+        gone = [early for early in self._early if early.sock.fileno() in left]
+        if gone:
+            self._early = [early for early in self._early if early.sock.fileno() not in left]
+            heapq.heapify(self._early)
+        for early in gone:
+            self._places.give_back(early.client.uid, early.client.unit, early.client.pid)
+        return gone
 
-    def _admit(self, sock: socket.socket, socket_name: str, accepted_ns: int) -> bool:
-        """Serve the connection; False where it was closed."""
-        try:
-            client = client_of(sock, socket_name, accepted_ns)
-        except OSError as error:
-            self._without_credentials(sock, error)
-            return False
-        with self._lock:
-            full = self._places.take(client.uid, client.unit, client.pid)
-        if full:
-            self._refuse(sock, f"{client.uid} {client.unit}", client.title, full)
-            return False
+    def _admit(self, sock: socket.socket, client: HelperClient) -> None:
+        """Serve a client that has a place."""
         connection = HelperConnection(self._broker, sock, client, self._stop, self._log)
-        guest = _Guest(connection, client)
         with self._lock:
             self._connections.add(connection)
             enough = self._idle > 0
             self._idle -= 1
-        self._waiting.put(guest)
+            # A thread that ends looks at both.
+            self._waiting.put(_Guest(connection, client))
         if not enough:
             self._start()
-        return True
-
-    def _without_credentials(self, sock: socket.socket, error: OSError) -> None:
-        sock.close()
-        self._log.say(logging.WARNING, "credentials", f"a client without credentials: {error}")
-
-    def _refuse(self, sock: socket.socket, whose: str, title: str, full: str) -> None:
-        sock.close()
-        self._log.say(logging.WARNING, f"places {whose}", f"{title} is refused: {full}")
 
     def stop(self) -> None:
         """Begin no command any more."""

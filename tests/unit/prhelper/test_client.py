@@ -56,15 +56,6 @@ def test_a_process_that_calls_itself_a_guest_is_none(listener, tmp_path: Path) -
         child.communicate(b"\n")
 
 
-def test_a_process_that_started_after_the_connection_was_accepted_is_not_the_client() -> None:
-    one, other = socket.socketpair()
-    with one, other:
-        start_ns = start_of_process(os.getpid())
-        assert client_of(one, "", start_ns).start_ns == start_ns
-        found = client_of(one, "", start_ns - 1)
-        assert (found.start_ns, found.unit) == (0, "")
-
-
 @pytest.mark.parametrize("pidfd", [True, False])
 def test_a_process_that_has_gone_is_nobody(
     listener, pidfd: bool, monkeypatch: pytest.MonkeyPatch

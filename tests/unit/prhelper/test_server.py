@@ -120,18 +120,18 @@ def test_a_client_that_found_no_thread_is_served_by_the_next_free_one(
 
 
 class _Late:
-    """The pace of a process that came too often: each connection is due a while later."""
+    """The pace of who came too often: each connection is due a while later."""
 
     SECONDS = 0.5
 
-    def due(self, _: int, now: float) -> float:
+    def due(self, _: object, now: float) -> float:
         return now + self.SECONDS
 
 
 def test_who_comes_too_often_is_served_in_time_and_has_a_place_meanwhile(
     server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(server, "_pace", _Late())
+    monkeypatch.setattr(server, "_paces", (_Late(), _Late()))
     begun = time.monotonic()
     with came(server) as first:
         assert served(first)
@@ -154,7 +154,7 @@ def test_who_comes_too_often_is_served_in_time_and_has_a_place_meanwhile(
 def test_who_leaves_while_it_waits_gives_its_place_back(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "_pace", _Late())
+    monkeypatch.setattr(server, "_paces", (_Late(), _Late()))
     monkeypatch.setattr(_Late, "SECONDS", 3600)
     for _ in range(3):
         came(server).close()
@@ -168,7 +168,7 @@ def test_who_waits_without_a_thread_is_served_when_there_is_one(
     def none_left(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(server, "_pace", _Late())
+    monkeypatch.setattr(server, "_paces", (_Late(), _Late()))
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", none_left)
         first = came(server)
