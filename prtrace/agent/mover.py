@@ -39,6 +39,7 @@ from prtrace.api.interface import Fault
 from prtrace.api.room import ConnectionLimits, Room, send_away
 from prtrace.errors import PrtraceError
 from prtrace.linux.capabilities import Capability
+from prtrace.linux.closer import Closer
 from prtrace.linux.journal import SystemJournal
 from prtrace.linux.peer import Peer
 
@@ -171,6 +172,7 @@ class _Mover:
         self._moving: set[threading.Thread] = set()
         self._ending = False
         self._accepts_at = 0.0
+        self._closer = Closer()
 
     def close(self) -> None:
         """Accept nothing more, begin no move more, and give the agent nothing more."""
@@ -207,21 +209,22 @@ class _Mover:
         try:
             peer = Peer.of(client)
         except OSError:
-            client.close()
+            self._closer.close(client)
             return
         if not self.calls.may_change(peer):
             try:
                 _give(self._link, _ACCEPTED + _packed(peer), client)
             except OSError:
-                send_away(client)  # so many wait for the agent
-            client.close()
+                send_away(client, self._closer)  # so many wait for the agent
+            else:
+                self._closer.let_go(client)
             return
         with self._lock:
             admitted = self._room.is_left_for(peer)
             if admitted:
                 self._room.enter(peer)
         if not admitted:
-            send_away(client)
+            send_away(client, self._closer)
             return
 
         def left() -> None:
@@ -229,7 +232,7 @@ class _Mover:
                 self._room.leave(peer)
 
         if not self._begin(Conversation(self, client, peer), left):
-            send_away(client)
+            send_away(client, self._closer)
 
     def _asked(self) -> bool:
         """Take a request of the agent's; False once it is gone."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from prtrace.api.calls import Refusal
 from prtrace.api.interface import Fault
+from prtrace.linux.closer import Closer
 from prtrace.linux.peer import Peer
 
 
@@ -66,9 +67,10 @@ class Room:
         self._of_process += Counter()
 
 
-def send_away(accepted: socket.socket) -> None:
+def send_away(accepted: socket.socket, closer: Closer) -> None:
     """Say that there are too many connections already, to whom has just connected."""
     text = {"message": "too many connections", "hint": "close some, or wait"}
-    with accepted, contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):
         accepted.setblocking(False)
         accepted.send(Refusal(Fault.BUSY, text).reply)
+    closer.close(accepted)

@@ -34,6 +34,8 @@ from prtrace.api.source import HISTORY_BEHIND, AgentSource, MoveCalls, Resolutio
 from prtrace.api.stream import PORTION, EventStream, Stream
 from prtrace.api.turns import Turns
 from prtrace.errors import PrtraceError, UsageError
+from prtrace.linux.bytesocket import ByteSocket
+from prtrace.linux.closer import Closer
 from prtrace.linux.peer import Peer
 from prtrace.linux.text import clean
 from prtrace.state.event import Event, nanoseconds
@@ -74,6 +76,7 @@ class ApiServer:
         self._moves = moves
         self._jobs = Jobs()
         self._limits = limits or ConnectionLimits()
+        self._closer = Closer()
         self._connections: set[Connection] = set()
         self._room = Room(self._limits)
         self._followers: set[EventStream] = set()
@@ -248,7 +251,7 @@ class ApiServer:
             self.adopt(accepted, peer)
             return
         self._refused += 1
-        send_away(accepted)
+        send_away(accepted, self._closer)
 
     def adopt(self, accepted: socket.socket, peer: Peer) -> None:
         """Answer on a connection, whether there is room or not.
@@ -256,7 +259,7 @@ class ApiServer:
         What root calls for, and waits for nothing, is answered before anything else is done, if
         the call has come already: the loop has many others to look at before it comes back.
         """
-        accepted.setblocking(False)
+        accepted = ByteSocket(accepted, self._closer)
         try:
             received = b"" if peer.uid else accepted.recv(MAX_CALL)
         except OSError:

@@ -20,8 +20,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from prtrace.linux.closer import Closer
 from prtrace.prhelper.client import HelperClient, client_of
-from prtrace.prhelper.closing import Closer
 from prtrace.prhelper.connection import HelperConnection, Stop
 from prtrace.prhelper.pace import Pace
 from prtrace.prhelper.places import Limits, Places
@@ -74,7 +74,7 @@ class Server:
         self._early: list[_Early] = []
         self._changed = threading.Condition(self._lock)
         self._usher: threading.Thread | None = None
-        self._closer = Closer(sparing)
+        self._closer = Closer()
         self._waiting: queue.SimpleQueue[_Guest] = queue.SimpleQueue()
         # Threads without a client, less the clients without a thread.
         self._idle = 0

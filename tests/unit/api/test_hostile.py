@@ -3,6 +3,8 @@
 import json
 import os
 import socket
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -37,6 +39,42 @@ def drained(connection):
 
 def works(served):
     return len(served.client().call("Show")["units"]) == 2
+
+
+SENDS_WHAT_LINGERS = """
+import array, contextlib, os, socket, struct, sys
+kept = []
+for _ in range(3):
+    ours = socket.socket(socket.AF_UNIX)
+    ours.connect(sys.argv[1])
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        sender = socket.create_connection(listening.getsockname())
+        kept += ours, listening.accept()[0]
+    # An hour, for what nobody reads.
+    sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
+    sender.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sender.send(bytes(1 << 16))
+    fd = sender.detach()
+    ours.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
+    os.close(fd)
+print(len(kept), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_descriptor_that_takes_an_hour_to_close_holds_up_nobody(served):
+    """Whoever reads without a place for it closes it, if the sender has closed its own."""
+    command = [sys.executable, "-c", SENDS_WHAT_LINGERS, os.path.relpath(served.path)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as hostile:
+        assert hostile.stdout.readline() == "6\n"
+        for _ in range(5):
+            assert works(served)
+        wait_for(lambda: served.connections() == 0)
+        hostile.stdin.close()
 
 
 @pytest.mark.parametrize(

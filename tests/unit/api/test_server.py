@@ -256,13 +256,16 @@ def test_a_oneway_call_gets_no_reply(served):
         assert "status" in json.loads(message(connection))["parameters"]
 
 
-def test_descriptors_that_are_sent_along_are_dropped(served):
+def test_who_sends_descriptors_along_loses_the_connection(served):
+    """Whoever reads them without a place for them closes them, which may take any time."""
     with served.connect() as connection, open("/dev/null") as file:
         connection.sendmsg(
             [b'{"method":"io.prtrace.Status"}\0'],
             [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [file.fileno()] * 50))],
         )
-        assert "status" in json.loads(message(connection))["parameters"]
+        # What was sent is not read, so that the end may be a reset.
+        with contextlib.suppress(ConnectionResetError):
+            assert connection.recv(1) == b""
 
 
 def message(connection):

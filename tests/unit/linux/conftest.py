@@ -1,12 +1,15 @@
-"""A sysfs that a test makes: the directories and links that the scan reads."""
+"""A sysfs that a test makes, the directories and links that the scan reads; what lingers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from prtrace.scsi.designator import Association, Designator, IdentificationPage, Kind
+
+from .lingering import Lingering
 
 NAA = "60014051234abcdea000000000000000"
 OTHER = "60014059999999999999999999999999"
@@ -111,3 +114,17 @@ def two_paths(tree: Tree) -> None:
 @pytest.fixture
 def tree(tmp_path: Path) -> Tree:
     return Tree(tmp_path)
+
+
+@pytest.fixture
+def lingering() -> Iterator[Callable[..., Lingering]]:
+    """Makes Lingering ones, and frees them."""
+    made: list[Lingering] = []
+
+    def make(before: bytes = b"", flags: int = 0) -> Lingering:
+        made.append(Lingering(before, flags))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.free()
