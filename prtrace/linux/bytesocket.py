@@ -25,6 +25,8 @@ class ByteSocket(socket.socket):
         # Else a byte out of band is dropped when what is behind it is read, and a descriptor
         # with it.
         self.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+        # Credentials would be told like descriptors; a drop-in for the listener can ask for them.
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
         """As of a socket; ConnectionAbortedError where the peer has sent a descriptor."""

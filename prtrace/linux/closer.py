@@ -3,8 +3,10 @@
 Descriptors that a peer has sent lie in the queue of a Unix socket until somebody reads.  Whoever
 reads without a place for them, or closes the socket, closes them too.  That can take as long as
 the sender likes: a TCP socket with SO_LINGER waits for its peer (net/ipv4/tcp.c, tcp_close), as
-long as no signal comes.  After shutdown() nothing comes any more, so an empty queue says that
-nothing is closed along.  Other threads close the rest, and get a signal where it takes long.
+long as no signal comes.  After shutdown() nothing comes any more, so what MSG_PEEK sees
+then is what is closed along.  Other threads close what has descriptors, and get a signal where it
+takes long.  There are waits that no signal ends (a pipe whose lock somebody has who waits for a
+FUSE server): those threads are lost, and what is left to the others then waits.
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ _THREADS: Final = 16
 _IDLE_SECONDS: Final = 1.0
 _PATIENCE: Final = 0.01
 """How long a thread waits in close() before it is sent a signal."""
+_LOOK: Final = 1 << 16
+_LOOKS: Final = 16
+"""A queue takes what the peer's SO_SNDBUF allows; one that is longer is left to the threads."""
 _SIGNAL: Final = signal.SIGURG
 _OTHERS: Final = signal.valid_signals() - {_SIGNAL}
 
@@ -49,9 +54,9 @@ class Closer:
             return
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_RDWR)
-        empty = _is_empty(sock)
+        alone = _has_bytes_alone(sock)
         fd = sock.detach()
-        if empty:
+        if alone:
             os.close(fd)
         else:
             self._leave(fd)
@@ -62,23 +67,18 @@ class Closer:
 
     def _leave(self, fd: int) -> None:
         self._waiting.put(fd)
-        with self._lock:
-            if self._threads >= _THREADS:
-                return
-            self._threads += 1
-            kicks, self._kicks = self._kicks, True
         try:
-            if not kicks:
-                _ignore_softly()
-                threading.Thread(target=self._kick, daemon=True).start()
-                kicks = True
-            threading.Thread(target=self._run, daemon=True).start()
-        except RuntimeError as error:
-            # No more threads from the system: the next one that is left starts one.
-            _log.error("a connection is closed later: %s", error)
             with self._lock:
-                self._threads -= 1
-                self._kicks = kicks
+                if not self._kicks:
+                    _ignore_softly()
+                    threading.Thread(target=self._kick, daemon=True).start()
+                    self._kicks = True
+                if self._threads < _THREADS:
+                    threading.Thread(target=self._run, daemon=True).start()
+                    self._threads += 1
+        except (RuntimeError, OSError, MemoryError) as error:
+            # The next one that is left tries again.
+            _log.debug("a connection is closed later: %s", error)
 
     def _run(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, _OTHERS)
@@ -94,10 +94,12 @@ class Closer:
                 continue
             with self._lock:
                 self._closing[me] = time.monotonic()
-            with contextlib.suppress(OSError):
-                os.close(fd)
-            with self._lock:
-                del self._closing[me]
+            try:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+            finally:
+                with self._lock:
+                    del self._closing[me]
 
     def _kick(self) -> None:
         """Have no thread wait in close(); until there is none."""
@@ -110,18 +112,31 @@ class Closer:
                     return
                 now = time.monotonic()
                 for thread, since in self._closing.items():
-                    if now - since >= _PATIENCE:
-                        signal.pthread_kill(thread, _SIGNAL)
+                    # Where it may not be sent, each waits for itself.
+                    with contextlib.suppress(OSError):
+                        if now - since >= _PATIENCE:
+                            signal.pthread_kill(thread, _SIGNAL)
 
 
-def _is_empty(sock: socket.socket) -> bool:
-    """Whether nothing is left in the queue of a socket that was shut down."""
-    try:
-        # A byte that is out of band lies there as well.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-        return not socket.socket.recv(sock, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except OSError:
-        return False
+def _has_bytes_alone(sock: socket.socket) -> bool:
+    """Take the bytes from the queue of a socket that was shut down; False at a descriptor."""
+    for _ in range(_LOOKS):
+        try:
+            # A byte that is out of band lies there as well, and a look ends at it.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
+            data, _, got, _ = sock.recvmsg(_LOOK, 0, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            if got & socket.MSG_CTRUNC:
+                return False
+            if not data:
+                return True
+            socket.socket.recv(sock, len(data), socket.MSG_DONTWAIT)
+        except ConnectionResetError:
+            # The peer has not read everything; that is told once.
+            continue
+        except OSError:
+            return False
+    return False
 
 
 def _ignore_softly() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import threading
 import time
@@ -24,13 +25,18 @@ def await_(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.parametrize("before", [b"", b"bytes"])
+@pytest.mark.parametrize("flags", [0, socket.MSG_OOB])
 def test_nobody_waits_for_what_lingers(
-    lingering: Callable[[], Lingering], monkeypatch: pytest.MonkeyPatch
+    lingering: Callable[..., Lingering],
+    monkeypatch: pytest.MonkeyPatch,
+    before: bytes,
+    flags: int,
 ) -> None:
     monkeypatch.setattr(module, "_IDLE_SECONDS", 0.1)
     monkeypatch.setattr(module, "_THREADS", 2)
     closer = Closer()
-    each = [lingering() for _ in range(5)]
+    each = [lingering(before, flags) for _ in range(5)]
     for one in each:
         closer.close(one.connection)
         assert one.connection.fileno() < 0
@@ -58,9 +64,11 @@ def test_a_connection_that_somebody_else_has_too_goes_on(
     await_(lambda: closer._threads == 0)
 
 
-def test_who_has_sent_nothing_is_closed_at_once() -> None:
+@pytest.mark.parametrize("sent", [b"", b"x", bytes(150_000)])
+def test_who_has_sent_no_descriptor_is_closed_at_once(sent: bytes) -> None:
     closer = Closer()
     mine, theirs = socket.socketpair()
+    mine.sendall(sent)
     closer.close(theirs)
     closer.close(theirs)
     assert theirs.fileno() < 0
@@ -69,28 +77,57 @@ def test_who_has_sent_nothing_is_closed_at_once() -> None:
     mine.close()
 
 
+def test_who_has_closed_with_replies_unread_is_closed_at_once() -> None:
+    closer = Closer()
+    mine, theirs = socket.socketpair()
+    theirs.sendall(b"reply")
+    mine.close()
+    closer.close(theirs)
+    assert theirs.fileno() < 0
+    assert closer._threads == 0
+
+
+@pytest.mark.timeout(60)
 def test_what_found_no_thread_is_closed_with_the_next(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    lingering: Callable[..., Lingering], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_IDLE_SECONDS", 0.1)
+    real, left = threading.Thread.start, []
 
-    def none_left(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
+    def start(thread: threading.Thread) -> None:
+        if not left:
+            raise RuntimeError("can't start new thread")
+        left.pop()
+        real(thread)
 
     closer = Closer()
-    pairs = [socket.socketpair() for _ in range(2)]
-    for mine, _ in pairs:
-        mine.send(b"x")
     with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", none_left)
-        closer.close(pairs[0][1])
-    assert "a connection is closed later" in caplog.text
-    assert (closer._threads, closer._kicks, closer._waiting.qsize()) == (0, False, 1)
-    closer.close(pairs[1][1])
+        patch.setattr(threading.Thread, "start", start)
+        # None for either, and then one for the first of the two.
+        for _ in range(2):
+            closer.close(lingering().connection)
+            left.append(True)
+        assert (closer._threads, closer._waiting.qsize()) == (0, 2)
+    closer.close(lingering().connection)
     await_(lambda: closer._threads == 0 and not closer._kicks)
     assert closer._waiting.empty()
-    for mine, _ in pairs:
-        # A reset: its byte was not read.
-        with pytest.raises(ConnectionResetError):
-            mine.recv(1)
-        mine.close()
+
+
+@pytest.mark.timeout(60)
+def test_a_signal_that_may_not_be_sent_ends_nothing(
+    lingering: Callable[..., Lingering], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_IDLE_SECONDS", 0.1)
+    refused = []
+
+    def refuse(*_: object) -> None:
+        refused.append(1)
+        raise PermissionError
+
+    closer = Closer()
+    with monkeypatch.context() as patch:
+        patch.setattr(signal, "pthread_kill", refuse)
+        closer.close(lingering().connection)
+        await_(lambda: len(refused) > 2)
+        assert closer._threads == 1
+    await_(lambda: closer._threads == 0 and not closer._kicks)
