@@ -79,13 +79,12 @@ def test_threads_serve_one_client_after_another(server: Server) -> None:
 
 def test_a_thread_ends_where_enough_wait(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_SPARE_THREADS", 1)
-    before = threading.active_count()
     clients = [came(server) for _ in range(3)]
     assert all(served(sock) for sock in clients)
-    assert threading.active_count() == before + 3
+    assert server._idle == 0
     for sock in clients:
         sock.close()
-    await_(lambda: threading.active_count() == before + 1)
+    await_(lambda: not server._connections)
     assert server._idle == 1
     with came(server) as sock:
         assert served(sock)
