@@ -19,6 +19,12 @@ REASONS: dict[str, tuple[str, ...]] = {
     "the row behind it says the same, under another title": ("row S_GONE",),
     "the row behind it is in doubt, too, and leaves the key to settle": ("row QUESTION_BESIDE",),
     # What never comes, in the product or in what is explored.
+    "nobody asks for an abort after a finish that is done": (
+        "code machine._carry_out: without and plan.verb is Verb.LATE_COMMIT",
+    ),
+    "a key that comes back where none was left is in question": (
+        "code lines.Lines.only: without and bool(found)",
+    ),
     "nobody gives an answer where nothing was sent": (
         "code machine.answered: without if not isinstance(sent, Send)",
     ),
@@ -46,6 +52,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         "code machine._carry_out: without or lines.absent",
         "code machine._decide: without or lines.standing(nexus) is None",
         "code machine._decide: without or killed",
+        "code machine._carry_out: without or cell.do is Do.REGISTER_ONE",
     ),
     "where an abort takes away, all that the source has is in question": (
         "code machine._leave: without if plan.verb is Verb.RECLAIM",
@@ -73,7 +80,6 @@ REASONS: dict[str, tuple[str, ...]] = {
         "code machine._DESTINATION: Row.FRESH_COUNTED without and not s.here",
     ),
     "no path of the source loses its key alone, and its guest changes all at once": (
-        "code machine._SOURCE: Row.S_PARTLY without and s.sight.held is Held.HERE",
         "code machine._SOURCE: Row.S_OTHER_KEY without and not s.here",
         "code sight.blind_sight: without and bool(left)",
     ),
@@ -120,8 +126,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         "code machine._SOURCE: Row.S_RELEASED_BESIDE without and bool(s.here)",
         "code machine._SOURCE: Row.S_RELEASED without and bool(s.here)",
         "code machine._SOURCE: Row.S_RESERVED_BETWEEN without and bool(s.here)",
-        "code machine._SOURCE: Row.S_ALONE_HOLDS without and s.sight.held is Held.HERE",
-        "code sight.sight_of: without and view.source",
+        "code machine._SOURCE: Row.S_UNTOUCHED without and bool(s.here)",
     ),
     "the destination's key is left and named, instead of taken away": (
         "code machine._SOURCE: Row.S_DEAF_OFF without and not s.plan.hands_over",
@@ -140,6 +145,10 @@ REASONS: dict[str, tuple[str, ...]] = {
         "code machine._decide: without and position.first",
     ),
     # What decides nothing that is explored.
+    "only a row for blind targets looks at it": ("code machine._decide: without and sight.blind",),
+    "no key that a touch missed comes back while the verb runs": (
+        "code machine.answered: without if outcome is Outcome.CONFLICT and sent.do is Do.TOUCH",
+    ),
     "prepare counts, and sends only REGISTERs while something is in question": (
         "code machine.answered: without and sent.action is Action.REGISTER",
         "code machine.answered: without and sent.sa_key != 0",
