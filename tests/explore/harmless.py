@@ -146,6 +146,9 @@ REASONS: dict[str, tuple[str, ...]] = {
     ),
     # What decides nothing that is explored.
     "only a row for blind targets looks at it": ("code machine._decide: without and sight.blind",),
+    "what an abort sends after a RELEASE follows a REGISTER, which has moved PRGENERATION": (
+        "code machine.answered: without if sent.do is not Do.TOUCH",
+    ),
     "no key that a touch missed comes back while the verb runs": (
         "code machine.answered: without if outcome is Outcome.CONFLICT and sent.do is Do.TOUCH",
     ),
