@@ -24,7 +24,7 @@ from prtrace.move.lines import Lines
 from prtrace.move.machine import End, Look, Newest, Plan, answered, looked, start
 from prtrace.move.reading import OTHER_SIDE, OtherRegistration, Reading, of_full_status
 from prtrace.move.sight import Viewpoint
-from prtrace.move.table import Verb
+from prtrace.move.table import Do, Verb
 from prtrace.move.word import Word
 
 K, K2, PEER = 0x4B, 0x4C, 0x99
@@ -520,6 +520,8 @@ class Explorer:
         if flags & VANISHED and sent.nexus == self.gone:
             changed, outcome = target, Outcome.NOT_EXECUTED
         text = f"{who} sends {sent.do.value} over {sent.nexus}"
+        if sent.do is Do.RESERVE and number == S and guest == "S":
+            raise BrokenError("g", "the abort reserves what the running guest has released", text)
         following = self._answer(name, place, outcome)
         yield (
             f"{text}: {outcome.value}",
@@ -967,6 +969,13 @@ class Explorer:
         if not quiet or guest != "P" or lost or shared or target.key(TWIN) is not None:
             return
         there, here = hosts[D][1], hosts[S][0]
+        asked = flags & MAY_COMMIT and "commit" in self.plans and not flags & ABORTED
+        if "neighbour" in self.set.peers:
+            asked = False  # what registers then makes the target mix sessions, and commit refuses
+        if asked and not self.plans["commit"][1].reserve and target.holder in self.own[D]:
+            _, word, _ = self._run(D, "commit", there, target)
+            if word is not Word.COMMITTED:
+                raise BrokenError("e", f"D holds, and commit says {word.value} for ever")
         if flags & D_OFF:
             if not self.hands_over and target.holder in self.own[D]:
                 return  # nothing takes the reservation from there
@@ -1042,6 +1051,14 @@ class Explorer:
         goes_on = word is Word.COMMITTED or (word is Word.DONE and plan.verb is Verb.LATE_COMMIT)
         if goes_on and key != K and any(target.key(each) == K for each in own):
             raise BrokenError("a", f"{word.value}, and the guest's key is another one", label)
+        # Of a path that is gone a blind target does not tell.
+        served = [each for each in remains if target.key(each) == K and each not in plan.unasked]
+        if word in claims.get(plan.verb, ()) and served:
+            raise BrokenError(
+                "d", f"{word.value}, and {served[0]} is named, which has the key", label
+            )
+        if word not in claims.get(plan.verb, ()) and word is not Word.IN_DOUBT and remains:
+            raise BrokenError("d", f"{word.value} leaves nothing, and names {remains[0]}", label)
         in_question = position.lines.in_question
         if word in claims.get(plan.verb, ()) and in_question and key == K:
             raise BrokenError("d", f"{word.value}, and {in_question[0]} is in question", label)

@@ -104,6 +104,7 @@ SETTINGS = [
     Setting(flow="release", character="SPDK", early=True, apart=True, crashes=2, extra=0),
     Setting(flow="release", character="SPDK", early=True, apart=True, peers=("reserve",), extra=0),
     Setting(flow="release", guest=("release", "rekey"), extra=0),
+    Setting(flow="release", character="SPDK", guest=("release",), crashes=0, peers=()),
     Setting(flow="release", peers=("here, takes",), extra=0),
     Setting(flow="late", character="SPDK", extra=0),
     Setting(flow="late", careless=True, paths=2, holder="P"),
