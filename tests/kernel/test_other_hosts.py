@@ -16,7 +16,7 @@ import re
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,9 +73,9 @@ def stranger() -> Iterator[Stranger]:
     session.close()
 
 
-def paths_now(unit: Unit) -> tuple[UnitPath, ...]:
-    """The paths that are there, and their ports as LIO names them."""
-    loops = {path.hctl: path for path in unit.paths if path.transport == "loop"}
+def paths_now(units: Iterable[Unit]) -> dict[str, tuple[UnitPath, ...]]:
+    """The paths of each unit that are there, and their ports as LIO names them."""
+    loops = {path.hctl: path for unit in units for path in unit.paths if path.transport == "loop"}
     sessions = {}
     for entry in Path("/sys/class/iscsi_session").iterdir():
         name = (entry / "initiatorname").read_text().strip()
@@ -83,20 +83,21 @@ def paths_now(unit: Unit) -> tuple[UnitPath, ...]:
         told = (ISCSI / "acls" / name / "info").read_text()
         isid = re.findall(r"ISID: 0x((?:[0-9a-f]{2} ){5}[0-9a-f]{2})", told)[-1].replace(" ", "")
         sessions[host] = f"{name},i,0x{isid}"
-    found = []
+    found: dict[str, list[UnitPath]] = {unit.lu: [] for unit in units}
     for hctl in addresses():
         here = disk(hctl)
-        if here is None or here.lu != unit.lu:
+        if here is None or here.lu not in found:
             continue
         if hctl in loops:
-            found.append(replace(loops[hctl], block=here.block, sg=here.sg, bsg=here.bsg))
+            path = replace(loops[hctl], block=here.block, sg=here.sg, bsg=here.bsg)
         elif (host := hctl.partition(":")[0]) in sessions:
-            found.append(
-                UnitPath(
-                    hctl, here.block, here.sg, here.bsg, "iscsi", sessions[host], here.rtpi, ""
-                )
+            path = UnitPath(
+                hctl, here.block, here.sg, here.bsg, "iscsi", sessions[host], here.rtpi, ""
             )
-    return tuple(found)
+        else:
+            continue
+        found[here.lu].append(path)
+    return {lu: tuple(paths) for lu, paths in found.items()}
 
 
 def wrong(
@@ -156,7 +157,9 @@ class World:
         self.touched = dict.fromkeys((unit.lu for unit in self.units), time.time_ns())
         self.history: list[str] = []
         self.stated: Counter[str] = Counter()
-        self.paths = {unit.lu: paths_now(unit) for unit in self.units}
+        self.paths = paths_now(self.units)
+        self.truth = {unit.lu: oracle(unit.directory) for unit in self.units}
+        """By unit, what LIO had when it was judged last: before the one step that a round has."""
         self.signs: dict[str, set[str]] = {}
         """By unit, the initiator ports here that the stranger's last command concerned."""
 
@@ -189,7 +192,7 @@ class World:
                 and (unit.lu in told or nanoseconds(by["at"]) > self.touched[unit.lu])
             }
             self.stated.update(stated)
-            truth = oracle(unit.directory)
+            truth = self.truth[unit.lu] = oracle(unit.directory)
             found = wrong(each, truth, self.paths[unit.lu], stated)
             assert not found, "\n".join(
                 [*found, *self.history[-60:], str(each), str(truth), *self._events(unit)]
@@ -225,16 +228,13 @@ class World:
         except PrtraceError as error:
             return error.message
 
-    def _key(self, unit: Unit, initiator: str) -> int:
-        keys = {each.initiator.lower(): each.key for each in oracle(unit.directory).registrations}
-        return keys.get(initiator.lower(), 0)
-
     def _choose(self, unit: Unit, initiator: str) -> tuple[Action, int, int, ReservationType]:
         pick = self.random.choice
-        truth = oracle(unit.directory)
+        truth = self.truth[unit.lu]
         action = pick(_ACTIONS)
         right = self.random.random() < 0.85
-        key = self._key(unit, initiator) if right else pick((0, *_KEYS))
+        keys = {each.initiator.lower(): each.key for each in truth.registrations}
+        key = keys.get(initiator.lower(), 0) if right else pick((0, *_KEYS))
         kind = pick(list(ReservationType))
         if truth.type_code is not None and self.random.random() < 0.5:
             kind = ReservationType(truth.type_code)
@@ -264,7 +264,7 @@ class World:
 
     def _strange(self, unit: Unit) -> None:
         action, key, sa_key, kind = self._choose(unit, self.stranger.port)
-        before = oracle(unit.directory)
+        before = self.truth[unit.lu]
         answer = self.stranger.pr_out(self.units.index(unit), action.name, key, sa_key, int(kind))
         self.touched[unit.lu] = time.time_ns()
         self.signs[unit.lu] = concerned(before, oracle(unit.directory))
@@ -278,7 +278,7 @@ class World:
         way(unit)
         # Attentions end with their sessions.
         self.signs.clear()
-        self.paths = {each.lu: paths_now(each) for each in self.units}
+        self.paths = paths_now(self.units)
 
     def _log_in_anew(self, _: Unit) -> None:
         """End one session or both, and begin them in any order: addresses are given anew."""
@@ -390,7 +390,7 @@ def test_an_address_that_another_session_gets(
     for name in ("lab2", "lab1"):
         world._iscsiadm(name, "--login")
     await_that("they are back", lambda: world._complete(["lab1", "lab2"]))
-    world.paths = {each.lu: paths_now(each) for each in world.units}
+    world.paths = paths_now(world.units)
     (shown,) = agent.show(unit.lu)
     (holder,) = shown["reservation"]["holders"]
     assert holder.rpartition(",")[0] == path.initiator
