@@ -27,6 +27,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -56,7 +57,10 @@ _SETTLED: Final = b"S"
 On that one nothing comes but connections on which the mover calls, each with whom it calls for:
 however many strangers wait to be taken from the first one, these do not wait behind them."""
 _ACCEPTED: Final = b"A"
-"""What a message begins with that has an accepted connection, and who is at its other end."""
+"""The message with a socket in whose queue an accepted connection is, and who is at its other end.
+
+The mover puts it there, closes its own copy, and only then gives the agent the socket: so whoever
+closes the connection last, and with it what the client has sent, is never the mover."""
 _ASKED_FOR: Final = b"R"
 """What a message begins with that has the number of a request, and its connection or none."""
 _PEER: Final = struct.Struct("=iII")
@@ -133,7 +137,7 @@ def serve_connections(
 ) -> None:
     """Accept, and serve or pass on, until the other end of link is closed.
 
-    listening: non-blocking; it is closed in the end.  limits: of those who may change things; the
+    listening: non-blocking; it is let go in the end.  limits: of those who may change things; the
     agent limits the others.  Whatever ends it, moves under way come to their end first.
     """
     mover = _Mover(link, listening, moves, admin_gid, journal, limits or ConnectionLimits())
@@ -178,8 +182,9 @@ class _Mover:
         """Accept nothing more, begin no move more, and give the agent nothing more."""
         with self._lock:
             self._ending = True
-        self._listening.close()
-        self._calling.close()
+        # Who waits to be accepted may have sent descriptors already.
+        self._closer.let_go(self._listening, None)
+        self._closer.let_go(self._calling, None)
 
     def run(self) -> None:
         """Until the agent is gone."""
@@ -209,30 +214,39 @@ class _Mover:
         try:
             peer = Peer.of(client)
         except OSError:
-            self._closer.close(client)
+            self._closer.close(client, None)
             return
         if not self.calls.may_change(peer):
-            try:
-                _give(self._link, _ACCEPTED + _packed(peer), client)
-            except OSError:
-                send_away(client, self._closer)  # so many wait for the agent
-            else:
-                self._closer.let_go(client)
+            self._closer.have_done(peer.uid, partial(self._pass_on, client, peer))
             return
-        with self._lock:
-            admitted = self._room.is_left_for(peer)
-            if admitted:
-                self._room.enter(peer)
-        if not admitted:
-            send_away(client, self._closer)
+        if not self._room.is_left_for(peer):
+            send_away(client, peer, self._room, self._closer)
             return
-
-        def left() -> None:
-            with self._lock:
-                self._room.leave(peer)
-
+        self._room.enter(peer)
+        # The conversation closes the connection before the place is left.
+        left = partial(self._room.leave, peer)
         if not self._begin(Conversation(self, client, peer), left):
-            send_away(client, self._closer)
+            send_away(client, peer, self._room, self._closer)
+
+    def _pass_on(self, client: socket.socket, peer: Peer) -> None:
+        """Give the agent a connection, and keep nothing of it."""
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError:
+            send_away(client, peer, self._room, self._closer)
+            return
+        with ours, theirs:
+            try:
+                _give(ours, _packed(peer), client)
+                client.close()
+                _give(self._link, _ACCEPTED, theirs)
+            except OSError:  # so many wait for the agent
+                if client.fileno() < 0:
+                    _, taken = _taken(theirs)
+                    if taken is None:
+                        return
+                    client = taken
+                send_away(client, peer, self._room, self._closer)
 
     def _asked(self) -> bool:
         """Take a request of the agent's; False once it is gone."""
@@ -354,6 +368,10 @@ class Arrival(NamedTuple):
     accepted: bool
 
 
+class NoDescriptorError(Exception):
+    """This process can have no more descriptors."""
+
+
 class Mover:
     """The agent's side.  path: of the socket, for messages."""
 
@@ -361,6 +379,7 @@ class Mover:
         self.path = path
         self._link = link
         self._called: socket.socket | None = None
+        self._closer = Closer()
         self._numbers = itertools.count()
         self._wanted: dict[int, Future[socket.socket | None]] = {}
 
@@ -371,8 +390,9 @@ class Mover:
 
     def close(self) -> None:
         """Have nothing more accepted, and no move begun."""
+        # What is on its way here is closed along.
         for link in self.links:
-            link.close()
+            self._closer.close(link, None)
 
     def await_settled(self) -> None:
         """Until what was in question has been settled; PrtraceError where the mover ends."""
@@ -383,7 +403,8 @@ class Mover:
     def arrived(self, link: socket.socket) -> Arrival | None:
         """Take what the mover sent on one of links; None where it is nothing to answer on.
 
-        Raises PrtraceError where the mover has ended.
+        Raises PrtraceError where the mover has ended, NoDescriptorError where it is left there
+        because this process has no descriptor for it.
         """
         try:
             message, connection = _taken(link, socket.MSG_DONTWAIT)
@@ -396,6 +417,8 @@ class Mover:
         if link is self._called:
             return None if connection is None else Arrival(connection, _unpacked(message), False)
         kind, rest = message[:1], message[1:]
+        if kind == _ACCEPTED:
+            return None if connection is None else self._unwrapped(connection)
         if kind == _ASKED_FOR:
             (number,) = _NUMBER.unpack(rest)
             wanted = self._wanted.pop(number, None)
@@ -403,9 +426,17 @@ class Mover:
                 wanted.set_result(connection)
             elif connection is not None:
                 connection.close()  # nobody waits for it any more
+        return None
+
+    def _unwrapped(self, wrapping: socket.socket) -> Arrival | None:
+        try:
+            packed, connection = _taken(wrapping, socket.MSG_DONTWAIT)
+        except (OSError, NoDescriptorError):
+            # Whoever connected sees it closed.
+            self._closer.let_go(wrapping, None)
             return None
-        # Without a connection no descriptor was left for it: whoever connected sees it closed.
-        return None if connection is None else Arrival(connection, _unpacked(rest), True)
+        wrapping.close()  # there is nothing in it any more
+        return None if connection is None else Arrival(connection, _unpacked(packed), True)
 
     def reader(self) -> socket.socket:
         """A connection to the mover for Check and Moves.
@@ -426,8 +457,14 @@ class Mover:
 
 def _taken(link: socket.socket, flags: int = 0) -> tuple[bytes, socket.socket | None]:
     """A message of the mover's, with the connection that came along."""
-    # Not socket.recv_fds(), which leaves its flags out (Python 3.11).
-    message, ancillary, _, _ = link.recvmsg(_LONGEST, socket.CMSG_SPACE(_FD.size), flags)
+    # Not socket.recv_fds(), which leaves its flags out (Python 3.11).  MSG_PEEK leaves everything
+    # in the queue, also a descriptor for which there is no place here.  Of one that is here, the
+    # queue's reference is not the last when the message is dropped.
+    room = socket.CMSG_SPACE(_FD.size)
+    message, ancillary, got, _ = link.recvmsg(_LONGEST, room, flags | socket.MSG_PEEK)
+    if got & socket.MSG_CTRUNC:
+        raise NoDescriptorError
+    link.recv(_LONGEST, flags)
     for level, kind, content in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS) and len(content) == _FD.size:
             return message, socket.socket(fileno=_FD.unpack(content)[0])

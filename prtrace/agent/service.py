@@ -35,7 +35,7 @@ from prtrace.agent.freshness import Freshness, Now
 from prtrace.agent.helper import Helper
 from prtrace.agent.keeper import Keeper, KeeperGoneError
 from prtrace.agent.longreply import LongReply
-from prtrace.agent.mover import Mover, ReadersMoves
+from prtrace.agent.mover import Mover, NoDescriptorError, ReadersMoves
 from prtrace.agent.options import AgentOptions
 from prtrace.agent.resolver import Resolver
 from prtrace.agent.surroundings import Surroundings
@@ -70,6 +70,8 @@ _RESCAN_AFTER: Final = 0.2
 """Seconds of quiet after a device event: a new device brings a burst of them."""
 _VERIFY_LOOKS: Final = 4
 """How often, in the interval that --verify gives, the agent looks which units are due."""
+_SCARCE_RETRY: Final = 1.0
+"""Seconds for which nothing is taken from the mover where there was no descriptor for it."""
 _FOLLOW_EVERY_S: Final = 5.0
 """Seconds between two looks whether what was written has reached the disk."""
 _DISK_PATIENCE_NS: Final = 5_000_000_000
@@ -148,6 +150,7 @@ def run(options: AgentOptions) -> None:
         listener = Listener.handed_over() or Listener.bind(
             options.socket, mode=options.socket_mode, group=options.socket_group
         )
+        listener.refuse_descriptors()
         stack.callback(listener.socket.close)
         engine = None if options.engine == "auto" else Engine(options.engine)
         pins.require_bpffs()
@@ -400,15 +403,24 @@ class Agent:
 
     def _arrived(self, link: socket.socket) -> None:
         """Answer on the connection that the mover gives."""
+        loop = asyncio.get_running_loop()
         try:
             arrival = self._mover.arrived(link)
         except PrtraceError:
-            asyncio.get_running_loop().remove_reader(link)
+            loop.remove_reader(link)
             raise
+        except NoDescriptorError:
+            loop.remove_reader(link)
+            loop.call_later(_SCARCE_RETRY, self._look_again, link)
+            return
         if arrival is None:
             return
         take = self._server.admit if arrival.accepted else self._server.adopt
         take(arrival.connection, arrival.peer)
+
+    def _look_again(self, link: socket.socket) -> None:
+        if link.fileno() >= 0:
+            self._loop.add_reader(link, self._or_end, partial(self._arrived, link))
 
     def self_test(self) -> tuple[str, str]:
         """("passed" | "failed" | "not run", detail): do the programs see what this process sends?

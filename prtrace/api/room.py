@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 from collections import Counter
+from functools import partial
 from typing import NamedTuple
 
 from prtrace.api.calls import Refusal
@@ -29,48 +31,63 @@ class ConnectionLimits(NamedTuple):
 
 
 class Room:
-    """Counts connections by who has them; for one thread at a time."""
+    """Counts connections by who has them, until they are closed.
+
+    enter() and is_left_for() are for one thread, leave() is for any: close() of what a peer has
+    sent can take long.
+    """
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self._limits = limits
+        self._lock = threading.Lock()
         self._of_uid: Counter[int] = Counter()
         self._of_process: Counter[int] = Counter()
 
     @property
     def taken(self) -> int:
         """How many connections there are."""
-        return sum(self._of_uid.values())
+        with self._lock:
+            return sum(self._of_uid.values())
 
     def is_left_for(self, peer: Peer) -> bool:
         """Whether peer may have one more."""
-        total = self.taken
-        if peer.uid == 0:
-            return total < self._limits.total
-        others = total - self._of_uid[0]
-        return (
-            total < self._limits.total
-            and others < self._limits.others
-            and self._of_uid[peer.uid] < self._limits.each
-            and self._of_process[peer.pid] < self._limits.process
-        )
+        limits = self._limits
+        with self._lock:
+            # What was refused to a user, and is not closed, takes nobody else's place.
+            others = sum(min(n, limits.each) for uid, n in self._of_uid.items() if uid)
+            total = others + self._of_uid[0]
+            if peer.uid == 0:
+                return total < limits.total
+            return (
+                total < limits.total
+                and others < limits.others
+                and self._of_uid[peer.uid] < limits.each
+                and self._of_process[peer.pid] < limits.process
+            )
 
     def enter(self, peer: Peer) -> None:
         """Peer has one more connection, whether there was room for it or not."""
-        self._of_uid[peer.uid] += 1
-        self._of_process[peer.pid] += 1
+        with self._lock:
+            self._of_uid[peer.uid] += 1
+            self._of_process[peer.pid] += 1
 
     def leave(self, peer: Peer) -> None:
-        """One connection of peer is gone."""
-        self._of_uid[peer.uid] -= 1
-        self._of_uid += Counter()  # drops uids without connections
-        self._of_process[peer.pid] -= 1
-        self._of_process += Counter()
+        """One connection of peer is closed."""
+        with self._lock:
+            self._of_uid[peer.uid] -= 1
+            self._of_uid += Counter()  # drops uids without connections
+            self._of_process[peer.pid] -= 1
+            self._of_process += Counter()
 
 
-def send_away(accepted: socket.socket, closer: Closer) -> None:
-    """Say that there are too many connections already, to whom has just connected."""
+def send_away(accepted: socket.socket, peer: Peer, room: Room, closer: Closer) -> None:
+    """Say that there are too many connections already, to peer, which has just connected.
+
+    It has a place of its user's until it is closed, whether there was room or not.
+    """
+    room.enter(peer)
     text = {"message": "too many connections", "hint": "close some, or wait"}
     with contextlib.suppress(OSError):
         accepted.setblocking(False)
         accepted.send(Refusal(Fault.BUSY, text).reply)
-    closer.close(accepted)
+    closer.close(accepted, peer.uid, partial(room.leave, peer))

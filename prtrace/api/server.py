@@ -19,6 +19,7 @@ import logging
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from prtrace.api.address import INTERFACE, MAX_CALL
@@ -226,7 +227,6 @@ class ApiServer:
     def closed(self, connection: Connection) -> None:
         """The connection is gone."""
         self._connections.discard(connection)
-        self._room.leave(connection.peer)
 
     def _parameters(self, call: Call) -> dict[str, Any]:
         match call.method.rpartition("."):
@@ -251,7 +251,7 @@ class ApiServer:
             self.adopt(accepted, peer)
             return
         self._refused += 1
-        send_away(accepted, self._closer)
+        send_away(accepted, peer, self._room, self._closer)
 
     def adopt(self, accepted: socket.socket, peer: Peer) -> None:
         """Answer on a connection, whether there is room or not.
@@ -259,7 +259,10 @@ class ApiServer:
         What root calls for, and waits for nothing, is answered before anything else is done, if
         the call has come already: the loop has many others to look at before it comes back.
         """
-        accepted = ByteSocket(accepted, self._closer)
+        self._room.enter(peer)
+        # Its place is another's once it is closed, and not when it is gone.
+        left = partial(self._room.leave, peer)
+        accepted = ByteSocket(accepted, self._closer, peer.uid, left)
         try:
             received = b"" if peer.uid else accepted.recv(MAX_CALL)
         except OSError:
@@ -287,9 +290,7 @@ class ApiServer:
             return FAULT
 
     def _serve(self, accepted: socket.socket, connection: Connection) -> None:
-        peer = connection.peer
         self._connections.add(connection)
-        self._room.enter(peer)
         loop = asyncio.get_running_loop()
         adopting = loop.create_task(loop.connect_accepted_socket(lambda: connection, accepted))
         self._adopting.add(adopting)

@@ -518,6 +518,7 @@ def run(options: ServiceOptions) -> None:
     """Serve until SIGTERM; raises UnavailableError without libvirt's bindings."""
     service = MoveService(options)
     listener = Listener.bind(options.run_dir / SOCKET, mode=0o600)
+    listener.refuse_descriptors()
     server = MoveServer(listener, service)
     failed: list[BaseException] = []
     stop = threading.Event()

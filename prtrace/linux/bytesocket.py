@@ -11,17 +11,33 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
+from prtrace.linux.closer import refuse_descriptors
+
 if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
     from prtrace.linux.closer import Closer
 
 
 class ByteSocket(socket.socket):
-    """An accepted Unix stream socket, taken over from sock, which nobody waits for."""
+    """An accepted Unix stream socket, taken over from sock, which nobody waits for.
 
-    def __init__(self, sock: socket.socket, closer: Closer) -> None:
+    owner, closed: see Closer.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        closer: Closer,
+        owner: Hashable,
+        closed: Callable[[], None] | None = None,
+    ) -> None:
         super().__init__(fileno=sock.detach())
         self.setblocking(False)
         self._closer = closer
+        self._owner = owner
+        self._closed = closed
+        refuse_descriptors(self)
         # Else a byte out of band is dropped when what is behind it is read, and a descriptor
         # with it.
         self.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
@@ -37,4 +53,4 @@ class ByteSocket(socket.socket):
 
     def close(self) -> None:
         """Close it without waiting for anything."""
-        self._closer.close(self)
+        self._closer.close(self, self._owner, self._closed)

@@ -6,7 +6,10 @@ the sender likes: a TCP socket with SO_LINGER waits for its peer (net/ipv4/tcp.c
 long as no signal comes.  After shutdown() nothing comes any more, so what MSG_PEEK sees
 then is what is closed along.  Other threads close what has descriptors, and get a signal where it
 takes long.  There are waits that no signal ends (a pipe whose lock somebody has who waits for a
-FUSE server): those threads are lost, and what is left to the others then waits.
+FUSE server, fs/pipe.c, pipe_release).  So each owner, a user or a unit, has a few threads at most:
+what its connections do to them holds up no other owner's.
+
+From Linux 6.16 on nobody can send a descriptor to whoever does not want one (refuse_descriptors).
 """
 
 from __future__ import annotations
@@ -15,107 +18,173 @@ import contextlib
 import ctypes
 import logging
 import os
-import queue
 import signal
 import socket
 import threading
 import time
+from collections import Counter, deque
+from collections.abc import Callable, Hashable
 from typing import Final
 
 from prtrace.linux.libc import library
 
 _log = logging.getLogger("prtrace.linux")
 
-_THREADS: Final = 16
+_EACH: Final = 4
+"""Threads of one owner."""
+_THREADS: Final = 64
 _IDLE_SECONDS: Final = 1.0
 _PATIENCE: Final = 0.01
 """How long a thread waits in close() before it is sent a signal."""
+_SLOWER: Final = 0.1
+_SLOWEST: Final = 1.0
+"""The next signal follows after this part of the time that it has waited, and so many seconds."""
 _LOOK: Final = 1 << 16
 _LOOKS: Final = 16
 """A queue takes what the peer's SO_SNDBUF allows; one that is longer is left to the threads."""
 _SIGNAL: Final = signal.SIGURG
 _OTHERS: Final = signal.valid_signals() - {_SIGNAL}
+_SO_PASSRIGHTS: Final = 83  # include/uapi/asm-generic/socket.h, since Linux 6.16
+
+
+def refuse_descriptors(sock: socket.socket) -> None:
+    """Have send() of a descriptor to sock fail, or to what it accepts from now on, where it can.
+
+    Linux kernel commit 77cbe1a6d873 ("af_unix: Introduce SO_PASSRIGHTS.") (in v6.16).
+    """
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
 
 
 class Closer:
-    """Closes what is given to it, and waits for nothing; called by any thread."""
+    """Closes what is given to it, and waits for nothing; called by any thread.
+
+    owner: whose threads do it, where it may take long.  closed: called once it is closed, by
+    whichever thread has done it.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._threads = 0
-        self._kicks = False
-        self._closing: dict[int, float] = {}
-        """Threads within close(), and since when."""
-        self._waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._idle = 0
+        self._kicker: threading.Thread | None = None
+        self._ready: deque[tuple[Hashable, Callable[[], None]]] = deque()
+        self._taken: Counter[Hashable] = Counter()
+        """Of each owner, what is ready or under way."""
+        self._held: dict[Hashable, deque[Callable[[], None]]] = {}
+        """Of an owner with as many as it may have, what comes after that."""
+        self._working: dict[int, float] = {}
+        """Threads that may wait, and since when."""
 
-    def close(self, sock: socket.socket) -> None:
-        """Shut the connection down, and close it now or on another thread."""
+    def close(
+        self, sock: socket.socket, owner: Hashable, closed: Callable[[], None] | None = None
+    ) -> None:
+        """Shut the connection down, and close it now or on a thread of owner's."""
         if sock.fileno() < 0:
             return
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_RDWR)
-        alone = _has_bytes_alone(sock)
-        fd = sock.detach()
-        if alone:
-            os.close(fd)
+        if _has_bytes_alone(sock):
+            os.close(sock.detach())
+            if closed is not None:
+                closed()
         else:
-            self._leave(fd)
+            self.let_go(sock, owner, closed)
 
-    def let_go(self, sock: socket.socket) -> None:
-        """Close a connection that somebody else has, too, and may close first."""
-        self._leave(sock.detach())
+    def let_go(
+        self, sock: socket.socket, owner: Hashable, closed: Callable[[], None] | None = None
+    ) -> None:
+        """Close a socket that is not to be shut down, because others have it as well."""
+        fd = sock.detach()
 
-    def _leave(self, fd: int) -> None:
-        self._waiting.put(fd)
-        try:
-            with self._lock:
-                if not self._kicks:
+        def work() -> None:
+            try:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+            finally:
+                if closed is not None:
+                    closed()
+
+        self.have_done(owner, work)
+
+    def have_done(self, owner: Hashable, work: Callable[[], None]) -> None:
+        """Have a thread of owner's do what may wait as close() may; it raises nothing."""
+        with self._changed:
+            if self._taken[owner] < _EACH:
+                self._taken[owner] += 1
+                self._ready.append((owner, work))
+            else:
+                self._held.setdefault(owner, deque()).append(work)
+            try:
+                if self._kicker is None:
                     _ignore_softly()
-                    threading.Thread(target=self._kick, daemon=True).start()
-                    self._kicks = True
-                if self._threads < _THREADS:
+                    kicker = threading.Thread(target=self._kick, daemon=True)
+                    kicker.start()
+                    self._kicker = kicker
+                if self._idle < len(self._ready) and self._threads < _THREADS:
                     threading.Thread(target=self._run, daemon=True).start()
                     self._threads += 1
-        except (RuntimeError, OSError, MemoryError) as error:
-            # The next one that is left tries again.
-            _log.debug("a connection is closed later: %s", error)
+            except (RuntimeError, OSError, MemoryError) as error:
+                # The next one that is left tries again.
+                _log.debug("a connection is closed later: %s", error)
+            self._changed.notify_all()
 
     def _run(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, _OTHERS)
         me = threading.get_ident()
         while True:
+            with self._changed:
+                self._idle += 1
+                found = self._changed.wait_for(lambda: self._ready, _IDLE_SECONDS)
+                self._idle -= 1
+                if not found:
+                    self._threads -= 1
+                    return
+                owner, work = self._ready.popleft()
+                self._working[me] = time.monotonic()
+                self._changed.notify_all()
             try:
-                fd = self._waiting.get(timeout=_IDLE_SECONDS)
-            except queue.Empty:
-                with self._lock:
-                    if self._waiting.empty():
-                        self._threads -= 1
-                        return
-                continue
-            with self._lock:
-                self._closing[me] = time.monotonic()
-            try:
-                with contextlib.suppress(OSError):
-                    os.close(fd)
+                work()
+            except Exception:
+                _log.exception("what a thread was to close is not closed")
             finally:
-                with self._lock:
-                    del self._closing[me]
+                with self._changed:
+                    del self._working[me]
+                    self._done(owner)
+
+    def _done(self, owner: Hashable) -> None:
+        """Owner may have one more under way."""
+        held = self._held.get(owner)
+        if held:
+            self._ready.append((owner, held.popleft()))
+            return
+        self._held.pop(owner, None)
+        self._taken[owner] -= 1
+        if not self._taken[owner]:
+            del self._taken[owner]
 
     def _kick(self) -> None:
-        """Have no thread wait in close(); until there is none."""
+        """Have no thread wait in close(), as far as a signal can."""
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        due: dict[int, float] = {}
         while True:
-            time.sleep(_PATIENCE)
-            with self._lock:
-                if not self._threads:
-                    self._kicks = False
-                    return
+            with self._changed:
+                self._changed.wait_for(lambda: self._working)
                 now = time.monotonic()
-                for thread, since in self._closing.items():
+                due = {me: due[me] for me in due if me in self._working}
+                for thread, since in self._working.items():
+                    if now < max(since + _PATIENCE, due.get(thread, 0.0)):
+                        continue
                     # Where it may not be sent, each waits for itself.
                     with contextlib.suppress(OSError):
-                        if now - since >= _PATIENCE:
-                            signal.pthread_kill(thread, _SIGNAL)
+                        signal.pthread_kill(thread, _SIGNAL)
+                    pause = min(max(_PATIENCE, (now - since) * _SLOWER), _SLOWEST)
+                    due[thread] = now + pause
+                next_look = min(
+                    max(since + _PATIENCE, due.get(thread, 0.0))
+                    for thread, since in self._working.items()
+                )
+            time.sleep(max(_PATIENCE, next_look - time.monotonic()))
 
 
 def _has_bytes_alone(sock: socket.socket) -> bool:

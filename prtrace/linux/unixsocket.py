@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from prtrace.errors import UnavailableError, UsageError
+from prtrace.linux.closer import Closer, refuse_descriptors
 
 _BACKLOG: Final = 128
 _FIRST_HANDED_OVER: Final = 3  # SD_LISTEN_FDS_START
@@ -137,15 +138,25 @@ class Listener:
         listening.setblocking(False)
         return cls(listening, Path(name), None)
 
-    def close(self) -> None:
-        """Stop listening, and remove the path where it still is this socket's."""
+    def refuse_descriptors(self) -> None:
+        """Have nobody send a descriptor to what is accepted (prtrace.linux.closer)."""
+        refuse_descriptors(self.socket)
+
+    def close(self, closer: Closer | None = None) -> None:
+        """Stop listening, and remove the path where it still is this socket's.
+
+        closer: who closes the socket, and with it what those have sent who wait to be accepted.
+        """
         inode, self._inode = self._inode, None
         if inode is not None:
             # Without root's privileges the directory may be closed to this process by now.
             with contextlib.suppress(OSError, UnavailableError), _locked(self.path):
                 if _inode(self.path) == inode:
                     self.path.unlink()
-        self.socket.close()
+        if closer is None:
+            self.socket.close()
+        else:
+            closer.let_go(self.socket, None)
 
 
 @contextlib.contextmanager

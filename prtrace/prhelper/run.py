@@ -96,7 +96,7 @@ def run(options: ProxyOptions) -> None:
         signals = stack.enter_context(_signals())
         sockets = _listening(options, server, control)
         for listening in sockets:
-            stack.callback(listening.listener.close)
+            stack.callback(listening.listener.close, server.closer)
         notify("READY=1")
         for listening in sockets:
             log.info("listening at %s", listening.listener.path)
@@ -203,6 +203,7 @@ def _listening(options: ProxyOptions, server: Server, control: Control) -> tuple
     serving = False
     for name, listener in found:
         if name == CONTROL_NAME:
+            listener.refuse_descriptors()
             sockets.append(_Listening(listener, control.welcome))
             continue
         guest = name.removeprefix(GUEST_NAME) if name.startswith(GUEST_NAME) else ""

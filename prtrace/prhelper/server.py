@@ -17,7 +17,9 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Hashable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from prtrace.linux.closer import Closer
@@ -58,6 +60,10 @@ class _Early:
     client: HelperClient = field(compare=False)
 
 
+def _owner(client: HelperClient) -> Hashable:
+    return client.uid, client.unit
+
+
 class Server:
     """Serves accepted connections until it is told to stop; used by one thread, beside its own."""
 
@@ -74,7 +80,8 @@ class Server:
         self._early: list[_Early] = []
         self._changed = threading.Condition(self._lock)
         self._usher: threading.Thread | None = None
-        self._closer = Closer()
+        self.closer = Closer()
+        """Closes what was never served, each client's on threads of its user and unit."""
         self._waiting: queue.SimpleQueue[_Guest] = queue.SimpleQueue()
         # Threads without a client, less the clients without a thread.
         self._idle = 0
@@ -89,7 +96,7 @@ class Server:
         try:
             client = client_of(sock, socket_name)
         except OSError as error:
-            self._closer.close(sock)
+            self.closer.close(sock, None)
             self._log.say(logging.WARNING, "credentials", f"a client without credentials: {error}")
             return
         now = time.monotonic()
@@ -100,7 +107,7 @@ class Server:
                 heapq.heappush(self._early, _Early(due, next(self._numbers), sock, client))
                 self._changed.notify()
         if full:
-            self._closer.close(sock)
+            self.closer.close(sock, _owner(client))
             self._log.say(
                 logging.WARNING, f"places {client.uid} {client.unit}",
                 f"{client.title} is refused: {full}",
@@ -156,12 +163,14 @@ class Server:
                 else:
                     self._changed.wait(min(self._early[0].due, look) - now)
             for each in gone:
-                self._closer.close(each.sock)
+                self.closer.close(
+                    each.sock, _owner(each.client), partial(self._give_back, each.client)
+                )
             if early is not None:
                 self._admit(early.sock, early.client)
 
     def _dismiss_gone(self) -> list[_Early]:
-        """Give the places of those back who have left while they waited; they are to be closed."""
+        """Take those out who have left while they waited; they have their places until closed."""
         poll = select.poll()
         for early in self._early:
             poll.register(early.sock, 0)
@@ -170,9 +179,11 @@ class Server:
         if gone:
             self._early = [early for early in self._early if early.sock.fileno() not in left]
             heapq.heapify(self._early)
-        for early in gone:
-            self._places.give_back(early.client.uid, early.client.unit, early.client.pid)
         return gone
+
+    def _give_back(self, client: HelperClient) -> None:
+        with self._lock:
+            self._places.give_back(client.uid, client.unit, client.pid)
 
     def _admit(self, sock: socket.socket, client: HelperClient) -> None:
         """Serve a client that has a place."""

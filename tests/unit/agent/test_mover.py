@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -616,6 +617,52 @@ def test_strangers_who_wait_for_the_agent_keep_no_call_of_roots_from_it(
             assert json.loads(agent.recv(4096)[:-1])["method"] == "io.prtrace.Status"
             agent.sendall(reply({"status": 1}))
         assert replies(connection, 1) == [{"parameters": {"status": 1}}]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+def test_the_movers_copy_of_a_strangers_connection_is_never_the_last(alone: MoverThread) -> None:
+    """Whoever closes the last one closes what the stranger has sent, which can take for ever."""
+
+    def comes(path: str) -> bytes:
+        with connection_to(path) as connection:
+            return connection.recv(4096)
+
+    for _ in range(30):
+        with ThreadPoolExecutor(1) as other:
+            told = other.submit(as_nobody, alone.listener.path, comes)
+            message, wrapping = mover._taken(alone.link)
+            assert (message, wrapping is not None) == (b"A", True)
+            assert wrapping is not None
+            _, connection = mover._taken(wrapping)
+            assert connection is not None
+            inode = os.fstat(connection.fileno()).st_ino
+            have = 0
+            for name in os.listdir("/proc/self/fd"):
+                with contextlib.suppress(OSError):
+                    have += os.stat(f"/proc/self/fd/{name}").st_ino == inode
+            connection.sendall(b"x")
+            connection.close()
+            wrapping.close()
+            assert (told.result(20), have) == (b"x", 1)
+
+
+def test_what_there_is_no_descriptor_for_is_left_in_the_queue() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        socket.send_fds(ours, [b"message"], [theirs.fileno()])
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        try:
+            with pytest.raises(mover.NoDescriptorError):
+                mover._taken(theirs, socket.MSG_DONTWAIT)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        message, connection = mover._taken(theirs, socket.MSG_DONTWAIT)
+        assert message == b"message"
+        assert connection is not None
+        connection.close()
+        with pytest.raises(BlockingIOError):
+            mover._taken(theirs, socket.MSG_DONTWAIT)
 
 
 FAKE = reply({"report": {"verb": "Finish", "file": "of the agent's"}})

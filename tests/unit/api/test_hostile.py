@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from labkit import pace
 from labkit.processes import fork
+from linux.stuck import Stuck
 
 from api.conftest import wait_for
 from prtrace.api.address import MAX_CHANGE_CALL
@@ -22,6 +23,7 @@ from prtrace.api.connection import Deadline
 from prtrace.api.interface import Fault
 from prtrace.api.room import ConnectionLimits
 from prtrace.errors import AgentUnreachableError
+from prtrace.linux.peer import Peer
 
 SHOW = b'{"method":"io.prtrace.Show"}\0'
 
@@ -57,7 +59,10 @@ for _ in range(3):
         while True:
             sender.send(bytes(1 << 16))
     fd = sender.detach()
-    ours.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
+    try:
+        ours.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
+    except PermissionError:
+        ours.close()  # the server refuses it, from Linux 6.16 on
     # Where the server has closed its own already, this one takes the hour.
     threading.Thread(target=os.close, args=(fd,), daemon=True).start()
 print(len(kept), flush=True)
@@ -225,6 +230,23 @@ class TestTooMany:
                 connection.close()
         wait_for(lambda: served.connections() == 0)
         assert works(served)
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a page that is waited for")
+    def test_what_is_never_closed_keeps_the_places_of_its_user_alone(self, served):
+        """Five have places, and the rest were refused."""
+        stuck = Stuck(25)
+        try:
+            for connection in stuck.connections:
+                served.run(served.server.admit, connection, Peer(1, 1001, 1001))
+            wait_for(lambda: not served.run(lambda: served.server._connections))
+            assert served.connections() == 25
+            assert works(served)
+            room = served.server._room
+            assert not room.is_left_for(Peer(2, 1001, 1001))
+            assert room.is_left_for(Peer(3, 1002, 1002))
+        finally:
+            stuck.free()
+        wait_for(lambda: served.connections() == 0)
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
     def test_one_user_cannot_shut_out_another(self, served):

@@ -258,14 +258,18 @@ def test_a_oneway_call_gets_no_reply(served):
 
 def test_who_sends_descriptors_along_loses_the_connection(served):
     """Whoever reads them without a place for them closes them, which may take any time."""
-    with served.connect() as connection, open("/dev/null") as file:
+    connection, accepted = socket.socketpair()
+    with connection, open("/dev/null") as file:
+        # Before the server has it: from Linux 6.16 on nobody can send it any afterwards.
         connection.sendmsg(
             [b'{"method":"io.prtrace.Status"}\0'],
             [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [file.fileno()] * 50))],
         )
+        served.run(served.server.admit, accepted, Peer.of(accepted))
         # What was sent is not read, so that the end may be a reset.
         with contextlib.suppress(ConnectionResetError):
             assert connection.recv(1) == b""
+    wait_for(lambda: served.connections() == 0)
 
 
 def message(connection):

@@ -23,7 +23,7 @@ def drain(sock: socket.socket) -> None:
 def test_a_connection_takes_bytes_alone(lingering: Callable[..., Lingering], flags: int) -> None:
     closer = Closer()
     one = lingering(before=b"before", flags=flags)
-    sock = ByteSocket(one.connection, closer)
+    sock = ByteSocket(one.connection, closer, 1)
     with sock, pytest.raises(ConnectionAbortedError, match="descriptor"):
         drain(sock)
     assert sock.fileno() < 0
@@ -31,7 +31,7 @@ def test_a_connection_takes_bytes_alone(lingering: Callable[..., Lingering], fla
 
 def test_bytes_come_as_they_were_sent_and_then_the_end() -> None:
     mine, theirs = socket.socketpair()
-    with ByteSocket(theirs, Closer()) as sock:
+    with ByteSocket(theirs, Closer(), 1) as sock:
         mine.sendall(b"one")
         mine.sendall(b"two")
         assert sock.recv(2) == b"on"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from labkit import pace
+from linux.stuck import Stuck
 
 from prtrace.prhelper import server as module
 from prtrace.prhelper.places import Limits
@@ -159,6 +160,23 @@ def test_who_leaves_while_it_waits_gives_its_place_back(
         came(server).close()
     await_(lambda: len(server._places) == 0)
     assert not server._early
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a page that is waited for")
+def test_who_left_something_that_cannot_be_closed_keeps_its_place(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_paces", (_Late(), _Late()))
+    monkeypatch.setattr(_Late, "SECONDS", 3600)
+    stuck = Stuck()
+    try:
+        server.welcome(*stuck.connections)
+        await_(lambda: bool(server.closer._working))
+        assert not server._early
+        assert len(server._places) == 1
+    finally:
+        stuck.free()
+    await_(lambda: len(server._places) == 0)
 
 
 def test_who_waits_without_a_thread_is_served_when_there_is_one(
