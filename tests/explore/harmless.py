@@ -167,9 +167,6 @@ REASONS: dict[str, tuple[str, ...]] = {
         "code machine.answered: without or position.touched",
         "code machine.answered: without and outcome is Outcome.CONFLICT",
     ),
-    "the verb ends in doubt, and the next call begins anew with the path": (
-        "code machine._lacking: without and _failures(position, nexus, Do.REGISTER) < TRIES",
-    ),
     "it looks once more": ("code machine.looked: without and ask",),
     "what multipathd is told depends on it": (
         "code machine._carry_out: without or lines.counted",

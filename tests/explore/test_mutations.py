@@ -28,8 +28,11 @@ from prtrace.move.machine import End, Position
 SAMPLE = 16
 PARTS = 8
 """Of the code's mutants: they run side by side, and one can be run again."""
-MOST_TIMES = 5
-"""The states that the machine has in a setting; that a mutant has more does not catch it."""
+MOST_TIMES, AT_LEAST = 5, 20_000
+"""Of the states that the machine has in a setting; that a mutant has more does not catch it.
+
+A small setting costs nothing, and what a condition keeps away can be many times what is left.
+"""
 MOST_ROWS = 50
 """Of one answer: more than there can be to verify."""
 
@@ -192,7 +195,7 @@ def caught(mutant: Mutant, settings: list[Reached]) -> str:
         for each in settings:
             exploring = Explorer(each.setting, admit=admit)
             try:
-                found = exploring.explore(limit=MOST_TIMES * each.states)
+                found = exploring.explore(limit=max(MOST_TIMES * each.states, AT_LEAST))
                 lacking = each.ends - ends(found)
                 why = found.invariant or (lacking and f"no end any more: {sorted(lacking)}") or ""
             except GivesUpError as error:
