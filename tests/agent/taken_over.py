@@ -166,7 +166,9 @@ def moved_by_a_connecting_end() -> str:
     if uid:
         return f"another end than was meant: of {uid}"
     other, one_more = socket.socketpair()
-    with given_by_mover(b"A") as far, other:
+    with given_by_mover(b"A") as wrapping:
+        _, (accepted,), _, _ = socket.recv_fds(wrapping, 4096, 1)
+    with socket.socket(fileno=accepted) as far, other:
         return moved_by(end, one_more, far=far)
 
 
