@@ -13,6 +13,8 @@ import threading
 import time
 from pathlib import Path
 
+from labkit import pace
+
 _USERFAULTFD = 323  # x86_64
 _UFFDIO_API = 0xC018AA3F
 _UFFDIO_REGISTER = 0xC020AA00
@@ -40,7 +42,9 @@ class Stuck:
         self._writer = threading.Thread(target=os.write, args=(self._writes, page))
         self._writer.start()
         writes = Path(f"/proc/self/task/{self._writer.native_id}/syscall")
+        end = time.monotonic() + pace.limit(20)
         while not writes.read_text().startswith("1 "):
+            assert time.monotonic() < end, "the writer does not write"
             time.sleep(0.01)
         self.connections = []
         for end in ends:
