@@ -53,10 +53,10 @@ class PathState(NamedTuple):
 
 def path_state(hctl: str, sys: Path = SYS) -> PathState:
     """Two attributes of the scsi_device; no command is sent."""
-    directory = sys / "bus/scsi/devices" / hctl
+    directory = f"{sys}/bus/scsi/devices/{hctl}"
     try:
-        state = read_text(directory / "state", 32) or ""
-        return PathState(state, read_text(directory / "access_state", 32) or "")
+        state = read_text(f"{directory}/state", 32) or ""
+        return PathState(state, read_text(f"{directory}/access_state", 32) or "")
     except PrtraceError:
         return PathState("")
 

@@ -30,10 +30,16 @@ _ABSENT: Final = frozenset(
     }
 )
 _LIMIT: Final = 1 << 16  # a VPD page has at most 65,535 bytes, a text attribute one page
+_LEAST_PAGE: Final = 4096
+"""Bytes of the smallest page of any processor."""
 
 
-def read_bytes(path: Path) -> bytes | None:
-    """The attribute's content, at most 64 KiB of it; None where absent."""
+def read_bytes(path: Path | str) -> bytes | None:
+    """The attribute's content, at most 64 KiB of it; None where absent.
+
+    path: a text where it is put together for each of many readings, because a Path takes longer to
+    make than the attribute to read.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
@@ -48,8 +54,11 @@ def read_bytes(path: Path) -> bytes | None:
         os.close(fd)
 
 
-def read_text(path: Path, limit: int = 4096) -> str | None:
-    """The attribute as one cleaned text without surrounding blanks; None where absent."""
+def read_text(path: Path | str, limit: int = 4096) -> str | None:
+    """The attribute as one cleaned text without surrounding blanks; None where absent.
+
+    path: as read_bytes.
+    """
     raw = read_bytes(path)
     if raw is None:
         return None
@@ -88,15 +97,18 @@ def inode(path: Path) -> int:
 
 
 def _read_all(fd: int) -> bytes:
-    parts = []
-    room = _LIMIT
-    while room and (part := os.read(fd, room)):
-        parts.append(part)
-        room -= len(part)
-    return b"".join(parts)
+    """A read() gives what is left, of a binary attribute at most a page (fs/kernfs/file.c,
+    kernfs_file_read_iter; fs/configfs/file.c, configfs_read_iter): after one that gave less than
+    was asked for nothing is left, and no further one is needed to hear so.
+    """
+    whole = part = os.read(fd, _LEAST_PAGE)
+    while len(part) == _LEAST_PAGE and len(whole) < _LIMIT:
+        part = os.read(fd, _LEAST_PAGE)
+        whole += part
+    return whole
 
 
-def _require_absent(path: Path, error: OSError) -> None:
+def _require_absent(path: Path | str, error: OSError) -> None:
     """Raise for an error that does not mean "not there"."""
     if error.errno in _ABSENT:
         return

@@ -46,6 +46,13 @@ def test_a_socket_is_absent_and_a_directory_is_an_error(tmp_path: Path) -> None:
         read_bytes(tmp_path)
 
 
+@pytest.mark.parametrize("size", [1, 4095, 4096, 4097, 8192, 65535])
+def test_content_is_whole_whatever_its_length(tmp_path: Path, size: int) -> None:
+    content = bytes(at % 251 for at in range(size))
+    (tmp_path / "vpd_pg83").write_bytes(content)
+    assert read_bytes(tmp_path / "vpd_pg83") == content
+
+
 def test_content_is_bounded() -> None:
     assert read_bytes(Path("/dev/zero")) == bytes(1 << 16)
 
