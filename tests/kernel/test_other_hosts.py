@@ -27,7 +27,7 @@ from lab.load import TEST_UNIT_READY, drain
 from lab.stranger import Stranger
 from labkit.lio import IQN, ISCSI
 from labkit.oracle import OracleState, oracle
-from labkit.sysfs import addresses, disk
+from labkit.sysfs import SESSIONS, addresses, disk, host_of_session
 from labkit.target import Target, Unit, UnitPath
 from labkit.waiting import await_that
 
@@ -77,12 +77,11 @@ def paths_now(units: Iterable[Unit]) -> dict[str, tuple[UnitPath, ...]]:
     """The paths of each unit that are there, and their ports as LIO names them."""
     loops = {path.hctl: path for unit in units for path in unit.paths if path.transport == "loop"}
     sessions = {}
-    for entry in Path("/sys/class/iscsi_session").iterdir():
+    for entry in SESSIONS.iterdir():
         name = (entry / "initiatorname").read_text().strip()
-        host = (entry / "device").resolve().parent.name.removeprefix("host")
         told = (ISCSI / "acls" / name / "info").read_text()
         isid = re.findall(r"ISID: 0x((?:[0-9a-f]{2} ){5}[0-9a-f]{2})", told)[-1].replace(" ", "")
-        sessions[host] = f"{name},i,0x{isid}"
+        sessions[host_of_session(entry)] = f"{name},i,0x{isid}"
     found: dict[str, list[UnitPath]] = {unit.lu: [] for unit in units}
     for hctl in addresses():
         here = disk(hctl)
@@ -303,13 +302,15 @@ class World:
         assert done.returncode == 0, done.stderr
 
     def _complete(self, names: list[str]) -> bool:
-        hosts = set()
-        for entry in Path("/sys/class/iscsi_session").iterdir():
-            if (entry / "ifacename").read_text().strip() in names:
-                hosts.add((entry / "device").resolve().parent.name.removeprefix("host"))
+        hosts = {
+            host_of_session(entry)
+            for entry in SESSIONS.iterdir()
+            if (entry / "ifacename").read_text().strip() in names
+        }
         here = [hctl for hctl in addresses() if hctl.partition(":")[0] in hosts]
-        whole = [hctl for hctl in here if disk(hctl) is not None]
-        return len(hosts) == len(names) and len(whole) == len(hosts) * len(self.units)
+        if len(hosts) != len(names) or len(here) != len(hosts) * len(self.units):
+            return False
+        return all(disk(hctl) for hctl in here)
 
     def _delete(self, unit: Unit) -> None:
         if len(self.paths[unit.lu]) < 2:

@@ -10,10 +10,8 @@ from pathlib import Path
 
 from labkit.failure import LabError
 from labkit.lio import IQN, ISCSI, modprobe
-from labkit.sysfs import addresses
+from labkit.sysfs import SESSIONS, addresses, host_of_session
 from labkit.waiting import await_that
-
-_SESSIONS = Path("/sys/class/iscsi_session")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +71,9 @@ def _has_disks(host: int, luns: int) -> bool:
 
 
 def _host(initiator: str) -> int:
-    for entry in _SESSIONS.iterdir():
+    for entry in SESSIONS.iterdir():
         if (entry / "initiatorname").read_text().strip() == initiator:
-            # /sys/devices/platform/hostH/sessionS
-            return int((entry / "device").resolve().parent.name.removeprefix("host"))
+            return int(host_of_session(entry))
     raise LabError(f"no session of {initiator}")
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from labkit.waiting import await_that
 
-_DEVICES = Path("/sys/class/scsi_device")
+SESSIONS = Path("/sys/class/iscsi_session")
+_DEVICES = "/sys/class/scsi_device"
 _RELATIVE_TARGET_PORT = 4
 _NAA = 3
 
@@ -24,9 +26,9 @@ class Disk:
     rtpi: int
 
 
-def _only_child(folder: Path) -> str:
+def _only_child(folder: str) -> str:
     try:
-        return next((child.name for child in folder.iterdir()), "")
+        return next(iter(os.listdir(folder)), "")
     except FileNotFoundError:  # the driver has not come yet, or the device has gone
         return ""
 
@@ -42,16 +44,20 @@ def _designators(page: bytes) -> list[tuple[int, bytes]]:
 
 
 def disk(hctl: str) -> Disk | None:
-    """The disk at hctl, once all its nodes are there."""
-    device = _DEVICES / hctl / "device"
-    block = _only_child(device / "block")
-    sg = _only_child(device / "scsi_generic")
-    bsg = Path("/dev/bsg") / hctl
-    nodes = (f"/dev/{block}", f"/dev/{sg}", str(bsg))
-    if not block or not sg or not all(Path(node).exists() for node in nodes):
+    """The disk at hctl, once all its nodes are there.
+
+    By texts and descriptors: who waits for the disks of a session looks at all of them again and
+    again, and an emulated processor makes few Paths a second.
+    """
+    device = f"{_DEVICES}/{hctl}/device"
+    block = _only_child(f"{device}/block")
+    sg = _only_child(f"{device}/scsi_generic")
+    nodes = (f"/dev/{block}", f"/dev/{sg}", f"/dev/bsg/{hctl}")
+    if not block or not sg or not all(map(os.path.exists, nodes)):
         return None
     try:
-        page = (device / "vpd_pg83").read_bytes()
+        with open(f"{device}/vpd_pg83", "rb", buffering=0) as file:
+            page = file.read()
     except OSError:
         return None
     lu, rtpi = "", 0
@@ -73,4 +79,13 @@ def await_disk(hctl: str) -> Disk:
 
 def addresses() -> list[str]:
     """H:C:T:L of every SCSI device."""
-    return [entry.name for entry in _DEVICES.iterdir()] if _DEVICES.is_dir() else []
+    try:
+        return os.listdir(_DEVICES)
+    except FileNotFoundError:  # the midlayer is not loaded
+        return []
+
+
+def host_of_session(entry: Path) -> str:
+    """The number of the SCSI host of one of SESSIONS."""
+    # The link leads to …/hostH/sessionS/iscsi_session/sessionS.
+    return os.readlink(entry).split("/")[-4].removeprefix("host")
