@@ -102,10 +102,12 @@ class Answers:
             return None, {}
         sys = self._surroundings.inventory.directory.sys
         now = {path.nexus: path_state(path.nexus, sys) for path in unit.nexuses}
-        paths = tuple(
-            replace(path, state=now[path.nexus].state or "gone") for path in unit.nexuses
-        )
-        return replace(unit, nexuses=paths), {nexus: each.access for nexus, each in now.items()}
+        states = {nexus: each.state or "gone" for nexus, each in now.items()}
+        # Nearly always they are as they were at the scan, and nothing is made anew.
+        if any(states[path.nexus] != path.state for path in unit.nexuses):
+            paths = (replace(path, state=states[path.nexus]) for path in unit.nexuses)
+            unit = replace(unit, nexuses=tuple(paths))
+        return unit, {nexus: each.access for nexus, each in now.items()}
 
     def events(self, query: EventQuery) -> Iterator[list[Event]]:
         """Stored events, to be iterated on any one thread.
