@@ -7,7 +7,8 @@ long as no signal comes.  After shutdown() nothing comes any more, so what MSG_P
 then is what is closed along.  Other threads close what has descriptors, and get a signal where it
 takes long.  There are waits that no signal ends (a pipe whose lock somebody has who waits for a
 FUSE server, fs/pipe.c, pipe_release).  So each owner, a user or a unit, has a few threads at most:
-what its connections do to them holds up no other owner's.
+what its connections do to them holds up no other owner's.  What waits for one of them keeps its
+descriptor, so whoever calls bounds what an owner has waiting, as far as it can be closed at once.
 
 From Linux 6.16 on nobody can send a descriptor to whoever does not want one (refuse_descriptors).
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
+import math
 import os
 import signal
 import socket
@@ -64,7 +66,8 @@ class Closer:
     """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)
         self._threads = 0
         self._idle = 0
         self._kicker: threading.Thread | None = None
@@ -75,6 +78,9 @@ class Closer:
         """Of an owner with as many as it may have, what comes after that."""
         self._working: dict[int, float] = {}
         """Threads that may wait, and since when."""
+        self._begun = threading.Condition(lock)
+        """What the kicker waits for, who looks next at self._next_look."""
+        self._next_look = math.inf
 
     def close(
         self, sock: socket.socket, owner: Hashable, closed: Callable[[], None] | None = None
@@ -127,10 +133,11 @@ class Closer:
             except (RuntimeError, OSError, MemoryError) as error:
                 # The next one that is left tries again.
                 _log.debug("a connection is closed later: %s", error)
-            self._changed.notify_all()
+            self._changed.notify()
 
     def _run(self) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, _OTHERS)
+        # Whoever started this thread may have blocked the signal that ends a wait.
+        signal.pthread_sigmask(signal.SIG_SETMASK, _OTHERS)
         me = threading.get_ident()
         while True:
             with self._changed:
@@ -141,8 +148,9 @@ class Closer:
                     self._threads -= 1
                     return
                 owner, work = self._ready.popleft()
-                self._working[me] = time.monotonic()
-                self._changed.notify_all()
+                now = self._working[me] = time.monotonic()
+                if self._next_look > now + _PATIENCE:
+                    self._begun.notify()
             try:
                 work()
             except Exception:
@@ -166,25 +174,23 @@ class Closer:
     def _kick(self) -> None:
         """Have no thread wait in close(), as far as a signal can."""
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        due: dict[int, float] = {}
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._working)
+        due: dict[tuple[int, float], float] = {}
+        with self._changed:
+            while True:
                 now = time.monotonic()
-                due = {me: due[me] for me in due if me in self._working}
-                for thread, since in self._working.items():
-                    if now < max(since + _PATIENCE, due.get(thread, 0.0)):
+                # A thread that has begun something else since has a time of its own for that.
+                due = {each: due.get(each, each[1] + _PATIENCE) for each in self._working.items()}
+                for (thread, since), at in due.items():
+                    if now < at:
                         continue
                     # Where it may not be sent, each waits for itself.
                     with contextlib.suppress(OSError):
                         signal.pthread_kill(thread, _SIGNAL)
                     pause = min(max(_PATIENCE, (now - since) * _SLOWER), _SLOWEST)
-                    due[thread] = now + pause
-                next_look = min(
-                    max(since + _PATIENCE, due.get(thread, 0.0))
-                    for thread, since in self._working.items()
-                )
-            time.sleep(max(_PATIENCE, next_look - time.monotonic()))
+                    due[thread, since] = now + pause
+                # Whoever begins meanwhile, and is due before that, says so.
+                self._next_look = max(now + _PATIENCE, min(due.values(), default=math.inf))
+                self._begun.wait(None if self._next_look == math.inf else self._next_look - now)
 
 
 def _has_bytes_alone(sock: socket.socket) -> bool:

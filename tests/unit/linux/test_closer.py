@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,94 @@ def test_what_no_signal_ends_takes_its_owners_threads_alone(
     await_(lambda: closed.count("stuck") == 20)
     await_(lambda: closer._threads == 0)
     assert not any((closer._ready, closer._held, closer._taken))
+
+
+@pytest.mark.timeout(60)
+def test_the_signal_reaches_a_thread_that_was_started_where_it_is_blocked(
+    lingering: Callable[..., Lingering],
+) -> None:
+    """As the proxy's threads block all of them."""
+    closer = Closer()
+    closed = threading.Event()
+
+    def close() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        closer.close(lingering().connection, 1, closed.set)
+
+    thread = threading.Thread(target=close)
+    thread.start()
+    thread.join()
+    assert closed.wait(pace.limit(20))
+
+
+class Kicks:
+    """When signals were sent while a thread of closer's waits for over."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.at: list[float] = []
+        self.over = threading.Event()
+        self._real = signal.pthread_kill
+        monkeypatch.setattr(signal, "pthread_kill", self._kill)
+
+    def _kill(self, thread: int, number: int) -> None:
+        self.at.append(time.monotonic())
+        self._real(thread, number)
+
+
+def test_a_wait_that_no_signal_ends_gets_fewer_and_fewer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    closer = Closer()
+    kicks = Kicks(monkeypatch)
+    closer.have_done(1, lambda: bool(kicks.over.wait(pace.limit(30))))
+    try:
+        await_(lambda: bool(closer._working))
+        (since,) = closer._working.values()
+        await_(lambda: time.monotonic() > since + 1)
+    finally:
+        kicks.over.set()
+    assert kicks.at[0] - since >= 0.01
+    for before, after in pairwise(kicks.at):
+        # Half a millisecond for what lies between the look and the note.
+        assert after - before >= max(0.01, (before - since) / 10) - 0.0005
+
+
+def test_a_wait_that_no_signal_ends_gets_one_in_a_while_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_SLOWER", 1e6)
+    monkeypatch.setattr(module, "_SLOWEST", 0.05)
+    closer = Closer()
+    kicks = Kicks(monkeypatch)
+    closer.have_done(1, lambda: bool(kicks.over.wait(pace.limit(30))))
+    try:
+        await_(lambda: len(kicks.at) > 4)
+    finally:
+        kicks.over.set()
+    assert all(after - before >= 0.045 for before, after in pairwise(kicks.at))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("threads", [1, 64])
+def test_a_signal_comes_in_time_after_a_wait_with_few(
+    lingering: Callable[..., Lingering], monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    """On the same thread when that wait is over, or on another one meanwhile."""
+    monkeypatch.setattr(module, "_SLOWER", 1e6)
+    monkeypatch.setattr(module, "_SLOWEST", 1e6)
+    monkeypatch.setattr(module, "_THREADS", threads)
+    closer = Closer()
+    kicks = Kicks(monkeypatch)
+    closed = threading.Event()
+    closer.have_done(1, lambda: bool(kicks.over.wait(pace.limit(30))))
+    try:
+        await_(lambda: bool(kicks.at))
+        closer.close(lingering().connection, 1, closed.set)
+        if threads == 1:
+            kicks.over.set()
+        assert closed.wait(pace.limit(20))
+    finally:
+        kicks.over.set()
 
 
 def switches(thread: threading.Thread) -> int:
