@@ -55,6 +55,7 @@ class Room:
         with self._lock:
             # What was refused to a user, and is not closed, takes nobody else's place.
             others = sum(min(n, limits.each) for uid, n in self._of_uid.items() if uid)
+            others = min(others, limits.others)
             total = others + self._of_uid[0]
             if peer.uid == 0:
                 return total < limits.total

@@ -21,7 +21,7 @@ from prtrace.api.calls import Refusal
 from prtrace.api.client import Client
 from prtrace.api.connection import Deadline
 from prtrace.api.interface import Fault
-from prtrace.api.room import ConnectionLimits
+from prtrace.api.room import ConnectionLimits, Room
 from prtrace.errors import AgentUnreachableError
 from prtrace.linux.peer import Peer
 
@@ -247,6 +247,17 @@ class TestTooMany:
         finally:
             stuck.free()
         wait_for(lambda: served.connections() == 0)
+
+    def test_what_many_users_do_not_get_closed_leaves_root_its_places(self):
+        room = Room(ConnectionLimits())
+        for uid in range(1000, 1020):
+            for _ in range(40):
+                room.enter(Peer(uid, uid, uid))
+        assert not room.is_left_for(Peer(1, 2000, 2000))
+        for _ in range(64):
+            assert room.is_left_for(Peer(1, 0, 0))
+            room.enter(Peer(1, 0, 0))
+        assert not room.is_left_for(Peer(1, 0, 0))
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
     def test_one_user_cannot_shut_out_another(self, served):
