@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -121,8 +122,8 @@ def lingering() -> Iterator[Callable[..., Lingering]]:
     """Makes Lingering ones, and frees them."""
     made: list[Lingering] = []
 
-    def make(before: bytes = b"", flags: int = 0) -> Lingering:
-        made.append(Lingering(before, flags))
+    def make(before: bytes = b"", flags: int = 0, over: socket.socket | None = None) -> Lingering:
+        made.append(Lingering(before, flags, over))
         return made[-1]
 
     yield make

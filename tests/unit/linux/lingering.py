@@ -11,10 +11,13 @@ import struct
 class Lingering:
     """A connection with a TCP socket in its queue that takes an hour to close, until free().
 
-    before: what was sent before it.  flags: of what it was sent with.
+    before: what was sent before it.  flags: of what it was sent with.  over: the other end of a
+    connection that is there already, which is closed then.
     """
 
-    def __init__(self, before: bytes = b"", flags: int = 0) -> None:
+    def __init__(
+        self, before: bytes = b"", flags: int = 0, over: socket.socket | None = None
+    ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             sender = socket.create_connection(listener.getsockname())
             self._reader, _ = listener.accept()
@@ -24,7 +27,10 @@ class Lingering:
             while True:
                 sender.send(bytes(1 << 16))
         sender.setblocking(True)
-        mine, self.connection = socket.socketpair()
+        if over is None:
+            mine, self.connection = socket.socketpair()
+        else:
+            mine = over
         if before:
             mine.sendall(before)
         rights = array.array("i", [sender.fileno()])

@@ -11,6 +11,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from labkit import pace
@@ -26,9 +27,11 @@ class Stuck:
 
     A writer holds the pipe's lock (fs/pipe.c, pipe_write) and waits for a page that nobody gives
     it, as one that a FUSE server keeps back, until free().  pipe_release() waits for the lock.
+
+    over: the other ends of connections that are there already, which are closed then.
     """
 
-    def __init__(self, count: int = 1) -> None:
+    def __init__(self, count: int = 1, over: Sequence[socket.socket] = ()) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         self._faults = libc.syscall(_USERFAULTFD, os.O_CLOEXEC | os.O_NONBLOCK)
         assert self._faults >= 0, os.strerror(ctypes.get_errno())
@@ -47,12 +50,15 @@ class Stuck:
             assert time.monotonic() < end, "the writer does not write"
             time.sleep(0.01)
         self.connections = []
+        given = iter(over)
         for end in ends:
-            mine, theirs = socket.socketpair()
+            mine = next(given, None)
+            if mine is None:
+                mine, theirs = socket.socketpair()
+                self.connections.append(theirs)
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [end]))]
             mine.sendmsg([b"x"], rights)
             mine.close()
-            self.connections.append(theirs)
             os.close(end)  # the one in the queue is left
 
     def free(self) -> None:

@@ -14,6 +14,7 @@ from labkit import pace
 
 from prtrace.errors import UnavailableError, UsageError
 from prtrace.linux import unixsocket
+from prtrace.linux.closer import Closer
 from prtrace.linux.unixsocket import Listener
 
 
@@ -315,3 +316,18 @@ def test_reading_away_ends(bound):
             theirs.settimeout(0.3)
             theirs.sendall(b"x" * (2 << 20))
         leaving.result(20)
+
+
+@pytest.mark.timeout(60)
+def test_what_somebody_sent_who_waits_to_be_accepted_holds_up_no_close(path, lingering):
+    listener = Listener.bind(path)
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(str(path))
+    sent = lingering(over=client)
+    with ThreadPoolExecutor(1) as other:
+        closing = other.submit(listener.close, Closer())
+        try:
+            closing.result(pace.limit(20))
+        finally:
+            sent.free()
+    assert not path.exists()
