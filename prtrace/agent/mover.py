@@ -15,11 +15,13 @@ mover made, and that may do no more.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import itertools
 import logging
 import os
+import resource
 import select
 import socket
 import struct
@@ -46,6 +48,7 @@ from prtrace.linux.peer import Peer
 
 if TYPE_CHECKING:
     from prtrace.agent.moves import AgentMoves
+    from prtrace.api.server import ApiServer
     from prtrace.api.source import MoveCalls, Observed, Step
 
 KEPT: Final = (Capability.DAC_READ_SEARCH, Capability.SYS_PTRACE, Capability.SYS_RAWIO)
@@ -76,7 +79,10 @@ _MOST_READERS: Final = 8
 """Connections that the agent asked for; it has 2 threads that do."""
 _READER_S: Final = 10.0
 _SCARCE_RETRY: Final = 1.0
-"""Seconds for which nothing is accepted where there was no descriptor for a connection."""
+"""Seconds for which nothing is accepted where there was no descriptor for a connection, and for
+which the agent takes nothing from a link for that reason."""
+_RESERVED: Final = 4
+"""One in so many descriptors of the agent's is for what is not a stranger's connection."""
 _STACK: Final = 512 << 10
 
 _log = logging.getLogger("prtrace.mover")
@@ -137,8 +143,9 @@ def serve_connections(
 ) -> None:
     """Accept, and serve or pass on, until the other end of link is closed.
 
-    listening: non-blocking; it is let go in the end.  limits: of those who may change things; the
-    agent limits the others.  Whatever ends it, moves under way come to their end first.
+    listening: non-blocking; it is let go in the end.  limits: of those who may change things, and
+    of the others as long as they wait to be passed on; then the agent limits them.  Whatever ends
+    it, moves under way come to their end first.
     """
     mover = _Mover(link, listening, moves, admin_gid, journal, limits or ConnectionLimits())
     try:
@@ -171,6 +178,8 @@ class _Mover:
         self._link = link
         self._listening = listening
         self._room = Room(limits)
+        self._passing = Room(limits)
+        """Has those who may change nothing: who waits to be passed on, or to be closed."""
         self._readers = threading.BoundedSemaphore(_MOST_READERS)
         self._lock = threading.Lock()
         self._moving: set[threading.Thread] = set()
@@ -217,7 +226,11 @@ class _Mover:
             self._closer.close(client, None)
             return
         if not self.calls.may_change(peer):
-            self._closer.have_done(peer.uid, partial(self._pass_on, client, peer))
+            if self._passing.is_left_for(peer):
+                self._passing.enter(peer)
+                self._closer.have_done(peer.uid, partial(self._pass_on, client, peer))
+            else:
+                send_away(client, peer, self._passing, self._closer)
             return
         if not self._room.is_left_for(peer):
             send_away(client, peer, self._room, self._closer)
@@ -229,24 +242,32 @@ class _Mover:
             send_away(client, peer, self._room, self._closer)
 
     def _pass_on(self, client: socket.socket, peer: Peer) -> None:
-        """Give the agent a connection, and keep nothing of it."""
+        """Give the agent a connection that has a place, and keep nothing of it."""
+        try:
+            left = self._given(client, peer)
+            if left is not None:
+                send_away(left, peer, self._passing, self._closer)
+        finally:
+            self._passing.leave(peer)
+
+    def _given(self, client: socket.socket, peer: Peer) -> socket.socket | None:
+        """Give the agent a connection; what is left of it where the agent takes no more."""
         try:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         except OSError:
-            send_away(client, peer, self._room, self._closer)
-            return
+            return client
         with ours, theirs:
             try:
                 _give(ours, _packed(peer), client)
                 client.close()
                 _give(self._link, _ACCEPTED, theirs)
             except OSError:  # so many wait for the agent
-                if client.fileno() < 0:
-                    _, taken = _taken(theirs)
-                    if taken is None:
-                        return
-                    client = taken
-                send_away(client, peer, self._room, self._closer)
+                if client.fileno() >= 0:
+                    return client
+                # Without a descriptor for it, it is closed along with theirs.
+                with contextlib.suppress(NoDescriptorError):
+                    return _taken(theirs)[1]
+        return None
 
     def _asked(self) -> bool:
         """Take a request of the agent's; False once it is gone."""
@@ -404,10 +425,14 @@ class Mover:
         """Take what the mover sent on one of links; None where it is nothing to answer on.
 
         Raises PrtraceError where the mover has ended, NoDescriptorError where it is left there
-        because this process has no descriptor for it.
+        because this process has no descriptor for it.  Strangers leave some to the mover's calls:
+        each connection that was refused, and is not closed yet, has one.
         """
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if link is not self._called:
+            most -= most // _RESERVED
         try:
-            message, connection = _taken(link, socket.MSG_DONTWAIT)
+            message, connection = _taken(link, socket.MSG_DONTWAIT, most)
         except BlockingIOError:
             return None
         except OSError as error:
@@ -455,20 +480,75 @@ class Mover:
         return connection
 
 
-def _taken(link: socket.socket, flags: int = 0) -> tuple[bytes, socket.socket | None]:
-    """A message of the mover's, with the connection that came along."""
+class Arrivals:
+    """Has a server answer on what the mover hands over; on the event loop's thread.
+
+    watched: calls what it is given, and ends the agent where that raises.
+    """
+
+    def __init__(
+        self,
+        mover: Mover,
+        server: ApiServer,
+        watched: Callable[[Callable[[], None]], None],
+    ) -> None:
+        self._mover = mover
+        self._server = server
+        self._watched = watched
+        self._loop = asyncio.get_running_loop()
+        for link in mover.links:
+            self._look_at(link)
+
+    def close(self) -> None:
+        """Take nothing more; then close the mover's links."""
+        for link in self._mover.links:
+            self._loop.remove_reader(link)
+        self._mover.close()
+
+    def _look_at(self, link: socket.socket) -> None:
+        if link.fileno() >= 0:
+            self._loop.add_reader(link, self._watched, partial(self._arrived, link))
+
+    def _arrived(self, link: socket.socket) -> None:
+        try:
+            arrival = self._mover.arrived(link)
+        except PrtraceError:
+            self._loop.remove_reader(link)
+            raise
+        except NoDescriptorError:
+            self._loop.remove_reader(link)
+            self._loop.call_later(_SCARCE_RETRY, self._look_at, link)
+            return
+        if arrival is not None:
+            take = self._server.admit if arrival.accepted else self._server.adopt
+            take(arrival.connection, arrival.peer)
+
+
+def _taken(
+    link: socket.socket, flags: int = 0, most: int | None = None
+) -> tuple[bytes, socket.socket | None]:
+    """A message of the mover's, with the connection that came along.
+
+    most: how many descriptors there may be with it, None for as many as the kernel gives.
+    NoDescriptorError leaves the message where it is.
+    """
     # Not socket.recv_fds(), which leaves its flags out (Python 3.11).  MSG_PEEK leaves everything
     # in the queue, also a descriptor for which there is no place here.  Of one that is here, the
     # queue's reference is not the last when the message is dropped.
     room = socket.CMSG_SPACE(_FD.size)
     message, ancillary, got, _ = link.recvmsg(_LONGEST, room, flags | socket.MSG_PEEK)
-    if got & socket.MSG_CTRUNC:
-        raise NoDescriptorError
-    link.recv(_LONGEST, flags)
+    connection = None
     for level, kind, content in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS) and len(content) == _FD.size:
-            return message, socket.socket(fileno=_FD.unpack(content)[0])
-    return message, None
+            connection = socket.socket(fileno=_FD.unpack(content)[0])
+    # A new descriptor has the lowest number that is free.
+    scarce = connection is not None and most is not None and connection.fileno() >= most
+    if got & socket.MSG_CTRUNC or scarce:
+        if connection is not None:
+            connection.close()  # the one in the queue is left
+        raise NoDescriptorError
+    link.recv(_LONGEST, flags)
+    return message, connection
 
 
 def _gone() -> PrtraceError:

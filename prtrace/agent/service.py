@@ -14,13 +14,11 @@ import grp
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Final, NamedTuple
 
 from prtrace.agent import confinement, helper, keeper, mover
@@ -35,7 +33,7 @@ from prtrace.agent.freshness import Freshness, Now
 from prtrace.agent.helper import Helper
 from prtrace.agent.keeper import Keeper, KeeperGoneError
 from prtrace.agent.longreply import LongReply
-from prtrace.agent.mover import Mover, NoDescriptorError, ReadersMoves
+from prtrace.agent.mover import Arrivals, Mover, ReadersMoves
 from prtrace.agent.options import AgentOptions
 from prtrace.agent.resolver import Resolver
 from prtrace.agent.surroundings import Surroundings
@@ -70,8 +68,6 @@ _RESCAN_AFTER: Final = 0.2
 """Seconds of quiet after a device event: a new device brings a burst of them."""
 _VERIFY_LOOKS: Final = 4
 """How often, in the interval that --verify gives, the agent looks which units are due."""
-_SCARCE_RETRY: Final = 1.0
-"""Seconds for which nothing is taken from the mover where there was no descriptor for it."""
 _FOLLOW_EVERY_S: Final = 5.0
 """Seconds between two looks whether what was written has reached the disk."""
 _DISK_PATIENCE_NS: Final = 5_000_000_000
@@ -357,8 +353,7 @@ class Agent:
         self._claim()
         # Nobody is answered before what a killed move left in question has been settled.
         await loop.run_in_executor(None, self._mover.await_settled)
-        for link in self._mover.links:
-            loop.add_reader(link, self._or_end, partial(self._arrived, link))
+        arrivals = Arrivals(self._mover, self._server, self._or_end)
         systemd.notify("READY=1", f"STATUS={self._attached.note}")
         _log.info("listening on %s", self._options.socket)
         ticking = loop.create_task(self._work(), name="work")
@@ -377,9 +372,7 @@ class Agent:
             ticking.cancel()
             self._resolver.close()
             await self._server.close()
-            for link in self._mover.links:
-                loop.remove_reader(link)
-            self._mover.close()
+            arrivals.close()
             if self._failure is None and not ticking.done():
                 self._watch.drain_all()
             self._journal.close()
@@ -400,27 +393,6 @@ class Agent:
         loop.add_reader(self._samples.fd, self._or_end, self._sampled)
         loop.add_reader(self._devices.fileno(), self._or_end, self._device_event)
         await self._tick()
-
-    def _arrived(self, link: socket.socket) -> None:
-        """Answer on the connection that the mover gives."""
-        loop = asyncio.get_running_loop()
-        try:
-            arrival = self._mover.arrived(link)
-        except PrtraceError:
-            loop.remove_reader(link)
-            raise
-        except NoDescriptorError:
-            loop.remove_reader(link)
-            loop.call_later(_SCARCE_RETRY, self._look_again, link)
-            return
-        if arrival is None:
-            return
-        take = self._server.admit if arrival.accepted else self._server.adopt
-        take(arrival.connection, arrival.peer)
-
-    def _look_again(self, link: socket.socket) -> None:
-        if link.fileno() >= 0:
-            self._loop.add_reader(link, self._or_end, partial(self._arrived, link))
 
     def self_test(self) -> tuple[str, str]:
         """("passed" | "failed" | "not run", detail): do the programs see what this process sends?

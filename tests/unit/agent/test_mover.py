@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -19,11 +18,13 @@ from typing import Any
 import pytest
 from api.conftest import Served, WaitingMoves, wait_for
 from labkit import pace
+from linux.lingering import Lingering
+from linux.stuck import Stuck
 
 from agent.test_entries import report
 from prtrace.agent import conversation, mover
 from prtrace.agent.entries import MOVE
-from prtrace.agent.mover import Mover, ReadersMoves
+from prtrace.agent.mover import Arrivals, Mover, ReadersMoves
 from prtrace.api.address import MAX_CHANGE_CALL
 from prtrace.api.calls import reply
 from prtrace.api.client import Client
@@ -37,6 +38,7 @@ from prtrace.errors import (
     UnavailableError,
 )
 from prtrace.linux.journal import SystemJournal
+from prtrace.linux.peer import Peer
 from prtrace.linux.unixsocket import Listener
 from prtrace.state.event import Command
 
@@ -53,9 +55,18 @@ FINISH = call("Finish", parameters={"file": FILE})
 
 
 class MoverThread:
-    """A mover in a thread.  link: the agent's end.  Members of this group may change things."""
+    """A mover in a thread.  link: the agent's end.  Members of this group may change things.
 
-    def __init__(self, path: Path, *, journal: bool = False) -> None:
+    first: called before it begins.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        journal: bool = False,
+        first: Callable[[MoverThread], None] = lambda _: None,
+    ) -> None:
         told = path.with_name("journal")
         self.told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.told.settimeout(pace.limit(20))
@@ -66,6 +77,7 @@ class MoverThread:
         self.calls: socket.socket | None = None
         self.moved = WaitingMoves()
         self.listener = Listener.bind(path)
+        first(self)
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
 
@@ -106,20 +118,11 @@ class ByMover(Served):
             self.source, lambda: ReadersMoves(self.mover), admin_gid=os.getegid()
         )
         self.mover.await_settled()
-        for link in self.mover.links:
-            asyncio.get_running_loop().add_reader(link, self._arrived, link)
-
-    def _arrived(self, link: socket.socket) -> None:
-        arrival = self.mover.arrived(link)
-        if arrival is not None:
-            take = self.server.admit if arrival.accepted else self.server.adopt
-            take(arrival.connection, arrival.peer)
+        self.arrivals = Arrivals(self.mover, self.server, lambda work: work())
 
     async def _close(self) -> None:
-        for link in self.mover.links:
-            asyncio.get_running_loop().remove_reader(link)
         await self.server.close()
-        self.mover.close()
+        self.arrivals.close()
         self.source.store.close()
 
 
@@ -663,6 +666,239 @@ def test_what_there_is_no_descriptor_for_is_left_in_the_queue() -> None:
         connection.close()
         with pytest.raises(BlockingIOError):
             mover._taken(theirs, socket.MSG_DONTWAIT)
+
+
+# ---- What takes long to close ----
+
+
+@contextlib.contextmanager
+def in_time(work: Callable[[], object], *lingering: Lingering) -> Iterator[None]:
+    """Work ends while these linger; they are free in the end."""
+    with ThreadPoolExecutor(1) as other:
+        try:
+            other.submit(work).result(pace.limit(20))
+            yield
+        finally:
+            for each in lingering:
+                each.free()
+
+
+@pytest.mark.timeout(60)
+def test_what_waits_to_be_accepted_or_taken_holds_up_no_mover_that_ends(tmp_path: Path) -> None:
+    link, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener = Listener.bind(tmp_path / "io.prtrace")
+    journal = SystemJournal("")
+    with link, far:
+        made = mover._Mover(far, listener.socket, WaitingMoves, None, journal, LIMITS)
+        waits = Lingering(over=connection_to(listener.path))
+        sent = Lingering(over=made._called)
+        with in_time(made.close, waits, sent):
+            assert listener.socket.fileno() == made._calling.fileno() == -1
+
+
+@pytest.mark.timeout(60)
+def test_what_was_not_taken_holds_up_no_agent_that_ends() -> None:
+    """A connection in the queue of what the mover gave, which is in the queue of the link."""
+    link, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    wrapping, given = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    lingering = Lingering()
+    for over, message, each in (
+        (wrapping, b"peer", lingering.connection),
+        (far, b"A", given),
+    ):
+        mover._give(over, message, each)
+        each.close()
+    wrapping.close()
+    far.close()
+    ends = Mover(link, "")
+    with in_time(ends.close, lingering):
+        assert link.fileno() < 0
+
+
+# ---- Who may change nothing ----
+
+
+def closing() -> int:
+    """How many threads of this process are in close()."""
+    found = 0
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):
+            found += (task / "syscall").read_text().startswith("3 ")
+    return found
+
+
+def told_at_once(path: str) -> bytes:
+    """What whoever opens 60 connections is told on them, until nothing comes for a second."""
+    with contextlib.ExitStack() as stack:
+        told = select.poll()
+        each = {}
+        for _ in range(60):
+            connection = stack.enter_context(connection_to(path))
+            each[connection.fileno()] = connection
+            told.register(connection, select.POLLIN)
+        answers = []
+        while ready := told.poll(pace.limit(1) * 1000):
+            for number, _ in ready:
+                answers.append(each[number].recv(4096))
+                told.unregister(number)
+    return b"".join(answers)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+def test_who_may_change_nothing_has_few_descriptors_of_the_movers(tmp_path: Path) -> None:
+    """Four closes of a user's never end, and the agent takes nothing."""
+    stuck: list[Stuck] = []
+
+    def first(at: MoverThread) -> None:
+        at.far_link.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                at.far_link.send(b"full")
+        at.link.recv(10)  # room for the mover's first message
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+        def four(path: str) -> bytes:
+            for _ in range(4):
+                with connection_to(path) as connection:
+                    socket.send_fds(theirs, [b"x"], [connection.fileno()])
+            return b"sent"
+
+        with ours, theirs:
+            assert as_nobody(at.listener.path, four) == b"sent"
+            ends = [socket.recv_fds(ours, 1, 1)[1][0] for _ in range(4)]
+        stuck.append(Stuck(4, over=[socket.socket(fileno=end) for end in ends]))
+
+    at = MoverThread(tmp_path / "io.prtrace", first=first)
+    try:
+        wait_for(lambda: closing() == 4)
+        before = len(os.listdir("/proc/self/fd"))
+        told = as_nobody(at.listener.path, told_at_once)
+        # One process may have 8.
+        assert told.count(b"too many connections") >= 52
+        assert len(os.listdir("/proc/self/fd")) <= before + 8
+        with connected(at) as connection:
+            connection.sendall(FINISH)
+            assert replies(connection, 1)[0]["parameters"] == FINISHED
+    finally:
+        stuck[0].free()
+        wait_for(lambda: closing() == 0)
+        at.end()
+
+
+@contextlib.contextmanager
+def scarce() -> Iterator[None]:
+    """Most descriptors of this process are taken, and 60 are left."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = [os.dup(0) for _ in range(240)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (taken[-1] + 60, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for each in taken:
+            os.close(each)
+
+
+def status(path: str) -> bytes:
+    with connection_to(path) as connection:
+        connection.sendall(call("Status"))
+        return connection.recv(4096)
+
+
+def noted(monkeypatch: pytest.MonkeyPatch) -> list[socket.socket]:
+    """Each link on which something was left because there is no descriptor for it."""
+    real, left = mover._taken, []
+
+    def taken(link: socket.socket, *more: Any) -> Any:
+        try:
+            return real(link, *more)
+        except mover.NoDescriptorError:
+            left.append(link)
+            raise
+
+    monkeypatch.setattr(mover, "_taken", taken)
+    return left
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+def test_strangers_leave_descriptors_of_the_agents_for_roots_calls(
+    served: ByMover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mover, "_SCARCE_RETRY", 0.1)
+    left = noted(monkeypatch)
+    with ThreadPoolExecutor(1) as other:
+        with scarce():
+            stranger = other.submit(as_nobody, served.path, status)
+            wait_for(lambda: len(left) > 3)
+            begun = time.monotonic()
+            for _ in range(5):
+                assert served.client().call("Status")["status"]["units"] == 2
+            assert not stranger.done()
+            # It is looked ten times a second at most, beside one look under way.
+            assert len(left) <= 4 + 1 + 10 * (time.monotonic() - begun)
+            assert set(left) == {served.at.link}
+        assert b'"units":2' in stranger.result(pace.limit(20))
+
+
+@pytest.mark.timeout(120)
+def test_an_agent_without_descriptors_answers_when_it_has_some(
+    served: ByMover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mover, "_SCARCE_RETRY", 0.1)
+    left = noted(monkeypatch)
+    blocked, goes_on = threading.Event(), threading.Event()
+
+    def takes_none() -> None:
+        """In a turn of the loop before it looks at what has come."""
+        blocked.set()
+        goes_on.wait(pace.limit(20))
+
+    with served.connect() as connection, ThreadPoolExecutor(1) as other:
+        turn = other.submit(served.run, takes_none)
+        try:
+            assert blocked.wait(pace.limit(20))
+            connection.sendall(call("Status"))
+            wait_for(lambda: select.select([served.mover._called], [], [], 0)[0])
+            with _limited():
+                goes_on.set()
+                turn.result(pace.limit(20))
+                wait_for(lambda: len(left) > 3)
+                assert set(left) == {served.mover._called}
+        finally:
+            goes_on.set()
+        assert replies(connection, 1)[0]["parameters"]["status"]["units"] == 2
+
+
+def test_who_cannot_be_told_that_there_are_too_many_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent takes nothing, and somebody else has got the descriptor that was given up."""
+    link, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    mine, client = socket.socketpair()
+    real = mover._give
+
+    def give(to: socket.socket, message: bytes, connection: socket.socket | None) -> None:
+        if message == b"A":
+            taken.append(os.dup(0))
+            raise BlockingIOError
+        real(to, message, connection)
+
+    taken: list[int] = []
+    monkeypatch.setattr(mover, "_give", give)
+    listener = Listener.bind(tmp_path / "io.prtrace")
+    with link, far, mine:
+        made = mover._Mover(far, listener.socket, WaitingMoves, None, SystemJournal(""), LIMITS)
+        pair = socket.socketpair()
+        with _limited():
+            for each in pair:
+                each.close()
+            assert made._given(client, Peer(1, 1, 1)) is None
+        assert mine.recv(1) == b""
+        os.close(*taken)
+        made.close()
+        made._called.close()
 
 
 FAKE = reply({"report": {"verb": "Finish", "file": "of the agent's"}})
