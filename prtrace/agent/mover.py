@@ -33,7 +33,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from prtrace.agent.child import receive
 from prtrace.agent.conversation import Conversation
 from prtrace.agent.parser import Parsers
 from prtrace.api.calls import Call, Calls, Refusal
@@ -81,6 +80,8 @@ _READER_S: Final = 10.0
 _SCARCE_RETRY: Final = 1.0
 """Seconds for which nothing is accepted where there was no descriptor for a connection, and for
 which the agent takes nothing from a link for that reason."""
+_DROP_LOOK: Final = 0.05
+"""Seconds between two looks whether the agent's message with a descriptor is dropped."""
 _RESERVED: Final = 4
 """One in so many descriptors of the agent's is for what is not a stranger's connection."""
 _STACK: Final = 512 << 10
@@ -185,6 +186,8 @@ class _Mover:
         self._moving: set[threading.Thread] = set()
         self._ending = False
         self._accepts_at = 0.0
+        self._hears = True
+        """Whether requests of the agent's are taken."""
         self._closer = Closer()
 
     def close(self) -> None:
@@ -200,15 +203,18 @@ class _Mover:
         with self._called:
             _give(self._link, _SETTLED, self._called)
         poll = select.poll()
-        poll.register(self._link, select.POLLIN)
         while True:
             rest = max(0.0, self._accepts_at - time.monotonic())
             # Who waits to be accepted keeps the socket readable, accepted or not.
             poll.register(self._listening, 0 if rest else select.POLLIN)
-            for fd, _ in poll.poll(rest * 1000 if rest else None):
+            # Without POLLIN it still tells when the agent is gone.
+            hears = self._hears
+            poll.register(self._link, select.POLLIN if hears else 0)
+            waits = rest or None if hears else _DROP_LOOK
+            for fd, _ in poll.poll(None if waits is None else waits * 1000):
                 if fd == self._listening.fileno():
                     self._accept()
-                elif not self._asked():
+                elif not (hears and self._asked()):
                     return
 
     def _accept(self) -> None:
@@ -271,15 +277,30 @@ class _Mover:
 
     def _asked(self) -> bool:
         """Take a request of the agent's; False once it is gone."""
+        size = _NUMBER.size + 1
         try:
-            request = receive(self._link, _NUMBER.size + 1)
+            _, _, got, _ = self._link.recvmsg(size, 0, socket.MSG_PEEK)
+            if got & socket.MSG_CTRUNC:
+                # An agent that has become something else: it may take long to close.
+                self._hears = False
+                self._closer.have_done(None, self._drop)
+                return True
+            request = self._link.recv(size)
         except BlockingIOError:
             return True
+        except ConnectionResetError:  # it is gone, and has not read what was sent to it
+            return False
         if len(request) == _NUMBER.size:
             theirs = self._reader()
             with theirs or contextlib.nullcontext(), contextlib.suppress(OSError):
                 _give(self._link, _ASKED_FOR + request, theirs)
         return bool(request)
+
+    def _drop(self) -> None:
+        """Close what came along with the agent's message; then the agent is heard again."""
+        with contextlib.suppress(OSError):
+            self._link.recv(1)
+        self._hears = True
 
     def _reader(self) -> socket.socket | None:
         """The agent's end of a new connection for what readers may; None where there are many."""

@@ -715,6 +715,37 @@ def test_what_was_not_taken_holds_up_no_agent_that_ends() -> None:
         assert link.fileno() < 0
 
 
+@pytest.mark.timeout(60)
+def test_a_descriptor_of_the_agents_holds_up_no_move(alone: MoverThread) -> None:
+    """It closes none by itself, but whoever calls can have sent it one."""
+    copies = [alone.link.dup() for _ in range(3)]
+    lingering = [Lingering(over=copy) for copy in copies]
+
+    def moved() -> None:
+        with connected(alone) as connection:
+            connection.sendall(FINISH)
+            assert replies(connection, 1)[0]["parameters"] == FINISHED
+        alone.link.send(b"a reader")
+        given = socket.recv_fds(alone.link, 4096, 1)
+        assert given[0] == b"Ra reader"
+        os.close(given[1][0])
+
+    with in_time(moved, *lingering):
+        pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a page that the kernel waits for")
+def test_an_agent_is_missed_while_what_it_sent_is_closed(alone: MoverThread) -> None:
+    mine = alone.link.dup()
+    alone.link.close()
+    stuck = Stuck(over=[mine])
+    try:
+        alone.thread.join(pace.limit(20))
+        assert not alone.thread.is_alive()
+    finally:
+        stuck.free()
+
+
 # ---- Who may change nothing ----
 
 
