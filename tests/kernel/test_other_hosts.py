@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,10 @@ def wrong(
     return found
 
 
+_moment = lru_cache(nanoseconds)
+"""One reading confirms several facts, and each look shows them again."""
+
+
 def concerned(before: OracleState, after: OracleState) -> set[str]:
     """The initiator ports that a command has told, by a unit attention, what it did: those that
     are registered no more, and the registered ones where the reservation changed."""
@@ -159,6 +164,8 @@ class World:
         self.paths = paths_now(self.units)
         self.truth = {unit.lu: oracle(unit.directory) for unit in self.units}
         """By unit, what LIO had when it was judged last: before the one step that a round has."""
+        self.before: dict[str, OracleState] = {}
+        """By unit on which the stranger acted in this round, what LIO had before."""
         self.signs: dict[str, set[str]] = {}
         """By unit, the initiator ports here that the stranger's last command concerned."""
 
@@ -188,10 +195,12 @@ class World:
                 for fact, by in each["confirmed"].items()
                 if by is not None
                 and fact not in doubted
-                and (unit.lu in told or nanoseconds(by["at"]) > self.touched[unit.lu])
+                and (unit.lu in told or _moment(by["at"]) > self.touched[unit.lu])
             }
             self.stated.update(stated)
             truth = self.truth[unit.lu] = oracle(unit.directory)
+            if (before := self.before.pop(unit.lu, None)) is not None:
+                self.signs[unit.lu] = concerned(before, truth)
             found = wrong(each, truth, self.paths[unit.lu], stated)
             assert not found, "\n".join(
                 [*found, *self.history[-60:], str(each), str(truth), *self._events(unit)]
@@ -263,10 +272,9 @@ class World:
 
     def _strange(self, unit: Unit) -> None:
         action, key, sa_key, kind = self._choose(unit, self.stranger.port)
-        before = self.truth[unit.lu]
+        self.before[unit.lu] = self.truth[unit.lu]
         answer = self.stranger.pr_out(self.units.index(unit), action.name, key, sa_key, int(kind))
         self.touched[unit.lu] = time.time_ns()
-        self.signs[unit.lu] = concerned(before, oracle(unit.directory))
         self.history.append(
             f"{unit.lu[-4:]} stranger {action.value} {key:x} {sa_key:x} {kind.name}: "
             f"{answer.status:#x}"
