@@ -193,19 +193,25 @@ class Counters:
 
         What it skipped is as of the last read(): to ask for it takes a turn of another process.
         """
-        figures = {stat.name.lower(): self._stat(stat) for stat in Stat}
+        figures = {each.name.lower(): self.stat(each) for each in Stat}
         return {
             **figures,
             "skipped": sum(self._skipped.ends.values()),
             "signs_skipped": sum(self._skipped.signs.values()),
         }
 
+    def stat(self, stat: Stat) -> int:
+        """One figure of pr_stats."""
+        key = int(stat).to_bytes(4, "little")
+        value = libbpf.bpf_map_lookup_elem(self._maps["pr_stats"], key, _U64)
+        return int.from_bytes(value or b"", "little")
+
     def idle(self, nexuses: Iterable[Nexus]) -> frozenset[Nexus]:
         """Those of nexuses on which the kernel has no PR command under way; none if it lost count.
 
         Raises OSError where pr_pendings cannot be read.
         """
-        if self._stat(Stat.PENDING_FULL):
+        if self.stat(Stat.PENDING_FULL):
             return frozenset()
         now = time.monotonic_ns()
         items = libbpf.map_items(self._maps["pr_pendings"])
@@ -297,11 +303,6 @@ class Counters:
         lost, self._displaced = self._displaced, 0
         return (self._lost("", "", SIGN_UNSEEN, lost),) if lost else ()
 
-    def _stat(self, stat: Stat) -> int:
-        key = int(stat).to_bytes(4, "little")
-        value = libbpf.bpf_map_lookup_elem(self._maps["pr_stats"], key, _U64)
-        return int.from_bytes(value or b"", "little")
-
     def _counts(self, all_nexuses: bool) -> Iterable[Counts]:
         fd = self._maps["pr_counts"]
         if all_nexuses:
@@ -359,7 +360,7 @@ class Counters:
         )
 
     def _losses(self, meta: dict[str, str], skew: int) -> Iterable[Event]:
-        lost = self._stat(Stat.RING_FULL) + self._stat(Stat.MISSED)
+        lost = self.stat(Stat.RING_FULL) + self.stat(Stat.MISSED)
         if lost > sum(map(sum, self._told.losses.values())) + self._told.unplaced:
             for key, value in libbpf.map_items(self._maps["pr_losses"]):
                 loss = Loss.parse(key, value)
@@ -377,7 +378,7 @@ class Counters:
                     if grown:
                         yield self._lost(lu, loss.nexus, cause, grown, at, loss.target)
         # After the entries: see pr_note_loss() in bpf/pr_count.h.
-        unplaced = self._stat(Stat.LOST_MAP_FULL)
+        unplaced = self.stat(Stat.LOST_MAP_FULL)
         if unplaced > self._told.unplaced:
             # Nobody knows whose records they were, so everybody's state is in doubt.
             meta["unplaced/"] = self._told_text(unplaced)
@@ -411,7 +412,7 @@ class Counters:
         One of them may have told that a registration or a reservation is gone: nobody knows of
         which unit.  It happens rarely, and a reading settles it.
         """
-        signs = {**self._skipped.signs, _UNCOUNTED: self._stat(Stat.COUNT_MAP_FULL)}
+        signs = {**self._skipped.signs, _UNCOUNTED: self.stat(Stat.COUNT_MAP_FULL)}
         grown = {key: n for key, n in signs.items() if n > self._told.signs.get(key, 0)}
         if not grown:
             return

@@ -49,6 +49,7 @@ from prtrace.linux.unixsocket import Listener
 from prtrace.probe import libbpf, pins, selftest
 from prtrace.probe.attach import Attached, attach
 from prtrace.probe.programs import Engine
+from prtrace.probe.record import Stat
 from prtrace.probe.ring import Ring
 from prtrace.scsi.codes import Status, status_title
 from prtrace.state.decode import NOT_WATCHED, OTHER_UNIT, UNPROVEN
@@ -405,7 +406,7 @@ class Agent:
         if sent > own and time.monotonic() - self._asked_at >= _SELF_TEST_LIMIT:
             if not own:
                 return "failed", f"{sent} commands were sent and none was seen"
-            if self._counters.stats()["not_submitted"]:
+            if self._counters.stat(Stat.NOT_SUBMITTED):
                 return "failed", f"of {sent} commands the submission of {sent - own} was not seen"
         if self._tested.result == "passed":
             return self._tested.result, self._tested.detail
@@ -648,7 +649,7 @@ class Agent:
                 asyncio.get_running_loop().add_reader(self._events.fd, self._or_end, self._pump)
                 self._paused = False
             # A sample that found no room does not say on which nexus it was: all are read.
-            missed = self._counters.stats()["sample_ring_full"]
+            missed = self._counters.stat(Stat.SAMPLE_RING_FULL)
             self._watch.count(all_nexuses=missed > unseen)
             unseen = missed
             if self._tracker.unmet and not self._watch.stalled:

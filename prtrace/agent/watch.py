@@ -25,7 +25,7 @@ from prtrace.agent.sequence import Sequence
 from prtrace.agent.tracker import Proposal, Tracker
 from prtrace.errors import MalformedError, PrtraceError, StoreError
 from prtrace.linux.pathstate import is_quiet
-from prtrace.probe.record import Record, RecordKind
+from prtrace.probe.record import Record, RecordKind, Stat
 from prtrace.probe.ring import Ring
 from prtrace.state.decode import END_LOST
 from prtrace.state.event import Command, Event, rfc3339
@@ -216,8 +216,9 @@ class Watch:
         if self.stalled:
             return False  # what waits in the ring is not gone
         drained = not self._events.unread
-        figures = self._counters.stats()
-        gone = self._sequence.look(figures["ring_full"], figures["seen"] if drained else None)
+        # Before what found no room: that explains all that was numbered by now, or more.
+        made = self._counters.stat(Stat.SEEN) if drained else None
+        gone = self._sequence.look(self._counters.stat(Stat.RING_FULL), made)
         if not gone:
             return self._sequence.missing
         _log.error("%d records never came: every unit is in doubt", gone)

@@ -19,6 +19,7 @@ from prtrace.agent.watch import WAITS_FOR_DISK, Watch
 from prtrace.cli.rebuild import Rebuilt
 from prtrace.errors import DeviceError, StoreError
 from prtrace.probe.misses import Misses
+from prtrace.probe.record import Stat
 from prtrace.probe.ring import Ring
 from prtrace.state.decode import UNPROVEN
 from prtrace.state.event import Command, Event
@@ -303,10 +304,10 @@ class TestGaps:
     @pytest.fixture(autouse=True)
     def no_losses_in_the_kernel(self, agent: Agent, monkeypatch) -> None:
         self.full = self.made = 0
-        monkeypatch.setattr(agent.counters, "stats", self.stats)
+        monkeypatch.setattr(agent.counters, "stat", self.stat)
 
-    def stats(self) -> dict[str, int]:
-        return {"ring_full": self.full, "seen": self.made}
+    def stat(self, stat: Stat) -> int:
+        return {Stat.RING_FULL: self.full, Stat.SEEN: self.made}[stat]
 
     def test_a_gap_puts_everybody_in_doubt(self, agent: Agent) -> None:
         agent.put(register(1, 0x700), register(5, 0x701, unit=2))
@@ -341,7 +342,7 @@ class TestGaps:
         agent.put(register(1, 0x700))
         agent.pump()
         agent.restart()
-        monkeypatch.setattr(agent.counters, "stats", self.stats)
+        monkeypatch.setattr(agent.counters, "stat", self.stat)
         agent.put(register(3, 0x701))
         agent.pump()
         agent.watch.look_for_gaps()
@@ -353,7 +354,7 @@ class TestGaps:
         agent.put(register(1, 0x700))
         agent.pump()
         agent.restart()
-        monkeypatch.setattr(agent.counters, "stats", self.stats)
+        monkeypatch.setattr(agent.counters, "stat", self.stat)
         self.made = 4
         agent.put(register(5, 0x701))  # not read yet: what is numbered may be in the ring
         agent.watch.look_for_gaps()
