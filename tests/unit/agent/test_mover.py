@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
 import json
 import os
@@ -472,14 +473,28 @@ def test_a_call_is_there_when_its_connection_comes(alone: MoverThread) -> None:
 
 
 @contextlib.contextmanager
-def no_descriptors(at: MoverThread) -> Iterator[None]:
-    """Nothing more can be opened in this process, nor accepted."""
+def settled(at: MoverThread) -> Iterator[None]:
+    """Once it has answered, the mover has closed what it closes at its start."""
     with connected(at) as connection:
-        # Once it has answered, the mover has closed what it closes at its start.
         connection.sendall(FINISH)
         assert replies(connection, 1)[0]["parameters"] == FINISHED
-        with _limited():
-            yield
+        yield
+
+
+@contextlib.contextmanager
+def no_descriptors(at: MoverThread) -> Iterator[None]:
+    """Nothing more can be opened in this process, nor accepted."""
+    with settled(at), _limited():
+        yield
+
+
+def copies(inode: int) -> int:
+    """How many descriptors of this process lead there."""
+    have = 0
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            have += os.stat(f"/proc/self/fd/{name}").st_ino == inode
+    return have
 
 
 @contextlib.contextmanager
@@ -639,10 +654,7 @@ def test_the_movers_copy_of_a_strangers_connection_is_never_the_last(alone: Move
             _, connection = mover._taken(wrapping)
             assert connection is not None
             inode = os.fstat(connection.fileno()).st_ino
-            have = 0
-            for name in os.listdir("/proc/self/fd"):
-                with contextlib.suppress(OSError):
-                    have += os.stat(f"/proc/self/fd/{name}").st_ino == inode
+            have = copies(inode)
             connection.sendall(b"x")
             connection.close()
             wrapping.close()
@@ -860,7 +872,7 @@ def test_strangers_leave_descriptors_of_the_agents_for_roots_calls(
     monkeypatch.setattr(mover, "_SCARCE_RETRY", 0.1)
     left = noted(monkeypatch)
     with ThreadPoolExecutor(1) as other:
-        with scarce():
+        with settled(served.at), scarce():
             stranger = other.submit(as_nobody, served.path, status)
             wait_for(lambda: len(left) > 3)
             begun = time.monotonic()
@@ -886,12 +898,27 @@ def test_an_agent_without_descriptors_answers_when_it_has_some(
         blocked.set()
         goes_on.wait(pace.limit(20))
 
-    with served.connect() as connection, ThreadPoolExecutor(1) as other:
+    def given() -> int:
+        """The inode of the mover's end, which waits for the agent."""
+        assert served.mover._called is not None
+        _, ancillary, _, _ = served.mover._called.recvmsg(4096, 24, socket.MSG_PEEK)
+        (end,) = array.array("i", ancillary[0][2])
+        with socket.socket(fileno=end):
+            return os.fstat(end).st_ino
+
+    with (
+        settled(served.at),
+        served.connect() as connection,
+        ThreadPoolExecutor(1) as other,
+    ):
         turn = other.submit(served.run, takes_none)
         try:
             assert blocked.wait(pace.limit(20))
             connection.sendall(call("Status"))
             wait_for(lambda: select.select([served.mover._called], [], [], 0)[0])
+            inode = given()
+            # Until the mover's copy of the agent's end is closed, which would leave room for it.
+            wait_for(lambda: copies(inode) == 0)
             with _limited():
                 goes_on.set()
                 turn.result(pace.limit(20))
