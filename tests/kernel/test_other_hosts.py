@@ -26,6 +26,7 @@ import pytest
 from lab.agent import Agent, cli
 from lab.load import TEST_UNIT_READY, drain
 from lab.stranger import Stranger
+from labkit import pace
 from labkit.lio import IQN, ISCSI
 from labkit.oracle import OracleState, oracle
 from labkit.sysfs import SESSIONS, addresses, disk, host_of_session
@@ -304,10 +305,14 @@ class World:
         if what == "--login":
             # A record of another interface replaces that of the first.
             subprocess.run((*node, "-o", "new"), capture_output=True, timeout=120, check=True)
+        # iscsid itself gives up a login after 8 attempts of 15 seconds, and says why.
         done = subprocess.run(
-            (*node, what), capture_output=True, text=True, timeout=120, check=False
+            (*node, what), capture_output=True, text=True, timeout=pace.limit(180), check=False
         )
-        assert done.returncode == 0, done.stderr
+        if done.returncode:
+            kernel = subprocess.run(("dmesg",), capture_output=True, text=True, check=False)
+            said = "\n".join([*self.history[-20:], *kernel.stdout.splitlines()[-40:]])
+            raise AssertionError(f"{what} of {name}: {done.stderr}\n{said}")
 
     def _complete(self, names: list[str]) -> bool:
         hosts = {
