@@ -124,6 +124,7 @@ def test_a_missing_optional_attach_point_is_reported(unit: Unit) -> None:
         assert "Traceback" not in agent.log
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1300)
 @pytest.mark.machine(needs=("headers",))
 def test_bcc_on_a_kernel_without_btf(unit: Unit) -> None:
