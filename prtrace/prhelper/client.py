@@ -45,6 +45,17 @@ class HelperClient:
     vouched: Vouched
 
     @property
+    def counted_as(self) -> str:
+        """The unit whose places and arrivals it takes; "" where nothing is known of it.
+
+        Of a process that has ended between connect() and accept() only the number is known, and
+        the next one has another: all such of a user count as one unit.
+        """
+        if self.pid and not self.start_ns:
+            return f"of processes of uid {self.uid} that have ended"
+        return self.unit
+
+    @property
     def title(self) -> str:
         """For people."""
         process = f"pid {self.pid}" if self.pid else "a process elsewhere"

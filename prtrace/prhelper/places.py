@@ -2,7 +2,8 @@
 
 libvirt runs all guests as one user, so a limit for each user alone lets one guest shut out
 all others.  The cgroup is the outermost systemd unit of the process, which the process cannot
-leave; a process can fork, but its children stay in that unit.
+leave; a process can fork, but its children stay in that unit.  A child that has ended when
+its connection is accepted shows none: see HelperClient.counted_as.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class _Early:
 
 
 def _owner(client: HelperClient) -> Hashable:
-    return client.uid, client.unit
+    return client.uid, client.counted_as
 
 
 class Server:
@@ -101,7 +101,7 @@ class Server:
             return
         now = time.monotonic()
         with self._lock:
-            full = self._places.take(client.uid, client.unit, client.pid)
+            full = self._places.take(client.uid, client.counted_as, client.pid)
             due = now if full else self._due(client, now)
             if due > now:
                 heapq.heappush(self._early, _Early(due, next(self._numbers), sock, client))
@@ -109,7 +109,7 @@ class Server:
         if full:
             self.closer.close(sock, _owner(client))
             self._log.say(
-                logging.WARNING, f"places {client.uid} {client.unit}",
+                logging.WARNING, f"places {client.uid} {client.counted_as}",
                 f"{client.title} is refused: {full}",
             )  # fmt: skip
         elif due <= now:
@@ -130,8 +130,8 @@ class Server:
         due = now
         if client.pid:
             due = of_process.due((client.pid, client.start_ns), now)
-        if client.unit:
-            due = max(due, of_unit.due(client.unit, now))
+        if client.counted_as:
+            due = max(due, of_unit.due(client.counted_as, now))
         return due
 
     def _employ_usher(self) -> None:
@@ -183,7 +183,7 @@ class Server:
 
     def _give_back(self, client: HelperClient) -> None:
         with self._lock:
-            self._places.give_back(client.uid, client.unit, client.pid)
+            self._places.give_back(client.uid, client.counted_as, client.pid)
 
     def _admit(self, sock: socket.socket, client: HelperClient) -> None:
         """Serve a client that has a place."""
@@ -240,7 +240,7 @@ class Server:
                 client = guest.client
                 with self._lock:
                     self._connections.discard(guest.connection)
-                    self._places.give_back(client.uid, client.unit, client.pid)
+                    self._places.give_back(client.uid, client.counted_as, client.pid)
                     enough = self._idle >= _SPARE_THREADS
                     self._idle += not enough
             if enough:

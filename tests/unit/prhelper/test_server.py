@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from labkit import pace
@@ -29,8 +31,6 @@ def await_(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    import logging
-
     server = Server(
         broker(), Limits(3, 3, 3, 3, arrivals=1000), SparingLog(logging.getLogger("test"))
     )
@@ -66,6 +66,35 @@ def test_places_are_taken_and_given_back(server: Server) -> None:
     for sock in kept:
         sock.close()
     await_(lambda: len(server._places) == 0)
+
+
+def test_processes_that_have_ended_share_the_places_of_one_unit(tmp_path: Path) -> None:
+    """Each has a number of its own, and its unit can no longer be told."""
+    limits = Limits(20, 20, 3, 20, arrivals=1000)
+    server = Server(broker(), limits, SparingLog(logging.getLogger("test")))
+    kept = []
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen()
+        try:
+            for _ in range(5):
+                mine = socket.socket(socket.AF_UNIX)
+                mine.settimeout(pace.limit(30))
+                kept.append(mine)
+                child = os.fork()
+                if not child:
+                    mine.connect(listener.getsockname())
+                    os._exit(0)
+                os.waitpid(child, 0)
+                server.welcome(listener.accept()[0])
+            assert [served(sock) for sock in kept] == [True, True, True, False, False]
+            with came(server) as alive:
+                assert served(alive)
+        finally:
+            for sock in kept:
+                sock.close()
+            server.stop()
+            server.wait(1)
 
 
 def test_threads_serve_one_client_after_another(server: Server) -> None:
