@@ -50,6 +50,7 @@ class Stuck:
             assert time.monotonic() < end, "the writer does not write"
             time.sleep(0.01)
         self.connections = []
+        self._closing: list[threading.Thread] = []
         given = iter(over)
         for end in ends:
             mine = next(given, None)
@@ -59,11 +60,16 @@ class Stuck:
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [end]))]
             mine.sendmsg([b"x"], rights)
             mine.close()
-            os.close(end)  # the one in the queue is left
+            # The one in the queue is left, unless the other side has taken that already: then
+            # this one is the last, and waits.
+            closing = threading.Thread(target=os.close, args=(end,))
+            closing.start()
+            self._closing.append(closing)
 
     def free(self) -> None:
         """Let the writer have its page."""
         os.close(self._faults)
-        self._writer.join()
+        for thread in (self._writer, *self._closing):
+            thread.join()
         os.close(self._reads)
         os.close(self._writes)
