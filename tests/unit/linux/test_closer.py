@@ -8,7 +8,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -205,9 +204,9 @@ def test_a_wait_that_no_signal_ends_gets_fewer_and_fewer(
     finally:
         kicks.over.set()
     assert kicks.at[0] - since >= 0.01
-    for before, after in pairwise(kicks.at):
-        # Half a millisecond for what lies between the look and the note.
-        assert after - before >= max(0.01, (before - since) / 10) - 0.0005
+    # Ten of the first tenth of a second, then each after a tenth more: 24.  A busy machine makes
+    # fewer of them.  Without it there are a hundred.
+    assert len([at for at in kicks.at if at <= since + 1]) <= 36
 
 
 def test_a_wait_that_no_signal_ends_gets_one_in_a_while_for_ever(
@@ -222,7 +221,8 @@ def test_a_wait_that_no_signal_ends_gets_one_in_a_while_for_ever(
         await_(lambda: len(kicks.at) > 4)
     finally:
         kicks.over.set()
-    assert all(after - before >= 0.045 for before, after in pairwise(kicks.at))
+    # A signal that comes late on a busy machine makes the next one come early.
+    assert kicks.at[-1] - kicks.at[0] >= 0.03 * (len(kicks.at) - 1)
 
 
 @pytest.mark.timeout(60)
