@@ -82,6 +82,9 @@ _SCARCE_RETRY: Final = 1.0
 which the agent takes nothing from a link for that reason."""
 _DROP_LOOK: Final = 0.05
 """Seconds between two looks whether the agent's message with a descriptor is dropped."""
+_LINK_LOOK: Final = 0.01
+"""Seconds between two tries to give the agent an answer: poll() tells of room only where three
+quarters of the link are free (net/unix/af_unix.c, unix_writable)."""
 _RESERVED: Final = 4
 """One in so many descriptors of the agent's is for what is not a stranger's connection."""
 _STACK: Final = 512 << 10
@@ -291,10 +294,34 @@ class _Mover:
         except ConnectionResetError:  # it is gone, and has not read what was sent to it
             return False
         if len(request) == _NUMBER.size:
-            theirs = self._reader()
-            with theirs or contextlib.nullcontext(), contextlib.suppress(OSError):
-                _give(self._link, _ASKED_FOR + request, theirs)
+            answer, theirs = _ASKED_FOR + request, self._reader()
+            if not self._answered(answer, theirs) and theirs is not None:
+                self._closer.have_done(None, partial(self._answer_in_time, answer, theirs))
         return bool(request)
+
+    def _answered(self, answer: bytes, theirs: socket.socket | None) -> bool:
+        """Give the agent what it asked for; False where its link has no room."""
+        try:
+            _give(self._link, answer, theirs)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # the agent is gone
+        if theirs is not None:
+            theirs.close()
+        return True
+
+    def _answer_in_time(self, answer: bytes, theirs: socket.socket) -> None:
+        """Give the agent a reader's connection as long as it waits: strangers' fill the link.
+
+        There are few readers at once, so that an agent that takes nothing makes few wait here.
+        """
+        end = time.monotonic() + _READER_S
+        while not self._answered(answer, theirs):
+            if time.monotonic() > end:
+                theirs.close()
+                return
+            time.sleep(_LINK_LOOK)
 
     def _drop(self) -> None:
         """Close what came along with the agent's message; then the agent is heard again."""

@@ -612,22 +612,46 @@ def test_an_agent_that_takes_nothing_keeps_no_move_from_its_answer(
         client_of(alone).call("Check", devices=["naa.1"])
 
 
+def until_one_is_sent_away(path: str) -> bytes:
+    """Connect as often as the kernel keeps connections that the agent has not taken."""
+    with contextlib.ExitStack() as stack:
+        strangers: dict[int, socket.socket] = {}
+        told = select.poll()
+        while not (ready := told.poll(10)):
+            stranger = stack.enter_context(connection_to(path))
+            strangers[stranger.fileno()] = stranger
+            told.register(stranger, select.POLLIN)
+        return strangers[ready[0][0]].recv(4096)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+def test_strangers_who_wait_for_the_agent_keep_no_reader_from_it(alone: MoverThread) -> None:
+    assert b"too many connections" in as_nobody(alone.listener.path, until_one_is_sent_away)
+    asked = [f"reader {number}".encode() for number in range(3)]
+    for each in asked:
+        alone.link.send(each)
+    wait_for(lambda: not pending(alone.far_link))
+    given = []
+    while len(given) < len(asked):
+        message, (end,), _, _ = socket.recv_fds(alone.link, 4096, 1)
+        os.close(end)
+        if message[:1] == b"R":
+            given.append(message[1:])
+    assert sorted(given) == asked
+
+
+def pending(sock: socket.socket) -> bool:
+    """Whether a message waits there; it stays."""
+    with contextlib.suppress(BlockingIOError):
+        return bool(sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    return False
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 def test_strangers_who_wait_for_the_agent_keep_no_call_of_roots_from_it(
     alone: MoverThread,
 ) -> None:
     """As many as the kernel keeps, and the agent has taken none of them."""
-
-    def until_one_is_sent_away(path: str) -> bytes:
-        with contextlib.ExitStack() as stack:
-            strangers: dict[int, socket.socket] = {}
-            told = select.poll()
-            while not (ready := told.poll(10)):
-                stranger = stack.enter_context(connection_to(path))
-                strangers[stranger.fileno()] = stranger
-                told.register(stranger, select.POLLIN)
-            return strangers[ready[0][0]].recv(4096)
-
     assert b"too many connections" in as_nobody(alone.listener.path, until_one_is_sent_away)
     with connected(alone) as connection:
         connection.sendall(call("Status"))
