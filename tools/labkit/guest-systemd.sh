@@ -11,4 +11,5 @@ for word in $(</proc/cmdline); do
     esac
 done
 cd / || exit
-PYTHONPATH=/lab/checkout/tools PYTHONDONTWRITEBYTECODE=1 exec /usr/bin/python3 -m labkit.guest
+PYTHONPATH=/lab/checkout/tools PYTHONDONTWRITEBYTECODE=1 exec /usr/bin/python3 -S \
+    -c "from labkit import guest; guest.main()"

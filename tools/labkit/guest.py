@@ -10,7 +10,6 @@ import selectors
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import deque
 from pathlib import Path
@@ -79,7 +78,7 @@ def run(port: Port, request: Message) -> None:
     if request["fresh"]:
         # The machine caches what it reads: it would see old content where a file has changed.
         Path("/proc/sys/vm/drop_caches").write_text("3\n")
-    with tempfile.TemporaryFile() as given:
+    with open(os.memfd_create("stdin"), "w+b") as given:
         given.write(channel.unpack(request["stdin"]))
         given.seek(0)
         process = subprocess.Popen(
@@ -163,5 +162,5 @@ def find_port() -> Path:
     sys.exit(f"lab: no virtio port is called {channel.PORT}")
 
 
-if __name__ == "__main__":
+def main() -> None:
     serve(Port(find_port()))

@@ -24,6 +24,10 @@ from labkit.failure import LabError
 # Overlay makes the root writable, virtio_console carries the commands.
 _ALWAYS = ("virtio_pci", "overlay", "virtio_console")
 
+# What targets are described in, where the kernel has it: a modprobe of its own would take a
+# quarter of a second.
+_CONFIGFS = "configfs"
+
 _BY_9P = ("9pnet_virtio", "9p")
 _BY_VIRTIOFS = ("virtiofs",)
 
@@ -62,7 +66,7 @@ $B mkdir -p /overlay/upper /overlay/work
 $B mount -t overlay -o lowerdir=/host,upperdir=/overlay/upper,workdir=/overlay/work root /root ||
   {{ echo "lab: the overlay cannot be mounted" >/dev/console; exit 1; }}
 for fs in dev proc sys; do $B mount --move /$fs /root/$fs; done
-[ -n "$systemd" ] || exec $B switch_root /root /bin/bash "$script"
+[ -n "$systemd" ] || exec $B switch_root /root /usr/bin/busybox sh "$script"
 release=$($B uname -r)
 $B mkdir -p /root/lab/checkout /root/lib/modules/$release
 share checkout /root/lab/checkout
@@ -106,7 +110,9 @@ def shares(tree: Path, version: str) -> str:
 
 def modules(tree: Path, version: str) -> tuple[str, ...]:
     """What the kernel unpacked in tree needs to reach its root and its commands."""
-    return (*_ALWAYS, *(_BY_9P if shares(tree, version) == "9p" else _BY_VIRTIOFS))
+    listed = (tree / "lib" / "modules" / version / "modules.dep").read_text()
+    described = (_CONFIGFS,) if f"/{_CONFIGFS}.ko" in listed else ()
+    return (*_ALWAYS, *described, *(_BY_9P if shares(tree, version) == "9p" else _BY_VIRTIOFS))
 
 
 def _insmods(archive: _Archive, files: list[Path]) -> str:

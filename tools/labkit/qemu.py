@@ -71,7 +71,7 @@ def command(
     if shape.root is None:
         append += (
             f"lab.script={places.CHECKOUT}/tools/labkit/guest.sh "
-            f"lab.tools={places.CHECKOUT}/tools "
+            f"lab.tools={places.CHECKOUT}/tools lab.pycache={places.cache()}/pycache "
             f"lab.modules={kernel.modules} lab.python=/usr/bin/python3"
         )
     else:
