@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lab.forking import Forking
 from labkit import pace
 from labkit.processes import Program
 from labkit.waiting import await_that
@@ -174,12 +176,13 @@ class Agent:
 def cli(
     *arguments: str, socket: Path = STATE_DIR / "io.prtrace"
 ) -> subprocess.CompletedProcess[str]:
-    """Run the prtrace command as a user would."""
-    return subprocess.run(
-        [sys.executable, "-m", "prtrace", *arguments],
-        env={**os.environ, "PRTRACE_SOCKET": str(socket)},
-        capture_output=True,
-        text=True,
-        timeout=pace.limit(120),
-        check=False,
+    """Run the prtrace command as a user would, but for the start of an interpreter."""
+    return _forking().run(
+        arguments, None, {**os.environ, "PRTRACE_SOCKET": str(socket)}, pace.limit(120)
     )
+
+
+@functools.cache
+def _forking() -> Forking:
+    """From the first command on, until this process ends."""
+    return Forking().__enter__()

@@ -5,9 +5,9 @@ from types import MappingProxyType
 
 import pytest
 from api.conftest import Served, StoreSource
+from lab.forking import Forking
 from labkit import pace
 
-from cli.forking import Forking
 from prtrace.api.room import ConnectionLimits
 from prtrace.model import IssuePath, Issuer, LocalNexus, LogicalUnit, ReservationType
 from prtrace.state.apply import in_doubt, new_state

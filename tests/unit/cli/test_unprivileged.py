@@ -5,9 +5,8 @@ import subprocess
 import sys
 
 import pytest
+from lab.forking import Forking
 from labkit import pace
-
-from cli.forking import Forking
 
 LIKE_ANYBODY = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
 """Of root: without the capabilities by which a folder's mode does not matter."""

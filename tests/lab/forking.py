@@ -1,12 +1,14 @@
 """The program as a process of its own, forked from one that has imported it.
 
-Starting Python and importing the program takes ten times as long as most commands.  Everything
-else is as in a real start: standard input, output and error are files, the exit status is the
-process's, and each run has an environment of its own.  Some tests start the program itself.
+Starting Python and importing the program takes ten times as long as most commands, and five
+seconds on an emulated processor.  Everything else is as in a real start: standard input, output
+and error are files, the exit status is the process's, and each run has an environment of its own.
+Some tests start the program itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,10 +17,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 
 from labkit import pace
 
-from prtrace.cli.main import COMMANDS, cli, main
+from prtrace.cli.main import main
 
 MOST = 1 << 20
 """Bytes of one request: arguments and environment."""
@@ -38,7 +41,7 @@ class Forking:
         # Every argument of a run is in one packet.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MOST)
         self._process = subprocess.Popen(
-            [*self._before, sys.executable, "-m", "cli.forking", str(theirs.fileno())],
+            [*self._before, sys.executable, "-m", "lab.forking", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             env=os.environ | {"PYTHONPATH": ":".join(filter(None, sys.path))},
         )
@@ -74,24 +77,36 @@ class Forking:
 
 
 def serve(requests: socket.socket) -> None:
-    """Run what is asked for, one after the other, until the other side closes."""
+    """Run what is asked for, one after the other, until the other side closes.
+
+    A command imports its modules when it is wanted.  What one run imported, this process imports
+    before the next: a command that is run once costs what a start costs.
+    """
+    imported: list[str] = []
     while True:
         raw, files, _, _ = socket.recv_fds(requests, MOST, 3)
         if not raw:
             return
+        for name in imported:
+            with contextlib.suppress(ImportError):
+                import_module(name)
         arguments, environment, timeout = json.loads(raw)
+        names, told = os.pipe()
         child = os.fork()
         if child == 0:
             requests.close()
-            _become_the_program(arguments, environment, files, int(timeout))
-        for fd in files:
+            os.close(names)
+            _become_the_program(arguments, environment, files, int(timeout), told)
+        for fd in (*files, told):
             os.close(fd)
+        with open(names) as listed:
+            imported = listed.read().split()
         _, status = os.waitpid(child, 0)
         requests.send(str(os.waitstatus_to_exitcode(status)).encode())
 
 
 def _become_the_program(
-    arguments: list[str], environment: dict[str, str], files: list[int], timeout: int
+    arguments: list[str], environment: dict[str, str], files: list[int], timeout: int, told: int
 ) -> None:
     status = 99
     try:
@@ -106,12 +121,10 @@ def _become_the_program(
         status = main(arguments)
         sys.stdout.flush()
         sys.stderr.flush()
+        os.write(told, "\n".join([*sys.modules]).encode())
     finally:
         os._exit(status)
 
 
 if __name__ == "__main__":
-    for name in COMMANDS:
-        if name not in ("agent", "proxy"):  # which arrange what they import themselves
-            cli.get_command(None, name)  # type: ignore[arg-type]
     serve(socket.socket(fileno=int(sys.argv[1])))
