@@ -1,4 +1,4 @@
-"""How many examples of a property are tried: few while one works on it, all of them in CI."""
+"""How many walks and injected failures are tried: few while one works, all of them in CI."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def share(count: int) -> int:
 
     For what has examples of its own: seeds of random walks, places where a failure is injected.
     """
-    tried, all_of_them = (
-        each.max_examples for each in (settings.default, settings.get_profile("ci"))
-    )
-    return max(1, count * tried // all_of_them)
+    tried = settings.default.max_examples
+    if tried >= settings.get_profile("ci").max_examples:
+        return count
+    return max(1, count * tried // settings.get_profile("full").max_examples)
