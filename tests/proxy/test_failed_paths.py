@@ -109,13 +109,24 @@ class Bed:
             os.close(fd)
 
 
+@pytest.fixture(scope="module")
+def proxies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+    """The guest's proxy and everybody else's, for all tests: each takes seconds to start.
+
+    What a proxy remembers of a guest ends with the guest's connection, which is a test's own.
+    """
+    folder = tmp_path_factory.mktemp("proxies")
+    with proxy(folder / "proxy", "--run-dir", str(folder)), proxy(folder / "bare"):
+        yield folder / "proxy", folder / "bare"
+
+
 @pytest.fixture
-def bed(tmp_path: Path, unit: Unit) -> Iterator[Bed]:
-    with proxy(tmp_path / "proxy", "--run-dir", str(tmp_path)), proxy(tmp_path / "bare"):
-        bed = Bed(unit, tmp_path / "proxy", tmp_path / "bare")
-        yield bed
-        bed.close()
-        cleared(unit)
+def bed(proxies: tuple[Path, Path], unit: Unit) -> Iterator[Bed]:
+    bed = Bed(unit, *proxies)
+    assert (bed.keys(), bed.registered(), bed.held()) == ([], 0, False), "left by another test"
+    yield bed
+    bed.close()
+    cleared(unit)
 
 
 @EACH_PATH
