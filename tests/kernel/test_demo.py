@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 
 import pytest
-from labkit.kernels import OLD, SERIES
+from lab.kernels import ENDS
+from labkit.kernels import OLD
 
 pytestmark = pytest.mark.machine(luns=1, nexuses=2)
 
@@ -24,11 +25,14 @@ def demonstrated(engine: str) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.machine(kernels=SERIES)
+@pytest.mark.machine(kernels=ENDS)
 def test_demo() -> None:
     demonstrated("core")
 
 
+# Compiling takes minutes in a machine, and test_attach has the same engine compiled, killed and
+# adopted every day, with more said of what it records.
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.machine(needs=("headers",))
 def test_demo_with_bcc() -> None:

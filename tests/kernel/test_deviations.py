@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from lab.kernels import ENDS
 from lab.load import TEST_UNIT_READY, drain
 from labkit import lio
-from labkit.kernels import SERIES
 from labkit.oracle import OracleState, oracle
 from labkit.sysfs import await_disk
 from labkit.target import Target, Unit
@@ -28,7 +28,7 @@ from prtrace.scsi.parameter import BasicList
 from prtrace.scsi.sense import Sense
 from prtrace.scsi.transportid import SasPort
 
-pytestmark = [pytest.mark.machine(kernels=SERIES, nexuses=2), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.machine(kernels=ENDS, nexuses=2), pytest.mark.timeout(60)]
 
 A, B = 0xA1, 0xB2
 _APTPL_FOLDERS = (Path("/var/target/pr"), Path("/etc/target/pr"))

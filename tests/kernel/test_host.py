@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lab.kernels import ENDS
 from lab.load import TEST_UNIT_READY
 from labkit import pace
-from labkit.kernels import SERIES
 from labkit.target import Target, Unit
 from labkit.waiting import await_that
 
@@ -31,7 +31,7 @@ from prtrace.scsi.codes import InAction
 from prtrace.scsi.reply import parse_reply
 
 pytestmark = [
-    pytest.mark.machine(kernels=SERIES, luns=2, transport="loop,iscsi", multipath=True),
+    pytest.mark.machine(kernels=ENDS, luns=2, transport="loop,iscsi", multipath=True),
     pytest.mark.timeout(120),
 ]
 # A path in a map is held open, and deleting it tests the map, not the scan.

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from lab.agent import Agent
+from lab.kernels import ENDS
 from lab.load import check_oracle, counters, drain, fresh, send_once
-from labkit.kernels import SERIES
 from labkit.target import Unit
 
 from prtrace.linux.sgio import SgDevice
@@ -32,7 +32,7 @@ def register(node: int) -> int:
         return error.errno or -1
 
 
-@pytest.mark.machine(kernels=SERIES)
+@pytest.mark.machine(kernels=ENDS)
 def test_an_offline_device(unit: Unit) -> None:
     """IOC_PR_REGISTER does not look whether the device is online: twice offline, then online."""
     path = unit.paths[0]
