@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from dataclasses import replace
 from functools import partial
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from labkit import pace
+from lab.agent import cli
 from labkit.kernels import SERIES
 
 from move.bed import DESTINATION, PEER, SOURCE, THIRD, Bed, K, dies_at, in_child
@@ -428,11 +427,7 @@ class TestCommands:
     """As a user gives them, without an agent."""
 
     def run(self, bed: Bed, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "prtrace", *arguments]
-        env = {**os.environ, "PRTRACE_SOCKET": "/nowhere"}
-        done = subprocess.run(
-            command, capture_output=True, text=True, env=env, timeout=pace.limit(120), check=False
-        )
+        done = cli(*arguments, socket=Path("/nowhere"))
         print("$ prtrace", *arguments, f"[{done.returncode}]\n{done.stdout}{done.stderr}")
         return done
 
