@@ -9,7 +9,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -109,25 +108,21 @@ def test_a_host_that_lacks_or_spoils_something() -> None:
         # And the first one does not mind.
         assert agent.show()
 
-    store = _ELSEWHERE / "state" / FILE
+    store, whole = _ELSEWHERE / "state" / FILE, _ELSEWHERE / "whole"
+    with Agent(state_dir=whole) as agent:
+        agent.settled(60)
+        agent.kill(signal.SIGTERM)
     for what, spoil, words in (
         ("a newer store", newer, ("newer prtrace",)),
         ("a corrupt store", corrupt, ("damaged", "move")),
         ("another program's store", foreign, ("another program",)),
     ):
-        spoil_store(store, spoil)
+        shutil.rmtree(store.parent, ignore_errors=True)
+        shutil.copytree(whole, store.parent)
+        spoil(store)
         before = store.read_bytes()
         refused(what, *words)
         assert store.read_bytes() == before, what
-
-
-def spoil_store(store: Path, spoil: Callable[[Path], None]) -> None:
-    """A whole store, spoilt."""
-    shutil.rmtree(store.parent, ignore_errors=True)
-    with Agent(state_dir=store.parent) as agent:
-        agent.settled(60)
-        agent.kill(signal.SIGTERM)
-    spoil(store)
 
 
 def newer(store: Path) -> None:
