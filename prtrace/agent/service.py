@@ -24,6 +24,7 @@ from typing import Final, NamedTuple
 from prtrace.agent import confinement, helper, keeper, mover
 from prtrace.agent import parser as parsers
 from prtrace.agent.answers import Answers
+from prtrace.agent.arrivals import Arrivals, Mover
 from prtrace.agent.backlog import Backlog
 from prtrace.agent.child import Child
 from prtrace.agent.confinement import AgentUser
@@ -33,8 +34,8 @@ from prtrace.agent.freshness import Freshness, Now
 from prtrace.agent.helper import Helper
 from prtrace.agent.keeper import Keeper, KeeperGoneError
 from prtrace.agent.longreply import LongReply
-from prtrace.agent.mover import Arrivals, Mover, ReadersMoves
 from prtrace.agent.options import AgentOptions
+from prtrace.agent.readersmoves import ReadersMoves
 from prtrace.agent.resolver import Resolver
 from prtrace.agent.surroundings import Surroundings
 from prtrace.agent.tracker import Proposal, Tracker

@@ -26,8 +26,8 @@ import psutil
 
 from prtrace.agent import helper
 from prtrace.agent.answers import Answers
+from prtrace.agent.arrivals import Mover
 from prtrace.agent.helper import HeldDevice, Helper
-from prtrace.agent.mover import Mover
 from prtrace.cli.main import run
 from prtrace.errors import PrtraceError, UnavailableError
 

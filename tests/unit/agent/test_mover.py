@@ -23,9 +23,10 @@ from linux.lingering import Lingering
 from linux.stuck import Stuck
 
 from agent.test_entries import report
-from prtrace.agent import conversation, mover
+from prtrace.agent import arrivals, conversation, mover, moverlink
+from prtrace.agent.arrivals import Arrivals, Mover
 from prtrace.agent.entries import MOVE
-from prtrace.agent.mover import Arrivals, Mover, ReadersMoves
+from prtrace.agent.readersmoves import ReadersMoves
 from prtrace.api.address import MAX_CHANGE_CALL
 from prtrace.api.calls import reply
 from prtrace.api.client import Client
@@ -512,7 +513,7 @@ def _limited() -> Iterator[None]:
 def test_a_mover_without_descriptors_serves_the_agent_meanwhile(
     alone: MoverThread, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(mover, "_SCARCE_RETRY", 1000.0)
+    monkeypatch.setattr(mover, "SCARCE_RETRY", 1000.0)
     with socket.socket(socket.AF_UNIX) as client, no_descriptors(alone):
         client.connect(str(alone.listener.path))
         wait_for(lambda: "no connection can be accepted" in caplog.text)
@@ -525,7 +526,7 @@ def test_a_mover_without_descriptors_serves_the_agent_meanwhile(
 def test_who_waited_meanwhile_is_accepted(
     alone: MoverThread, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(mover, "_SCARCE_RETRY", 0.05)
+    monkeypatch.setattr(mover, "SCARCE_RETRY", 0.05)
     with socket.socket(socket.AF_UNIX) as client:
         with no_descriptors(alone):
             client.connect(str(alone.listener.path))
@@ -672,10 +673,10 @@ def test_the_movers_copy_of_a_strangers_connection_is_never_the_last(alone: Move
     for _ in range(30):
         with ThreadPoolExecutor(1) as other:
             told = other.submit(as_nobody, alone.listener.path, comes)
-            message, wrapping = mover._taken(alone.link)
+            message, wrapping = moverlink.taken(alone.link)
             assert (message, wrapping is not None) == (b"A", True)
             assert wrapping is not None
-            _, connection = mover._taken(wrapping)
+            _, connection = moverlink.taken(wrapping)
             assert connection is not None
             inode = os.fstat(connection.fileno()).st_ino
             have = copies(inode)
@@ -693,15 +694,15 @@ def test_what_there_is_no_descriptor_for_is_left_in_the_queue() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
         try:
             with pytest.raises(mover.NoDescriptorError):
-                mover._taken(theirs, socket.MSG_DONTWAIT)
+                moverlink.taken(theirs, socket.MSG_DONTWAIT)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        message, connection = mover._taken(theirs, socket.MSG_DONTWAIT)
+        message, connection = moverlink.taken(theirs, socket.MSG_DONTWAIT)
         assert message == b"message"
         assert connection is not None
         connection.close()
         with pytest.raises(BlockingIOError):
-            mover._taken(theirs, socket.MSG_DONTWAIT)
+            moverlink.taken(theirs, socket.MSG_DONTWAIT)
 
 
 # ---- What takes long to close ----
@@ -742,7 +743,7 @@ def test_what_was_not_taken_holds_up_no_agent_that_ends() -> None:
         (wrapping, b"peer", lingering.connection),
         (far, b"A", given),
     ):
-        mover._give(over, message, each)
+        moverlink.give(over, message, each)
         each.close()
     wrapping.close()
     far.close()
@@ -875,7 +876,7 @@ def status(path: str) -> bytes:
 
 def noted(monkeypatch: pytest.MonkeyPatch) -> list[socket.socket]:
     """Each link on which something was left because there is no descriptor for it."""
-    real, left = mover._taken, []
+    real, left = moverlink.taken, []
 
     def taken(link: socket.socket, *more: Any) -> Any:
         try:
@@ -884,7 +885,7 @@ def noted(monkeypatch: pytest.MonkeyPatch) -> list[socket.socket]:
             left.append(link)
             raise
 
-    monkeypatch.setattr(mover, "_taken", taken)
+    monkeypatch.setattr(arrivals, "taken", taken)
     return left
 
 
@@ -893,7 +894,7 @@ def noted(monkeypatch: pytest.MonkeyPatch) -> list[socket.socket]:
 def test_strangers_leave_descriptors_of_the_agents_for_roots_calls(
     served: ByMover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mover, "_SCARCE_RETRY", 0.1)
+    monkeypatch.setattr(arrivals, "SCARCE_RETRY", 0.1)
     left = noted(monkeypatch)
     with ThreadPoolExecutor(1) as other:
         with settled(served.at), scarce():
@@ -913,7 +914,7 @@ def test_strangers_leave_descriptors_of_the_agents_for_roots_calls(
 def test_an_agent_without_descriptors_answers_when_it_has_some(
     served: ByMover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mover, "_SCARCE_RETRY", 0.1)
+    monkeypatch.setattr(arrivals, "SCARCE_RETRY", 0.1)
     left = noted(monkeypatch)
     blocked, goes_on = threading.Event(), threading.Event()
 
@@ -959,7 +960,7 @@ def test_who_cannot_be_told_that_there_are_too_many_is_closed(
     """The agent takes nothing, and somebody else has got the descriptor that was given up."""
     link, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     mine, client = socket.socketpair()
-    real = mover._give
+    real = moverlink.give
 
     def give(to: socket.socket, message: bytes, connection: socket.socket | None) -> None:
         if message == b"A":
@@ -968,7 +969,7 @@ def test_who_cannot_be_told_that_there_are_too_many_is_closed(
         real(to, message, connection)
 
     taken: list[int] = []
-    monkeypatch.setattr(mover, "_give", give)
+    monkeypatch.setattr(mover, "give", give)
     listener = Listener.bind(tmp_path / "io.prtrace")
     with link, far, mine:
         made = mover._Mover(far, listener.socket, WaitingMoves, None, SystemJournal(""), LIMITS)
