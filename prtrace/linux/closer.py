@@ -70,6 +70,7 @@ class Closer:
         self._changed = threading.Condition(lock)
         self._threads = 0
         self._idle = 0
+        """Threads that take what is ready, also those that have yet to begin."""
         self._kicker: threading.Thread | None = None
         self._ready: deque[tuple[Hashable, Callable[[], None]]] = deque()
         self._taken: Counter[Hashable] = Counter()
@@ -127,13 +128,25 @@ class Closer:
                     kicker = threading.Thread(target=self._kick, daemon=True)
                     kicker.start()
                     self._kicker = kicker
-                if self._idle < len(self._ready) and self._threads < _THREADS:
-                    threading.Thread(target=self._run, daemon=True).start()
-                    self._threads += 1
             except (RuntimeError, OSError, MemoryError) as error:
                 # The next one that is left tries again.
-                _log.debug("a connection is closed later: %s", error)
+                _log.debug("what takes long to close gets no signal yet: %s", error)
+            if not self._hired():
+                self._begun.notify()
             self._changed.notify()
+
+    def _hired(self) -> bool:
+        """Start a thread where all are at work; False where that is to be tried again."""
+        if self._idle >= len(self._ready) or self._threads >= _THREADS:
+            return True
+        try:
+            threading.Thread(target=self._run, daemon=True).start()
+        except (RuntimeError, MemoryError) as error:
+            _log.debug("a connection is closed later: %s", error)
+            return False
+        self._threads += 1
+        self._idle += 1
+        return True
 
     def _run(self) -> None:
         # Whoever started this thread may have blocked the signal that ends a wait.
@@ -141,7 +154,6 @@ class Closer:
         me = threading.get_ident()
         while True:
             with self._changed:
-                self._idle += 1
                 found = self._changed.wait_for(lambda: self._ready, _IDLE_SECONDS)
                 self._idle -= 1
                 if not found:
@@ -159,6 +171,7 @@ class Closer:
                 with self._changed:
                     del self._working[me]
                     self._done(owner)
+                    self._idle += 1
 
     def _done(self, owner: Hashable) -> None:
         """Owner may have one more under way."""
@@ -172,7 +185,7 @@ class Closer:
             del self._taken[owner]
 
     def _kick(self) -> None:
-        """Have no thread wait in close(), as far as a signal can."""
+        """Have no thread wait in close(), as far as a signal can, and no work for a thread."""
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         due: dict[tuple[int, float], float] = {}
         with self._changed:
@@ -189,7 +202,8 @@ class Closer:
                     pause = min(max(_PATIENCE, (now - since) * _SLOWER), _SLOWEST)
                     due[thread, since] = now + pause
                 # Whoever begins meanwhile, and is due before that, says so.
-                self._next_look = max(now + _PATIENCE, min(due.values(), default=math.inf))
+                tries = math.inf if self._hired() else now + _SLOWEST
+                self._next_look = max(now + _PATIENCE, min((*due.values(), tries)))
                 self._begun.wait(None if self._next_look == math.inf else self._next_look - now)
 
 

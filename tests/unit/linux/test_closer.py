@@ -117,6 +117,33 @@ def test_what_found_no_thread_is_closed_with_the_next(
 
 
 @pytest.mark.timeout(60)
+def test_what_found_no_thread_is_closed_when_there_is_one(
+    lingering: Callable[..., Lingering], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nobody else has anything to close."""
+    monkeypatch.setattr(module, "_SLOWEST", 0.1)
+    closer = Closer()
+    closer.close(lingering().connection, 1)
+    await_(lambda: closer._threads == 0)
+    refused = []
+
+    def start(thread: threading.Thread) -> None:
+        refused.append(thread)
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        closer.close(lingering().connection, 1)
+        await_(lambda: len(refused) > 3)
+        # Every tenth of a second, and not all the time.
+        before, begun = len(refused), time.monotonic()
+        await_(lambda: len(refused) > before + 5)
+        assert len(refused) <= before + 6 + 10 * (time.monotonic() - begun)
+        assert time.monotonic() - begun > 0.4
+    await_(lambda: not closer._taken)
+
+
+@pytest.mark.timeout(60)
 def test_a_signal_that_may_not_be_sent_ends_nothing(
     lingering: Callable[..., Lingering], monkeypatch: pytest.MonkeyPatch
 ) -> None:
