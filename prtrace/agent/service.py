@@ -42,7 +42,7 @@ from prtrace.agent.tracker import Proposal, Tracker
 from prtrace.agent.watch import Watch
 from prtrace.api.server import ApiServer
 from prtrace.errors import PrtraceError, StoreError, UsageError
-from prtrace.linux import capabilities, logs, systemd
+from prtrace.linux import capabilities, libc, logs, systemd
 from prtrace.linux.devnode import stat_below_dev
 from prtrace.linux.journal import SystemJournal
 from prtrace.linux.uevents import UeventSocket
@@ -155,6 +155,7 @@ def run(options: AgentOptions) -> None:
         attached = attach(engine, options.ring_size, stack.enter_context(pins.Lock()))
         libbpf.trim()
         tested = _NOT_TESTED if options.read_in_doubt is False else selftest.run(attached.programs)
+        libc.load_unwinder()
         staff = _hire(options, admin_gid, attached, listener, parser)
         stack.callback(staff.end)
         # The mover accepts on its own descriptor of the socket; the keeper removes the path.

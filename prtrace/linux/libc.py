@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 from typing import Final
@@ -12,6 +13,16 @@ _PR_SET_NO_NEW_PRIVS: Final = 38  # include/uapi/linux/prctl.h
 def library() -> ctypes.CDLL:
     """The C library; an error's number is kept for checked()."""
     return ctypes.CDLL(None, use_errno=True)
+
+
+def load_unwinder() -> None:
+    """Load what a thread needs to end, before no file can be opened any more.
+
+    The C library loads libgcc_s when a thread first calls pthread_exit(), as threads of a Python
+    that ends do, and aborts the process where it cannot (nptl/pthread_cancel.c of glibc).
+    """
+    with contextlib.suppress(OSError):  # other C libraries have it in themselves
+        ctypes.CDLL("libgcc_s.so.1")
 
 
 def checked(result: int, what: str) -> int:
