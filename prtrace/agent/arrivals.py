@@ -6,12 +6,11 @@ import asyncio
 import errno
 import itertools
 import os
-import resource
 import socket
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from prtrace.agent.moverlink import (
     ACCEPTED,
@@ -21,6 +20,7 @@ from prtrace.agent.moverlink import (
     SCARCE_RETRY,
     SETTLED,
     NoDescriptorError,
+    most_for_strangers,
     taken,
     unpacked,
 )
@@ -30,9 +30,6 @@ from prtrace.linux.peer import Peer
 
 if TYPE_CHECKING:
     from prtrace.api.server import ApiServer
-
-_RESERVED: Final = 4
-"""One in so many descriptors of the agent's is for what is not a stranger's connection."""
 
 
 class Arrival(NamedTuple):
@@ -75,12 +72,9 @@ class Mover:
         """Take what the mover sent on one of links; None where it is nothing to answer on.
 
         Raises PrtraceError where the mover has ended, NoDescriptorError where it is left there
-        because this process has no descriptor for it.  Strangers leave some to the mover's calls:
-        each connection that was refused, and is not closed yet, has one.
+        because this process has no descriptor for it.  Strangers leave some to the mover's calls.
         """
-        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if link is not self._called:
-            most -= most // _RESERVED
+        most = None if link is self._called else most_for_strangers()
         try:
             message, connection = taken(link, socket.MSG_DONTWAIT, most)
         except BlockingIOError:

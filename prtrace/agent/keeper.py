@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -86,10 +86,11 @@ class _Work:
         raise PrtraceError("the keeper knows no such request")
 
 
-def serve(link: socket.socket, attached: Attached, listener: Listener) -> None:
-    """Answer requests until the agent is gone; then remove its socket."""
-    # Its descriptor is closed here; the path is what is left to be looked after.
-    listener.socket.detach()
+def serve(link: socket.socket, attached: Attached, listeners: Iterable[Listener]) -> None:
+    """Answer requests until the agent is gone; then remove its sockets."""
+    for listener in listeners:
+        # Its descriptor is closed here; the path is what is left to be looked after.
+        listener.socket.detach()
     work = _Work(attached)
     while request := receive(link, _LONGEST_REQUEST):
         try:
@@ -102,7 +103,8 @@ def serve(link: socket.socket, attached: Attached, listener: Listener) -> None:
             link.send(json.dumps(answer).encode())
         except OSError:
             break
-    listener.close()
+    for listener in listeners:
+        listener.close()
 
 
 class Kept(NamedTuple):

@@ -1,6 +1,7 @@
 """The process that moves reservations for the agent, which may not: it alone sends PR OUT.
 
-It alone has the listening socket, too.  What the kernel says of who is at the other end of a
+It alone has the listening sockets, too: everybody's, and one for root alone, before which nobody
+else waits.  What the kernel says of who is at the other end of a
 connection (SO_PEERCRED) holds for an end that accept() gave: at an end that called connect() it
 names whoever listens.  So the mover believes no end but those that it accepted itself, takes no
 descriptor from the agent, and keeps the connections of those who may change things (uid 0, or a
@@ -16,6 +17,7 @@ mover made, and that may do no more.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import select
@@ -23,9 +25,10 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from prtrace.agent.conversation import Conversation
 from prtrace.agent.moverlink import (
@@ -37,6 +40,7 @@ from prtrace.agent.moverlink import (
     SETTLED,
     NoDescriptorError,
     give,
+    most_for_strangers,
     packed,
     taken,
 )
@@ -71,9 +75,17 @@ _STACK: Final = 512 << 10
 _log = logging.getLogger("prtrace.mover")
 
 
+class Doors(NamedTuple):
+    """Non-blocking listening sockets; whoever serves on them lets them go in the end."""
+
+    everybodys: socket.socket
+    roots: socket.socket | None
+    """Root's alone.  Where there is one, the other leaves it descriptors."""
+
+
 def serve(
     link: socket.socket,
-    listening: socket.socket,
+    doors: Doors,
     state_dir: Path,
     admin_gid: int | None,
     to_parsers: socket.socket,
@@ -86,7 +98,7 @@ def serve(
     parsers = Parsers(to_parsers)
     settle(state_dir, parsers)
     journal = SystemJournal.of_service()
-    serve_connections(link, listening, lambda: _moves(state_dir, parsers), admin_gid, journal)
+    serve_connections(link, doors, lambda: _moves(state_dir, parsers), admin_gid, journal)
 
 
 def _moves(state_dir: Path, parsers: Parsers) -> AgentMoves:
@@ -115,7 +127,7 @@ def settle(state_dir: Path, parsers: Parsers) -> None:
 
 def serve_connections(
     link: socket.socket,
-    listening: socket.socket,
+    doors: Doors,
     moves: Callable[[], MoveCalls],
     admin_gid: int | None,
     journal: SystemJournal,
@@ -123,16 +135,39 @@ def serve_connections(
 ) -> None:
     """Accept, and serve or pass on, until the other end of link is closed.
 
-    listening: non-blocking; it is let go in the end.  limits: of those who may change things, and
+    limits: of those who may change things, and
     of the others as long as they wait to be passed on; then the agent limits them.  Whatever ends
     it, moves under way come to their end first.
     """
-    mover = _Mover(link, listening, moves, admin_gid, journal, limits or ConnectionLimits())
+    mover = _Mover(link, doors, moves, admin_gid, journal, limits or ConnectionLimits())
     try:
         mover.run()
     finally:
         mover.close()
         mover.wait()
+
+
+@dataclass(slots=True)
+class _Door:
+    """A listening socket.
+
+    spares: whether whoever comes through it leaves some descriptors to others.  opens_at: until
+    then, on the monotonic clock, nothing is accepted from it.
+    """
+
+    listening: socket.socket
+    spares: bool
+    opens_at: float = 0.0
+
+    def accept(self) -> socket.socket:
+        """OSError where nobody can be accepted here; BlockingIOError where nobody waits."""
+        if self.spares:
+            # A new descriptor has the lowest number that is free.
+            with self.listening.dup() as another:
+                if another.fileno() >= most_for_strangers():
+                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        client, _ = self.listening.accept()
+        return client
 
 
 class _Mover:
@@ -141,7 +176,7 @@ class _Mover:
     def __init__(
         self,
         link: socket.socket,
-        listening: socket.socket,
+        doors: Doors,
         moves: Callable[[], MoveCalls],
         admin_gid: int | None,
         journal: SystemJournal,
@@ -150,21 +185,25 @@ class _Mover:
         self.calls = Calls(admin_gid)
         self.moves = moves
         self.journal = journal
-        self.path = str(listening.getsockname())
+        self.path = str(doors.everybodys.getsockname())
         self._calling, self._called = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # An agent that reads nothing must not hold up anybody but itself.
         link.setblocking(False)
         self._calling.setblocking(False)
         self._link = link
-        self._listening = listening
+        self._doors = {doors.everybodys.fileno(): _Door(doors.everybodys, doors.roots is not None)}
+        if doors.roots is not None:
+            self._doors[doors.roots.fileno()] = _Door(doors.roots, spares=False)
         self._room = Room(limits)
         self._passing = Room(limits)
-        """Has those who may change nothing: who waits to be passed on, or to be closed."""
+        """Has those who may change nothing: who waits for the agent, or to be closed."""
+        self._wrapped: dict[int, tuple[socket.socket, Peer]] = {}
+        """Of each connection that waits for the agent, the other end of what it was wrapped in."""
+        self._events = select.epoll()
         self._readers = threading.BoundedSemaphore(_MOST_READERS)
         self._lock = threading.Lock()
         self._moving: set[threading.Thread] = set()
         self._ending = False
-        self._accepts_at = 0.0
         self._hears = True
         """Whether requests of the agent's are taken."""
         self._closer = Closer()
@@ -174,36 +213,48 @@ class _Mover:
         with self._lock:
             self._ending = True
         # Who waits to be accepted may have sent descriptors already.
-        self._closer.let_go(self._listening, None)
+        for door in self._doors.values():
+            self._closer.let_go(door.listening, None)
         self._closer.let_go(self._calling, None)
+        self._events.close()
+        for fd in tuple(self._wrapped):
+            self._unwrapped(fd)
 
     def run(self) -> None:
         """Until the agent is gone."""
         with self._called:
             give(self._link, SETTLED, self._called)
-        poll = select.poll()
+        self._events.register(self._link)
+        for fd in self._doors:
+            self._events.register(fd)
         while True:
-            rest = max(0.0, self._accepts_at - time.monotonic())
-            # Who waits to be accepted keeps the socket readable, accepted or not.
-            poll.register(self._listening, 0 if rest else select.POLLIN)
-            # Without POLLIN it still tells when the agent is gone.
+            now = time.monotonic()
+            waits: list[float] = []
+            for fd, door in self._doors.items():
+                # Who waits to be accepted keeps the socket readable, accepted or not.
+                shut = door.opens_at > now
+                self._events.modify(fd, 0 if shut else select.EPOLLIN)
+                waits += [door.opens_at - now] if shut else ()
+            # Without EPOLLIN it still tells when the agent is gone.
             hears = self._hears
-            poll.register(self._link, select.POLLIN if hears else 0)
-            waits = rest or None if hears else _DROP_LOOK
-            for fd, _ in poll.poll(None if waits is None else waits * 1000):
-                if fd == self._listening.fileno():
-                    self._accept()
+            self._events.modify(self._link, select.EPOLLIN if hears else 0)
+            waits += () if hears else [_DROP_LOOK]
+            for fd, _ in self._events.poll(min(waits, default=None)):
+                if fd in self._doors:
+                    self._accept(self._doors[fd])
+                elif fd in self._wrapped:
+                    self._unwrapped(fd)
                 elif not (hears and self._asked()):
                     return
 
-    def _accept(self) -> None:
+    def _accept(self, door: _Door) -> None:
         try:
-            client, _ = self._listening.accept()
+            client = door.accept()
         except BlockingIOError:
             return  # the client has gone again
         except OSError as error:
             _log.warning("no connection can be accepted: %s", error.strerror)
-            self._accepts_at = time.monotonic() + SCARCE_RETRY
+            door.opens_at = time.monotonic() + SCARCE_RETRY
             return
         try:
             peer = Peer.of(client)
@@ -227,32 +278,51 @@ class _Mover:
             send_away(client, peer, self._room, self._closer)
 
     def _pass_on(self, client: socket.socket, peer: Peer) -> None:
-        """Give the agent a connection that has a place, and keep nothing of it."""
-        try:
-            left = self._given(client, peer)
-            if left is not None:
-                send_away(left, peer, self._passing, self._closer)
-        finally:
-            self._passing.leave(peer)
+        """Give the agent a connection that has a place, and keep nothing of it.
 
-    def _given(self, client: socket.socket, peer: Peer) -> socket.socket | None:
-        """Give the agent a connection; what is left of it where the agent takes no more."""
+        It has its place until the agent has taken it, so that nobody has the link to himself.
+        """
+        waits = False
+        try:
+            waits = self._given(client, peer)
+        finally:
+            if not waits:
+                self._passing.leave(peer)
+
+    def _given(self, client: socket.socket, peer: Peer) -> bool:
+        """Give the agent a connection; False where that ended it."""
         try:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         except OSError:
-            return client
-        with ours, theirs:
+            send_away(client, peer, self._passing, self._closer)
+            return False
+        with theirs:
             try:
+                # What the agent sent here would have to be closed here.
+                ours.shutdown(socket.SHUT_RD)
                 give(ours, packed(peer), client)
                 client.close()
                 give(self._link, ACCEPTED, theirs)
             except OSError:  # so many wait for the agent
-                if client.fileno() >= 0:
-                    return client
+                ours.close()
                 # Without a descriptor for it, it is closed along with theirs.
                 with contextlib.suppress(NoDescriptorError):
-                    return taken(theirs)[1]
-        return None
+                    left = client if client.fileno() >= 0 else taken(theirs)[1]
+                    if left is not None:
+                        send_away(left, peer, self._passing, self._closer)
+                return False
+        self._wrapped[ours.fileno()] = ours, peer
+        try:
+            self._events.register(ours, 0)
+        except (OSError, ValueError):  # above all because the mover has ended
+            self._unwrapped(ours.fileno())
+        return True
+
+    def _unwrapped(self, fd: int) -> None:
+        """The agent has taken a connection, and closed what it was wrapped in."""
+        ours, peer = self._wrapped.pop(fd)
+        ours.close()
+        self._passing.leave(peer)
 
     def _asked(self) -> bool:
         """Take a request of the agent's; False once it is gone."""

@@ -7,6 +7,7 @@ mover's own calls for.  The agent sends the number of a request, and nothing els
 
 from __future__ import annotations
 
+import resource
 import socket
 import struct
 from typing import Final
@@ -36,10 +37,21 @@ _PEER: Final = struct.Struct("=iII")
 _GROUP: Final = struct.Struct("=I")
 _FD: Final = struct.Struct("=i")
 _LONGEST: Final = 4096
+_RESERVED: Final = 4
+"""One in so many descriptors, of the mover's and of the agent's, is for root's calls."""
 
 
 class NoDescriptorError(Exception):
     """This process can have no more descriptors."""
+
+
+def most_for_strangers() -> int:
+    """The lowest number that no descriptor may have which a stranger caused.
+
+    Each connection that was refused, and cannot be closed yet, has one.
+    """
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return most - most // _RESERVED
 
 
 def give(link: socket.socket, message: bytes, connection: socket.socket | None) -> None:

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from prtrace.agent import confinement, helper, keeper, mover
@@ -40,6 +41,7 @@ from prtrace.agent.resolver import Resolver
 from prtrace.agent.surroundings import Surroundings
 from prtrace.agent.tracker import Proposal, Tracker
 from prtrace.agent.watch import Watch
+from prtrace.api.address import roots_door
 from prtrace.api.server import ApiServer
 from prtrace.errors import PrtraceError, StoreError, UsageError
 from prtrace.linux import capabilities, libc, logs, systemd
@@ -145,21 +147,21 @@ def run(options: AgentOptions) -> None:
                     keep_bytes=options.keep_bytes,
                 )
             )
-        listener = Listener.handed_over() or Listener.bind(
-            options.socket, mode=options.socket_mode, group=options.socket_group
-        )
-        listener.refuse_descriptors()
-        stack.callback(listener.socket.close)
+        listeners = _listeners(options)
+        for listener in listeners:
+            listener.refuse_descriptors()
+            stack.callback(listener.socket.close)
         engine = None if options.engine == "auto" else Engine(options.engine)
         pins.require_bpffs()
         attached = attach(engine, options.ring_size, stack.enter_context(pins.Lock()))
         libbpf.trim()
         tested = _NOT_TESTED if options.read_in_doubt is False else selftest.run(attached.programs)
         libc.load_unwinder()
-        staff = _hire(options, admin_gid, attached, listener, parser)
+        staff = _hire(options, admin_gid, attached, listeners, parser)
         stack.callback(staff.end)
-        # The mover accepts on its own descriptor of the socket; the keeper removes the path.
-        listener.socket.close()
+        # The mover accepts on its own descriptors of the sockets; the keeper removes the paths.
+        for listener in listeners:
+            listener.socket.close()
         _let_go(attached)
         stack.callback(attached.programs.close)
         devices = stack.enter_context(UeventSocket())
@@ -169,6 +171,19 @@ def run(options: AgentOptions) -> None:
         with _rings(attached) as (events, samples):
             agent = Agent(options, attached, tested, events, samples, store, devices, staff)
             asyncio.run(agent.run())
+
+
+def _listeners(options: AgentOptions) -> tuple[Listener, ...]:
+    """Everybody's, and root's own where there can be one."""
+    everybodys = Listener.handed_over() or Listener.bind(
+        options.socket, mode=options.socket_mode, group=options.socket_group
+    )
+    try:
+        roots = Listener.bind(Path(roots_door(str(everybodys.path))), mode=0o600)
+    except PrtraceError as error:
+        _log.warning("root is let in where everybody is: %s", error.message)
+        return (everybodys,)
+    return everybodys, roots
 
 
 def _let_go(attached: Attached) -> None:
@@ -196,26 +211,26 @@ def _hire(
     options: AgentOptions,
     admin_gid: int | None,
     attached: Attached,
-    listener: Listener,
+    listeners: tuple[Listener, ...],
     parser: Child,
 ) -> _Staff:
     """Fork the processes that keep privileges, each with what it needs and nothing else."""
     needed = keeper.descriptors(attached)
+    everybodys, *roots = (listener.socket for listener in listeners)
+    doors = mover.Doors(everybodys, roots[0] if roots else None)
     staff = _Staff(
         Child.start(
             "keeper",
-            lambda link: keeper.serve(link, attached, listener),
+            lambda link: keeper.serve(link, attached, listeners),
             kept=keeper.KEPT,
             descriptors=needed,
         ),
         Child.start("helper", lambda link: helper.serve(link, options.claims), kept=helper.KEPT),
         Child.start(
             "mover",
-            lambda link: mover.serve(
-                link, listener.socket, options.state_dir, admin_gid, parser.link
-            ),
+            lambda link: mover.serve(link, doors, options.state_dir, admin_gid, parser.link),
             kept=mover.KEPT,
-            descriptors={listener.socket.fileno(), parser.link.fileno()},
+            descriptors={*(door.fileno() for door in (everybodys, *roots)), parser.link.fileno()},
         ),
         parser,
     )

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any, Final
 
-from prtrace.api.address import INTERFACE, SOCKET_VARIABLE
+from prtrace.api.address import INTERFACE, SOCKET_VARIABLE, roots_door
 from prtrace.errors import (
     AgentUnreachableError,
     NoSuchDeviceError,
@@ -88,12 +88,18 @@ class Client:
 
     def _opened(self) -> socket.socket:
         """A connection to who answers; OSError."""
+        if os.geteuid() == 0:
+            with contextlib.suppress(OSError):
+                return self._connected_to(roots_door(self._path))
+        return self._connected_to(self._path)
+
+    def _connected_to(self, path: str) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             # With settimeout() a full backlog would be an error at once (EAGAIN).
             limit = struct.pack("ll", int(self._timeout), 0)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-            connection.connect(self._path)
+            connection.connect(path)
         except OSError:
             connection.close()
             raise

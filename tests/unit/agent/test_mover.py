@@ -27,7 +27,7 @@ from prtrace.agent import arrivals, conversation, mover, moverlink
 from prtrace.agent.arrivals import Arrivals, Mover
 from prtrace.agent.entries import MOVE
 from prtrace.agent.readersmoves import ReadersMoves
-from prtrace.api.address import MAX_CHANGE_CALL
+from prtrace.api.address import MAX_CHANGE_CALL, roots_door
 from prtrace.api.calls import reply
 from prtrace.api.client import Client
 from prtrace.api.connection import Deadline
@@ -46,7 +46,7 @@ from prtrace.state.event import Command
 
 FILE = {"schema": "prtrace.save/2", "units": []}
 FINISHED = {"report": {"verb": "Finish", "file": FILE}}
-LIMITS = ConnectionLimits(total=20)
+LIMITS = ConnectionLimits(total=20, each=8)
 
 
 def call(method: str, **more: Any) -> bytes:
@@ -79,6 +79,7 @@ class MoverThread:
         self.calls: socket.socket | None = None
         self.moved = WaitingMoves()
         self.listener = Listener.bind(path)
+        self.roots = Listener.bind(Path(roots_door(str(path))))
         first(self)
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
@@ -86,7 +87,7 @@ class MoverThread:
     def _run(self) -> None:
         mover.serve_connections(
             self.far_link,
-            self.listener.socket,
+            mover.Doors(self.listener.socket, self.roots.socket),
             lambda: self.moved,
             os.getegid(),
             self.journal,
@@ -100,6 +101,7 @@ class MoverThread:
         self.thread.join(20)
         self.far_link.close()
         self.listener.close()
+        self.roots.close()
         self.journal.close()
         self.told.close()
         assert not self.thread.is_alive()
@@ -364,7 +366,7 @@ def test_the_agent_gets_few_readers_at_once(served: ByMover) -> None:
     wait_for(given)
 
 
-def as_nobody(path: Path, work: Callable[[str], bytes]) -> bytes:
+def as_nobody(path: Path, work: Callable[[str], bytes], uid: int = 65534) -> bytes:
     """What work comes to, done by another user who may connect to path; it gets the path."""
     os.chmod(path, 0o666)
     os.chmod(path.parent, 0o711)
@@ -376,7 +378,7 @@ def as_nobody(path: Path, work: Callable[[str], bytes]) -> bytes:
             os.chdir(path.parent)
             os.setgroups([])
             os.setresgid(65534, 65534, 65534)
-            os.setresuid(65534, 65534, 65534)
+            os.setresuid(uid, uid, uid)
             os.write(telling, work(path.name))
         os._exit(0)
     os.close(telling)
@@ -613,8 +615,15 @@ def test_an_agent_that_takes_nothing_keeps_no_move_from_its_answer(
         client_of(alone).call("Check", devices=["naa.1"])
 
 
+def fill(link: socket.socket) -> None:
+    """Send as many messages as the kernel keeps."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            link.send(b"A", socket.MSG_DONTWAIT)
+
+
 def until_one_is_sent_away(path: str) -> bytes:
-    """Connect as often as the kernel keeps connections that the agent has not taken."""
+    """Connect until there are too many who wait for the agent."""
     with contextlib.ExitStack() as stack:
         strangers: dict[int, socket.socket] = {}
         told = select.poll()
@@ -625,27 +634,73 @@ def until_one_is_sent_away(path: str) -> bytes:
         return strangers[ready[0][0]].recv(4096)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 def test_strangers_who_wait_for_the_agent_keep_no_reader_from_it(alone: MoverThread) -> None:
-    assert b"too many connections" in as_nobody(alone.listener.path, until_one_is_sent_away)
+    fill(alone.far_link)
     asked = [f"reader {number}".encode() for number in range(3)]
     for each in asked:
         alone.link.send(each)
     wait_for(lambda: not pending(alone.far_link))
     given = []
     while len(given) < len(asked):
-        message, (end,), _, _ = socket.recv_fds(alone.link, 4096, 1)
-        os.close(end)
-        if message[:1] == b"R":
+        message, ends, _, _ = socket.recv_fds(alone.link, 4096, 1)
+        for end in ends:
+            os.close(end)
             given.append(message[1:])
     assert sorted(given) == asked
 
 
 def pending(sock: socket.socket) -> bool:
-    """Whether a message waits there; it stays."""
-    with contextlib.suppress(BlockingIOError):
-        return bool(sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
-    return False
+    """Whether a message waits there."""
+    return bool(select.select([sock], [], [], 0)[0])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+def test_who_waits_for_the_agent_has_a_place_until_it_has_taken_him(alone: MoverThread) -> None:
+    """So nobody fills the link, and keeps others from the agent."""
+
+    def waits(path: str) -> bytes:
+        with connection_to(path) as connection:
+            return connection.recv(4096)
+
+    def comes_and_goes(path: str) -> bytes:
+        with connection_to(path) as connection:
+            told = select.select([connection], [], [], 0.1)[0]
+            return connection.recv(4096) if told else b"waits"
+
+    assert b"too many connections" in as_nobody(alone.listener.path, until_one_is_sent_away)
+    # That process has ended, and its connections have their places still.
+    assert b"too many connections" in as_nobody(alone.listener.path, comes_and_goes)
+    with ThreadPoolExecutor(1) as other:
+        another = other.submit(as_nobody, alone.listener.path, waits, 65533)
+        users = []
+        for _ in range(LIMITS.each + 1):
+            message, wrapping = moverlink.taken(alone.link)
+            assert message == b"A"
+            assert wrapping is not None
+            with wrapping:
+                packed, connection = moverlink.taken(wrapping)
+                assert connection is not None
+                users.append(moverlink.unpacked(packed).uid)
+                with connection:
+                    if users[-1] == 65533:  # the others have ended
+                        connection.send(b"taken")
+        assert sorted(users) == [65533] + [65534] * LIMITS.each
+        assert another.result(pace.limit(20)) == b"taken"
+    wait_for(lambda: as_nobody(alone.listener.path, comes_and_goes) == b"waits")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+def test_a_taken_over_agent_sends_nothing_where_a_stranger_was_wrapped(
+    alone: MoverThread,
+) -> None:
+    """The mover would have to close what it sends."""
+    with ThreadPoolExecutor(1) as other:
+        told = other.submit(as_nobody, alone.listener.path, status)
+        _, wrapping = moverlink.taken(alone.link)
+        assert wrapping is not None
+        with wrapping, pytest.raises(BrokenPipeError):
+            socket.send_fds(wrapping, [b"x"], [wrapping.fileno()])
+        assert told.result(pace.limit(20)) == b""
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
@@ -653,6 +708,7 @@ def test_strangers_who_wait_for_the_agent_keep_no_call_of_roots_from_it(
     alone: MoverThread,
 ) -> None:
     """As many as the kernel keeps, and the agent has taken none of them."""
+    fill(alone.far_link)
     assert b"too many connections" in as_nobody(alone.listener.path, until_one_is_sent_away)
     with connected(alone) as connection:
         connection.sendall(call("Status"))
@@ -726,7 +782,8 @@ def test_what_waits_to_be_accepted_or_taken_holds_up_no_mover_that_ends(tmp_path
     listener = Listener.bind(tmp_path / "io.prtrace")
     journal = SystemJournal("")
     with link, far:
-        made = mover._Mover(far, listener.socket, WaitingMoves, None, journal, LIMITS)
+        doors = mover.Doors(listener.socket, None)
+        made = mover._Mover(far, doors, WaitingMoves, None, journal, LIMITS)
         waits = Lingering(over=connection_to(listener.path))
         sent = Lingering(over=made._called)
         with in_time(made.close, waits, sent):
@@ -819,10 +876,7 @@ def test_who_may_change_nothing_has_few_descriptors_of_the_movers(tmp_path: Path
     stuck: list[Stuck] = []
 
     def first(at: MoverThread) -> None:
-        at.far_link.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                at.far_link.send(b"full")
+        fill(at.far_link)
         at.link.recv(10)  # room for the mover's first message
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
@@ -874,6 +928,25 @@ def status(path: str) -> bytes:
         return connection.recv(4096)
 
 
+@pytest.mark.timeout(120)
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+def test_strangers_leave_descriptors_of_the_movers_for_root(
+    alone: MoverThread, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(mover, "SCARCE_RETRY", 0.1)
+    with ThreadPoolExecutor(1) as other:
+        with settled(alone), scarce():
+            stranger = other.submit(as_nobody, alone.listener.path, status)
+            wait_for(lambda: caplog.text.count("no connection can be accepted") > 3)
+            for _ in range(5):
+                assert client_of(alone).call("Finish", file=FILE) == FINISHED
+            assert not pending(alone.link)
+        _, wrapping = moverlink.taken(alone.link)
+        assert wrapping is not None
+        wrapping.close()
+        assert stranger.result(pace.limit(20)) == b""
+
+
 def noted(monkeypatch: pytest.MonkeyPatch) -> list[socket.socket]:
     """Each link on which something was left because there is no descriptor for it."""
     real, left = moverlink.taken, []
@@ -895,6 +968,8 @@ def test_strangers_leave_descriptors_of_the_agents_for_roots_calls(
     served: ByMover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(arrivals, "SCARCE_RETRY", 0.1)
+    # The mover, which is in the same process here, has as many as it wants.
+    monkeypatch.setattr(mover, "most_for_strangers", lambda: 1 << 20)
     left = noted(monkeypatch)
     with ThreadPoolExecutor(1) as other:
         with settled(served.at), scarce():
@@ -957,7 +1032,7 @@ def test_an_agent_without_descriptors_answers_when_it_has_some(
 def test_who_cannot_be_told_that_there_are_too_many_is_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The agent takes nothing, and somebody else has got the descriptor that was given up."""
+    """The agent takes nothing, and others have got the descriptors that were given up."""
     link, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     mine, client = socket.socketpair()
     real = moverlink.give
@@ -969,17 +1044,25 @@ def test_who_cannot_be_told_that_there_are_too_many_is_closed(
         real(to, message, connection)
 
     taken: list[int] = []
+
+    def none_left(wrapping: socket.socket) -> Any:
+        taken.append(os.dup(0))
+        return moverlink.taken(wrapping)
+
     monkeypatch.setattr(mover, "give", give)
+    monkeypatch.setattr(mover, "taken", none_left)
     listener = Listener.bind(tmp_path / "io.prtrace")
     with link, far, mine:
-        made = mover._Mover(far, listener.socket, WaitingMoves, None, SystemJournal(""), LIMITS)
+        doors = mover.Doors(listener.socket, None)
+        made = mover._Mover(far, doors, WaitingMoves, None, SystemJournal(""), LIMITS)
         pair = socket.socketpair()
         with _limited():
             for each in pair:
                 each.close()
-            assert made._given(client, Peer(1, 1, 1)) is None
+            assert not made._given(client, Peer(1, 1, 1))
         assert mine.recv(1) == b""
-        os.close(*taken)
+        for each in taken:
+            os.close(each)
         made.close()
         made._called.close()
 
