@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from prtrace.errors import PrtraceError, UnavailableError, UsageError
+from prtrace.linux.libc import load_unwinder
 from prtrace.linux.systemd import notify
 from prtrace.linux.unixsocket import Listener
 from prtrace.prhelper.attribution_log import AttributionLog
@@ -114,6 +115,7 @@ def run(options: ProxyOptions) -> None:
 
 def _load() -> None:
     """The first look at a process loads what it needs, which takes longer than any command."""
+    load_unwinder()
     one, other = socket.socketpair()
     with one, other:
         claimed_by(client_of(one, ""))
