@@ -17,6 +17,7 @@ from labkit.oracle import OracleState, oracle
 from labkit.pytest_inside import INSIDE, Inside
 from labkit.pytest_machines import Machines
 from labkit.qemu import Shape
+from labkit.tally import Tally
 from labkit.target import Target, TargetSpec, Unit
 from labkit.verified import Verified
 
@@ -78,6 +79,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--verified", type=Path, help="write down in this file which slow tests passed, and when"
     )
+    parser.addoption("--tally", type=Path, help="add to this file how many tests passed")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -86,6 +88,8 @@ def pytest_configure(config: pytest.Config) -> None:
     pace.factor()
     if config.option.verified is not None and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Verified(config.option.verified))
+    if config.option.tally is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Tally(config.option.tally))
     config.pluginmanager.register(Inside() if INSIDE else Machines())
     if not INSIDE and config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(_Dealing())

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from labkit.failure import LabError
 from labkit.processes import Program, fork
+from labkit.tally import total
 from labkit.waiting import await_that
 
 FORKS = """
@@ -83,11 +84,13 @@ def test_a_fork_ends_with_its_work(work: Callable[[], object], status: int) -> N
 
 CONFTEST = """
 from pathlib import Path
+from labkit.tally import Tally
 from labkit.verified import Verified
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: ")
     config.pluginmanager.register(Verified(Path("verified.md")))
+    config.pluginmanager.register(Tally(Path("tally")))
 """
 SLOW = """
 import pytest
@@ -107,7 +110,11 @@ def test_never_begun(): pass
 
 
 def test_only_what_passed_to_its_end_is_verified(tmp_path: Path) -> None:
-    """A setup that passed says nothing of the test that was interrupted behind it."""
+    """A setup that passed says nothing of the test that was interrupted behind it.
+
+    How many passed is the sum of the runs' lines, of which one is here before.
+    """
+    (tmp_path / "tally").write_text("passed 2 failed 3 skipped 1\n")
     (tmp_path / "conftest.py").write_text(CONFTEST)
     (tmp_path / "test_slow.py").write_text(SLOW)
     run = subprocess.run(
@@ -119,5 +126,6 @@ def test_only_what_passed_to_its_end_is_verified(tmp_path: Path) -> None:
         check=False,
     )
     assert run.returncode == pytest.ExitCode.INTERRUPTED, run.stdout + run.stderr
+    assert total(tmp_path / "tally") == "4 passed, 5 failed, 2 skipped"
     verified = (tmp_path / "verified.md").read_text()
     assert re.findall(r"test_slow.py::(\w+)", verified) == ["test_good"], verified
