@@ -41,7 +41,8 @@ class Room:
         self._limits = limits
         self._lock = threading.Lock()
         self._of_uid: Counter[int] = Counter()
-        self._of_process: Counter[int] = Counter()
+        self._of_process: Counter[tuple[int, int]] = Counter()
+        """By uid and pid: who is in no PID namespace of this process's has pid 0 like others."""
 
     @property
     def taken(self) -> int:
@@ -63,21 +64,21 @@ class Room:
                 total < limits.total
                 and others < limits.others
                 and self._of_uid[peer.uid] < limits.each
-                and self._of_process[peer.pid] < limits.process
+                and self._of_process[peer.uid, peer.pid] < limits.process
             )
 
     def enter(self, peer: Peer) -> None:
         """Peer has one more connection, whether there was room for it or not."""
         with self._lock:
             self._of_uid[peer.uid] += 1
-            self._of_process[peer.pid] += 1
+            self._of_process[peer.uid, peer.pid] += 1
 
     def leave(self, peer: Peer) -> None:
         """One connection of peer is closed."""
         with self._lock:
             self._of_uid[peer.uid] -= 1
             self._of_uid += Counter()  # drops uids without connections
-            self._of_process[peer.pid] -= 1
+            self._of_process[peer.uid, peer.pid] -= 1
             self._of_process += Counter()
 
 

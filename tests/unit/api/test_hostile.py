@@ -259,6 +259,18 @@ class TestTooMany:
             room.enter(Peer(1, 0, 0))
         assert not room.is_left_for(Peer(1, 0, 0))
 
+    def test_processes_of_other_namespaces_take_their_own_users_places_alone(self):
+        """The kernel calls each of them 0."""
+        limits = ConnectionLimits()
+        room = Room(limits)
+        for _ in range(limits.process):
+            assert room.is_left_for(Peer(0, 1000, 1000))
+            room.enter(Peer(0, 1000, 1000))
+        assert not room.is_left_for(Peer(0, 1000, 1000))
+        assert room.is_left_for(Peer(0, 1001, 1001))
+        room.leave(Peer(0, 1000, 1000))
+        assert room.is_left_for(Peer(0, 1000, 1000))
+
     @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
     def test_one_user_cannot_shut_out_another(self, served):
         served.let_in()
