@@ -320,9 +320,11 @@ class _Mover:
 
     def _unwrapped(self, fd: int) -> None:
         """The agent has taken a connection, and closed what it was wrapped in."""
-        ours, peer = self._wrapped.pop(fd)
-        ours.close()
-        self._passing.leave(peer)
+        # A mover that ends closes all of them, and whoever has just wrapped one does it, too.
+        ours, peer = self._wrapped.pop(fd, (None, None))
+        if ours is not None and peer is not None:
+            ours.close()
+            self._passing.leave(peer)
 
     def _asked(self) -> bool:
         """Take a request of the agent's; False once it is gone."""

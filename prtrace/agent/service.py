@@ -147,8 +147,8 @@ def run(options: AgentOptions) -> None:
                     keep_bytes=options.keep_bytes,
                 )
             )
-        listeners = _listeners(options)
-        for listener in listeners:
+        sockets = listeners(options)
+        for listener in sockets:
             listener.refuse_descriptors()
             stack.callback(listener.socket.close)
         engine = None if options.engine == "auto" else Engine(options.engine)
@@ -157,10 +157,10 @@ def run(options: AgentOptions) -> None:
         libbpf.trim()
         tested = _NOT_TESTED if options.read_in_doubt is False else selftest.run(attached.programs)
         libc.load_unwinder()
-        staff = _hire(options, admin_gid, attached, listeners, parser)
+        staff = _hire(options, admin_gid, attached, sockets, parser)
         stack.callback(staff.end)
         # The mover accepts on its own descriptors of the sockets; the keeper removes the paths.
-        for listener in listeners:
+        for listener in sockets:
             listener.socket.close()
         _let_go(attached)
         stack.callback(attached.programs.close)
@@ -173,13 +173,18 @@ def run(options: AgentOptions) -> None:
             asyncio.run(agent.run())
 
 
-def _listeners(options: AgentOptions) -> tuple[Listener, ...]:
-    """Everybody's, and root's own where there can be one."""
+def listeners(options: AgentOptions) -> tuple[Listener, ...]:
+    """Where the agent listens: everybody's socket, and root's own where there can be one.
+
+    Raises PrtraceError as Listener, for everybody's.
+    """
     everybodys = Listener.handed_over() or Listener.bind(
         options.socket, mode=options.socket_mode, group=options.socket_group
     )
     try:
-        roots = Listener.bind(Path(roots_door(str(everybodys.path))), mode=0o600)
+        # Whoever listens there is an agent of before that hangs: who asked it would wait for ever.
+        path = Path(roots_door(str(everybodys.path)))
+        roots = Listener.bind(path, mode=0o600, replace=True)
     except PrtraceError as error:
         _log.warning("root is let in where everybody is: %s", error.message)
         return (everybodys,)
@@ -211,17 +216,17 @@ def _hire(
     options: AgentOptions,
     admin_gid: int | None,
     attached: Attached,
-    listeners: tuple[Listener, ...],
+    sockets: tuple[Listener, ...],
     parser: Child,
 ) -> _Staff:
     """Fork the processes that keep privileges, each with what it needs and nothing else."""
     needed = keeper.descriptors(attached)
-    everybodys, *roots = (listener.socket for listener in listeners)
+    everybodys, *roots = (listener.socket for listener in sockets)
     doors = mover.Doors(everybodys, roots[0] if roots else None)
     staff = _Staff(
         Child.start(
             "keeper",
-            lambda link: keeper.serve(link, attached, listeners),
+            lambda link: keeper.serve(link, attached, sockets),
             kept=keeper.KEPT,
             descriptors=needed,
         ),

@@ -19,6 +19,7 @@ from prtrace.errors import (
     UnavailableError,
     UsageError,
 )
+from prtrace.linux.peer import Peer
 
 MAX_REPLY: Final = 256 << 20
 """Bytes of one reply; more come from no agent."""
@@ -88,18 +89,29 @@ class Client:
 
     def _opened(self) -> socket.socket:
         """A connection to who answers; OSError."""
-        if os.geteuid() == 0:
-            with contextlib.suppress(OSError):
-                return self._connected_to(roots_door(self._path))
-        return self._connected_to(self._path)
+        return (os.geteuid() == 0 and self._by_roots_door()) or self._by_everybodys()
 
-    def _connected_to(self, path: str) -> socket.socket:
+    def _by_roots_door(self) -> socket.socket | None:
+        """None where there is none, or nobody is let in at once."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.setblocking(False)
+            connection.connect(roots_door(self._path))
+            # Nobody but root listens there, unless the agent could not.
+            if Peer.of(connection).uid == 0:
+                return connection
+        except OSError:
+            pass
+        connection.close()
+        return None
+
+    def _by_everybodys(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             # With settimeout() a full backlog would be an error at once (EAGAIN).
             limit = struct.pack("ll", int(self._timeout), 0)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-            connection.connect(path)
+            connection.connect(self._path)
         except OSError:
             connection.close()
             raise

@@ -67,10 +67,13 @@ class Listener:
         self._inode = inode
 
     @classmethod
-    def bind(cls, path: Path, *, mode: int = 0o660, group: str = "") -> Listener:
+    def bind(
+        cls, path: Path, *, mode: int = 0o660, group: str = "", replace: bool = False
+    ) -> Listener:
         """Listen on path, with permission bits mode, of group where one is named.
 
-        A socket on which nobody answers is replaced; one that has an owner is left alone.  Raises
+        A socket on which nobody answers is replaced; one that has an owner is left alone, unless
+        replace is given: whoever has another path may own this one with it.  Raises
         UnavailableError (in use, not permitted) and UsageError (no such group, path too long,
         path is something else than a socket).
         """
@@ -79,7 +82,7 @@ class Listener:
         try:
             path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             with _locked(path):
-                _make_way(path)
+                _make_way(path, replace=replace)
                 listening = _bound(path, gid, mode)
                 return cls(listening, path, _inode(path))
         except OSError as error:
@@ -189,14 +192,17 @@ def _locked(path: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _make_way(path: Path) -> None:
-    """Remove a socket that nobody listens on; refuse everything else that is there."""
+def _make_way(path: Path, *, replace: bool) -> None:
+    """Remove a socket that nobody listens on, or any; refuse everything else that is there."""
     try:
         kind = path.lstat().st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(kind):
         raise UsageError(f"{path} exists and is no socket", hint="name another path")
+    if replace:
+        path.unlink()
+        return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:

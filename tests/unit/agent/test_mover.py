@@ -790,6 +790,31 @@ def test_what_waits_to_be_accepted_or_taken_holds_up_no_mover_that_ends(tmp_path
             assert listener.socket.fileno() == made._calling.fileno() == -1
 
 
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_place_is_left_once_where_the_mover_ends(tmp_path: Path, ended: bool) -> None:
+    """Whoever wraps a connection then finds it gone, or the mover does."""
+    link, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener = Listener.bind(tmp_path / "io.prtrace")
+    mine, client = socket.socketpair()
+    with link, far, mine:
+        doors = mover.Doors(listener.socket, None)
+        made = mover._Mover(far, doors, WaitingMoves, None, SystemJournal(""), LIMITS)
+        peer = Peer(1, 1, 1)
+        for _ in range(2):
+            made._passing.enter(peer)
+        if ended:
+            made.close()
+        made._pass_on(client, peer)
+        wrapped = tuple(made._wrapped)
+        assert bool(wrapped) is not ended
+        made.close()
+        for fd in (*wrapped, -1):
+            made._unwrapped(fd)
+        assert made._passing.taken == 1
+        made._called.close()
+    listener.close()
+
+
 @pytest.mark.timeout(60)
 def test_what_was_not_taken_holds_up_no_agent_that_ends() -> None:
     """A connection in the queue of what the mover gave, which is in the queue of the link."""

@@ -57,6 +57,19 @@ def test_a_living_agents_socket_is_left_alone(path):
     first.close()
 
 
+def test_a_living_agents_socket_is_replaced_by_whoever_owns_the_path(path):
+    first = Listener.bind(path)
+    second = Listener.bind(path, replace=True)
+    first.close()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        second.socket.accept()[0].close()
+    second.close()
+    path.write_text("no socket")
+    with pytest.raises(UsageError, match="is no socket"):
+        Listener.bind(path, replace=True)
+
+
 def test_a_busy_agents_socket_is_left_alone(path):
     """No connection is accepted, and the backlog is full."""
     first = Listener.bind(path)
