@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -86,7 +86,7 @@ class _Work:
         raise PrtraceError("the keeper knows no such request")
 
 
-def serve(link: socket.socket, attached: Attached, listeners: Iterable[Listener]) -> None:
+def serve(link: socket.socket, attached: Attached, listeners: Sequence[Listener]) -> None:
     """Answer requests until the agent is gone; then remove its sockets."""
     for listener in listeners:
         # Its descriptor is closed here; the path is what is left to be looked after.

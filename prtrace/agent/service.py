@@ -147,21 +147,24 @@ def run(options: AgentOptions) -> None:
                     keep_bytes=options.keep_bytes,
                 )
             )
-        sockets = listeners(options)
-        for listener in sockets:
-            listener.refuse_descriptors()
-            stack.callback(listener.socket.close)
+        listener = Listener.handed_over() or Listener.bind(
+            options.socket, mode=options.socket_mode, group=options.socket_group
+        )
+        listener.refuse_descriptors()
+        stack.callback(listener.socket.close)
         engine = None if options.engine == "auto" else Engine(options.engine)
         pins.require_bpffs()
         attached = attach(engine, options.ring_size, stack.enter_context(pins.Lock()))
         libbpf.trim()
         tested = _NOT_TESTED if options.read_in_doubt is False else selftest.run(attached.programs)
         libc.load_unwinder()
+        # Not before what can fail: who waits at everybody's is answered by the next start.
+        sockets = (listener, *roots_own(listener.path))
         staff = _hire(options, admin_gid, attached, sockets, parser)
         stack.callback(staff.end)
         # The mover accepts on its own descriptors of the sockets; the keeper removes the paths.
-        for listener in sockets:
-            listener.socket.close()
+        for each in sockets:
+            each.socket.close()
         _let_go(attached)
         stack.callback(attached.programs.close)
         devices = stack.enter_context(UeventSocket())
@@ -173,22 +176,17 @@ def run(options: AgentOptions) -> None:
             asyncio.run(agent.run())
 
 
-def listeners(options: AgentOptions) -> tuple[Listener, ...]:
-    """Where the agent listens: everybody's socket, and root's own where there can be one.
-
-    Raises PrtraceError as Listener, for everybody's.
-    """
-    everybodys = Listener.handed_over() or Listener.bind(
-        options.socket, mode=options.socket_mode, group=options.socket_group
-    )
+def roots_own(everybodys: Path) -> tuple[Listener, ...]:
+    """The socket on which root alone is let in, beside everybody's path, if there can be one."""
+    path = Path(roots_door(str(everybodys)))
     try:
         # Whoever listens there is an agent of before that hangs: who asked it would wait for ever.
-        path = Path(roots_door(str(everybodys.path)))
-        roots = Listener.bind(path, mode=0o600, replace=True)
+        made = Listener.bind(path, mode=0o600, replace=True)
     except PrtraceError as error:
         _log.warning("root is let in where everybody is: %s", error.message)
-        return (everybodys,)
-    return everybodys, roots
+        return ()
+    made.refuse_descriptors()
+    return (made,)
 
 
 def _let_go(attached: Attached) -> None:
