@@ -49,6 +49,7 @@ from prtrace.libvirt.machine import (
 from prtrace.libvirt.server import MoveServer
 from prtrace.libvirt.server import Reply as ReplyTo
 from prtrace.linux import systemd
+from prtrace.linux.libc import load_unwinder
 from prtrace.linux.lockfile import record_lock_holder
 from prtrace.linux.process import boot_id
 from prtrace.linux.unixsocket import Listener
@@ -522,6 +523,7 @@ def run(options: ServiceOptions) -> None:
     server = MoveServer(listener, service)
     failed: list[BaseException] = []
     stop = threading.Event()
+    load_unwinder()
 
     def guarded(work: Any) -> None:
         try:
