@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from labkit.target import Unit
 from labkit.waiting import await_that
 
 from prtrace.agent import helper, keeper, mover
+from prtrace.api.address import roots_door
 from prtrace.linux.capabilities import Capability
 
 KERNELS = ("6.1", pytest.param("7", marks=pytest.mark.slow))
@@ -152,6 +154,20 @@ def test_each_process_has_what_the_table_says(unit_of_agent: Unit) -> None:
     await_that(
         "they are over", lambda: not any(Path(f"/proc/{pid}/fd/0").exists() for pid in children)
     )
+
+
+def test_root_has_a_socket_of_its_own(unit_of_agent: Unit) -> None:
+    with Agent() as agent:
+        agent.settled()
+        door = Path(roots_door(str(agent.socket)))
+        told = door.stat()
+        assert (stat.S_IMODE(told.st_mode), told.st_uid) == (0o600, 0)
+        elsewhere = agent.socket.rename(agent.socket.with_name("elsewhere"))
+        assert agent.call("Status")["status"]["units"] == 1
+        elsewhere.rename(agent.socket)
+        agent.kill(signal.SIGTERM)
+        assert not door.exists()
+        assert not agent.socket.exists()
 
 
 @pytest.mark.parametrize("which", range(4))
