@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 
 import pytest
-from lab.kernels import ENDS
+from lab.kernels import FIRST
 from labkit.kernels import OLD
 
 pytestmark = pytest.mark.machine(luns=1, nexuses=2)
@@ -25,7 +25,7 @@ def demonstrated(engine: str) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.machine(kernels=ENDS)
+@pytest.mark.machine(kernels=FIRST)
 def test_demo() -> None:
     demonstrated("core")
 

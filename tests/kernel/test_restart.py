@@ -74,7 +74,7 @@ def killed(built: Unit, seed: int, *, kills: int, room: int) -> None:
 
 @pytest.mark.timeout(780)
 def test_killed_under_load(unit: Unit, seed: int) -> None:
-    killed(unit, seed, kills=8, room=100_000)
+    killed(unit, seed, kills=5, room=100_000)
 
 
 @pytest.mark.slow
