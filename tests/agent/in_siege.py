@@ -30,6 +30,9 @@ KINDS = ("history", "followers", "garbage", "names", "floods", "half")
 PROCESSES, EACH = 13, 8
 LONGEST_S = 24 * 3600.0
 """Of the clients, which are killed when the siege is over."""
+PATIENCE_S = 60.0
+"""What the mover itself gives the agent.  What a move takes is imported when one is asked for the
+first time, which takes this machine's processor 20 s beside so many clients."""
 FIRST_UID = 3000
 KEY = 0xA1
 CGROUP = Path("/sys/fs/cgroup/system.slice/prtrace-agent.service")
@@ -69,7 +72,7 @@ class Asking(threading.Thread):
     def run(self) -> None:
         while not self.stop.wait(0.2):
             begun = time.monotonic()
-            Client(SOCKET, timeout=60).call("Status")
+            Client(SOCKET, timeout=PATIENCE_S).call("Status")
             self.took.append(time.monotonic() - begun)
 
     def percentile(self, share: float) -> float:
@@ -112,7 +115,7 @@ def carry(method: str, file: dict[str, Any], **given: Any) -> dict[str, Any]:
 
 def moved(source: str, destination: str) -> dict[str, str]:
     """A registration from one path to the other, by the service; the words of the verbs."""
-    client = Client(SOCKET)
+    client = Client(SOCKET, timeout=PATIENCE_S)
     client.call("Refresh", devices=[source], max_age=0)
     file = client.call("Save", devices=[source])["file"]
     mapping = {"devices": {file["units"][0]["lu"]: destination}}
@@ -182,7 +185,7 @@ def main() -> None:
         asking.stop.set()
         asking.join()
     say("the clients are gone")
-    status = Client(SOCKET, timeout=60).call("Status")["status"]
+    status = Client(SOCKET, timeout=PATIENCE_S).call("Status")["status"]
     say("asked for the status alone")
     figures = {
         "sent": sent,
