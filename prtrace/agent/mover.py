@@ -1,13 +1,13 @@
 """The process that moves reservations for the agent, which may not: it alone sends PR OUT.
 
 It alone has the listening sockets, too: everybody's, and one for root alone, before which nobody
-else waits.  What the kernel says of who is at the other end of a
-connection (SO_PEERCRED) holds for an end that accept() gave: at an end that called connect() it
-names whoever listens.  So the mover believes no end but those that it accepted itself, takes no
-descriptor from the agent, and keeps the connections of those who may change things (uid 0, or a
-member of the admin group).  Calls that move are carried out here, whatever has become of the
-agent; others are passed on to it, and its replies back (prtrace.agent.conversation).  Connections
-of others are the agent's from their first byte.
+else waits.  What the kernel says of who is at the other end of a connection (SO_PEERCRED) holds
+for an end that accept() gave: at an end that called connect() it names whoever listens.  So the
+mover believes no end but those that it accepted itself, takes no descriptor from the agent, and
+keeps the connections of those who may change things (uid 0, or a member of the admin group).
+Calls that move are carried out here, whatever has become of the agent; others are passed on to
+it, and its replies back (prtrace.agent.conversation).  Connections of others are the agent's from
+their first byte.
 
 For others the agent asks for Check and Moves, which send nothing and change nothing, and for which
 the journals and the guests' processes have to be read.  For that it gets a connection that the
@@ -135,9 +135,8 @@ def serve_connections(
 ) -> None:
     """Accept, and serve or pass on, until the other end of link is closed.
 
-    limits: of those who may change things, and
-    of the others as long as they wait to be passed on; then the agent limits them.  Whatever ends
-    it, moves under way come to their end first.
+    limits: of those who may change things, and of the others until the agent has taken them, which
+    limits them then.  Whatever ends it, moves under way come to their end first.
     """
     mover = _Mover(link, doors, moves, admin_gid, journal, limits or ConnectionLimits())
     try:
@@ -244,7 +243,7 @@ class _Mover:
                     self._accept(self._doors[fd])
                 elif fd in self._wrapped:
                     self._unwrapped(fd)
-                elif not (hears and self._asked()):
+                elif fd == self._link.fileno() and not (hears and self._asked()):
                     return
 
     def _accept(self, door: _Door) -> None:
