@@ -13,6 +13,7 @@ REASONS: dict[str, tuple[str, ...]] = {
     "the rows behind it send only where the destination holds, verified": (
         "row UNTOLD",
         "code machine._DESTINATION: Row.UNTOLD without or s.sight.blind",
+        "code machine._DESTINATION: Row.UNTOLD without or not s.position.lines.told",
     ),
     "the rows behind it preempt first, and register the other paths then": ("row PARTLY_COUNTED",),
     "the row behind it says gone, which lets nobody run, too": ("row REKEYED_ALONE",),
