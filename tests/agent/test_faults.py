@@ -419,13 +419,19 @@ def own_group() -> Iterator[None]:
         (root / "cgroup.procs").write_text(str(os.getpid()))
 
 
+class InThisGroup(Agent):
+    """What is started by itself is in the control group of who starts it."""
+
+    program = ("-m", "prtrace")
+
+
 def test_an_agent_without_memory(unit: Unit, seed: int) -> None:
     """The kernel ends it, or a process of it; the next one goes on where it was."""
     fresh()
     with contextlib.ExitStack() as stack:
         with own_group():
             (GROUP / "memory.max").write_text(str(256 << 20))
-            agent = stack.enter_context(Agent())
+            agent = stack.enter_context(InThisGroup())
         agent.settled(60)
         mark = newest(agent)
         charged = int((GROUP / "memory.current").read_text())

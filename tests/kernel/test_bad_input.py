@@ -45,16 +45,22 @@ _PROGRAM = (sys.executable, "-m", "prtrace")
 def refused(
     what: str, *words: str, prefix: tuple[str, ...] = (), options: tuple[str, ...] = ()
 ) -> None:
-    """An agent that cannot start says why in a sentence and a hint, and ends with status 1."""
+    """An agent that cannot start says why in a sentence and a hint, and ends with status 1.
+
+    prefix: words that start another program, which starts the agent with less.
+    """
     _ELSEWHERE.mkdir(exist_ok=True)
     if not any(option == "--state-dir" for option in options):
         options = ("--state-dir", str(_ELSEWHERE / "state"), *options)
-    done = subprocess.run(
-        [*prefix, *_PROGRAM, "agent", "--socket", str(_ELSEWHERE / "socket"), *options],
-        capture_output=True,
-        text=True,
-        timeout=pace.limit(120),
-    )
+    command = ("agent", "--socket", str(_ELSEWHERE / "socket"), *options)
+    done = (
+        subprocess.run(
+            [*prefix, *_PROGRAM, *command],
+            capture_output=True, text=True, timeout=pace.limit(120),
+        )
+        if prefix
+        else cli(*command)
+    )  # fmt: skip
     print(f"--- {what}: {done.returncode}\n{done.stderr}", flush=True)
     assert done.returncode == 1, what
     assert done.stderr.startswith("prtrace: "), what

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 import subprocess
@@ -12,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lab.forking import Forking
+from lab.forking import forking
 from labkit import pace
-from labkit.processes import Program
+from labkit.processes import Process, Program
 from labkit.waiting import await_that
 
 from prtrace.api.client import Client
@@ -27,8 +26,8 @@ STATE_DIR = Path("/run/prtrace-test")
 class Agent:
     """One agent and its socket; a context manager that kills what it started."""
 
-    program: tuple[str, ...] = ("-m", "prtrace")
-    """What Python is given to run."""
+    program: tuple[str, ...] = ()
+    """What a Python of its own is given to run; nothing: the agent is a fork (lab.forking)."""
 
     def __init__(
         self,
@@ -61,7 +60,7 @@ class Agent:
         self.kill()
 
     @property
-    def process(self) -> subprocess.Popen[bytes] | None:
+    def process(self) -> Process | None:
         """The agent's own process, which the others serve; None after kill()."""
         return None if self._program is None else self._program.process
 
@@ -76,17 +75,17 @@ class Agent:
             # It ended by itself, and the processes that served it may do so later.
             self._program.await_over()
         self.state_dir.mkdir(parents=True, exist_ok=True)
+        words = ["--state-dir", str(self.state_dir), "--socket", str(self.socket), *self.options]
         with self._log.open("ab") as log:
-            self._program = Program(
-                [
-                    *(sys.executable, *self.program, "agent"),
-                    *("--state-dir", str(self.state_dir), "--socket", str(self.socket)),
-                    *self.options,
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+            if self.program:
+                self._program = Program.start(
+                    [sys.executable, *self.program, "agent", *words],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                )
+            else:
+                self._program = Program(forking().start(["agent", *words], log, log))
         if wait:
             self.wait_ready(self.patience if timeout is None else timeout)
 
@@ -177,12 +176,6 @@ def cli(
     *arguments: str, socket: Path = STATE_DIR / "io.prtrace"
 ) -> subprocess.CompletedProcess[str]:
     """Run the prtrace command as a user would, but for the start of an interpreter."""
-    return _forking().run(
+    return forking().run(
         arguments, None, {**os.environ, "PRTRACE_SOCKET": str(socket)}, pace.limit(120)
     )
-
-
-@functools.cache
-def _forking() -> Forking:
-    """From the first command on, until this process ends."""
-    return Forking().__enter__()

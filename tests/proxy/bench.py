@@ -69,10 +69,10 @@ def measure(node: str, rounds: int) -> dict[str, list[float]]:
         fd = os.open(node, os.O_RDWR)
         stack.callback(os.close, fd)
         stack.enter_context(qemu_helper(folder / "helper"))
-        stack.enter_context(proxy(folder / "proxy", "--run-dir", str(folder)))
+        stack.enter_context(proxy(folder / "proxy", "--run-dir", str(folder), itself=True))
         (folder / "second").mkdir()
         behind = ["--run-dir", str(folder / "second"), "--upstream", str(folder / "helper")]
-        stack.enter_context(proxy(folder / "both", *behind))
+        stack.enter_context(proxy(folder / "both", *behind, itself=True))
         ways = {
             name: stack.enter_context(connect(folder / path))
             for name, path in {"helper": "helper", "proxy": "proxy",

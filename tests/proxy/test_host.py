@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 
 
 def run(script: str, *options: str, seconds: float = 100) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     environment.pop("LAB_TARGET", None)
     done = subprocess.run(
         [sys.executable, HERE / script, *options],

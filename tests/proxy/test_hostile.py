@@ -282,7 +282,7 @@ def test_a_file_that_never_answers_holds_up_its_sender_only(path: Path, tmp_path
             assert time.monotonic() - start < pace.limit(10)
         assert answered(path)
         # Not that it ends: the kernel lets nobody go who waits for a FUSE server's answer.
-        running.terminate()
+        running.send_signal(signal.SIGTERM)
         await_(lambda: not path.exists(), "a successor cannot have the path")
 
 
@@ -302,7 +302,7 @@ def test_a_stopping_proxy_leaves_its_successors_socket(path: Path, tmp_path: Pat
         helper = stack.enter_context(listener.accept()[0])
         helper.sendall(bytes(4))
         assert len(helper.recv(20, socket.MSG_WAITALL)) == 20  # and no answer yet
-        first.terminate()
+        first.send_signal(signal.SIGTERM)
         await_(lambda: not path.exists(), "it still listens")
         second = stack.enter_context(proxy(path))
         assert first.poll() is None, "it has not waited for its command"
@@ -326,7 +326,7 @@ def test_the_policy_is_read_again_and_a_wrong_one_is_not_taken(path: Path, tmp_p
             running.send_signal(signal.SIGHUP)
             await_(lambda words=words: words in log.read_text(), words)
             assert answered(path)
-        running.terminate()
+        running.send_signal(signal.SIGTERM)
         assert running.wait(pace.limit(10)) == 0
     assert not path.exists()
 

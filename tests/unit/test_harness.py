@@ -38,7 +38,7 @@ time.sleep(600)
 
 def started(tmp_path: Path, left: str, seconds: float) -> tuple[Program, Path]:
     here = tmp_path / "here"
-    program = Program([sys.executable, "-c", FORKS, str(here), left, str(seconds)])
+    program = Program.start([sys.executable, "-c", FORKS, str(here), left, str(seconds)])
     await_that("it has forked", here.exists)
     return program, here
 
@@ -58,7 +58,7 @@ def test_a_program_is_over_when_its_last_process_is(
 def test_what_outlives_its_program_is_named(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("labkit.pace.limit", lambda seconds: seconds)
     program, here = started(tmp_path, "stays", 3600)
-    program.process.kill()
+    program.process.send_signal(signal.SIGKILL)
     program.process.wait()
     with pytest.raises(LabError, match=r"(?s)process \d+ outlives .*here stays") as told:
         program.await_over(seconds=0.2)

@@ -61,7 +61,7 @@ class Agent:
         self._ready.bind(str(self._folder / "notify"))
         (self._folder / "notify").chmod(0o777)
         self._log = (self._folder / "log").open("wb")
-        self._program = Program(
+        self._program = Program.start(
             [
                 *(sys.executable, "-m", "prtrace", "agent", "--socket", self.socket),
                 *("--state-dir", str(self._folder / "state"), *options),

@@ -9,22 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import select
 import signal
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from labkit import pace
 from labkit.failure import LabError
-
-_VARIABLE = "LAB_PROGRAM"
-"""In the environment of all processes of one program; its value is that program's alone."""
 
 
 def fork(work: Callable[[], object]) -> int:
@@ -48,17 +44,29 @@ def fork(work: Callable[[], object]) -> int:
         os._exit(status)
 
 
-class Program:
-    """One program that runs; its processes are found by what they inherit from the first."""
+class Process(Protocol):
+    """What is needed of a program's first process: a subprocess.Popen, say."""
 
-    def __init__(
-        self, command: Sequence[str], *, env: Mapping[str, str] | None = None, **words: Any
-    ) -> None:
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def send_signal(self, sig: int, /) -> None: ...
+
+
+class Program:
+    """One program that runs; its processes are those of the session that the first one leads."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+
+    @classmethod
+    def start(cls, command: Sequence[str], **words: Any) -> Program:
         """words: more of what subprocess.Popen takes.  OSError as there."""
-        mark = secrets.token_hex(8)
-        self._mark = f"{_VARIABLE}={mark}".encode()
-        environment = {**(os.environ if env is None else env), _VARIABLE: mark}
-        self.process = subprocess.Popen(command, env=environment, **words)
+        return cls(subprocess.Popen(command, start_new_session=True, **words))
 
     def end(self, number: int = signal.SIGKILL, *, seconds: float = 60) -> int:
         """Send the first process a signal, and wait until all of them are over.
@@ -84,12 +92,16 @@ class Program:
 
     def _left(self) -> list[int]:
         found = []
-        for each in Path("/proc").glob("[0-9]*/environ"):
-            # What has ended by now, or belongs to somebody else, is none of this program's.
-            with contextlib.suppress(OSError):
-                if self._mark in each.read_bytes().split(b"\0"):
+        for each in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):  # it has ended by now
+                state, _, _, session = each.read_text().rpartition(")")[2].split()[:4]
+                if int(session) == self.process.pid and state not in _OVER:
                     found.append(int(each.parent.name))
         return found
+
+
+_OVER = "ZX"
+"""States of a process that has ended, and that nobody has asked for its status yet."""
 
 
 def _await_end(pid: int, deadline: float) -> None:
