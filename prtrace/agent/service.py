@@ -720,7 +720,12 @@ class Agent:
         self._watch.wait_for_disk(waiting.since if waiting is not None and over else None)
 
     def _check_store(self, loop: asyncio.AbstractEventLoop, whole: bool) -> None:
-        found = self._written.failure() or (Store.damage(self._store.path) if whole else None)
+        found = None
+        try:
+            found = self._written.failure() or (Store.damage(self._store.path) if whole else None)
+        except Exception:
+            # A fault must not keep the next look from coming.
+            _log.exception("looking into the store failed")
         with contextlib.suppress(RuntimeError):  # the agent has ended meanwhile
             loop.call_soon_threadsafe(self._store_checked, found)
 

@@ -267,8 +267,11 @@ class Store(Closing):
     @property
     def bytes(self) -> int:
         """On the disk; the write-ahead log is counted, which is there while the file is open."""
-        files = (self.path, Path(f"{self.path}-wal"))
-        return sum(each.stat().st_size for each in files if each.exists())
+        taken = 0
+        for each in (self.path, Path(f"{self.path}-wal")):
+            with suppress(FileNotFoundError):  # no log yet, or both were deleted
+                taken += each.stat().st_size
+        return taken
 
     def aside(self) -> list[Aside]:
         """The records that could not be digested, oldest first."""

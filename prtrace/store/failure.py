@@ -23,11 +23,19 @@ OF_THE_DISK: Final = (
 
 @contextmanager
 def as_store_error(path: Path, doing: str) -> Iterator[None]:
-    """Turn SQLite's errors into StoreError: what could not be done to path, and what helps."""
+    """Turn SQLite's errors into StoreError: what could not be done to path, and what helps.
+
+    And those of the kernel: the file may be gone since SQLite has opened it.
+    """
     try:
         yield
     except sqlite3.Error as error:
         raise _store_error(path, doing, error) from error
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be {doing}: {error.strerror}",
+            hint=f"see whether the file system of {path.parent} is there and who may use it",
+        ) from error
 
 
 class DamagedError(StoreError):

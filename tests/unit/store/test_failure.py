@@ -11,6 +11,7 @@ import pytest
 from labkit import pace
 
 from prtrace.errors import StoreError
+from prtrace.store import schema
 from prtrace.store.database import Store
 from store.conftest import make_event
 
@@ -81,6 +82,7 @@ _FILLER = """
 import resource, signal, sys
 from pathlib import Path
 from prtrace.errors import StoreError
+from prtrace.store import schema
 from prtrace.store.database import Store
 from store.conftest import make_event
 
@@ -119,3 +121,21 @@ def test_a_full_disk_loses_nothing_and_ends(path):
     assert str(path) in message
     assert "full" in message
     assert went_on == "went on"
+
+
+def test_a_file_that_goes_while_it_is_opened_is_no_surprise(path, monkeypatch):
+    """Whoever looks for damage opens it beside the agent, and somebody may delete it meanwhile."""
+    with Store.open(path) as store:
+        known = schema.require_known
+
+        def gone(*given, **more):
+            version = known(*given, **more)
+            path.unlink(missing_ok=True)
+            return version
+
+        monkeypatch.setattr(schema, "require_known", gone)
+        with pytest.raises(StoreError, match="No such file") as failed:
+            Store.open(path, readonly=True)
+        assert str(path.parent) in failed.value.hint
+        assert Store.damage(path) is None
+        assert store.bytes > 0, "the log is still there"
