@@ -16,7 +16,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,6 +24,7 @@ from lab.doors import Doors, PrOutCommand
 from lab.stranger import Stranger
 from labkit import pace
 from labkit.foreign import fence_scsi
+from labkit.iscsi import iscsiadm
 from labkit.lio import IQN
 from labkit.oracle import oracle
 from labkit.sysfs import Disk, addresses, disk
@@ -264,19 +264,18 @@ def test_a_register_that_lio_answers_with_not_ready(scene: Scene) -> None:
 def session_of_its_own(relay_port: int) -> Iterator[str]:
     """One more iSCSI session of this host, by a portal of its own; its initiator name."""
     name = "iqn.2026-11.lab.prtrace:by-relay"
-    interface = ("iscsiadm", "-m", "iface", "-I", "by-relay")
-    node = ("iscsiadm", "-m", "node", "-T", IQN, "-p", f"127.0.0.1:{relay_port}", "-I", "by-relay")
-    run = partial(subprocess.run, capture_output=True, timeout=120, check=True)
-    run((*interface, "-o", "new"))
-    run((*interface, "-o", "update", "-n", "iface.initiatorname", "-v", name))
-    run((*node, "-o", "new"))
-    run((*node, "--login"))
+    interface = ("-m", "iface", "-I", "by-relay")
+    node = ("-m", "node", "-T", IQN, "-p", f"127.0.0.1:{relay_port}", "-I", "by-relay")
+    iscsiadm(*interface, "-o", "new")
+    iscsiadm(*interface, "-o", "update", "-n", "iface.initiatorname", "-v", name)
+    iscsiadm(*node, "-o", "new")
+    iscsiadm(*node, "--login")
     try:
         yield name
     finally:
-        run((*node, "--logout"))
-        run((*node, "-o", "delete"))
-        run((*interface, "-o", "delete"))
+        iscsiadm(*node, "--logout")
+        iscsiadm(*node, "-o", "delete")
+        iscsiadm(*interface, "-o", "delete")
 
 
 def test_a_clear_whose_answer_is_lost(scene: Scene) -> None:
@@ -600,11 +599,11 @@ def test_a_sosreport_and_nothing_else(scene: Scene, node2: Stranger, tmp_path: P
 
 def _log_in_anew(interface: str) -> None:
     """End the session and begin another one: iscsid makes the ISID of the session's number."""
-    node = ("iscsiadm", "-m", "node", "-T", IQN, "-p", "127.0.0.1", "-I", interface)
-    subprocess.run((*node, "--logout"), capture_output=True, timeout=120, check=True)
+    node = ("-m", "node", "-T", IQN, "-p", "127.0.0.1", "-I", interface)
+    iscsiadm(*node, "--logout")
     # A record of another interface replaces that of the first.
-    subprocess.run((*node, "-o", "new"), capture_output=True, timeout=120, check=True)
-    subprocess.run((*node, "--login"), capture_output=True, timeout=120, check=True)
+    iscsiadm(*node, "-o", "new")
+    iscsiadm(*node, "--login")
 
 
 def _state(interface: str) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import random
 import re
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -26,7 +25,8 @@ import pytest
 from lab.agent import Agent, cli
 from lab.load import TEST_UNIT_READY, drain
 from lab.stranger import Stranger
-from labkit import pace
+from labkit.failure import LabError
+from labkit.iscsi import iscsiadm
 from labkit.lio import IQN, ISCSI
 from labkit.oracle import OracleState, oracle
 from labkit.sysfs import SESSIONS, addresses, disk, host_of_session
@@ -301,18 +301,15 @@ class World:
         self.history.append(f"logged in anew: {names}, {before} devices before")
 
     def _iscsiadm(self, name: str, what: str) -> None:
-        node = ("iscsiadm", "-m", "node", "-T", IQN, "-p", "127.0.0.1", "-I", name)
-        if what == "--login":
-            # A record of another interface replaces that of the first.
-            subprocess.run((*node, "-o", "new"), capture_output=True, timeout=120, check=True)
-        # iscsid itself gives up a login after 8 attempts of 15 seconds, and says why.
-        done = subprocess.run(
-            (*node, what), capture_output=True, text=True, timeout=pace.limit(180), check=False
-        )
-        if done.returncode:
-            kernel = subprocess.run(("dmesg",), capture_output=True, text=True, check=False)
-            said = "\n".join([*self.history[-20:], *kernel.stdout.splitlines()[-40:]])
-            raise AssertionError(f"{what} of {name}: {done.stderr}\n{said}")
+        node = ("-m", "node", "-T", IQN, "-p", "127.0.0.1", "-I", name)
+        try:
+            if what == "--login":
+                # A record of another interface replaces that of the first.
+                iscsiadm(*node, "-o", "new")
+            iscsiadm(*node, what)
+        except LabError as error:
+            error.message += "\n" + "\n".join(self.history[-20:])
+            raise
 
     def _complete(self, names: list[str]) -> bool:
         hosts = {

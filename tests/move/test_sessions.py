@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from labkit import pace
+from labkit.failure import LabError
+from labkit.iscsi import iscsiadm
 from labkit.lio import IQN
 from labkit.sysfs import Disk, addresses, disk
 from labkit.waiting import await_that
@@ -40,11 +44,6 @@ def disk_of(session: str, lu: str) -> Disk | None:
     host = (SESSIONS / f"session{session}/device").resolve().parent.name.removeprefix("host")
     there = (disk(hctl) for hctl in addresses() if hctl.startswith(f"{host}:"))
     return next((each for each in there if each is not None and each.lu == lu), None)
-
-
-def iscsiadm(*words: str) -> None:
-    done = subprocess.run(["iscsiadm", *words], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture
@@ -112,3 +111,27 @@ def test_lio_lets_a_fenced_session_in_when_another_one_registers(bed: Bed, other
         assert answer(node, register, BasicList(K, 0).build()) is Outcome.DONE
         assert K in bed.lio().keys().values()
         assert bed.write(0).outcome is Outcome.CONFLICT, "it is registered"
+
+
+def test_a_login_that_does_not_end_says_who_waits(bed: Bed) -> None:
+    """The lab's own: of one that hung in a walk nothing was left but its time."""
+    (first,) = before = numbers(bed.paths[0].initiator)
+    found = subprocess.run(["pgrep", "-x", "iscsid"], capture_output=True, text=True, check=True)
+    daemons = [int(pid) for pid in found.stdout.split()]
+    for pid in daemons:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(LabError, match="does not end") as failed:
+            iscsiadm("-m", "session", "-r", first, "-o", "new", seconds=1)
+    finally:
+        for pid in daemons:
+            os.kill(pid, signal.SIGCONT)
+    told = failed.value.message
+    for said in ("(iscsid) T ", "(iscsi_np) ", "(iscsiadm) ", "iscsi_login_stats/accepts: ",
+                 f"session{first}/state: LOGGED_IN"):  # fmt: skip
+        assert said in told, f"{said} is not in {told}"
+    # iscsid has the request, whoever asked.
+    await_that("it logs in", lambda: len(numbers(bed.paths[0].initiator)) == 2)
+    (session,) = numbers(bed.paths[0].initiator) - before
+    await_that("its disk is there", lambda: disk_of(session, bed.unit.lu) is not None)
+    iscsiadm("-m", "session", "-r", session, "-u")

@@ -7,9 +7,12 @@ import subprocess
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Final
 
+from labkit import pace
 from labkit.failure import LabError
 from labkit.lio import IQN, ISCSI, modprobe
+from labkit.standstill import standstill
 from labkit.sysfs import SESSIONS, addresses, host_of_session
 from labkit.waiting import await_that
 
@@ -25,13 +28,28 @@ class Session:
     port: str
 
 
-def _iscsiadm(*arguments: str) -> None:
-    done = subprocess.run(
-        ["iscsiadm", *arguments], capture_output=True, text=True, timeout=120, check=False
-    )
-    if done.returncode:
-        complaint = done.stderr.strip() or done.stdout.strip()
-        raise LabError(f"iscsiadm {' '.join(arguments)}: {complaint}")
+_GIVES_UP_SECONDS: Final = 180.0
+"""iscsid itself gives up a login after eight attempts of 15 seconds each, and says why."""
+
+
+def iscsiadm(*arguments: str, seconds: float = _GIVES_UP_SECONDS) -> None:
+    """Run iscsiadm; LabError where it fails or does not end.
+
+    seconds: until then, of an idle machine.  What everybody was doing by then is in the error: see
+    labkit.standstill.
+    """
+    what = f"iscsiadm {' '.join(arguments)}"
+    with subprocess.Popen(
+        ["iscsiadm", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=pace.limit(seconds))
+        except subprocess.TimeoutExpired as error:
+            doing = standstill()
+            process.kill()
+            raise LabError(f"{what} does not end:\n{doing}") from error
+    if process.returncode:
+        raise LabError(f"{what}: {err.strip() or out.strip()}\n{standstill()}")
 
 
 def _initiator(nexus: int, *, remote: bool) -> str:
@@ -51,11 +69,11 @@ def login(portal: str, nexuses: int, luns: int, *, remote: bool) -> list[Session
     for nexus in range(1, nexuses + 1):
         initiator = _initiator(nexus, remote=remote)
         interface = ("-m", "iface", "-I", f"lab{nexus}")
-        _iscsiadm(*interface, "-o", "new")
-        _iscsiadm(*interface, "-o", "update", "-n", "iface.initiatorname", "-v", initiator)
+        iscsiadm(*interface, "-o", "new")
+        iscsiadm(*interface, "-o", "update", "-n", "iface.initiatorname", "-v", initiator)
         node = ("-m", "node", "-T", IQN, "-p", portal, "-I", f"lab{nexus}")
-        _iscsiadm(*node, "-o", "new")
-        _iscsiadm(*node, "--login")
+        iscsiadm(*node, "-o", "new")
+        iscsiadm(*node, "--login")
         port = initiator if remote else f"{initiator},i,0x{_isid(initiator)}"
         session = Session(_host(initiator), port)
         await_that(
