@@ -416,9 +416,10 @@ def test_a_fence_by_a_host_that_is_known(scene: Scene, node2: Stranger, tmp_path
     assert node2.pr_out(0, "REGISTER", 0, 0xF1).status == 0
     assert node2.pr_out(0, "PREEMPT", 0xF1, 0xA1, 5).status == 0
     scene.take_attentions(scene.one)
+    # Until the agent has taken the sign nothing is in doubt, and until it has read something is.
+    scene.says("lost registration", ("observed", "told of it: UNIT ATTENTION 2A/0"))
     scene.agent.settled(pace.limit(SECONDS))
     scene.write(scene.one, 64, status=CONFLICT)
-    scene.says("lost registration", ("observed", "told of it: UNIT ATTENTION 2A/0"))
     scene.says("reservation conflict", ("inferred", "WERO refuses writes of a nexus that is not"))
     told = scene.told("--ports", str(tmp_path))
     (registered,) = told["registrations"]
