@@ -134,7 +134,7 @@ class Forking:
     def start(
         self, arguments: Sequence[str], out: IO[str] | IO[bytes], err: IO[str] | IO[bytes]
     ) -> Forked:
-        """Start a daemon: nothing is its standard input, and it is never ended."""
+        """Start a daemon: nothing is its standard input, and it has as long as it likes."""
         with open(os.devnull) as nothing:
             return self._fork(arguments, os.environ, (nothing, out, err))
 
@@ -207,7 +207,7 @@ def serve(requests: socket.socket) -> None:
             if not raw:
                 return
             request = json.loads(raw)
-            _import([*known, *_IMPORTS.get(request[0][0], ())])
+            _import([*known, *_IMPORTS.get(" ".join(request[0][:1]), ())])
             known.clear()
             child = _forked(request, files)
             children[os.pidfd_open(child.pid)] = child
