@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -223,13 +223,21 @@ class Counters:
         self._samples.setdefault(record.nexus, {})[_cause(record)] = record
         self._busy[record.nexus] = time.monotonic()
 
-    def read(self, *, all_nexuses: bool = False) -> CounterReading:
-        """What was counted and not yet told, on the nexuses of late samples or on all."""
+    def read(
+        self, *, all_nexuses: bool = False, sample: Callable[[], None] = lambda: None
+    ) -> CounterReading:
+        """What was counted and not yet told, on the nexuses of late samples or on all.
+
+        sample: has note() called for what has arrived.  The programs count a command before they
+        submit its sample, so the samples of what was counted are there once the counts were read.
+        """
         self._skipped = self._misses.skipped()
         events: list[Event] = []
         meta = dict.fromkeys(self._over, "")
         skew = time.time_ns() - time.monotonic_ns()
-        for counts in self._counts(all_nexuses):
+        found = list(self._counts(all_nexuses))
+        sample()
+        for counts in found:
             told = self._told.of(counts)
             grown = [now - before for now, before in zip(counts.count, told, strict=False)]
             if not any(grown):

@@ -198,15 +198,16 @@ class Watch:
 
         Where that cannot be found out it is told when it can: counters only grow.
         """
-        self._all_nexuses |= all_nexuses
+        every = self._all_nexuses or all_nexuses
+        self._all_nexuses = False  # a sample that is taken meanwhile may ask for all of them anew
         try:
-            reading = self._counted(all_nexuses=self._all_nexuses)
+            reading = self._counted(all_nexuses=every)
         except _UncountedError as error:
+            self._all_nexuses |= every
             self._hold(error)
             return
         if (reading.events or reading.meta) and not self.tell(reading.events, reading):
-            return
-        self._all_nexuses = False
+            self._all_nexuses |= every
 
     def look_for_gaps(self) -> bool:
         """Tell of records that should have come by now; to be called about once a second.
@@ -394,8 +395,9 @@ class Watch:
         self._counters.resume(self._store.meta())
 
     def _counted(self, *, all_nexuses: bool) -> CounterReading:
+        self.sample()  # which nexuses to look at
         try:
-            reading = self._counters.read(all_nexuses=all_nexuses)
+            reading = self._counters.read(all_nexuses=all_nexuses, sample=self.sample)
         except (OSError, PrtraceError) as error:
             raise _UncountedError(f"the counters cannot be read: {error}") from error
         self._uncounted = ""
