@@ -223,9 +223,7 @@ class Counters:
         self._samples.setdefault(record.nexus, {})[_cause(record)] = record
         self._busy[record.nexus] = time.monotonic()
 
-    def read(
-        self, *, all_nexuses: bool = False, sample: Callable[[], None] = lambda: None
-    ) -> CounterReading:
+    def read(self, *, all_nexuses: bool, sample: Callable[[], None]) -> CounterReading:
         """What was counted and not yet told, on the nexuses of late samples or on all.
 
         sample: has note() called for what has arrived.  The programs count a command before they

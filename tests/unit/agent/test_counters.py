@@ -9,8 +9,12 @@ import json
 from collections.abc import Sequence
 from itertools import product
 
-from prtrace.agent.counters import Told
-from prtrace.probe.record import Cause, Counts
+from agent.records import record
+from prtrace.agent.counters import Counters, Told
+from prtrace.agent.surroundings import Surroundings
+from prtrace.probe.misses import Misses
+from prtrace.probe.record import Cause, Counts, Record
+from prtrace.state.event import Command
 
 AT, EPOCH = "2:0:0:0", "0123456789abcdef"
 STEPS = ("conflict", "reset", "tell", "prune", "crash")
@@ -97,3 +101,28 @@ def test_what_a_former_version_told_is_known() -> None:
     told = Told.from_meta(EPOCH, {f"count/{AT}": json.dumps([EPOCH, [1, 0, 0, 0, 2, 0]])})
     counts = Counts(AT, (1, 0, 0, 0, 3, 0, *(0,) * 6), (5, 0, 0, 0, 6, 0, *(0,) * 6), (9,) * 12)
     assert told.of(counts) == (1, 0, 0, 0, 2, 0)
+
+
+def test_a_sample_that_comes_right_behind_its_count_is_told_with_it(monkeypatch) -> None:
+    """The programs count a command before they submit its sample."""
+    counters = Counters({}, EPOCH, Misses({}), Told(), Surroundings())
+    write = bytes((0x2A, *bytes(9)))
+    arrived: list[Record] = []
+
+    def counted(_: bool) -> Sequence[Counts]:
+        # The command ends between whatever was done before and this.
+        arrived.append(Record.parse(record(1, write, host=2, result=0x18)))
+        return [Counts(AT, (1, *(0,) * 11), (1,) * 12, (2,) * 12)]
+
+    def sample() -> None:
+        for each in arrived:
+            counters.note(each)
+        arrived.clear()
+
+    monkeypatch.setattr(counters, "_counts", counted)
+    for no_map in ("_losses", "_unseen_signs"):
+        monkeypatch.setattr(counters, no_map, lambda *_: ())
+    monkeypatch.setattr(counters, "_unfinished", lambda _: {})
+    sample()
+    (event,) = counters.read(all_nexuses=False, sample=sample).events
+    assert (event.command, event.cdb) == (Command.CONFLICT, write)
