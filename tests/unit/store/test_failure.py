@@ -82,7 +82,6 @@ _FILLER = """
 import resource, signal, sys
 from pathlib import Path
 from prtrace.errors import StoreError
-from prtrace.store import schema
 from prtrace.store.database import Store
 from store.conftest import make_event
 
